@@ -1,4 +1,4 @@
-"""Batches for the tests of their journal: options, and lines that somebody finished."""
+"""Options and finished lines for tests of the journal."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from foundry_api.batch.types import BatchLineResult, BatchOptions, InputOptions
 if TYPE_CHECKING:
     from pathlib import Path
 
-FINGERPRINT, ASKED = "content", "asked"
+FINGERPRINT, REQUEST_DIGEST = "content", "asked"
 
 
 class Clock:
-    """A clock that goes when it is told to."""
+    """A clock that the test sets."""
 
     def __init__(self, now: float = 1000.0) -> None:
         self.now = now
@@ -24,28 +24,30 @@ class Clock:
         return self.now
 
 
-def options_of(directory: Path, output: str = "answers.jsonl", **others: Any) -> BatchOptions:
+def make_options(directory: Path, output: str = "answers.jsonl", **others: Any) -> BatchOptions:
     return BatchOptions(
         input=InputOptions(path="prompts.txt"), output=str(directory / output), **others
     )
 
 
 def opened(options: BatchOptions, **others: Any) -> Journal:
-    return Journal.open(options, **{"fingerprint": FINGERPRINT, "request_digest": ASKED, **others})
+    return Journal.open(
+        options, **{"fingerprint": FINGERPRINT, "request_digest": REQUEST_DIGEST, **others}
+    )
 
 
 def answer(index: int, text: str = "", **others: Any) -> BatchLineResult:
-    """A line that is answered, whose answer names it."""
+    """An answered line whose text names its index."""
     message = {"content": text or f"the answer to {index}"}
     body = {"choices": [{"message": message}]}
     output = json.dumps({"custom_id": f"n-{index}", "response": {"body": body}, "error": None})
-    told = {"at": 1000.0, "model": "demo", "completion_tokens": 3, "prompt_tokens": 5}
+    defaults = {"at": 1000.0, "model": "demo", "completion_tokens": 3, "prompt_tokens": 5}
     return BatchLineResult(
         index=index,
         digest=index + 7,
         output=output.encode(),
         failed=False,
-        **{**told, "attempts": 1, "duration_s": 0.5, **others},
+        **{**defaults, "attempts": 1, "duration_s": 0.5, **others},
     )
 
 
@@ -67,7 +69,7 @@ def segments(options: BatchOptions) -> list[str]:
 
 
 def died(journal: Journal) -> None:
-    """Have nothing done by a journal any more, as if its process was killed."""
+    """Release what the journal holds as if its process was killed."""
     if journal._segments._current is not None:
         journal._segments._current[1]._file.close()
     journal._database.close()

@@ -1,4 +1,4 @@
-"""The page about a batch: it asks nobody for anything, and nothing in it can become markup."""
+"""The HTML report: it loads nothing, and escapes all text."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from foundry_api.observe.histogram import Distribution, Histogram
 EVIL = "<script>alert('x')</script>\"&"
 
 
-def told(*values: float) -> Distribution:
+def distribution(*values: float) -> Distribution:
     histogram = Histogram(LATENCY_BUCKETS)
     for value in values:
         histogram.add(value)
     return histogram.snapshot()
 
 
-def figures(**changes: Any) -> BatchStatistics:
+def statistics(**changes: Any) -> BatchStatistics:
     runs = (
         RunStatistics(begun_at=1_000.0, ended_at=1_010.0, lines=100),
         RunStatistics(begun_at=90_000.0, ended_at=90_010.0, lines=100),
     )
-    moments = tuple(
+    buckets = tuple(
         TimelineBucket(
             at_s=float(at), span_s=1.0, lines=10, failed=0, prompt_tokens=50, completion_tokens=90
         )
@@ -50,9 +50,9 @@ def figures(**changes: Any) -> BatchStatistics:
             "completion_tokens": 1_800,
             "prompt_tokens": 1_000,
             "runs": runs,
-            "throughput": moments,
-            "latency": told(0.2, 0.4, 0.4, 3.0),
-            "time_to_first_token": told(0.01, 0.02),
+            "throughput": buckets,
+            "latency": distribution(0.2, 0.4, 0.4, 3.0),
+            "time_to_first_token": distribution(0.01, 0.02),
             "errors": (ErrorStatistics(code="Bad", count=2, custom_id=EVIL, message=EVIL),),
             "models": (
                 ModelStatistics(
@@ -64,13 +64,13 @@ def figures(**changes: Any) -> BatchStatistics:
     )
 
 
-def facts(**changes: Any) -> ReportData:
+def report_data(**changes: Any) -> ReportData:
     return ReportData(
         **{
             "title": EVIL,
             "state": "finished with failures",
             "total": 200,
-            "statistics": figures(),
+            "statistics": statistics(),
             "settings": (("Input", EVIL),),
             "made_at": 90_020.0,
             "version": "1",
@@ -80,7 +80,7 @@ def facts(**changes: Any) -> ReportData:
 
 
 class Reader(HTMLParser):
-    """What a browser would see: elements with their attributes, and texts."""
+    """Collects elements with their attributes, and texts, as a browser would."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -95,14 +95,14 @@ class Reader(HTMLParser):
         self.texts.append(data)
 
 
-def test_texts_of_users_and_models_stay_texts() -> None:
-    seen = Reader(render_page(facts()))
+def test_text_of_users_and_models_is_escaped() -> None:
+    seen = Reader(render_page(report_data()))
     assert [tag for tag, _ in seen.elements if tag == "script"] == []
     assert seen.texts.count(EVIL) == 5, "title, first line that failed, its error, model, setting"
 
 
-def test_the_page_asks_nobody_for_anything() -> None:
-    text = render_page(facts())
+def test_the_page_loads_nothing() -> None:
+    text = render_page(report_data())
     seen = Reader(text)
     linking = {"href", "src", "srcset", "action", "xlink:href", "style"}
     assert [name for _, attributes in seen.elements for name in attributes if name in linking] == []
@@ -112,18 +112,18 @@ def test_the_page_asks_nobody_for_anything() -> None:
     assert policies == ["default-src 'none'; style-src 'unsafe-inline'"]
 
 
-def test_a_page_is_known_by_its_beginning() -> None:
-    assert render_page(facts()).startswith(HEAD)
+def test_a_page_starts_with_the_marker() -> None:
+    assert render_page(report_data()).startswith(HEAD)
 
 
 def test_every_opened_element_is_closed() -> None:
-    """Meta elements, which have no end, are all that is not XML too."""
-    text = re.sub(r"<!doctype html>|<meta[^>]*>", "", render_page(facts()))
-    assert ET.fromstring(text).tag == "html"  # noqa: S314 - it was made here
+    """Only meta elements, which have no end tag, are not XML."""
+    text = re.sub(r"<!doctype html>|<meta[^>]*>", "", render_page(report_data()))
+    assert ET.fromstring(text).tag == "html"  # noqa: S314 - the test created it
 
 
-def test_the_page_has_plots_of_speed_and_times_and_marks_where_it_was_begun_again() -> None:
-    text = render_page(facts())
+def test_the_page_has_plots_with_marks_where_it_resumed() -> None:
+    text = render_page(report_data())
     assert text.count('<svg viewBox="') == 4
     assert text.count("resumed") == 2
     assert ">10.0<" in text, "lines a second"
@@ -131,47 +131,47 @@ def test_the_page_has_plots_of_speed_and_times_and_marks_where_it_was_begun_agai
     assert "198" in text
 
 
-def test_a_batch_of_which_nothing_is_finished_has_a_page() -> None:
-    text = render_page(facts(statistics=BatchStatistics(), state="not finished"))
+def test_a_batch_without_finished_lines_has_a_page() -> None:
+    text = render_page(report_data(statistics=BatchStatistics(), state="not finished"))
     assert "<svg" not in text
     assert "No line is finished yet." in text
     assert "run the same command to resume" in text
 
 
-def test_the_size_of_the_page_does_not_grow_with_the_lines() -> None:
-    many = figures(done=999_998, latency=told(*(0.001 * n for n in range(1, 9_000))))
-    assert len(render_page(facts(statistics=many))) < 60_000
+def test_the_page_size_does_not_grow_with_the_lines() -> None:
+    many = statistics(done=999_998, latency=distribution(*(0.001 * n for n in range(1, 9_000))))
+    assert len(render_page(report_data(statistics=many))) < 60_000
 
 
 @pytest.mark.parametrize("value", [0.0, 0.0001, 0.5, 20_000.0])
-def test_a_single_time_has_a_histogram_whatever_it_is(value: float) -> None:
-    drawn = ET.fromstring(histogram(told(value), "latency"))  # noqa: S314 - it was made here
-    bars = [each for each in drawn if each.get("class") == "bar"]
-    assert max(float(each.get("height", "0")) for each in bars) > 100
-    places = [float(each.get("x", "0")) for each in bars]
+def test_a_single_duration_has_a_histogram(value: float) -> None:
+    drawn = ET.fromstring(histogram(distribution(value), "latency"))  # noqa: S314 - the test created it
+    bars = [shape for shape in drawn if shape.get("class") == "bar"]
+    assert max(float(bar.get("height", "0")) for bar in bars) > 100
+    places = [float(bar.get("x", "0")) for bar in bars]
     assert places == sorted(places)
     assert all(0 <= place <= 560 for place in places)
 
 
-def test_a_curve_of_nothing_is_flat() -> None:
+def test_a_curve_of_zeros_is_flat() -> None:
     drawn = curve([(0.0, 1.0, 0.0)], "lines/s")
     assert 'points="52.0,164.0 548.0,164.0"' in drawn
 
 
-def test_values_beside_a_plot_are_round_and_reach_above_the_highest() -> None:
+def test_ticks_are_round_and_reach_the_highest_value() -> None:
     assert ticks(43) == [0, 20, 40, 60]
     assert ticks(0.9) == [0, 0.5, 1.0]
     assert ticks(4) == [0, 1, 2, 3, 4]
     assert ticks(0) == [0, 1]
 
 
-def test_times_below_a_plot_are_those_that_people_count_in() -> None:
+def test_time_ticks_use_usual_intervals() -> None:
     assert time_ticks(20) == [0, 5, 10, 15, 20]
     assert time_ticks(7_200) == [0, 900, 1800, 2700, 3600, 4500, 5400, 6300, 7200]
     assert time_ticks(20 * 86_400)[1] == 3 * 86_400
     assert log_ticks(0.08, 0.6) == pytest.approx([0.1, 0.2, 0.5])
 
 
-def test_a_scale_takes_values_to_places() -> None:
+def test_a_scale_maps_values_to_pixels() -> None:
     assert Scale(0, 10, 100, 200)(5) == 150
     assert Scale(10, 1_000, 0, 100, logarithmic=True)(100) == pytest.approx(50)

@@ -16,7 +16,7 @@ from foundry_api.batch.types import BatchOptions, InputOptions
 from foundry_api.cli import main
 from foundry_api.cli.batch.progress import _Frame, format_line
 from foundry_api.cli.batch.summary import _print_errors, make_retry_advice, print_summary
-from support.journal_factories import answer, failure, opened, options_of
+from support.journal_factories import answer, failure, make_options, opened
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -173,7 +173,7 @@ def test_what_can_never_pass_is_not_recommended_to_be_asked_again(
 def test_a_batch_seen_from_outside_advises_the_same(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = options_of(tmp_path)
+    options = make_options(tmp_path)
     for code, advice in (("InvalidRequest", "fail again"), ("ServerError", "batch retry")):
         with opened(options, restart=True) as journal:
             journal.record([answer(0), failure(1, code=code)])

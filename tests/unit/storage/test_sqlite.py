@@ -25,7 +25,7 @@ from foundry_api.monitor.store import SampleStore, read_samples
 from foundry_api.monitor.summary import summarise
 from foundry_api.storage.sqlite import DamagedFile, FileFormat, check_row, open_database, quarantine
 from foundry_api.types.models import Model
-from support.journal_factories import answer, failure, opened, options_of
+from support.journal_factories import answer, failure, make_options, opened
 from support.monitor_factories import seen
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def _use_uses(path: Path) -> None:
 
 
 def _use_journal(path: Path) -> None:
-    options = options_of(path.parent.parent)
+    options = make_options(path.parent.parent)
     with opened(options) as journal:
         journal.store_check_result(6, {"demo": 6}, set())
         journal.record([answer(0), answer(1), failure(2), answer(3)])
@@ -144,7 +144,7 @@ USES = Database(
 )
 JOURNAL = Database(
     "journal",
-    lambda root: options_of(root).directory / "journal.sqlite",
+    lambda root: make_options(root).directory / "journal.sqlite",
     _use_journal,
     (_read_journal,),
     (BatchStorageFailed,),
@@ -333,7 +333,7 @@ def test_a_file_of_ours_is_closed_to_others(kind: Database, tmp_path: Path) -> N
 
 
 def _work_on_journal(path: Path) -> None:
-    opened(options_of(path.parent.parent)).close()
+    opened(make_options(path.parent.parent)).close()
 
 
 @pytest.mark.parametrize("kind", [CACHE, HISTORY, JOURNAL], ids=str)

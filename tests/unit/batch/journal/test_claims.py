@@ -1,4 +1,4 @@
-"""Several runners of a batch: who answers which lines, and when others take them over."""
+"""Claims: which runner processes which lines, and when others take them over."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support.journal_factories import Clock, opened, options_of
+from support.journal_factories import Clock, make_options, opened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,29 +22,29 @@ LEASE_S = 60.0
 
 @pytest.fixture
 def options(tmp_path: Path) -> BatchOptions:
-    return options_of(tmp_path)
+    return make_options(tmp_path)
 
 
 @contextmanager
-def two(options: BatchOptions, **of_the_second: Any) -> Iterator[tuple[Journal, Journal]]:
+def two(options: BatchOptions, **second_options: Any) -> Iterator[tuple[Journal, Journal]]:
     """Two runners that share a batch."""
     with (
-        opened(options, shared=True, wall_clock=of_the_second.pop("first_clock", Clock())) as one,
-        opened(options, shared=True, lease_s=LEASE_S, **of_the_second) as other,
+        opened(options, shared=True, wall_clock=second_options.pop("first_clock", Clock())) as one,
+        opened(options, shared=True, lease_s=LEASE_S, **second_options) as other,
     ):
         yield one, other
 
 
-def test_a_block_is_one_runners(options: BatchOptions) -> None:
+def test_a_block_belongs_to_one_runner(options: BatchOptions) -> None:
     with two(options) as (one, other):
         assert one.claim(0)
         assert not other.claim(0)
         assert other.claim(1)
         assert not one.claim(1)
-        assert one.claim(0), "it stays its own"
+        assert one.claim(0), "its own claim stays"
 
 
-def test_who_leaves_leaves_its_blocks(options: BatchOptions) -> None:
+def test_closing_frees_the_blocks(options: BatchOptions) -> None:
     with opened(options, shared=True) as other:
         with opened(options, shared=True) as one:
             assert one.claim(0)
@@ -52,76 +52,76 @@ def test_who_leaves_leaves_its_blocks(options: BatchOptions) -> None:
         assert other.claim(0)
 
 
-def test_a_dead_runner_is_not_waited_for(options: BatchOptions) -> None:
-    ticks = Clock()
+def test_a_dead_runner_loses_its_blocks_at_once(options: BatchOptions) -> None:
+    monotonic = Clock()
     with (
         opened(options, shared=True) as one,
-        opened(options, shared=True, monotonic=ticks) as other,
+        opened(options, shared=True, monotonic=monotonic) as other,
     ):
         assert one.claim(0)
-        one._runner._lock.__exit__()  # as the system does it
+        one._runner._lock.__exit__()  # as the system does when it dies
         assert other.claim(0)
         one._runner._lock.__enter__()
 
 
-def test_a_runner_without_a_sign_loses_its_blocks_when_the_lease_is_over(
+def test_a_silent_runner_loses_its_blocks_after_the_lease(
     options: BatchOptions,
 ) -> None:
-    ticks = Clock()
-    with two(options, monotonic=ticks) as (one, other):
+    monotonic = Clock()
+    with two(options, monotonic=monotonic) as (one, other):
         assert one.claim(0)
         assert not other.claim(0)
-        ticks.now += LEASE_S - 1
+        monotonic.now += LEASE_S - 1
         assert not other.claim(0)
-        ticks.now += 1
+        monotonic.now += 1
         assert other.claim(0)
         assert not one.claim(0)
 
 
-def test_a_sign_renews_the_lease(options: BatchOptions) -> None:
-    clock, ticks = Clock(), Clock()
-    with two(options, first_clock=clock, monotonic=ticks) as (one, other):
+def test_a_heartbeat_renews_the_lease(options: BatchOptions) -> None:
+    clock, monotonic = Clock(), Clock()
+    with two(options, first_clock=clock, monotonic=monotonic) as (one, other):
         assert one.claim(0)
         for _ in range(3):
             assert not other.claim(0)
-            ticks.now += LEASE_S - 1
+            monotonic.now += LEASE_S - 1
             clock.now += LEASE_S - 1
             one.heartbeat()
         assert not other.claim(0)
 
 
 @pytest.mark.parametrize("jump_s", [-3600.0, 3600.0, -0.001])
-def test_a_clock_that_jumps_neither_ends_a_lease_nor_renews_it(
+def test_a_jump_of_the_wall_clock_does_not_affect_a_lease(
     jump_s: float, options: BatchOptions
 ) -> None:
-    clock, ticks = Clock(), Clock()
-    with two(options, first_clock=clock, monotonic=ticks, wall_clock=clock) as (one, other):
+    clock, monotonic = Clock(), Clock()
+    with two(options, first_clock=clock, monotonic=monotonic, wall_clock=clock) as (one, other):
         assert one.claim(0)
         assert not other.claim(0)
         clock.now += jump_s
         one.heartbeat()
-        ticks.now += LEASE_S - 1
-        assert not other.claim(0), "it gave a sign, whatever the time is"
+        monotonic.now += LEASE_S - 1
+        assert not other.claim(0), "it sent a heartbeat, whatever the time is"
         clock.now += jump_s
-        ticks.now += LEASE_S
-        assert other.claim(0), "the clock alone is no sign"
+        monotonic.now += LEASE_S
+        assert other.claim(0), "a clock change alone is no heartbeat"
 
 
-def test_who_shares_nothing_need_not_ask(options: BatchOptions) -> None:
+def test_an_exclusive_runner_claims_without_the_database(options: BatchOptions) -> None:
     with opened(options) as alone:
         assert alone.claim(0)
         with closing(sqlite3.connect(options.directory / "journal.sqlite")) as database:
             assert database.execute("select * from claim").fetchall() == []
 
 
-def test_looking_whether_a_runner_lives_does_not_make_it_look_alive(options: BatchOptions) -> None:
-    """Two who look at the same moment must not take each other for the dead one."""
-    from foundry_api.storage.lock import FileLock, is_held  # noqa: PLC0415 - of this test alone
+def test_testing_a_lock_neither_creates_nor_holds_it(options: BatchOptions) -> None:
+    """Two processes that test at the same moment must not see each other as the holder."""
+    from foundry_api.storage.lock import FileLock, is_held  # noqa: PLC0415 - only for this test
 
     options.directory.mkdir()
     path = options.directory / "runner-1.lock"
     assert not is_held(path)
-    assert not path.exists(), "it is not made by a look"
+    assert not path.exists(), "testing does not create it"
     with FileLock(path, timeout_s=0):
         assert is_held(path)
     assert not is_held(path)

@@ -1,4 +1,4 @@
-"""A runner that dies at any step of publishing: afterwards each line is written once."""
+"""A runner killed at any step of publishing: afterwards each line is written once."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from pathlib import Path
 from support.journal_factories import *
 
 here, name, kind = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
-os.fsync = lambda file: None  # processes die here, and no machine
+os.fsync = lambda file: None  # only processes die here, not the machine
 old = [answer(2), failure(1), answer(0), answer(3)]
-new = [answer(1) if each.index == 1 and kind == "retry" else each for each in old]
+new = [answer(1) if result.index == 1 and kind == "retry" else result for result in old]
 
 
 def options(directory):
-    return options_of(directory, name, ordered=kind == "ordered")
+    return make_options(directory, name, ordered=kind == "ordered")
 
 
 def begin(directory):
@@ -41,10 +41,10 @@ def begin(directory):
         journal.record(old)
 
 
-def go_on(directory, begun=lambda database: None):
+def resume(directory, prepare=lambda database: None):
     with opened(options(directory)) as journal:
         journal._database.execute("pragma synchronous = off")
-        begun(journal._database)
+        prepare(journal._database)
         if kind == "retry":
             journal.forget_failed()
             journal.record(new)
@@ -61,28 +61,28 @@ def dying_at(step):
         if not left:
             os._exit(9)
 
-    def hear(event, arguments):
+    def audit(event, arguments):
         if event in {"open", "os.rename", "os.remove"} and str(here) in str(arguments[0]):
             count()
 
     def begin(database):
         database.set_trace_callback(count)
-        sys.addaudithook(hear)
+        sys.addaudithook(audit)
 
     return begin
 
 
-def told(path):
+def read_ids(path):
     if not path.exists() or name.endswith("jsonl") or "errors" in path.name:
         return sorted(lines(path)) if path.exists() else None
     from pyarrow.parquet import read_table
     return read_table(path).column("custom_id").to_pylist()
 
 
-def wanted(results, *, failed):
+def expect(results, *, failed):
     if not failed and name.endswith("parquet"):
-        return sorted(f"n-{each.index}" for each in results if not each.failed)
-    return sorted(each.output for each in results if each.failed == failed) or None
+        return sorted(f"n-{result.index}" for result in results if not result.failed)
+    return sorted(result.output for result in results if result.failed == failed) or None
 
 
 begin(here / "begun")
@@ -93,18 +93,18 @@ while ended:
     shutil.copytree(here / "begun", directory)
     child = os.fork()
     if not child:
-        go_on(directory, dying_at(step))
+        resume(directory, dying_at(step))
         os._exit(0)
     ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     assert ended in {0, 9}, (step, ended)
     output, errors = directory / name, options(directory).errors_path
     before = old if kind == "retry" else []
     for path, failed in [(output, False), (errors, True)]:
-        found = told(path)
-        assert found in (None, wanted(before, failed=failed), wanted(new, failed=failed)), step
-    go_on(directory)
-    assert told(output) == wanted(new, failed=False), step
-    assert told(errors) == wanted(new, failed=True), step
+        found = read_ids(path)
+        assert found in (None, expect(before, failed=failed), expect(new, failed=failed)), step
+    resume(directory)
+    assert read_ids(output) == expect(new, failed=False), step
+    assert read_ids(errors) == expect(new, failed=True), step
     left = {path.name for path in options(directory).directory.iterdir()}
     assert left - {"journal.sqlite", "lock"} == set() or name.endswith("parquet"), (step, left)
     assert not list(directory.glob(".*")), step
@@ -124,7 +124,7 @@ print(step)
         ("several", "answers.parquet"),
     ],
 )
-def test_each_line_is_written_once_after_a_death_at_any_step(
+def test_each_line_is_written_once_after_a_kill_at_any_step(
     kind: str, name: str, tmp_path: Path
 ) -> None:
     if name.endswith("parquet"):

@@ -1,4 +1,4 @@
-"""A journal whose disk fills up: what was recorded is kept, and the same call may be made again."""
+"""A full disk: recorded results stay, and the failed call can be repeated."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from foundry_api.types.errors import BatchStorageFailed
-from support.journal_factories import answer, failure, lines, opened, options_of, segments
+from support.journal_factories import answer, failure, lines, make_options, opened, segments
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +22,7 @@ LINES = 40
 
 @pytest.fixture
 def options(tmp_path: Path) -> BatchOptions:
-    return options_of(tmp_path)
+    return make_options(tmp_path)
 
 
 class FullFile:
@@ -43,15 +43,13 @@ class FullFile:
         return getattr(self._file, name)
 
     def __enter__(self) -> None:
-        """As the file that it stands for."""
+        """Behave like the wrapped file."""
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
 
-def test_an_append_that_failed_is_written_over_by_the_next(
-    options: BatchOptions, tmp_path: Path
-) -> None:
+def test_a_failed_append_is_overwritten_by_the_next(options: BatchOptions, tmp_path: Path) -> None:
     with opened(options) as journal:
         journal.record([answer(0)])
         number, segment = journal._segments._current or (0, None)
@@ -67,9 +65,7 @@ def test_an_append_that_failed_is_written_over_by_the_next(
     assert lines(tmp_path / "answers.jsonl") == [answer(0).output, answer(1, "shorter").output]
 
 
-def test_what_a_failed_append_left_is_cut_off_at_the_end(
-    options: BatchOptions, tmp_path: Path
-) -> None:
+def test_a_partial_append_is_truncated_on_close(options: BatchOptions, tmp_path: Path) -> None:
     with opened(options) as journal:
         journal.record([answer(0)])
         _, segment = journal._segments._current or (0, None)
@@ -83,7 +79,7 @@ def test_what_a_failed_append_left_is_cut_off_at_the_end(
     assert lines(tmp_path / "answers.jsonl") == [answer(0).output]
 
 
-def test_a_segment_that_cannot_be_begun_is_begun_anew_by_the_same_call(
+def test_a_segment_that_could_not_be_created_is_created_on_retry(
     options: BatchOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(directory: Path) -> None:
@@ -99,10 +95,10 @@ def test_a_segment_that_cannot_be_begun_is_begun_anew_by_the_same_call(
     assert segments(options) == []
 
 
-def test_a_gathering_that_finds_no_room_leaves_nothing(
+def test_a_merge_on_a_full_disk_leaves_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = options_of(tmp_path, ordered=True)
+    options = make_options(tmp_path, ordered=True)
     with opened(options) as journal:
         journal.record([answer(1), answer(0)])
         before = segments(options)
@@ -122,11 +118,11 @@ def test_a_gathering_that_finds_no_room_leaves_nothing(
 @pytest.mark.parametrize(
     ("step", "name"), [("write_parquet", "t.parquet"), ("os.fsync", "t.jsonl")]
 )
-def test_a_draft_that_finds_no_room_leaves_nothing(
+def test_a_draft_on_a_full_disk_is_removed(
     step: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("pyarrow")
-    options = options_of(tmp_path, name)
+    options = make_options(tmp_path, name)
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -142,8 +138,8 @@ def test_a_draft_that_finds_no_room_leaves_nothing(
     assert lines(options.errors_path) == [failure(1).output]
 
 
-def test_a_journal_on_a_full_disk_can_be_left(options: BatchOptions) -> None:
-    """It then looks as if its runner had died."""
+def test_a_journal_on_a_full_disk_can_be_closed(options: BatchOptions) -> None:
+    """Its runner then looks like one that died."""
     journal = opened(options)
     journal.record([answer(0)])
     journal._database.execute("pragma query_only = on")  # every write fails
@@ -160,7 +156,7 @@ from pathlib import Path
 from foundry_api.types.errors import BatchStorageFailed
 from support.journal_factories import *
 
-options, limit = options_of(Path(sys.argv[1]), ordered=True), int(sys.argv[2])
+options, limit = make_options(Path(sys.argv[1]), ordered=True), int(sys.argv[2])
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
 try:
     with opened(options) as journal:
@@ -177,10 +173,10 @@ except BatchStorageFailed as error:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows limits no process's files")
-def test_files_that_may_not_grow_stop_a_batch_anywhere_and_it_goes_on(
+def test_a_batch_resumes_after_any_file_hit_a_size_limit(
     options: BatchOptions, tmp_path: Path
 ) -> None:
-    """Each time they may be twice as long; the limit meets the database and what is written."""
+    """The limit doubles each time, so that the database and every written file hit it."""
     path = os.pathsep.join(path for path in sys.path if path)
     limit, ended = 1024, 7
     while ended:
@@ -193,9 +189,9 @@ def test_files_that_may_not_grow_stop_a_batch_anywhere_and_it_goes_on(
         )
         ended, limit = child.returncode, 2 * limit
         assert ended in {0, 7}, child.stderr
-    assert limit >= 64 * 1024, "the first ones cannot have sufficed"
+    assert limit >= 64 * 1024, "the first limits must have been too small"
     failed = range(1, LINES, 8)
-    told = [answer(index).output for index in range(LINES) if index not in failed]
-    assert lines(tmp_path / "answers.jsonl") == told
+    expected = [answer(index).output for index in range(LINES) if index not in failed]
+    assert lines(tmp_path / "answers.jsonl") == expected
     assert lines(options.errors_path) == [failure(index, "x" * 900).output for index in failed]
     assert segments(options) == []

@@ -1,4 +1,4 @@
-"""A journal beside a dictionary: whoever records, dies and publishes, they hold the same."""
+"""A stateful test: runners record, die and publish, and the journal matches a dictionary."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hypothesis.stateful import (
 )
 
 from foundry_api.types.errors import BatchStorageFailed
-from support.journal_factories import answer, died, failure, lines, opened, options_of
+from support.journal_factories import answer, died, failure, lines, make_options, opened
 
 if TYPE_CHECKING:
     from foundry_api.batch.journal import Journal
@@ -32,7 +32,7 @@ TEXTS = st.text("ab", max_size=3)
 
 
 class Runners(RuleBasedStateMachine):
-    """Up to some runners of one batch of eight lines."""
+    """Several runners of one batch of eight lines."""
 
     journals = Bundle("journals")
 
@@ -43,13 +43,13 @@ class Runners(RuleBasedStateMachine):
         self.known: dict[int, BatchLineResult] = {}
 
     @rule(target=journals, ordered=st.booleans())
-    def come(self, *, ordered: bool) -> Journal:
-        journal = opened(options_of(self.directory, ordered=ordered), shared=True)
+    def join(self, *, ordered: bool) -> Journal:
+        journal = opened(make_options(self.directory, ordered=ordered), shared=True)
         self.alive.append(journal)
         return journal
 
     @rule(journal=consumes(journals))
-    def leave(self, journal: Journal) -> None:
+    def close(self, journal: Journal) -> None:
         self.alive.remove(journal)
         journal.close()
 
@@ -60,15 +60,15 @@ class Runners(RuleBasedStateMachine):
 
     @rule(journal=journals, indexes=INDEXES, text=TEXTS, failed=st.booleans())
     def record(self, journal: Journal, indexes: set[int], text: str, *, failed: bool) -> None:
-        of = failure if failed else answer
-        results = [of(index, text) for index in indexes]
-        new = {each.index: each for each in results if each.index not in self.known}
+        make = failure if failed else answer
+        results = [make(index, text) for index in indexes]
+        new = {result.index: result for result in results if result.index not in self.known}
         assert journal.record(results) == len(new)
         self.known |= new
 
     @rule(journal=journals)
     def forget_failed(self, journal: Journal) -> None:
-        failed = [each.index for each in self.known.values() if each.failed]
+        failed = [result.index for result in self.known.values() if result.failed]
         assert journal.forget_failed() == len(failed)
         for index in failed:
             del self.known[index]
@@ -80,9 +80,9 @@ class Runners(RuleBasedStateMachine):
                 journal.publish(LINES)
             return
         journal.publish(LINES)
-        told = [self.known[index] for index in range(LINES)]
-        answered = [each.output for each in told if not each.failed]
-        failed = [each.output for each in told if each.failed]
+        results = [self.known[index] for index in range(LINES)]
+        answered = [result.output for result in results if not result.failed]
+        failed = [result.output for result in results if result.failed]
         written = lines(self.directory / "answers.jsonl")
         assert sorted(written) == sorted(answered)
         assert written == answered or not journal._options.ordered
@@ -90,15 +90,15 @@ class Runners(RuleBasedStateMachine):
         assert (lines(errors) if errors.exists() else []) == failed
 
     @invariant()
-    def everybody_knows_what_is_finished(self) -> None:
+    def every_runner_sees_the_same_finished_lines(self) -> None:
         for journal in getattr(self, "alive", []):
-            known = {each.index: each.digest for each in self.known.values()}
+            known = {index: result.digest for index, result in self.known.items()}
             assert journal.get_finished(0, LINES) == known
 
     def teardown(self) -> None:
         for journal in self.alive:
             journal.close()
-        with opened(options_of(self.directory)) as journal:
+        with opened(make_options(self.directory)) as journal:
             missing = [index for index in range(LINES) if index not in self.known]
             self.record(journal, set(missing), "", failed=False) if missing else None
             self.publish(journal)

@@ -1,4 +1,4 @@
-"""What a batch writes: whole or not at all, once each line, and over nobody else's file."""
+"""Published files are complete, contain each line once, and never replace the user's files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from foundry_api.batch.journal import read_status
 from foundry_api.batch.journal.output import OutputOwnership, Role
 from foundry_api.types.errors import BatchInUse, BatchMismatch, BatchStorageFailed
-from support.journal_factories import answer, failure, lines, opened, options_of, segments
+from support.journal_factories import answer, failure, lines, make_options, opened, segments
 
 if TYPE_CHECKING:
     from foundry_api.batch.types import BatchOptions
@@ -22,7 +22,7 @@ JOURNAL = ["journal.sqlite", "lock"]
 
 @pytest.fixture
 def options(tmp_path: Path) -> BatchOptions:
-    return options_of(tmp_path)
+    return make_options(tmp_path)
 
 
 @pytest.fixture
@@ -45,34 +45,32 @@ def publish(options: BatchOptions, total: int = 3, **others: Any) -> None:
 
 
 def begin(options: BatchOptions, *, failed: bool = False) -> None:
-    """Three lines are finished, in another order than that of the input."""
+    """Finish three lines, not in the order of the input."""
     with opened(options) as journal:
         journal.record([answer(2), failure(1) if failed else answer(1), answer(0)])
 
 
-def test_the_answers_of_one_runner_become_the_output_without_being_copied(
-    options: BatchOptions, output: Path
-) -> None:
+def test_a_single_segment_becomes_the_output_by_rename(options: BatchOptions, output: Path) -> None:
     with opened(options) as journal:
         journal.record([answer(2), answer(1), answer(0)])
         (segment,) = segments(options)
         before = (options.directory / segment).stat().st_ino
         published = journal.publish(3)
     assert (published.output, published.lines, published.errors) == (output, 3, None)
-    assert lines(output) == answered(2, 1, 0), "as they finished"
+    assert lines(output) == answered(2, 1, 0), "in the order they finished"
     assert output.stat().st_ino == before
     assert sorted(path.name for path in options.directory.iterdir()) == JOURNAL
 
 
-def test_the_order_of_the_input_is_kept_on_wish(tmp_path: Path, output: Path) -> None:
-    options = options_of(tmp_path, ordered=True)
+def test_ordered_keeps_the_order_of_the_input(tmp_path: Path, output: Path) -> None:
+    options = make_options(tmp_path, ordered=True)
     begin(options)
     publish(options)
     assert lines(output) == answered(0, 1, 2)
     assert sorted(path.name for path in options.directory.iterdir()) == JOURNAL
 
 
-def test_answers_of_several_runs_come_together(
+def test_segments_of_several_runs_are_merged(
     options: BatchOptions, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("foundry_api.batch.journal.segments.MAX_OPEN_SEGMENTS", 2)
@@ -85,7 +83,7 @@ def test_answers_of_several_runs_come_together(
     assert segments(options) == []
 
 
-def test_failed_lines_go_to_a_file_of_their_own(
+def test_failed_lines_go_to_the_error_file(
     options: BatchOptions, output: Path, errors: Path
 ) -> None:
     begin(options, failed=True)
@@ -95,7 +93,7 @@ def test_failed_lines_go_to_a_file_of_their_own(
     assert (lines(errors), len(lines(output))) == ([failure(1).output], 2)
 
 
-def test_a_file_that_is_called_as_a_draft_might_be_is_left_alone(
+def test_a_user_file_named_like_a_draft_is_not_touched(
     tmp_path: Path, options: BatchOptions, errors: Path
 ) -> None:
     mine = tmp_path / ".answers.errors.jsonl.draft"
@@ -106,17 +104,17 @@ def test_a_file_that_is_called_as_a_draft_might_be_is_left_alone(
     assert lines(errors) == [failure(1).output]
 
 
-def test_the_draft_of_a_run_that_was_killed_is_removed_by_the_next_one(
+def test_the_draft_of_a_killed_run_is_removed_by_the_next(
     tmp_path: Path, options: BatchOptions, errors: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begin(options, failed=True)
 
-    place = OutputOwnership.replace
+    replace = OutputOwnership.replace
 
     def die(files: OutputOwnership, role: Role, draft: Path) -> None:
         if role == "errors":
             raise SystemExit
-        place(files, role, draft)
+        replace(files, role, draft)
 
     with monkeypatch.context() as patch, opened(options) as journal:
         patch.setattr(OutputOwnership, "replace", die)
@@ -129,7 +127,7 @@ def test_the_draft_of_a_run_that_was_killed_is_removed_by_the_next_one(
     assert lines(errors) == [failure(1).output]
 
 
-def test_the_error_file_goes_when_a_retry_answers_all(
+def test_the_error_file_is_removed_when_no_line_fails(
     options: BatchOptions, output: Path, errors: Path
 ) -> None:
     begin(options, failed=True)
@@ -142,9 +140,7 @@ def test_the_error_file_goes_when_a_retry_answers_all(
     assert sorted(lines(output)) == sorted(answered(0, 1, 2))
 
 
-def test_a_retry_in_which_they_fail_again_tells_the_new_reasons(
-    options: BatchOptions, errors: Path
-) -> None:
+def test_lines_that_fail_again_report_the_new_error(options: BatchOptions, errors: Path) -> None:
     begin(options, failed=True)
     publish(options)
     with opened(options) as journal:
@@ -154,7 +150,7 @@ def test_a_retry_in_which_they_fail_again_tells_the_new_reasons(
     assert lines(errors) == [failure(1, "still too much to do").output]
 
 
-def test_nothing_is_written_twice(options: BatchOptions, output: Path) -> None:
+def test_a_current_output_is_not_written_again(options: BatchOptions, output: Path) -> None:
     begin(options)
     publish(options)
     before = output.stat()
@@ -162,46 +158,44 @@ def test_nothing_is_written_twice(options: BatchOptions, output: Path) -> None:
     assert (output.stat().st_ino, output.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
-def test_a_batch_without_an_answer_has_an_empty_output(
+def test_a_batch_without_answers_has_an_empty_output(
     options: BatchOptions, output: Path, errors: Path
 ) -> None:
     with opened(options) as journal:
         journal.record([failure(0)])
         journal.publish(1)
     assert (lines(output), lines(errors)) == ([], [failure(0).output])
-    with opened(options_of(options.directory, "none.jsonl")) as journal:
+    with opened(make_options(options.directory, "none.jsonl")) as journal:
         assert journal.publish(0).lines == 0
 
 
-def test_what_is_not_finished_is_not_published(options: BatchOptions, output: Path) -> None:
+def test_an_incomplete_batch_is_not_published(options: BatchOptions, output: Path) -> None:
     begin(options)
     with opened(options) as journal, pytest.raises(BatchStorageFailed, match="not complete"):
         journal.publish(4)
     assert not output.exists()
 
 
-def test_another_order_is_another_output(options: BatchOptions, output: Path) -> None:
+def test_changing_the_order_rewrites_the_output(options: BatchOptions, output: Path) -> None:
     begin(options)
     publish(options)
-    publish(options_of(output.parent, ordered=True))
+    publish(make_options(output.parent, ordered=True))
     assert lines(output) == answered(0, 1, 2)
 
 
-def test_an_error_file_with_another_name_is_written_there(
+def test_a_renamed_error_file_is_written_without_the_output(
     options: BatchOptions, tmp_path: Path, output: Path
 ) -> None:
     begin(options, failed=True)
     publish(options)
     before, elsewhere = output.stat().st_ino, tmp_path / "new" / "failed.jsonl"
     elsewhere.parent.mkdir()
-    publish(options_of(tmp_path, errors=str(elsewhere)))
+    publish(make_options(tmp_path, errors=str(elsewhere)))
     assert lines(elsewhere) == [failure(1).output]
-    assert output.stat().st_ino == before, "the output is as it was"
+    assert output.stat().st_ino == before, "the output is not written again"
 
 
-def test_an_error_file_that_was_moved_away_is_written_again(
-    options: BatchOptions, errors: Path
-) -> None:
+def test_a_missing_error_file_is_written_again(options: BatchOptions, errors: Path) -> None:
     begin(options, failed=True)
     publish(options)
     errors.unlink()
@@ -211,24 +205,22 @@ def test_an_error_file_that_was_moved_away_is_written_again(
 
 @pytest.mark.parametrize("name", ["answers.jsonl", "answers.errors.jsonl"])
 @pytest.mark.parametrize("failed", [True, False])
-def test_a_file_that_is_there_already_is_neither_replaced_nor_removed(
+def test_an_existing_file_is_neither_replaced_nor_removed(
     name: str, *, failed: bool, options: BatchOptions, tmp_path: Path
 ) -> None:
-    theirs = tmp_path / name
-    theirs.write_text("mine\n", encoding="utf-8")
+    existing = tmp_path / name
+    existing.write_text("mine\n", encoding="utf-8")
     with pytest.raises(BatchStorageFailed, match="was not written by this batch"):
         opened(options)
-    theirs.unlink()
+    existing.unlink()
     begin(options, failed=failed)
-    theirs.write_text("mine\n", encoding="utf-8")
+    existing.write_text("mine\n", encoding="utf-8")
     with pytest.raises(BatchStorageFailed, match="was not written by this batch"):
         publish(options)
-    assert theirs.read_text(encoding="utf-8") == "mine\n"
+    assert existing.read_text(encoding="utf-8") == "mine\n"
 
 
-def test_a_file_that_comes_in_the_run_is_not_replaced_either(
-    options: BatchOptions, output: Path
-) -> None:
+def test_a_file_created_during_the_run_is_not_replaced(options: BatchOptions, output: Path) -> None:
     with opened(options) as journal:
         journal.record([answer(0)])
         output.write_text("mine\n", encoding="utf-8")
@@ -240,9 +232,7 @@ def test_a_file_that_comes_in_the_run_is_not_replaced_either(
 
 
 @pytest.mark.parametrize("name", ["answers.jsonl", "answers.errors.jsonl"])
-def test_a_file_that_somebody_changed_is_noticed(
-    name: str, options: BatchOptions, tmp_path: Path
-) -> None:
+def test_a_changed_output_is_refused(name: str, options: BatchOptions, tmp_path: Path) -> None:
     begin(options, failed=True)
     publish(options)
     changed = tmp_path / name
@@ -254,47 +244,42 @@ def test_a_file_that_somebody_changed_is_noticed(
     assert changed.read_bytes() == b"mine\n"
     status = read_status(options.directory)
     assert status.counts.finished == 3
-    changed.write_bytes(before)  # as it was, but for its time
+    changed.write_bytes(before)  # the same content, with another time
     with pytest.raises(BatchMismatch):
         opened(options)
 
 
-def test_an_output_that_is_gone_with_its_answers_is_noticed(
-    options: BatchOptions, output: Path
-) -> None:
+def test_a_removed_output_with_the_answers_is_refused(options: BatchOptions, output: Path) -> None:
     begin(options)
     publish(options)
     output.unlink()
     with pytest.raises(BatchMismatch, match="is gone, and the answers with it"):
         opened(options)
-    begin_anew = opened(options, restart=True)
-    begin_anew.close()
+    opened(options, restart=True).close()
 
 
-def test_a_restart_replaces_what_is_there_even_when_it_was_stopped_in_between(
+def test_restart_replaces_existing_files_even_if_stopped_between(
     options: BatchOptions, output: Path, errors: Path
 ) -> None:
     for path in (output, errors):
         path.write_text("old\n", encoding="utf-8")
     with opened(options, restart=True) as journal:
         journal.record([answer(0)])
-    assert output.read_text(encoding="utf-8") == "old\n", "until there is a new one"
-    with opened(options) as journal:  # without --restart it goes on
+    assert output.read_text(encoding="utf-8") == "old\n", "until there is a new output"
+    with opened(options) as journal:  # resumes without restart
         journal.record([failure(1)])
         journal.publish(2)
     assert (lines(output), lines(errors)) == (answered(0), [failure(1).output])
 
 
-def test_a_directory_is_no_output(options: BatchOptions, output: Path) -> None:
+def test_a_directory_is_refused_as_output(options: BatchOptions, output: Path) -> None:
     output.mkdir()
     with pytest.raises(BatchStorageFailed, match="is a directory"):
         opened(options)
 
 
-def test_answers_that_something_else_wrote_over_are_not_published(
-    tmp_path: Path, output: Path
-) -> None:
-    options = options_of(tmp_path, ordered=True)
+def test_an_overwritten_or_missing_segment_is_not_published(tmp_path: Path, output: Path) -> None:
+    options = make_options(tmp_path, ordered=True)
     begin(options)
     (segment,) = segments(options)
     (options.directory / segment).write_bytes(b"x")
@@ -306,7 +291,7 @@ def test_answers_that_something_else_wrote_over_are_not_published(
     assert not output.exists()
 
 
-def test_a_torn_tail_of_a_runner_that_died_is_not_in_the_output(
+def test_a_partial_line_of_a_dead_runner_is_not_published(
     options: BatchOptions, output: Path
 ) -> None:
     begin(options)
@@ -317,15 +302,15 @@ def test_a_torn_tail_of_a_runner_that_died_is_not_in_the_output(
     assert sorted(lines(output)) == sorted(answered(0, 1, 2))
 
 
-def test_a_file_that_no_row_names_is_removed(options: BatchOptions) -> None:
+def test_a_segment_without_a_row_is_removed(options: BatchOptions) -> None:
     begin(options)
-    (options.directory / "part-000099.jsonl").write_bytes(b"of a gathering that was cut short")
+    (options.directory / "part-000099.jsonl").write_bytes(b"of an interrupted merge")
     assert len(segments(options)) == 2
     opened(options).close()
     assert len(segments(options)) == 1
 
 
-def test_of_several_runners_one_writes_the_output(options: BatchOptions, output: Path) -> None:
+def test_one_of_several_runners_writes_the_output(options: BatchOptions, output: Path) -> None:
     with opened(options, shared=True) as one, opened(options, shared=True) as other:
         one.record([answer(0)])
         other.record([answer(1)])
@@ -334,9 +319,7 @@ def test_of_several_runners_one_writes_the_output(options: BatchOptions, output:
     assert segments(options) == []
 
 
-def test_the_segment_of_a_runner_that_lives_is_not_taken_from_it(
-    options: BatchOptions, output: Path
-) -> None:
+def test_the_segment_of_a_live_runner_is_not_renamed(options: BatchOptions, output: Path) -> None:
     with opened(options, shared=True) as one, opened(options, shared=True) as other:
         other.record([answer(0), failure(1)])
         one.publish(2)
@@ -346,8 +329,8 @@ def test_the_segment_of_a_runner_that_lives_is_not_taken_from_it(
     assert sorted(lines(output)) == sorted(answered(0, 1))
 
 
-def test_who_wants_to_publish_meanwhile_is_told_to_ask_again(options: BatchOptions) -> None:
-    from foundry_api.storage.lock import FileLock  # noqa: PLC0415 - of this test alone
+def test_publishing_while_another_publishes_raises_batch_in_use(options: BatchOptions) -> None:
+    from foundry_api.storage.lock import FileLock  # noqa: PLC0415 - only for this test
 
     with opened(options) as journal:
         journal.record([answer(0)])
@@ -359,22 +342,22 @@ def test_who_wants_to_publish_meanwhile_is_told_to_ask_again(options: BatchOptio
         assert journal.publish(1).lines == 1
 
 
-def test_answers_come_back_from_the_output_when_it_becomes_a_table(
+def test_answers_are_merged_back_when_the_output_becomes_a_table(
     options: BatchOptions, tmp_path: Path, output: Path
 ) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     begin(options)
     publish(options)
-    table = options_of(tmp_path, output_format="parquet")
+    table = make_options(tmp_path, output_format="parquet")
     publish(table)
     assert parquet.read_table(output).column("custom_id").to_pylist() == ["n-0", "n-1", "n-2"]
     publish(options)
     assert sorted(lines(output)) == sorted(answered(0, 1, 2))
 
 
-def test_a_table_has_the_text_and_the_whole_answer_of_each_line(tmp_path: Path) -> None:
+def test_a_table_has_the_text_and_the_whole_response(tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
-    options = options_of(tmp_path, "answers.parquet")
+    options = make_options(tmp_path, "answers.parquet")
     begin(options, failed=True)
     with opened(options) as journal:
         assert journal.publish(3).lines == 2
@@ -388,24 +371,24 @@ def test_a_table_has_the_text_and_the_whole_answer_of_each_line(tmp_path: Path) 
     assert (tmp_path / "answers.parquet").stat().st_mtime_ns == before
 
 
-def test_a_table_has_the_text_of_responses_and_none_of_embeddings(tmp_path: Path) -> None:
+def test_a_table_has_text_for_responses_but_not_embeddings(tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     parts = [{"type": "output_text", "text": "one, "}, {"type": "output_text", "text": "two"}]
     output = [{"type": "reasoning"}, {"type": "message", "content": parts}]
-    options = options_of(tmp_path, "answers.parquet")
+    options = make_options(tmp_path, "answers.parquet")
     with opened(options) as journal:
         for index, body in enumerate([{"output": output}, {"output": []}, {"data": [1.5]}]):
             line = {"custom_id": f"n-{index}", "response": {"body": body}}
-            told = json.dumps(line).encode()
-            journal.record([msgspec.structs.replace(answer(index), output=told)])
+            encoded = json.dumps(line).encode()
+            journal.record([msgspec.structs.replace(answer(index), output=encoded)])
         journal.publish(3)
     table = parquet.read_table(tmp_path / "answers.parquet")
     assert table.column("content").to_pylist() == ["one, two", None, None]
 
 
-def test_a_table_that_is_gone_is_written_again(tmp_path: Path) -> None:
+def test_a_missing_table_is_written_again(tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
-    options, path = options_of(tmp_path, "answers.parquet"), tmp_path / "answers.parquet"
+    options, path = make_options(tmp_path, "answers.parquet"), tmp_path / "answers.parquet"
     begin(options)
     publish(options)
     path.unlink()
@@ -413,12 +396,12 @@ def test_a_table_that_is_gone_is_written_again(tmp_path: Path) -> None:
     assert parquet.read_table(path).num_rows == 3
 
 
-def test_a_table_of_many_long_answers_is_written_in_groups(
+def test_a_table_of_long_answers_is_written_in_row_groups(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     monkeypatch.setattr("foundry_api.batch.journal.output.GROUP_BYTES", 300)
-    options, path = options_of(tmp_path, "answers.parquet"), tmp_path / "answers.parquet"
+    options, path = make_options(tmp_path, "answers.parquet"), tmp_path / "answers.parquet"
     with opened(options) as journal:
         journal.record([answer(index) for index in range(10)])
         journal.publish(10)

@@ -1,4 +1,4 @@
-"""What a batch reads: every form of an input gives the requests that are in it."""
+"""Inputs of a batch: every format yields the requests that it contains."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 def gz(data: bytes) -> bytes:
-    """Compressed without the time of day, which would be in the name of a test."""
+    """Compress without a timestamp, which would become part of test ids."""
     return gzip.compress(data, mtime=0)
 
 
@@ -46,8 +46,8 @@ PACK: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-def asks(custom_id: Any = "a", **members: Any) -> bytes:
-    """A line of OpenAI's batch files."""
+def request_line(custom_id: Any = "a", **members: Any) -> bytes:
+    """A line of an OpenAI batch file."""
     line = {"custom_id": custom_id, "method": "POST", "url": "/v1/chat/completions"}
     return json.dumps({**line, "body": {"messages": HI}, **members}).encode()
 
@@ -66,8 +66,8 @@ def prompts(source: Source) -> list[str]:
     return [request.body["messages"][-1]["content"] for request in requests(source)]
 
 
-def why(source: Source) -> list[str]:
-    """What is wrong with each line; empty for one that is right."""
+def problems(source: Source) -> list[str]:
+    """The error message of each line; empty for a valid one."""
 
     def problem(line: Line) -> str:
         try:
@@ -88,11 +88,11 @@ def table(rows: Sequence[Sequence[str]], **form: Any) -> str:
 # --- OpenAI's batch files -------------------------------------------------------------------
 
 
-def test_a_line_of_openai_is_the_request_that_it_says(tmp_path: Path) -> None:
+def test_an_openai_line_is_parsed_into_its_request(tmp_path: Path) -> None:
     body = {"model": "demo", "input": ["a", "b"]}
     lines = (
-        asks("a", body={"messages": HI, "max_tokens": 5}),
-        asks("b", url=EMBEDDINGS_URL, body=body),
+        request_line("a", body={"messages": HI, "max_tokens": 5}),
+        request_line("b", url=EMBEDDINGS_URL, body=body),
     )
     assert requests(source(tmp_path, "in.jsonl", b"\n".join(lines))) == [
         BatchRequest(custom_id="a", body={"messages": HI, "max_tokens": 5}),
@@ -100,20 +100,25 @@ def test_a_line_of_openai_is_the_request_that_it_says(tmp_path: Path) -> None:
     ]
 
 
-def test_lines_are_counted_as_an_editor_counts_them_and_requests_without_blank_ones(
+def test_line_numbers_count_blank_lines_and_indexes_do_not(
     tmp_path: Path,
 ) -> None:
-    """A byte order mark and the ends of lines of Windows are no part of a line."""
-    content = b"\xef\xbb\xbf" + b"\r\n".join([asks("a"), b"", b"  \t", asks("b"), b""])
+    """A byte order mark and Windows line endings are not part of a line."""
+    content = b"\xef\xbb\xbf" + b"\r\n".join(
+        [request_line("a"), b"", b"  \t", request_line("b"), b""]
+    )
     lines = list(source(tmp_path, "in.jsonl", content).iter_lines())
     assert [(line.index, line.number, line.raw) for line in lines] == [
-        (0, 1, asks("a")),
-        (1, 4, asks("b")),
+        (0, 1, request_line("a")),
+        (1, 4, request_line("b")),
     ]
 
 
-def test_members_of_the_options_are_for_bodies_that_lack_them(tmp_path: Path) -> None:
-    lines = asks("a"), asks("b", body={"messages": HI, "max_tokens": 5, "model": "tiny"})
+def test_members_of_the_options_are_defaults_of_the_bodies(tmp_path: Path) -> None:
+    lines = (
+        request_line("a"),
+        request_line("b", body={"messages": HI, "max_tokens": 5, "model": "tiny"}),
+    )
     options = {"model": "demo", "members": {"max_tokens": 9}}
     opened = source(tmp_path, "in.jsonl", b"\n".join(lines), **options)
     assert [request.body for request in requests(opened)] == [
@@ -130,28 +135,36 @@ def test_members_of_the_options_are_for_bodies_that_lack_them(tmp_path: Path) ->
         (b'"\xff"', None, "it is not UTF-8: byte 2 is 0xff"),
         (b'{"custom_id": "\\ud800", "body": {}}', None, "it is not JSON: "),
         (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, None, "its JSON is nested too deeply"),
-        (asks(7), "custom_id", "custom_id is 7, not a text"),
-        (asks(""), "custom_id", "custom_id is empty"),
-        (asks("x" * 513), "custom_id", "custom_id has 513 characters, but may have 512"),
+        (request_line(7), "custom_id", "custom_id is 7, not a text"),
+        (request_line(""), "custom_id", "custom_id is empty"),
+        (request_line("x" * 513), "custom_id", "custom_id has 513 characters, but may have 512"),
         (b'{"body": {}}', "custom_id", "custom_id is missing"),
         (b'{"custom_id": "a"}', "body", "body is missing"),
-        (asks(body=[1]), "body", "body is not a JSON object"),
-        (asks(method="GET"), "method", "method is 'GET', but must be POST"),
+        (request_line(body=[1]), "body", "body is not a JSON object"),
+        (request_line(method="GET"), "method", "method is 'GET', but must be POST"),
         (
-            asks(url="/v1/completions"),
+            request_line(url="/v1/completions"),
             "url",
             "url is '/v1/completions', but must be one of /v1/chat",
         ),
-        (asks(custom="a"), "custom", "custom is no member of a request (did you mean custom_id?)"),
-        (asks(body={}), "body.messages", "messages is missing"),
-        (asks(body={"messages": HI, "max_token": 1}), "body.max_token", "did you mean max_tokens?"),
-        (asks(body={"messages": HI, "stream": True}), "body.stream", "stream is true, but"),
+        (
+            request_line(custom="a"),
+            "custom",
+            "custom is no member of a request (did you mean custom_id?)",
+        ),
+        (request_line(body={}), "body.messages", "messages is missing"),
+        (
+            request_line(body={"messages": HI, "max_token": 1}),
+            "body.max_token",
+            "did you mean max_tokens?",
+        ),
+        (request_line(body={"messages": HI, "stream": True}), "body.stream", "stream is true, but"),
     ],
 )
-def test_a_bad_line_is_told_with_its_place_and_the_member(
+def test_a_bad_line_is_reported_with_its_place_and_field(
     tmp_path: Path, line: bytes, field: str | None, message: str
 ) -> None:
-    opened = source(tmp_path, "in.jsonl", b"\n" + line + b"\n" + asks("good"))
+    opened = source(tmp_path, "in.jsonl", b"\n" + line + b"\n" + request_line("good"))
     bad, good = opened.iter_lines()
     with pytest.raises(InvalidRequest) as caught:
         opened.parse_request(bad)
@@ -161,29 +174,32 @@ def test_a_bad_line_is_told_with_its_place_and_the_member(
     assert opened.parse_request(good).custom_id == "good"
 
 
-def test_a_member_of_the_options_that_a_line_cannot_have_is_told_as_such(tmp_path: Path) -> None:
-    line = asks(url=EMBEDDINGS_URL, body={"input": "Hi"})
+def test_a_bad_member_from_the_options_is_reported_as_such(tmp_path: Path) -> None:
+    line = request_line(url=EMBEDDINGS_URL, body={"input": "Hi"})
     opened = source(tmp_path, "in.jsonl", line, members={"max_tokens": 5})
     refused = (
         "max_tokens is not a member of a request to /v1/embeddings (it comes from the options)"
     )
-    assert why(opened) == [f"in.jsonl line 1: {refused}"]
+    assert problems(opened) == [f"in.jsonl line 1: {refused}"]
 
 
-def test_a_message_about_a_line_does_not_repeat_all_of_it(tmp_path: Path) -> None:
-    (told,) = why(source(tmp_path, "in.jsonl", asks(["x" * 10_000])))
-    assert len(told) <= 501
+def test_a_message_about_a_long_line_is_short(tmp_path: Path) -> None:
+    (message,) = problems(source(tmp_path, "in.jsonl", request_line(["x" * 10_000])))
+    assert len(message) <= 501
 
 
 @pytest.mark.parametrize(
     ("line", "name"),
-    [(asks("a", body={}), "a"), (asks("a", more=1), "a"), (asks(5), None), (b"{", None)],
+    [
+        (request_line("a", body={}), "a"),
+        (request_line("a", more=1), "a"),
+        (request_line(5), None),
+        (b"{", None),
+    ],
 )
-def test_a_bad_line_keeps_its_name_for_the_error_file(
-    tmp_path: Path, line: bytes, name: str | None
-) -> None:
+def test_a_bad_line_keeps_its_custom_id(tmp_path: Path, line: bytes, name: str | None) -> None:
     opened = source(tmp_path, "in.jsonl", line)
-    assert [opened.get_custom_id(each) for each in opened.iter_lines()] == [name]
+    assert [opened.get_custom_id(line) for line in opened.iter_lines()] == [name]
 
 
 # --- Lines of text, CSV and Parquet ----------------------------------------------------------
@@ -192,18 +208,18 @@ def test_a_bad_line_keeps_its_name_for_the_error_file(
 def test_each_line_of_text_is_a_prompt(tmp_path: Path) -> None:
     options = {"system": "Be brief", "model": "demo", "members": {"max_tokens": 5}}
     first, second = requests(source(tmp_path, "in.txt", "One\n\n Zwölf \n", **options))
-    told = [{"role": "system", "content": "Be brief"}, {"role": "user", "content": "One"}]
-    assert first.body == {"model": "demo", "max_tokens": 5, "messages": told}
+    messages = [{"role": "system", "content": "Be brief"}, {"role": "user", "content": "One"}]
+    assert first.body == {"model": "demo", "max_tokens": 5, "messages": messages}
     assert (first.custom_id, second.custom_id) == ("line-1", "line-3")
     assert second.body["messages"][-1]["content"] == " Zwölf "
 
 
-def test_a_template_makes_the_prompt_of_a_line(tmp_path: Path) -> None:
+def test_a_template_renders_the_prompt_of_a_line(tmp_path: Path) -> None:
     opened = source(tmp_path, "in.txt", "cat", template="{{{prompt}}} is {line}")
     assert prompts(opened) == ["{cat} is cat"]
 
 
-def test_a_column_of_csv_has_the_prompts(tmp_path: Path) -> None:
+def test_a_csv_column_has_the_prompts(tmp_path: Path) -> None:
     rows = [["custom_id", "prompt"], ["a", 'He said "Hi",\nand left'], ["b", "Ho"]]
     opened = source(tmp_path, "in.csv", table(rows))
     assert prompts(opened) == ['He said "Hi",\nand left', "Ho"]
@@ -215,7 +231,7 @@ def test_a_column_of_csv_has_the_prompts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
-def test_values_may_be_separated_as_spreadsheets_do_it(tmp_path: Path, separator: str) -> None:
+def test_csv_separators_of_spreadsheets_are_detected(tmp_path: Path, separator: str) -> None:
     rows = [["frage", "sprache"], ["eins, zwei; drei", "de"]]
     opened = source(
         tmp_path, "in.csv", table(rows, delimiter=separator), template="{sprache}: {frage}"
@@ -224,13 +240,13 @@ def test_values_may_be_separated_as_spreadsheets_do_it(tmp_path: Path, separator
     assert [request.custom_id for request in requests(opened)] == ["row-1"]
 
 
-def test_a_template_may_call_the_prompts_column_prompt(tmp_path: Path) -> None:
+def test_a_template_may_name_the_column_prompt(tmp_path: Path) -> None:
     rows = [["q", "lang"], ["Hi", "de"]]
     opened = source(tmp_path, "in.csv", table(rows), column="q", template="{lang}: {prompt}")
     assert prompts(opened) == ["de: Hi"]
 
 
-def test_a_column_of_parquet_has_the_prompts(tmp_path: Path) -> None:
+def test_parquet_values_are_formatted_in_a_template(tmp_path: Path) -> None:
     columns = {"id": ["a", "b"], "n": [1.5, None], "tags": [["x"], []], "unused": [b"\xff", None]}
     parquet.write_table(pa.table(columns), tmp_path / "in.parquet")
     opened = open_source(InputOptions(path=str(tmp_path / "in.parquet"), template="{n} of {tags}"))
@@ -241,15 +257,19 @@ def test_a_column_of_parquet_has_the_prompts(tmp_path: Path) -> None:
 def test_an_empty_prompt_is_a_bad_line(tmp_path: Path) -> None:
     rows = [["prompt", "lang"], ["", "de"], [" ", "en"], ["Hi", ""]]
     opened = source(tmp_path, "in.csv", table(rows))
-    assert why(opened) == ["in.csv row 1: prompt is empty", "in.csv row 2: prompt is empty", ""]
+    assert problems(opened) == [
+        "in.csv row 1: prompt is empty",
+        "in.csv row 2: prompt is empty",
+        "",
+    ]
     opened = source(tmp_path, "in.csv", table([*rows, ["", ""]]), template="{prompt}{lang}!")
-    assert why(opened) == ["", "", "", "in.csv row 4: every value of the template is empty"]
+    assert problems(opened) == ["", "", "", "in.csv row 4: every value of the template is empty"]
 
 
-def test_rows_that_are_no_csv_are_bad_and_the_others_are_not(tmp_path: Path) -> None:
+def test_an_invalid_csv_row_does_not_affect_other_rows(tmp_path: Path) -> None:
     lines = [b"id,prompt", b"a,One", b'b,"x"y', b"c", b"d,\xff", b"e,Two", b'f,"never closed', b""]
     opened = source(tmp_path, "in.csv", b"\r\n".join(lines))
-    assert why(opened) == [
+    assert problems(opened) == [
         "",
         "in.csv row 2: it is not CSV: ',' expected after '\"'",
         "in.csv row 3: it has 1 value for 2 columns",
@@ -262,15 +282,13 @@ def test_rows_that_are_no_csv_are_bad_and_the_others_are_not(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("empty", ["", None])
-def test_a_row_without_a_name_in_the_column_for_it_is_bad(
-    tmp_path: Path, empty: str | None
-) -> None:
+def test_a_row_with_an_empty_custom_id_is_bad(tmp_path: Path, empty: str | None) -> None:
     parquet.write_table(pa.table({"id": [empty], "prompt": ["Hi"]}), tmp_path / "in.parquet")
     opened = open_source(InputOptions(path=str(tmp_path / "in.parquet")))
-    assert why(opened) == ["in.parquet row 1: custom_id is empty"]
+    assert problems(opened) == ["in.parquet row 1: custom_id is empty"]
 
 
-# --- What is refused as a whole --------------------------------------------------------------
+# --- Refused inputs --------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -297,7 +315,7 @@ def test_a_row_without_a_name_in_the_column_for_it_is_bad(
         ("in.txt", "Hi".encode("utf-16"), {}, None, "in.txt is UTF-16, not UTF-8"),
     ],
 )  # fmt: skip
-def test_options_that_do_not_fit_the_input_are_refused_at_once(  # noqa: PLR0917 - a table's columns
+def test_options_that_do_not_fit_the_input_are_refused(  # noqa: PLR0917 - columns of a table
     tmp_path: Path,
     name: str,
     content: bytes | str,
@@ -312,24 +330,24 @@ def test_options_that_do_not_fit_the_input_are_refused_at_once(  # noqa: PLR0917
     assert caught.value.hint
 
 
-def test_a_missing_column_is_told_with_the_columns_that_there_are(tmp_path: Path) -> None:
+def test_a_missing_column_error_lists_the_columns(tmp_path: Path) -> None:
     with pytest.raises(BatchInputInvalid) as caught:
         source(tmp_path, "in.csv", "q,lang\n")
     assert "It has q, lang." in caught.value.hint
 
 
-def test_a_file_that_is_not_there_is_told_with_its_name(tmp_path: Path) -> None:
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(BatchInputInvalid, match=r"none\.jsonl cannot be read: No such file"):
         open_source(InputOptions(path=str(tmp_path / "none.jsonl")))
 
 
-def test_a_directory_is_no_input(tmp_path: Path) -> None:
+def test_a_directory_is_refused_as_input(tmp_path: Path) -> None:
     with pytest.raises(BatchInputInvalid, match="is a directory") as caught:
         open_source(InputOptions(path=str(tmp_path)))
     assert caught.value.field == "path"
 
 
-def test_parquet_without_pyarrow_says_what_to_install(
+def test_parquet_without_pyarrow_names_the_extra_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
@@ -338,7 +356,7 @@ def test_parquet_without_pyarrow_says_what_to_install(
     assert caught.value.hint == "pip install 'foundry-api[batch]'"
 
 
-def test_zstd_without_its_package_says_what_to_install(
+def test_zstd_without_its_package_names_the_extra_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "compression.zstd", None)
@@ -354,35 +372,35 @@ def test_zstd_without_its_package_says_what_to_install(
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("in.jsonl", asks()),
-        ("in.ndjson", asks()),
-        ("in.JSONL", asks()),
-        ("in.v2.jsonl.gz", gz(asks())),
+        ("in.jsonl", request_line()),
+        ("in.ndjson", request_line()),
+        ("in.JSONL", request_line()),
+        ("in.v2.jsonl.gz", gz(request_line())),
         ("in.txt", b"Hi"),
         ("in.csv", b"prompt,x\nHi,y"),
         ("in.tsv", b"prompt\tx\nHi\ty"),
-        ("input", asks()),
-        ("input", b"\xef\xbb\xbf\n " + asks()),
-        ("input", gz(asks())),
+        ("input", request_line()),
+        ("input", b"\xef\xbb\xbf\n " + request_line()),
+        ("input", gz(request_line())),
         ("input", b"Hi"),
-        ("in.json", asks()),
-        ("in.json", b"\xef\xbb\xbf\n [\n" + asks() + b"\n]\n"),
-        ("in.jsonl", b"[" + asks() + b"]"),
-        ("in.json.gz", gz(b"[" + asks() + b"]")),
-        ("input", b"[ " + asks() + b"]"),
+        ("in.json", request_line()),
+        ("in.json", b"\xef\xbb\xbf\n [\n" + request_line() + b"\n]\n"),
+        ("in.jsonl", b"[" + request_line() + b"]"),
+        ("in.json.gz", gz(b"[" + request_line() + b"]")),
+        ("input", b"[ " + request_line() + b"]"),
         ("in.csv", b"sep=;\r\nprompt;x\r\nHi;y\r\n"),
         ("in.csv", b'\xef\xbb\xbf"sep=|"\nprompt|x\nHi|y\n'),
         ("in.csv", b"SEP=\t\n\nprompt\tx;;\nHi\ty\n"),
         ("in.csv.gz", gz(b"sep=;;\r\nprompt;x\r\nHi;y\r\n")),
     ],
 )
-def test_the_format_is_told_by_the_name_else_by_the_content(
+def test_the_format_is_detected_by_name_or_content(
     tmp_path: Path, name: str, content: bytes
 ) -> None:
     assert prompts(source(tmp_path, name, content)) == ["Hi"]
 
 
-def test_parquet_of_any_name_is_known_by_its_content(tmp_path: Path) -> None:
+def test_parquet_is_detected_by_its_content(tmp_path: Path) -> None:
     parquet.write_table(pa.table({"prompt": ["Hi"]}), tmp_path / "input")
     assert prompts(open_source(InputOptions(path=str(tmp_path / "input")))) == ["Hi"]
 
@@ -398,7 +416,7 @@ MANY = b"".join(b"%d: \xc3\xa9\n" % number for number in range(9))
         ("in.py", b"print('Hi')\n", r"\.py is none of"),
         ("in.data", b"Hi", r"\.data is none of"),
         ("in.v2", b"Hi", r"\.v2 is none of"),
-        ("in.jsonl.bak", asks(), r"\.bak is none of"),
+        ("in.jsonl.bak", request_line(), r"\.bak is none of"),
         ("in.xlsx", b"\x7fELF\x02\x01\x01\0", r"\.xlsx is none of"),
         ("in.zip", b"PK\x03\x04", r"\.zip is none of"),
         ("in.txt", b"PK\x03\x04\n", "is a zip archive"),
@@ -414,12 +432,12 @@ MANY = b"".join(b"%d: \xc3\xa9\n" % number for number in range(9))
         ("in", b"#!/usr/bin/env python\nprint()\n", "code or markup"),
         ("in", b"---\n- Hi\n", "code or markup"),
         ("in", b"<?xml version='1.0'?>", "code or markup"),
-        ("in.txt", asks(), "seems to contain requests"),
-        ("in.txt", b"[\n  " + asks() + b"]", "seems to contain requests"),
+        ("in.txt", request_line(), "seems to contain requests"),
+        ("in.txt", b"[\n  " + request_line() + b"]", "seems to contain requests"),
         ("in.csv", "sep=;\n".encode("utf-16"), "is UTF-16"),
     ],
 )
-def test_what_may_be_anything_is_not_asked_as_prompts(
+def test_an_input_of_unknown_format_is_refused(
     tmp_path: Path, name: str, content: bytes, why: str
 ) -> None:
     with pytest.raises(BatchInputInvalid, match=why) as caught:
@@ -431,7 +449,7 @@ def test_what_may_be_anything_is_not_asked_as_prompts(
 
 
 @pytest.mark.parametrize("text", ["[1] What is that?", "[INST] Hi", "{a} is a set", "- one"])
-def test_a_prompt_may_begin_with_any_sign(tmp_path: Path, text: str) -> None:
+def test_a_prompt_may_start_with_any_character(tmp_path: Path, text: str) -> None:
     assert prompts(source(tmp_path, "in.txt", text)) == [text]
     if not text.startswith("{"):
         assert prompts(source(tmp_path, "in", text)) == [text]
@@ -446,13 +464,13 @@ ARRAY = [
 
 @pytest.mark.parametrize("indent", [None, 0, 2])
 @pytest.mark.parametrize("block", [1, 2, 3, 7, 2**18])
-def test_the_elements_of_an_array_are_the_requests(
+def test_the_elements_of_a_json_array_are_the_requests(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, indent: int | None, block: int
 ) -> None:
     monkeypatch.setattr("foundry_api.batch.sources.json_array.BLOCK_BYTES", block)
     opened = source(tmp_path, "in.json", json.dumps(ARRAY, indent=indent) + "\n \n")
-    assert [(each.custom_id, each.body) for each in requests(opened)] == [
-        (each["custom_id"], each["body"]) for each in ARRAY
+    assert [(request.custom_id, request.body) for request in requests(opened)] == [
+        (element["custom_id"], element["body"]) for element in ARRAY
     ]
     assert len({line.digest for line in opened.iter_lines()}) == 3
     assert opened.format_place(list(opened.iter_lines())[2]) == "in.json item 3"
@@ -463,9 +481,9 @@ def test_an_empty_array_has_no_requests(tmp_path: Path, content: str) -> None:
     assert requests(source(tmp_path, "in.json", content)) == []
 
 
-def test_a_bad_element_is_told_with_its_place(tmp_path: Path) -> None:
-    content = b'["Hi", 5,\n' + asks("c") + b',\n{"custom_id": "d"}, {"x": 1]]'
-    assert why(source(tmp_path, "in.json", content)) == [
+def test_a_bad_element_is_reported_with_its_place(tmp_path: Path) -> None:
+    content = b'["Hi", 5,\n' + request_line("c") + b',\n{"custom_id": "d"}, {"x": 1]]'
+    assert problems(source(tmp_path, "in.json", content)) == [
         "in.json item 1: it is not a JSON object",
         "in.json item 2: it is not a JSON object",
         "",
@@ -475,49 +493,49 @@ def test_a_bad_element_is_told_with_its_place(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
-        (b"[" + asks(), "its array does not end"),
-        (b"[" + asks() + b',\n"Hi', "its array does not end"),
-        (b"[\n" + asks() + b"]\n,", "continues after the end of its array"),
-        (b"[\n" + asks() + b"]\n" + asks(), "continues after the end of its array"),
+        (b"[" + request_line(), "its array does not end"),
+        (b"[" + request_line() + b',\n"Hi', "its array does not end"),
+        (b"[\n" + request_line() + b"]\n,", "continues after the end of its array"),
+        (b"[\n" + request_line() + b"]\n" + request_line(), "continues after the end of its array"),
         (json.dumps(ARRAY[0], indent=2).encode(), "has a JSON object over several lines"),
         (b"{ \r\n}\r\n", "has a JSON object over several lines"),
     ],
 )
-def test_an_array_that_is_none_is_refused(tmp_path: Path, content: bytes, told: str) -> None:
-    with pytest.raises(BatchInputInvalid, match=told):
+def test_an_invalid_array_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    with pytest.raises(BatchInputInvalid, match=message):
         requests(source(tmp_path, "in.json", content))
 
 
-def test_an_element_that_is_too_long_is_bad_and_never_held(
+def test_an_element_that_is_too_long_is_bad(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("foundry_api.batch.sources.json_array.MAX_LINE_BYTES", 200)
-    content = b"[" + asks("a", metadata="x" * 999) + b"," + asks("b") + b"]"
-    first, second = why(source(tmp_path, "in.json", content))
+    content = b"[" + request_line("a", metadata="x" * 999) + b"," + request_line("b") + b"]"
+    first, second = problems(source(tmp_path, "in.json", content))
     assert "item 1: it is longer than" in first
     assert not second
 
 
-def test_lines_of_which_the_first_is_an_array_are_lines(tmp_path: Path) -> None:
-    first, second = why(source(tmp_path, "in.jsonl", b"[]\n" + asks()))
+def test_lines_that_start_with_an_array_are_still_lines(tmp_path: Path) -> None:
+    first, second = problems(source(tmp_path, "in.jsonl", b"[]\n" + request_line()))
     assert first == "in.jsonl line 1: it is not a JSON object"
     assert not second
 
 
 @pytest.mark.parametrize("url", ["/chat/completions", "/v1/chat/completions"])
-def test_the_routes_of_azure_are_those_of_openai(tmp_path: Path, url: str) -> None:
-    [request] = requests(source(tmp_path, "in.jsonl", asks(url=url)))
+def test_routes_without_v1_are_accepted(tmp_path: Path, url: str) -> None:
+    [request] = requests(source(tmp_path, "in.jsonl", request_line(url=url)))
     assert request.url == "/v1/chat/completions"
-    assert "url is '/chat'" in why(source(tmp_path, "in.jsonl", asks(url="/chat")))[0]
+    assert "url is '/chat'" in problems(source(tmp_path, "in.jsonl", request_line(url="/chat")))[0]
 
 
-def test_excels_row_tells_a_table_of_any_name(tmp_path: Path) -> None:
+def test_a_sep_row_is_detected_as_csv(tmp_path: Path) -> None:
     assert prompts(source(tmp_path, "in", b'\xef\xbb\xbf"sep=;"\r\nprompt;x\r\nHi;y\r\n')) == ["Hi"]
 
 
-def test_the_format_that_was_told_wins(tmp_path: Path) -> None:
+def test_an_explicit_format_overrides_the_name(tmp_path: Path) -> None:
     assert prompts(source(tmp_path, "in.jsonl", "Hi", format="text")) == ["Hi"]
 
 
@@ -525,14 +543,14 @@ def test_the_format_that_was_told_wins(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pack", PACK.values(), ids=PACK)
-def test_a_line_that_is_too_long_is_bad_and_never_held(
+def test_a_line_that_is_too_long_is_bad(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pack: Callable[[bytes], bytes]
 ) -> None:
     monkeypatch.setattr("foundry_api.batch.sources.base.MAX_LINE_BYTES", 100)
     monkeypatch.setattr(files, "MAX_LINE_BYTES", 100)
     content = b"One\n" + b"x" * 101 + b"\nTwo\n" + b"y" * 1000
     opened = source(tmp_path, "in.txt", pack(content))
-    assert why(opened) == [
+    assert problems(opened) == [
         "",
         "in.txt line 2: it is longer than 16 MiB",
         "",
@@ -544,7 +562,7 @@ def test_a_line_that_is_too_long_is_bad_and_never_held(
     assert [line.digest for line in changed.iter_lines()][3] != digests[3]
 
 
-def test_a_line_as_long_as_it_may_be_is_good(
+def test_a_line_of_the_maximum_length_is_good(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("foundry_api.batch.sources.base.MAX_LINE_BYTES", 100)
@@ -561,24 +579,24 @@ def test_a_line_as_long_as_it_may_be_is_good(
         'b,"' + "x" * 200 + '"',
     ],
 )
-def test_a_row_that_is_too_long_is_bad_and_the_next_one_is_not(
+def test_a_row_that_is_too_long_does_not_affect_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, row: str
 ) -> None:
     monkeypatch.setattr("foundry_api.batch.sources.csv.MAX_LINE_BYTES", 100)
     monkeypatch.setattr(files, "MAX_LINE_BYTES", 100)
     opened = source(tmp_path, "in.csv", f"id,prompt\na,One\n{row}\nc,Two\n")
-    told = "in.csv row 2: it is longer than 16 MiB, or a quote in it is never closed"
-    assert why(opened) == ["", told, ""]
+    message = "in.csv row 2: it is longer than 16 MiB, or a quote in it is never closed"
+    assert problems(opened) == ["", message, ""]
 
 
-def test_a_value_of_csv_may_be_longer_than_the_standard_library_takes(tmp_path: Path) -> None:
+def test_a_csv_value_may_exceed_the_default_limit_of_csv(tmp_path: Path) -> None:
     prompt = "x" * 200_000
     assert prompts(source(tmp_path, "in.csv", table([["prompt"], [prompt]]))) == [prompt]
 
 
 @pytest.mark.parametrize("name", ["in.jsonl.gz", "in.jsonl.zst"])
-def test_compressed_data_that_is_cut_off_is_named(tmp_path: Path, name: str) -> None:
-    lines = b"\n".join(asks(f"{index:x}") for index in range(20_000))
+def test_truncated_compressed_data_is_reported(tmp_path: Path, name: str) -> None:
+    lines = b"\n".join(request_line(f"{index:x}") for index in range(20_000))
     packed = PACK[Path(name).suffix](lines)
     opened = source(tmp_path, name, packed[: len(packed) // 2])
     with pytest.raises(BatchInputInvalid, match=f"{name} is cut off"):
@@ -586,15 +604,17 @@ def test_compressed_data_that_is_cut_off_is_named(tmp_path: Path, name: str) -> 
 
 
 @pytest.mark.parametrize("name", ["in.jsonl.gz", "in.jsonl.zst"])
-def test_compressed_data_that_is_damaged_is_named(tmp_path: Path, name: str) -> None:
-    packed = bytearray(PACK[Path(name).suffix](b"\n".join(asks(f"{n:x}") for n in range(20_000))))
+def test_damaged_compressed_data_is_reported(tmp_path: Path, name: str) -> None:
+    packed = bytearray(
+        PACK[Path(name).suffix](b"\n".join(request_line(f"{n:x}") for n in range(20_000)))
+    )
     packed[len(packed) // 2 : len(packed) // 2 + 50] = bytes(50)
     opened = source(tmp_path, name, bytes(packed))
     with pytest.raises(BatchInputInvalid, match=f"{name} is damaged"):
         list(opened.iter_lines())
 
 
-def test_parquet_that_is_damaged_is_named(tmp_path: Path) -> None:
+def test_damaged_parquet_is_reported(tmp_path: Path) -> None:
     columns = {"prompt": [f"{n:x}" * 20 for n in range(20_000)]}
     parquet.write_table(pa.table(columns), tmp_path / "whole")
     content = bytearray((tmp_path / "whole").read_bytes())
@@ -604,8 +624,8 @@ def test_parquet_that_is_damaged_is_named(tmp_path: Path) -> None:
         list(opened.iter_lines())
 
 
-def test_leaving_the_lines_early_closes_the_file(tmp_path: Path) -> None:
-    """An open file would be a warning, which is an error in these tests."""
+def test_abandoning_the_iteration_closes_the_file(tmp_path: Path) -> None:
+    """An open file would cause a warning, which is an error in these tests."""
     lines = source(tmp_path, "in.txt.gz", gz(b"a\n" * 1000)).iter_lines()
     assert next(lines).raw == b"a"
     del lines
@@ -621,12 +641,12 @@ def digests(source: Source) -> list[int]:
 @pytest.mark.parametrize(
     ("name", "content", "other"),
     [
-        ("in.jsonl", asks("a"), asks("b")),
+        ("in.jsonl", request_line("a"), request_line("b")),
         ("in.txt", b"a", b"b"),
         ("in.csv", b"prompt,x\na,b", b'prompt,x\n"a",c'),
     ],
 )
-def test_another_line_or_another_option_has_another_digest(
+def test_digests_depend_on_content_and_options(
     tmp_path: Path, name: str, content: bytes, other: bytes
 ) -> None:
     opened = source(tmp_path, name, content)
@@ -636,19 +656,19 @@ def test_another_line_or_another_option_has_another_digest(
         source(tmp_path, name, content, model="demo"),
         source(tmp_path, name, content, members={"max_tokens": 5}),
     ]
-    told = [digests(each)[0] for each in changed] + [digests(opened)[0]]
-    assert all(0 <= digest < 2**63 for digest in told)
+    all_digests = [digests(source)[0] for source in changed] + [digests(opened)[0]]
+    assert all(0 <= digest < 2**63 for digest in all_digests)
     seen = {digests(source(tmp_path, name, content, model=f"m{n}"))[0] for n in range(20)}
     assert len(seen) == 20
 
 
-def test_the_same_row_under_other_names_has_another_digest(tmp_path: Path) -> None:
+def test_digests_depend_on_the_csv_header(tmp_path: Path) -> None:
     one = digests(source(tmp_path, "in.csv", "prompt,system\nHi,Ho"))
     other = digests(source(tmp_path, "in.csv", "system,prompt\nHi,Ho"))
     assert one != other
 
 
-def test_the_fingerprint_is_of_the_content_and_the_options_and_not_of_the_place(
+def test_the_fingerprint_depends_on_content_and_options_not_the_path(
     tmp_path: Path,
 ) -> None:
     here = source(tmp_path, "in.txt", "Hi").compute_fingerprint()
@@ -659,7 +679,7 @@ def test_the_fingerprint_is_of_the_content_and_the_options_and_not_of_the_place(
     assert source(tmp_path, "in.txt", "Hi", format="text").compute_fingerprint() == here
 
 
-def test_the_order_in_which_members_were_told_does_not_matter(tmp_path: Path) -> None:
+def test_the_order_of_members_does_not_change_the_digest(tmp_path: Path) -> None:
     one = source(tmp_path, "in.txt", "Hi", members={"seed": 1, "top_p": 1})
     other = source(tmp_path, "in.txt", "Hi", members={"top_p": 1, "seed": 1})
     assert (one.compute_fingerprint(), digests(one)) == (
@@ -668,8 +688,12 @@ def test_the_order_in_which_members_were_told_does_not_matter(tmp_path: Path) ->
     )
 
 
-def test_a_line_goes_to_another_process_and_means_the_same(tmp_path: Path) -> None:
-    for name, content in (("a.jsonl", asks()), ("a.csv", b"prompt,x\nHi,y"), ("a.txt", b"Hi")):
+def test_a_line_survives_serialization(tmp_path: Path) -> None:
+    for name, content in (
+        ("a.jsonl", request_line()),
+        ("a.csv", b"prompt,x\nHi,y"),
+        ("a.txt", b"Hi"),
+    ):
         opened = source(tmp_path, name, content)
         (line,) = opened.iter_lines()
         there = msgspec.msgpack.decode(msgspec.msgpack.encode(line), type=Line)
@@ -697,19 +721,19 @@ def read_twice(spool: Path, given: bytes, use: str = "same") -> str:
     return done.stdout.decode() or done.stderr.decode().splitlines()[-1]
 
 
-def test_standard_input_is_kept_so_that_it_can_be_read_again(tmp_path: Path) -> None:
+def test_standard_input_is_copied_and_read_again(tmp_path: Path) -> None:
     spool = tmp_path / "out.batch" / "input"
-    told = "['line-1', 'line-2'] standard input line 1\n" * 2
-    assert read_twice(spool, b"a\nb\n") == told
+    output = "['line-1', 'line-2'] standard input line 1\n" * 2
+    assert read_twice(spool, b"a\nb\n") == output
     assert spool.read_bytes() == b"a\nb\n"
     assert [path.name for path in spool.parent.iterdir()] == ["input"]
     if sys.platform != "win32":
         assert spool.stat().st_mode & 0o777 == 0o600
-    assert read_twice(spool, b"", "kept") == told
-    assert read_twice(spool, b"a\nb\n") == told
+    assert read_twice(spool, b"", "kept") == output
+    assert read_twice(spool, b"a\nb\n") == output
 
 
-def test_other_standard_input_does_not_take_the_place_of_what_a_batch_was_begun_with(
+def test_different_standard_input_does_not_replace_the_copy(
     tmp_path: Path,
 ) -> None:
     spool = tmp_path / "input"
@@ -721,12 +745,12 @@ def test_other_standard_input_does_not_take_the_place_of_what_a_batch_was_begun_
     assert [path.name for path in tmp_path.iterdir()] == ["input"]
 
 
-def test_nothing_was_kept_of_a_batch_that_never_began(tmp_path: Path) -> None:
+def test_kept_standard_input_fails_without_a_copy(tmp_path: Path) -> None:
     with pytest.raises(BatchInputInvalid, match="no copy of standard input was kept"):
         spool_stdin("-", tmp_path / "input", "kept")
 
 
-def test_standard_input_that_cannot_be_copied_says_where_to(
+def test_a_copy_of_standard_input_that_fails_names_the_target(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
@@ -752,22 +776,22 @@ for line in source.iter_lines():
         ([b"O", b"ne\nTwo\n"], None),
     ],
 )
-def test_a_stream_is_read_as_it_comes(pieces: list[bytes], column: str | None) -> None:
-    """The first line is answered before the pipe's other end has the last one."""
+def test_a_stream_is_read_as_it_arrives(pieces: list[bytes], column: str | None) -> None:
+    """The first line is available before the writer has sent the last one."""
     program = STREAMED.format(column=column)
     command = [sys.executable, "-c", program]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdin is not None
         assert child.stdout is not None
-        told = b""
+        output = b""
         for piece in pieces:
             child.stdin.write(piece)
             child.stdin.flush()
             if b"\n" in piece:
-                told += child.stdout.readline()
+                output += child.stdout.readline()
         child.stdin.close()
-        told += child.stdout.read()
-    assert told.split() == [b"One", b"Two"]
+        output += child.stdout.read()
+    assert output.split() == [b"One", b"Two"]
 
 
 def streamed(monkeypatch: pytest.MonkeyPatch, content: bytes, **options: Any) -> Source:
@@ -783,8 +807,8 @@ def test_a_stream_may_be_compressed(
     assert prompts(opened) == ["Hi"]
 
 
-def test_a_stream_is_read_once_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = streamed(monkeypatch, asks())
+def test_a_stream_can_be_read_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = streamed(monkeypatch, request_line())
     assert (opened.is_seekable, opened.size_bytes, opened.name) == (False, None, "standard input")
     assert prompts(opened) == ["Hi"]
     with pytest.raises(BatchInputInvalid, match="can be read only once"):
@@ -793,22 +817,20 @@ def test_a_stream_is_read_once_and_says_so(monkeypatch: pytest.MonkeyPatch) -> N
         opened.compute_fingerprint()
 
 
-def test_parquet_cannot_be_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_streamed_parquet_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BatchInputInvalid, match="cannot be read as a stream"):
         streamed(monkeypatch, b"PAR1....PAR1")
 
 
 @pytest.mark.parametrize("path", ["-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"])
-def test_a_program_without_standard_input_says_so(
-    monkeypatch: pytest.MonkeyPatch, path: str
-) -> None:
+def test_missing_standard_input_is_reported(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(BatchInputInvalid, match="has no standard input"):
         open_source(InputOptions(path=path))
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs devices of POSIX")
-def test_a_device_that_never_ends_is_no_input() -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX devices")
+def test_an_endless_device_is_refused() -> None:
     with pytest.raises(BatchInputInvalid, match="/dev/zero is a device") as caught:
         open_source(InputOptions(path="/dev/zero"))
     assert caught.value.field == "path"
@@ -818,8 +840,10 @@ def test_a_device_that_never_ends_is_no_input() -> None:
 @pytest.mark.parametrize("path", ["-", "/dev/stdin"])
 def test_a_pipe_can_be_checked(path: str) -> None:
     if sys.platform == "win32" and path != "-":
-        pytest.skip("needs the devices of POSIX")
-    done = run("batch", "check", path, stdin=asks("a") + b"\n" + asks("b") + b"\n[]")
+        pytest.skip("needs POSIX devices")
+    done = run(
+        "batch", "check", path, stdin=request_line("a") + b"\n" + request_line("b") + b"\n[]"
+    )
     name = "standard input" if path == "-" else path
     assert f"{name}: 3 lines, 1 bad line\n" in done.stdout
     assert done.returncode == 2
@@ -844,7 +868,7 @@ FORM = st.tuples(
 
 @ANY
 @given(texts=st.lists(TEXT, max_size=8), form=FORM, blank=st.booleans(), last=st.booleans())
-def test_any_requests_come_out_of_a_file_as_they_went_in(
+def test_any_requests_round_trip_through_a_file(
     tmp_path: Path,
     texts: list[str],
     form: tuple[str, bytes, str],
@@ -852,17 +876,17 @@ def test_any_requests_come_out_of_a_file_as_they_went_in(
     last: bool,  # noqa: FBT001 - as above
 ) -> None:
     pack, mark, end = form
-    asked = [
+    expected = [
         BatchRequest(
             custom_id=f"id-{index}",
             body={"messages": [{"role": "user", "content": text}], "max_tokens": index + 1},
         )
         for index, text in enumerate(texts)
     ]
-    lines = [msgspec.json.encode(request).decode() for request in asked]
+    lines = [msgspec.json.encode(request).decode() for request in expected]
     content = (end * (2 if blank else 1)).join(lines) + (end if last else "")
     opened = source(tmp_path, f"in.jsonl{pack}", PACK[pack](mark + content.encode()))
-    assert requests(opened) == asked
+    assert requests(opened) == expected
 
 
 @ANY
@@ -915,14 +939,14 @@ def test_any_rows_of_parquet_are_the_prompts(tmp_path: Path, rows: list[tuple[st
 
 @ANY
 @given(content=st.binary(max_size=300), kind=st.sampled_from(["jsonl", "txt", "csv"]))
-def test_any_bytes_give_requests_or_errors_of_ours(
+def test_any_bytes_give_requests_or_foundry_errors(
     tmp_path: Path, content: bytes, kind: str
 ) -> None:
     try:
         opened = source(tmp_path, f"in.{kind}", content)
-        told = [(line.index, line.number) for line in opened.iter_lines()]
-        why(opened)
+        places = [(line.index, line.number) for line in opened.iter_lines()]
+        problems(opened)
     except BatchInputInvalid:
         return
-    assert [index for index, _ in told] == list(range(len(told)))
-    assert [number for _, number in told] == sorted({number for _, number in told})
+    assert [index for index, _ in places] == list(range(len(places)))
+    assert [number for _, number in places] == sorted({number for _, number in places})

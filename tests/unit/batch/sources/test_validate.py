@@ -1,4 +1,4 @@
-"""The whole input is looked at before anything runs: what is in it, and what is wrong."""
+"""The check of the whole input: its counts, problems and duplicates."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from foundry_api.batch.sources import Source
 
 
-def asks(custom_id: Any, text: str = "Hi", **members: Any) -> str:
+def request_line(custom_id: Any, text: str = "Hi", **members: Any) -> str:
     messages = [{"role": "user", "content": text}]
     return json.dumps({"custom_id": custom_id, "body": {"messages": messages, **members}})
 
@@ -31,9 +31,14 @@ def source(tmp_path: Path, lines: Iterable[str]) -> Source:
     return open_source(InputOptions(path=str(file)))
 
 
-def test_a_check_tells_what_the_input_holds(tmp_path: Path) -> None:
+def test_check_counts_lines_models_and_routes(tmp_path: Path) -> None:
     embedding = {"custom_id": "d", "url": "/v1/embeddings", "body": {"input": "Hi", "model": "e"}}
-    lines = [asks("a"), asks("b", model="demo"), asks("c", model="demo"), json.dumps(embedding)]
+    lines = [
+        request_line("a"),
+        request_line("b", model="demo"),
+        request_line("c", model="demo"),
+        json.dumps(embedding),
+    ]
     report = check(source(tmp_path, lines))
     assert (report.lines, report.bad, report.problems) == (4, 0, ())
     assert report.models == {"": 1, "demo": 2, "e": 1}
@@ -41,13 +46,19 @@ def test_a_check_tells_what_the_input_holds(tmp_path: Path) -> None:
     assert report.duplicates == frozenset()
 
 
-def test_bad_lines_are_told_in_their_order_and_not_counted_among_the_models(
+def test_bad_lines_are_reported_in_order_and_not_counted_by_model(
     tmp_path: Path,
 ) -> None:
-    lines = ["{", asks("a"), asks("b", ""), asks("a"), asks("c", max_token=1)]
+    lines = [
+        "{",
+        request_line("a"),
+        request_line("b", ""),
+        request_line("a"),
+        request_line("c", max_token=1),
+    ]
     report = check(source(tmp_path, lines))
     assert (report.lines, report.bad, report.models) == (5, 4, {"": 1})
-    assert [(each.index, each.field, each.custom_id) for each in report.problems] == [
+    assert [(problem.index, problem.field, problem.custom_id) for problem in report.problems] == [
         (0, None, None),
         (2, "body.messages[0].content", "b"),
         (3, "custom_id", "a"),
@@ -59,36 +70,40 @@ def test_bad_lines_are_told_in_their_order_and_not_counted_among_the_models(
     assert report.duplicates == {3}
 
 
-def test_the_name_of_a_bad_line_is_taken(tmp_path: Path) -> None:
-    """Both lines are in the results, so the name alone would not tell which is which."""
-    report = check(source(tmp_path, [asks("a", ""), asks("a"), asks("a", "")]))
+def test_the_custom_id_of_a_bad_line_counts_as_used(tmp_path: Path) -> None:
+    """Both lines are in the results, so the custom_id must tell them apart."""
+    report = check(
+        source(tmp_path, [request_line("a", ""), request_line("a"), request_line("a", "")])
+    )
     assert (report.bad, report.duplicates) == (3, {1, 2})
 
 
-def test_the_first_hundred_problems_are_told_and_all_are_counted(tmp_path: Path) -> None:
+def test_the_first_hundred_problems_are_listed_and_all_counted(tmp_path: Path) -> None:
     report = check(source(tmp_path, ["{"] * 300))
     assert (report.bad, len(report.problems)) == (300, 100)
-    assert [each.index for each in report.problems] == list(range(100))
+    assert [problem.index for problem in report.problems] == list(range(100))
 
 
-def test_names_that_are_none_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validate, "MAX_DUPLICATES", 10)
-    assert len(check(source(tmp_path, [asks("a")] * 11)).duplicates) == 10
-    with pytest.raises(BatchInputInvalid, match=r"11 lines of in\.jsonl have the custom_id"):
-        check(source(tmp_path, [asks("a")] * 12))
-
-
-def test_names_that_only_seem_to_come_twice_are_looked_at(
+def test_too_many_duplicate_custom_ids_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As if the hashes were of 2 bits, so that most of them are shared."""
+    monkeypatch.setattr(validate, "MAX_DUPLICATES", 10)
+    assert len(check(source(tmp_path, [request_line("a")] * 11)).duplicates) == 10
+    with pytest.raises(BatchInputInvalid, match=r"11 lines of in\.jsonl have the custom_id"):
+        check(source(tmp_path, [request_line("a")] * 12))
+
+
+def test_hash_collisions_are_compared_by_custom_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hashes of 2 bits make most lines collide."""
     monkeypatch.setattr(validate, "hash", lambda name: hash(name) % 4 + 1, raising=False)
-    lines = [asks(f"a{index}") for index in range(40)]
-    report = check(source(tmp_path, [*lines, asks("a7")]))
+    lines = [request_line(f"a{index}") for index in range(40)]
+    report = check(source(tmp_path, [*lines, request_line("a7")]))
     assert (report.bad, report.duplicates) == (1, {40})
 
 
-def test_requests_without_a_name_have_no_name_in_common() -> None:
+def test_lines_without_custom_id_are_no_duplicates() -> None:
     names = IdHashes()
     for name in (None, "a", None, "b", "a"):
         names.add(name)
@@ -97,12 +112,12 @@ def test_requests_without_a_name_have_no_name_in_common() -> None:
     assert suspects.count == 1
 
 
-def test_a_check_tells_how_far_it_is_and_ends_when_its_listener_raises(tmp_path: Path) -> None:
-    opened = source(tmp_path, (asks(str(index)) for index in range(5_500)))
-    told: list[CheckProgress] = []
-    check(opened, on_progress=told.append)
-    assert [each.lines for each in told] == [1000, 2000, 3000, 4000, 5000]
-    fractions = [each.fraction for each in told]
+def test_check_reports_progress_and_ends_if_the_callback_raises(tmp_path: Path) -> None:
+    opened = source(tmp_path, (request_line(str(index)) for index in range(5_500)))
+    reports: list[CheckProgress] = []
+    check(opened, on_progress=reports.append)
+    assert [report.lines for report in reports] == [1000, 2000, 3000, 4000, 5000]
+    fractions = [report.fraction for report in reports]
     assert all(fraction is not None and 0 < fraction <= 1 for fraction in fractions)
 
     def stop(_: CheckProgress) -> None:
@@ -117,10 +132,10 @@ def test_an_empty_input_has_no_lines(tmp_path: Path) -> None:
     assert (report.lines, report.bad, report.models) == (0, 0, {})
 
 
-def test_memory_stays_flat_in_a_long_input(tmp_path: Path) -> None:
-    """Each of 30,000 lines has 2 kB; 8 bytes of each are held, 16 while they are compared."""
+def test_memory_does_not_grow_with_the_line_length(tmp_path: Path) -> None:
+    """Each of 30,000 lines has 2 kB; 8 bytes of each stay in memory, 16 while sorting."""
     count = 30_000
-    opened = source(tmp_path, (asks(str(index), "x" * 2000) for index in range(count)))
+    opened = source(tmp_path, (request_line(str(index), "x" * 2000) for index in range(count)))
     check(open_source(InputOptions(path=str(tmp_path / "in.jsonl"))), on_progress=lambda _: None)
     tracemalloc.start()
     try:
