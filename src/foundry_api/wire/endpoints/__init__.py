@@ -1,1 +1,1 @@
-"""How the endpoints beside chat completions are spoken to, and what the generations differ in."""
+"""Request bodies and response decoders of the endpoints other than chat completions."""

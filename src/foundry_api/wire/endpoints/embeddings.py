@@ -1,4 +1,4 @@
-"""Embeddings on the wire: `POST /v1/embeddings`, alike in all generations that have it."""
+"""Bodies of `POST /v1/embeddings`, which are the same in all generations that have it."""
 
 from __future__ import annotations
 
@@ -34,28 +34,22 @@ _RESPONSE_DECODER = msgspec.json.Decoder(_EmbeddingsResponse)
 
 
 def make_embeddings_body(model_id: str, texts: Sequence[str]) -> bytes:
-    """The body that asks for the vectors of some texts."""
     return msgspec.json.encode({"model": model_id, "input": texts})
 
 
 def decode_embeddings(body: bytes, count: int) -> tuple[tuple[Vector, ...], Usage | None]:
-    """The vectors in the order of the texts, and the tokens, where they were counted.
-
-    The SDK's services send zeros for that (foundry-local-service.md, 1D).
-
-    Raises:
-        ProtocolError: There are not as many as there were texts, or they differ in length.
-    """
+    """Return the vectors in the order of the `count` texts, and the usage if it was counted."""
     try:
         response = _RESPONSE_DECODER.decode(body)
     except BAD_JSON as error:
-        raise ProtocolError(f"the answer holds no embeddings: {error}") from error
+        raise ProtocolError(f"the answer contains no embeddings: {error}") from error
     items = sorted(response.data, key=lambda item: item.index)
     if [item.index for item in items] != list(range(count)):
-        raise ProtocolError(f"{count} texts were sent, and {len(items)} embeddings came back")
+        raise ProtocolError(f"{count} texts were sent, but {len(items)} embeddings were returned")
     vectors = tuple(item.embedding for item in items)
     if len({len(vector) for vector in vectors}) != 1 or not vectors[0]:
-        raise ProtocolError("the embeddings that came back are empty, or differ in length")
+        raise ProtocolError("the returned embeddings are empty, or differ in length")
+    # The SDK's services do not count the tokens of embeddings: they always send zeros.
     reported_usage = parse_usage(response.usage)
     usage = None
     if reported_usage is not None and reported_usage.prompt_tokens:

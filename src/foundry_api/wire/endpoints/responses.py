@@ -1,9 +1,4 @@
-"""The Responses API on the wire, and where the generations have to be put right.
-
-Probed on 1.2.4, 2.0.1 and 2.2.1: all of them stream the same events, and end a stream that failed
-with `response.failed`. 1.2.4 and 2.0.1 call `completed` what they cut; 1.2.4 answers a failure with
-HTTP 200 and wants `"type": "message"` on every message.
-"""
+"""Decodes responses of the Responses API and corrects them, as probed on 1.2.4, 2.0.1 and 2.2.1."""
 
 from __future__ import annotations
 
@@ -34,8 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["RESPONSES_ROUTE", "ResponseReader", "ResponseStream"]
 
 RESPONSES_ROUTE = "/v1/responses"
-MAX_RESPONSE_BYTES = 64 * 2**20
-"""Bound of one event: the last one holds the whole response."""
+MAX_RESPONSE_BYTES = 64 * 2**20  # limit for one event: the last one has the complete response
 
 _DONE = b"[DONE]"
 _NO_RESPONSE = frozenset({b"", b"null"})
@@ -58,6 +52,8 @@ _TEXT_END_EVENTS = frozenset(
         *_TERMINAL_EVENTS,
     }
 )
+# The Responses API's names for the members of chat usage.
+_USAGE_NAMES = {"input_tokens": "prompt_tokens", "output_tokens": "completion_tokens"}
 
 
 class _Incomplete(msgspec.Struct):
@@ -104,14 +100,10 @@ _ITEMS = msgspec.json.Decoder(_Items)
 
 
 class ResponseReader:
-    """Reads the responses of one service.
+    """Decodes the responses of one service."""
 
-    Args:
-        service: Its base URL.
-        generation: Which it is.
-        cuts_at: For a generation that calls `completed` what it cut: at how many tokens it does so
-            without a bound. None for one that tells.
-    """
+    # `truncates_at` is the default limit of a generation that reports `completed` for a truncated
+    # response (1.2.4 and 2.0.1); None for one that reports `incomplete`.
 
     def __init__(
         self,
@@ -125,24 +117,26 @@ class ResponseReader:
         self._truncates_at = truncates_at
 
     def parse_response(self, data: bytes, chunk_count: int | None = None) -> Response:
-        """One response.
-
-        Args:
-            data: As it came.
-            chunk_count: How many deltas came ahead of it, where it was streamed.
-
-        Raises:
-            ProtocolError: It is none.
-        """
+        """Decode one response; `chunk_count` is the number of deltas if it was streamed."""
         try:
             members = _RESPONSE.decode(data)
         except BAD_JSON as error:
-            raise ProtocolError(f"this is no response: {error}", service=self._service) from error
+            raise ProtocolError(
+                f"this is not a response: {error}", service=self._service
+            ) from error
         reason = members.incomplete_details.reason if members.incomplete_details else None
         status = members.status
-        usage = None if self._has_wrong_usage(members) else _parse_usage(members.usage)
+        usage = None
+        # 2.0.1 counts the earlier turns of a chained response as part of its answer.
+        if self._service_generation != "sdk-2.0" or members.previous_response_id is None:
+            usage = _parse_usage(members.usage)
         output_tokens = chunk_count if usage is None else usage.completion_tokens
-        if status == "completed" and self._is_truncated(members, output_tokens):
+        if (
+            status == "completed"
+            and self._truncates_at is not None
+            and output_tokens is not None
+            and output_tokens >= (members.max_output_tokens or self._truncates_at)
+        ):
             status, reason = "incomplete", "max_output_tokens"
         return Response(
             id=members.id,
@@ -163,50 +157,24 @@ class ResponseReader:
         )
 
     def parse_page(self, data: bytes) -> ResponsePage:
-        """Some responses.
-
-        Raises:
-            ProtocolError: It is no list of them.
-        """
         try:
             page = _PAGE.decode(data)
         except BAD_JSON as error:
-            raise ProtocolError(f"this is no list: {error}", service=self._service) from error
+            raise ProtocolError(f"this is not a list: {error}", service=self._service) from error
         responses = tuple(self.parse_response(bytes(item)) for item in page.data)
         return ResponsePage(responses=responses, has_more=page.has_more)
 
     def parse_items(self, data: bytes) -> tuple[ResponseItem, ...]:
-        """Some items.
-
-        Raises:
-            ProtocolError: It is no list of them.
-        """
         try:
             return tuple(map(parse_item, _ITEMS.decode(data).data))
         except BAD_JSON as error:
-            raise ProtocolError(f"this is no list: {error}", service=self._service) from error
-
-    def _has_wrong_usage(self, members: _Response) -> bool:
-        """2.0.1 counts the earlier turns of a chained response as part of its answer."""
-        return self._service_generation == "sdk-2.0" and members.previous_response_id is not None
-
-    def _is_truncated(self, members: _Response, output_tokens: int | None) -> bool:
-        if self._truncates_at is None or output_tokens is None:
-            return False
-        return output_tokens >= (members.max_output_tokens or self._truncates_at)
+            raise ProtocolError(f"this is not a list: {error}", service=self._service) from error
 
 
 class ResponseStream:
     """Decodes the events of one streamed response.
 
-    Args:
-        reader: Reads what the events say of the response.
-        begun: Told the response's id, once that is known.
-
-    Attributes:
-        done: Whether the stream said that it is complete.
-        chunk_count: Events that came, without those that are held back.
-        response: The whole response, once it came.
+    `on_created` is called with the response's id as soon as it is known.
     """
 
     def __init__(
@@ -224,50 +192,41 @@ class ResponseStream:
         self._reasoning_splitter: ReasoningSplitter | None = ReasoningSplitter()
 
     def feed(self, block: bytes) -> Iterator[ResponseEvent]:
-        """The events that this block completes, those ahead of a failure too.
-
-        Those that only say that it began are held back until there is more: one that fails at once
-        can then be tried again.
-
-        Raises:
-            FoundryError: The response failed, classified by its message.
-            ProtocolError: The stream is not what the generation sends.
-        """
+        """Yield the events that this block completes; raise the response's error, if any."""
         for event in self._events.feed(block):
             if event.data == _DONE or is_end_mark(event.data):
                 self.done = True
                 break
             if not event.data.strip():
-                continue  # a sign of life
+                continue  # sent as keep-alive
             response_event = self._decode_event(event)
             if response_event.type in _START_EVENTS:
+                # Held back until there is more: a response that fails now can be retried.
                 self._pending_events.append(response_event)
                 continue
-            ended = self._flush_text() if response_event.type in _TEXT_END_EVENTS else ()
-            for piece in (*self._pending_events, *ended, response_event):
+            if response_event.type in _TEXT_END_EVENTS:
+                # The splitter may hold text back. The next message may begin with reasoning again.
+                splitter, self._reasoning_splitter = self._reasoning_splitter, ReasoningSplitter()
+                split = None if splitter is None else splitter.flush()
+                if split is not None and any(split):
+                    self._pending_events.append(
+                        ResponseEvent(
+                            type=_TEXT_DELTA, text=split.content, reasoning=split.reasoning
+                        )
+                    )
+            for piece in (*self._pending_events, response_event):
                 self.chunk_count += 1
                 yield piece
             self._pending_events.clear()
 
     def finish(self) -> Response:
-        """The whole response, once the body ended.
-
-        Raises:
-            StreamInterrupted: The stream ended before the response did.
-        """
+        """Return the complete response; raise StreamInterrupted if it did not arrive."""
         if self.response is None:
             raise StreamInterrupted("the stream ended before the response did")
         return self.response
 
-    def _flush_text(self) -> Iterator[ResponseEvent]:
-        """What was held back of a message, at its end; the next one may begin with reasoning."""
-        splitter, self._reasoning_splitter = self._reasoning_splitter, ReasoningSplitter()
-        reasoning, text = ("", "") if splitter is None else splitter.flush()
-        if reasoning or text:
-            yield ResponseEvent(type=_TEXT_DELTA, text=text, reasoning=reasoning)
-
-    def _separate(self, text: str) -> tuple[str, str]:
-        """The reasoning and the text of a delta, of a service that does not tell them apart."""
+    def _split(self, text: str) -> tuple[str, str]:
+        """Return the reasoning and the content of a text delta."""
         if self._reasoning_splitter is None:
             return "", text
         split = self._reasoning_splitter.feed(text)
@@ -281,7 +240,7 @@ class ResponseStream:
             members = _EVENT.decode(data)
         except BAD_JSON as error:
             failure = parse_stream_error(data, is_error=is_error)
-            raise failure or ProtocolError(f"an event is not a response's: {error}") from error
+            raise failure or ProtocolError(f"an event is not one of a response: {error}") from error
         self._chunk_count += members.type == _TEXT_DELTA
         response_data = bytes(members.response)
         response = (
@@ -293,20 +252,21 @@ class ResponseStream:
             self._id = response.id
             self._on_created(response.id)
         if members.type == _FAILED_EVENT:
-            raise classify(500, _failure_message(members, response))
+            message = response.error if response is not None else None
+            raise classify(500, message or extract_error_message(members.error))
         if members.error is not None or is_error or members.type in _ERROR_EVENT_TYPES:
             failure = parse_stream_error(data, is_error=is_error)
             if failure is not None:
                 raise failure
         kind = members.type
         if response is not None and kind in _TERMINAL_EVENTS:
-            kind = f"response.{response.status}"  # it may have been cut
+            kind = f"response.{response.status}"  # corrected if the response was truncated
             self.response = response
         delta = members.delta if isinstance(members.delta, str) else ""
         reasoning = delta if kind in _REASONING_DELTAS else ""
         text = ""
         if kind == _TEXT_DELTA:
-            reasoning, text = self._separate(delta)
+            reasoning, text = self._split(delta)
         return ResponseEvent(
             type=kind,
             text=text,
@@ -319,7 +279,7 @@ class ResponseStream:
 
 
 def parse_item(item: dict[str, Any]) -> ResponseItem:
-    """One item, as callers see it: a message's reasoning apart from its text."""
+    """Decode one item, with a message's reasoning separated from its text."""
     reasoning, text = "", _join_text(item)
     if _get_text(item, "role") == "assistant" and text:
         reasoning, text = split_reasoning("", text)
@@ -338,19 +298,13 @@ def parse_item(item: dict[str, Any]) -> ResponseItem:
     )
 
 
-def _failure_message(event: _Event, response: Response | None) -> str:
-    if response is not None and response.error:
-        return response.error
-    return extract_error_message(event.error)
-
-
 def _get_text(item: Any, name: str) -> str:
     value = cast("dict[str, Any]", item).get(name) if isinstance(item, dict) else None
     return value if isinstance(value, str) else ""
 
 
 def _join_text(item: dict[str, Any], member: str = "text") -> str:
-    """The text of an item's parts: a message's content, a reasoning's summary, an output."""
+    """Join the text of an item's parts: a message's content, a summary, or an output."""
     for name in ("content", "summary", "output"):
         value: Any = item.get(name)
         if isinstance(value, str):
@@ -368,6 +322,3 @@ def _parse_usage(data: object) -> Usage | None:
     renamed = {_USAGE_NAMES.get(name, name): value for name, value in members.items()}
     usage = parse_usage(renamed)
     return usage if usage is not None and usage.total_tokens else None
-
-
-_USAGE_NAMES = {"input_tokens": "prompt_tokens", "output_tokens": "completion_tokens"}

@@ -1,7 +1,6 @@
-"""Transcriptions on the wire: `POST /v1/audio/transcriptions`, in its two forms.
+"""Bodies of `POST /v1/audio/transcriptions`.
 
-SDK 2.x takes JSON with the path of a file on its own machine (probed on 2.0.1 and 2.2.1); the
-documentation of the command line's service describes an upload as a multipart form.
+SDK 2.x takes JSON with a file path on its own machine. The CLI's service takes a multipart upload.
 """
 
 from __future__ import annotations
@@ -32,8 +31,7 @@ __all__ = [
 ]
 
 TRANSCRIPTIONS_ROUTE = "/v1/audio/transcriptions"
-TranscriptionBody = tuple[str, tuple[bytes, ...]]
-"""What was said, and the bytes that said so."""
+TranscriptionBody = tuple[str, tuple[bytes, ...]]  # the text, and the raw data it came in
 
 _DONE = b"[DONE]"
 
@@ -52,13 +50,7 @@ _RESPONSE_DECODER = msgspec.json.Decoder(_TranscriptionResponse)
 
 
 def make_transcription_body(model_id: str, filename: str, options: Mapping[str, object]) -> bytes:
-    """The JSON body that asks for a streamed transcription.
-
-    Args:
-        model_id: The model's name as the service takes it.
-        filename: An absolute path on the service's machine.
-        options: Language, temperature and prompt, those that the caller gave.
-    """
+    """Make the JSON body of a streamed transcription of a file on the service's machine."""
     body = {"model": model_id, "filename": filename, **options, "stream": True}
     return msgspec.json.encode(body)
 
@@ -66,20 +58,14 @@ def make_transcription_body(model_id: str, filename: str, options: Mapping[str, 
 def encode_multipart(
     model_id: str, filename: str, content: bytes, options: Mapping[str, object]
 ) -> tuple[str, bytes]:
-    """The content type and the body of an upload.
-
-    Args:
-        model_id: The model's name as the service takes it.
-        filename: What the file is called; its ending tells its format.
-        content: The file.
-        options: Language, temperature and prompt, those that the caller gave.
-    """
+    """Return the content type and the body of an upload."""
     boundary = secrets.token_hex(16)
     fields = {"model": model_id, **options, "response_format": "json"}
     parts = [
         f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
         for name, value in fields.items()
     ]
+    # The escapes of WHATWG's multipart/form-data encoding.
     quoted = filename.translate({ord('"'): "%22", ord("\r"): "%0D", ord("\n"): "%0A"})
     head = (
         f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{quoted}"\r\n'
@@ -90,26 +76,15 @@ def encode_multipart(
 
 
 def parse_transcription(body: bytes) -> TranscriptionBody:
-    """What an answer that is not streamed says.
-
-    Raises:
-        ProtocolError: It holds none.
-    """
+    """Decode a response that is not streamed."""
     try:
         return _RESPONSE_DECODER.decode(body).text, (body,)
     except BAD_JSON as error:
-        raise ProtocolError(f"the answer holds no transcription: {error}") from error
+        raise ProtocolError(f"the answer contains no transcription: {error}") from error
 
 
 class TranscriptionStream:
-    """Decodes the events of one streamed transcription: `{"id", "text"}`, then `[DONE]`.
-
-    Args:
-        model_id: The model that listens.
-
-    Attributes:
-        done: Whether the stream said that it is complete.
-    """
+    """Decodes the events of one streamed transcription: `{"id", "text"}`, then `[DONE]`."""
 
     def __init__(self, model_id: str) -> None:
         self.done = False
@@ -119,32 +94,22 @@ class TranscriptionStream:
 
     @property
     def chunk_count(self) -> int:
-        """Pieces of the text that came."""
         return len(self._chunks)
 
     def feed(self, block: bytes) -> Iterator[TranscriptionChunk]:
-        """The pieces of text that this block completes.
-
-        Raises:
-            FoundryError: The stream carries an error, classified by its message.
-            ProtocolError: The stream is not what the generation sends.
-        """
+        """Yield the pieces of text that this block completes."""
         for event in self._events.feed(block):
             if event.data == _DONE or is_end_mark(event.data):
                 self.done = True
                 break
             if not event.data.strip():
-                continue  # a sign of life
+                continue  # sent as keep-alive
             chunk = TranscriptionChunk(_decode_text(event), self._model_id, raw=event.data)
             self._chunks.append(chunk)
             yield chunk
 
     def finish(self) -> TranscriptionBody:
-        """All that was said, once the body ended.
-
-        Raises:
-            StreamInterrupted: It ended before its end mark.
-        """
+        """Return the complete text; raise StreamInterrupted if the end mark is missing."""
         if not self.done:
             raise StreamInterrupted(
                 "the stream ended before the transcription did", model=self._model_id
@@ -158,7 +123,7 @@ def _decode_text(event: Event) -> str:
         members = _EVENT.decode(event.data)
     except BAD_JSON as error:
         failure = parse_stream_error(event.data, is_error=event.name == b"error")
-        raise failure or ProtocolError(f"an event is not a transcription's: {error}") from error
+        raise failure or ProtocolError(f"an event is not a transcription: {error}") from error
     if members.error is not None or members.text is None:
         failure = parse_stream_error(event.data, is_error=event.name == b"error")
         if failure is not None:
