@@ -1,10 +1,4 @@
-"""The events of a streamed chat completion, read liberally.
-
-Foundry Local's own events are decoded by type. What a gateway, or another server behind the same
-address, writes differently is read member by member: a null or missing `delta` is no reason to
-throw the text away that is there already, nor are NaN, half a surrogate pair and bytes that are
-not UTF-8. A whole completion in the place of an event is read as the answer that it is.
-"""
+"""Tolerant decoding of the events of a streamed chat completion."""
 
 from __future__ import annotations
 
@@ -42,72 +36,188 @@ __all__ = [
     "parse_usage",
 ]
 
+# How often the arguments of one call are parsed to see whether they are complete. They are parsed
+# from their beginning, and every piece may look like the beginning of another call.
+MAX_CHECKS: Final = 32
+
+# Finish reasons of other servers for a piece that is not the last one, and sometimes for the last.
+_EMPTY_REASONS: Final = frozenset({"", "null", "none"})
+
+_REASONS: Final[dict[str, FinishReason]] = {
+    "stop": "stop",
+    "length": "length",
+    "tool_calls": "tool_calls",
+    "content_filter": "content_filter",
+    "max_tokens": "length",
+    "max_output_tokens": "length",
+    "max_completion_tokens": "length",
+    "max_new_tokens": "length",
+    "token_limit": "length",
+    "max_length": "length",
+    "model_length": "length",
+    "context_length": "length",
+    "context_length_exceeded": "length",
+    "model_context_window_exceeded": "length",
+    "function_call": "tool_calls",
+    "function_calls": "tool_calls",
+    "tool_call": "tool_calls",
+    "tool_use": "tool_calls",
+    "safety": "content_filter",
+    "refusal": "content_filter",
+}
+_ABORTED_REASONS: Final = frozenset(
+    {
+        *("error", "failed", "timeout", "engine_error", "network_error", "server_error"),
+        *("abort", "aborted", "cancelled", "canceled", "insufficient_system_resource"),
+    }
+)
+
 
 class StreamEnd(msgspec.Struct, frozen=True):
-    """How a streamed answer ended.
-
-    Attributes:
-        finish_reason: Why.
-        usage: Tokens, as the service counted them; zeros if it did not.
-        raw: The data of the events without text, a line each.
-        stopped_early: Whether the answer was ended here, while the service would have gone on.
-    """
+    """How a streamed answer ended."""
 
     finish_reason: FinishReason
-    usage: Usage
-    raw: bytes = b""
-    stopped_early: bool = False
+    usage: Usage  # zeros if the service did not count
+    raw: bytes = b""  # the data of the events without text, one per line
+    stopped_early: bool = False  # ended by this client; the service is still generating
 
 
 class ChatDecoder(Protocol):
-    """Turns the body of one streamed chat completion into chunks."""
+    """Decodes the body of one streamed chat completion."""
 
     @property
     def chunk_count(self) -> int:
-        """Pieces of the answer that came, those that are held back included."""
+        """How many pieces of the answer have arrived, including those not yet returned."""
         ...
 
     @property
     def done(self) -> bool:
-        """Whether the stream said that it is complete."""
+        """Whether the stream has reported its end."""
         ...
 
     def feed(self, block: bytes) -> Iterator[Chunk]:
-        """The pieces of text that this block completes, those ahead of an error too.
-
-        Raises:
-            FoundryError: The stream carries an error, classified by its message.
-            ProtocolError: The stream is not what the generation sends.
-        """
+        """Yield the chunks that this block completes, then raise the stream's error, if any."""
         ...
 
     def finish(self) -> StreamEnd:
-        """Finish reason and usage, once the body ended.
-
-        Raises:
-            StreamInterrupted: The stream ended before the answer did.
-        """
+        """Return finish reason and usage; raise StreamInterrupted if the answer is incomplete."""
         ...
 
 
-MAX_CHECKS: Final = 32
-"""How often the arguments of one call are read from their beginning, to see whether they are whole.
-Every piece may look like the beginning of another call."""
-
-
 class FunctionDelta(msgspec.Struct):
-    """What a piece adds to the function of a call: arguments are text, or a JSON object."""
+    """A piece of a call's function."""
 
     name: str | None = None
-    arguments: Any = None
+    arguments: Any = None  # text, or a JSON object
 
 
 class ToolCallDelta(msgspec.Struct):
-    """A piece of a call."""
+    """A piece of a tool call."""
 
     index: int | None = None
     id: str | None = None
     function: FunctionDelta | None = None
+
+
+class ChatDelta(msgspec.Struct, gc=False):
+    """What an event adds to the answer."""
+
+    content: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[ToolCallDelta] | None = None
+    reasoning: str | None = None  # vLLM's name for reasoning_content
+    refusal: str | None = None
+    function_call: FunctionDelta | None = None
+
+
+EMPTY_DELTA: Final = ChatDelta()
+
+
+class ChatChoice(msgspec.Struct, gc=False):
+    """A piece of one answer, or a complete answer in `message` or `text`."""
+
+    delta: ChatDelta | None = None
+    finish_reason: str | None = None
+    index: int | None = 0
+    message: ChatDelta | None = None
+    text: str | None = None
+    error: Any = None
+
+    @property
+    def full_delta(self) -> ChatDelta:
+        """The complete answer in a choice without a delta."""
+        return self.message or (ChatDelta(self.text) if self.text else EMPTY_DELTA)
+
+
+class ChatEvent(msgspec.Struct, gc=False):
+    """One event of a stream."""
+
+    choices: list[ChatChoice] | None = None
+    usage: Usage | None = None
+    error: Any = None  # in any shape: `parse_stream_error` decodes it
+    is_end: bool = False  # the end mark, in any notation
+
+
+# Decodes nearly all events. `decode_event` also decodes those that differ.
+EVENT_DECODER: Final = msgspec.json.Decoder(ChatEvent)
+
+
+def decode_event(event: Event) -> ChatEvent:
+    """Decode an event, or raise the error that it carries."""
+    data = event.data
+    is_error = event.name == b"error"
+    try:
+        chat_event = EVENT_DECODER.decode(data)
+    except NOT_JSON as error:
+        if is_end_mark(data):
+            return ChatEvent(is_end=True)
+        if not data.strip():
+            return ChatEvent()  # sent as keep-alive
+        failure = parse_stream_error(data, is_error=is_error)
+        if failure is not None:
+            raise failure from None
+        return _decode_leniently(data, error)
+    if chat_event.choices and chat_event.error is None:
+        return chat_event
+    if chat_event.error is not None or chat_event.usage is None:
+        failure = parse_stream_error(data, is_error=is_error)
+        if failure is not None:
+            raise failure
+    return chat_event
+
+
+def check_choice(choice: ChatChoice) -> None:
+    """Raise the error in a choice, where OpenRouter puts it."""
+    if choice.error:
+        failure = parse_stream_error(msgspec.json.encode({"error": choice.error}))
+        if failure is not None:
+            raise failure
+
+
+def parse_finish_reason(reason: str) -> FinishReason | None:
+    """Return the standard finish reason for this one, or None if it says nothing."""
+    known = _REASONS.get(reason)
+    if known is not None:
+        return known
+    normalized = reason.strip().lower().replace("-", "_")
+    if normalized in _EMPTY_REASONS:
+        return None
+    if normalized in _ABORTED_REASONS:
+        raise StreamInterrupted(f"the service aborted the answer: finish reason {reason[:40]!r}")
+    # An unknown reason, such as `eos` or `stop_sequence`, is an ordinary end.
+    return _REASONS.get(normalized, "stop")
+
+
+def parse_usage(members: object) -> Usage | None:
+    """Decode usage whose counts may be null, fractions or missing, as gateways send them."""
+    if not is_object(members):
+        return None
+    return Usage(*(_read_count(members.get(name)) for name in Usage.__struct_fields__))
+
+
+def make_call_id() -> str:
+    """Make an id for a tool call without one. Engines refuse an id that is used twice."""
+    return f"call_{secrets.token_hex(8)}"
 
 
 class _PartialCall(msgspec.Struct):
@@ -117,18 +227,10 @@ class _PartialCall(msgspec.Struct):
     checks: int = 0
 
 
-def make_call_id() -> str:
-    """A name for a call that has none; unique, since engines refuse one that is used twice."""
-    return f"call_{secrets.token_hex(8)}"
-
-
 class ToolCallAssembler:
-    """Collects the pieces of the calls of one answer.
+    """Joins the pieces of the tool calls of one answer."""
 
-    Args:
-        names: The tools that were offered, where they are known: a name may come in pieces too.
-        new_id: Names a call.
-    """
+    # `names` are the offered tools, which show where a name ends that arrives in pieces.
 
     def __init__(
         self, names: Collection[str] = (), *, new_id: Callable[[], str] = make_call_id
@@ -140,21 +242,33 @@ class ToolCallAssembler:
         self._by_index: dict[int, _PartialCall] = {}
 
     def __len__(self) -> int:
-        """How many calls have begun, and were not taken."""
+        """How many calls have begun and were not drained."""
         return len(self._calls)
 
     def add(self, delta: ToolCallDelta) -> None:
-        """One more piece."""
         function = delta.function or FunctionDelta()
         name = function.name or ""
-        arguments = _encode_arguments(function.arguments)
-        call = self._find_call(delta)
+        arguments = function.arguments
+        if arguments is None:
+            arguments = ""
+        elif not isinstance(arguments, str):
+            arguments = msgspec.json.encode(arguments).decode()
+        # An id is more reliable than an index: SDK 2.0 restarts the index at 0 in every chunk.
+        if delta.id:
+            call = self._by_id.get(delta.id)
+        elif delta.index is not None:
+            call = self._by_index.get(delta.index)
+        else:
+            call = self._calls[-1] if self._calls else None
         if call is not None:
             joined_name = self._join_name(call, name, arguments)
             call = None if joined_name is None else call
             name = joined_name or name
         if call is None:
-            call = self._start_call(delta)
+            is_taken = delta.id in self._by_id
+            call = _PartialCall(delta.id if delta.id and not is_taken else self._new_id())
+            self._calls.append(call)
+            self._by_id[delta.id or call.id] = call
         call.name = name
         if arguments:
             call.arguments.append(arguments)
@@ -162,7 +276,7 @@ class ToolCallAssembler:
             self._by_index[delta.index] = call
 
     def drain(self) -> tuple[ToolCall, ...]:
-        """The calls, in the order in which they began; they are complete at the answer's end."""
+        """Return the calls in the order in which they began."""
         calls, self._calls = self._calls, []
         self._by_id.clear()
         self._by_index.clear()
@@ -170,21 +284,14 @@ class ToolCallAssembler:
             ToolCall(call.id, FunctionCall(call.name, "".join(call.arguments))) for call in calls
         )
 
-    def _find_call(self, delta: ToolCallDelta) -> _PartialCall | None:
-        """The call that a piece says it belongs to."""
-        if delta.id:
-            return self._by_id.get(delta.id)
-        if delta.index is not None:
-            return self._by_index.get(delta.index)
-        return self._calls[-1] if self._calls else None
-
     def _join_name(self, call: _PartialCall, name: str, arguments: str) -> str | None:
-        """The name of a call with one more piece; None if the piece belongs to another call."""
+        """Return the call's name with one more piece; None if the piece is of another call."""
         if not name or not call.name:
             return call.name or name
         if name == call.name:
-            begins_anew = arguments.lstrip().startswith("{") and _is_complete(call)
-            return None if begins_anew else name
+            # Some servers repeat the name in every piece, others call the same tool again.
+            is_another = arguments.lstrip().startswith("{") and _is_complete(call)
+            return None if is_another else name
         if call.arguments or call.name in self._names:
             return None
         for longer in (call.name + name, name):
@@ -192,22 +299,8 @@ class ToolCallAssembler:
                 return longer if longer != name or name.startswith(call.name) else None
         return None
 
-    def _start_call(self, delta: ToolCallDelta) -> _PartialCall:
-        is_taken = delta.id in self._by_id
-        call = _PartialCall(delta.id if delta.id and not is_taken else self._new_id())
-        self._calls.append(call)
-        self._by_id[delta.id or call.id] = call
-        return call
-
-
-def _encode_arguments(arguments: object) -> str:
-    if arguments is None:
-        return ""
-    return arguments if isinstance(arguments, str) else msgspec.json.encode(arguments).decode()
-
 
 def _is_complete(call: _PartialCall) -> bool:
-    """Whether the arguments are a whole JSON value."""
     call.checks += 1
     if call.checks > MAX_CHECKS:
         return False
@@ -218,134 +311,43 @@ def _is_complete(call: _PartialCall) -> bool:
     return True
 
 
-class ChatDelta(msgspec.Struct, gc=False):
-    """What an event adds to the answer. `reasoning` is vLLM's name for the reasoning."""
-
-    content: str | None = None
-    reasoning_content: str | None = None
-    tool_calls: list[ToolCallDelta] | None = None
-    reasoning: str | None = None
-    refusal: str | None = None
-    function_call: FunctionDelta | None = None
-
-
-EMPTY_DELTA: Final = ChatDelta()
-
-
-class ChatChoice(msgspec.Struct, gc=False):
-    """A piece of one of the answers, or the whole of it: a `message`, or its `text`."""
-
-    delta: ChatDelta | None = None
-    finish_reason: str | None = None
-    index: int | None = 0
-    message: ChatDelta | None = None
-    text: str | None = None
-    error: Any = None
-
-    @property
-    def full_delta(self) -> ChatDelta:
-        """What it adds where it has no `delta`."""
-        return self.message or (ChatDelta(self.text) if self.text else EMPTY_DELTA)
-
-
-class ChatEvent(msgspec.Struct, gc=False):
-    """One event. `is_end` says that it is the stream's end mark, however it is written."""
-
-    choices: list[ChatChoice] | None = None
-    usage: Usage | None = None
-    error: Any = None  # in any shape: `parse_stream_error` reads it
-    is_end: bool = False
-
-
-EVENT_DECODER: Final = msgspec.json.Decoder(ChatEvent)
-"""For events as nearly all of them are. `decode_event` is for any."""
-
-
-def decode_event(event: Event) -> ChatEvent:
-    """What an event says.
-
-    Raises:
-        FoundryError: It carries an error, classified by its message.
-        ProtocolError: It is no event of a chat completion.
-    """
-    data = event.data
+def _decode_leniently(data: bytes, error: Exception) -> ChatEvent:
+    """Decode an event member by member, because the type of one is not as expected."""
+    # Gateways and other servers send null or missing deltas, NaN, lone surrogates and invalid
+    # UTF-8. None of these is a reason to lose the text that has already arrived.
     try:
-        chat_event = EVENT_DECODER.decode(data)
-    except NOT_JSON as error:
-        return _decode_unusual_event(event, error)
-    if chat_event.choices and chat_event.error is None:
-        return chat_event
-    if chat_event.error is not None or chat_event.usage is None:
-        failure = parse_stream_error(data, is_error=event.name == b"error")
-        if failure is not None:
-            raise failure
-    return chat_event
-
-
-def check_choice(choice: ChatChoice) -> None:
-    """Look whether a choice carries an error, as OpenRouter's do.
-
-    Raises:
-        FoundryError: It does.
-    """
-    if choice.error:
-        failure = parse_stream_error(msgspec.json.encode({"error": choice.error}))
-        if failure is not None:
-            raise failure
-
-
-def _decode_unusual_event(event: Event, error: Exception) -> ChatEvent:
-    if is_end_mark(event.data):
-        return ChatEvent(is_end=True)
-    if not event.data.strip():
-        return ChatEvent()  # a sign of life
-    failure = parse_stream_error(event.data, is_error=event.name == b"error")
-    if failure is not None:
-        raise failure
-    return _read_by_member(event, error)
-
-
-def _not_a_chunk(reason: object) -> ProtocolError:
-    return ProtocolError(f"an event is not a chat completion chunk: {reason}")
-
-
-def _read_by_member(event: Event, error: Exception) -> ChatEvent:
-    """An event that differs in the type of a member, without the members that say nothing.
-
-    Raises:
-        ProtocolError: It has no choices where they belong, or text that is no text.
-    """
-    try:
-        members = decode_lenient_json(event.data)
+        members = decode_lenient_json(data)
     except ValueError as not_json:
-        raise _not_a_chunk(not_json) from not_json
+        raise _make_event_error(not_json) from not_json
     if not members:
-        return ChatEvent()  # null, as a sign of life
+        return ChatEvent()  # null, sent as keep-alive
     if not is_object(members):
-        raise _not_a_chunk(error)
+        raise _make_event_error(error)
     choices = members.get("choices") or ()
     if is_object(choices):
         choices = [choices]
     if choices and not is_list(choices):
-        raise _not_a_chunk(error)
+        raise _make_event_error(error)
     return ChatEvent(
         [_read_choice(item, error) for item in choices if is_object(item)],
         parse_usage(members.get("usage")),
     )
 
 
+def _make_event_error(reason: object) -> ProtocolError:
+    return ProtocolError(f"an event is not a chat completion chunk: {reason}")
+
+
 def _read_choice(members: dict[str, Any], error: Exception) -> ChatChoice:
-    delta, reason = members.get("delta"), members.get("finish_reason")
-    index = _read_count(members.get("index"))
+    reason = members.get("finish_reason")
     if reason is not None and not isinstance(reason, str):
         reason = "stop" if reason else None
-    message, text = members.get("message"), _read_text(members.get("text"), error)
     return ChatChoice(
-        _read_delta(delta, error),
+        _read_delta(members.get("delta"), error),
         reason,
-        index,
-        message=_read_delta(message, error),
-        text=text,
+        _read_count(members.get("index")),
+        message=_read_delta(members.get("message"), error),
+        text=_read_text(members.get("text"), error),
         error=members.get("error"),
     )
 
@@ -356,7 +358,7 @@ def _read_delta(members: object, error: Exception) -> ChatDelta | None:
     if isinstance(members, str):
         return ChatDelta(_read_text(members, error))
     if not is_object(members):
-        raise _not_a_chunk(error)
+        raise _make_event_error(error)
     calls = members.get("tool_calls")
     if is_object(calls):
         calls = [calls]
@@ -390,37 +392,26 @@ def _read_function(members: dict[str, Any], error: Exception) -> FunctionDelta:
 
 
 def _read_text(value: object, error: Exception) -> str | None:
-    """A text, also one in parts, as Mistral sends them.
-
-    Raises:
-        ProtocolError: It is something else, so that a part of the answer would be lost.
-    """
+    """Decode a text, which Mistral sends in parts."""
     if value is None:
         return None
     if isinstance(value, str):
-        # Half a surrogate pair, which nobody can encode, becomes U+FFFD.
+        # A lone surrogate cannot be encoded as UTF-8, so it becomes U+FFFD.
         return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     if is_list(value):
         return "".join(_read_text(part, error) or "" for part in value)
     if is_object(value):
         return _read_text(value.get("text"), error)
-    raise _not_a_chunk(error)
+    raise _make_event_error(error)
 
 
 def _read_thinking(content: object, error: Exception) -> str | None:
-    """The reasoning among the parts of a text."""
+    """Join the reasoning in the parts of a text."""
     if not is_list(content):
         return None
     return "".join(
         _read_text(part.get("thinking"), error) or "" for part in content if is_object(part)
     )
-
-
-def parse_usage(members: object) -> Usage | None:
-    """Tokens, of which a gateway may send some as null, as a fraction, or not at all."""
-    if not is_object(members):
-        return None
-    return Usage(*(_read_count(members.get(name)) for name in Usage.__struct_fields__))
 
 
 def _read_count(value: object) -> int:
@@ -429,55 +420,3 @@ def _read_count(value: object) -> int:
     if isinstance(value, float) and not math.isfinite(value):
         return 0
     return max(int(value), 0) if isinstance(value, int | float) else 0
-
-
-_EMPTY_REASONS: Final = frozenset({"", "null", "none"})
-"""What some servers write for a piece that is not the last one, and some for the last one too."""
-
-_REASONS: Final[dict[str, FinishReason]] = {
-    "stop": "stop",
-    "length": "length",
-    "tool_calls": "tool_calls",
-    "content_filter": "content_filter",
-    "max_tokens": "length",
-    "max_output_tokens": "length",
-    "max_completion_tokens": "length",
-    "max_new_tokens": "length",
-    "token_limit": "length",
-    "max_length": "length",
-    "model_length": "length",
-    "context_length": "length",
-    "context_length_exceeded": "length",
-    "model_context_window_exceeded": "length",
-    "function_call": "tool_calls",
-    "function_calls": "tool_calls",
-    "tool_call": "tool_calls",
-    "tool_use": "tool_calls",
-    "safety": "content_filter",
-    "refusal": "content_filter",
-}
-_ABORTED_REASONS: Final = frozenset(
-    {
-        *("error", "failed", "timeout", "engine_error", "network_error", "server_error"),
-        *("abort", "aborted", "cancelled", "canceled", "insufficient_system_resource"),
-    }
-)
-
-
-def parse_finish_reason(reason: str) -> FinishReason | None:
-    """Which of the finish reasons that callers know this is; None for one that says nothing.
-
-    One that nobody knows, such as `eos` or `stop_sequence`, is an end like any other.
-
-    Raises:
-        StreamInterrupted: It says that the answer broke off.
-    """
-    known = _REASONS.get(reason)
-    if known is not None:
-        return known
-    normalized = reason.strip().lower().replace("-", "_")
-    if normalized in _EMPTY_REASONS:
-        return None
-    if normalized in _ABORTED_REASONS:
-        raise StreamInterrupted(f"the service broke the answer off: finish reason {reason[:40]!r}")
-    return _REASONS.get(normalized, "stop")

@@ -1,4 +1,4 @@
-"""Stop strings, for the generations that ignore them (foundry-local-service.md, 4.2)."""
+"""Stop strings for the service generations that ignore them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,9 @@ __all__ = ["StopStringFilter"]
 
 
 class StopStringFilter:
-    """A decoder that ends the answer at the first stop string, which is not part of it.
+    """A decoder that ends the answer before the first stop string.
 
-    Text that may be the beginning of a stop string is held back until that is clear. After a hit
-    the rest of the stream is of no interest: closing it is what ends the engine's work.
-
-    Args:
-        stream: Decodes the events.
-        stop: The stop strings.
+    Text that may be the beginning of a stop string is held back until that is clear.
     """
 
     def __init__(self, stream: ChatStream, stop: Sequence[str]) -> None:
@@ -36,54 +31,43 @@ class StopStringFilter:
 
     @property
     def chunk_count(self) -> int:
-        """Pieces of the answer that came, those that are held back included."""
         return self._stream.chunk_count
 
     def feed(self, block: bytes) -> Iterator[Chunk]:
-        """The pieces of text that this block completes, without what may yet be a stop string."""
+        """Yield the chunks that this block completes."""
         try:
             for chunk in self._stream.feed(block):
-                yield from self._filter(chunk)
-                if self._is_stopped:
-                    self.done = True
+                if not chunk.content:  # reasoning and tool calls are not searched
+                    yield chunk
+                    continue
+                self._pending += chunk.content
+                self._raw.append(chunk.raw)
+                hits = [hit for stop in self._stop if (hit := self._pending.find(stop)) >= 0]
+                if hits:
+                    yield from self._release(min(hits))
+                    # The rest of the stream is not needed. Closing it stops the engine.
+                    self._is_stopped = self.done = True
                     return
+                partial_length = max(
+                    length
+                    for stop in self._stop
+                    for length in range(min(len(stop), len(self._pending) + 1))
+                    if self._pending.endswith(stop[:length])
+                )
+                yield from self._release(len(self._pending) - partial_length)
         except Exception:
-            yield from self._release(
-                len(self._pending)
-            )  # the text ahead of an error is the caller's
+            # The caller gets the text before the error.
+            yield from self._release(len(self._pending))
             raise
         if self._stream.done:
             yield from self._release(len(self._pending))
             self.done = True
 
     def finish(self) -> StreamEnd:
-        """How the answer ended."""
         if not self._is_stopped:
             return self._stream.finish()
-        # The service would have gone on: it has said nothing of an end, nor counted all.
+        # The service is still generating, so its usage is incomplete or missing.
         return StreamEnd("stop", self._stream.usage or Usage(), stopped_early=True)
-
-    def _filter(self, chunk: Chunk) -> Iterator[Chunk]:
-        if not chunk.content:  # reasoning and tool calls are no part of the text
-            yield chunk
-            return
-        self._pending += chunk.content
-        self._raw.append(chunk.raw)
-        hits = [position for stop in self._stop if (position := self._pending.find(stop)) >= 0]
-        if hits:
-            self._is_stopped = True
-            yield from self._release(min(hits))
-        else:
-            yield from self._release(len(self._pending) - self._partial_stop_length())
-
-    def _partial_stop_length(self) -> int:
-        """How many characters at the end of the held text may begin a stop string."""
-        return max(
-            length
-            for stop in self._stop
-            for length in range(min(len(stop), len(self._pending) + 1))
-            if self._pending.endswith(stop[:length])
-        )
 
     def _release(self, length: int) -> Iterator[Chunk]:
         if not length:

@@ -1,7 +1,4 @@
-"""Chat completions as all generations have them in common, and where they may be put right.
-
-The body of a request, the events of a stream, and the correction of finish reasons that lie.
-"""
+"""The request body of a chat completion, and the decoder of its stream."""
 
 from __future__ import annotations
 
@@ -44,20 +41,17 @@ __all__ = [
     "offers_tools",
 ]
 
+# Where the SDK's services truncate an answer if the request has no limit.
 DEFAULT_MAX_TOKENS = 2048
-"""Where the SDK's services cut an answer without a bound (foundry-local-service.md, 4.5)."""
 
 _DONE = b"[DONE]"
 _decode = EVENT_DECODER.decode
 
+encode = msgspec.json.Encoder().encode
+
 
 def make_chat_body(request: ChatRequest, model: str) -> dict[str, Any]:
-    """The members of a streamed chat completion's body.
-
-    Args:
-        request: What the caller wants.
-        model: The model's name as the service takes it.
-    """
+    """Make the body of a streamed chat completion; `model` is the name the service uses."""
     body: dict[str, Any] = {
         **request.extra,
         "model": model,
@@ -76,58 +70,44 @@ def make_chat_body(request: ChatRequest, model: str) -> dict[str, Any]:
         body["messages"] = add_tool_prompt(inline_tool_history(request.messages), request.tools)
     else:
         body["tools"] = [{"type": "function", "function": tool} for tool in request.tools]
-        if request.tool_choice is not None:
-            body["tool_choice"] = _make_tool_choice(request.tool_choice)
+        choice = request.tool_choice
+        if choice in {"auto", "required"}:
+            body["tool_choice"] = choice
+        elif choice is not None:
+            body["tool_choice"] = {"type": "function", "function": {"name": choice}}
     return body
 
 
 def offers_tools(request: ChatRequest) -> bool:
-    """Whether the model may call tools. Where it may not, it is told of none, as 2.2.1 does."""
+    """Return whether the model may call tools."""
+    # With "none", SDK 2.2.1 leaves the tools out of the prompt. So it is done for all generations.
     return bool(request.tools) and request.tool_choice != "none"
 
 
 def get_tool_names(request: ChatRequest) -> tuple[str, ...]:
-    """The names of the tools that the model may call."""
+    """Return the names of the tools that the model may call."""
     return tuple(tool.name for tool in request.tools) if offers_tools(request) else ()
 
 
-def _make_tool_choice(choice: str) -> str | dict[str, Any]:
-    if choice in {"auto", "required"}:
-        return choice
-    return {"type": "function", "function": {"name": choice}}
-
-
-encode = msgspec.json.Encoder().encode
-"""Encodes a body as JSON."""
-
-
 def get_output_limit(request: ChatRequest, default: int = DEFAULT_MAX_TOKENS) -> int:
-    """At how many tokens the service cuts the answer: `max_completion_tokens` wins there."""
+    """Return the number of tokens at which the service truncates the answer."""
+    # If a request has both limits, the services apply this one.
     limit = request.extra.get("max_completion_tokens") or request.max_tokens
     return limit if isinstance(limit, int) else default
 
 
 class ChatStream:
-    """Decodes the events of one stream: role, text, finish reason, usage, `[DONE]`.
+    """Decodes the events of one stream.
 
-    Reasoning comes apart from the text, whether the service tells them apart or not, and calls of
-    tools come whole.
+    Reasoning is separated from the text and tool calls are complete, whatever the service sends.
 
     Args:
         model_id: The model that answers.
-        limit: For a service that calls an answer `stop` that it cut: at how many tokens it cuts.
-            Where it does not count tokens, pieces of text are counted, of which there is at most
-            one a token: a cut answer may be called `stop` then, but never the other way round.
-        says_why: Whether the service sends finish reasons at all.
-        tools: The names of the tools that were offered.
-        block_opened: Whether the prompt opened a block of reasoning, and the service does not tell
-            reasoning apart.
-
-    Attributes:
-        model_id: As above.
-        usage: Tokens as they were counted last; some generations count along, others at the end.
-        chunk_count: Pieces of the answer that came, those that are held back included.
-        done: Whether the stream said that it is complete.
+        limit: The token limit, for a service that reports `stop` for a truncated answer.
+        explains_errors: Whether the service sends finish reasons at all.
+        tools: The names of the offered tools.
+        in_reasoning: Whether the prompt ends inside a reasoning block that the service does not
+            separate.
     """
 
     def __init__(
@@ -144,10 +124,10 @@ class ChatStream:
         self._explains_errors = explains_errors
         self._events = EventDecoder()
         self._finish_reason: FinishReason | None = None
-        self.usage: Usage | None = None
+        self.usage: Usage | None = None  # some generations count along, others at the end
         self.chunk_count = 0
-        self._block_opened = in_reasoning
-        self._tells_apart = True  # until the answer itself has begun
+        self._starts_in_reasoning = in_reasoning
+        self._is_splitting = True  # until the answer itself has begun
         self._reasoning_splitter: ReasoningSplitter | None = None  # most answers need none
         self._tools = tools
         self._tool_calls: ToolCallAssembler | None = None
@@ -158,8 +138,8 @@ class ChatStream:
         self.done = False
 
     def feed(self, block: bytes) -> Iterator[Chunk]:
-        """The pieces of the answer that this block completes."""
-        # This runs for every token. What nearly all events are is decoded here, without a call.
+        """Yield the chunks that this block completes."""
+        # This runs for every token, so plain text, as in nearly all events, is decoded inline.
         model_id = self.model_id
         for event in self._events.feed(block):
             data = event.data
@@ -182,7 +162,7 @@ class ChatStream:
                     and not choices[0].index
                     and not (delta.tool_calls or delta.reasoning_content or delta.reasoning)
                     and not (delta.refusal or delta.function_call)
-                    and (not self._tells_apart or self._begins_answer(text))
+                    and (not self._is_splitting or self._begins_answer(text))
                 ):
                     if decoded.usage is not None:
                         self.usage = decoded.usage
@@ -192,7 +172,7 @@ class ChatStream:
             try:
                 delta = self._decode_delta(event, decoded)
             except Exception:
-                yield from self._flush()  # the text ahead of an error is the caller's
+                yield from self._flush()  # the caller gets the text before the error
                 raise
             if self.done:
                 break
@@ -206,7 +186,6 @@ class ChatStream:
             yield from self._flush()
 
     def finish(self) -> StreamEnd:
-        """How the answer ended."""
         reason = self._get_finish_reason()
         if reason is None:
             raise StreamInterrupted("the stream ended before the answer did", model=self.model_id)
@@ -214,38 +193,42 @@ class ChatStream:
 
     @property
     def _is_held_back(self) -> bool:
-        return bool(self._pending_events or self._tool_calls or self._tells_apart)
+        return bool(self._pending_events or self._tool_calls or self._is_splitting)
 
     def _begins_answer(self, text: str) -> bool:
-        """Whether the first text is clearly no reasoning, so that all of it is the answer."""
-        begun = text.lstrip()
-        if self._block_opened or self._reasoning_splitter is not None or self._pending_events:
+        """Return whether the first text is clearly not reasoning, and stop splitting if so."""
+        stripped = text.lstrip()
+        if self._starts_in_reasoning or self._reasoning_splitter or self._pending_events:
             return False
-        if not begun or begun.startswith("<"):
+        if not stripped or stripped.startswith("<"):
             return False
-        self._tells_apart = False
+        self._is_splitting = False
         return True
 
-    def _splitter(self) -> ReasoningSplitter:
+    def _get_splitter(self) -> ReasoningSplitter:
         if self._reasoning_splitter is None:
-            self._reasoning_splitter = ReasoningSplitter(in_reasoning=self._block_opened)
+            self._reasoning_splitter = ReasoningSplitter(in_reasoning=self._starts_in_reasoning)
         return self._reasoning_splitter
 
     def _get_finish_reason(self) -> FinishReason | None:
         reason = self._finish_reason
         if reason is None and self.done and (self.chunk_count or not self._explains_errors):
-            reason = "stop"  # its end mark says that the answer is whole
-        if reason == "stop" and self._limit and self._count_tokens() >= self._limit:
-            reason = "length"
+            reason = "stop"  # the end mark shows that the answer is complete
+        if reason == "stop" and self._limit:
+            # Without usage, count the chunks. None has less than one token, so a truncated answer
+            # may be reported as `stop`, but never the other way round.
+            tokens = self.chunk_count if self.usage is None else self.usage.completion_tokens
+            if tokens >= self._limit:
+                reason = "length"
         return reason
 
-    def _count_tokens(self) -> int:
-        return self.chunk_count if self.usage is None else self.usage.completion_tokens
-
     def _make_chunks(self, delta: ChatDelta, data: bytes) -> Iterator[Chunk]:
-        """The pieces of an event that is more than text of the answer."""
+        """Yield the chunks of an event that is not plain text."""
         self.chunk_count += 1
-        self._hold_back(data)
+        self._pending_events.append(data)
+        self._pending_bytes += len(data)
+        if self._pending_bytes > MAX_EVENT_BYTES:
+            raise ProtocolError(f"a part of the answer is larger than {MAX_EVENT_BYTES} bytes")
         if delta.tool_calls or delta.function_call is not None:
             calls = self._tool_calls = self._tool_calls or ToolCallAssembler(self._tools)
             for call in delta.tool_calls or ():
@@ -253,24 +236,20 @@ class ChatStream:
             if delta.function_call is not None:
                 calls.add(ToolCallDelta(function=delta.function_call))
         if reasoning := delta.reasoning_content or delta.reasoning:
-            if self._tells_apart:
-                self._splitter().expect_markers()
+            if self._is_splitting:
+                self._get_splitter().expect_markers()
             yield Chunk("", self.model_id, raw=self._take_raw(), reasoning=reasoning)
         if delta.refusal:
             yield Chunk("", self.model_id, raw=self._take_raw(), refusal=delta.refusal)
         if delta.content:
-            yield from self._separate(delta.content)
-
-    def _separate(self, text: str) -> Iterator[Chunk]:
-        """Text of which it is not clear yet whether it is reasoning."""
-        if not self._tells_apart:
-            yield Chunk(text, self.model_id, raw=self._take_raw())
-            return
-        thinking = self._splitter()
-        reasoning, content = thinking.feed(text)
-        if thinking.is_decided:
-            self._reasoning_splitter, self._tells_apart = None, False
-        yield from self._make_split_chunks(reasoning, content)
+            if self._is_splitting:
+                splitter = self._get_splitter()
+                split = splitter.feed(delta.content)
+                if splitter.is_decided:
+                    self._reasoning_splitter, self._is_splitting = None, False
+                yield from self._make_split_chunks(*split)
+            else:
+                yield Chunk(delta.content, self.model_id, raw=self._take_raw())
 
     def _make_split_chunks(self, reasoning: str, content: str) -> Iterator[Chunk]:
         if reasoning:
@@ -279,14 +258,13 @@ class ChatStream:
             yield Chunk(content, self.model_id, raw=self._take_raw())
 
     def _flush(self) -> Iterator[Chunk]:
-        """What was held back until the end of the answer."""
-        splitter, self._reasoning_splitter, self._tells_apart = (
-            self._reasoning_splitter,
-            None,
-            False,
-        )
+        """Yield what was held back until the end of the answer."""
+        splitter, self._reasoning_splitter = self._reasoning_splitter, None
+        self._is_splitting = False
         if splitter is not None:
             yield from self._make_split_chunks(*splitter.flush())
+            # No marker has appeared: what looked like reasoning is the answer, too. In a truncated
+            # answer the marker may be missing.
             if splitter.unmarked and self._get_finish_reason() not in {None, "length"}:
                 yield Chunk(splitter.unmarked, self.model_id, raw=self._take_raw())
         if self._tool_calls and (calls := self._tool_calls.drain()):
@@ -294,14 +272,8 @@ class ChatStream:
         if self._pending_events:
             self._keep_raw(self._take_raw())
 
-    def _hold_back(self, data: bytes) -> None:
-        self._pending_events.append(data)
-        self._pending_bytes += len(data)
-        if self._pending_bytes > MAX_EVENT_BYTES:
-            raise ProtocolError(f"a part of the answer is larger than {MAX_EVENT_BYTES} bytes")
-
     def _take_raw(self) -> bytes:
-        """The data of the events that the next chunk is made of."""
+        """Return the data of the events that the next chunk consists of."""
         raw = b"\n".join(self._pending_events)
         self._pending_events.clear()
         self._pending_bytes = 0
@@ -314,18 +286,18 @@ class ChatStream:
             raise ProtocolError(f"more than {MAX_EVENT_BYTES} bytes of events carry no text")
 
     def _decode_delta(self, event: Event, chat_event: ChatEvent | None) -> ChatDelta:
-        """What an event adds to the answer; `EMPTY_DELTA` if it adds nothing.
-
-        Args:
-            event: The event.
-            chat_event: What it says; None where it is not as nearly all events are.
-        """
+        """Return what an event adds to the answer, or `EMPTY_DELTA` if it adds nothing."""
         if (
             chat_event is None
             or chat_event.error is not None
             or not (chat_event.choices or chat_event.usage)
         ):
-            chat_event = self._decode_unusual(event)
+            try:
+                chat_event = decode_event(event)
+            except ProtocolError:
+                if self._finish_reason is None:
+                    raise
+                return EMPTY_DELTA  # the answer is already complete
         if chat_event.usage is not None:
             self.usage = chat_event.usage
         choices = chat_event.choices
@@ -333,35 +305,19 @@ class ChatStream:
             self.done = chat_event.is_end
             return EMPTY_DELTA
         choice = choices[0]
-        # A completion holds one answer: of several, which a gateway may mix, that of index 0. The
-        # services that send no finish reasons count their events there.
+        # Gateways may mix several answers, of which the one with index 0 counts. The services
+        # that send no finish reasons number their events there.
         if (choice.index and self._explains_errors) or len(choices) > 1:
             first_choice = next((candidate for candidate in choices if not candidate.index), None)
             if first_choice is None:
                 return EMPTY_DELTA
             choice = first_choice
         if choice.finish_reason is not None:
-            if choice.error:
-                check_choice(choice)
-            if choice.finish_reason == "stop":
-                self._finish_reason = "stop"
-            else:
-                self._finish_reason = (
-                    parse_finish_reason(choice.finish_reason) or self._finish_reason
-                )
+            check_choice(choice)  # its error says more than a finish reason such as "error"
+            self._finish_reason = parse_finish_reason(choice.finish_reason) or self._finish_reason
         delta = choice.full_delta if choice.delta is None else choice.delta
         if delta.content:
             return delta
-        if choice.error:
-            check_choice(choice)
+        check_choice(choice)
         has_more = delta.tool_calls or delta.reasoning_content or delta.reasoning
         return delta if has_more or delta.refusal or delta.function_call else EMPTY_DELTA
-
-    def _decode_unusual(self, event: Event) -> ChatEvent:
-        """An event that is more or less than a piece of the answer."""
-        try:
-            return decode_event(event)
-        except ProtocolError:
-            if self._finish_reason is None:
-                raise
-            return ChatEvent()  # the answer was whole before it
