@@ -211,10 +211,10 @@ async def test_a_silent_engine_is_a_timeout(client: FoundryAPIClient) -> None:
 async def test_a_deadline_holds_while_text_flows(client: FoundryAPIClient) -> None:
     await client.models.load(ALIAS)
     with pytest.raises(errors.DeadlineExceeded) as caught:
-        await client.complete("say-slowly", deadline=1, max_tokens=60)
+        await client.complete("say-at-a-crawl", deadline=1, max_tokens=60)
     partial = caught.value.partial
     assert partial
-    assert ("tock " * 12).startswith(partial)
+    assert ("tack " * 60).startswith(partial)
 
 
 async def test_many_calls_at_once_are_all_answered(client: FoundryAPIClient) -> None:

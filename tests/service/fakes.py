@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-NEVER_GIVEN = range(20_000, 32_000)
-"""Ports that no system gives by itself to who asks for any: Linux begins at 32,768."""
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+NEVER_GIVEN = range(20_000 + 1000 * (_WORKER % 12), 21_000 + 1000 * (_WORKER % 12))
+"""Ports that no system assigns by itself (Linux begins at 32,768) and no other worker uses."""
 
 
 def free_port() -> int:
-    """A port on which nothing listens, and that nobody else is given meanwhile."""
+    """Return a port on which nothing listens, and which no other process is given meanwhile."""
     while True:
         port = secrets.choice(NEVER_GIVEN)
         with socket.socket() as probe, contextlib.suppress(OSError):
