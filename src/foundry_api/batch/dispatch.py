@@ -1,11 +1,11 @@
-"""One request of a batch as a call of the client."""
+"""Send a batch request through the client."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
-from foundry_api.batch.request_body import parse_messages
+from foundry_api.batch.request_body import parse_messages, parse_tool_choice
 from foundry_api.batch.types import EMBEDDINGS_URL, RESPONSES_URL
 from foundry_api.types.errors import InvalidRequest
 from foundry_api.types.values import format_value
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["RequestOverrides", "dispatch", "get_model"]
 
+# The client streams every answer anyway, and returns it as a whole.
 _STREAMING_MEMBERS = {"stream", "stream_options"}
-"""The answer is read as a stream anyway, and given as a whole."""
 
 _CHAT_MEMBERS = {"model", "temperature", "top_p", "seed", "stop", "tools"}
 _RESPONSE_MEMBERS = {
@@ -43,24 +43,17 @@ _EMBEDDINGS_MEMBERS = {"model", "input", "encoding_format", "user"}
 
 
 class RequestOverrides(TypedDict, total=False):
-    """What calls take that a request has no word for.
+    """Call options that a request body cannot express."""
 
-    Attributes:
-        timeout: Seconds without a token before a call gives up, or `auto`.
-        deadline: Seconds for a whole call.
-        download: Download a model first if its files are not on this machine.
-        cache: Whether the client's cache may serve it.
-    """
-
-    timeout: Timeout | None
-    deadline: float | None
-    download: bool
-    cache: Literal["auto", "always", "never"]
+    timeout: Timeout | None  # seconds without a token, or `auto`
+    deadline: float | None  # seconds for the whole call
+    download: bool  # whether to download a missing model
+    cache: Literal["auto", "always", "never"]  # whether the client's cache may serve the answer
 
 
 def get_model(request: BatchRequest, default: str) -> str:
-    """The model that a request is for."""
-    body = cast("object", request.body)  # a program's may be anything
+    """Return the model that a request names, or the default."""
+    body = cast("object", request.body)  # a caller may pass anything
     model = cast("Mapping[str, Any]", body).get("model") if isinstance(body, Mapping) else None
     return model if isinstance(model, str) and model else default
 
@@ -68,18 +61,7 @@ def get_model(request: BatchRequest, default: str) -> str:
 async def dispatch(
     client: BatchClient, request: BatchRequest, overrides: RequestOverrides, model: str
 ) -> BatchAnswer:
-    """The answer to a request.
-
-    Args:
-        client: Makes the call.
-        request: What is asked.
-        overrides: What the request has no word for.
-        model: For one that names none.
-
-    Raises:
-        InvalidRequest: A member of the body is at fault; `.field` names it.
-        FoundryError: As the client's calls.
-    """
+    """Send a request; `model` is for one that names none."""
     body = {
         name: value
         for name, value in request.body.items()
@@ -98,9 +80,10 @@ async def _chat(
 ) -> BatchAnswer:
     options: dict[str, Any] = {**_select(body, _CHAT_MEMBERS), **overrides}
     limit = body.pop("max_tokens", None)
+    # OpenAI's newer name for the same limit.
     options["max_tokens"] = body.pop("max_completion_tokens", limit)
-    options["tool_choice"] = _parse_tool_choice(body.pop("tool_choice", None))
-    options |= _response_format_arguments(body)
+    options["tool_choice"] = parse_tool_choice(body.pop("tool_choice", None))
+    options |= _pop_response_format(body)
     messages = parse_messages(body.pop("messages", None))
     answer: BatchAnswer = await client.chat(
         messages, **options, extra=_extra_members(body, _CHAT_MEMBERS)
@@ -112,6 +95,7 @@ async def _respond(
     client: BatchClient, body: dict[str, Any], overrides: RequestOverrides
 ) -> BatchAnswer:
     options: dict[str, Any] = _select(body, _RESPONSE_MEMBERS)
+    # Neither `create` nor `embed` has the option `cache`.
     options |= {name: value for name, value in overrides.items() if name != "cache"}
     response_input = body.pop("input", None)
     return await client.responses.create(
@@ -123,7 +107,7 @@ async def _embed(
     client: BatchClient, body: dict[str, Any], overrides: RequestOverrides
 ) -> BatchAnswer:
     for name in body.keys() - _EMBEDDINGS_MEMBERS:
-        raise InvalidRequest(f"{name} is not what embeddings take", field=name)
+        raise InvalidRequest(f"{name} is not a member of an embeddings request", field=name)
     if body.get("encoding_format", "float") not in {"float", "base64"}:
         raise InvalidRequest(
             f"encoding_format is {body['encoding_format']!r}, neither float nor base64",
@@ -133,7 +117,7 @@ async def _embed(
     try:
         return await client.embed(body.get("input", ()), model=body["model"], **options)
     except InvalidRequest as error:
-        if error.field is not None:
+        if error.field is not None:  # the argument of `embed` has another name than the member
             error.field = error.field.replace("texts", "input", 1)
         raise
 
@@ -146,30 +130,14 @@ def _extra_members(body: dict[str, Any], names: set[str]) -> dict[str, Any] | No
     return {name: value for name, value in body.items() if name not in names} or None
 
 
-def _parse_tool_choice(choice: object) -> Any:
-    """The name of the tool, where OpenAI's form has an object around it."""
-    match choice:
-        case {"type": "function", "function": {"name": str(name)}}:
-            return name
-        case {"type": "function", "name": str(name)}:
-            return name
-        case str() | None:
-            return choice
-        case _:
-            raise InvalidRequest(
-                f"tool_choice is {format_value(choice)}, neither a word nor a function",
-                field="tool_choice",
-            )
-
-
-def _response_format_arguments(body: dict[str, Any]) -> dict[str, Any]:
-    """What the answer has to be. What only a service knows is left to it."""
-    match body.get("response_format"):
+def _pop_response_format(body: dict[str, Any]) -> dict[str, Any]:
+    """Remove `response_format`, and return the arguments of `client.chat` for it."""
+    match body.pop("response_format", None):
         case {"type": "json_schema", "json_schema": {"schema": dict(schema)}}:  # pyright: ignore[reportUnknownVariableType] # of JSON
             arguments: dict[str, Any] = {"response_model": schema}
         case {"type": "json_schema"}:
             field = "response_format.json_schema.schema"
-            raise InvalidRequest(f"{field} is no schema", field=field)
+            raise InvalidRequest(f"{field} is not a schema", field=field)
         case {"type": "json_object"}:
             arguments = {"response_model": {"type": "object"}}
         case {"type": "lark_grammar", "lark_grammar": str(grammar)}:
@@ -178,8 +146,7 @@ def _response_format_arguments(body: dict[str, Any]) -> dict[str, Any]:
             arguments = {}
         case other:
             raise InvalidRequest(
-                f"response_format is {format_value(other)}, which no service knows",
+                f"response_format is {format_value(other)}, which no service supports",
                 field="response_format",
             )
-    body.pop("response_format", None)
     return arguments

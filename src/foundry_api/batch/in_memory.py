@@ -1,4 +1,4 @@
-"""A batch of a program's own requests: what `client.batch` does."""
+"""Implement `client.batch`: a batch of requests in memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from foundry_api.batch.async_tools import closing_iter
 from foundry_api.batch.dedupe import LruResults, make_request_key
 from foundry_api.batch.dispatch import dispatch, get_model
 from foundry_api.batch.request_body import validate_body
-from foundry_api.batch.scheduler import RetryPolicy, make_scheduler
+from foundry_api.batch.scheduler import make_scheduler
 from foundry_api.batch.task import BatchTask
 from foundry_api.batch.types import BatchRequest, BatchResult, Failures, parse_route
 from foundry_api.core.chat import make_chat_request, make_output_spec
@@ -57,164 +57,18 @@ if TYPE_CHECKING:
 
 __all__ = ["BatchCallOptions", "ChatCallable", "ChatFunction", "RequestTask", "run_requests"]
 
-
+# Sends a conversation and returns its answer.
 ChatFunction = Callable[[Any], Awaitable[Completion[Any]]]
-"""The answer to a conversation."""
 
 _OVERRIDE_OPTIONS = frozenset({"timeout", "deadline", "download", "cache"})
-_FLOAT_BYTES = 32
-"""What Python takes for one number of a vector, its place in the tuple included."""
+_FLOAT_BYTES = 32  # Python's memory for one number of a vector, with its place in the tuple
 
-
-class RequestTask(BatchTask[BatchResult[Any]]):
-    """One request.
-
-    Args:
-        index: Its place among the requests.
-        item: The request as it was given; it is looked at when it is its turn.
-        client: Makes the call.
-        chat: Makes the call for a conversation.
-        system: Instructions ahead of a prompt.
-        options: Of every call.
-        dedupe: Whether it may share the answer of an identical one.
-    """
-
-    __slots__ = ("_chat", "_client", "_custom_id", "_item", "_options", "_system")
-
-    def __init__(
-        self,
-        index: int,
-        item: Any,
-        *,
-        client: BatchClient,
-        chat: ChatFunction,
-        system: str | None,
-        options: ChatOptions,
-        dedupe: bool,
-    ) -> None:
-        default = ", ".join(model_names(options.get("model"))) or client.settings.model
-        is_request = isinstance(item, BatchRequest)
-        group = get_model(item, default) if is_request else default
-        super().__init__(index, group, _make_key(item, group) if dedupe else None)
-        self._item = item
-        custom_id = as_text(item.custom_id) if is_request else None
-        self._custom_id = f"request-{index}" if custom_id is None else custom_id
-        self._client = client
-        self._chat = chat
-        self._system = system
-        self._options = options
-
-    @staticmethod
-    def get_size(result: BatchResult[Any]) -> int:
-        """Bytes that a result takes, about."""
-        match result.answer:
-            case Completion(content=content, raw=raw):
-                return 1024 + len(content) + sum(len(chunk) + 64 for chunk in raw)
-            case Embeddings(vectors=vectors):
-                return 1024 + _FLOAT_BYTES * sum(map(len, vectors))
-            case answer:
-                return 1024 + 2 * len(getattr(answer, "raw", b""))
-
-    async def run(self) -> BatchResult[Any]:
-        """See `BatchTask.run`."""
-        code = UserCode()
-        try:
-            answer = await self._call()
-        except FoundryError:
-            raise
-        except BaseException as error:
-            if not code.is_own_failure(error):
-                raise
-            # A conversation may be of the caller's own types, which may raise anything.
-            field = f"requests[{self.index}]"
-            raise InvalidRequest(
-                f"{field} cannot be asked: {describe(error)}",
-                field=field,
-                hint="See the exception that this was raised from.",
-            ) from error
-        cached = isinstance(answer, Completion) and answer.cached
-        return self._make_result(answer=answer, shared=cached)
-
-    def make_failed_result(self, error: FoundryError) -> BatchResult[Any]:
-        """See `BatchTask.make_failed_result`."""
-        return self._make_result(error=error)
-
-    def make_shared_result(self, result: BatchResult[Any]) -> BatchResult[Any]:
-        """See `BatchTask.make_shared_result`."""
-        return self._make_result(answer=result.answer, error=result.error, shared=True)
-
-    def _make_result(self, **outcome: Any) -> BatchResult[Any]:
-        return BatchResult(
-            index=self.index, custom_id=self._custom_id, request=self._item, **outcome
-        )
-
-    async def _call(self) -> BatchAnswer:
-        item = self._item
-        if isinstance(item, BatchRequest):
-            return await dispatch(
-                self._client, _validate_request(item), _select_overrides(self._options), self.group
-            )
-        return await self._chat(_make_messages(self.index, item, self._system))
-
-
-def _select_overrides(options: ChatOptions) -> RequestOverrides:
-    """Those of the options that a body has no word for."""
-    return cast(
-        "RequestOverrides",
-        {name: value for name, value in options.items() if name in _OVERRIDE_OPTIONS},
-    )
-
-
-def _make_messages(index: int, item: Any, system: str | None) -> Any:
-    if isinstance(item, str):
-        return prompt_to_messages(item, system)
-    if issubclass(type(item), Sequence) and not isinstance(item, bytes):
-        return item
-    field = f"requests[{index}]"
-    raise InvalidRequest(
-        f"{field} is of type {type(item).__name__}, neither a text nor a conversation",
-        field=field,
-        hint="Give a prompt, a list of messages, or a BatchRequest.",
-    )
-
-
-def _validate_request(request: BatchRequest) -> BatchRequest:
-    """A request that the service can't refuse for its form."""
-    if as_text(request.custom_id) is None:
-        raise InvalidRequest(
-            f"custom_id is {format_value(request.custom_id)}, not a text", field="custom_id"
-        )
-    url = parse_route(request.url)
-    return msgspec.structs.replace(
-        request, url=url, body=validate_body(url, _make_plain_body(request))
-    )
-
-
-def _make_plain_body(request: BatchRequest) -> dict[str, Any]:
-    """A body of Python's own types."""
-    if not isinstance(cast("object", request.body), Mapping):
-        raise InvalidRequest(f"body is {format_value(request.body)}, not a mapping", field="body")
-    try:
-        body: dict[str, Any] = to_plain(dict(request.body))
-    except UnicodeEncodeError:
-        return dict(request.body)  # the check of its texts tells which one it is
-    except UNENCODABLE as error:
-        raise InvalidRequest(f"body cannot be sent as JSON: {error}", field="body") from error
-    return body
-
-
-def _make_key(item: Any, group: str) -> bytes | None:
-    """The same for requests that ask the same; None for one that cannot be told from others."""
-    try:
-        if isinstance(item, BatchRequest):
-            return make_request_key(item, group)
-        return hashlib.blake2b(msgspec.json.encode(item), digest_size=16).digest()
-    except Exception:  # noqa: BLE001 - it may be of the caller's own types; asking it says what is wrong
-        return None
+# A plain iterable never suspends: after this many requests, other tasks get their turn.
+YIELD_EVERY = 16
 
 
 class ChatCallable(Protocol):
-    """The client's call for a conversation, where it is known what its answer has to be."""
+    """The client's method that sends a conversation."""
 
     def __call__(
         self,
@@ -222,34 +76,15 @@ class ChatCallable(Protocol):
         options: ChatOptions,
         max_repairs: int,
         expectation: OutputSpec | None,
-    ) -> Awaitable[Completion[Any]]:
-        """The answer."""
-        ...
-
-
-YIELD_EVERY = 16
-"""Requests of a plain iterable that are taken before everything else gets its turn."""
+    ) -> Awaitable[Completion[Any]]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchCallOptions:
-    """What a caller of `client.batch` ordered.
-
-    Attributes:
-        system: Instructions ahead of each prompt.
-        output_arguments: What the answers to prompts have to be, as `chat` takes it, without
-            `max_repairs`.
-        max_repairs: How often such an answer that does not pass is asked for again.
-        options: See `ChatOptions`.
-        ordered: Whether the results keep the order of the requests.
-        errors: Whether a failure is a result, or is raised.
-        dedupe: Whether identical requests are made once.
-        max_attempts: How often a request that failed for a passing reason is begun.
-        patience_s: Seconds that all services may be away.
-    """
+    """The arguments of `client.batch`."""
 
     system: str | None
-    output_arguments: dict[str, Any]
+    output_arguments: dict[str, Any]  # of `chat`, about the form of answers, without `max_repairs`
     max_repairs: int
     options: ChatOptions
     ordered: bool
@@ -265,21 +100,10 @@ def run_requests(
     call_options: BatchCallOptions,
     complete_chat: ChatCallable,
 ) -> AsyncGenerator[BatchResult[Any]]:
-    """The results of a batch.
-
-    Args:
-        client: Makes the calls.
-        requests: What is asked.
-        call_options: How.
-        complete_chat: Makes the client's call for a conversation.
-
-    Raises:
-        InvalidRequest: An argument is at fault; at once. The rest while iterating.
-    """
+    """Return an iterator over the results. Invalid arguments raise an error at once."""
     call_options = _validate_options(requests, call_options)
-    expectation = make_output_spec(
-        **call_options.output_arguments
-    )  # once: it may be a schema to be compiled
+    # Once for all requests: it may have to compile a schema.
+    expectation = make_output_spec(**call_options.output_arguments)
     chat = partial(
         complete_chat,
         options=call_options.options,
@@ -298,9 +122,12 @@ async def _iter_results(
     shared_results = (
         LruResults["BatchResult[Any]"](RequestTask.get_size) if call_options.dedupe else None
     )
-    policy = RetryPolicy(max_attempts=call_options.max_attempts, patience_s=call_options.patience_s)
     scheduler = make_scheduler(
-        client, policy, shared_results=shared_results, ordered=call_options.ordered
+        client,
+        max_attempts=call_options.max_attempts,
+        patience_s=call_options.patience_s,
+        shared_results=shared_results,
+        ordered=call_options.ordered,
     )
     async with aclosing(
         scheduler.run(_make_tasks(client, requests, call_options, chat))
@@ -347,19 +174,15 @@ async def _iter_requests(
 
 
 def _validate_options(requests: Any, call_options: BatchCallOptions) -> BatchCallOptions:
-    """The order with values of Python's own types.
-
-    Raises:
-        InvalidRequest: No request could be made with one of them.
-    """
+    """Check the arguments, and convert them to plain Python types."""
     kind = cast("type[object]", type(requests))
     if issubclass(kind, str | bytes | Mapping | BatchRequest) or not issubclass(
         kind, Iterable | AsyncIterable
     ):
         raise InvalidRequest(
-            f"requests is of type {kind.__name__}, not several requests",
+            f"requests is of type {kind.__name__}, not an iterable of requests",
             field="requests",
-            hint="Give a list, or anything to iterate over; for one prompt there is complete().",
+            hint="Give a list or another iterable; for a single prompt use complete().",
         )
     if call_options.errors not in get_args(Failures):
         raise InvalidRequest(
@@ -390,9 +213,129 @@ def _check_options(options: ChatOptions) -> None:
     check_flag("download", options.get("download"))
     model_names(options.get("model"))
     Deadline.after(options.get("deadline"))
+    # The other options are checked as those of a call, with any prompt.
     chat_arguments = {
-        name: value
-        for name, value in options.items()
-        if name not in {"model", "timeout", "deadline", "download", "cache"}
+        name: value for name, value in options.items() if name not in {"model", *_OVERRIDE_OPTIONS}
     }
     make_chat_request(prompt_to_messages("?"), **cast("dict[str, Any]", chat_arguments))
+
+
+class RequestTask(BatchTask[BatchResult[Any]]):
+    """One request. It is validated when its turn comes, so that an invalid one fails alone."""
+
+    __slots__ = ("_chat", "_client", "_custom_id", "_item", "_options", "_system")
+
+    def __init__(
+        self,
+        index: int,
+        item: Any,
+        *,
+        client: BatchClient,
+        chat: ChatFunction,
+        system: str | None,
+        options: ChatOptions,
+        dedupe: bool,
+    ) -> None:
+        default = ", ".join(model_names(options.get("model"))) or client.settings.model
+        is_request = isinstance(item, BatchRequest)
+        group = get_model(item, default) if is_request else default
+        super().__init__(index, group, _make_key(item, group) if dedupe else None)
+        self._item = item
+        custom_id = as_text(item.custom_id) if is_request else None
+        self._custom_id = f"request-{index}" if custom_id is None else custom_id
+        self._client = client
+        self._chat = chat
+        self._system = system
+        self._options = options
+
+    @staticmethod
+    def get_size(result: BatchResult[Any]) -> int:
+        """Return the approximate size in bytes."""
+        match result.answer:
+            case Completion(content=content, raw=raw):
+                return 1024 + len(content) + sum(len(chunk) + 64 for chunk in raw)
+            case Embeddings(vectors=vectors):
+                return 1024 + _FLOAT_BYTES * sum(map(len, vectors))
+            case answer:
+                return 1024 + 2 * len(getattr(answer, "raw", b""))
+
+    async def run(self) -> BatchResult[Any]:
+        code = UserCode()
+        try:
+            answer = await self._call()
+        except FoundryError:
+            raise
+        except BaseException as error:
+            if not code.is_own_failure(error):
+                raise
+            # A conversation may consist of the caller's own types, which may raise anything.
+            field = f"requests[{self.index}]"
+            raise InvalidRequest(
+                f"{field} cannot be sent: {describe(error)}",
+                field=field,
+                hint="See the cause of this exception.",
+            ) from error
+        cached = isinstance(answer, Completion) and answer.cached
+        return self._make_result(answer=answer, shared=cached)
+
+    def make_failed_result(self, error: FoundryError) -> BatchResult[Any]:
+        return self._make_result(error=error)
+
+    def make_shared_result(self, result: BatchResult[Any]) -> BatchResult[Any]:
+        return self._make_result(answer=result.answer, error=result.error, shared=True)
+
+    def _make_result(self, **outcome: Any) -> BatchResult[Any]:
+        return BatchResult(
+            index=self.index, custom_id=self._custom_id, request=self._item, **outcome
+        )
+
+    async def _call(self) -> BatchAnswer:
+        item = self._item
+        if isinstance(item, BatchRequest):
+            overrides = {
+                name: value for name, value in self._options.items() if name in _OVERRIDE_OPTIONS
+            }
+            return await dispatch(
+                self._client,
+                _validate_request(item),
+                cast("RequestOverrides", overrides),
+                self.group,
+            )
+        if isinstance(item, str):
+            return await self._chat(prompt_to_messages(item, self._system))
+        if issubclass(type(item), Sequence) and not isinstance(item, bytes):
+            return await self._chat(item)
+        field = f"requests[{self.index}]"
+        raise InvalidRequest(
+            f"{field} is of type {type(item).__name__}, neither a text nor a conversation",
+            field=field,
+            hint="Give a prompt, a list of messages, or a BatchRequest.",
+        )
+
+
+def _validate_request(request: BatchRequest) -> BatchRequest:
+    """Return the request with a body of plain Python types that services accept."""
+    if as_text(request.custom_id) is None:
+        raise InvalidRequest(
+            f"custom_id is {format_value(request.custom_id)}, not a text", field="custom_id"
+        )
+    url = parse_route(request.url)
+    if not isinstance(cast("object", request.body), Mapping):
+        raise InvalidRequest(f"body is {format_value(request.body)}, not a mapping", field="body")
+    try:
+        body: dict[str, Any] = to_plain(dict(request.body))
+    except UnicodeEncodeError:
+        body = dict(request.body)  # the check below names the text that cannot be encoded
+    except UNENCODABLE as error:
+        raise InvalidRequest(f"body cannot be sent as JSON: {error}", field="body") from error
+    return msgspec.structs.replace(request, url=url, body=validate_body(url, body))
+
+
+def _make_key(item: Any, group: str) -> bytes | None:
+    """Return a key that is equal for identical requests; None if it cannot be computed."""
+    try:
+        if isinstance(item, BatchRequest):
+            return make_request_key(item, group)
+        return hashlib.blake2b(msgspec.json.encode(item), digest_size=16).digest()
+    except Exception:  # noqa: BLE001 - it may be of the caller's types; sending it reports what is wrong
+        return None

@@ -1,4 +1,4 @@
-"""What becomes of the lines of a batch when calls fail: on a clock that costs no time."""
+"""The scheduler of a batch when calls fail, on a virtual clock."""
 
 from __future__ import annotations
 
@@ -28,37 +28,37 @@ PAUSES = Backoff(base_s=1.0, cap_s=8.0, uniform=lambda _, most: most)
 
 
 class Engine:
-    """Answers lines in a second each, and fails as it is told."""
+    """Answers each line after a delay, unless `fails` returns an error for it."""
 
     def __init__(self, fails: Fails = lambda _engine, _index: None) -> None:
         self.fails = fails
-        self.flying: set[int] = set()
+        self.in_flight: set[int] = set()
         self.most = 0
-        self.is_started: list[int] = []
+        self.started: list[int] = []
         self.groups: list[str] = []
         self.tries: defaultdict[int, int] = defaultdict(int)
         self.cancelled: list[int] = []
 
-    async def answer(self, index: int, group: str, took_s: float) -> str:
+    async def answer(self, index: int, group: str, duration_s: float) -> str:
         self.tries[index] += 1
-        self.is_started.append(index)
+        self.started.append(index)
         self.groups.append(group)
-        self.flying.add(index)
-        self.most = max(self.most, len(self.flying))
+        self.in_flight.add(index)
+        self.most = max(self.most, len(self.in_flight))
         try:
-            await asyncio.sleep(took_s)
+            await asyncio.sleep(duration_s)
             if (error := self.fails(self, index)) is not None:
                 raise error
         except asyncio.CancelledError:
             self.cancelled.append(index)
             raise
         finally:
-            self.flying.discard(index)
+            self.in_flight.discard(index)
         return f"{index}"
 
 
-class Mortal(Engine):
-    """An engine that dies of some lines, or at some calls, with all that are in flight."""
+class CrashingEngine(Engine):
+    """An engine that crashes on some lines or calls, with everything in flight."""
 
     def __init__(self, poison: range | set[int], at_calls: range = range(0)) -> None:
         super().__init__()
@@ -66,16 +66,16 @@ class Mortal(Engine):
         self.at_calls = at_calls
         self.crashes = 0
 
-    async def answer(self, index: int, group: str, took_s: float) -> str:
-        self.is_started.append(index)
+    async def answer(self, index: int, group: str, duration_s: float) -> str:
+        self.started.append(index)
         self.groups.append(group)
-        number, epoch = len(self.is_started), self.crashes
-        await asyncio.sleep(took_s / 2)
+        number, epoch = len(self.started), self.crashes
+        await asyncio.sleep(duration_s / 2)
         if self.crashes == epoch and (index in self.poison or number in self.at_calls):
             self.crashes += 1
-        await asyncio.sleep(0)  # the others notice it in the same moment
+        await asyncio.sleep(0)  # the others fail at the same moment
         if self.crashes != epoch:
-            raise errors.StreamInterrupted("it died")
+            raise errors.StreamInterrupted("it crashed")
         return f"{index}"
 
 
@@ -97,24 +97,24 @@ class Line(BatchTask[str]):
         return f"{self.index} as {result}"
 
 
-def pump(
+def make_scheduler(
     *,
     at_once: int = 4,
     attempts: int = 3,
     patience_s: float = 100.0,
     reachable: bool = True,
-    kept: LruResults[str] | None = None,
+    shared_results: LruResults[str] | None = None,
     ordered: bool = False,
 ) -> Scheduler[str]:
-    async def tells_its_status() -> bool:
+    async def is_reachable() -> bool:
         return reachable
 
     return Scheduler(
         ConcurrencyWindow(lambda: at_once),
         Outage(patience_s, asyncio.get_running_loop().time, PAUSES),
         max_attempts=attempts,
-        is_reachable=tells_its_status,
-        shared_results=kept,
+        is_reachable=is_reachable,
+        shared_results=shared_results,
         ordered=ordered,
     )
 
@@ -126,20 +126,20 @@ async def several(lines: list[Line]) -> AsyncGenerator[Line]:
 
 async def results(of: Scheduler[str], lines: AsyncIterable[Line] | list[Line]) -> list[str]:
     source = several(lines) if isinstance(lines, list) else lines
-    async with aclosing(of.run(source)) as given:
-        return [result async for result in given]
+    async with aclosing(of.run(source)) as stream:
+        return [result async for result in stream]
 
 
 def lines(engine: Engine, count: int, models: str = "a") -> list[Line]:
-    """As many lines, their models taking turns."""
+    """Return lines whose models alternate."""
     return [Line(engine, index, models[index % len(models)]) for index in range(count)]
 
 
-def test_every_line_is_answered_once_with_as_many_at_once_as_are_allowed(run: Run) -> None:
+def test_every_line_is_answered_once_within_the_concurrency(run: Run) -> None:
     async def test() -> None:
         engine = Engine()
-        given = await results(pump(at_once=7), lines(engine, 300))
-        assert sorted(map(int, given)) == list(range(300))
+        stream = await results(make_scheduler(at_once=7), lines(engine, 300))
+        assert sorted(map(int, stream)) == list(range(300))
         assert engine.most == 7
         assert set(engine.tries.values()) == {1}
         assert asyncio.get_running_loop().time() == pytest.approx(300 / 7, abs=1)
@@ -147,8 +147,8 @@ def test_every_line_is_answered_once_with_as_many_at_once_as_are_allowed(run: Ru
     run(test())
 
 
-def test_no_more_are_taken_than_are_needed(run: Run) -> None:
-    """From a source that never ends, by somebody who takes three results."""
+def test_no_more_lines_are_read_than_needed(run: Run) -> None:
+    """The source never ends, and the caller takes three results."""
 
     async def test() -> None:
         engine, taken = Engine(), 0
@@ -159,17 +159,17 @@ def test_no_more_are_taken_than_are_needed(run: Run) -> None:
                 yield Line(engine, taken)
                 taken += 1
 
-        async with aclosing(pump().run(endless())) as given:
+        async with aclosing(make_scheduler().run(endless())) as stream:
             for _ in range(3):
-                await anext(given)
+                await anext(stream)
             await asyncio.sleep(10_000)
-        assert len(engine.is_started) <= MAX_READY + 2 * 4 + 3
-        assert taken <= len(engine.is_started) + ONE_GROUP_CAPACITY + 1
+        assert len(engine.started) <= MAX_READY + 2 * 4 + 3
+        assert taken <= len(engine.started) + ONE_GROUP_CAPACITY + 1
 
     run(test())
 
 
-def test_what_is_left_early_ends_what_is_in_flight_and_the_source(run: Run) -> None:
+def test_closing_early_cancels_calls_and_closes_the_source(run: Run) -> None:
     async def test() -> None:
         engine, ended = Engine(), False
 
@@ -181,9 +181,9 @@ def test_what_is_left_early_ends_what_is_in_flight_and_the_source(run: Run) -> N
             finally:
                 ended = True
 
-        given = pump().run(source())
-        await anext(given)
-        await given.aclose()
+        stream = make_scheduler().run(source())
+        await anext(stream)
+        await stream.aclose()
         assert sorted(engine.cancelled) == [1, 2, 3, 4]
         assert ended
         assert asyncio.all_tasks() == {asyncio.current_task()}
@@ -191,13 +191,13 @@ def test_what_is_left_early_ends_what_is_in_flight_and_the_source(run: Run) -> N
     run(test())
 
 
-def test_order_is_kept_and_no_line_runs_too_far_ahead(run: Run) -> None:
+def test_ordered_results_and_bounded_look_ahead(run: Run) -> None:
     async def test() -> None:
         engine = Engine()
         slow_first = [Line(engine, index, s=0.1 if index else 1e4) for index in range(2000)]
-        given = await results(pump(ordered=True), slow_first)
-        assert given == [f"{index}" for index in range(2000)]
-        assert max(engine.is_started[:REORDER_WINDOW]) < REORDER_WINDOW
+        stream = await results(make_scheduler(ordered=True), slow_first)
+        assert stream == [f"{index}" for index in range(2000)]
+        assert max(engine.started[:REORDER_WINDOW]) < REORDER_WINDOW
 
     run(test())
 
@@ -205,27 +205,27 @@ def test_order_is_kept_and_no_line_runs_too_far_ahead(run: Run) -> None:
 def test_lines_of_one_model_are_answered_together(run: Run) -> None:
     async def test() -> None:
         engine = Engine()
-        given = await results(pump(), lines(engine, 3000, models="abc"))
-        assert len(given) == 3000
+        stream = await results(make_scheduler(), lines(engine, 3000, models="abc"))
+        assert len(stream) == 3000
         changes = sum(a != b for a, b in zip(engine.groups, engine.groups[1:], strict=False))
         assert changes <= 12
 
     run(test())
 
 
-def test_the_callers_mistake_fails_its_line_alone_and_at_once(run: Run) -> None:
+def test_invalid_line_fails_alone_and_at_once(run: Run) -> None:
     async def test() -> None:
         engine = Engine(lambda _, index: errors.InvalidRequest("no") if index == 5 else None)
-        given = await results(pump(), lines(engine, 20))
-        assert "5 InvalidRequest" in given
-        assert len(given) == 20
+        stream = await results(make_scheduler(), lines(engine, 20))
+        assert "5 InvalidRequest" in stream
+        assert len(stream) == 20
         assert engine.tries[5] == 1
 
     run(test())
 
 
 @pytest.mark.parametrize("kind", [errors.ServerError, errors.ReadTimeout, errors.DownloadFailed])
-def test_a_line_that_fails_for_a_passing_reason_is_begun_again_so_often(
+def test_transient_failure_is_retried_up_to_max_attempts(
     run: Run, kind: type[errors.FoundryError]
 ) -> None:
     def fails(engine: Engine, index: int) -> Exception | None:
@@ -234,9 +234,9 @@ def test_a_line_that_fails_for_a_passing_reason_is_begun_again_so_often(
 
     async def test() -> None:
         engine = Engine(fails)
-        given = await results(pump(), lines(engine, 10))
-        assert "3" in given
-        assert f"4 {kind.__name__}" in given
+        stream = await results(make_scheduler(), lines(engine, 10))
+        assert "3" in stream
+        assert f"4 {kind.__name__}" in stream
         assert (engine.tries[3], engine.tries[4]) == (3, 3)
 
     run(test())
@@ -253,122 +253,126 @@ AWAY = [
 
 
 @pytest.mark.parametrize("error", AWAY, ids=lambda error: type(error).__name__)
-def test_no_line_fails_while_the_service_is_away(run: Run, error: errors.FoundryError) -> None:
+def test_no_line_fails_while_the_service_is_unreachable(
+    run: Run, error: errors.FoundryError
+) -> None:
     def fails(_engine: Engine, _index: int) -> Exception | None:
         return error if 20 < asyncio.get_running_loop().time() < 60 else None
 
     async def test() -> None:
         engine = Engine(fails)
-        given = await results(pump(attempts=1), lines(engine, 200))
-        assert sorted(map(int, given)) == list(range(200))
-        assert len(engine.is_started) < 200 + 60  # few look whether it is back
+        stream = await results(make_scheduler(attempts=1), lines(engine, 200))
+        assert sorted(map(int, stream)) == list(range(200))
+        assert len(engine.started) < 200 + 60  # few check whether it is back
 
     run(test())
 
 
-def test_the_patience_ends_and_the_answers_before_are_kept(run: Run) -> None:
+def test_too_long_an_outage_ends_the_batch_with_earlier_answers(run: Run) -> None:
     async def test() -> None:
         loop = asyncio.get_running_loop()
         gone = errors.ServiceNotRunning("gone")
         engine = Engine(lambda *_: gone if loop.time() > 10.5 else None)
-        given: list[str] = []
+        stream: list[str] = []
 
         async def take() -> None:
-            async with aclosing(pump(patience_s=300).run(several(lines(engine, 99)))) as some:
+            async with aclosing(
+                make_scheduler(patience_s=300).run(several(lines(engine, 99)))
+            ) as some:
                 async for result in some:
-                    given.append(result)  # noqa: PERF401 - those before the error count
+                    stream.append(result)  # noqa: PERF401 - those before the error count
 
         with pytest.raises(errors.ServiceNotRunning) as caught:
             await take()
-        assert len(given) == 40
+        assert len(stream) == 40
         assert "It was away for" in caught.value.hint
         assert 300 < loop.time() < 330
 
     run(test())
 
 
-def test_a_service_that_was_never_there_is_not_waited_for_as_long(run: Run) -> None:
+def test_service_that_never_answered_gets_less_patience(run: Run) -> None:
     async def test() -> None:
         engine = Engine(lambda *_: errors.ServiceNotRunning("gone"))
         with pytest.raises(errors.ServiceNotRunning):
-            await results(pump(patience_s=1e6), lines(engine, 99))
+            await results(make_scheduler(patience_s=1e6), lines(engine, 99))
         assert asyncio.get_running_loop().time() < MAX_START_OUTAGE_S + 10
 
     run(test())
 
 
-def test_a_service_that_tells_no_status_is_away_and_no_line_is_blamed(run: Run) -> None:
+def test_read_timeout_of_a_hanging_service_blames_no_line(run: Run) -> None:
     async def test() -> None:
         def fails(_engine: Engine, _index: int) -> Exception | None:
             return errors.ReadTimeout("mute") if asyncio.get_running_loop().time() < 20 else None
 
-        given = await results(pump(attempts=2, reachable=False), lines(Engine(fails), 5))
-        assert sorted(map(int, given)) == list(range(5))
+        stream = await results(make_scheduler(attempts=2, reachable=False), lines(Engine(fails), 5))
+        assert sorted(map(int, stream)) == list(range(5))
 
     run(test())
 
 
-def test_a_line_that_kills_the_service_is_found_and_its_neighbours_are_not_blamed(run: Run) -> None:
+def test_line_that_crashes_the_service_fails_alone(run: Run) -> None:
     async def test() -> None:
-        engine = Mortal({30, 31, 60})
-        given = await results(pump(attempts=3), lines(engine, 100))
-        failed = sorted(each for each in given if " " in each)
+        engine = CrashingEngine({30, 31, 60})
+        stream = await results(make_scheduler(attempts=3), lines(engine, 100))
+        failed = sorted(each for each in stream if " " in each)
         assert failed == [f"{index} StreamInterrupted" for index in (30, 31, 60)]
-        assert len(given) == 100
+        assert len(stream) == 100
         assert engine.crashes <= 3 * 3 + 2
 
     run(test())
 
 
-def test_a_service_that_is_killed_at_any_moment_fails_no_line(run: Run) -> None:
+def test_service_killed_at_any_moment_fails_no_line(run: Run) -> None:
     async def test() -> None:
-        engine = Mortal(set(), at_calls=range(3, 1000, 11))
-        given = await results(pump(attempts=3), lines(engine, 300))
+        engine = CrashingEngine(set(), at_calls=range(3, 1000, 11))
+        stream = await results(make_scheduler(attempts=3), lines(engine, 300))
         assert engine.crashes > 20
-        assert sorted(given, key=int) == [f"{index}" for index in range(300)]
+        assert sorted(stream, key=int) == [f"{index}" for index in range(300)]
 
     run(test())
 
 
-def test_a_service_that_dies_of_every_line_ends_the_batch_and_no_line_is_written_off(
+def test_service_that_crashes_on_every_line_ends_the_batch(
     run: Run,
 ) -> None:
     async def test() -> None:
-        engine = Mortal(range(1000))
+        engine = CrashingEngine(range(1000))
         with pytest.raises(errors.StreamInterrupted):
-            await results(pump(), lines(engine, 1000))
+            await results(make_scheduler(), lines(engine, 1000))
         assert engine.crashes <= 3 * MAX_CONSECUTIVE_FAILURES + 10
 
     run(test())
 
 
-def test_a_model_that_nobody_knows_ends_the_batch_before_a_million_lines_fail(run: Run) -> None:
+def test_unknown_model_ends_the_batch(run: Run) -> None:
     async def test() -> None:
         engine = Engine(lambda *_: errors.ModelNotFound("what model?"))
         with pytest.raises(errors.ModelNotFound):
-            await results(pump(), lines(engine, 10_000))
-        assert len(engine.is_started) < 2 * MAX_CONSECUTIVE_FAILURES
+            await results(make_scheduler(), lines(engine, 10_000))
+        assert len(engine.started) < 2 * MAX_CONSECUTIVE_FAILURES
 
     run(test())
 
 
-def test_of_several_models_one_that_is_not_known_fails_its_own_lines(run: Run) -> None:
+def test_unknown_model_among_several_fails_only_its_lines(run: Run) -> None:
     async def test() -> None:
         def fails(_: Engine, index: int) -> Exception | None:
             return errors.ModelNotFound("what model?") if index % 2 else None
 
-        given = await results(pump(), lines(Engine(fails), 200, models="ab"))
-        assert sum(each.endswith("ModelNotFound") for each in given) == 100
-        assert len(given) == 200
+        stream = await results(make_scheduler(), lines(Engine(fails), 200, models="ab"))
+        assert sum(each.endswith("ModelNotFound") for each in stream) == 100
+        assert len(stream) == 200
 
     run(test())
 
 
-def test_few_lines_of_a_model_that_nobody_knows_fail_as_lines(run: Run) -> None:
+def test_few_lines_of_an_unknown_model_fail_as_lines(run: Run) -> None:
     async def test() -> None:
         engine = Engine(lambda *_: errors.ModelNotFound("what model?"))
-        given = await results(pump(), lines(engine, 3))
-        assert sorted(given) == [f"{index} ModelNotFound" for index in range(3)]
+        stream = await results(make_scheduler(), lines(engine, 3))
+        assert sorted(stream) == [f"{index} ModelNotFound" for index in range(3)]
 
     run(test())
 
@@ -376,74 +380,74 @@ def test_few_lines_of_a_model_that_nobody_knows_fail_as_lines(run: Run) -> None:
 @pytest.mark.parametrize(
     "error", [errors.ClientClosed("closed"), errors.InvalidRequest("who are you?", status=401)]
 )
-def test_what_no_line_can_mend_ends_the_batch_at_once(run: Run, error: errors.FoundryError) -> None:
+def test_fatal_error_ends_the_batch_at_once(run: Run, error: errors.FoundryError) -> None:
     async def test() -> None:
         engine = Engine(lambda *_: error)
         with pytest.raises(type(error)):
-            await results(pump(), lines(engine, 1000))
-        assert len(engine.is_started) <= 5
+            await results(make_scheduler(), lines(engine, 1000))
+        assert len(engine.started) <= 5
 
     run(test())
 
 
-def test_a_model_that_finds_no_room_beside_another_waits_until_that_is_done(run: Run) -> None:
+def test_model_without_memory_waits_for_the_other_model(run: Run) -> None:
     def fails(engine: Engine, index: int) -> Exception | None:
-        others = {each % 2 for each in engine.flying} - {index % 2}
+        others = {each % 2 for each in engine.in_flight} - {index % 2}
         return errors.MemoryBudgetExceeded("no room") if others and index % 2 else None
 
     async def test() -> None:
-        given = await results(pump(), lines(Engine(fails), 100, models="ab"))
-        assert sorted(map(int, given)) == list(range(100))
+        stream = await results(make_scheduler(), lines(Engine(fails), 100, models="ab"))
+        assert sorted(map(int, stream)) == list(range(100))
 
     run(test())
 
 
-def test_one_that_finds_no_room_by_itself_fails(run: Run) -> None:
+def test_model_without_memory_on_its_own_fails(run: Run) -> None:
     async def test() -> None:
         too_large = errors.MemoryBudgetExceeded("too large")
         engine = Engine(lambda _, index: too_large if index == 2 else None)
-        given = await results(pump(), lines(engine, 5))
-        assert "2 MemoryBudgetExceeded" in given
+        stream = await results(make_scheduler(), lines(engine, 5))
+        assert "2 MemoryBudgetExceeded" in stream
 
     run(test())
 
 
-def test_identical_lines_are_asked_once(run: Run) -> None:
+def test_identical_lines_are_sent_once(run: Run) -> None:
     async def test() -> None:
         engine = Engine()
         same = [Line(engine, index, key=b"k%d" % (index % 10)) for index in range(1000)]
-        given = await results(pump(kept=LruResults(len)), same)
-        assert len(given) == 1000
-        assert len(engine.is_started) == 10
-        assert sum(" as " in each for each in given) == 990
+        stream = await results(make_scheduler(shared_results=LruResults(len)), same)
+        assert len(stream) == 1000
+        assert len(engine.started) == 10
+        assert sum(" as " in each for each in stream) == 990
 
     run(test())
 
 
-def test_a_failure_is_shared_by_those_who_waited_for_it_and_is_not_kept(run: Run) -> None:
+def test_failure_is_shared_with_followers_but_not_stored(run: Run) -> None:
     async def test() -> None:
-        kept = LruResults[str](len)
+        shared_results = LruResults[str](len)
         engine = Engine(lambda *_: errors.InvalidRequest("no"))
         same = [Line(engine, index, key=b"same") for index in range(3)]
-        given = await results(pump(kept=kept), same)
-        assert given == ["0 InvalidRequest", *(f"{n} as 0 InvalidRequest" for n in (1, 2))]
-        assert kept.get(b"same") is None
+        stream = await results(make_scheduler(shared_results=shared_results), same)
+        assert stream == ["0 InvalidRequest", *(f"{n} as 0 InvalidRequest" for n in (1, 2))]
+        assert shared_results.get(b"same") is None
 
     run(test())
 
 
-def test_a_mistake_in_the_callers_own_code_is_raised_as_it_is(run: Run) -> None:
+def test_unexpected_exception_is_raised_unchanged(run: Run) -> None:
     async def test() -> None:
         engine = Engine(lambda _, index: ZeroDivisionError("parser") if index == 7 else None)
         with pytest.raises(ZeroDivisionError):
-            await results(pump(), lines(engine, 100))
+            await results(make_scheduler(), lines(engine, 100))
 
         async def broken() -> AsyncGenerator[Line]:
             yield Line(engine, 0)
             raise OSError("the caller's file")
 
         with pytest.raises(OSError, match="the caller's file"):
-            await results(pump(), broken())
+            await results(make_scheduler(), broken())
 
     run(test())
 
@@ -451,8 +455,8 @@ def test_a_mistake_in_the_callers_own_code_is_raised_as_it_is(run: Run) -> None:
 @pytest.mark.parametrize(
     "failure", [asyncio.CancelledError, GeneratorExit, ValueError, KeyError, errors.ProtocolError]
 )
-def test_a_source_that_fails_is_not_at_its_end(run: Run, failure: type[BaseException]) -> None:
-    """What is in flight gives its results; then comes the failure, as one of ours if need be."""
+def test_failing_source_is_not_taken_for_its_end(run: Run, failure: type[BaseException]) -> None:
+    """Calls in flight finish first; then the error is raised, wrapped if it would end the loop."""
 
     async def broken(engine: Engine) -> AsyncGenerator[Line]:
         for index in range(3):
@@ -461,13 +465,13 @@ def test_a_source_that_fails_is_not_at_its_end(run: Run, failure: type[BaseExcep
         raise failure("broken")
 
     async def main() -> None:
-        engine, told = Engine(), list[str]()
+        engine, finished = Engine(), list[str]()
         expected = errors.BatchError if not issubclass(failure, Exception) else failure
-        given = pump().run(broken(engine))
+        stream = make_scheduler().run(broken(engine))
         with pytest.raises(expected, match="broken") as caught:  # noqa: PT012 - it ends the loop
-            async for result in given:
-                told.append(result)
-        assert sorted(told) == ["0", "1", "2"]
+            async for result in stream:
+                finished.append(result)
+        assert sorted(finished) == ["0", "1", "2"]
         assert engine.cancelled == []
         if expected is errors.BatchError:
             assert type(caught.value.__cause__) is failure
@@ -475,7 +479,7 @@ def test_a_source_that_fails_is_not_at_its_end(run: Run, failure: type[BaseExcep
     run(main())
 
 
-def test_a_batch_that_is_cancelled_while_it_reads_is_cancelled(run: Run) -> None:
+def test_cancellation_during_reading_is_propagated(run: Run) -> None:
     async def main() -> None:
         begun = asyncio.Event()
 
@@ -484,7 +488,7 @@ def test_a_batch_that_is_cancelled_while_it_reads_is_cancelled(run: Run) -> None
             await asyncio.Event().wait()
             yield Line(Engine(), 0)
 
-        running = asyncio.create_task(results(pump(), waits()))
+        running = asyncio.create_task(results(make_scheduler(), waits()))
         await begun.wait()
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -493,29 +497,29 @@ def test_a_batch_that_is_cancelled_while_it_reads_is_cancelled(run: Run) -> None
     run(main())
 
 
-def test_what_is_kept_has_a_bound_and_the_one_used_longest_ago_goes() -> None:
-    kept = LruResults[str](len, max_bytes=30)
-    kept.put(b"one", "x" * 9)
-    kept.put(b"two", "y" * 9)
-    assert kept.get(b"one") is not None
-    kept.put(b"six", "z" * 9)
-    assert (kept.get(b"one"), kept.get(b"two")) == ("x" * 9, None)
-    kept.put(b"big", "w" * 99)
-    assert kept.get(b"big") is None
-    assert kept.get(b"six") is not None
+def test_lru_results_are_bounded_in_size() -> None:
+    shared_results = LruResults[str](len, max_bytes=30)
+    shared_results.put(b"one", "x" * 9)
+    shared_results.put(b"two", "y" * 9)
+    assert shared_results.get(b"one") is not None
+    shared_results.put(b"six", "z" * 9)
+    assert (shared_results.get(b"one"), shared_results.get(b"two")) == ("x" * 9, None)
+    shared_results.put(b"big", "w" * 99)
+    assert shared_results.get(b"big") is None
+    assert shared_results.get(b"six") is not None
 
 
-def test_a_pump_that_is_drained_finishes_what_is_in_flight_and_begins_nothing(run: Run) -> None:
+def test_drained_scheduler_only_finishes_lines_in_flight(run: Run) -> None:
     async def test() -> None:
-        engine, given = Engine(), list[str]()
-        draining = pump()
+        engine, stream = Engine(), list[str]()
+        draining = make_scheduler()
         async with aclosing(draining.run(several(lines(engine, 1000)))) as replies:
             async for reply in replies:
-                given.append(reply)
-                if len(given) == 6:
+                stream.append(reply)
+                if len(stream) == 6:
                     draining.drain()
-        assert sorted(map(int, given)) == sorted(engine.is_started)
+        assert sorted(map(int, stream)) == sorted(engine.started)
         assert engine.cancelled == []
-        assert len(given) <= 6 + 4 + 4, "those that had ended, and those in flight"
+        assert len(stream) <= 6 + 4 + 4, "those that had ended, and those in flight"
 
     run(test())
