@@ -1,4 +1,4 @@
-"""Settings: arguments first, then environment variables, then defaults."""
+"""Client settings, from arguments, environment variables and defaults, in this order."""
 
 from __future__ import annotations
 
@@ -28,42 +28,48 @@ if TYPE_CHECKING:
 __all__ = ["Settings"]
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+# On loopback a connection takes microseconds; a remote service that needs longer is unusable.
 CONNECT_TIMEOUT_S = 5.0
-"""On loopback a connection takes microseconds; a remote service that needs longer is as good as
-dead."""
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_API_KEY = re.compile(r"[\x21-\x7e]+")
+_URL_HINT = "Give one like http://127.0.0.1:5273."
+
+# Services bound to a wildcard address report it as their own.
 WILDCARD_HOSTS = {"0.0.0.0": "127.0.0.1", "*": "127.0.0.1", "+": "127.0.0.1", "::": "127.0.0.1"}  # noqa: S104 - rewritten, never bound
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How a client behaves. Immutable; make a changed copy with `dataclasses.replace`.
+    """Settings of a client. Immutable; make a changed copy with `dataclasses.replace`.
 
     Attributes:
-        model: Model used when a call names none. `FOUNDRY_MODEL`, default phi-4-mini.
-        timeout_s: Seconds without a token before a call gives up, or `auto`. `FOUNDRY_TIMEOUT`,
-            default 30.
-        deadline_s: Seconds for a whole call; None for no bound. `FOUNDRY_DEADLINE`.
-        connect_timeout_s: Seconds that making a connection may take. `FOUNDRY_CONNECT_TIMEOUT`,
+        model: Model for calls that name none. `FOUNDRY_MODEL`, default phi-4-mini.
+        timeout_s: Maximum seconds without a token, or `auto` to derive it from the model's
+            latency. `FOUNDRY_TIMEOUT`, default 30.
+        deadline_s: Maximum seconds for a complete call; None for no limit. `FOUNDRY_DEADLINE`.
+        connect_timeout_s: Maximum seconds to open a connection. `FOUNDRY_CONNECT_TIMEOUT`,
             default 5.
-        max_retries: Further attempts after a failed one. `FOUNDRY_RETRIES`, default 3; 0 turns
-            them off.
+        max_retries: Maximum number of retries of a failed call; 0 disables them.
+            `FOUNDRY_RETRIES`, default 3.
         log_level: Level of the `foundry_api` logger. `FOUNDRY_LOG_LEVEL`, default INFO.
-        base_url: Address of a service; None searches for one. `FOUNDRY_BASE_URL`.
-        base_urls: Addresses of several services instead. `FOUNDRY_BASE_URLS`, with commas between.
-        api_key: Sent as a bearer token to `base_url` and to nothing else. `FOUNDRY_API_KEY`.
-            Foundry Local checks none; a gateway in front of it may.
+        base_url: Address of the service; None finds one. `FOUNDRY_BASE_URL`.
+        base_urls: Addresses of several services, instead of `base_url`. `FOUNDRY_BASE_URLS`,
+            separated by commas.
+        api_key: Sent as a bearer token to `base_url` only. `FOUNDRY_API_KEY`. Foundry Local
+            ignores it; a gateway in front of it may not.
         service: `auto` finds a running service or starts an engine host; `embedded` always
-            starts one of its own.
-        keep_alive_s: Seconds after which a model that this client used is taken out of memory when
-            nobody used it; None for never. `FOUNDRY_MODEL_IDLE`.
-        memory_budget_mb: Bound of the memory that the models take in a service, in MB, measured
-            where the service is an engine host of this package, else by the sizes of their files;
-            None for none. `FOUNDRY_MEMORY_BUDGET`.
-        cache: Where answers are kept: `off`, in `memory`, in a `sqlite` file in the home, or in one
-            at this path, which is made absolute. `FOUNDRY_CACHE`, default off.
-        home: Directory for the engine's data, logs and state, made absolute; None takes the
-            user's own directories of the platform. `FOUNDRY_HOME`.
+            starts an engine host.
+        keep_alive_s: Seconds without use after which a model that this client used is unloaded;
+            None for never. `FOUNDRY_MODEL_IDLE`.
+        memory_budget_mb: Maximum memory of all models of a service, in MB; None for no limit.
+            Measured for an engine host of this package, else estimated from the file sizes.
+            `FOUNDRY_MEMORY_BUDGET`.
+        cache: Cache for answers: `off`, `memory`, `sqlite` for a file in the home, or the path of
+            an SQLite file, which is made absolute. `FOUNDRY_CACHE`, default off.
+        home: Directory for the engine's data, logs and state, made absolute; None uses the
+            platform's directories of the user. `FOUNDRY_HOME`.
     """
 
     model: str = "phi-4-mini"
@@ -82,7 +88,7 @@ class Settings:
     home: Path | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work, with the name of the setting."""
+        """Validate each setting and convert it to its type."""
         for name, check in _CHECKS.items():
             value = getattr(self, name)
             if value is not None or name not in _OPTIONAL:
@@ -94,14 +100,14 @@ class Settings:
 
     @property
     def described(self) -> str:
-        """Where calls go, for the `repr` of a client: no credential is in it."""
+        """The service and the model, for the `repr` of a client; without credentials."""
         place = f"base_url={self.base_url!r}" if self.base_url else f"service={self.service!r}"
         if self.base_urls:
             place = f"base_urls={list(self.base_urls)!r}"
         return f"{place}, model={self.model!r}"
 
     def per_service(self) -> tuple[Settings, ...]:
-        """Settings with one service each."""
+        """Return one Settings for each service."""
         if not self.base_urls:
             return (self,)
         return tuple(replace(self, base_url=url, base_urls=()) for url in self.base_urls)
@@ -114,24 +120,26 @@ class Settings:
         names: Mapping[str, str] | None = None,
         **arguments: object,
     ) -> Settings:
-        """Settings from arguments, then `FOUNDRY_*` variables, then defaults.
+        """Make settings from arguments, then `FOUNDRY_*` variables, then defaults.
 
         Args:
-            environ: The environment; None reads the process's own.
-            names: What the caller calls an argument, where that is not the setting's name: errors
-                say it.
-            arguments: Settings by their names; None counts as not given.
+            environ: Environment variables; None reads those of the process.
+            names: The caller's names for arguments, by setting, for error messages.
+            arguments: Settings by name; None means not set.
+
+        Returns:
+            The settings.
 
         Raises:
-            ConfigurationError: A value cannot be used; the message names the variable or argument.
+            ConfigurationError: A value is invalid; the message names the variable or argument.
         """
         source = os.environ if environ is None else environ
         values: dict[str, Any] = {}
         for name, (variable, parse) in _VARIABLES.items():
             text = source.get(variable, "").strip()
             if text and arguments.get(name) is None:
-                values[name] = _CHECKS[name](variable, _parsed(variable, text, parse))
-        return cls(**_overlay(values, _checked(arguments, names or {})))
+                values[name] = _CHECKS[name](variable, _parse(variable, text, parse))
+        return cls(**_override(values, _check_arguments(arguments, names or {})))
 
     @classmethod
     def resolve(
@@ -141,10 +149,18 @@ class Settings:
         names: Mapping[str, str] | None = None,
         **arguments: object,
     ) -> Settings:
-        """Settings from arguments over given settings, or else over the environment.
+        """Make settings from arguments, then from `settings` or, without them, the environment.
+
+        Args:
+            settings: Settings that the arguments override; None reads the environment.
+            names: The caller's names for arguments, by setting, for error messages.
+            arguments: Settings by name; None means not set.
+
+        Returns:
+            The settings.
 
         Raises:
-            ConfigurationError: A value cannot be used; the message names the variable or argument.
+            ConfigurationError: A value is invalid; the message names the variable or argument.
         """
         if settings is None:
             return cls.from_environment(None, names=names, **arguments)
@@ -152,12 +168,50 @@ class Settings:
             raise ConfigurationError(
                 f"settings is {format_value(settings)}, not Settings", hint="Give Settings(…)."
             )
-        values = {each.name: getattr(settings, each.name) for each in fields(cls)}
-        return cls(**_overlay(values, _checked(arguments, names or {})))
+        values = {setting.name: getattr(settings, setting.name) for setting in fields(cls)}
+        return cls(**_override(values, _check_arguments(arguments, names or {})))
 
 
-def _checked(arguments: Mapping[str, object], names: Mapping[str, str]) -> dict[str, Any]:
-    """The arguments that were given, by the names of the settings."""
+def environment_variables() -> tuple[str, ...]:
+    """Return the names of the environment variables that `Settings` reads."""
+    return tuple(variable for variable, _ in _VARIABLES.values())
+
+
+def normalize_url(url: object, name: str = "the base URL") -> str:
+    """Return a service's address as `scheme://host:port`, with the path of a proxy, if any.
+
+    `name` is used in errors, which never show a credential.
+    """
+    text = as_text(url)
+    if text is None:
+        raise ConfigurationError(f"{name} is {format_value(url)}, not a text", hint=_URL_HINT)
+    text = text.strip()
+    try:
+        parts = urlsplit(text if "://" in text else f"http://{text}")
+        port = parts.port
+    except ValueError as error:
+        raise ConfigurationError(f"{name} is no URL", hint=_URL_HINT) from error
+    if "@" in parts.netloc or ("@" in text and not parts.netloc):
+        raise ConfigurationError(
+            f"{name} carries a credential", hint="Give it as api_key or FOUNDRY_API_KEY."
+        )
+    has_spaces = any(character.isspace() for character in parts.netloc + parts.path)
+    is_unsafe = has_spaces or _CONTROL.search(text) or _SURROGATE.search(text)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0 or is_unsafe:
+        raise ConfigurationError(
+            f"{name} is {strip_secrets(text)}, not a service's address", hint=_URL_HINT
+        )
+    host = WILDCARD_HOSTS.get(parts.hostname, parts.hostname)
+    host = f"[{host}]" if ":" in host else host
+    address = f"{host}:{port}" if port else host
+    # `foundry service status` prints a legacy service's address with `/openai/status`, and other
+    # clients take an address with `/v1`: users paste both.
+    path = re.sub(r"(?:/|/openai/status|/v1)+$", "", parts.path)
+    return f"{parts.scheme}://{address}{path}"
+
+
+def _check_arguments(arguments: Mapping[str, object], names: Mapping[str, str]) -> dict[str, Any]:
+    """Validate the arguments that are not None."""
     return {
         name: _CHECKS[name](names.get(name, name), value) if name in _CHECKS else value
         for name, value in arguments.items()
@@ -165,15 +219,15 @@ def _checked(arguments: Mapping[str, object], names: Mapping[str, str]) -> dict[
     }
 
 
-def _overlay(values: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Values with others over them. One address takes the place of several, and the reverse."""
+def _override(values: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    # base_url and base_urls exclude each other, so an override of one removes the other.
     replaced = {"base_url": "base_urls", "base_urls": "base_url"}
-    hidden = {replaced[name] for name in given if name in replaced} - given.keys()
-    return {**{name: value for name, value in values.items() if name not in hidden}, **given}
+    removed = {replaced[name] for name in overrides if name in replaced} - overrides.keys()
+    return {**{name: value for name, value in values.items() if name not in removed}, **overrides}
 
 
 def _absolute(name: str, path: Path) -> Path:
-    """Other processes use it too: the engine's host, workers of a cluster."""
+    # Processes with another working directory use it too: the engine host, workers of a cluster.
     try:
         return absolute_path(path)
     except ValueError as error:
@@ -255,7 +309,7 @@ def _log_level(name: str, value: object) -> str:
 
 def _base_urls(name: str, value: object) -> tuple[str, ...]:
     if not is_list_like(value):
-        # An address may hold a credential.
+        # The value is not shown, because an address may contain a credential.
         raise ConfigurationError(
             f"{name} is of type {type(value).__name__}, not a list of addresses",
             hint="Give a list such as ['http://127.0.0.1:5273', 'http://127.0.0.1:5274'].",
@@ -272,7 +326,7 @@ def _api_key(name: str, value: object) -> str:
         raise ConfigurationError(
             f"{name} is of type {type(value).__name__}, neither a text nor a callable"
         )
-    if not _KEY.fullmatch(text):
+    if not _API_KEY.fullmatch(text):
         what = "is empty" if not text else "holds white space, or characters that are not ASCII"
         raise ConfigurationError(
             f"{name} {what}", hint="Give the key itself, without 'Bearer ', or leave it out."
@@ -289,16 +343,16 @@ def _home(name: str, value: object) -> Path:
     return _absolute(name, Path(path))
 
 
-def _cache_place(name: str, value: object) -> str | Path:
+def _cache_location(name: str, value: object) -> str | Path:
     text = as_text(value)
     path = as_path(value) if text is None else None
     try:
-        place = _cache(text or "") if path is None else Path(path)
+        location = _cache(text or "") if path is None else Path(path)
     except ValueError as error:
         raise ConfigurationError(
-            f"{name} is {format_value(value)}", hint=f"It must be a {_KINDS[_cache]}."
+            f"{name} is {format_value(value)}", hint=f"It must be a {_DESCRIPTIONS[_cache]}."
         ) from error
-    return _absolute(name, place) if isinstance(place, Path) else place
+    return _absolute(name, location) if isinstance(location, Path) else location
 
 
 def _seconds_or_auto(text: str) -> float | str:
@@ -313,7 +367,7 @@ def _cache(text: str) -> str | Path:
     if text.lower() in {"off", "memory", "sqlite"}:
         return text.lower()
     if not any(mark in text for mark in "./\\"):
-        raise ValueError(text)  # mistyped, rather than a file of that name
+        raise ValueError(text)  # more likely a typo of a keyword than a file name
     return Path(text)
 
 
@@ -321,19 +375,22 @@ def _urls(text: str) -> tuple[str, ...]:
     return tuple(url.strip() for url in text.split(",") if url.strip())
 
 
-def _parsed(variable: str, text: str, parse: Callable[[str], object]) -> object:
+def _parse(variable: str, text: str, parse: Callable[[str], object]) -> object:
     try:
-        return parse(text if parse in _OF_PATHS else decode_system_text(text))
+        # The name of a file need not be UTF-8.
+        return parse(text if parse in {Path, _cache} else decode_system_text(text))
     except UnicodeError as error:
         raise ConfigurationError(
             f"{variable} is {text!r}, which is not text in UTF-8", hint="Set it once more."
         ) from error
     except ValueError as error:
         raise ConfigurationError(
-            f"{variable} is {text!r}", hint=f"It must be a {_KINDS.get(parse, 'text')}."
+            f"{variable} is {text!r}", hint=f"It must be a {_DESCRIPTIONS.get(parse, 'text')}."
         ) from error
 
 
+# By setting: validates a value and converts it to Python's own type. The first argument is the name
+# in errors.
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "model": _model,
     "timeout_s": _timeout,
@@ -347,15 +404,14 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "service": _word("auto", "embedded", hint="Give 'auto', 'embedded', or a base_url."),
     "keep_alive_s": _seconds,
     "memory_budget_mb": _budget_mb,
-    "cache": _cache_place,
+    "cache": _cache_location,
     "home": _home,
 }
-"""By the names of the settings: gives the value as Python's own type, or refuses it."""
-
 _OPTIONAL = frozenset(
     {"deadline_s", "base_url", "api_key", "keep_alive_s", "memory_budget_mb", "home"}
 )
 
+# By setting: its environment variable, and the function that parses it.
 _VARIABLES: dict[str, tuple[str, Callable[[str], object]]] = {
     "model": ("FOUNDRY_MODEL", str),
     "timeout_s": ("FOUNDRY_TIMEOUT", _seconds_or_auto),
@@ -371,61 +427,10 @@ _VARIABLES: dict[str, tuple[str, Callable[[str], object]]] = {
     "cache": ("FOUNDRY_CACHE", _cache),
     "home": ("FOUNDRY_HOME", Path),
 }
-_OF_PATHS: tuple[Callable[[str], object], ...] = (Path, _cache)
-_KINDS: dict[Callable[[str], object], str] = {
+_DESCRIPTIONS: dict[Callable[[str], object], str] = {
     float: "number of seconds",
     _megabytes: "number of MB",
     _seconds_or_auto: "number of seconds, or auto",
     _cache: "word out of off, memory and sqlite, or the path of a file such as ./answers.db",
     int: "whole number",
 }
-
-
-def environment_variables() -> tuple[str, ...]:
-    """The environment variables that are read."""
-    return tuple(variable for variable, _ in _VARIABLES.values())
-
-
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_SURROGATE = re.compile("[\ud800-\udfff]")
-_KEY = re.compile(r"[\x21-\x7e]+")
-_URL_HINT = "Give one like http://127.0.0.1:5273."
-_OWN_PATHS = re.compile(r"(?:/|/openai/status|/v1)+$")
-
-
-def normalize_url(url: object, name: str = "the base URL") -> str:
-    """A service's address as `scheme://host:port`, with the path of a proxy in front of it, if any.
-
-    Services bound to a wildcard report it as their address, and a legacy service's address is
-    printed with `/openai/status` behind it; users paste both, and `/v1` from other clients.
-
-    Args:
-        url: As a user wrote it.
-        name: What it is called in an error, which shows nothing that may be a secret.
-
-    Raises:
-        ConfigurationError: It is no http address, or it carries a credential.
-    """
-    text = as_text(url)
-    if text is None:
-        raise ConfigurationError(f"{name} is {format_value(url)}, not a text", hint=_URL_HINT)
-    text = text.strip()
-    try:
-        parts = urlsplit(text if "://" in text else f"http://{text}")
-        port = parts.port
-    except ValueError as error:
-        raise ConfigurationError(f"{name} is no URL", hint=_URL_HINT) from error
-    if "@" in parts.netloc or ("@" in text and not parts.netloc):
-        raise ConfigurationError(
-            f"{name} carries a credential", hint="Give it as api_key or FOUNDRY_API_KEY."
-        )
-    spaced = any(character.isspace() for character in parts.netloc + parts.path)
-    unsound = spaced or _CONTROL.search(text) or _SURROGATE.search(text)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0 or unsound:
-        raise ConfigurationError(
-            f"{name} is {strip_secrets(text)}, not a service's address", hint=_URL_HINT
-        )
-    host = WILDCARD_HOSTS.get(parts.hostname, parts.hostname)
-    host = f"[{host}]" if ":" in host else host
-    address = f"{host}:{port}" if port else host
-    return f"{parts.scheme}://{address}{_OWN_PATHS.sub('', parts.path)}"
