@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from collections.abc import Set as AbstractSet
 
-
 __all__ = [
     "check_cache",
     "check_characters",
@@ -49,71 +48,53 @@ __all__ = [
     "validate_messages",
 ]
 
-
 MAX_TEMPERATURE = 2.0
-MAX_TOKENS = 2**31 - 1
-"""The engine keeps the bound in an int."""
-
+MAX_TOKENS = 2**31 - 1  # the engine stores it in a 32-bit int
 MAX_SEED = 2**63 - 1
 
+# The JSON of an empty string. It replaces an empty tool result; run_tools sends the same.
 EMPTY_RESULT = '""'
-"""What is sent for the empty result of a tool: its JSON, as `run` sends it."""
 
 _ROLES = frozenset(get_args(Role))
-_PLAIN_MEMBERS = {"role", "content"}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def validate_messages(messages: Iterable[Message | Mapping[str, Any]]) -> tuple[Message, ...]:
-    """The turns that are sent.
-
-    Empty turns of the system and of the assistant are left out, as a model that only thinks has
-    them; the empty result of a tool is sent as `run` sends it.
-
-    Raises:
-        InvalidRequest: There are none, or one of the user is empty, or one cannot be sent.
-    """
-    given: Any = messages
-    if type(given) in (list, tuple):
-        plain_turns = [_plain_turn(message) for message in given]
-        if plain_turns and None not in plain_turns:
-            return tuple(cast("list[Message]", plain_turns))
-    if isinstance(given, (str, bytes, Message)) or is_mapping(given):
+    """Return the messages to send, without empty system and assistant messages."""
+    value: Any = messages
+    # Nearly all conversations take this shorter way.
+    if type(value) in (list, tuple):
+        simple = [_check_simple_message(message) for message in value]
+        if simple and None not in simple:
+            return tuple(cast("list[Message]", simple))
+    if isinstance(value, (str, bytes, Message)) or is_mapping(value):
         raise InvalidRequest(
-            f"messages is {format_value(given)}, not a list of messages",
+            f"messages is {format_value(value)}, not a list of messages",
             field="messages",
             hint='Give [{"role": "user", "content": "…"}], or call complete() with a prompt.',
         )
-    several = check_several("messages", given, "a list of messages")
-    turns = [_turn(f"messages[{index}]", message) for index, message in enumerate(several)]
-    checked = tuple(turn for turn in turns if turn is not None)
-    if not checked:
-        wrong = "has only empty messages" if turns else "is empty"
-        raise InvalidRequest(f"messages {wrong}", field="messages")
-    return checked
+    items = check_several("messages", value, "a list of messages")
+    checked = [_check_message(f"messages[{index}]", item) for index, item in enumerate(items)]
+    to_send = tuple(message for message in checked if message is not None)
+    if not to_send:
+        problem = "has only empty messages" if checked else "is empty"
+        raise InvalidRequest(f"messages {problem}", field="messages")
+    return to_send
 
 
 def prompt_to_messages(prompt: str, system: str | None = None) -> list[Message]:
-    """The conversation of a single prompt, with instructions ahead of it, if there are any.
-
-    Raises:
-        InvalidRequest: One of them is no text or cannot be sent, or the prompt is empty.
-    """
-    ahead = None if system is None else instructions("system", system)
-    # A prompt of the commonest form is checked at once.
-    is_plain = type(prompt) is str and prompt.isascii() and "\0" not in prompt
-    if not is_plain or not prompt or prompt.isspace():
+    """Return the messages for a prompt and an optional system prompt."""
+    system_text = None if system is None else instructions("system", system)
+    # Most prompts are ASCII and need no further check.
+    is_simple = type(prompt) is str and prompt.isascii() and "\0" not in prompt
+    if not is_simple or not prompt or prompt.isspace():
         prompt = check_text("prompt", prompt)
-    turn = Message("user", prompt)
-    return [turn] if ahead is None else [Message("system", ahead), turn]
+    message = Message("user", prompt)
+    return [message] if system_text is None else [Message("system", system_text), message]
 
 
 def instructions(field: str, value: object) -> str | None:
-    """Instructions ahead of what is asked; None where they are empty.
-
-    Raises:
-        InvalidRequest: They are no text, or cannot be sent.
-    """
+    """Return instructions or a system prompt as text; None if they are empty."""
     if value is None:
         return None
     text = as_text(value)
@@ -122,29 +103,96 @@ def instructions(field: str, value: object) -> str | None:
     return check_text(field, value)
 
 
-def check_timeout(timeout: object) -> float | Literal["auto"] | None:
-    """A time-out that a call can meet.
+def _check_simple_message(message: object) -> Message | None:
+    """Return a message of only role and ASCII content; None if it needs `_check_message`."""
+    if is_dict(message) and message.keys() == {"role", "content"}:
+        message = Message(message["role"], message["content"])
+    if not _is_valid_message(message) or not message.content or message.content.isspace():
+        return None
+    return message if message.content.isascii() and "\0" not in message.content else None
 
-    Raises:
-        InvalidRequest: It is neither `auto` nor above 0.
-    """
+
+def _check_message(field: str, value: Message | Mapping[str, Any]) -> Message | None:
+    """Return a valid message; None for an empty one that need not be sent."""
+    message = value if _is_valid_message(value) else _coerce_message(field, value)
+    if message.content and not message.content.isspace():
+        check_characters(f"{field}.content", message.content)
+        return message
+    match message.role:
+        case "tool":
+            return msgspec.structs.replace(message, content=EMPTY_RESULT)
+        case "assistant" | "system":
+            # A model that only wrote reasoning leaves an empty assistant message.
+            return message if message.tool_calls else None
+        case "user":
+            raise InvalidRequest(f"{field}.content is empty", field=f"{field}.content")
+
+
+def _coerce_message(field: str, message: object) -> Message:
+    try:
+        if isinstance(message, Message):
+            members = msgspec.structs.asdict(message)
+        elif isinstance(message, Iterable) and not isinstance(message, str | bytes):
+            members = dict(cast("Mapping[str, Any]", message))
+        else:
+            raise InvalidRequest(
+                f"{field} is {format_value(message)}, not a message",
+                field=field,
+                hint='Give {"role": "user", "content": "…"}, or a Message.',
+            )
+        content = _join_parts(f"{field}.content", members.pop("content", None))
+        return msgspec.convert({**to_plain(members), "content": content}, Message, strict=True)
+    except UNENCODABLE as error:
+        if isinstance(error, InvalidRequest):
+            raise
+        raise InvalidRequest(f"{field} is no message: {error}", field=field) from error
+
+
+def _join_parts(field: str, content: object) -> str:
+    if content is None:
+        return ""
+    if not isinstance(content, list | tuple):
+        return check_encodable(field, content)
+    # Joined here, because SDK 1.x would put the JSON of the parts into the prompt.
+    texts: list[str] = []
+    for index, part in enumerate(cast("list[Any]", content)):
+        members: Mapping[Any, Any] = part if is_mapping(part) else {}
+        if members.get("type") != "text":
+            raise UnsupportedFeature(
+                f"{field}[{index}] is of type {members.get('type')!r}; chat completions read text "
+                "alone, in every generation",
+                hint="Leave it out: the service would drop it without a word.",
+            )
+        texts.append(check_encodable(f"{field}[{index}].text", members.get("text")))
+    return "".join(texts)
+
+
+def _is_valid_message(message: object) -> TypeGuard[Message]:
+    # Message's constructor does not check types.
+    return (
+        type(message) is Message
+        and (type(message.role) is str and message.role in _ROLES)
+        and type(message.content) is str
+        and not message.tool_calls
+        and message.tool_call_id is None
+    )
+
+
+def check_timeout(timeout: object) -> float | Literal["auto"] | None:
+    """Return a timeout: `auto` or seconds above 0; None if the argument is None."""
     if timeout is None:
         return None
     if as_text(timeout) == "auto":
         return "auto"
     seconds = as_float(timeout)
     if seconds is None or not seconds > 0:
-        wrong = "but must be above 0 s" if seconds is not None else "neither seconds nor 'auto'"
-        raise InvalidRequest(f"timeout is {format_value(timeout)}, {wrong}", field="timeout")
+        problem = "but must be above 0 s" if seconds is not None else "neither seconds nor 'auto'"
+        raise InvalidRequest(f"timeout is {format_value(timeout)}, {problem}", field="timeout")
     return seconds
 
 
 def check_cache(cache: object) -> Literal["auto", "always", "never"]:
-    """A use of the cache that there is.
-
-    Raises:
-        InvalidRequest: It is none of `auto`, `always` and `never`.
-    """
+    """Return a cache mode: `auto`, `always` or `never`."""
     match as_text(cache):
         case ("auto" | "always" | "never") as known:
             return known
@@ -156,11 +204,7 @@ def check_cache(cache: object) -> Literal["auto", "always", "never"]:
 
 
 def check_flag(field: str, value: object) -> bool:
-    """True or False; None is False.
-
-    Raises:
-        InvalidRequest: It is neither.
-    """
+    """Return a bool; None counts as False."""
     if value is None:
         return False
     flag = as_bool(value)
@@ -172,11 +216,7 @@ def check_flag(field: str, value: object) -> bool:
 
 
 def check_repairs(max_repairs: object) -> int:
-    """A number of repairs.
-
-    Raises:
-        InvalidRequest: It is no whole number from 0 on.
-    """
+    """Return the number of repairs, an integer of 0 or more."""
     if type(max_repairs) is int and max_repairs >= 0:
         return max_repairs
     if max_repairs is None:
@@ -185,117 +225,26 @@ def check_repairs(max_repairs: object) -> int:
 
 
 def reject_unknown_options(options: Mapping[str, Any], known: AbstractSet[str]) -> None:
-    """Refuse an option that would be ignored.
-
-    Raises:
-        TypeError: There is no such option, as Python itself says of an unknown argument.
-    """
+    """Raise TypeError for an unknown option, as Python does for an unknown argument."""
     for name in options:
         if name not in known:
             raise TypeError(f"a completion takes no argument {name!r}; members go into extra=")
 
 
 def model_names(model: str | Sequence[str] | None) -> tuple[str, ...]:
-    """The models to try, in order; none where the caller named none.
-
-    Raises:
-        InvalidRequest: A name is no text, empty, or has control characters.
-    """
+    """Return the models to try, in order; none for None."""
     if model is None:
         return ()
     if isinstance(model, str):
         return (check_name("model", model),)
-    several = check_several("model", model, "a model's name or a list of names")
-    if not several:
+    names = check_several("model", model, "a model's name or a list of names")
+    if not names:
         raise InvalidRequest("model is an empty list", field="model")
-    return tuple(check_name(f"model[{index}]", name) for index, name in enumerate(several))
-
-
-def _plain_turn(message: object) -> Message | None:
-    """A message of the commonest form, checked at once; None for one to look at more closely."""
-    if is_dict(message) and message.keys() == _PLAIN_MEMBERS:
-        message = Message(message["role"], message["content"])
-    if not _is_valid_message(message) or not message.content or message.content.isspace():
-        return None
-    return message if message.content.isascii() and "\0" not in message.content else None
-
-
-def _turn(field: str, message: Message | Mapping[str, Any]) -> Message | None:
-    """A checked message; None for an empty one that says nothing by being sent."""
-    turn = message if _is_valid_message(message) else _coerce_message(field, message)
-    if turn.content and not turn.content.isspace():
-        check_characters(f"{field}.content", turn.content)
-        return turn
-    match turn.role:
-        case "tool":
-            return msgspec.structs.replace(turn, content=EMPTY_RESULT)
-        case "assistant" | "system":
-            return turn if turn.tool_calls else None
-        case "user":
-            raise InvalidRequest(f"{field}.content is empty", field=f"{field}.content")
-
-
-def _coerce_message(field: str, message: object) -> Message:
-    try:
-        members = _members(field, message)
-        content = _flatten_content(f"{field}.content", members.pop("content", None))
-        return msgspec.convert({**to_plain(members), "content": content}, Message, strict=True)
-    except UNENCODABLE as error:
-        if isinstance(error, InvalidRequest):
-            raise
-        raise InvalidRequest(f"{field} is no message: {error}", field=field) from error
-
-
-def _members(field: str, message: object) -> dict[str, Any]:
-    if isinstance(message, Message):
-        return msgspec.structs.asdict(message)
-    if not isinstance(message, Iterable) or isinstance(message, str | bytes):
-        raise InvalidRequest(
-            f"{field} is {format_value(message)}, not a message",
-            field=field,
-            hint='Give {"role": "user", "content": "…"}, or a Message.',
-        )
-    return dict(cast("Mapping[str, Any]", message))
-
-
-def _flatten_content(field: str, content: object) -> str:
-    """Parts of text as one text: 1.x would paste their JSON into the prompt."""
-    if content is None:
-        return ""
-    if isinstance(content, list | tuple):
-        parts = cast("list[Any]", content)
-        return "".join(_content_part(f"{field}[{index}]", part) for index, part in enumerate(parts))
-    return check_encodable(field, content)
-
-
-def _content_part(field: str, part: Any) -> str:
-    members: Mapping[Any, Any] = part if is_mapping(part) else {}
-    if members.get("type") != "text":
-        raise UnsupportedFeature(
-            f"{field} is of type {members.get('type')!r}; chat completions read text alone, "
-            "in every generation",
-            hint="Leave it out: the service would drop it without a word.",
-        )
-    return check_encodable(f"{field}.text", members.get("text"))
-
-
-def _is_valid_message(message: object) -> TypeGuard[Message]:
-    """Whether it is a message of the right types; its constructor checks none of them."""
-    return (
-        type(message) is Message
-        and (type(message.role) is str and message.role in _ROLES)
-        and type(message.content) is str
-        and not message.tool_calls
-        and message.tool_call_id is None
-    )
+    return tuple(check_name(f"model[{index}]", name) for index, name in enumerate(names))
 
 
 def check_name(field: str, value: object) -> str:
-    """The name of a model.
-
-    Raises:
-        InvalidRequest: It is no text, empty, or has control characters.
-    """
+    """Return a model's name: a text that is not empty, without control characters."""
     name = check_text(field, value)
     if found := _CONTROL.search(name):
         raise InvalidRequest(f"{field} holds the control character {found[0]!r}", field=field)
@@ -303,11 +252,7 @@ def check_name(field: str, value: object) -> str:
 
 
 def check_text(field: str, value: object) -> str:
-    """A text that can be sent.
-
-    Raises:
-        InvalidRequest: It is no text, empty, or holds characters that the service can't take.
-    """
+    """Return a text that is not empty and that the service accepts."""
     text = check_encodable(field, value)
     if not text or text.isspace():
         raise InvalidRequest(f"{field} is empty", field=field)
@@ -315,7 +260,7 @@ def check_text(field: str, value: object) -> str:
 
 
 def check_encodable(field: str, value: object) -> str:
-    """A text that can be sent, which may be empty."""
+    """Return a text that the service accepts; it may be empty."""
     text = as_text(value)
     if text is None:
         raise InvalidRequest(f"{field} is {format_value(value)}, not a text", field=field)
@@ -324,13 +269,9 @@ def check_encodable(field: str, value: object) -> str:
 
 
 def check_characters(field: str, text: str) -> None:
-    """Refuse characters that the service can't take.
-
-    Raises:
-        InvalidRequest: There are some; the message names them.
-    """
+    """Raise InvalidRequest for characters that the service cannot process."""
     if "\0" in text:
-        # Both engines end the prompt at a NUL without a word (foundry-local-service.md, 4.8).
+        # Both engines silently cut the prompt at a NUL (foundry-local-service.md, 4.8).
         raise InvalidRequest(f"{field} holds a NUL character", field=field)
     if text.isascii():
         return
@@ -343,22 +284,14 @@ def check_characters(field: str, text: str) -> None:
 
 
 def check_several(field: str, value: object, kind: str = "a list") -> Sequence[Any]:
-    """What is in something to iterate over that is no text, no bytes and no mapping.
-
-    Raises:
-        InvalidRequest: It is none, or fails while it is iterated over.
-    """
+    """Return the items of an iterable that is not a text, bytes or a mapping."""
     if not is_list_like(value):
         raise InvalidRequest(f"{field} is {format_value(value)}, not {kind}", field=field)
     return read_argument(field, value)
 
 
 def check_range(field: str, value: object, low: float, high: float) -> float | None:
-    """A number between two others; None is fine.
-
-    Raises:
-        InvalidRequest: It is out of bounds, or no number.
-    """
+    """Return a number between `low` and `high`, or None for None."""
     if value is None:
         return None
     if (type(value) is float or type(value) is int) and low <= value <= high:
@@ -368,21 +301,20 @@ def check_range(field: str, value: object, low: float, high: float) -> float | N
     if number is None:
         raise InvalidRequest(f"{field} is {format_value(value)}, not a number", field=field)
     if not low <= number <= high:
+        limits = f"from {_format_limit(low)} to {_format_limit(high)}"
+        if high == math.inf:
+            limits = f"{_format_limit(low)} or more"
         raise InvalidRequest(
-            f"{field} is {format_value(number)}, {_must_be(low, high)}", field=field
+            f"{field} is {format_value(number)}, but must be {limits}", field=field
         )
     return number
 
 
 def check_int(field: str, value: object, low: float, high: float) -> int | None:
-    """A whole number between two others; None is fine.
-
-    Raises:
-        InvalidRequest: It is out of bounds, or no whole number.
-    """
+    """Return an integer between `low` and `high`, or None for None."""
     if value is None or (type(value) is int and low <= value <= high):
         return value
-    # The 2.x service ignores 2.0 and "5" in silence, 1.x answers 500.
+    # SDK 2.x silently ignores 2.0 and "5"; SDK 1.x answers 500.
     number = as_int(value)
     check_range(field, value, low, high)
     if number is None:
@@ -390,11 +322,6 @@ def check_int(field: str, value: object, low: float, high: float) -> int | None:
     return number
 
 
-def _must_be(low: float, high: float) -> str:
-    bounds = f"{_written(low)} or more" if high == math.inf else None
-    return f"but must be {bounds or f'from {_written(low)} to {_written(high)}'}"
-
-
-def _written(number: float) -> str:
-    """A bound, with all of its digits if it is a whole number."""
+def _format_limit(number: float) -> str:
+    # `g` would write 2**31 - 1 as 2.14748e+09.
     return str(number) if isinstance(number, int) else f"{number:g}"
