@@ -1,4 +1,4 @@
-"""What every service generation supports: natively, corrected by this package, or not at all."""
+"""The features of each service generation."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 __all__ = ["CAPABILITIES", "Capabilities", "Support"]
 
 Support = Literal["native", "corrected", "unsupported"]
-"""`native`: the service does it; `corrected`: it does not, or wrongly, and this package makes up
-for it; `unsupported`: it cannot be done."""
+"""`native`: the service has the feature; `corrected`: the service lacks it or has a bug, and this
+package makes up for it; `unsupported`: not available."""
 
 INT32 = 2**31 - 1
 INT64 = 2**63 - 1
 
+# With these values a parameter has no effect, so that a service may ignore it.
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "frequency_penalty": (None, 0),
     "logit_bias": (None, {}),
@@ -33,53 +34,51 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "response_format": (None, {"type": "text"}),
     "top_logprobs": (None, 0),
 }
-"""Values with which a parameter asks for nothing, so that a service may ignore it."""
-
-_UNCONSTRAINED_TOOL_CHOICES = (None, "auto", "none")
 
 
 class Capabilities(Result, msgspec.Struct, frozen=True, kw_only=True):
-    """What one generation of the service can do. Sources: foundry-local-service.md.
+    """The features of one service generation.
 
     Attributes:
-        service_generation: Which one.
-        chat: Chat completions, whole and streamed.
-        stop: Strings that end an answer.
-        finish_reason: Whether an answer that was cut at its bound says so.
-        usage: Counts of tokens.
-        stream_errors: Whether a stream that fails says why.
-        cancellation: Whether the engine stops working when its caller leaves.
-        parallel_calls: Whether calls of one model run side by side.
-        keep_alive: Whether a stream shows life while the engine reads the prompt.
-        json_schema: Whether the engine keeps an answer to a schema. Elsewhere the prompt asks for
-            it; every answer is validated.
-        choice: Whether the engine keeps an answer to one of several texts. Elsewhere as above.
-        grammar: Whether the engine keeps an answer to a grammar in Lark's notation.
-        tools: Whether tool calls come apart from the text.
-        tool_choice: Whether the model can be made to call a tool, or a certain one.
-        tool_history: Whether the turns of earlier tool calls reach the model.
-        names: Whether an alias, an id, and an id without its version all mean a model.
-        load: Loading models.
-        unload: Unloading models.
-        unload_while_generating: Whether it survives being asked to unload a model that generates.
-            2.x refuses; 1.x dies, so it is asked only when no known call is left.
-        parallel_loads: Whether it may be asked to load several models at once.
-        download: Downloading models.
-        cached: Whether it tells which models' files are on its machine.
+        service_generation: The generation.
+        chat: Chat completions, complete and streamed.
+        stop: Stop strings.
+        finish_reason: Reports `length` for a truncated answer.
+        usage: Token counts.
+        stream_errors: Reports the error when a stream fails.
+        cancellation: Stops the engine when the client disconnects.
+        parallel_calls: Runs several calls of one model in parallel.
+        keep_alive: Sends keep-alives while the engine reads the prompt.
+        json_schema: The engine constrains answers to a JSON schema. Without it, the schema is put
+            into the prompt. Every answer is validated.
+        choice: The engine constrains answers to one of several texts. Without it, as above.
+        grammar: The engine constrains answers to a Lark grammar.
+        tools: Separates tool calls from the text.
+        tool_choice: Can force the model to call a tool, or one certain tool.
+        tool_history: Passes earlier tool calls and results to the model.
+        names: Accepts an alias, an id, and an id without its version.
+        load: Loads models.
+        unload: Unloads models.
+        unload_while_generating: Survives an unload request for a model that is generating. SDK 2.x
+            refuses it; SDK 1.x crashes, so the client first waits for its known calls.
+        parallel_loads: Can load several models at once.
+        download: Downloads models.
+        cached: Reports which models are downloaded.
         responses: The Responses API.
-        chained_responses: Whether it refuses to go on from a response that it does not keep.
+        chained_responses: Rejects a response chained to one that is not stored.
         embeddings: Embeddings.
-        embed_with_chat_model: Whether it survives being asked to embed with a model that can't.
-            From 2.1 on it says so; 1.2.4 and 2.0.1 die, so they are asked only for models that are
-            known to embed.
+        embed_with_chat_model: Survives an embeddings request for a model that cannot embed. SDK 2.1
+            and later report an error; 1.2.4 and 2.0.1 crash, so the client sends them requests for
+            known embedding models only.
         audio: Transcription.
-        audio_upload: How it takes a recording: by its `path` on the service's machine, or as an
-            `upload`; None if not at all.
+        audio_upload: How to pass an audio file: as a `path` on the service's machine or as an
+            `upload`; None if not supported.
         images: Images in chat completions.
-        response_images: Images in responses, for a model that sees.
-        refuses_images: Whether it refuses an image in a response whose model sees none.
-        max_seed: Largest seed that it takes.
-        ignored_parameters: Parameters that it ignores silently; a call with one is refused here.
+        response_images: Images in responses, with a vision model.
+        refuses_images: Rejects an image in a response if the model has no vision.
+        max_seed: The largest seed.
+        ignored_parameters: Parameters that the service silently ignores; calls with one fail with
+            UnsupportedFeature.
     """
 
     service_generation: ServiceGeneration
@@ -117,11 +116,14 @@ class Capabilities(Result, msgspec.Struct, frozen=True, kw_only=True):
     ignored_parameters: frozenset[str] = frozenset({"logit_bias", "logprobs", "n", "top_logprobs"})
 
     def check(self, request: ChatRequest) -> None:
-        """Refuse what the service would ignore or cannot take, before anything is sent.
+        """Check a request for features that this generation lacks, before it is sent.
+
+        Args:
+            request: The request.
 
         Raises:
-            InvalidRequest: A value is outside what this generation takes; `.field` names it.
-            UnsupportedFeature: This generation cannot do it.
+            InvalidRequest: A value is out of range; `.field` names it.
+            UnsupportedFeature: This generation lacks a feature.
         """
         seed = request.seed
         if seed is not None and not -self.max_seed - 1 <= seed <= self.max_seed:
@@ -129,10 +131,8 @@ class Capabilities(Result, msgspec.Struct, frozen=True, kw_only=True):
                 f"seed is {seed}, but {self.service_generation} takes {self.max_seed} at most",
                 field="seed",
             )
-        if (
-            self.tool_choice == "unsupported"
-            and request.tool_choice not in _UNCONSTRAINED_TOOL_CHOICES
-        ):
+        forces_tool = request.tool_choice not in (None, "auto", "none")
+        if forces_tool and self.tool_choice == "unsupported":
             raise UnsupportedFeature(
                 f"a service of generation {self.service_generation} cannot make a model call "
                 "a tool",
@@ -222,13 +222,13 @@ _SDK_1 = msgspec.structs.replace(
 _CLI_0_10 = msgspec.structs.replace(
     _SDK_1,
     service_generation="cli-0.10",
-    cancellation="unsupported",  # unknown, as are parallel calls and loads, and audio
+    cancellation="unsupported",  # not known, nor are parallel_calls, parallel_loads and audio
     parallel_calls="unsupported",
     parallel_loads="unsupported",
-    tools="corrected",  # by the prompt, and out of the text
+    tools="corrected",  # through the prompt; calls are parsed from the text
     tool_choice="unsupported",
     tool_history="corrected",
-    load="corrected",  # by the user's own `foundry`, as are unloading and downloads
+    load="corrected",  # through the `foundry` command, as are unload and download
     unload="corrected",
     download="corrected",
     responses="unsupported",
@@ -245,11 +245,11 @@ _LEGACY = msgspec.structs.replace(
     unload="native",
     download="native",
     embeddings="unsupported",
-    audio="native",  # as documented; 0.8.101 is said to lack it (foundry-local-service.md, 1A)
+    audio="native",  # documented, but 0.8.101 may lack it (foundry-local-service.md, 1A)
     audio_upload="upload",
 )
 
 CAPABILITIES: Mapping[ServiceGeneration, Capabilities] = {
-    each.service_generation: each for each in (_LEGACY, _CLI_0_10, _SDK_1, _SDK_2_0, _SDK_2_1)
+    capabilities.service_generation: capabilities
+    for capabilities in (_LEGACY, _CLI_0_10, _SDK_1, _SDK_2_0, _SDK_2_1)
 }
-"""By generation."""

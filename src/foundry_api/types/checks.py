@@ -301,9 +301,9 @@ def check_range(field: str, value: object, low: float, high: float) -> float | N
     if number is None:
         raise InvalidRequest(f"{field} is {format_value(value)}, not a number", field=field)
     if not low <= number <= high:
-        limits = f"from {_format_limit(low)} to {_format_limit(high)}"
+        limits = f"must be from {_format_limit(low)} to {_format_limit(high)}"
         if high == math.inf:
-            limits = f"{_format_limit(low)} or more"
+            limits = f"must be {_format_limit(low)} or more"
         raise InvalidRequest(
             f"{field} is {format_value(number)}, but must be {limits}", field=field
         )

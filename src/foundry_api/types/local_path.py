@@ -1,25 +1,19 @@
-"""Paths and other text of the command line and the environment.
-
-Another process may open a path of the user, and it has another working directory.
-"""
+"""Paths and text from the command line and the environment."""
 
 from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 __all__ = ["absolute_path", "decode_system_text"]
 
 
 def absolute_path(path: str | os.PathLike[str]) -> Path:
-    """Return a path as any process on this machine understands it.
+    """Return the absolute path for a process with another working directory; expand `~`.
 
-    A leading `~` is expanded as in a shell. Links are not followed, unless a `..` needs it.
-
-    Raises:
-        ValueError: No file can have that path, or what it is relative to is not known. The message
-            says what is wrong, without a full stop.
+    The message of its ValueError has no full stop.
     """
     try:
         text = os.fsdecode(path)
@@ -32,7 +26,7 @@ def absolute_path(path: str | os.PathLike[str]) -> Path:
     _check_encoding(text, "its name")
     try:
         absolute = Path(text).expanduser().absolute()
-        # The engine takes no `..`; what it means behind a link is known to the file system alone.
+        # The engine rejects `..`. Only the file system knows where it leads after a link.
         absolute = absolute.resolve() if ".." in absolute.parts else absolute
     except RuntimeError as error:
         reason = "a link in it leads to itself"
@@ -46,32 +40,22 @@ def absolute_path(path: str | os.PathLike[str]) -> Path:
 
 
 def _check_encoding(text: str, subject: str) -> None:
-    """Refuse what neither JSON nor SQLite takes."""
     try:
         text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{subject} {_describe_encoding_problem(text)}") from error
-
-
-def _describe_encoding_problem(text: str) -> str:
-    """In a locale of ASCII, Python takes the bytes of any other character for none."""
-    try:
-        decode_system_text(text)
-    except ValueError:
-        return "is not valid UTF-8"
-    encoding = sys.getfilesystemencoding()
-    return f"cannot be read in the encoding of this locale, {encoding}: set PYTHONUTF8=1"
+    except UnicodeEncodeError as error:  # JSON and SQLite reject it
+        problem = "is not valid UTF-8"
+        with suppress(ValueError):
+            decode_system_text(text)
+            # Valid UTF-8, which Python did not decode because the locale's encoding is ASCII.
+            encoding = sys.getfilesystemencoding()
+            problem = f"cannot be read in the encoding of this locale, {encoding}: set PYTHONUTF8=1"
+        raise ValueError(f"{subject} {problem}") from error
 
 
 def decode_system_text(text: str) -> str:
-    """Text of the command line or the environment, in UTF-8 whatever the locale says.
-
-    In a locale of ASCII, Python gives every other byte as half a surrogate pair. Paths stay so:
-    Python opens them in that form.
-
-    Raises:
-        ValueError: It is not UTF-8.
-    """
+    """Decode text from the command line or the environment as UTF-8, in any locale."""
+    # In an ASCII locale, Python decodes each non-ASCII byte as a lone surrogate. Paths need no
+    # decoding: Python opens them in this form.
     if text.isascii():
         return text
     try:

@@ -1,7 +1,6 @@
-"""Calling the user's own code, which may raise anything.
+"""Call user code, such as parsers, tools and hooks, which may raise anything.
 
-A parser, a tool or a listener that fails is the failure of the one call that it was called for. It
-must not end the program, and must not pass for a cancellation that nobody asked for.
+Its exception fails one call. It must not end the program or be mistaken for a cancellation.
 """
 
 from __future__ import annotations
@@ -25,28 +24,23 @@ __all__ = [
 
 
 def is_cancelled() -> bool:
-    """Whether somebody asked the current task to end.
-
-    In a task that nobody cancelled, a `CancelledError` is an ordinary failure: of the user's own
-    code, or of another task that was waited for.
-    """
+    """Whether the current task was cancelled."""
+    # Without a cancellation, a CancelledError is an ordinary failure: of user code, or of another
+    # task that was awaited.
     task = _current_task()
     return task is not None and task.cancelling() > 0
 
 
 class UserCode:
-    """Tells what the user's code raised from what only passes through it.
+    """Distinguishes exceptions of user code from those that only pass through it.
 
-        code = UserCode()
-        try:
-            value = await hook(request)
-        except BaseException as error:
-            if not code.raised(error):
-                raise
-            raise HookFailed(f"the hook failed: {describe(error)}") from error
-
-    It is made in the task that calls the code, before the call. Code that is not awaited needs
-    none: a cancellation comes only while something is awaited.
+    code = UserCode()  # in the task that calls the code
+    try:
+        value = await hook(request)
+    except BaseException as error:
+        if not code.is_own_failure(error):
+            raise
+        raise HookFailed(f"the hook failed: {describe(error)}") from error
     """
 
     __slots__ = ("_task",)
@@ -55,41 +49,34 @@ class UserCode:
         self._task = _current_task()
 
     def is_own_failure(self, error: BaseException) -> bool:
-        """Whether an exception is a failure of the code.
-
-        Ctrl-C, the end of the program, a cancellation that somebody asked for and the closing of
-        the coroutine are not: they have to go on.
-        """
+        """Whether the code failed; not for Ctrl-C, exit, cancellation or a closed coroutine."""
         if isinstance(error, KeyboardInterrupt | SystemExit):
             return False
         if isinstance(error, asyncio.CancelledError):
             return not is_cancelled()
         if isinstance(error, GeneratorExit):
-            # A coroutine is closed by another task, or by the garbage collector.
+            # Another task or the garbage collector closes a coroutine; in its own task, the
+            # code raised it.
             return _current_task() is self._task
         return True
 
 
 def get_error_text(error: BaseException) -> str:
-    """The text of an exception; nothing where making it fails."""
+    """Return the text of an exception; an empty text if its `__str__` fails."""
     try:
         return str(error)
-    except Exception:  # noqa: BLE001 - an exception's own __str__ may raise anything, too
+    except Exception:  # noqa: BLE001 - __str__ of a user's class may raise anything
         return ""
 
 
 def describe(error: BaseException) -> str:
-    """The type and the text of an exception."""
+    """Return the type and the text of an exception."""
     name, text = type(error).__name__, get_error_text(error)
     return f"{name}: {text}" if text else name
 
 
 def read_argument(field: str, values: Iterable[Any]) -> Sequence[Any]:
-    """Read an argument that may be any iterable to its end.
-
-    Raises:
-        InvalidRequest: It failed.
-    """
+    """Return the items of an iterable argument."""
     if type(values) in (list, tuple):
         return cast("Sequence[Any]", values)
     code = UserCode()
@@ -106,16 +93,13 @@ def read_argument(field: str, values: Iterable[Any]) -> Sequence[Any]:
 async def try_in_thread(
     function: Callable[..., Any], *args: Any, **kwargs: Any
 ) -> tuple[Any, BaseException | None]:
-    """Call a function in a thread; what it returned, and what it raised.
+    """Call a function in a thread; return its result and its exception."""
 
-    As a pair, because neither a future nor a coroutine can raise `StopIteration`: with
-    `asyncio.to_thread` the caller would wait for ever.
-    """
-
+    # A pair, because a future cannot raise StopIteration: `asyncio.to_thread` would never return.
     def call() -> tuple[Any, BaseException | None]:
         try:
             return function(*args, **kwargs), None
-        except BaseException as error:  # noqa: BLE001 - handed to the caller
+        except BaseException as error:  # noqa: BLE001 - returned to the caller
             return None, error
 
     return await asyncio.to_thread(call)
