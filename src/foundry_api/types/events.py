@@ -1,16 +1,15 @@
-"""The events of a client: one frozen type for every kind, and the hook to subscribe to them.
-
-A listener is called with every event, in the task that makes the call, so it must not block. Logs,
-metrics and traces are listeners (`foundry_api.observe`); so is any function of the user's own:
+"""The events of a client, and the bus to subscribe to them.
 
     client.events.subscribe(print)
 
-Of one call the events come in this order: `CallStarted`; for each attempt `AttemptStarted`, perhaps
-`FirstToken`, and `RetryScheduled` if another one follows; `CallEnded`, always, however it ended.
-`BreakerChanged`, `ModelLoaded` and `ModelUnloaded` belong to a service, not to a call.
+A listener is called in the task that makes the call, so it must not block. Logs, metrics and traces
+(`foundry_api.observe`) are listeners too.
 
-Where there is a cache, `CacheMiss` comes ahead of such a call and `CacheStored` behind it. A call
-that is answered without the engine has `CallStarted`, `CacheHit` and `CallEnded`.
+The events of a call are: `CallStarted`; for each attempt `AttemptStarted`, `FirstToken` if there is
+text, and `RetryScheduled` if another attempt follows; and always `CallEnded`. With a cache,
+`CacheMiss` precedes them and `CacheStored` follows them. A call that is answered from the cache has
+`CallStarted`, `CacheHit` and `CallEnded`. `BreakerChanged`, `ModelLoaded` and `ModelUnloaded`
+belong to a service, not to a call.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ log = logging.getLogger("foundry_api")
 
 
 class Event(Result, msgspec.Struct, frozen=True, kw_only=True):
-    """What every event is. Its text shows neither prompts nor answers."""
+    """The base class of all events. Its `repr` contains no prompts or answers."""
 
     def __repr__(self) -> str:
         fields = (
@@ -73,13 +72,13 @@ _PRIVATE = {"request", "content"}
 
 
 class CallStarted(Event, frozen=True, kw_only=True):
-    """A caller ordered something of a model.
+    """A call started.
 
     Attributes:
-        call: Number of the call, counted by its client from 1.
-        model: The model's name as the caller said it; for a plain request, its method and path.
-        request: What a chat was asked, the prompt included; None for other operations.
-        operation: What was ordered.
+        call: Number of the call in its client, from 1.
+        model: The model's name as the caller gave it; for a plain request, its method and path.
+        request: The chat request with the prompt; None for other operations.
+        operation: The kind of call.
     """
 
     call: int
@@ -96,7 +95,7 @@ class AttemptStarted(Event, frozen=True, kw_only=True):
         attempt: Number of the attempt, from 1.
         model: Id of the model.
         service: Base URL of the service.
-        queued_s: Seconds that this attempt waited for its turn.
+        queued_s: Seconds that this attempt was queued.
     """
 
     call: int
@@ -107,7 +106,7 @@ class AttemptStarted(Event, frozen=True, kw_only=True):
 
 
 class FirstToken(Event, frozen=True, kw_only=True):
-    """The first text of an answer came.
+    """The first text of an answer was received.
 
     Attributes:
         call: Number of the call.
@@ -129,11 +128,11 @@ class RetryScheduled(Event, frozen=True, kw_only=True):
 
     Attributes:
         call: Number of the call.
-        attempt: Number of the attempt that failed.
-        model: The model's id, or its name as the caller said it where no id was found.
+        attempt: Number of the failed attempt.
+        model: Id of the model; the name that the caller gave if no id was found.
         service: Base URL of the service; None if none was found.
-        error: Why it failed.
-        delay_s: Seconds until the next one.
+        error: The error of the attempt.
+        delay_s: Seconds until the next attempt.
     """
 
     call: int
@@ -145,22 +144,22 @@ class RetryScheduled(Event, frozen=True, kw_only=True):
 
 
 class CallEnded(Event, frozen=True, kw_only=True):
-    """A call ended: with an answer, with an error, or because its caller left.
+    """A call ended: with an answer, with an error, or by cancellation.
 
     Attributes:
         call: Number of the call.
-        outcome: How it ended.
-        model: The model's id, or its name as the caller said it where no id was found.
-        service: Base URL of the last service asked; None if none was found.
-        attempts: The attempts made, with what went wrong in those that failed.
-        timings: Where the time went.
-        usage: Tokens as the service counted them; None without a complete answer.
+        outcome: `answered`, `failed` or `cancelled`.
+        model: Id of the model; the name that the caller gave if no id was found.
+        service: Base URL of the last service tried; None if none was found.
+        attempts: The HTTP requests, with the errors of the failed ones.
+        timings: Durations of the call.
+        usage: Tokens as counted by the service; None without a complete answer.
         finish_reason: Why the answer ended; None without a complete answer.
-        error: The error that the caller got; None unless the call failed.
-        chunks: Pieces of text that came.
-        content: The text, as far as it came.
-        operation: What was ordered.
-        cached: Whether the answer was made by another call, before or at the same time.
+        error: The error raised to the caller; None unless the call failed.
+        chunks: Number of text chunks received.
+        content: The text received.
+        operation: The kind of call.
+        cached: Whether the answer is that of another call, earlier or concurrent.
     """
 
     call: int
@@ -182,10 +181,10 @@ class BreakerChanged(Event, frozen=True, kw_only=True):
     """The circuit breaker of a service changed its state.
 
     Attributes:
-        service: The service's base URL, or what stands for it before it was found.
-        old: The state before.
-        new: The state now.
-        retry_after_s: Seconds until it lets a call through; 0 unless the new state is open.
+        service: The service's base URL, or a placeholder before it was found.
+        old: The previous state.
+        new: The new state.
+        retry_after_s: Seconds until the breaker allows a trial call; 0 unless `new` is `open`.
     """
 
     service: str
@@ -195,13 +194,13 @@ class BreakerChanged(Event, frozen=True, kw_only=True):
 
 
 class ModelLoaded(Event, frozen=True, kw_only=True):
-    """This client had a model loaded into memory.
+    """This client loaded a model.
 
     Attributes:
         model: Id of the model.
         service: Base URL of the service.
-        duration_s: Seconds that it took.
-        size_mb: Size of its files; None if unknown.
+        duration_s: Seconds that loading took.
+        size_mb: Size of the model's files; None if unknown.
     """
 
     model: str
@@ -211,13 +210,13 @@ class ModelLoaded(Event, frozen=True, kw_only=True):
 
 
 class ModelUnloaded(Event, frozen=True, kw_only=True):
-    """This client had a model taken out of memory. The system may not get the memory back.
+    """This client unloaded a model. The engine may not return its memory to the system.
 
     Attributes:
         model: Id of the model.
         service: Base URL of the service.
-        reason: `asked` for by the caller, `idle` for too long, in the way of another model in the
-            `budget`, or `swap`ped for another one.
+        reason: `asked` by the caller, `idle` for `keep_alive_s`, to keep the memory `budget`, or to
+            `swap` it for another model.
     """
 
     model: str
@@ -230,10 +229,10 @@ class CacheHit(Event, frozen=True, kw_only=True):
 
     Attributes:
         call: Number of the call.
-        model: Id of the model that gave the answer.
-        service: Base URL of the service that gave it.
-        source: The `cache`, or a `flight`: an identical call that was being answered.
-        age_s: Seconds since the answer was made; 0 for one in flight.
+        model: Id of the model that generated the answer.
+        service: Base URL of the service that generated the answer.
+        source: The `cache`, or a `flight`: an identical call in progress.
+        age_s: Age of the answer in seconds; 0 for one in flight.
     """
 
     call: int
@@ -244,7 +243,7 @@ class CacheHit(Event, frozen=True, kw_only=True):
 
 
 class CacheMiss(Event, frozen=True, kw_only=True):
-    """The cache had no answer to a call, so the engine is asked.
+    """The cache had no answer to a call, so the call goes to the engine.
 
     Attributes:
         model: Id of the model.
@@ -256,12 +255,12 @@ class CacheMiss(Event, frozen=True, kw_only=True):
 
 
 class CacheStored(Event, frozen=True, kw_only=True):
-    """An answer was kept for the next who asks the same.
+    """An answer was stored in the cache.
 
     Attributes:
         model: Id of the model.
         service: Base URL of the service.
-        bytes: Its size in the cache.
+        bytes: Size of the answer in the cache.
     """
 
     model: str
@@ -270,12 +269,13 @@ class CacheStored(Event, frozen=True, kw_only=True):
 
 
 class CacheTrouble(Event, frozen=True, kw_only=True):
-    """The cache's file could not be used. Calls go on.
+    """The cache's file is unusable. Calls continue.
 
     Attributes:
         path: The file.
-        problem: What is the matter with it.
-        backup_path: Where it was set aside, a new one was begun; None if calls go on without.
+        problem: The cause.
+        backup_path: Where the file was moved, after which a new one was created; None if calls
+            continue without a cache.
     """
 
     path: str
@@ -287,10 +287,10 @@ Listener = Callable[[Event], None]
 
 
 class EventBus:
-    """The event hook of a client: subscribe a listener to get the events of its calls.
+    """Sends the events of a client to its listeners.
 
     Args:
-        listeners: Subscribed to everything from the beginning.
+        listeners: Listeners for all events.
 
     Attributes:
         observed_types: The event types that have a listener. Others need not be created.
@@ -303,11 +303,14 @@ class EventBus:
             self.subscribe(listener)
 
     def subscribe(self, listener: Listener, *kinds: type[Event]) -> Callable[[], None]:
-        """Call `listener` with every event from now on. The returned function ends that.
+        """Call `listener` with each event from now on.
 
         Args:
             listener: Called in the task that makes the call, so it must not block.
-            kinds: Types of the events to hear; none means all.
+            kinds: Event types to receive; default all.
+
+        Returns:
+            A function that unsubscribes the listener.
         """
         kinds = kinds or EVENT_TYPES
         for kind in kinds:
@@ -324,7 +327,7 @@ class EventBus:
         return unsubscribe
 
     def emit(self, event: Event) -> None:
-        """Call every listener. A failing listener is logged and does not fail the call."""
+        """Call the listeners of the event. A failing listener is logged; the call continues."""
         for listener in self._listeners.get(type(event), ()):
             try:
                 listener(event)

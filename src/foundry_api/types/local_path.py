@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 __all__ = ["absolute_path", "decode_system_text"]
@@ -43,9 +42,11 @@ def _check_encoding(text: str, subject: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:  # JSON and SQLite reject it
-        problem = "is not valid UTF-8"
-        with suppress(ValueError):
+        try:
             decode_system_text(text)
+        except ValueError:
+            problem = "is not valid UTF-8"
+        else:
             # Valid UTF-8, which Python did not decode because the locale's encoding is ASCII.
             encoding = sys.getfilesystemencoding()
             problem = f"cannot be read in the encoding of this locale, {encoding}: set PYTHONUTF8=1"

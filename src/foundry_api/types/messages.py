@@ -1,4 +1,4 @@
-"""Messages, requests and answers: frozen value objects that are independent of the protocol."""
+"""Messages, requests and answers of chats: immutable types, independent of the wire protocol."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     _T = typing_extensions.TypeVar("_T", default=Any)
 else:
-    # Python 3.13 is the first that knows defaults of its own.
+    # `typing.TypeVar` has no defaults before Python 3.13.
     _T = TypeVar("_T")
 
 __all__ = [
@@ -43,11 +43,11 @@ ServiceGeneration = Literal["legacy", "cli-0.10", "sdk-1", "sdk-2.0", "sdk-2.1",
 
 
 class FunctionCall(Result, msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which function a model wants called.
+    """The function in a tool call.
 
     Attributes:
-        name: Its name.
-        arguments: A JSON object, as text.
+        name: The function's name.
+        arguments: The arguments, a JSON object as text.
     """
 
     name: str
@@ -55,12 +55,12 @@ class FunctionCall(Result, msgspec.Struct, frozen=True, forbid_unknown_fields=Tr
 
 
 class ToolCall(Result, msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A call of a tool that a model wants.
+    """A tool call requested by a model.
 
     Attributes:
-        id: Names it; the message with its result has the same.
-        function: What to call.
-        type: Of functions there are only calls.
+        id: Identifies the call; the message with its result has the same `tool_call_id`.
+        function: The function to call.
+        type: Always `function`.
     """
 
     id: str
@@ -69,13 +69,13 @@ class ToolCall(Result, msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Message(Result, msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """One turn of a conversation.
+    """One message of a conversation.
 
     Attributes:
-        role: Who speaks.
-        content: What is said; may be empty beside tool calls.
-        tool_calls: The calls that the assistant wanted in this turn.
-        tool_call_id: Of a turn of role `tool`, the call whose result it is.
+        role: `system`, `user`, `assistant` or `tool`.
+        content: The text; may be empty if there are tool calls.
+        tool_calls: The tool calls of an assistant message.
+        tool_call_id: For role `tool`, the id of the call whose result this is.
     """
 
     role: Role
@@ -88,9 +88,9 @@ class ToolDefinition(Result, msgspec.Struct, frozen=True, kw_only=True):
     """A function that a model may call.
 
     Attributes:
-        name: Its name.
-        description: What it does, for the model.
-        parameters: The JSON schema of its arguments, an object.
+        name: The function's name.
+        description: What the function does, for the model.
+        parameters: The JSON schema of the arguments, of type `object`.
     """
 
     name: str
@@ -99,17 +99,17 @@ class ToolDefinition(Result, msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JsonSchemaConstraint(msgspec.Struct, frozen=True):
-    """An answer has to be JSON of this schema.
+    """Constrains an answer to JSON that matches a schema.
 
     Attributes:
-        schema: The schema itself, without a wrapper.
+        schema: The JSON schema, without a wrapper.
     """
 
     schema: dict[str, Any]
 
 
 class ChoiceConstraint(msgspec.Struct, frozen=True):
-    """An answer has to be one of these texts.
+    """Constrains an answer to one of several texts.
 
     Attributes:
         choices: The texts.
@@ -119,7 +119,7 @@ class ChoiceConstraint(msgspec.Struct, frozen=True):
 
 
 class GrammarConstraint(msgspec.Struct, frozen=True):
-    """An answer has to follow a grammar.
+    """Constrains an answer to a grammar.
 
     Attributes:
         lark: The grammar, in Lark's notation.
@@ -129,25 +129,24 @@ class GrammarConstraint(msgspec.Struct, frozen=True):
 
 
 Constraint = JsonSchemaConstraint | ChoiceConstraint | GrammarConstraint
-"""What an answer has to look like."""
 
 
 class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A chat completion as the caller wants it, already checked. None means the service's default.
+    """A validated request for a chat completion. None means the service's default.
 
     Attributes:
-        messages: The conversation so far, oldest first.
-        max_tokens: Upper bound of the answer in tokens. The service's default is 2048.
-        temperature: 0 (always the likeliest token) to 2.
+        messages: The conversation, oldest message first.
+        max_tokens: Maximum tokens of the answer. The service's default is 2048.
+        temperature: Sampling temperature, 0 (always the most likely token) to 2.
         top_p: Nucleus sampling, above 0 to 1.
-        seed: Makes sampling repeatable where the engine allows it.
-        stop: Up to four strings that end the answer; they are not part of it.
+        seed: Makes sampling repeatable, if the engine supports it.
+        stop: Up to four strings that end the answer; not part of it.
         tools: The functions that the model may call.
         tool_choice: `auto`, `none`, `required`, or the name of the tool to call; None is `auto`.
-        tools_in_prompt: Whether the tools are told in the prompt, for a model or a service that
-            knows no other way.
-        constraint: What the answer has to look like, where the engine keeps it to that.
-        extra: Further members of the JSON body, sent as they are.
+        tools_in_prompt: Whether to describe the tools in the prompt, for models or services
+            without native tools.
+        constraint: The format of the answer, if the engine can enforce it.
+        extra: Additional members of the JSON body, sent unchanged.
     """
 
     messages: tuple[Message, ...]
@@ -164,12 +163,12 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Usage(Result, msgspec.Struct, frozen=True):
-    """Tokens as the service counted them.
+    """Token counts of the service.
 
     Attributes:
-        prompt_tokens: Tokens of the prompt, with the model's chat template.
-        completion_tokens: Tokens of the answer, the end token included where the service counts it.
-        total_tokens: Their sum.
+        prompt_tokens: Tokens of the prompt, including the chat template.
+        completion_tokens: Tokens of the answer; some services include the end token.
+        total_tokens: The sum of both.
     """
 
     prompt_tokens: int = 0
@@ -178,16 +177,16 @@ class Usage(Result, msgspec.Struct, frozen=True):
 
 
 class Timings(Result, msgspec.Struct, frozen=True):
-    """Where the time of a call went, in seconds, measured by the client.
+    """Durations of a call in seconds, measured by the client.
 
     Attributes:
         time_to_first_token_s: From the start of the last attempt to its first text; None without
-            any text.
-        total_s: From the call to its end, finding the service, loading and retries included.
-        tokens_per_second: Completion tokens after the first, over the time after the first; None
-            where the service did not count tokens, where there were fewer than two, and where
-            they came in one burst.
-        queued_s: Time spent waiting for its turn in the client, over all attempts.
+            text.
+        total_s: From the start to the end of the call, including discovery, loading and retries.
+        tokens_per_second: Completion tokens after the first token per second after the first token;
+            None if the service does not count tokens, or for fewer than two tokens or a single
+            burst.
+        queued_s: Time in the client's queue, over all attempts.
     """
 
     time_to_first_token_s: float | None
@@ -197,11 +196,11 @@ class Timings(Result, msgspec.Struct, frozen=True):
 
 
 class AttemptRecord(Result, msgspec.Struct, frozen=True):
-    """One HTTP request made for a call.
+    """One HTTP request of a call.
 
     Attributes:
-        duration_s: From sending it to its end.
-        error: Why it failed; None for the one that succeeded.
+        duration_s: Seconds from sending the request to its end.
+        error: The error of a failed attempt; None for the successful one.
     """
 
     duration_s: float
@@ -209,24 +208,24 @@ class AttemptRecord(Result, msgspec.Struct, frozen=True):
 
 
 class Chunk(ShortResult, msgspec.Struct, frozen=True):
-    """A piece of an answer.
+    """A chunk of a streamed answer.
 
     Attributes:
         content: The new text; empty in the last chunk.
-        model: The id of the model that answers.
-        reasoning: New text of the model's reasoning, which comes before the answer; a chunk has
-            one of the two.
-        tool_calls: Calls of tools that are complete now; in a chunk without text.
-        refusal: New text of the model's refusal to answer, where the service tells it apart.
-        partial: Of an answer that is parsed, the value so far.
-        parsed: Of an answer that is parsed, the whole value; set on the last chunk only.
-        cached: Whether it comes from a cache instead of the engine.
-        finish_reason: Why the answer ended; set on the last chunk only.
-        usage: Tokens of the whole call; set on the last chunk only.
-        timings: Set on the last chunk only.
-        attempts: Set on the last chunk only.
-        raw: The event's data as the service sent it; on the last chunk, of all events without
-            text, a line each.
+        model: The id of the model.
+        reasoning: New text of the model's reasoning, which precedes the answer; a chunk has either
+            `content` or `reasoning`.
+        tool_calls: Tool calls that are now complete; in a chunk without text.
+        refusal: New text of the model's refusal, if the service separates it.
+        partial: With a response model, the value parsed so far.
+        parsed: With a response model, the complete value; in the last chunk only.
+        cached: Whether the chunk comes from a cache instead of the engine.
+        finish_reason: Why the answer ended; in the last chunk only.
+        usage: Token counts of the call; in the last chunk only.
+        timings: Durations of the call; in the last chunk only.
+        attempts: The HTTP requests of the call; in the last chunk only.
+        raw: The event's data as sent by the service; in the last chunk, the data of all events
+            without text, one per line.
     """
 
     content: str
@@ -249,22 +248,22 @@ class Completion(ShortResult, msgspec.Struct, Generic[_T], frozen=True, kw_only=
 
     Attributes:
         content: The text.
-        reasoning: What the model thought before, where it shows that; not part of the text.
-        refusal: Why the model refuses to answer, where the service tells that apart from the text.
-        tool_calls: The tools that the model wants called.
-        parsed: The answer as the type that the caller asked for; None without one.
-        repairs: How often the model had to be asked again until its answer passed.
+        reasoning: The model's reasoning, if it writes any; not part of the text.
+        refusal: The model's refusal, if the service separates it from the text.
+        tool_calls: The tool calls requested by the model.
+        parsed: The answer as the requested type; None without one.
+        repairs: How many repairs were needed until the answer was valid.
         model: The id of the model that answered.
         service: The base URL of the service that answered.
-        service_generation: Which generation of Foundry Local that is.
-        finish_reason: `stop` for an answer that ended by itself, `length` for one cut at
-            max_tokens or at the end of the context, `tool_calls` for one that waits for tools.
-        usage: Tokens as the service counted them.
-        timings: Where the time went.
-        attempts: The HTTP requests made, the successful one last.
-        cached: Whether the answer came from a cache instead of the engine.
-        headers: The headers of the answer that succeeded, as the service sent them.
-        raw: The data of every event of the stream, as the service sent them.
+        service_generation: The generation of the service.
+        finish_reason: `stop` for a complete answer, `length` for one truncated at max_tokens or at
+            the end of the context, `tool_calls` for one with tool calls, or `content_filter`.
+        usage: Token counts of the service.
+        timings: Durations of the call.
+        attempts: The HTTP requests, the successful one last.
+        cached: Whether the answer comes from a cache instead of the engine.
+        headers: The headers of the successful response.
+        raw: The data of each event of the stream.
     """
 
     content: str

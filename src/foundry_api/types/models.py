@@ -1,4 +1,4 @@
-"""Models: what the catalog says of them, and which programs use them."""
+"""Models, as the catalog describes them, and the programs that use them."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ class Model(Result, msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
         id: The full name with its version, such as `Phi-4-mini-instruct-generic-cpu:4`.
         alias: The short name, such as `phi-4-mini`; several variants may share it.
         catalog: `local` for directories registered on this machine, `public` for Microsoft's.
-        cached: Whether its files are on this machine; None where the service cannot tell.
-        loaded: Whether it is in memory.
+        cached: Whether the model is downloaded; None if the service does not report it.
+        loaded: Whether the model is in memory.
         task: Such as `chat-completion`; None if unknown.
         device: CPU, GPU or NPU; None if unknown.
-        size_mb: Size of its files; None if unknown.
-        context_length: Prompt and answer together, in tokens; None if unknown.
-        license: Its licence; None if unknown.
-        publisher: Who published it; None if unknown.
-        max_output_tokens: The longest answer that it is made for; None if unknown.
-        supports_tools: Whether it was made to call tools; None if unknown.
-        execution_provider: What runs it, such as `CUDAExecutionProvider`; None if unknown.
-        base_model: The asset that it was made from; None if unknown.
-        path: Where its files lie on the service's machine; None if they don't, or it doesn't tell.
+        size_mb: Size of the files in MB; None if unknown.
+        context_length: Maximum tokens of prompt and answer together; None if unknown.
+        license: The license; None if unknown.
+        publisher: The publisher; None if unknown.
+        max_output_tokens: Maximum tokens of an answer; None if unknown.
+        supports_tools: Whether the model is trained to call tools; None if unknown.
+        execution_provider: Such as `CUDAExecutionProvider`; None if unknown.
+        base_model: The asset that the model is derived from; None if unknown.
+        path: Directory of the files on the service's machine; None if the model is not downloaded
+            or the service does not report it.
     """
 
     id: str
@@ -55,10 +56,10 @@ class ModelUser(Result, msgspec.Struct, frozen=True, kw_only=True):
     """A client that uses a model.
 
     Attributes:
-        program: The program that it is part of.
-        pid: Its process.
-        last_used_s: Seconds since it last called the model, or said that it still does.
-        in_flight: Its calls in flight; None for clients other than the one that tells.
+        program: The name of the client's program.
+        pid: The client's process id.
+        last_used_s: Seconds since the client last reported that it uses the model.
+        in_flight: Calls in flight; None for other clients than the reporting one.
     """
 
     program: str

@@ -1,4 +1,4 @@
-"""The result types of the Responses API."""
+"""Results of the Responses API, embeddings, transcriptions and raw requests."""
 
 from __future__ import annotations
 
@@ -34,7 +34,6 @@ __all__ = [
     "Vector",
 ]
 
-
 ResponseStatus = Literal["completed", "incomplete", "failed", "in_progress", "cancelled", "queued"]
 
 
@@ -42,19 +41,18 @@ class ResponseItem(ShortResult, msgspec.Struct, frozen=True, kw_only=True):
     """One item of a response's output or input.
 
     Attributes:
-        type: `message`, `function_call`, `function_call_output`, `reasoning`, or what a newer
-            service has.
-        id: Names it within the service.
-        status: Whether it is whole; None where the service does not say.
-        role: Of a message, who speaks.
-        text: The text of its parts; of a function's output, that.
-        reasoning: Of a message, what the model thought ahead of its text in the same parts, where
-            the service does not tell them apart.
-        refusal: Of a message, why the model refuses to answer.
-        call_id: Of a function call and its output, what connects the two.
-        name: Of a function call, the function.
-        arguments: Of a function call, a JSON object as text.
-        raw: The complete item, as the service sent it.
+        type: `message`, `function_call`, `function_call_output`, `reasoning`, or another type of a
+            newer service.
+        id: The item's id in the service.
+        status: `completed` or `incomplete`; None if the service does not report it.
+        role: For a message, its role.
+        text: The text of the parts, or the output of a function.
+        reasoning: For a message, the reasoning in its text, if the service does not separate them.
+        refusal: For a message, the model's refusal.
+        call_id: For a function call and its output, the id that connects them.
+        name: For a function call, the function's name.
+        arguments: For a function call, a JSON object as text.
+        raw: The complete item as sent by the service.
     """
 
     type: str
@@ -74,25 +72,25 @@ class Response(ShortResult, msgspec.Struct, frozen=True, kw_only=True):
     """One response of a model.
 
     Attributes:
-        id: Names it; what a later one is chained to, if it was stored.
-        status: `completed`, or `incomplete` for one that was cut, also where the service itself
-            calls that completed. A `failed` one is raised, unless it was fetched from the store.
+        id: The response's id; later responses can be chained to it if it is stored.
+        status: `completed`, or `incomplete` for a truncated response, even if the service reports
+            it as completed. A `failed` one is raised, unless it was fetched from the store.
         model: The id of the model that answered.
-        output: What the model made, in order: messages, function calls, reasoning.
-        output_text: The text of all messages together.
-        usage: Tokens; None where the service did not count them.
-        error: Of a failed one that was fetched from the store, why.
-        incomplete_reason: Why it was cut, such as `max_output_tokens`; else None.
+        output: The messages, function calls and reasoning of the model, in order.
+        output_text: The text of all messages.
+        usage: Token counts; None if the service does not count them.
+        error: For a failed response that was fetched from the store, its error.
+        incomplete_reason: Why it was truncated, such as `max_output_tokens`; else None.
         instructions: The instructions sent before the input.
-        previous_response_id: What it is chained to.
-        stored: Whether the service keeps it, until it is deleted or pushed out by newer ones.
-        metadata: The caller's own labels.
+        previous_response_id: The id of the response that this one is chained to.
+        stored: Whether the service stores it, until it is deleted or evicted by newer ones.
+        metadata: The caller's labels.
         created_at: Seconds since the epoch, by the service's clock.
         service: The base URL of the service that answered.
-        service_generation: Which generation of Foundry Local that is.
-        timings: Where the time went; None for one that was fetched from the store.
-        attempts: The HTTP requests made, the successful one last.
-        raw: The complete object, as the service sent it.
+        service_generation: The generation of the service.
+        timings: Durations of the call; None for a response that was fetched from the store.
+        attempts: The HTTP requests, the successful one last.
+        raw: The complete object as sent by the service.
     """
 
     id: str
@@ -115,24 +113,24 @@ class Response(ShortResult, msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def output_text(self) -> str:
-        """The text of all messages together."""
+        """The text of all messages."""
         return "".join(item.text for item in self.output if item.type == "message")
 
     @property
     def reasoning(self) -> str:
-        """What the model thought, in items of its own or ahead of its answer."""
+        """The model's reasoning, from reasoning items and from messages."""
         return "".join(
             item.text if item.type == "reasoning" else item.reasoning for item in self.output
         )
 
     @property
     def refusal(self) -> str:
-        """Why the model refuses to answer; empty if it does not."""
+        """The model's refusal; empty if there is none."""
         return "".join(item.refusal for item in self.output)
 
     @property
     def function_calls(self) -> tuple[ToolCall, ...]:
-        """The functions that the model wants called."""
+        """The function calls requested by the model."""
         return tuple(
             ToolCall(item.call_id or item.id, FunctionCall(item.name or "", item.arguments))
             for item in self.output
@@ -141,18 +139,18 @@ class Response(ShortResult, msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ResponseEvent(ShortResult, msgspec.Struct, frozen=True, kw_only=True):
-    """One event of a response that is streamed.
+    """One event of a streamed response.
 
     Attributes:
-        type: The service's own name, such as `response.output_text.delta`. The last one is
+        type: The service's event type, such as `response.output_text.delta`. The last event is
             `response.completed` or `response.incomplete`; a failure is raised.
-        text: Of a text delta, the new text; else empty.
-        reasoning: Of a reasoning delta, the new text, and the reasoning of a text delta whose
-            service does not tell them apart; else empty.
-        refusal: Of a refusal's delta, the new text; else empty.
-        item: Of an event about an item, that.
-        response: Of an event about the response, as it stood then; the last one's is whole.
-        raw: The event's data, as the service sent it.
+        text: For a text delta, the new text; else empty.
+        reasoning: For a reasoning delta, the new text; for a text delta, the reasoning in it if the
+            service does not separate them; else empty.
+        refusal: For a refusal delta, the new text; else empty.
+        item: For an event about an item, the item.
+        response: For an event about the response, its present state; complete in the last event.
+        raw: The event's data as sent by the service.
     """
 
     type: str
@@ -165,33 +163,33 @@ class ResponseEvent(ShortResult, msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ResponsePage(ShortResult, msgspec.Struct, frozen=True, kw_only=True):
-    """Some of the stored responses.
+    """A page of stored responses.
 
     Attributes:
-        responses: In the order that was asked for.
-        has_more: Whether others follow: ask again with `after` the last one's id.
+        responses: The responses, in the requested order.
+        has_more: Whether there is a next page: list again with `after=` the last response's id.
     """
 
     responses: tuple[Response, ...]
     has_more: bool = False
 
 
+# The embedding of one text. The services normalize it to length 1 (1.2.4, 2.0.1 and 2.2.1 do).
 Vector = tuple[float, ...]
-"""One text as numbers. The services scale them to length 1 (probed on 1.2.4, 2.0.1 and 2.2.1)."""
 
 
 class Embeddings(ShortResult, msgspec.Struct, frozen=True, kw_only=True):
-    """The vectors of one or several texts. Iterates over them, in the order of the texts.
+    """The embeddings of one or several texts. Iterating gives the vectors in the texts' order.
 
     Attributes:
-        vectors: One for each text, in order; all of one length.
-        model: The id of the model that made them.
-        service: The base URL of the service that answered; of several, the last one's.
-        service_generation: Which generation of Foundry Local that is.
-        usage: Tokens of all texts; None where the service does not count them, which none of the
-            SDK's does.
-        timings: Where the time went. There is no first token.
-        attempts: The HTTP requests made, failed ones too, in the order of the texts.
+        vectors: One vector per text, in order, all of the same length.
+        model: The id of the model.
+        service: The base URL of the service that answered; the last one if there were several.
+        service_generation: The generation of the service.
+        usage: Token counts of all texts; None if the service does not count them, as those of the
+            SDK do not.
+        timings: Durations of the call, without a time to first token.
+        attempts: The HTTP requests, including failed ones, in the order of the texts.
     """
 
     vectors: tuple[Vector, ...]
@@ -204,7 +202,7 @@ class Embeddings(ShortResult, msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def dimensions(self) -> int:
-        """How many numbers a vector has."""
+        """The number of dimensions of a vector."""
         return len(self.vectors[0])
 
     def __len__(self) -> int:
@@ -218,16 +216,16 @@ class Embeddings(ShortResult, msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Transcription(ShortResult, msgspec.Struct, frozen=True, kw_only=True):
-    """What is said in a recording.
+    """The transcription of an audio file.
 
     Attributes:
-        text: What is said.
-        model: The id of the model that listened.
+        text: The transcribed text.
+        model: The id of the model.
         service: The base URL of the service that answered.
-        service_generation: Which generation of Foundry Local that is.
-        timings: Where the time went; tokens per second are unknown, as no service counts them.
-        attempts: The HTTP requests made, the successful one last.
-        raw: The data of every event, or the whole body, as the service sent it.
+        service_generation: The generation of the service.
+        timings: Durations of the call; `tokens_per_second` is None, as no service counts tokens.
+        attempts: The HTTP requests, the successful one last.
+        raw: The data of each event, or the complete body.
     """
 
     text: str
@@ -240,14 +238,14 @@ class Transcription(ShortResult, msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TranscriptionChunk(ShortResult, msgspec.Struct, frozen=True):
-    """A piece of a transcription.
+    """A chunk of a streamed transcription.
 
     Attributes:
-        text: The new text; empty in the last one.
-        model: The id of the model that listens.
-        timings: Set on the last one only.
-        attempts: Set on the last one only.
-        raw: The event's data as the service sent it.
+        text: The new text; empty in the last chunk.
+        model: The id of the model.
+        timings: Durations of the call; in the last chunk only.
+        attempts: The HTTP requests; in the last chunk only.
+        raw: The event's data as sent by the service.
     """
 
     text: str
@@ -258,14 +256,14 @@ class TranscriptionChunk(ShortResult, msgspec.Struct, frozen=True):
 
 
 class RawResponse(ShortResult, msgspec.Struct, frozen=True, kw_only=True):
-    """An answer as it came.
+    """An HTTP response of the service.
 
     Attributes:
-        status: The HTTP status, below 400: others are raised.
-        headers: Its headers; names compare without case, of doubled ones the first counts.
-        body: Its bytes.
+        status: The HTTP status, below 400; other responses are raised as errors.
+        headers: The headers; names are case-insensitive, and the first of duplicates applies.
+        body: The body.
         service: The base URL of the service that answered.
-        attempts: The HTTP requests made, the successful one last.
+        attempts: The HTTP requests, the successful one last.
     """
 
     status: int
@@ -275,15 +273,18 @@ class RawResponse(ShortResult, msgspec.Struct, frozen=True, kw_only=True):
     attempts: tuple[AttemptRecord, ...] = ()
 
     def __post_init__(self) -> None:
-        """Have headers that compare without case, wherever they come from."""
+        """Make the header names case-insensitive, also after `from_dict`."""
         if not isinstance(self.headers, Headers):
             msgspec.structs.force_setattr(self, "headers", Headers(self.headers))
 
     def json(self) -> Any:
-        """The body, decoded.
+        """Decode the body as JSON.
+
+        Returns:
+            The decoded value.
 
         Raises:
-            ProtocolError: It is not JSON.
+            ProtocolError: The body is not JSON.
         """
         try:
             return msgspec.json.decode(self.body)
@@ -292,5 +293,5 @@ class RawResponse(ShortResult, msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def text(self) -> str:
-        """The body as UTF-8; what is none is replaced."""
+        """The body decoded as UTF-8, with invalid bytes replaced."""
         return self.body.decode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""The base of all results: conversion to dict and JSON, pydantic support and a short `repr`."""
+"""Base classes of results: conversion to and from dicts, pydantic support, and a short `repr`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 from foundry_api.types.values import UNENCODABLE, as_bool, as_float, as_int, as_text, is_mapping
 
 if TYPE_CHECKING:
-    # For annotations alone: pydantic is no dependency of this package.
+    # For annotations only: pydantic is not a dependency.
     from collections.abc import Mapping
 
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
@@ -19,32 +19,45 @@ if TYPE_CHECKING:
 
 __all__ = ["Headers", "Result", "ShortResult", "header_text"]
 
+_SHORT_REPR = reprlib.Repr()
+_SHORT_REPR.maxstring = _SHORT_REPR.maxother = 80
+_SHORT_REPR.maxtuple = _SHORT_REPR.maxlist = _SHORT_REPR.maxdict = 3
+
 
 class Result:
-    """A value object that goes wherever plain data does.
+    """Base class of values that convert to plain data.
 
-    `msgspec.json.encode`, `pickle` and `copy` take it as it is, and a pydantic model may have it as
-    a field.
+    They can be passed to `msgspec.json.encode`, `pickle` and `copy`, and be fields of pydantic
+    models.
     """
 
     __slots__ = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as dicts, lists, tuples, texts and numbers, as `json.dumps` takes them.
+        """Convert the value to dicts, lists, tuples, strings and numbers, for `json.dumps`.
 
-        Bytes become base64, as in `msgspec.json.encode`; an error becomes its members; a value of a
-        caller's own type, such as `parsed`, becomes what pydantic or msgspec make of it, and else
-        its text.
+        Bytes become base64, as in `msgspec.json.encode`. An error becomes a dict of its attributes.
+        A value of a user's type, such as `parsed`, is converted by pydantic or msgspec, or else by
+        `str`.
+
+        Returns:
+            The members by name.
         """
         members: dict[str, Any] = _builtins(self)
         return members
 
     @classmethod
     def from_dict(cls, members: Mapping[str, Any]) -> Self:
-        """Make a result of what `to_dict` gave. Values of a caller's own types stay plain.
+        """Make a value from the result of `to_dict`. Values of users' types stay plain data.
+
+        Args:
+            members: The members by name.
+
+        Returns:
+            The value.
 
         Raises:
-            ValueError: It is not what `to_dict` gives.
+            ValueError: `members` does not match this class.
         """
         try:
             return msgspec.convert(members, cls, strict=False)
@@ -55,7 +68,7 @@ class Result:
     def __get_pydantic_core_schema__(
         cls, _source: Any, _handler: GetCoreSchemaHandler
     ) -> CoreSchema:
-        """How pydantic validates and serialises a field of this type."""
+        """Describe to pydantic how to validate and serialize a field of this type."""
         from pydantic_core import core_schema  # noqa: PLC0415 - only where pydantic is used
 
         def result(value: Any) -> Any:
@@ -75,12 +88,12 @@ class Result:
     def __get_pydantic_json_schema__(
         cls, _schema: CoreSchema, _handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        """How pydantic, and so FastAPI, describes a field of this type."""
+        """Describe a field of this type in JSON schemas of pydantic and FastAPI."""
         return {"type": "object", "title": cls.__name__}
 
 
 class ShortResult(Result):
-    """A result whose `repr` has what a reader looks for, cut where that is long."""
+    """A result with a short `repr`: without defaults and details, with long values cut."""
 
     __slots__ = ()
 
@@ -92,7 +105,7 @@ class ShortResult(Result):
             value = getattr(self, field.name)
             is_default = type(value) is type(field.default) and value == field.default
             if field.name not in self.UNSHOWN and value is not None and not is_default:
-                parts.append(f"{field.name}={_BRIEF.repr(value)}")
+                parts.append(f"{field.name}={_SHORT_REPR.repr(value)}")
         return f"{type(self).__name__}({', '.join(parts)})"
 
     def __str__(self) -> str:
@@ -100,10 +113,10 @@ class ShortResult(Result):
 
 
 class Headers(dict[str, str]):
-    """The headers of an answer: a dict whose names compare without case.
+    """HTTP headers: a dict with case-insensitive names.
 
     Args:
-        headers: As they came; of doubled names the first counts.
+        headers: The headers as received; the first of duplicates applies.
     """
 
     def __init__(self, headers: Mapping[str, str] | None = None) -> None:
@@ -113,30 +126,28 @@ class Headers(dict[str, str]):
                 self[str.__str__(name)] = header_text(value)
 
     def __contains__(self, name: object) -> bool:
-        return self._written(name) is not None
+        return self._find_key(name) is not None
 
     def __getitem__(self, name: str) -> str:
-        written = self._written(name)
-        if written is None:
+        key = self._find_key(name)
+        if key is None:
             raise KeyError(name)
-        return super().__getitem__(written)
+        return super().__getitem__(key)
 
     def get(self, name: str, default: Any = None, /) -> Any:
-        """The value of a header, or the default."""
-        written = self._written(name)
-        return default if written is None else super().__getitem__(written)
+        """Return the value of a header, or the default."""
+        key = self._find_key(name)
+        return default if key is None else super().__getitem__(key)
 
-    def _written(self, name: object) -> str | None:
-        """A name as the service wrote it."""
+    def _find_key(self, name: object) -> str | None:
         lowered = name.lower() if isinstance(name, str) else None
-        return next((each for each in self if each.lower() == lowered), None)
+        return next((key for key in self if key.lower() == lowered), None)
 
 
 def header_text(value: str) -> str:
-    """The value of a header as a plain text; bytes that are no UTF-8 are Latin-1, as in HTTP/1.1.
-
-    aiohttp gives them as lone surrogates, which neither JSON nor a file takes.
-    """
+    """Return a header's value as plain text; bytes that are not UTF-8 are read as Latin-1."""
+    # HTTP/1.1 headers are Latin-1. aiohttp decodes other bytes than UTF-8 to lone surrogates, which
+    # can be written neither to JSON nor to a file.
     value = str.__str__(value)
     if value.isascii():
         return value
@@ -152,7 +163,7 @@ def _builtins(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """What msgspec does not know: a pydantic model, an exception, a caller's own object."""
+    """Convert what msgspec does not know: a pydantic model, an exception, a user's object."""
     if (dump := getattr(value, "model_dump", None)) is not None:
         return dump(mode="json")
     if isinstance(value, BaseException):
@@ -162,11 +173,6 @@ def _plain(value: Any) -> Any:
             return converted
     if is_mapping(value):
         return dict(value)
-    if (listed := getattr(value, "tolist", None)) is not None:  # an array of NumPy
-        return listed()
+    if (to_list := getattr(value, "tolist", None)) is not None:  # a NumPy array
+        return to_list()
     return str(value)
-
-
-_BRIEF = reprlib.Repr()
-_BRIEF.maxstring = _BRIEF.maxother = 80
-_BRIEF.maxtuple = _BRIEF.maxlist = _BRIEF.maxdict = 3

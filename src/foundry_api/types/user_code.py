@@ -34,13 +34,15 @@ def is_cancelled() -> bool:
 class UserCode:
     """Distinguishes exceptions of user code from those that only pass through it.
 
-    code = UserCode()  # in the task that calls the code
-    try:
-        value = await hook(request)
-    except BaseException as error:
-        if not code.is_own_failure(error):
-            raise
-        raise HookFailed(f"the hook failed: {describe(error)}") from error
+        code = UserCode()
+        try:
+            value = await hook(request)
+        except BaseException as error:
+            if not code.is_own_failure(error):
+                raise
+            raise HookFailed(f"the hook failed: {describe(error)}") from error
+
+    Create it in the task that calls the code.
     """
 
     __slots__ = ("_task",)
