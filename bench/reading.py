@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from parts.results import keep
 
+from foundry_api.structured.errors import ValidationFailed
 from foundry_api.structured.find_json import decode_json, iter_json_candidates
 from foundry_api.structured.partial_json import PartialJsonParser
-from foundry_api.structured.refusal import ValidationFailed
 from foundry_api.structured.validation import SchemaValidator
 from foundry_api.wire.chat.reasoning import ReasoningSplitter
 from foundry_api.wire.chat.tool_call_matching import MalformedCall

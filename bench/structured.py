@@ -23,7 +23,7 @@ from parts.results import keep
 from parts.schemas import random_schemas
 
 from foundry_api import FoundryAPIClient, GrammarError, StructuredOutputError
-from foundry_api.structured.refusal import ValidationFailed
+from foundry_api.structured.errors import ValidationFailed
 from foundry_api.structured.validation import SchemaValidator
 
 SCHEMAS = 500

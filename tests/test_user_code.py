@@ -148,7 +148,7 @@ def test_a_parser_that_fails_in_the_blocking_client() -> None:
 
 async def test_ctrl_c_in_a_parser_is_no_failure_of_it() -> None:
     """A signal may come anywhere."""
-    from foundry_api.structured.expectation import OutputSpec  # noqa: PLC0415
+    from foundry_api.structured.output_spec import OutputSpec  # noqa: PLC0415
 
     with pytest.raises(KeyboardInterrupt):
         OutputSpec.from_arguments(parser=raiser(KeyboardInterrupt)).validate("One")

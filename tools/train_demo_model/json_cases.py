@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foundry_api.structured.engine_schema import make_schema_grammar
-from foundry_api.structured.refusal import ValidationFailed
+from foundry_api.structured.errors import ValidationFailed
 from foundry_api.structured.response_model import make_response_type
 
 if TYPE_CHECKING:

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from foundry_api.batch.dispatch import RequestOverrides
     from foundry_api.batch.protocol import BatchClient
     from foundry_api.batch.types import BatchAnswer, BatchItem
-    from foundry_api.structured.expectation import OutputSpec
+    from foundry_api.structured.output_spec import OutputSpec
 
 __all__ = ["BatchCallOptions", "ChatCallable", "ChatFunction", "RequestTask", "run_requests"]
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         Prompt,
     )
     from foundry_api.core.options import ChatOptions
-    from foundry_api.structured.expectation import OutputSpec
+    from foundry_api.structured.output_spec import OutputSpec
     from foundry_api.types.messages import Completion, Message
 
     Prompts = Iterable[Prompt] | AsyncIterable[Prompt]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from foundry_api.core.call import CallRequest
     from foundry_api.core.chat import ChatCall
     from foundry_api.core.options import ChatOptions, StructuredOptions
-    from foundry_api.structured.expectation import OutputSpec
+    from foundry_api.structured.output_spec import OutputSpec
     from foundry_api.types.messages import ChatRequest, Chunk, Completion, Constraint, Message
 
     Messages = Iterable[Message | Mapping[str, Any]]

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from foundry_api.core.call import CallContext, CallRequest
     from foundry_api.core.connection import Connection
     from foundry_api.core.operation import AnswerFacts
-    from foundry_api.structured.expectation import OutputSpec
+    from foundry_api.structured.output_spec import OutputSpec
     from foundry_api.tools.definition import ToolLike
     from foundry_api.types.capabilities import Capabilities
     from foundry_api.types.errors import FoundryError
@@ -199,7 +199,7 @@ def make_output_spec(**arguments: Any) -> OutputSpec | None:
     else:
         return None
     # Most calls take any answer, so the schema code is imported by the calls that need it.
-    from foundry_api.structured.expectation import OutputSpec  # noqa: PLC0415
+    from foundry_api.structured.output_spec import OutputSpec  # noqa: PLC0415
 
     return OutputSpec.from_arguments(**arguments)
 

@@ -1,1 +1,1 @@
-"""Answers that a program can use: schemas, choices and grammars, checked and asked for again."""
+"""Structured output: schemas, choices and grammars, validation and repair requests."""

@@ -1,4 +1,4 @@
-"""The JSON in an answer: alone, in a code fence, or in the middle of a sentence."""
+"""Find the JSON in an answer: alone, in a code fence or between sentences."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import math
 import re
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from foundry_api.structured.refusal import ValidationFailed
+from foundry_api.structured.errors import ValidationFailed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,51 +17,33 @@ __all__ = ["decode_json", "iter_json_candidates"]
 
 _FENCE = "```"
 _LANGUAGE = re.compile(r"[\w+-]*[^\S\n]*\n?")
+# A bracket followed by what may follow it in JSON.
 _JSON_START = re.compile(r'\{\s*["}]|\[\s*["{}\[\]\dtfn-]')
-"""A bracket with what may stand behind it in JSON."""
 
+# Each candidate is decoded and validated.
 MAX_CANDIDATES = 100
-"""Texts in an answer that are tried. Each is decoded and validated."""
-
+# Each start that turns out not to be JSON may scan the rest of the answer.
 MAX_INVALID_STARTS = 1000
-"""Beginnings of JSON that turn out to be none. For each, all of the answer is looked at."""
 
 
 def iter_json_candidates(text: str) -> Iterator[str]:
-    """The texts in an answer that may be the JSON, likeliest first; at least one.
+    """Yield the texts in an answer that may be JSON, the likeliest first, at least one.
 
-    An engine that enforces a schema answers with JSON alone. Other models put it into a code fence
-    or between sentences, which are looked through then. Of an object that is not whole, no part is
-    taken for one.
-
-    Raises:
-        ValidationFailed: The answer is empty.
+    Raises ValidationFailed for an empty answer.
     """
     stripped = text.strip()
     if not stripped:
         raise ValidationFailed("the answer is empty")
+    # An engine that enforces a schema returns only JSON. Other models put it in a code fence or
+    # between sentences.
     yield stripped
     yield from itertools.islice(
         itertools.chain(_iter_fenced(stripped), _iter_embedded(stripped)), MAX_CANDIDATES - 1
     )
 
 
-def decode_json(text: str) -> Any:
-    """What a JSON text means.
-
-    Raises:
-        ValidationFailed: It is not JSON, or holds a number that no float can hold.
-    """
-    try:
-        return _DECODER.decode(text)
-    except json.JSONDecodeError as error:
-        raise ValidationFailed(f"the answer is not JSON: {error}") from error
-    except (ValueError, RecursionError) as error:
-        raise ValidationFailed(f"the answer cannot be read: {error}") from error
-
-
 def _iter_fenced(text: str) -> Iterator[str]:
-    """What stands in the code fences that are closed."""
+    """Yield the contents of closed code fences."""
     end = -len(_FENCE)
     while (opening := text.find(_FENCE, end + len(_FENCE))) >= 0:
         start = opening + len(_FENCE)
@@ -72,22 +54,35 @@ def _iter_fenced(text: str) -> Iterator[str]:
 
 
 def _iter_embedded(text: str) -> Iterator[str]:
-    position = broken = 0
-    while broken < MAX_INVALID_STARTS and (opening := _JSON_START.search(text, position)):
-        start = opening.start()
+    """Yield the JSON objects and arrays in a text, but no parts of incomplete ones."""
+    position = invalid_starts = 0
+    while invalid_starts < MAX_INVALID_STARTS and (match := _JSON_START.search(text, position)):
+        start = match.start()
         try:
             _, position = _DECODER.raw_decode(text, start)
         except json.JSONDecodeError as error:
-            position = max(error.pos, start + 1)  # not within it: half an object is none
-            broken += 1
+            # Continue behind the error, not at the next bracket: a complete object within an
+            # incomplete one is not the answer.
+            position = max(error.pos, start + 1)
+            invalid_starts += 1
         except (ValueError, RecursionError):
             return
         else:
             yield text[start:position]
 
 
+def decode_json(text: str) -> Any:
+    """Decode JSON. Raises ValidationFailed for other text, and for numbers beyond a float."""
+    try:
+        return _DECODER.decode(text)
+    except json.JSONDecodeError as error:
+        raise ValidationFailed(f"the answer is not JSON: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValidationFailed(f"the answer cannot be read: {error}") from error
+
+
 def _reject_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 def _parse_finite_float(digits: str) -> float:
@@ -97,4 +92,5 @@ def _parse_finite_float(digits: str) -> float:
     return number
 
 
+# Python accepts NaN and Infinity, and reads 1e999 as infinity.
 _DECODER = json.JSONDecoder(parse_constant=_reject_constant, parse_float=_parse_finite_float)

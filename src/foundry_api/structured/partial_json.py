@@ -1,8 +1,9 @@
-"""JSON that is still being written: its value so far.
+"""Parse JSON while it is written.
 
-Each character is read once. What is complete is shared between the values given out; only the
-containers that are still open are copied. That takes longer the more they hold, so a large value is
-given out again as it was until enough text has come to pay for a new one.
+Each character is read once. Complete containers are shared between the values that are returned;
+only open containers are copied. The larger they are, the longer a copy takes, so a large value is
+returned unchanged until enough text has arrived to pay for a new copy. The total time is linear in
+the length of the text.
 """
 
 from __future__ import annotations
@@ -14,13 +15,24 @@ __all__ = ["MISSING", "PartialJsonParser"]
 
 
 class _Missing:
-    """No value has begun yet: `None` would be one."""
+    """The type of MISSING."""
 
 
+# No value has begun. None stands for `null`.
 MISSING = _Missing()
 
-_SPACE = re.compile(r"[ \t\n\r]*")
-_UNESCAPED = re.compile(r'[^"\\]*')
+# Python's own parser reads at most about twice as many nested containers.
+MAX_DEPTH = 500
+
+# Members that may be copied per character of text. Saved copies are limited, so that a long string
+# does not pay for copying a large list with each of the next chunks.
+COPIES_PER_CHARACTER = 16
+MAX_SAVED_COPIES = 64 * 1024
+# Characters of a string that are copied in the time of one member.
+TEXT_PER_COPY = 64
+
+_SPACE = re.compile(r"[ \t\n\r]+")
+_UNESCAPED = re.compile(r'[^"\\]+')
 _LITERAL_TEXT = re.compile(r"[-+.\w]+")
 _INTEGER = re.compile(r"-?(?:0|[1-9][0-9]*)")
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?")
@@ -32,43 +44,38 @@ _CODE_UNIT_LENGTH = len(r"\ud83d")
 _HIGH_SURROGATES = range(0xD800, 0xDC00)
 _LOW_SURROGATES = range(0xDC00, 0xE000)
 
-MAX_DEPTH = 500
-"""Containers within one another. Python reads no more than twice as many."""
-
-COPIES_PER_CHARACTER = 16
-MAX_SAVED_COPIES = 64 * 1024
-"""Members that may be copied for each character that came, and after many that cost none."""
-
-TEXT_PER_COPY = 64
-"""Characters of a string that are copied in the time of one member of a container."""
-
 _Expected = Literal["value", "value or ]", "key", "key or }", ":", ", or end"]
+# What is expected where a container may end.
+_CONTAINER_ENDS: dict[str, tuple[_Expected, ...]] = {
+    "}": ("key or }", ", or end"),
+    "]": ("value or ]", ", or end"),
+}
 
 
 class _InvalidJson(Exception):
-    """The text is no JSON from here on."""
+    """The text is not JSON from here on."""
 
 
 class PartialJsonParser:
-    """Reads the JSON of an answer as it comes.
+    """Parses the JSON of an answer chunk by chunk.
 
-    Text ahead of the first `{` or `[` is passed over, as is what follows the value. After a
-    syntax error the value stays as it is: whoever checks the whole answer finds the error.
+    Text before the first `{` or `[` is skipped, and so is text after the value. After a syntax
+    error the value no longer changes; validation of the complete answer reports the error.
 
     Numbers, `true`, `false` and `null` appear when they are complete, strings grow, and a member
     appears with its value. Strings of thousands of characters and lists of hundreds of items grow
-    by several pieces at a time.
+    by several chunks at a time.
     """
 
     def __init__(self) -> None:
         self._open_containers: list[list[Any] | dict[str, Any]] = []
-        self._keys: list[str] = []
+        self._keys: list[str] = []  # the current key of each open object
         self._root: Any = MISSING
         self._expected: _Expected = "value"
-        self._string: list[str] | None = None
+        self._string: list[str] | None = None  # the pieces of an open string
         self._is_key = False
         self._literal: list[str] = []
-        self._pending = ""
+        self._pending = ""  # an incomplete escape at the end of the last chunk
         self._is_complete = False
         self._open_member_count = 0
         self._string_length = 0
@@ -76,16 +83,16 @@ class PartialJsonParser:
         self._copy_budget = MAX_SAVED_COPIES
 
     def feed(self, text: str) -> Any:
-        """The value so far, with a further piece of the text; `MISSING` before it begins.
+        """Read another piece of text and return the value so far; MISSING before it begins.
 
-        The containers in it are the caller's to read, not to change.
+        The caller must not change the containers in it.
         """
         if not self._is_complete:
             self._read(text)
         return self._last_value
 
     def finish(self) -> Any:
-        """The value, when no more text comes: a number at its very end is complete then."""
+        """Return the value at the end of the text. A number at the very end is then complete."""
         try:
             self._end_literal()
         except _InvalidJson:
@@ -100,9 +107,26 @@ class PartialJsonParser:
         position = 0
         while position < len(text) and not self._is_complete:
             try:
-                position = self._read_token(text, position)
+                if self._string is not None:
+                    position = self._read_string(text, position, self._string)
+                elif match := _LITERAL_TEXT.match(text, position):
+                    self._literal.append(match[0])
+                    position = match.end()
+                else:
+                    self._end_literal()
+                    if match := _SPACE.match(text, position):
+                        position = match.end()
+                    else:
+                        self._read_punctuation(text[position])
+                        position += 1
             except _InvalidJson:
-                position = self._recover(text, position)
+                if self._open_containers:
+                    self._is_complete = True
+                else:
+                    # This was text around the JSON. Skip to the next container.
+                    self._root, self._expected = MISSING, "value"
+                    match = _CONTAINER.search(text, position)
+                    position = match.start() if match else len(text)
         cost = (
             2 * len(self._open_containers)
             + self._open_member_count
@@ -113,6 +137,7 @@ class PartialJsonParser:
             self._last_value = self._make_value()
 
     def _make_value(self) -> Any:
+        """Copy the open containers, each with the incomplete value in it."""
         value = self._root
         if self._string is not None and not self._is_key:
             value = "".join(self._string)
@@ -129,31 +154,13 @@ class PartialJsonParser:
             value = copy
         return value
 
-    def _recover(self, text: str, position: int) -> int:
-        """Look for a container behind a text that is no JSON; within one there is no way on."""
-        if self._open_containers:
-            self._is_complete = True
-            return len(text)
-        self._root, self._expected = MISSING, "value"
-        match = _CONTAINER.search(text, position)
-        return match.start() if match else len(text)
-
-    def _read_token(self, text: str, position: int) -> int:
-        """Read one token, or a piece of it; where it ends."""
-        if self._string is not None:
-            return self._read_string(text, position, self._string)
-        if match := _LITERAL_TEXT.match(text, position):
-            self._literal.append(match[0])
-            return match.end()
-        self._end_literal()
-        if (end := _match_end(_SPACE, text, position)) > position:
-            return end
-        self._structural(text[position])
-        return position + 1
-
-    def _structural(self, character: str) -> None:
+    def _read_punctuation(self, character: str) -> None:
         if character == '"':
-            self._begin_string()
+            self._is_key = self._expected in {"key", "key or }"}
+            if not self._is_key:
+                self._expect_value()
+            self._string = []
+            self._string_length = 0
         elif character in "{[":
             self._begin_container(character)
         elif character in "}]":
@@ -165,70 +172,51 @@ class PartialJsonParser:
         else:
             raise _InvalidJson
 
-    def _begin_string(self) -> None:
-        self._is_key = self._expected in {"key", "key or }"}
-        if not self._is_key:
-            self._expect_value()
-        self._string = []
-        self._string_length = 0
-
     def _read_string(self, text: str, position: int, pieces: list[str]) -> int:
-        end = _match_end(_UNESCAPED, text, position)
-        if end > position:
-            pieces.append(text[position:end])
-            self._string_length += end - position
-        elif text[position] == '"':
-            self._end_string("".join(pieces))
-            end += 1
-        else:
-            end = self._read_escape(text, position, pieces)
+        """Read a piece of a string, an escape or the closing quote, and return its end."""
+        if match := _UNESCAPED.match(text, position):
+            pieces.append(match[0])
+            self._string_length += match.end() - position
+            return match.end()
+        if text[position] != '"':
             self._string_length += 1
-        return end
+            return self._read_escape(text, position, pieces)
+        self._string = None
+        self._string_length = 0
+        if self._is_key:
+            self._keys[-1] = "".join(pieces)
+            self._expected = ":"
+        else:
+            self._attach_value("".join(pieces))
+        return position + 1
 
     def _read_escape(self, text: str, position: int, pieces: list[str]) -> int:
+        """Read an escape and return its end; leave an incomplete one to the next chunk."""
         kind = text[position + 1 : position + 2]
         if plain := _ESCAPES.get(kind):
             pieces.append(plain)
             return position + 2
-        if not kind or (kind == "u" and self._is_incomplete_escape(text, position)):
+        first = _CODE_UNIT.match(text, position)
+        after_first = position + _CODE_UNIT_LENGTH
+        if first is None:
+            if kind not in {"", "u"} or len(text) >= after_first:
+                raise _InvalidJson
             self._pending = text[position:]
             return len(text)
-        units = [
-            int(unit, 16)
-            for unit in _CODE_UNIT.findall(text[position : position + 2 * _CODE_UNIT_LENGTH])
-        ]
-        if not units or not _CODE_UNIT.match(text, position):
-            raise _InvalidJson
-        if len(units) > 1 and units[0] in _HIGH_SURROGATES and units[1] in _LOW_SURROGATES:
-            pieces.append(
-                chr(
-                    0x10000
-                    + ((units[0] - _HIGH_SURROGATES[0]) << 10)
-                    + units[1]
-                    - _LOW_SURROGATES[0]
-                )
-            )
-            return position + 2 * _CODE_UNIT_LENGTH
-        pieces.append(chr(units[0]))
-        return position + _CODE_UNIT_LENGTH
-
-    def _is_incomplete_escape(self, text: str, position: int) -> bool:
-        """Whether the text ends within an escape, or between the two of a surrogate pair."""
-        unit = _CODE_UNIT.match(text, position)
-        if unit is None:
-            return len(text) - position < _CODE_UNIT_LENGTH
-        rest = text[position + _CODE_UNIT_LENGTH : position + 2 * _CODE_UNIT_LENGTH]
-        begins = rest[:2] == "\\u"[: len(rest)]
-        return int(unit[1], 16) in _HIGH_SURROGATES and len(rest) < _CODE_UNIT_LENGTH and begins
-
-    def _end_string(self, text: str) -> None:
-        self._string = None
-        self._string_length = 0
-        if self._is_key:
-            self._keys[-1] = text
-            self._expected = ":"
-        else:
-            self._attach_value(text)
+        unit = int(first[1], 16)
+        if unit in _HIGH_SURROGATES:
+            # Characters beyond U+FFFF are written as two escapes.
+            rest = text[after_first : after_first + _CODE_UNIT_LENGTH]
+            if len(rest) < _CODE_UNIT_LENGTH and rest[:2] == "\\u"[: len(rest)]:
+                self._pending = text[position:]
+                return len(text)
+            second = _CODE_UNIT.match(rest)
+            if second and (low := int(second[1], 16)) in _LOW_SURROGATES:
+                high_bits, low_bits = unit - _HIGH_SURROGATES[0], low - _LOW_SURROGATES[0]
+                pieces.append(chr(0x10000 + (high_bits << 10) + low_bits))
+                return after_first + _CODE_UNIT_LENGTH
+        pieces.append(chr(unit))
+        return after_first
 
     def _begin_container(self, character: str) -> None:
         self._expect_value()
@@ -243,11 +231,12 @@ class PartialJsonParser:
             self._expected = "value or ]"
 
     def _end_container(self, character: str) -> None:
-        ends = {"}": ("key or }", ", or end"), "]": ("value or ]", ", or end")}
         kind = dict if character == "}" else list
-        if self._expected not in ends[character] or not self._open_containers:
-            raise _InvalidJson
-        if type(self._open_containers[-1]) is not kind:
+        if (
+            self._expected not in _CONTAINER_ENDS[character]
+            or not self._open_containers
+            or type(self._open_containers[-1]) is not kind
+        ):
             raise _InvalidJson
         if kind is dict:
             self._keys.pop()
@@ -257,19 +246,29 @@ class PartialJsonParser:
         self._is_complete = not self._open_containers
 
     def _end_literal(self) -> None:
+        """Attach the number, `true`, `false` or `null` that ends here, if there is one."""
         if not self._literal:
             return
         word = "".join(self._literal)
         self._literal.clear()
         self._expect_value()
-        self._attach_value(_LITERALS[word] if word in _LITERALS else _parse_number(word))
+        if word in _LITERALS:
+            self._attach_value(_LITERALS[word])
+            return
+        if not _NUMBER.fullmatch(word):
+            raise _InvalidJson
+        try:
+            number = int(word) if _INTEGER.fullmatch(word) else float(word)
+        except ValueError as error:  # an int with more digits than Python reads
+            raise _InvalidJson from error
+        self._attach_value(number)
 
     def _expect_value(self) -> None:
         if self._expected not in {"value", "value or ]"}:
             raise _InvalidJson
 
     def _attach_value(self, value: Any) -> None:
-        """Put a complete value where it belongs."""
+        """Add a complete value to the innermost open container."""
         self._expected = ", or end"
         if not self._open_containers:
             self._root = value
@@ -277,21 +276,7 @@ class PartialJsonParser:
         container = self._open_containers[-1]
         self._open_member_count -= len(container)
         if isinstance(container, dict):
-            container[self._keys[-1]] = value
+            container[self._keys[-1]] = value  # may replace an equal key
         else:
             container.append(value)
         self._open_member_count += len(container)
-
-
-def _match_end(pattern: re.Pattern[str], text: str, position: int) -> int:
-    match = pattern.match(text, position)
-    return position if match is None else match.end()
-
-
-def _parse_number(word: str) -> int | float:
-    if not _NUMBER.fullmatch(word):
-        raise _InvalidJson
-    try:
-        return int(word) if _INTEGER.fullmatch(word) else float(word)
-    except ValueError as error:  # more digits than Python reads
-        raise _InvalidJson from error

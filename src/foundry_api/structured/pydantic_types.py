@@ -1,4 +1,4 @@
-"""Types that pydantic describes and converts. Import this only where pydantic is there."""
+"""Describe and decode types with pydantic. Imported only if pydantic is installed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 from pydantic.json_schema import GenerateJsonSchema
 
-from foundry_api.structured.type_marks import (
+from foundry_api.structured.type_metadata import (
     UnsupportedType,
     reject_msgspec_bounds,
     to_pydantic_type,
@@ -23,18 +23,16 @@ __all__ = ["PydanticType", "PydanticUserError", "PydanticValidationFailed", "sho
 
 
 class _OutputSchemaGenerator(GenerateJsonSchema):
-    """As pydantic writes them, but for answers of a model."""
-
     def generator_schema(self, schema: Any) -> JsonSchemaValue:
-        """None: what is wrong with it would be found only while it is iterated."""
         del schema
+        # pydantic would report errors in the items only while they are iterated.
         raise UnsupportedType(
-            "a member is an Iterable, which pydantic reads only while it is iterated: write list "
-            "or Sequence"
+            "a member is an Iterable, which pydantic validates only while it is iterated: write "
+            "list or Sequence"
         )
 
     def decimal_schema(self, schema: Any) -> JsonSchemaValue:
-        """A number: a model that may choose writes any text."""
+        # pydantic's own schema also allows a string, and a model that may choose writes any text.
         number_schema = self.float_schema(cast("Any", {**schema, "type": "float"}))
         if (
             places := schema.get("decimal_places")
@@ -50,18 +48,10 @@ class _OutputSchemaGenerator(GenerateJsonSchema):
 
 
 class PydanticType:
-    """A type, with what pydantic makes of it.
+    """A type, or a `TypeAdapter` of one, with its JSON schema.
 
-    Args:
-        kind: The type, or a `TypeAdapter` of one.
-
-    Attributes:
-        schema: Its JSON schema.
-        matches_with_python: Whether Python's regular expressions are used for patterns.
-
-    Raises:
-        PydanticUserError: pydantic cannot describe it.
-        UnsupportedType: pydantic would pass over a part of it.
+    Raises PydanticUserError if pydantic cannot describe it, and UnsupportedType if pydantic would
+    ignore a part of it.
     """
 
     def __init__(self, kind: Any) -> None:
@@ -71,28 +61,21 @@ class PydanticType:
         self._adapter: TypeAdapter[Any] = (
             kind if is_adapter else TypeAdapter(to_pydantic_type(kind))
         )
-        written = repr(cast("Any", self._adapter).core_schema)
-        self.matches_with_python = "python-re" in written or "re.compile" in written
+        # A model may select Python's regular expressions, and a compiled pattern is one of them.
+        core_schema = repr(cast("Any", self._adapter).core_schema)
+        self.matches_with_python = "python-re" in core_schema or "re.compile" in core_schema
         self.schema: dict[str, Any] = self._adapter.json_schema(
             schema_generator=_OutputSchemaGenerator
         )
 
     def decode(self, text: str | bytes) -> Any:
-        """The value of a JSON text.
-
-        Raises:
-            PydanticValidationFailed: It is not of the type.
-        """
+        """Decode JSON. Raises PydanticValidationFailed."""
         with shorten_errors():
             return self._adapter.validate_json(text)
 
 
 class PydanticValidationFailed(ValueError):
-    """A value is not of the type.
-
-    Attributes:
-        errors: Where, from `$` on, and what is wrong there.
-    """
+    """A value is invalid. `errors` are pairs of a path, such as `$.age`, and a message."""
 
     def __init__(self, errors: list[tuple[str, str]]) -> None:
         places = [(path.removeprefix("$").removeprefix("."), message) for path, message in errors]
@@ -104,20 +87,15 @@ class PydanticValidationFailed(ValueError):
 
 @contextlib.contextmanager
 def shorten_errors() -> Generator[None]:
-    """Raise what pydantic refuses without the value, and without a link to its documentation.
+    """Convert pydantic's ValidationError to PydanticValidationFailed.
 
-    Raises:
-        PydanticValidationFailed: It refuses a value.
+    Its own message repeats the value, and links to pydantic's documentation.
     """
     try:
         yield
     except ValidationError as error:
-        details = error.errors(include_url=False, include_context=False, include_input=False)
-        raise PydanticValidationFailed(
-            [(_format_path(detail["loc"]), detail["msg"]) for detail in details]
-        ) from error
-
-
-def _format_path(location: tuple[int | str, ...]) -> str:
-    steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in location)
-    return "".join(("$", *steps))
+        errors: list[tuple[str, str]] = []
+        for detail in error.errors(include_url=False, include_context=False, include_input=False):
+            steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in detail["loc"])
+            errors.append(("".join(("$", *steps)), detail["msg"]))
+        raise PydanticValidationFailed(errors) from error

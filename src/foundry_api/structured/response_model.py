@@ -1,7 +1,8 @@
-"""What callers may give as `make_response_type`: its JSON schema, and how text becomes its type."""
+"""Turn a caller's `response_model`, a type or a JSON schema, into a schema and a decoder."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import enum
 import functools
@@ -13,113 +14,47 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, get_args
 
 import msgspec
 
-from foundry_api.structured.engine_schema import resolve_ref
+from foundry_api.structured.errors import ValidationFailed, ValidationTimeout
 from foundry_api.structured.find_json import decode_json
-from foundry_api.structured.isolation import MAX_PATTERN_S, PatternCosts, validate_in_process
-from foundry_api.structured.refusal import ValidationFailed, ValidationTimeout
-from foundry_api.structured.type_marks import (
-    UnknownMark,
+from foundry_api.structured.isolation import validate_in_process
+from foundry_api.structured.json_values import iter_values
+from foundry_api.structured.pattern_costs import MAX_PATTERN_S, PatternCosts
+from foundry_api.structured.references import resolve_ref
+from foundry_api.structured.type_metadata import (
+    UnknownMetadata,
     make_path_schema,
     needs_pydantic,
     parse_path,
 )
 from foundry_api.types.errors import GrammarError, InvalidRequest
-from foundry_api.types.values import format_value
+from foundry_api.types.values import UNENCODABLE, format_value, is_list, is_mapping, is_object
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from foundry_api.structured.validation import SchemaValidator
-
 __all__ = ["ResponseType", "make_response_type", "require_tags"]
-
-
-def require_tags(schema: dict[str, Any]) -> dict[str, Any]:
-    """A schema whose unions have their tags required in every branch."""
-    if not any(True for _ in _iter_unions(schema)):
-        return schema
-    root = copy.deepcopy(schema)
-    for union, branches in _iter_unions(root):
-        named = union.get("discriminator")
-        tag = cast("Any", named).get("propertyName") if isinstance(named, dict) else None
-        objects = [
-            branch_object
-            for branch_object in (_resolve_branch(root, branch) for branch in branches)
-            if branch_object
-        ]
-        for branch in objects if len(objects) > 1 else ():
-            properties = branch["properties"]
-            tags = [
-                name
-                for name, value in properties.items()
-                if name == tag or _has_single_value(value)
-            ]
-            required = branch.get("required", [])
-            if missing := [name for name in tags if name not in required]:
-                branch["required"] = [*missing, *required]
-    return root
-
-
-def _has_single_value(schema: Any) -> bool:
-    """Whether a member can have but one value."""
-    if not isinstance(schema, dict):
-        return False
-    members = cast("dict[str, Any]", schema)
-    listed: Any = members.get("enum", ())
-    return "const" in members or len(listed) == 1
-
-
-def _resolve_branch(root: dict[str, Any], branch: Any) -> dict[str, Any] | None:
-    """The object that a branch describes; None if it is none with members of its own."""
-    if isinstance(branch, dict) and "$ref" in branch:
-        try:
-            branch = resolve_ref(root, cast("dict[str, Any]", branch)["$ref"], "$")
-        except GrammarError:
-            return None  # told where the schema is read for the engine
-    if not isinstance(branch, dict):
-        return None
-    members = cast("dict[str, Any]", branch)
-    return members if isinstance(members.get("properties"), dict) else None
-
-
-def _iter_unions(value: Any) -> Iterator[tuple[dict[str, Any], list[Any]]]:
-    if isinstance(value, dict):
-        members = cast("dict[str, Any]", value)
-        for name in ("anyOf", "oneOf"):
-            if isinstance(branches := members.get(name), list):
-                yield members, branches
-        for item in members.values():
-            yield from _iter_unions(item)
-    elif isinstance(value, list):
-        items: list[Any] = value  # pyright: ignore[reportUnknownVariableType] # of JSON
-        for item in items:
-            yield from _iter_unions(item)
-
 
 T = TypeVar("T")
 
+# Checking a schema takes milliseconds, and the requests of a program use few schemas.
 MAX_CACHED_SCHEMAS = 64
-"""A schema costs milliseconds to check, and the requests of a program have few of them."""
 
+# Shorter answers are validated on the event loop.
 SLOW_FROM_CHARACTERS = 4096
-"""Characters of an answer that are validated without leaving the event loop."""
 
+# Keywords that are checked in this process before a child process takes over.
 MAX_STEPS = 20_000
-"""Keywords of a schema that are looked at before a process of its own goes on."""
-
+# Seconds for the child process.
 MAX_VALIDATION_S = 10.0
-"""Seconds for such a process."""
 
-_UNENCODABLE = (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError)
+_WRAPPER_KEYS = frozenset({"description", "name", "schema", "strict", "type"})
 
 
 class ResponseType(msgspec.Struct, Generic[T], frozen=True):
     """A type of answers.
 
-    Attributes:
-        schema: Its JSON schema.
-        decode: Makes JSON text into a value of the type; raises `ValidationFailed`.
-        slow_from: Length of a text from which on that may take long; None if it never does.
+    `decode` converts JSON text or raises ValidationFailed. It may block for long with a text of
+    `slow_from` characters or more; None if it never does.
     """
 
     schema: dict[str, Any]
@@ -128,22 +63,18 @@ class ResponseType(msgspec.Struct, Generic[T], frozen=True):
 
 
 def make_response_type(model: Any) -> ResponseType[Any]:
-    """What a caller's type or schema asks of an answer.
+    """Create the response type of a `response_model`. Raises InvalidRequest.
 
-    Args:
-        model: A pydantic model or `TypeAdapter`, a msgspec Struct, a dataclass, a TypedDict,
-            anything made of them such as `list[Person]`, a plain type, or a JSON schema, also as
-            text or in the forms of OpenAI's `response_format`. Bounds may be written as
-            `Annotated[int, Field(ge=1)]`, with `annotated_types` or with `msgspec.Meta`.
-
-    Raises:
-        InvalidRequest: It is none of these, or `Annotated` has a mark that nothing keeps to.
+    `model` is a pydantic model or `TypeAdapter`, a msgspec Struct, a dataclass, a TypedDict,
+    anything made of them such as `list[Person]`, a plain type, or a JSON schema, also as text or in
+    the forms of OpenAI's `response_format`. Bounds may be written as `Annotated[int, Field(ge=1)]`,
+    with `annotated_types` or with `msgspec.Meta`.
     """
     try:
         if isinstance(model, str | bytes | bytearray):
             return _from_schema(_parse_schema_text(model))
-        if isinstance(model, Mapping):
-            return _from_schema(to_plain_schema(unwrap_schema(cast("Mapping[str, Any]", model))))
+        if is_mapping(model):
+            return _from_schema(_to_plain_schema(_unwrap_schema(model)))
     except RecursionError as error:
         raise InvalidRequest(
             "response_model is nested too deeply, or refers to itself without end",
@@ -155,118 +86,102 @@ def make_response_type(model: Any) -> ResponseType[Any]:
             return _from_pydantic(model)
         return _from_type(model)
     except (TypeError, NameError, msgspec.MsgspecError) as error:
-        # A dataclass may hold one of pydantic's models.
-        if sys.modules.get("pydantic") and not isinstance(error, UnknownMark):
+        # A dataclass may have a pydantic model as a member, which msgspec does not know.
+        if sys.modules.get("pydantic") and not isinstance(error, UnknownMetadata):
             return _from_pydantic(model)
         raise _make_type_error(model, error) from error
 
 
 def _parse_schema_text(text: str | bytes | bytearray) -> dict[str, Any]:
-    """A schema that was given as JSON text."""
     try:
         schema = msgspec.json.decode(text)
     except (msgspec.MsgspecError, ValueError) as error:
         raise _make_type_error(text, error) from error
-    if not isinstance(schema, dict):
-        raise _make_type_error(text, TypeError("it is a text whose JSON is no object"))
-    return dict(unwrap_schema(cast("dict[str, Any]", schema)))
+    if not is_object(schema):
+        raise _make_type_error(text, TypeError("it is a text whose JSON is not an object"))
+    return dict(_unwrap_schema(schema))
 
 
-def unwrap_schema(schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A schema without the forms in which OpenAI's APIs take it."""
+def _unwrap_schema(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Remove the wrappers in which OpenAI's APIs take a schema."""
     match schema:
         case {"type": "json_schema", "json_schema": Mapping() as inner}:  # pyright: ignore[reportUnknownVariableType] # of JSON
-            return unwrap_schema(cast("Mapping[str, Any]", inner))
+            return _unwrap_schema(cast("Mapping[str, Any]", inner))
         case {"schema": Mapping() as inner} if schema.keys() <= _WRAPPER_KEYS and "name" in schema:  # pyright: ignore[reportUnknownVariableType] # of JSON
             return cast("Mapping[str, Any]", inner)
         case _:
             return schema
 
 
-_WRAPPER_KEYS = frozenset({"description", "name", "schema", "strict", "type"})
-
-
-def to_plain_schema(value: Any, path: str = "$") -> Any:
-    """A schema of JSON's own types, with the values of enumerations.
-
-    Raises:
-        InvalidRequest: Something in it has no JSON; the message names the place.
-    """
+def _to_plain_schema(value: Any, path: str = "$") -> Any:
+    """Convert a schema to JSON's types, with the values of enums. Raises InvalidRequest."""
     if isinstance(value, enum.Enum):
-        return to_plain_schema(value.value, path)
+        return _to_plain_schema(value.value, path)
     if isinstance(value, enum.EnumMeta):
         members = cast("Iterable[Any]", value)
-        return [to_plain_schema(item, f"{path}[{index}]") for index, item in enumerate(members)]
-    if isinstance(value, Mapping):
-        named: Mapping[Any, Any] = value  # pyright: ignore[reportUnknownVariableType] # of JSON
-        if invalid_keys := [key for key in named if not isinstance(key, str)]:
-            raise _make_not_json_error(path, f"has the key {invalid_keys[0]!r}, which is no text")
-        return {str(key): to_plain_schema(item, f"{path}.{key}") for key, item in named.items()}
+        return [_to_plain_schema(item, f"{path}[{index}]") for index, item in enumerate(members)]
+    if is_mapping(value):
+        if invalid_keys := [key for key in value if not isinstance(key, str)]:
+            raise _make_not_json_error(path, f"has the key {invalid_keys[0]!r}, which is not a str")
+        return {str(key): _to_plain_schema(item, f"{path}.{key}") for key, item in value.items()}
     if isinstance(value, list | tuple):
         items = cast("list[Any]", value)
-        return [to_plain_schema(item, f"{path}[{index}]") for index, item in enumerate(items)]
+        return [_to_plain_schema(item, f"{path}[{index}]") for index, item in enumerate(items)]
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float) and math.isfinite(value):
         return value
-    raise _make_not_json_error(path, f"is {format_value(value)}, which has no JSON")
+    raise _make_not_json_error(path, f"is {format_value(value)}, which JSON cannot represent")
 
 
 def _make_not_json_error(path: str, problem: str) -> InvalidRequest:
     return InvalidRequest(
-        f"response_model is no JSON schema: {path} {problem}", field="response_model"
+        f"response_model is not a JSON schema: {path} {problem}", field="response_model"
     )
 
 
 def _from_schema(schema: dict[str, Any]) -> ResponseType[Any]:
+    # The cache's key is the encoded schema: a dict cannot be hashed, and its owner may change it.
     try:
-        written = msgspec.json.encode(schema)
-        is_json = msgspec.json.decode(written) == schema
-    except _UNENCODABLE:
-        is_json, written = False, b""
-    return _from_json(written) if is_json else _make_schema_type(schema)
+        encoded = msgspec.json.encode(schema)
+        is_lossless = msgspec.json.decode(encoded) == schema
+    except UNENCODABLE:
+        return _make_schema_type(schema)
+    return _from_encoded_schema(encoded) if is_lossless else _make_schema_type(schema)
 
 
 @functools.lru_cache(MAX_CACHED_SCHEMAS)
-def _from_json(schema: bytes) -> ResponseType[Any]:
+def _from_encoded_schema(schema: bytes) -> ResponseType[Any]:
     return _make_schema_type(msgspec.json.decode(schema))
 
 
 def _make_schema_type(schema: dict[str, Any]) -> ResponseType[Any]:
-    # jsonschema takes a twelfth of a second to import, which callers with types do not need.
+    # Importing jsonschema takes 80 ms, which callers with types do not need.
     from foundry_api.structured.engine_schema import make_engine_schema  # noqa: PLC0415
     from foundry_api.structured.validation import SchemaValidator  # noqa: PLC0415
 
     validator = SchemaValidator(schema)
     patterns = PatternCosts(schema)
-    make_engine_schema(schema)  # a reference that leads nowhere is an error on every generation
+    # Raises GrammarError for an invalid reference, also with services that ignore schemas.
+    make_engine_schema(schema)
 
     def decode(text: str) -> Any:
         value = decode_json(text)
-        if errors := _find_errors(validator, patterns, schema, value):
+        errors: list[str] | None = None
+        if not patterns.may_take_long(value):
+            with contextlib.suppress(ValidationTimeout):
+                errors = validator.find_errors(value, max_steps=MAX_STEPS)
+        if errors is None:
+            errors = validate_in_process(schema, json.dumps(value), MAX_VALIDATION_S)
+        if errors:
             raise ValidationFailed(*errors)
         return value
 
-    slow_from = 0 if patterns or _may_revisit_values(schema) else SLOW_FROM_CHARACTERS
+    # Alternatives in a recursion may validate the same value again and again.
+    keywords = {name for value in iter_values(schema) if is_object(value) for name in value}
+    may_revisit_values = "$ref" in keywords and not keywords.isdisjoint({"anyOf", "oneOf"})
+    slow_from = 0 if patterns or may_revisit_values else SLOW_FROM_CHARACTERS
     return ResponseType(require_tags(schema), decode, slow_from)
-
-
-def _find_errors(
-    validator: SchemaValidator, patterns: PatternCosts, schema: dict[str, Any], value: Any
-) -> list[str]:
-    """What is wrong with a value; in a process of its own where that may take long."""
-    if not patterns.may_take_long(value):
-        try:
-            return validator.find_errors(value, max_steps=MAX_STEPS)
-        except ValidationTimeout:
-            pass
-    return validate_in_process(schema, json.dumps(value), MAX_VALIDATION_S)
-
-
-def _may_revisit_values(schema: dict[str, Any]) -> bool:
-    """Whether a schema may look at the same value again and again: alternatives in a recursion."""
-    written = msgspec.json.encode(schema)
-    return b'"$ref"' in written and (b'"anyOf"' in written or b'"oneOf"' in written)
 
 
 def _from_type(model: type[T]) -> ResponseType[T]:
@@ -279,31 +194,19 @@ def _from_type(model: type[T]) -> ResponseType[T]:
         try:
             return decoder.decode(text)
         except msgspec.ValidationError as error:
-            raise ValidationFailed(_path_prefixed(str(error))) from error
+            # msgspec writes "Expected `int`, got `str` - at `$.age`". All other errors begin with
+            # the path.
+            problem, separator, path = str(error).replace("`", "").rpartition(" - at ")
+            message = f"{path}: {problem}" if separator else f"$: {path}"
+            raise ValidationFailed(message) from error
         except (msgspec.DecodeError, RecursionError) as error:
             raise ValidationFailed(f"the answer cannot be read: {error}") from error
 
     return ResponseType(require_tags(schema), decode, 0 if patterns else None)
 
 
-def _check_pattern_time(patterns: PatternCosts, schema: dict[str, Any], text: str) -> None:
-    """See that a library that keeps to patterns by itself will be done with a text soon.
-
-    Raises:
-        ValidationTimeout: It would not.
-    """
-    if patterns and patterns.may_take_long(decode_json(text)):
-        validate_in_process(schema, text, MAX_PATTERN_S)
-
-
-def _path_prefixed(message: str) -> str:
-    """As all other errors have it: `$.age: Expected int, got str`."""
-    problem, separator, path = message.replace("`", "").rpartition(" - at ")
-    return f"{path}: {problem}" if separator else f"$: {path}"
-
-
 def _from_pydantic(model: Any) -> ResponseType[Any]:
-    from foundry_api.structured.pydantic_types import (  # noqa: PLC0415 - the caller's type is made of it
+    from foundry_api.structured.pydantic_types import (  # noqa: PLC0415 - the caller has pydantic
         PydanticType,
         PydanticUserError,
         PydanticValidationFailed,
@@ -314,7 +217,8 @@ def _from_pydantic(model: Any) -> ResponseType[Any]:
     except (PydanticUserError, NameError, TypeError) as error:
         raise _make_type_error(model, error) from error
 
-    # Its own expressions take linear time; those of Python, which may be asked for, do not.
+    # pydantic's own regular expressions take linear time; those of Python, which a model may
+    # select, do not.
     schema = pydantic_type.schema
     patterns = PatternCosts(schema if pydantic_type.matches_with_python else {})
 
@@ -330,7 +234,15 @@ def _from_pydantic(model: Any) -> ResponseType[Any]:
     return ResponseType(require_tags(schema), decode, 0 if patterns else None)
 
 
+def _check_pattern_time(patterns: PatternCosts, schema: dict[str, Any], text: str) -> None:
+    """Raise ValidationTimeout if matching the patterns in this process would take too long."""
+    # A child process tries it, because the library that decodes the text cannot be interrupted.
+    if patterns and patterns.may_take_long(decode_json(text)):
+        validate_in_process(schema, text, MAX_PATTERN_S)
+
+
 def _is_pydantic_type(model: Any) -> bool:
+    # A type of pydantic's exists only if pydantic is imported.
     marks = ("__pydantic_validator__", "__get_pydantic_core_schema__")
     if (pydantic := sys.modules.get("pydantic")) is None:
         return False
@@ -349,3 +261,47 @@ def _make_type_error(model: object, error: Exception) -> InvalidRequest:
         field="response_model",
         hint="Give a pydantic model, a msgspec Struct, a dataclass, a TypedDict or a schema.",
     )
+
+
+def require_tags(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a schema in which the branches of unions require their tags.
+
+    A tag with a default is optional in the schema, but an answer without it could not be decoded.
+    """
+    if not any(True for _ in _iter_unions(schema)):
+        return schema
+    root = copy.deepcopy(schema)
+    for union, branches in _iter_unions(root):
+        discriminator = union.get("discriminator")
+        tag = discriminator.get("propertyName") if is_object(discriminator) else None
+        objects = [item for branch in branches if (item := _resolve_object(root, branch))]
+        # With a single object, as in `Person | None`, nothing needs to be told apart.
+        for branch in objects if len(objects) > 1 else ():
+            tags = [
+                name
+                for name, value in branch["properties"].items()
+                if name == tag
+                or (is_object(value) and ("const" in value or len(value.get("enum", ())) == 1))
+            ]
+            required = branch.get("required", [])
+            if missing := [name for name in tags if name not in required]:
+                branch["required"] = [*missing, *required]
+    return root
+
+
+def _iter_unions(schema: dict[str, Any]) -> Iterator[tuple[dict[str, Any], list[Any]]]:
+    for value in iter_values(schema):
+        if is_object(value):
+            for name in ("anyOf", "oneOf"):
+                if is_list(branches := value.get(name)):
+                    yield value, branches
+
+
+def _resolve_object(root: dict[str, Any], branch: Any) -> dict[str, Any] | None:
+    """Return the schema of an object with properties that a branch describes, if it does."""
+    if is_object(branch) and "$ref" in branch:
+        try:
+            branch = resolve_ref(root, branch["$ref"], "$")
+        except GrammarError:
+            return None  # reported by make_engine_schema
+    return branch if is_object(branch) and is_object(branch.get("properties")) else None

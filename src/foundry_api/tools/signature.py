@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, NamedTuple, T
 
 import msgspec
 
-from foundry_api.structured.isolation import MAX_PATTERN_S, PatternCosts, validate_in_process
+from foundry_api.structured.isolation import validate_in_process
+from foundry_api.structured.pattern_costs import MAX_PATTERN_S, PatternCosts
 from foundry_api.structured.response_model import require_tags
-from foundry_api.structured.type_marks import (
+from foundry_api.structured.type_metadata import (
     UnsupportedType,
     has_pydantic,
     is_pydantic_field,

@@ -1,4 +1,4 @@
-"""How a constraint reaches each generation: natively, or in words ahead of the conversation."""
+"""Constraints of each generation: enforced by the engine, or instructions in the system turn."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def body(kind: Any, constraint: Constraint | None, **more: Any) -> dict[str, Any
         (ChoiceConstraint(("yes", "no")), 'start: "yes" | "no"'),
     ],
 )
-def test_the_newest_gets_a_grammar(constraint: Constraint, lark: str) -> None:
+def test_sdk21_gets_a_grammar(constraint: Constraint, lark: str) -> None:
     told = body(Sdk21Dialect, constraint)
     assert told["response_format"] == {"type": "lark_grammar", "lark_grammar": lark}
     assert told["messages"] == ASKED
 
 
-def test_the_newest_gets_a_schema_with_its_members_in_order() -> None:
+def test_sdk21_gets_a_schema_in_property_order() -> None:
     lark = body(Sdk21Dialect, PERSON)["response_format"]["lark_grammar"]
     schema = json.loads(lark.removeprefix("start: %json "))
     assert list(schema["properties"]) == ["b", "a"]
@@ -65,7 +65,7 @@ def test_the_newest_gets_a_schema_with_its_members_in_order() -> None:
 
 
 @pytest.mark.parametrize("kind", OLDER)
-def test_the_older_ones_read_the_schema_in_the_system_turn(kind: Any) -> None:
+def test_older_generations_get_the_schema_in_the_system_turn(kind: Any) -> None:
     told = body(kind, PERSON)
     assert "response_format" not in told
     assert told["messages"] == [{"role": "system", "content": WORDS}, ASKED[1]]
@@ -73,17 +73,17 @@ def test_the_older_ones_read_the_schema_in_the_system_turn(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", OLDER)
-def test_the_older_ones_read_the_choices(kind: Any) -> None:
+def test_older_generations_get_the_choices_in_the_system_turn(kind: Any) -> None:
     system = body(kind, ChoiceConstraint(("yes", "no")))["messages"][0]["content"]
     assert system == "Be brief.\n\nAnswer with one of these, and nothing else:\n- yes\n- no"
 
 
-def test_the_request_that_explains_an_error_says_the_same() -> None:
+def test_non_streaming_request_has_the_same_instructions() -> None:
     dialect = Sdk1Dialect(ServiceClient(Recorded({}), "http://service"))
     plain = dialect.non_streaming_request(MODEL, make_chat_request(ASKED, constraint=PERSON))
     assert json.loads(plain.body or b"")["messages"][0]["content"] == WORDS
 
 
-def test_a_conversation_without_a_system_turn_gets_one() -> None:
+def test_instructions_add_a_system_turn() -> None:
     turns = add_instructions((Message("user", "Who?"),), ChoiceConstraint(("yes", "no")))
     assert [each.role for each in turns] == ["system", "user"]

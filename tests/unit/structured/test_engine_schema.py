@@ -1,4 +1,4 @@
-"""The engine's form of a schema. What the engine makes of it is tested in tests/service."""
+"""Schemas rewritten for the engine. tests/service checks what the engine makes of them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def shaped(schema: dict[str, Any]) -> dict[str, Any]:
         {"type": "string", "format": "uuid"},
     ],
 )
-def test_what_the_engine_enforces_is_left_as_it_is(schema: dict[str, Any]) -> None:
+def test_enforced_keywords_are_unchanged(schema: dict[str, Any]) -> None:
     assert shaped(schema) == schema
 
 
@@ -68,18 +68,18 @@ def test_what_the_engine_enforces_is_left_as_it_is(schema: dict[str, Any]) -> No
         {"title": "T", "description": "D", "default": 3, "examples": [3], "x-order": 1},
     ],
 )
-def test_what_the_engine_would_refuse_is_left_to_the_validation(dropped: dict[str, Any]) -> None:
+def test_unsupported_keywords_are_dropped(dropped: dict[str, Any]) -> None:
     dropped = {"type": "array", **dropped}
     kept = {"type": "array", **({"minimum": 0} if dropped.get("minimum") == 0 else {})}
     assert shaped(dropped) == kept
 
 
-def test_additional_members_depend_on_patterns_that_the_engine_reads() -> None:
+def test_additional_properties_are_dropped_with_unsupported_patterns() -> None:
     schema = {"patternProperties": {"^(?!x)": INTEGER}, "additionalProperties": False}
     assert shaped(schema) == {}
 
 
-def test_an_object_that_names_its_members_gets_no_others() -> None:
+def test_objects_with_properties_are_closed() -> None:
     person = {"type": "object", "properties": {"age": INTEGER}}
     assert shaped({"items": person}) == {"items": {**person, "additionalProperties": False}}
 
@@ -96,9 +96,7 @@ def test_an_object_that_names_its_members_gets_no_others() -> None:
         ({"maximum": -1}, False),
     ],
 )
-def test_a_number_between_bounds_does_not_go_on_for_ever(
-    bounds: dict[str, Any], *, stepped: bool
-) -> None:
+def test_non_negative_numbers_get_nine_decimals(bounds: dict[str, Any], *, stepped: bool) -> None:
     told = shaped({"type": "number", **bounds})
     assert (told.get("multipleOf") == 1e-9) is stepped
     assert "multipleOf" not in shaped({"type": "integer", "minimum": 0, "maximum": 9})
@@ -136,10 +134,10 @@ def test_a_number_between_bounds_does_not_go_on_for_ever(
         ({"type": "string"}, None, None),
     ],
 )
-def test_a_number_without_bounds_gets_some(
+def test_numbers_without_bounds_are_bounded(
     given: dict[str, Any], minimum: float | None, maximum: float | None
 ) -> None:
-    """Those of 64 bits, which the engine reads as floats: -(2**63) is one too far for it."""
+    """The engine reads 64-bit bounds as floats, and fails at -(2**63)."""
     sent = shaped({"properties": {"x": given}})["properties"]["x"]
     assert (sent.get("minimum"), sent.get("maximum")) == (minimum, maximum)
 
@@ -147,14 +145,14 @@ def test_a_number_without_bounds_gets_some(
 @pytest.mark.parametrize(
     "bounds", [{}, {"minimum": -90, "maximum": 90}, {"maximum": 2}, {"exclusiveMinimum": -2}]
 )
-def test_the_decimals_of_a_number_end(bounds: dict[str, float]) -> None:
+def test_negative_numbers_keep_their_decimals(bounds: dict[str, float]) -> None:
     sent = shaped({"type": "number", **bounds})
     stepped = {"minimum": 0, "multipleOf": 1e-9}
     assert sent["allOf"] == [{"anyOf": [stepped, {"exclusiveMaximum": 0}]}]
     assert sent["type"] == "number"
 
 
-def test_members_that_need_others_are_put_in_words_that_the_engine_knows() -> None:
+def test_dependent_required_is_rewritten() -> None:
     told = shaped({"properties": {"a": {}, "b": {}}, "dependentRequired": {"a": ["b"]}})
     assert told["allOf"] == [{"anyOf": [{"properties": {"a": False}}, {"required": ["b"]}]}]
     assert told["additionalProperties"] is False
@@ -175,16 +173,14 @@ def test_members_that_need_others_are_put_in_words_that_the_engine_knows() -> No
         ),
     ],
 )
-def test_of_multiples_the_engine_gets_those_from_0_on(
-    bounds: dict[str, Any], told: dict[str, Any]
-) -> None:
-    """It lets no negative one through, and ends the answer where there are only those."""
+def test_multiples_are_enforced_from_0_on(bounds: dict[str, Any], told: dict[str, Any]) -> None:
+    """The engine accepts no negative multiples, and ends the answer if only those are allowed."""
     schema = {"type": "integer", "multipleOf": 5, **bounds}
     assert shaped(schema) == {"type": "integer", **told}
 
 
 @pytest.mark.parametrize("name", ["date", "time", "date-time"])
-def test_dates_and_times_end_and_can_be_read(name: str) -> None:
+def test_dates_and_times_get_strict_patterns(name: str) -> None:
     assert shaped({"type": "string", "format": name})["pattern"].startswith("^")
     own = {"type": "string", "format": name, "pattern": "^2"}
     assert shaped(own) == own
@@ -202,19 +198,19 @@ def test_dates_and_times_end_and_can_be_read(name: str) -> None:
         {"anyOf": [{"required": ["name"]}]},
     ],
 )
-def test_an_object_that_may_need_other_members_gets_them(open_one: dict[str, Any]) -> None:
+def test_objects_that_may_need_other_members_stay_open(open_one: dict[str, Any]) -> None:
     schema = {"type": "object", "properties": {"age": INTEGER}, **open_one}
     assert shaped(schema).get("additionalProperties", True) is True
 
 
-def test_parts_of_one_object_are_not_closed_against_each_other() -> None:
+def test_parts_of_one_object_stay_open() -> None:
     parts = [{"properties": {"a": INTEGER}}, {"properties": {"b": INTEGER}}]
     assert shaped({"allOf": parts}) == {"allOf": parts}
     beside = {"$ref": "#/$defs/a", "properties": {"b": INTEGER}, "$defs": {"a": parts[0]}}
     assert "additionalProperties" not in json.dumps(shaped(beside))
 
 
-def test_alternatives_are_closed_each_by_itself() -> None:
+def test_alternatives_are_closed() -> None:
     told = shaped({"anyOf": [{"properties": {"a": INTEGER}}, INTEGER], "title": "Either"})
     assert told["anyOf"][0] == {"properties": {"a": INTEGER}, "additionalProperties": False}
 
@@ -230,8 +226,8 @@ def test_alternatives_are_closed_each_by_itself() -> None:
         "#/$defs/alias",
     ],
 )
-def test_references_lead_to_numbered_definitions(reference: str) -> None:
-    """The engine refuses `Page[int]` in a reference, and reads no definitions but its own."""
+def test_references_point_to_numbered_definitions(reference: str) -> None:
+    """The engine rejects `Page[int]` in a reference, and reads only definitions in the root."""
     schema = {
         "properties": {"first": INTEGER, "second": {"$ref": reference}},
         "components": {"schemas": [INTEGER]},
@@ -246,7 +242,7 @@ def test_references_lead_to_numbered_definitions(reference: str) -> None:
     assert told["$defs"] == {"1": INTEGER}
 
 
-def test_a_schema_may_refer_to_itself() -> None:
+def test_recursive_schema() -> None:
     tree = {"properties": {"children": {"items": {"$ref": "#"}}}, "type": "object"}
     told = shaped(tree)
     children = {"items": {"$ref": "#/$defs/1"}}
@@ -254,7 +250,7 @@ def test_a_schema_may_refer_to_itself() -> None:
     assert told["$defs"]["1"]["properties"]["children"] == children
 
 
-def test_a_schema_that_is_shared_is_defined_once() -> None:
+def test_shared_schema_is_defined_once() -> None:
     items = [{"$ref": "#/$defs/a"}] * 3
     assert len(shaped({"prefixItems": items, "$defs": {"a": INTEGER}})["$defs"]) == 1
 
@@ -266,13 +262,13 @@ def test_the_callers_schema_is_not_changed() -> None:
     assert json.dumps(schema) == before
 
 
-def test_as_a_grammar_a_schema_keeps_the_order_of_its_properties() -> None:
+def test_schema_grammar_keeps_the_order_of_properties() -> None:
     lark = make_schema_grammar({"properties": {"b": INTEGER, "a": INTEGER}})
     assert lark.startswith('start: %json {"properties": {"b"')
     assert "\n" not in lark
 
 
-def test_a_choice_is_a_grammar_of_texts() -> None:
+def test_choice_grammar() -> None:
     assert make_choice_grammar(("yes", 'say "no"\n')) == 'start: "yes" | "say \\"no\\"\\n"'
 
 
@@ -289,7 +285,7 @@ def test_a_choice_is_a_grammar_of_texts() -> None:
         r"\p{L}",
     ],
 )
-def test_patterns_that_the_engine_reads(pattern: str) -> None:
+def test_supported_patterns(pattern: str) -> None:
     assert is_supported_pattern(pattern)
 
 
@@ -312,7 +308,7 @@ def test_patterns_that_the_engine_reads(pattern: str) -> None:
         "(?#c)a",
     ],
 )
-def test_patterns_that_the_engine_refuses_or_reads_otherwise(pattern: str) -> None:
+def test_unsupported_patterns(pattern: str) -> None:
     assert not is_supported_pattern(pattern)
 
 
@@ -330,5 +326,5 @@ def test_patterns_that_the_engine_refuses_or_reads_otherwise(pattern: str) -> No
         ("(?!x)*a", None),
     ],
 )
-def test_look_around_only_narrows_a_pattern(pattern: str, rest: str | None) -> None:
+def test_look_around_is_removed_from_patterns(pattern: str, rest: str | None) -> None:
     assert relax_pattern(pattern) == rest

@@ -1,4 +1,4 @@
-"""Where the JSON of an answer is looked for, and that a longer answer is not read more often."""
+"""Finding the JSON in an answer, in linear time."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ HOSTILE = {
 
 
 class Decoder:
-    """Counts the texts that are decoded."""
+    """Counts the decoded texts."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -48,7 +48,7 @@ class Decoder:
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
-def test_a_bounded_number_of_texts_is_tried(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_number_of_candidates_is_bounded(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     decoder = Decoder()
     monkeypatch.setattr(find_json, "_DECODER", decoder)
     found = list(iter_json_candidates(text[:LENGTH]))
@@ -57,8 +57,8 @@ def test_a_bounded_number_of_texts_is_tried(text: str, monkeypatch: pytest.Monke
     assert decoder.calls <= MAX_INVALID_STARTS + MAX_CANDIDATES
 
 
-def test_no_expression_goes_back_in_the_text() -> None:
-    """They would for every fence or bracket that has no end."""
+def test_no_pattern_backtracks() -> None:
+    """It would backtrack at every fence or bracket that is not closed."""
     patterns = [each for each in vars(find_json).values() if hasattr(each, "pattern")]
     assert patterns
     for pattern in patterns:
@@ -79,9 +79,9 @@ def test_no_expression_goes_back_in_the_text() -> None:
         '```json\n{"a": 1}\nand no end',
     ],
 )
-def test_json_is_found_in_a_text(text: str) -> None:
+def test_json_is_found_in_text(text: str) -> None:
     assert '{"a": 1}' in iter_json_candidates(text)
 
 
-def test_of_half_an_object_no_part_is_taken() -> None:
+def test_parts_of_an_incomplete_object_are_not_candidates() -> None:
     assert list(iter_json_candidates('{"a": {"b": 1}, "c": ')) == ['{"a": {"b": 1}, "c":']

@@ -1,4 +1,4 @@
-"""What may take long is validated away from the event loop, and ends."""
+"""Slow validation runs in a thread or a process, and is limited in time."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ import pytest
 
 from foundry_api import tool
 from foundry_api.structured import response_model as structured_response_model
-from foundry_api.structured.expectation import OutputSpec
-from foundry_api.structured.isolation import PatternCosts, validate_in_process
-from foundry_api.structured.refusal import ValidationFailed, ValidationTimeout
+from foundry_api.structured.errors import ValidationFailed, ValidationTimeout
+from foundry_api.structured.isolation import validate_in_process
+from foundry_api.structured.output_spec import OutputSpec
+from foundry_api.structured.pattern_costs import PatternCosts
 from foundry_api.structured.response_model import make_response_type
 from foundry_api.structured.validation import SchemaValidator
 from foundry_api.tools import signature
@@ -54,7 +55,7 @@ class Matched(pydantic.BaseModel):
 
 @pytest.fixture
 def limits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The limits of the processes that would have been started. None ends in time."""
+    """The time limits of the processes that would have been started. All of them time out."""
     limits: list[float] = []
 
     def never_done(schema: dict[str, Any], text: str, limit_s: float) -> list[str]:
@@ -91,7 +92,7 @@ def limits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         (Matched, json.dumps({"code": NEVER_DONE})),
     ],
 )
-async def test_what_would_take_for_ever_goes_to_a_process(
+async def test_slow_validation_runs_in_a_process(
     model: Any, text: str, limits: list[float]
 ) -> None:
     with pytest.raises(ValidationTimeout):
@@ -100,8 +101,8 @@ async def test_what_would_take_for_ever_goes_to_a_process(
     assert 0 < limits[0] <= 10
 
 
-def test_a_process_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However long the limit is: nothing else ends it."""
+def test_process_is_killed_after_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing else would end it, however long the limit is."""
     started: list[subprocess.Popen[bytes]] = []
 
     class Recorded(subprocess.Popen[bytes]):
@@ -116,7 +117,7 @@ def test_a_process_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch)
     assert process.returncode not in (None, 0)
 
 
-async def test_a_process_ends_when_the_caller_is_cancelled(
+async def test_process_is_killed_when_the_caller_is_cancelled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(structured_response_model, "MAX_VALIDATION_S", 3600)
@@ -129,8 +130,8 @@ async def test_a_process_ends_when_the_caller_is_cancelled(
             loop.call_soon_threadsafe(started.put_nowait, self)
 
     monkeypatch.setattr(subprocess, "Popen", Recorded)
-    expectation = OutputSpec.from_arguments(response_model={"pattern": CATASTROPHE})
-    checking = asyncio.create_task(expectation.validate_async(json.dumps(NEVER_DONE)))
+    spec = OutputSpec.from_arguments(response_model={"pattern": CATASTROPHE})
+    checking = asyncio.create_task(spec.validate_async(json.dumps(NEVER_DONE)))
     process = await started.get()
     checking.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -175,7 +176,7 @@ def beside_another(
         (beside_another, {"code": NEVER_DONE}),
     ],
 )
-def test_arguments_that_would_take_for_ever_go_to_a_process(
+def test_slow_arguments_are_converted_in_a_process(
     function: Callable[..., object], value: Any, limits: list[float]
 ) -> None:
     arguments = tool(function).arguments
@@ -186,7 +187,7 @@ def test_arguments_that_would_take_for_ever_go_to_a_process(
     assert len(limits) == 1
 
 
-def test_arguments_that_take_no_time_go_to_none(limits: list[float]) -> None:
+def test_fast_arguments_start_no_process(limits: list[float]) -> None:
     def linear(code: Annotated[str, pydantic.Field(pattern=CATASTROPHE)]) -> str:
         return code
 
@@ -197,7 +198,7 @@ def test_arguments_that_take_no_time_go_to_none(limits: list[float]) -> None:
     assert not limits
 
 
-async def test_validation_leaves_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_slow_validation_leaves_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     threads: list[int] = []
     errors = SchemaValidator.find_errors
 
@@ -217,23 +218,21 @@ async def test_validation_leaves_the_event_loop(monkeypatch: pytest.MonkeyPatch)
     assert len(threads) == 3
 
 
-async def test_the_callers_own_code_stays_on_the_event_loop() -> None:
+async def test_validators_run_on_the_event_loop() -> None:
     def validator(value: Any) -> None:
         asyncio.get_running_loop()
         if value == "aaaa":
             raise ValueError("not this one")
 
-    expectation = OutputSpec.from_arguments(
-        response_model={"pattern": "^a+$"}, validators=[validator]
-    )
-    assert await expectation.validate_async('"aaa"') == "aaa"
+    spec = OutputSpec.from_arguments(response_model={"pattern": "^a+$"}, validators=[validator])
+    assert await spec.validate_async('"aaa"') == "aaa"
     with pytest.raises(ValidationFailed, match="not this one"):
-        await expectation.validate_async('"aaaa"')
+        await spec.validate_async('"aaaa"')
     with pytest.raises(ValidationFailed, match="does not match"):
-        await expectation.validate_async('"bbb"')
+        await spec.validate_async('"bbb"')
 
 
-def test_a_process_of_its_own_tells_the_same_errors() -> None:
+def test_process_returns_the_same_errors() -> None:
     wanted = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["b"]}
     value = {"a": "x"}
     here = SchemaValidator(wanted).find_errors(value)
@@ -242,7 +241,7 @@ def test_a_process_of_its_own_tells_the_same_errors() -> None:
     assert validate_in_process(wanted, '{"b": 1}', 60) == []
 
 
-def test_many_steps_go_on_in_a_process_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_validation_with_many_steps_continues_in_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(structured_response_model, "MAX_STEPS", 10)
     model = make_response_type({"type": "array", "items": {"type": "integer"}})
     assert model.decode(json.dumps([1] * 100)) == [1] * 100
@@ -263,7 +262,7 @@ def test_many_steps_go_on_in_a_process_of_their_own(monkeypatch: pytest.MonkeyPa
         r"^[\w.]+@[\w.]+$",
     ],
 )
-def test_usual_patterns_are_matched_without_a_process(pattern: str) -> None:
+def test_usual_patterns_start_no_process(pattern: str) -> None:
     assert not PatternCosts({"pattern": pattern}).may_take_long("x" * 200)
 
 
@@ -283,12 +282,12 @@ UNIQUE: list[tuple[list[Any], bool]] = [
 
 
 @pytest.mark.parametrize(("items", "is_unique"), UNIQUE)
-def test_unique_items_are_those_that_json_tells_apart(items: list[Any], *, is_unique: bool) -> None:
+def test_unique_items_compare_as_json(items: list[Any], *, is_unique: bool) -> None:
     assert (SchemaValidator({"uniqueItems": True}).find_errors(items) == []) is is_unique
 
 
-def test_unique_items_are_not_compared_with_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever writes numbers whose hashes collide gains nothing."""
+def test_unique_items_take_linear_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even for numbers whose hashes collide."""
     from foundry_api.structured import validation  # noqa: PLC0415 - for its private name
 
     calls = 0
@@ -314,7 +313,7 @@ def sys_hash_modulus() -> int:
     return sys.hash_info.modulus
 
 
-def test_what_is_no_pattern_is_no_reason_to_fail() -> None:
+def test_invalid_pattern_counts_as_slow() -> None:
     with pytest.raises(re.error):
         re.compile("(")
     assert PatternCosts({"pattern": "("}).may_take_long("x" * 100)

@@ -1,4 +1,4 @@
-"""Partial JSON: whatever the pieces, each value begins the next one, and the last is the whole."""
+"""Partial JSON: for any chunks, each value is the beginning of the next one."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def pieces(text: str, cuts: list[int]) -> list[str]:
 
 
 def begins(before: Any, after: Any) -> bool:
-    """Whether a value may become another one while it is written."""
+    """Check whether a value may become another one while it is written."""
     if before is MISSING:
         return True
     if isinstance(before, str) and isinstance(after, str):
@@ -59,7 +59,7 @@ def begins(before: Any, after: Any) -> bool:
 
 
 @given(values, layouts, st.lists(st.integers(min_value=0), max_size=40))
-def test_every_value_begins_the_next_and_the_last_is_the_whole(
+def test_values_grow_to_the_complete_value(
     value: Any, layout: dict[str, Any], cuts: list[int]
 ) -> None:
     text = json.dumps(value, **layout)
@@ -83,14 +83,14 @@ def test_every_split_in_two(value: Any, layout: dict[str, Any]) -> None:
 
 
 @given(values, layouts)
-def test_a_value_given_out_does_not_change_any_more(value: Any, layout: dict[str, Any]) -> None:
+def test_returned_values_do_not_change(value: Any, layout: dict[str, Any]) -> None:
     reader = PartialJsonParser()
     given_out = [(seen, repr(seen)) for seen in map(reader.feed, json.dumps(value, **layout))]
     assert all(repr(seen) == as_it_was for seen, as_it_was in given_out)
 
 
 @given(st.text(max_size=60), st.lists(st.integers(min_value=0), max_size=10))
-def test_no_text_breaks_it(text: str, cuts: list[int]) -> None:
+def test_any_text_is_accepted(text: str, cuts: list[int]) -> None:
     reader = PartialJsonParser()
     for piece in pieces(text, cuts):
         reader.feed(piece)
@@ -120,7 +120,7 @@ def test_no_text_breaks_it(text: str, cuts: list[int]) -> None:
         ("[1, 2] and so on", [1, 2]),
     ],
 )
-def test_the_value_so_far(text: str, value: Any) -> None:
+def test_partial_values(text: str, value: Any) -> None:
     seen = PartialJsonParser().feed(text)
     assert seen is value if value is MISSING else seen == value
 
@@ -134,7 +134,7 @@ def test_the_value_so_far(text: str, value: Any) -> None:
         '   {"a": 1}   ',
     ],
 )
-def test_talk_around_the_json_is_passed_over(text: str) -> None:
+def test_text_around_the_json_is_skipped(text: str) -> None:
     reader = PartialJsonParser()
     for character in text:
         reader.feed(character)
@@ -156,7 +156,7 @@ def test_talk_around_the_json_is_passed_over(text: str) -> None:
         (f"[{'9' * 5000}]", []),
     ],
 )
-def test_after_a_syntax_error_the_value_stays_as_it_is(text: str, value: Any) -> None:
+def test_value_does_not_change_after_a_syntax_error(text: str, value: Any) -> None:
     reader = PartialJsonParser()
     for character in text:
         reader.feed(character)
@@ -164,8 +164,8 @@ def test_after_a_syntax_error_the_value_stays_as_it_is(text: str, value: Any) ->
     assert seen is value if value is MISSING else seen == value
 
 
-def test_ten_times_the_answer_takes_about_ten_times_as_long() -> None:
-    """A parse of the whole text for each piece would take a hundred times as long."""
+def test_parsing_takes_linear_time() -> None:
+    """Parsing the complete text for each chunk would take a hundred times as long."""
 
     def seconds(members: int) -> float:
         text = json.dumps({"rows": [{"id": index, "name": "x" * 20} for index in range(members)]})
@@ -181,7 +181,7 @@ def test_ten_times_the_answer_takes_about_ten_times_as_long() -> None:
 
 
 def size(value: Any) -> int:
-    """What it costs to copy the containers and the string that are still open."""
+    """Return the cost of copying the open containers and the open string."""
     if isinstance(value, str):
         return len(value) // TEXT_PER_COPY
     if not isinstance(value, list | dict):
@@ -204,7 +204,7 @@ def size(value: Any) -> int:
         ("", "{a"),
     ],
 )
-def test_a_longer_text_is_not_copied_more_often(opening: str, unit: str) -> None:
+def test_copies_per_character_are_bounded(opening: str, unit: str) -> None:
     text, partial, copied = opening + unit * (1 << 13), PartialJsonParser(), 0
     last: Any = None
     for at in range(0, len(text), 4):
@@ -214,7 +214,7 @@ def test_a_longer_text_is_not_copied_more_often(opening: str, unit: str) -> None
     assert copied <= MAX_SAVED_COPIES + COPIES_PER_CHARACTER * len(text)
 
 
-def test_a_large_value_is_complete_at_its_end() -> None:
+def test_large_value_is_complete_at_its_end() -> None:
     text = json.dumps({"items": list(range(20_000)), "text": "x" * 200_000})
     partial = PartialJsonParser()
     value: Any = MISSING
@@ -224,14 +224,14 @@ def test_a_large_value_is_complete_at_its_end() -> None:
     assert partial.finish() == value
 
 
-def test_an_unfinished_large_value_is_complete_when_no_more_comes() -> None:
+def test_finish_returns_all_of_a_large_value() -> None:
     partial = PartialJsonParser()
     for at in range(0, 1 << 16, 4):
         partial.feed(('{"a": "' + "x" * (1 << 16))[at : at + 4])
     assert partial.finish() == {"a": "x" * ((1 << 16) - 7)}
 
 
-def test_containers_are_read_to_a_depth() -> None:
+def test_depth_is_limited() -> None:
     partial = PartialJsonParser()
     partial.feed("[" * 100_000)
     value, depth = partial.finish(), 0

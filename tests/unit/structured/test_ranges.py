@@ -1,4 +1,4 @@
-"""What exactly one of several ranges allows."""
+"""Integers that exactly one of several ranges allows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def between(first: int, last: int) -> dict[str, Any]:
 
 
 @given(st.lists(st.tuples(st.integers(-9, 9), st.integers(0, 9)), min_size=1, max_size=4))
-def test_what_is_left_is_in_exactly_one_range(drawn: list[tuple[int, int]]) -> None:
+def test_result_is_in_exactly_one_range(drawn: list[tuple[int, int]]) -> None:
     ranges = [between(first, first + size) for first, size in drawn]
     left = make_disjoint(ranges)
     for number in range(-10, 20):
@@ -27,7 +27,7 @@ def test_what_is_left_is_in_exactly_one_range(drawn: list[tuple[int, int]]) -> N
             assert len(kept) <= 1
 
 
-def test_an_overlap_is_left_out_of_both() -> None:
+def test_overlap_is_excluded() -> None:
     assert make_disjoint([between(0, 20), between(10, 99)]) == [between(0, 9), between(21, 99)]
 
 
@@ -42,5 +42,5 @@ def test_an_overlap_is_left_out_of_both() -> None:
         [between(0, 9), True],
     ],
 )
-def test_other_branches_are_left_as_they_are(branches: list[Any]) -> None:
+def test_other_branches_are_unchanged(branches: list[Any]) -> None:
     assert make_disjoint(branches) is branches

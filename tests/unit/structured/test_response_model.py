@@ -1,4 +1,4 @@
-"""Every kind of `make_response_type`: its schema, its objects, and errors that name the place."""
+"""Every kind of `response_model`: schema, decoded values, and errors with a path."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import msgspec
 import pydantic
 import pytest
 
-from foundry_api.structured.refusal import ValidationFailed
+from foundry_api.structured.errors import ValidationFailed
 from foundry_api.structured.response_model import make_response_type
 from foundry_api.types.errors import GrammarError, InvalidRequest
 
@@ -78,7 +78,7 @@ ADA = '{"name": "Ada", "age": 36}'
         (DataPerson | None, DataPerson("Ada", 36)),
     ],
 )
-def test_an_answer_becomes_the_callers_type(model: Any, value: object) -> None:
+def test_answer_is_converted_to_the_type(model: Any, value: object) -> None:
     parsed = make_response_type(model).decode(ADA)
     assert parsed == value
     assert type(parsed) is type(value)
@@ -99,7 +99,7 @@ def test_an_answer_becomes_the_callers_type(model: Any, value: object) -> None:
         ({"enum": [1, None]}, "null", None),
     ],
 )
-def test_types_made_of_types(model: Any, text: str, value: object) -> None:
+def test_composed_types(model: Any, text: str, value: object) -> None:
     assert make_response_type(model).decode(text) == value
 
 
@@ -118,7 +118,7 @@ def test_types_made_of_types(model: Any, text: str, value: object) -> None:
         ),
         (PLAIN, '{"name": "Ada", "age": "old"}', "$.age: 'old' is not of type 'integer'"),
         (PLAIN, '{"name": "Ada", "age": 1e999}', "out of range"),
-        (PLAIN, '{"name": "Ada", "age": NaN}', "NaN is no JSON"),
+        (PLAIN, '{"name": "Ada", "age": NaN}', "NaN is not JSON"),
         (PLAIN, '{"name": "Ada"', "the answer is not JSON"),
         (PLAIN, "9" * 5000, "the answer cannot be read"),
         (PLAIN, "[" * 100_000, "the answer"),
@@ -126,13 +126,13 @@ def test_types_made_of_types(model: Any, text: str, value: object) -> None:
         (float, "1e999", "out of range"),
     ],
 )
-def test_what_is_wrong_is_told_with_its_place(model: Any, text: str, error: str) -> None:
+def test_errors_have_a_path(model: Any, text: str, error: str) -> None:
     with pytest.raises(ValidationFailed) as caught:
         make_response_type(model).decode(text)
     assert error in "; ".join(caught.value.errors)
 
 
-def test_all_that_is_wrong_is_told_at_once() -> None:
+def test_all_errors_are_reported() -> None:
     for model in (ModelPerson, PLAIN):
         with pytest.raises(ValidationFailed) as caught:
             make_response_type(model).decode('{"name": 1, "age": "old"}')
@@ -140,13 +140,13 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
 
 
 @pytest.mark.parametrize("model", [3, "Person", len, object(), {"type": "strin"}, {"pattern": "("}])
-def test_what_is_no_type_and_no_schema_is_refused(model: Any) -> None:
+def test_other_objects_are_rejected(model: Any) -> None:
     with pytest.raises(InvalidRequest, match="response_model") as caught:
         make_response_type(model)
     assert caught.value.field == "response_model"
 
 
-def test_a_pydantic_type_without_a_schema_is_refused() -> None:
+def test_pydantic_type_without_a_schema_is_rejected() -> None:
     class Odd(pydantic.BaseModel):
         model_config = pydantic.ConfigDict(arbitrary_types_allowed=True)
         value: object = pydantic.Field(json_schema_extra={})
@@ -159,16 +159,16 @@ def test_a_pydantic_type_without_a_schema_is_refused() -> None:
 @pytest.mark.parametrize(
     ("reference", "told"),
     [
-        ("http://example.com/person.json", "leads out of the schema"),
-        ("person.json", "leads out of the schema"),
-        ("#/$defs/nobody", "leads to no schema"),
-        ("#nobody", "leads to no schema"),
-        ("#/$defs/loop", "leads only to itself"),
-        ("#/$defs/list/0/1", "leads to no schema"),
+        ("http://example.com/person.json", "points outside the schema"),
+        ("person.json", "points outside the schema"),
+        ("#/$defs/nobody", "does not point to a schema"),
+        ("#nobody", "does not point to a schema"),
+        ("#/$defs/loop", "refers only to itself"),
+        ("#/$defs/list/0/1", "does not point to a schema"),
     ],
 )
-def test_a_reference_that_leads_nowhere_is_refused_by_name(reference: str, told: str) -> None:
-    """Nothing is fetched for it, whatever library would do so."""
+def test_error_names_an_invalid_reference(reference: str, told: str) -> None:
+    """No library fetches anything for it."""
     definitions = {"loop": {"$ref": "#/$defs/loop"}, "list": {"enum": [1]}}
     schema = {"properties": {"a": {"$ref": reference}}, "$defs": definitions}
     with pytest.raises(GrammarError, match=told) as caught:
@@ -177,13 +177,13 @@ def test_a_reference_that_leads_nowhere_is_refused_by_name(reference: str, told:
     assert caught.value.field == "response_model"
 
 
-def test_a_schema_that_never_ends_is_refused_when_an_answer_shows_it() -> None:
+def test_infinite_recursion_is_an_error_when_decoding() -> None:
     endless = {"$ref": "#/$defs/a", "$defs": {"a": {"allOf": [{"$ref": "#/$defs/a"}]}}}
     with pytest.raises(GrammarError, match="without end"):
         make_response_type(endless).decode("1")
 
 
-def test_libraries_of_other_kinds_of_types_are_not_imported() -> None:
+def test_unused_libraries_are_not_imported() -> None:
     program = (
         "import sys, dataclasses\n"
         "from foundry_api.structured.response_model import make_response_type\n"
@@ -194,14 +194,14 @@ def test_libraries_of_other_kinds_of_types_are_not_imported() -> None:
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-def test_a_schema_that_comes_again_is_not_checked_again() -> None:
-    """A line of a batch has it from JSON of its own, and a check takes milliseconds."""
+def test_equal_schemas_are_checked_once() -> None:
+    """Each line of a batch decodes its own copy, and checking a schema takes milliseconds."""
     again = make_response_type({**PLAIN})
     assert make_response_type({**PLAIN}) is again
     assert make_response_type({**PLAIN, "title": "another"}) is not again
 
 
-def test_a_schema_that_its_owner_changes_is_another_one() -> None:
+def test_changed_schema_is_checked_again() -> None:
     schema: dict[str, Any] = {"type": "object", "properties": {"name": {"type": "string"}}}
     before = make_response_type(schema)
     schema["properties"]["name"]["type"] = "integer"
@@ -211,6 +211,18 @@ def test_a_schema_that_its_owner_changes_is_another_one() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), T, int, {1, 2}, {3: "x"}, b"x"])
-def test_what_json_cannot_hold_is_refused_by_place(value: object) -> None:
+def test_error_names_the_path_of_a_value_that_is_not_json(value: object) -> None:
     with pytest.raises(InvalidRequest, match=r"\$\.properties\.x\.enum\[1\]"):
         make_response_type({"properties": {"x": {"enum": [1, value]}}})
+
+
+def test_a_union_may_refer_to_the_object_that_contains_it() -> None:
+    tree = {
+        "properties": {
+            "kind": {"const": "node"},
+            "child": {"anyOf": [{"$ref": "#"}, {"properties": {"kind": {"const": "leaf"}}}]},
+        }
+    }
+    schema = make_response_type(tree).schema
+    assert schema["required"] == ["kind"]
+    assert schema["properties"]["child"]["anyOf"][1]["required"] == ["kind"]

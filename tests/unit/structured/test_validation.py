@@ -1,4 +1,4 @@
-"""Plain JSON schemas, where jsonschema by itself would not do."""
+"""Plain JSON schemas, where jsonschema alone is not sufficient."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from foundry_api.structured.refusal import ValidationFailed
+from foundry_api.structured.errors import ValidationFailed
 from foundry_api.structured.response_model import make_response_type
 from foundry_api.structured.validation import SchemaValidator
 from foundry_api.types.errors import GrammarError, InvalidRequest
@@ -33,9 +33,7 @@ def passes(schema: dict[str, Any], value: object) -> bool:
         ("text", 5, True),
     ],
 )
-def test_multiples_are_those_of_the_decimal_numbers(
-    value: object, factor: float, *, is_multiple: bool
-) -> None:
+def test_multiples_of_decimal_numbers(value: object, factor: float, *, is_multiple: bool) -> None:
     """The quotient of the floats 0.3 and 0.1 is 2.9999999999999996."""
     assert passes({"multipleOf": factor}, value) == is_multiple
 
@@ -65,12 +63,12 @@ def test_formats_are_asserted(name: str, right: str, wrong: str | None) -> None:
     assert wrong is None or not passes({"format": name}, wrong)
 
 
-def test_the_draft_that_a_schema_names_decides() -> None:
+def test_draft_of_a_schema() -> None:
     bound = {"minimum": 5, "exclusiveMinimum": True}
     assert not passes({"$schema": "http://json-schema.org/draft-04/schema#", **bound}, 5)
 
 
-def test_no_more_is_told_than_helps() -> None:
+def test_number_and_length_of_errors_are_limited() -> None:
     with pytest.raises(ValidationFailed) as caught:
         SchemaValidator({"items": {"type": "integer"}}).validate(["x" * 1000] * 50)
     assert len(caught.value.errors) == 8
@@ -80,7 +78,7 @@ def test_no_more_is_told_than_helps() -> None:
 TREE = {"type": "array", "items": {"$ref": "#"}}
 
 
-def test_an_answer_that_is_nested_too_deeply_is_refused() -> None:
+def test_deeply_nested_answer_is_invalid() -> None:
     deep = json.loads("[" * 400 + "]" * 400)
     with pytest.raises(ValidationFailed, match="the answer is nested too deeply"):
         SchemaValidator(TREE).find_errors(deep)
@@ -91,7 +89,7 @@ def test_an_answer_that_is_nested_too_deeply_is_refused() -> None:
 
 
 @pytest.mark.parametrize("depth", [200, 3000, 100_000])
-def test_a_schema_that_is_nested_too_deeply_is_refused_by_name(depth: int) -> None:
+def test_deeply_nested_schema_is_rejected(depth: int) -> None:
     deep: dict[str, Any] = {}
     for _ in range(depth):
         deep = {"items": deep}

@@ -1,7 +1,8 @@
-"""What an answer has to be: what the engine keeps it to, and what is checked when it is here."""
+"""The output that a caller requests: what the engine enforces and how an answer is validated."""
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -9,10 +10,16 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
+from foundry_api.structured.errors import (
+    TRUNCATED,
+    IncompleteOutput,
+    UserCodeFailed,
+    ValidationFailed,
+    ValidationTimeout,
+)
 from foundry_api.structured.find_json import iter_json_candidates
 from foundry_api.structured.isolation import run_validation
 from foundry_api.structured.partial_json import PartialJsonParser
-from foundry_api.structured.refusal import UserCodeFailed, ValidationFailed, ValidationTimeout
 from foundry_api.structured.response_model import make_response_type
 from foundry_api.types.checks import check_text
 from foundry_api.types.errors import InvalidRequest
@@ -23,61 +30,34 @@ from foundry_api.types.values import format_value, is_list_like
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from foundry_api.types.messages import Chunk, Constraint
+    from foundry_api.types.messages import Chunk, Constraint, FinishReason
 
-__all__ = ["OutputSpec", "is_choice_prefix", "match_choice"]
+__all__ = ["OutputSpec"]
 
-
-_WRAPPING_PUNCTUATION = " \t\r\n\"'`*_.!"
-"""What models like to put around a word."""
-
-
-def match_choice(text: str, choices: Sequence[str]) -> str:
-    """The choice that an answer names, whatever its case, quotes, emphasis and full stop.
-
-    Raises:
-        ValidationFailed: It names none, or more than one.
-    """
-    if (stripped := text.strip()) in choices:
-        return stripped
-    plain = _normalize(stripped)
-    matches = [choice for choice in choices if _normalize(choice) == plain]
-    if len(matches) != 1:
-        problem = f"it is {stripped[:100]!r}" if stripped else "it is empty"
-        raise ValidationFailed(
-            f"the answer has to be one of {', '.join(map(repr, choices))}, but {problem}"
-        )
-    return matches[0]
-
-
-def is_choice_prefix(text: str, choice: str) -> bool:
-    """Whether a text can be the beginning of a choice: also one with quotes and in another case."""
-    return choice.casefold().startswith(text.lstrip(_WRAPPING_PUNCTUATION).casefold())
-
-
-def _normalize(text: str) -> str:
-    return text.strip(_WRAPPING_PUNCTUATION).casefold()
-
-
+# An answer may hold up to 100 JSON texts, each of which may take seconds to validate. The last one
+# that is started may exceed this limit.
 MAX_SEARCH_S = 10.0
-"""Seconds in which JSON that passes is looked for in one answer, beside those for the last one."""
 
+# A parser may post-process the text that a grammar allows.
 _COMPATIBLE_ARGUMENTS = {"grammar", "parser"}
+
+# What models put around a word.
+_WRAPPING_PUNCTUATION = " \t\r\n\"'`*_.!"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputSpec:
-    """What one answer has to be.
+    """The required form of one answer.
 
     Attributes:
-        constraint: What the engine keeps it to, where its generation does that.
-        parse: Makes the text into what the caller wants; None to leave it a text.
-        validators: Look at what was parsed, or at the text; each raises ValueError, or answers
-            False, to refuse it.
+        constraint: Enforced by the engine if the service supports it.
+        parse: Converts the text; None to keep it a text.
+        validators: Called with the parsed value, or with the text. Each rejects it by raising
+            ValueError or returning False.
         is_json: Whether the text is JSON, so that a stream has partial values.
-        chunk_parser: Makes each chunk of a stream into its partial value instead.
-        slow_from: Length of a text from which on `parse` may take long; None if it never does, or
-            is the caller's.
+        chunk_parser: Converts each chunk of a stream to its partial value instead.
+        slow_from: Length of a text from which on `parse` may block for long; None if it never
+            does, or if it is the caller's.
     """
 
     constraint: Constraint | None = None
@@ -98,11 +78,7 @@ class OutputSpec:
         validators: Iterable[Callable[[Any], object]] = (),
         chunk_parser: Callable[[Chunk], Any] | None = None,
     ) -> OutputSpec:
-        """What a caller's arguments say.
-
-        Raises:
-            InvalidRequest: One is at fault, or two say different things.
-        """
+        """Create a spec from the caller's arguments; raise InvalidRequest if they are invalid."""
         _check_exclusive(
             response_model=response_model, choice=choice, grammar=grammar, parser=parser
         )
@@ -113,25 +89,40 @@ class OutputSpec:
                 field="validators",
                 hint="Give a list: validators=[…].",
             )
-        checks = tuple(validators)
-        numbered = {f"validators[{index}]": validator for index, validator in enumerate(checks)}
-        _check_callables({"parser": parser, "chunk_parser": chunk_parser, **numbered})
-        constraint, parse, slow_from = _select_constraint(response_model, choice, grammar)
+        validators = tuple(validators)
+        callables: dict[str, object] = {"parser": parser, "chunk_parser": chunk_parser}
+        callables |= {f"validators[{index}]": item for index, item in enumerate(validators)}
+        for field, value in callables.items():
+            if value is not None and not callable(value):
+                raise InvalidRequest(
+                    f"{field} is {format_value(value)}, which cannot be called", field=field
+                )
+
+        constraint: Constraint | None = None
+        parse = parser
+        slow_from = None
+        if response_model is not None:
+            response_type = make_response_type(response_model)
+            constraint = JsonSchemaConstraint(response_type.schema)
+            parse = functools.partial(_first_valid, response_type.decode)
+            slow_from = response_type.slow_from
+        elif choice is not None:
+            constraint = ChoiceConstraint(_validate_choices(choice))
+            parse = functools.partial(_match_choice, constraint.choices)
+        elif grammar is not None:
+            constraint = GrammarConstraint(check_text("grammar", grammar))
+            parse = str if parser is None else parser
         return cls(
             constraint=constraint,
-            parse=parse if parser is None else parser,
-            validators=checks,
+            parse=parse,
+            validators=validators,
             is_json=isinstance(constraint, JsonSchemaConstraint),
             chunk_parser=chunk_parser,
             slow_from=slow_from,
         )
 
     def validate(self, text: str) -> Any:
-        """What an answer is, once it has passed; None where nothing was to be made of it.
-
-        Raises:
-            ValidationFailed: It does not pass.
-        """
+        """Parse and validate an answer; None without a parser. Raises ValidationFailed."""
         if self.parse is None:
             self._run_validators(text)
             return None
@@ -140,26 +131,46 @@ class OutputSpec:
         return parsed
 
     async def validate_async(self, text: str) -> Any:
-        """As `validate`, with what may take long in a thread; the caller's own code stays here.
-
-        Raises:
-            ValidationFailed: It does not pass.
-        """
+        """Like `validate`, but parse in a thread if that may block the event loop for long."""
         if self.parse is None or self.slow_from is None or len(text) < self.slow_from:
             return self.validate(text)
         parsed, error = await run_validation(self._parse, self.parse, text)
         if error is not None:
             raise error
+        # The caller's own code may use the event loop, so it is not called in the thread.
         self._run_validators(parsed)
         return parsed
 
-    def may_be_truncated(self, text: str) -> bool:
-        """Whether an answer that was cut at max_tokens can be whole all the same.
+    async def validate_answer(self, text: str, finish_reason: FinishReason | None) -> Any:
+        """Parse and validate an answer, which may have been cut.
 
-        A choice can that no other one begins with: a bound of one token is usual for those.
+        Raises IncompleteOutput if it was cut or withheld, otherwise ValidationFailed.
         """
+        can_continue = True
+        if isinstance(self.constraint, ChoiceConstraint):
+            # More tokens would not have made a text valid that no choice begins with.
+            start = text.lstrip(_WRAPPING_PUNCTUATION).casefold()
+            choices = self.constraint.choices
+            can_continue = any(choice.casefold().startswith(start) for choice in choices)
+        if finish_reason == "stop" or (finish_reason == "length" and not can_continue):
+            return await self.validate_async(text)
+        is_filtered = finish_reason == "content_filter"
+        reason = "the answer was withheld by a content filter" if is_filtered else TRUNCATED
+        if not self.may_be_truncated(text):
+            raise IncompleteOutput(reason)
+        try:
+            return await self.validate_async(text)
+        except UserCodeFailed:
+            raise
+        except ValidationFailed as error:
+            raise IncompleteOutput(reason, *error.errors) from error
+
+    def may_be_truncated(self, text: str) -> bool:
+        """Check whether an answer that ended at max_tokens may be complete all the same."""
         match self.constraint:
             case ChoiceConstraint(choices):
+                # max_tokens=1 is usual with choices. A complete choice is valid, unless another
+                # one begins with it.
                 stripped = text.strip()
                 return [choice for choice in choices if choice.startswith(stripped)] == [stripped]
             case None:
@@ -167,24 +178,11 @@ class OutputSpec:
             case _:
                 return False
 
-    def rules_out(self, text: str) -> bool:
-        """Whether nothing that begins like a cut answer could pass: it begins like no choice."""
-        match self.constraint:
-            case ChoiceConstraint(choices):
-                return not any(is_choice_prefix(text, choice) for choice in choices)
-            case _:
-                return False
-
     def partial_parser(self) -> PartialJsonParser | None:
-        """Reads the value of a stream so far."""
         return PartialJsonParser() if self.is_json else None
 
     def parse_chunk(self, chunk: Chunk) -> Any:
-        """What the caller's `chunk_parser` makes of a chunk.
-
-        Raises:
-            ValidationFailed: It refuses the chunk, or fails.
-        """
+        """Call the caller's `chunk_parser`. Raises ValidationFailed if it fails."""
         assert self.chunk_parser is not None  # noqa: S101 - a mistake of ours
         return _call_user_code(
             self.chunk_parser, chunk, "the chunk_parser", "a chunk cannot be parsed: "
@@ -196,27 +194,16 @@ class OutputSpec:
 
     def _run_validators(self, value: Any) -> None:
         for validator in self.validators:
-            name = _get_validator_name(validator)
-            verdict = _call_user_code(validator, value, f"the validator {name}")
-            if verdict is False:
+            name = getattr(validator, "__name__", type(validator).__name__)
+            # A validator that returns None accepts the value.
+            if _call_user_code(validator, value, f"the validator {name}") is False:
                 raise ValidationFailed(f"{name} refuses the answer")
 
 
 def _call_user_code(
     code: Callable[[Any], Any], value: Any, code_name: str, error_prefix: str = ""
 ) -> Any:
-    """What the caller's code makes of a value.
-
-    Args:
-        code: A parser or a validator.
-        value: What it is called with.
-        code_name: Names the code in the error when it fails.
-        error_prefix: Begins the error when it refuses the value.
-
-    Raises:
-        ValidationFailed: It raised ValueError, which is how it refuses a value.
-        UserCodeFailed: It raised anything else.
-    """
+    """Call a parser or validator; ValueError rejects the value, other exceptions are failures."""
     try:
         return code(value)
     except (ValidationFailed, KeyboardInterrupt, SystemExit):
@@ -228,35 +215,10 @@ def _call_user_code(
         raise UserCodeFailed(code_name, error) from error
 
 
-def _select_constraint(
-    model: Any, choice: Sequence[str] | None, grammar: str | None
-) -> tuple[Constraint | None, Callable[[str], Any] | None, int | None]:
-    """What the engine keeps the answer to, and what is made of its text."""
-    if model is not None:
-        response_type = make_response_type(model)
-        return (
-            JsonSchemaConstraint(response_type.schema),
-            lambda text: _first_valid(response_type.decode, text),
-            response_type.slow_from,
-        )
-    if choice is not None:
-        choices = _validate_choices(choice)
-        return ChoiceConstraint(choices), lambda text: match_choice(text, choices), None
-    if grammar is not None:
-        return GrammarConstraint(check_text("grammar", grammar)), str, None
-    return None, None, None
-
-
 def _first_valid(
     decode: Callable[[str], Any], text: str, *, monotonic: Callable[[], float] = time.monotonic
 ) -> Any:
-    """The first JSON of an answer that is of the type; if none is, what is wrong with the answer.
-
-    That is told of the JSON within a text, rather than of the text, which is none.
-
-    Raises:
-        ValidationFailed: None is of the type, or none of those that were tried in `MAX_SEARCH_S`.
-    """
+    """Decode the first JSON in an answer that is valid. Raises ValidationFailed if none is."""
     first_error: ValidationFailed | None = None
     end = monotonic() + MAX_SEARCH_S
     for index, candidate in enumerate(iter_json_candidates(text)):
@@ -267,8 +229,28 @@ def _first_valid(
         except ValidationTimeout:
             raise
         except ValidationFailed as error:
+            # The first candidate is the whole text. If it contains JSON, that error is more useful
+            # than the one that a sentence is not JSON.
             first_error = error if first_error is None or index == 1 else first_error
     raise first_error or ValidationFailed("the answer holds no JSON")
+
+
+def _match_choice(choices: Sequence[str], text: str) -> str:
+    """Return the choice that an answer names, ignoring case, quotes, emphasis and a full stop."""
+    if (stripped := text.strip()) in choices:
+        return stripped
+    plain = _normalize(stripped)
+    matches = [choice for choice in choices if _normalize(choice) == plain]
+    if len(matches) != 1:
+        problem = f"it is {stripped[:100]!r}" if stripped else "it is empty"
+        raise ValidationFailed(
+            f"the answer has to be one of {', '.join(map(repr, choices))}, but {problem}"
+        )
+    return matches[0]
+
+
+def _normalize(text: str) -> str:
+    return text.strip(_WRAPPING_PUNCTUATION).casefold()
 
 
 def _validate_choices(choice: Any) -> tuple[str, ...]:
@@ -290,15 +272,3 @@ def _check_exclusive(**arguments: object) -> None:
     names = [name for name, value in arguments.items() if value is not None]
     if len(names) > 1 and set(names) != _COMPATIBLE_ARGUMENTS:
         raise InvalidRequest(f"{' and '.join(names)} exclude each other", field=names[-1])
-
-
-def _check_callables(arguments: Mapping[str, object]) -> None:
-    for field, value in arguments.items():
-        if value is not None and not callable(value):
-            raise InvalidRequest(
-                f"{field} is {format_value(value)}, which cannot be called", field=field
-            )
-
-
-def _get_validator_name(validator: Callable[[Any], object]) -> str:
-    return getattr(validator, "__name__", type(validator).__name__)

@@ -1,4 +1,4 @@
-"""Marks of `Annotated` are kept to wherever they stand in a type, or refused by name."""
+"""Metadata of `Annotated` is enforced anywhere in a type, or rejected by name."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from typing_extensions import Doc
 
 from foundry_api import InvalidRequest, ToolDefinitionError, tool
 from foundry_api.structured.engine_schema import make_engine_schema
-from foundry_api.structured.refusal import ValidationFailed
+from foundry_api.structured.errors import ValidationFailed
 from foundry_api.structured.response_model import make_response_type
 
 Score = Annotated[int, Field(ge=1, le=3)]
@@ -125,7 +125,7 @@ TYPES: dict[str, tuple[Any, str, str]] = {
 
 
 @pytest.mark.parametrize(("kind", "right", "wrong"), TYPES.values(), ids=TYPES.keys())
-def test_a_bound_is_kept_to_in_an_answer(kind: Any, right: str, wrong: str) -> None:
+def test_bounds_of_answers(kind: Any, right: str, wrong: str) -> None:
     model = make_response_type(kind)
     model.decode(right)
     with pytest.raises(ValidationFailed):
@@ -133,7 +133,7 @@ def test_a_bound_is_kept_to_in_an_answer(kind: Any, right: str, wrong: str) -> N
 
 
 @pytest.mark.parametrize(("kind", "right", "wrong"), TYPES.values(), ids=TYPES.keys())
-def test_a_bound_is_kept_to_in_an_argument(kind: Any, right: str, wrong: str) -> None:
+def test_bounds_of_arguments(kind: Any, right: str, wrong: str) -> None:
     def take(value: Any) -> None: ...
 
     take.__annotations__["value"] = kind
@@ -144,7 +144,7 @@ def test_a_bound_is_kept_to_in_an_argument(kind: Any, right: str, wrong: str) ->
         arguments.convert({"value": json.loads(wrong)})
 
 
-def test_the_engine_gets_the_bounds_too() -> None:
+def test_engine_schema_has_the_bounds() -> None:
     schema = json.dumps(make_engine_schema(make_response_type(Nested).schema))
     assert '"minimum": 1' in schema
     assert '"maximum": 3' in schema
@@ -161,15 +161,15 @@ def test_the_engine_gets_the_bounds_too() -> None:
         (OfPydantic, r"OfPydantic is a model of pydantic, on which msgspec\.Meta\(ge=1\)"),
         (list[OfPydantic], "OfPydantic is a model of pydantic"),
         (WithinPydantic, "WithinPydantic is a model of pydantic"),
-        (Annotated[str, msgspec.Meta(ge=1)], "msgspec cannot keep to"),
-        (Annotated[decimal.Decimal, msgspec.Meta(ge=1)], "msgspec cannot keep to"),
-        (Annotated[int | None, msgspec.Meta(ge=1)], "msgspec cannot keep to"),
-        (Annotated[pathlib.Path, msgspec.Meta(min_length=3)], "msgspec cannot keep to"),
+        (Annotated[str, msgspec.Meta(ge=1)], "msgspec cannot enforce"),
+        (Annotated[decimal.Decimal, msgspec.Meta(ge=1)], "msgspec cannot enforce"),
+        (Annotated[int | None, msgspec.Meta(ge=1)], "msgspec cannot enforce"),
+        (Annotated[pathlib.Path, msgspec.Meta(min_length=3)], "msgspec cannot enforce"),
         (Annotated[dt.datetime, at.Timezone("UTC")], "Timezone"),
         (Lazy, "a member is an Iterable"),
     ],
 )
-def test_an_unknown_mark_is_refused_by_name(kind: Any, named: str) -> None:
+def test_error_names_unknown_metadata(kind: Any, named: str) -> None:
     with pytest.raises(InvalidRequest, match=named) as caught:
         make_response_type(kind)
     assert caught.value.field == "response_model"
@@ -182,8 +182,8 @@ def test_an_unknown_mark_is_refused_by_name(kind: Any, named: str) -> None:
     assert refused.value.field == "value"
 
 
-def test_bounds_of_msgspec_beside_a_model_of_pydantic_are_kept_to_or_refused() -> None:
-    with pytest.raises(InvalidRequest, match=r"msgspec cannot keep to msgspec\.Meta\(ge=1\) here"):
+def test_msgspec_bounds_with_a_pydantic_model() -> None:
+    with pytest.raises(InvalidRequest, match=r"msgspec cannot enforce msgspec\.Meta\(ge=1\) here"):
         make_response_type(OfBoth)
 
     def take(value: OfBoth) -> None: ...
@@ -195,12 +195,12 @@ def test_bounds_of_msgspec_beside_a_model_of_pydantic_are_kept_to_or_refused() -
         arguments.convert({"value": {"inner": {"n": 1}, "n": 0}})
 
 
-def test_words_beside_a_type_are_no_bounds() -> None:
+def test_descriptions_are_not_bounds() -> None:
     kind = Annotated[int, "how many", Doc("of them"), msgspec.Meta(description="all in all")]
     assert make_response_type(kind).decode("99") == 99
 
 
-def test_a_field_beside_a_type_may_have_the_default() -> None:
+def test_default_of_a_field_in_annotated() -> None:
     def take(
         count: Annotated[int, Field(default=3, ge=1)],
         names: Annotated[list[str], Field(default_factory=list)],
@@ -215,7 +215,7 @@ def test_a_field_beside_a_type_may_have_the_default() -> None:
     assert arguments.convert({"count": 5, "names": ["a"]}) == {"count": 5, "names": ["a"]}
 
 
-def test_a_field_as_default_is_a_default() -> None:
+def test_field_as_default() -> None:
     def play(
         rounds: int = Field(3, ge=1, le=5, description="How often."),
         names: list[str] = Field(default_factory=list),  # noqa: B008 - as pydantic's users write
@@ -259,7 +259,7 @@ class Home(pydantic.BaseModel):
 @pytest.mark.parametrize(
     "kind", [Pet, list[Pet], Home, Home.model_json_schema(), Cat | Dog, dict[str, Cat | Dog]]
 )
-def test_every_branch_of_a_union_requires_its_tag(kind: Any) -> None:
+def test_branches_of_unions_require_their_tags(kind: Any) -> None:
     schema = make_engine_schema(make_response_type(kind).schema)
     branches = [each for each in schema["$defs"].values() if "kind" in each.get("properties", {})]
     assert len(branches) >= 2
@@ -294,7 +294,7 @@ PLAIN = {"type": "object", "properties": {"a": {"type": "integer"}}, "required":
         json.dumps(PLAIN).encode(),
     ],
 )
-def test_a_schema_is_found_in_its_forms(form: Any) -> None:
+def test_forms_of_a_schema(form: Any) -> None:
     model = make_response_type(form)
     assert model.schema == PLAIN
     with pytest.raises(ValidationFailed):
@@ -312,8 +312,8 @@ def test_a_schema_is_found_in_its_forms(form: Any) -> None:
         json.dumps({"name": "Alice"}),
     ],
 )
-def test_an_example_is_no_schema(example: Any) -> None:
-    """Read as one it would allow any answer."""
+def test_example_is_rejected(example: Any) -> None:
+    """As a schema, it would allow any answer."""
     with pytest.raises(InvalidRequest, match=r"it has .*but no keyword") as caught:
         make_response_type(example)
     assert caught.value.field == "response_model"
@@ -322,12 +322,12 @@ def test_an_example_is_no_schema(example: Any) -> None:
 @pytest.mark.parametrize(
     "schema", [{}, {"title": "T", "description": "D"}, {"$comment": "c"}, {"x-order": 1}]
 )
-def test_a_schema_may_allow_anything(schema: Any) -> None:
+def test_schema_may_allow_anything(schema: Any) -> None:
     assert make_response_type(schema).decode("3") == 3
 
 
 @pytest.mark.parametrize("text", ["Person", "", "[1]", '"a"', "3", b"\xff", '{"type": '])
-def test_a_text_that_is_no_schema_is_refused_by_name(text: Any) -> None:
+def test_other_text_is_rejected(text: Any) -> None:
     with pytest.raises(InvalidRequest, match="response_model is") as caught:
         make_response_type(text)
     assert caught.value.field == "response_model"
@@ -336,7 +336,7 @@ def test_a_text_that_is_no_schema_is_refused_by_name(text: Any) -> None:
 @pytest.mark.parametrize(
     "schema", [{"enum": [Mood.GOOD, Mood.BAD]}, {"enum": list(Mood)}, {"enum": Mood}]
 )
-def test_an_enum_in_a_schema_stands_for_its_values(schema: Any) -> None:
+def test_enum_in_a_schema(schema: Any) -> None:
     model = make_response_type(schema)
     assert model.schema == {"enum": ["good", "bad"]}
     assert model.decode('"good"') == "good"
@@ -357,9 +357,7 @@ def test_an_enum_in_a_schema_stands_for_its_values(schema: Any) -> None:
         (Pet, {"kind": "cat"}, Cat()),
     ],
 )
-def test_types_that_msgspec_does_not_know_are_parameters_too(
-    kind: Any, given: Any, value: Any
-) -> None:
+def test_parameters_of_types_unknown_to_msgspec(kind: Any, given: Any, value: Any) -> None:
     def take(value: Any) -> None: ...
 
     take.__annotations__["value"] = kind
@@ -369,7 +367,7 @@ def test_types_that_msgspec_does_not_know_are_parameters_too(
     assert make_response_type(kind).decode(json.dumps(given)) == value
 
 
-def test_what_has_no_json_is_refused_in_our_words() -> None:
+def test_error_of_a_type_without_json_names_no_library() -> None:
     def take(value: type[int]) -> None: ...
 
     with pytest.raises(ToolDefinitionError) as caught:
@@ -383,7 +381,7 @@ class Bill(pydantic.BaseModel):
     rest: decimal.Decimal
 
 
-def test_a_decimal_is_asked_for_as_a_number() -> None:
+def test_decimal_is_a_number() -> None:
     schema = make_response_type(Bill).schema["properties"]
     assert schema["rest"]["type"] == "number"
     assert schema["total"]["type"] == "number"
@@ -392,8 +390,8 @@ def test_a_decimal_is_asked_for_as_a_number() -> None:
     assert make_engine_schema(make_response_type(decimal.Decimal).schema)["pattern"]
 
 
-def test_paths_and_marks_need_no_pydantic() -> None:
-    """In an interpreter that has none."""
+def test_paths_and_metadata_without_pydantic() -> None:
+    """In an interpreter without pydantic."""
     program = """
 import sys
 sys.modules["pydantic"] = None

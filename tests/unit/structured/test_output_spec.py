@@ -1,4 +1,4 @@
-"""What an answer has to be: arguments that are refused, and texts that pass or don't."""
+"""Arguments that define the output, and valid and invalid answers."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from foundry_api.structured import expectation
-from foundry_api.structured.expectation import OutputSpec
-from foundry_api.structured.refusal import UserCodeFailed, ValidationFailed
+from foundry_api.structured import output_spec
+from foundry_api.structured.errors import UserCodeFailed, ValidationFailed
+from foundry_api.structured.output_spec import OutputSpec
 from foundry_api.types.errors import InvalidRequest
 from foundry_api.types.messages import ChoiceConstraint, GrammarConstraint, JsonSchemaConstraint
 
@@ -23,9 +23,9 @@ class Point:
     y: int = 0
 
 
-def errors_of(expectation: OutputSpec, text: str) -> tuple[str, ...]:
+def errors_of(spec: OutputSpec, text: str) -> tuple[str, ...]:
     with pytest.raises(ValidationFailed) as caught:
-        expectation.validate(text)
+        spec.validate(text)
     return caught.value.errors
 
 
@@ -42,7 +42,7 @@ def errors_of(expectation: OutputSpec, text: str) -> tuple[str, ...]:
         'First [1, 2], then {"y": 1}, then {"x": 1}',
     ],
 )
-def test_json_is_found_wherever_a_model_puts_it(text: str) -> None:
+def test_json_is_found_in_an_answer(text: str) -> None:
     assert OutputSpec.from_arguments(response_model=Point).validate(text) == Point(1)
 
 
@@ -58,14 +58,14 @@ def test_json_is_found_wherever_a_model_puts_it(text: str) -> None:
         '{"a": {"x": 1}, oops}',
     ],
 )
-def test_half_an_object_is_none_nor_is_what_lies_within_it(text: str) -> None:
+def test_incomplete_json_is_invalid(text: str) -> None:
     errors_of(OutputSpec.from_arguments(response_model=Point), text)
 
 
-def test_of_json_within_talk_the_json_is_told_about() -> None:
-    expectation = OutputSpec.from_arguments(response_model=Point)
-    assert errors_of(expectation, 'Sure: {"x": "one"}') == ("$.x: Expected int, got str",)
-    assert errors_of(expectation, "") == ("the answer is empty",)
+def test_errors_describe_the_json_within_the_text() -> None:
+    spec = OutputSpec.from_arguments(response_model=Point)
+    assert errors_of(spec, 'Sure: {"x": "one"}') == ("$.x: Expected int, got str",)
+    assert errors_of(spec, "") == ("the answer is empty",)
 
 
 @pytest.mark.parametrize(
@@ -79,68 +79,68 @@ def test_of_json_within_talk_the_json_is_told_about() -> None:
         ("NOT SURE!", "not sure"),
     ],
 )
-def test_a_choice_is_recognised(said: str, choice: str) -> None:
+def test_choice_is_recognized(said: str, choice: str) -> None:
     assert OutputSpec.from_arguments(choice=["yes", "no", "not sure"]).validate(said) == choice
 
 
 @pytest.mark.parametrize("said", ["", "maybe", "yes, but no", "yes no"])
-def test_what_is_no_choice_is_refused_with_the_choices(said: str) -> None:
+def test_error_of_an_invalid_choice_lists_the_choices(said: str) -> None:
     (error,) = errors_of(OutputSpec.from_arguments(choice=["yes", "no"]), said)
     assert error.startswith("the answer has to be one of 'yes', 'no', but it is")
 
 
-def test_choices_that_differ_in_case_alone_are_told_apart() -> None:
-    expectation = OutputSpec.from_arguments(choice=["us", "US"])
-    assert expectation.validate("US") == "US"
-    errors_of(expectation, "Us")
+def test_choices_may_differ_only_in_case() -> None:
+    spec = OutputSpec.from_arguments(choice=["us", "US"])
+    assert spec.validate("US") == "US"
+    errors_of(spec, "Us")
 
 
-def test_a_parser_makes_of_the_text_what_it_likes() -> None:
+def test_parser() -> None:
     assert OutputSpec.from_arguments(parser=int).validate(" 12 ") == 12
     assert errors_of(OutputSpec.from_arguments(parser=int), "twelve") == (
         "the answer cannot be parsed: invalid literal for int() with base 10: 'twelve'",
     )
 
 
-def test_a_parser_that_is_wrong_itself_is_not_the_models_fault() -> None:
+def test_other_exceptions_of_a_parser_are_user_code_failures() -> None:
     with pytest.raises(UserCodeFailed, match="the parser failed: InvalidOperation") as caught:
         OutputSpec.from_arguments(parser=decimal.Decimal).validate("twelve")
     assert isinstance(caught.value.failure, decimal.InvalidOperation)
 
 
-def test_a_parser_of_msgspec_refuses_in_its_own_words() -> None:
+def test_msgspec_errors_of_a_parser_reject_the_answer() -> None:
     parser = msgspec.json.Decoder(list[int]).decode
     assert errors_of(OutputSpec.from_arguments(parser=parser), '["a"]') == (
         "the answer cannot be parsed: Expected `int`, got `str` - at `$[0]`",
     )
 
 
-def test_validators_see_what_was_parsed_and_refuse_it() -> None:
+def test_validators_get_the_parsed_value() -> None:
     def is_small(point: Point) -> None:
         if point.x > 9:
             raise ValueError("$.x is more than 9")
 
-    expectation = OutputSpec.from_arguments(
+    spec = OutputSpec.from_arguments(
         response_model=Point, validators=[is_small, lambda p: p.y == 0]
     )
-    assert expectation.validate('{"x": 1}') == Point(1)
-    assert errors_of(expectation, '{"x": 10}') == ("$.x is more than 9",)
-    assert errors_of(expectation, '{"x": 1, "y": 2}') == ("<lambda> refuses the answer",)
+    assert spec.validate('{"x": 1}') == Point(1)
+    assert errors_of(spec, '{"x": 10}') == ("$.x is more than 9",)
+    assert errors_of(spec, '{"x": 1, "y": 2}') == ("<lambda> refuses the answer",)
 
 
-def test_validators_alone_see_the_text_and_make_nothing_of_it() -> None:
+def test_validators_without_a_parser_get_the_text() -> None:
     seen: list[str] = []
     assert OutputSpec.from_arguments(validators=[seen.append]).validate("a text") is None
     assert seen == ["a text"]
 
 
-def test_a_grammar_leaves_the_text_a_text_or_to_a_parser() -> None:
+def test_grammar_with_and_without_a_parser() -> None:
     assert OutputSpec.from_arguments(grammar="start: /a+/").validate("aa") == "aa"
     both = OutputSpec.from_arguments(grammar="start: /[0-9]+/", parser=int)
     assert (both.constraint, both.validate("12")) == (GrammarConstraint("start: /[0-9]+/"), 12)
 
 
-def test_what_the_engine_is_asked_to_keep_to() -> None:
+def test_constraints_of_the_engine() -> None:
     assert OutputSpec.from_arguments(choice=iter(["a", "b"])).constraint == ChoiceConstraint(
         ("a", "b")
     )  # type: ignore[arg-type]
@@ -175,7 +175,7 @@ def test_what_the_engine_is_asked_to_keep_to() -> None:
         ({"response_model": 5}, "response_model"),
     ],
 )
-def test_arguments_at_fault_are_named(arguments: dict[str, Any], field: str) -> None:
+def test_error_names_the_invalid_argument(arguments: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         OutputSpec.from_arguments(**arguments)
     assert caught.value.field == field
@@ -184,21 +184,19 @@ def test_arguments_at_fault_are_named(arguments: dict[str, Any], field: str) -> 
 @pytest.mark.parametrize(
     ("text", "may_be_cut"), [("no", True), ("not sure", True), ("not", False), ("yes", False)]
 )
-def test_a_choice_that_no_other_begins_with_may_end_at_the_bound(
-    text: str, *, may_be_cut: bool
-) -> None:
-    expectation = OutputSpec.from_arguments(choice=["yes", "yes please", "no", "not sure"])
-    assert expectation.may_be_truncated(text) is (may_be_cut and text != "no")
+def test_truncated_choice_that_is_no_prefix_is_complete(text: str, *, may_be_cut: bool) -> None:
+    spec = OutputSpec.from_arguments(choice=["yes", "yes please", "no", "not sure"])
+    assert spec.may_be_truncated(text) is (may_be_cut and text != "no")
 
 
-def test_what_is_read_by_a_parser_may_be_cut_and_json_may_not() -> None:
+def test_json_and_grammars_may_not_be_truncated() -> None:
     assert OutputSpec.from_arguments(parser=str).may_be_truncated("half a sen")
     assert not OutputSpec.from_arguments(response_model=int).may_be_truncated("12")
     assert not OutputSpec.from_arguments(grammar="start: /1+/").may_be_truncated("11")
 
 
-def test_looking_for_json_that_passes_ends() -> None:
-    """Validating each of a hundred texts may take seconds."""
+def test_search_for_valid_json_is_limited_in_time() -> None:
+    """Each of a hundred texts may take seconds to validate."""
     seconds = iter(range(0, 1000, 4))
     tried: list[str] = []
 
@@ -206,7 +204,7 @@ def test_looking_for_json_that_passes_ends() -> None:
         tried.append(text)
         raise ValidationFailed("not this one")
 
-    first = vars(expectation)["_first_valid"]
+    first = vars(output_spec)["_first_valid"]
     with pytest.raises(ValidationFailed, match="not this one"):
         first(decode, '{"a": 1} ' * 50, monotonic=lambda: next(seconds))
     assert len(tried) == 2
