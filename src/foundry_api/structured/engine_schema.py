@@ -238,6 +238,8 @@ def _make_missing_bounds(
     if kind is None:
         return {}
     low, high = get_lower_bound(schema), get_upper_bound(schema)
+    first: float
+    last: float
     if kind == "integer":
         first, last = MIN_INTEGER, MAX_INTEGER
     else:

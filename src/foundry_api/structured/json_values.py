@@ -22,7 +22,8 @@ def iter_values(value: Any) -> Iterator[Any]:
         if isinstance(current, dict):
             stack.extend(reversed(cast("dict[str, Any]", current).values()))
         elif isinstance(current, list):
-            stack.extend(reversed(cast("list[Any]", current)))
+            items: list[Any] = current  # pyright: ignore[reportUnknownVariableType] # of JSON
+            stack.extend(reversed(items))
 
 
 def is_nested_deeper(value: Any, depth: int) -> bool:

@@ -44,9 +44,9 @@ def resolve_ref(root: dict[str, Any], reference: object, path: str) -> Schema:
 def _find_fragment(root: dict[str, Any], fragment: str) -> object:
     """Return the value at a JSON pointer or an anchor; None if there is none."""
     if fragment and not fragment.startswith("/"):
-        for value in iter_values(root):
-            if is_object(value) and fragment in (value.get("$anchor"), value.get("$dynamicAnchor")):
-                return value
+        for schema in iter_values(root):
+            if is_object(schema) and fragment in map(schema.get, ("$anchor", "$dynamicAnchor")):
+                return schema
         return None
     value: Any = root
     for step in fragment.split("/")[1:]:

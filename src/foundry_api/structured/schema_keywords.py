@@ -138,7 +138,7 @@ def get_upper_bound(schema: Mapping[str, Any]) -> float | None:
 
 def _get_bound(schema: Mapping[str, Any], *names: str) -> float | None:
     for name in names:
-        value = schema.get(name)
+        value: float | None = schema.get(name)
         # Up to draft 4, exclusiveMinimum and exclusiveMaximum are booleans.
         if value is not None and not isinstance(value, bool):
             return value

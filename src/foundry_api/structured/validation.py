@@ -148,7 +148,8 @@ def _make_comparable(value: Any) -> Any:
         members = cast("dict[str, Any]", value)
         return frozenset((name, _make_comparable(item)) for name, item in members.items())
     if isinstance(value, list):
-        return tuple(map(_make_comparable, cast("list[Any]", value)))
+        items: list[Any] = value  # pyright: ignore[reportUnknownVariableType] # of JSON
+        return tuple(map(_make_comparable, items))
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, int | float) and not isinstance(value, bool):
