@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Write the blocking twins of the client's classes into `src/foundry_api/client/sync/`.
+"""Generate the blocking classes of the client: `src/foundry_api/client/sync/generated.py`.
 
-python3 dev.py generate            after a change of a public call
-python3 dev.py generate --check    only tell which files are not what would be written
+python3 dev.py generate            after changing a public method
+python3 dev.py generate --check    only check that the file is up to date
 
-Signatures, overloads and docstrings are copied from the async classes, and each body is one
-delegation to the background loop: nothing is known here of any single call.
+Signatures, overloads and docstrings are copied from the async classes. Each body is one call that
+is passed to the background loop, so nothing here depends on a particular method.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PACKAGE = Path(__file__).resolve().parent.parent / "src" / "foundry_api"
+GENERATED = PACKAGE / "client" / "sync" / "generated.py"
 STREAMS = {"AsyncGenerator": "Generator", "AsyncIterator": "Iterator"}
 LIFECYCLE_METHODS = {"close", "__repr__", "__aenter__", "__aexit__"}
 
@@ -50,17 +51,6 @@ class ClassPair:
     calls: frozenset[str] | None = None
     about: str = ""
     derived: str | None = None
-
-    @property
-    def home(self) -> str:
-        """The module of the blocking class."""
-        words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", self.name.removeprefix("FoundryAPI"))
-        return f"client.sync.{self.attribute or words.lower()}"
-
-    @property
-    def path(self) -> Path:
-        """Where that is written."""
-        return _path(self.home)
 
 
 ABOUT_CLIENT = """Microsoft Foundry Local as an API, for code without asyncio.
@@ -234,40 +224,56 @@ def _iter_definitions(body: list[ast.stmt]) -> Iterator[tuple[str, ast.stmt]]:
 CLASS_PAIRS = tuple(pair for face in NAMED for pair in (*Source(face).bases(), face))
 TWINS = {face.name: face.twin for face in CLASS_PAIRS}
 ATTRIBUTES = {face.attribute: face.twin for face in CLASS_PAIRS if face.attribute}
-HOMES = {face.twin: f"foundry_api.{face.home}" for face in CLASS_PAIRS}
-HOMES |= {face.name: f"foundry_api.{face.module}" for face in CLASS_PAIRS}
+HOMES = {face.name: f"foundry_api.{face.module}" for face in CLASS_PAIRS}
 HOMES |= dict.fromkeys(STREAMS.values(), "collections.abc")
 HOMES |= {"BackgroundLoop": "foundry_api.client.sync.background", "TracebackType": "types"}
 HOMES |= dict.fromkeys(("Any", "Self", "TYPE_CHECKING"), "typing")
 
 
-def write_module(face: ClassPair) -> str:
-    """The module of a blocking class."""
-    source = Source(face)
+def write_module() -> str:
+    """Return the text of the module with all blocking classes."""
+    private: dict[str, ast.stmt] = {}
+    classes: list[ast.stmt] = []
+    homes: dict[str, str] = {}
+    for face in CLASS_PAIRS:
+        source = Source(face)
+        node = make_class(source)
+        private |= {
+            ast.unparse(definition): definition
+            for definition in source.private({name.id for name in _find_names(node)})
+        }
+        classes.append(node)
+        homes |= source.get_import_homes()
+    homes |= HOMES | dict.fromkeys(TWINS.values(), "")
+    body = [*private.values(), *classes]
+    public = sorted(face.twin for face in CLASS_PAIRS if face.derived is None)
+    about = "The blocking client, written by `python3 dev.py generate` from the async classes."
+    parts = [
+        ast.Expr(ast.Constant(about)),
+        *_make_imports(homes, ast.Module(body, [])),
+        *ast.parse(f"__all__ = {public!r}").body,
+        *body,
+    ]
+    return _format("\n\n".join(_unparse(part) for part in parts))
+
+
+def make_class(source: Source) -> ast.ClassDef:
+    """Return a blocking class."""
+    face = source.face
     bases: list[ast.expr] = [ast.Name(base.twin) for base in source.bases()]
     node = ast.ClassDef(face.twin, bases, [], [_make_docstring(source), *_make_init(source)], [])
-    overloaded = {
-        function.name for function in source.functions() if "overload" in _decorators(function)
-    }
+    functions = source.functions()
+    overloaded = {function.name for function in functions if "overload" in _decorators(function)}
     node.body += [
         _make_method(function, is_overloaded=function.name in overloaded)
-        for function in source.functions()
-        if not _is_lifecycle(function, face)
+        for function in functions
+        if not (face is CLIENT and function.name in LIFECYCLE_METHODS)
     ]
     if face is CLIENT:
         node.body += ast.parse(END_OF_CLIENT).body
     elif source.is_context():
         node.body += ast.parse(CONTEXT).body
-    origin = _path(face.module).relative_to(PACKAGE).as_posix()
-    about = f"`{face.twin}`, written by `python3 dev.py generate` from {origin}."
-    private = source.private({name.id for name in _find_names(node)})
-    imports = _make_imports(source, ast.Module([*private, node], []))
-    parts = [ast.Expr(ast.Constant(about)), *imports, *_make_all(face), *private, node]
-    return _format("\n\n".join(_unparse(part) for part in parts))
-
-
-def _is_lifecycle(node: Function, face: ClassPair) -> bool:
-    return face is CLIENT and node.name in LIFECYCLE_METHODS
+    return node
 
 
 def _make_docstring(source: Source) -> ast.Expr:
@@ -384,9 +390,8 @@ class Blocking(ast.NodeTransformer):
         return ast.Name({**STREAMS, **TWINS}.get(node.id, node.id))
 
 
-def _make_imports(source: Source, node: ast.Module) -> list[ast.stmt]:
-    """What the class needs when it runs, and what only its annotations need."""
-    homes = source.get_import_homes() | HOMES | {source.face.twin: ""}
+def _make_imports(homes: dict[str, str], node: ast.Module) -> list[ast.stmt]:
+    """Import what the classes need at run time, and apart what only their annotations need."""
     inside = {
         id(name) for annotation in _iter_annotations(node) for name in _find_names(annotation)
     }
@@ -395,10 +400,6 @@ def _make_imports(source: Source, node: ast.Module) -> list[ast.stmt]:
     future = ast.ImportFrom("__future__", [ast.alias("annotations")], 0)
     guard = ast.If(ast.Name("TYPE_CHECKING"), _make_from_imports(checked, homes), [])
     return [future, *_make_from_imports(runtime | {"TYPE_CHECKING"}, homes), guard]
-
-
-def _make_all(face: ClassPair) -> list[ast.stmt]:
-    return ast.parse(f"__all__ = ['{face.twin}']").body
 
 
 def _make_from_imports(names: set[str], homes: dict[str, str]) -> list[ast.stmt]:
@@ -433,28 +434,25 @@ def _unparse(node: ast.stmt) -> str:
 def _format(text: str) -> str:
     """As the linters want it."""
     for verb in (["check", "--select", "I,UP", "--fix", "--quiet"], ["format"]):
-        command = [sys.executable, "-m", "ruff", *verb, "--stdin-filename", str(STDIN), "-"]
+        command = [sys.executable, "-m", "ruff", *verb, "--stdin-filename", str(GENERATED), "-"]
         text = subprocess.run(
             command, input=text, capture_output=True, encoding="utf-8", check=True
         ).stdout
     return text
 
 
-STDIN = PACKAGE / "client" / "sync" / "generated.py"
-
-
 def main(arguments: list[str]) -> int:
-    """Write the files, or look at them. The exit code."""
-    stale = 0
-    for face in CLASS_PAIRS:
-        path, text = face.path, write_module(face)
-        if path.exists() and path.read_text(encoding="utf-8") == text:
-            continue
-        stale += 1
-        print(f"{path.relative_to(PACKAGE.parent.parent)} {'is stale' if arguments else 'written'}")
-        if not arguments:
-            path.write_text(text, encoding="utf-8", newline="\n")
-    return min(stale, 1) if arguments else 0
+    """Write the module, or check it. Return the exit code."""
+    text = write_module()
+    if GENERATED.exists() and GENERATED.read_text(encoding="utf-8") == text:
+        return 0
+    name = GENERATED.relative_to(PACKAGE.parent.parent)
+    if arguments:
+        print(f"{name} is stale; run: python3 dev.py generate")
+        return 1
+    GENERATED.write_text(text, encoding="utf-8", newline="\n")
+    print(f"{name} written")
+    return 0
 
 
 if __name__ == "__main__":
