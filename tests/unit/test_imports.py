@@ -107,6 +107,10 @@ def test_every_module_is_python_3_11(source: Path) -> None:
     ast.parse(source.read_text(encoding="utf-8"), feature_version=(3, 11))
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+@pytest.mark.parametrize(
+    "source",
+    [path for path in SOURCES if path.name != "generated.py"],
+    ids=lambda path: str(path.relative_to(PACKAGE)),
+)
 def test_no_module_is_longer_than_700_lines(source: Path) -> None:
     assert len(source.read_text(encoding="utf-8").splitlines()) <= 700
