@@ -146,7 +146,7 @@ def test_a_prompt_that_is_not_utf_8_is_refused(home: Path) -> None:
         check=False,
     )
     assert done.returncode == 2
-    assert b"not text in UTF-8" in done.stderr
+    assert b"not valid UTF-8" in done.stderr
 
 
 def test_a_file_is_found_by_its_name_in_any_locale(home: Path, tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_without_a_problem_it_ends_with_0(own_home: Path) -> None:
     told = run("doctor", "--quick", home=own_home, NO_PROXY="*")
     assert (told.returncode, told.stderr) == (0, "")
     assert "\x1b" not in told.stdout
-    assert "Programs of this machine reach one another" in told.stdout
+    assert "Programs on this machine can connect to each other" in told.stdout
 
 
 def test_a_problem_is_told_last_with_what_was_seen_and_what_to_do(own_home: Path) -> None:
@@ -61,7 +61,7 @@ def test_a_problem_is_told_last_with_what_was_seen_and_what_to_do(own_home: Path
     told = run("doctor", home=own_home, FOUNDRY_BASE_URL=url, FOUNDRY_TIMEOUTS="3")
     assert told.returncode == 1
     *_, title, seen, remedy, _, summary = told.stdout.splitlines()
-    assert title == "  problem  Nothing answers at the given address [dead-port]"
+    assert title == "  problem  Nothing responds at the configured URL [dead-port]"
     assert seen == f"           seen: nothing accepts connections at {url}"
     assert remedy.startswith("           do:   Start the service, ")
     assert summary == "1 problem and 1 warning found."

@@ -91,7 +91,7 @@ def test_status_and_doctor_say_that_it_is_passed_over(
         assert f"another user of this machine (number {OTHER_UID}) listens there" in told.err
         [finding, *_] = asyncio.run(services_examined(port))
         assert finding.id == "port-taken"
-        assert f"(number {OTHER_UID}); calls pass it over" in finding.evidence
+        assert f"(number {OTHER_UID}); calls skip it" in finding.evidence
 
 
 @linux_root

@@ -1,7 +1,7 @@
-"""Doctor: what is wrong on this machine, and how to mend it.
+"""`foundry-api doctor`: checks of this machine.
 
-A group of checks is a module; `runner.GROUPS` lists them. A check looks at the machine and returns
-findings, each of a kind that its module declares. `runner.examine` runs them all at once.
+Each module has a group of checks; `runner.GROUPS` lists them. A check returns findings, each of a
+kind that its module declares. `runner.run_checks` runs all checks concurrently.
 """
 
 from __future__ import annotations

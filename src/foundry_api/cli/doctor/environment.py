@@ -1,4 +1,4 @@
-"""Settings in the environment: values that cannot be used, and names that nobody reads."""
+"""Checks FOUNDRY_* variables: invalid values, and names that are not read."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 __all__ = ["GROUP", "is_key_exposed", "make_usable_settings"]
 
-BAD_SETTING = FindingKind("bad-setting", "problem", "A setting cannot be used", "{hint}")
+BAD_SETTING = FindingKind("bad-setting", "problem", "A setting is invalid", "{hint}")
 CREDENTIAL_IN_URL = FindingKind(
     "credential-in-url",
     "problem",
-    "An address carries a credential",
-    "Take it out of {variable} and set FOUNDRY_API_KEY to it: addresses end up in logs.",
+    "A URL contains a credential",
+    "Remove it from {variable}, and set FOUNDRY_API_KEY instead: URLs end up in logs.",
 )
 TWO_ADDRESSES = FindingKind(
     "two-addresses",
@@ -32,49 +32,40 @@ TWO_ADDRESSES = FindingKind(
     "Unset FOUNDRY_BASE_URL or FOUNDRY_BASE_URLS.",
 )
 MISSPELLED = FindingKind(
-    "misspelt-setting", "warning", "A variable looks like a setting misspelt", "Rename it: {meant}."
+    "misspelt-setting", "warning", "A variable looks like a misspelt setting", "Rename it: {meant}."
 )
 FOREIGN = FindingKind(
     "foreign-setting",
     "note",
-    "A variable of other programs is not read here",
-    "If it is meant for foundry-api, set FOUNDRY_BASE_URL.",
+    "A variable of another program is set",
+    "foundry-api does not read it; if it is meant for foundry-api, set FOUNDRY_BASE_URL.",
 )
 KEY_OVER_HTTP = FindingKind(
     "key-in-the-clear",
     "problem",
-    "The API key would cross the network unencrypted",
-    "Use an https:// address, or a tunnel to a loopback one. Nothing was sent to it.",
+    "The API key would be sent over the network unencrypted",
+    "Use an https:// URL, or a tunnel to a loopback address. Nothing was sent.",
 )
 KEY_WITHOUT_ADDRESS = FindingKind(
     "key-without-address",
     "note",
-    "The API key is sent nowhere",
-    "Set FOUNDRY_BASE_URL: the key goes to that service and to no other.",
+    "The API key is not used",
+    "Set FOUNDRY_BASE_URL: the key is sent to that service only.",
 )
-USABLE = FindingKind("settings-usable", "ok", "Settings can be used")
+USABLE = FindingKind("settings-usable", "ok", "Settings are valid")
 
 PREFIX = "FOUNDRY_"
+# Variables of third-party programs; Microsoft's own programs read none of them.
 FOREIGN_NAMES = frozenset(
     {"FOUNDRY_ENDPOINT", "FOUNDRY_HOST", "FOUNDRY_LOCAL_ENDPOINT", "FOUNDRY_LOCAL_URL"}
 )
-"""Used ad hoc by third parties; none is Microsoft's."""
 MIN_SIMILARITY = 0.75
 
 
 def make_usable_settings(
     environ: Mapping[str, str], *, names: Mapping[str, str] | None = None, **arguments: object
 ) -> Settings:
-    """Settings without those variables that cannot be used, so that the rest can be looked at.
-
-    Args:
-        environ: The environment.
-        names: What the caller calls an argument, where that is not the setting's name.
-        arguments: Settings by their names; None counts as not given.
-
-    Raises:
-        ConfigurationError: An argument cannot be used.
-    """
+    """Make settings as `Settings.from_environment` does, but ignore invalid variables."""
     accepted = {
         name: value
         for name, value in _get_own_variables(environ).items()
@@ -86,21 +77,20 @@ def make_usable_settings(
 
 
 def is_key_exposed(settings: Settings, url: str | None) -> bool:
-    """Whether a key would travel where others can read it."""
+    """Whether the API key would be sent over a network unencrypted."""
     return bool(settings.api_key and url and url.startswith("http:") and not is_loopback(url))
 
 
-async def check_environment(machine: DiagnosticContext) -> Iterable[Finding]:
-    """Look at every FOUNDRY_* variable."""
-    environ, settings = machine.environ, machine.settings
+async def check_environment(context: DiagnosticContext) -> Iterable[Finding]:
+    environ, settings = context.environ, context.settings
     findings = [*_check_values(environ), *_check_names(environ)]
     findings += [
-        KEY_OVER_HTTP.make_finding(f"an API key is set, and the service's address is {url}")
+        KEY_OVER_HTTP.make_finding(f"an API key is set, and the URL of the service is {url}")
         for url in (settings.base_url, *settings.base_urls)
         if is_key_exposed(settings, url)
     ]
     if settings.api_key and not (settings.base_url or settings.base_urls):
-        findings.append(KEY_WITHOUT_ADDRESS.make_finding("FOUNDRY_API_KEY is set, and no address"))
+        findings.append(KEY_WITHOUT_ADDRESS.make_finding("FOUNDRY_API_KEY is set, but no URL"))
     if any(finding.level == "problem" for finding in findings):
         return findings
     names = ", ".join(sorted(_get_own_variables(environ))) or "no FOUNDRY_* variable is set"
@@ -112,12 +102,14 @@ def _check_values(environ: Mapping[str, str]) -> Iterable[Finding]:
     for name, value in own.items():
         if (error := _find_refusal(name, value)) is None:
             continue
-        if name.startswith("FOUNDRY_BASE_URL") and _has_credential(value):
+        urls = (url if "://" in url else f"http://{url}" for url in value.split(","))
+        if name.startswith("FOUNDRY_BASE_URL") and any("@" in urlsplit(url).netloc for url in urls):
             yield CREDENTIAL_IN_URL.make_finding(
-                f"{name} has a user name or a password in it", variable=name
+                f"{name} contains a user name or a password", variable=name
             )
         else:
-            yield BAD_SETTING.make_finding(_describe_error(name, error), hint=error.hint)
+            evidence = error.message if name in error.message else f"{name}: {error.message}"
+            yield BAD_SETTING.make_finding(evidence, hint=error.hint)
     if _has_two_addresses(own):
         yield TWO_ADDRESSES.make_finding("FOUNDRY_BASE_URL and FOUNDRY_BASE_URLS are both set")
 
@@ -130,14 +122,15 @@ def _check_names(environ: Mapping[str, str]) -> Iterable[Finding]:
         if name.upper() in FOREIGN_NAMES:
             yield FOREIGN.make_finding(f"{name} is set")
         elif meant := _find_nearest(name, known):
-            yield MISSPELLED.make_finding(f"{name} is set, which nothing reads", meant=meant)
+            yield MISSPELLED.make_finding(f"{name} is set, but it is not a setting", meant=meant)
 
 
 def _find_nearest(name: str, known: Iterable[str]) -> str | None:
-    """The variable that was meant. The prefix that all share says nothing."""
-    rests = [variable.removeprefix(PREFIX) for variable in known]
-    near = difflib.get_close_matches(name.upper().removeprefix(PREFIX), rests, 1, MIN_SIMILARITY)
-    return PREFIX + near[0] if near else None
+    # Compared without the prefix, which would make all of them similar.
+    suffixes = [variable.removeprefix(PREFIX) for variable in known]
+    suffix = name.upper().removeprefix(PREFIX)
+    matches = difflib.get_close_matches(suffix, suffixes, 1, MIN_SIMILARITY)
+    return PREFIX + matches[0] if matches else None
 
 
 def _get_own_variables(environ: Mapping[str, str]) -> dict[str, str]:
@@ -152,15 +145,6 @@ def _find_refusal(name: str, value: str) -> ConfigurationError | None:
     except ConfigurationError as error:
         return error
     return None
-
-
-def _describe_error(name: str, error: ConfigurationError) -> str:
-    return error.message if name in error.message else f"{name}: {error.message}"
-
-
-def _has_credential(value: str) -> bool:
-    urls = (url if "://" in url else f"http://{url}" for url in value.split(","))
-    return any("@" in urlsplit(url).netloc for url in urls)
 
 
 def _has_two_addresses(environ: Mapping[str, str]) -> bool:

@@ -1,4 +1,4 @@
-"""What a check finds."""
+"""The findings of checks."""
 
 from __future__ import annotations
 
@@ -15,21 +15,20 @@ __all__ = ["LEVELS", "Check", "CheckGroup", "Finding", "FindingKind", "Level"]
 
 Level = Literal["ok", "note", "warning", "problem"]
 
-LEVELS: tuple[Level, ...] = ("ok", "note", "warning", "problem")
-"""From the harmless to what keeps something from working."""
+LEVELS: tuple[Level, ...] = ("ok", "note", "warning", "problem")  # by severity
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that was seen.
+    """The result of a check, as printed and as in `doctor --json`.
 
     Attributes:
-        id: Its kind, the same in every version: `dead-port`.
-        level: `problem` keeps something from working; `warning` will, or does so for other
-            programs; `note` is worth knowing; `ok` is as it should be.
-        group: The part of the machine that was looked at.
-        title: What it is, in one sentence without a full stop.
-        evidence: What exactly was seen.
-        remedy: What to do next; empty where nothing is to be done.
+        id: Id of its kind, such as `dead-port`; stable across versions.
+        level: `problem`: something does not work. `warning`: something will not work, or does not
+            work in other programs. `note`: worth knowing. `ok`: no problem.
+        group: Name of the group of checks.
+        title: A sentence without a full stop.
+        evidence: What the check found, with names and numbers.
+        remedy: What to do; empty if there is nothing to do.
     """
 
     id: str
@@ -42,30 +41,17 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class FindingKind:
-    """A kind of finding, of which docs/doctor.md has a row.
-
-    Attributes:
-        id: Never changes.
-        level: How bad it is.
-        title: One sentence without a full stop.
-        remedy: What to do; `{names}` in it are filled in when it is found.
-    """
+    """A kind of finding; docs/doctor.md has a row for each."""
 
     id: str
     level: Level
     title: str
-    remedy: str = ""
+    remedy: str = ""  # with `{names}` for the details of a finding
 
     def make_finding(
         self, evidence: str, *, level: Level | None = None, **details: object
     ) -> Finding:
-        """A finding of this kind.
-
-        Args:
-            evidence: What exactly was seen.
-            level: Another level than the usual one.
-            details: For the remedy.
-        """
+        """Make a finding; `details` are the values of names in the remedy."""
         return Finding(
             id=self.id,
             level=level or self.level,
@@ -80,13 +66,7 @@ Check = Callable[["DiagnosticContext"], Awaitable[Iterable[Finding]]]
 
 @dataclass(frozen=True, slots=True)
 class CheckGroup:
-    """Checks of one part of the machine.
-
-    Attributes:
-        name: What people call that part.
-        checks: All are run, at the same time.
-        kinds: What they can find.
-    """
+    """Checks of one subject, and the kinds of findings that they return."""
 
     name: str
     checks: tuple[Check, ...]

@@ -1,4 +1,4 @@
-"""The machine that is examined. What several checks need to see is looked at once."""
+"""The context of checks: settings, and work whose result several checks need."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import contextlib
 import shutil
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Self, TypeVar, cast
 
 import psutil
@@ -28,47 +28,28 @@ if TYPE_CHECKING:
     from foundry_api.types.settings import Settings
     from foundry_api.wire.transport import Transport
 
-__all__ = ["CommandResults", "DiagnosticContext", "Probes", "run_abandonable"]
-
+__all__ = ["CommandResults", "DiagnosticContext", "LazyTask", "Probes", "run_abandonable"]
 
 _T = TypeVar("_T")
 
+# A cold start of a .NET program takes a second or two on a busy machine.
 COMMAND_TIMEOUT_S = 5.0
-"""A program of .NET that starts cold on a busy machine may take a second or two."""
-
-
-def _get_disk_free(directory: Path) -> int:
-    return shutil.disk_usage(directory).free
-
-
-def _get_memory_available() -> int:
-    return psutil.virtual_memory().available
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probes:
-    """How the machine is looked at, where a test has to put something else in.
+    """What checks measure, for tests to replace."""
 
-    Attributes:
-        disk_free: Free bytes on the disk of a directory that exists.
-        memory_available: Bytes of memory that a program can have without swapping.
-        ports: The ports at which services are known to be.
-        command_timeout_s: How long Foundry's own command may take.
-        host_options: How an engine host is started.
-    """
-
-    disk_free: Callable[[Path], int] = _get_disk_free
-    memory_available: Callable[[], int] = _get_memory_available
+    disk_free: Callable[[Path], int] = lambda directory: shutil.disk_usage(directory).free
+    memory_available: Callable[[], int] = lambda: psutil.virtual_memory().available
     ports: Sequence[int] = discovery.KNOWN_PORTS
     command_timeout_s: float = COMMAND_TIMEOUT_S
-    host_options: Callable[[Paths], HostOptions] = field(
-        default=lambda paths: HostOptions(paths=paths)
-    )
+    host_options: Callable[[Paths], HostOptions] = lambda paths: HostOptions(paths=paths)
 
 
 @dataclass(frozen=True, slots=True)
 class CommandResults:
-    """What Foundry's own command says."""
+    """The output of Foundry's own command."""
 
     version: foundry_command.CommandResult
     server: foundry_command.CommandResult
@@ -76,35 +57,34 @@ class CommandResults:
 
 
 class LazyTask(Generic[_T]):
-    """Work that is begun when its result is first wanted, and done once for all who want it."""
+    """Work that starts on the first `get` and runs once for all callers."""
 
     def __init__(self, work: Callable[[], Coroutine[None, None, _T]]) -> None:
         self._work = work
         self._task: asyncio.Task[_T] | None = None
 
     async def get(self) -> _T:
-        """Its result, or what it raised."""
         if self._task is None:
             self._task = asyncio.create_task(self._work())
+        # Shielded: a check that times out must not cancel the work of the others.
         return await asyncio.shield(self._task)
 
     async def aclose(self) -> None:
-        """Cancel it, if it is under way."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
 
 class DiagnosticContext:
-    """What there is to examine.
+    """Settings, environment and shared work of the checks.
 
     Args:
-        settings: Those that can be used.
-        environ: The environment as it is.
-        model: A model that the user wants to use; None for no particular one.
-        quick: Start no engine, and leave the remote catalog alone.
-        online: Ask the remote catalog even if an engine has to be started for it.
-        probes: How to look.
+        settings: Settings without the variables that are invalid.
+        environ: The environment, unchanged.
+        model: The model that the user asked about.
+        quick: Start no engine, and do not query the remote catalog.
+        online: Query the remote catalog, even if an engine must be started for that.
+        probes: What checks measure.
     """
 
     def __init__(
@@ -137,15 +117,14 @@ class DiagnosticContext:
         return self
 
     async def __aexit__(self, *failure: object) -> None:
-        for once in (self.catalog, self.shared, self.own, self.command):
-            await once.aclose()
+        for task in (self.catalog, self.shared, self.own, self.command):
+            await task.aclose()
         if self._host is not None:
             await self._host.aclose()
         if self._transport is not None:
             await self._transport.aclose()
 
     def get_transport(self) -> Transport:
-        """The one transport, made when something has accepted a connection."""
         if self._transport is None:
             from foundry_api.wire.http import HttpTransport  # noqa: PLC0415 - aiohttp takes 0.2 s
 
@@ -153,17 +132,16 @@ class DiagnosticContext:
         return self._transport
 
     async def get_host(self) -> Endpoint | None:
-        """An engine host of ours: the shared one, or else the one started for the examination."""
+        """Return the shared engine, else the one started for the checks; None without either."""
         if endpoint := await self.shared.get():
             return endpoint
         if not self.starts_engine:
             return None
-        with contextlib.suppress(FoundryError):  # the engine's own check tells why
+        with contextlib.suppress(FoundryError):  # reported by the check of the engine
             return await self.own.get()
         return None
 
     async def get_control(self) -> ControlClient | None:
-        """The control API of `host`."""
         host = await self.get_host()
         if host is None or host.control is None:
             return None
@@ -173,25 +151,26 @@ class DiagnosticContext:
         return await discovery.find_shared(self.paths, self.get_transport)
 
     async def _start_host(self) -> Endpoint:
-        began_at = time.monotonic()
+        started_at = time.monotonic()
         self._host = EngineHost(self.probes.host_options(self.paths))
         endpoint = await self._host.wait_ready()
-        self.start_duration_s = time.monotonic() - began_at
+        self.start_duration_s = time.monotonic() - started_at
         return endpoint
 
     async def _run_command(self) -> CommandResults | None:
         program = shutil.which("foundry", path=self.environ.get("PATH", ""))
         if program is None:
             return None
-        questions = (["--version"], foundry_command.SERVER_STATUS, foundry_command.SERVICE_STATUS)
-        bound_s = self.probes.command_timeout_s
+        commands = (["--version"], foundry_command.SERVER_STATUS, foundry_command.SERVICE_STATUS)
+        timeout_s = self.probes.command_timeout_s
         version, server, service = await asyncio.gather(
-            *(foundry_command.run_command([program, *question], bound_s) for question in questions)
+            *(foundry_command.run_command([program, *command], timeout_s) for command in commands)
         )
         return CommandResults(version, server, service)
 
     async def _query_catalog(self) -> list[Model] | None:
-        """The remote catalog, which takes seconds offline; None if nobody wanted it asked."""
+        # Offline, the query takes seconds to fail: it is made only on request, or with an engine
+        # that is running anyway.
         control = await self.get_control()
         should_query = self.online or (not self.quick and await self.shared.get() is not None)
         if control is None or not should_query:
@@ -203,17 +182,15 @@ class DiagnosticContext:
 
 
 async def run_abandonable(function: Callable[[], _T]) -> _T:
-    """What blocking work returns or raises.
-
-    The thread is a daemon. `asyncio.to_thread` has threads that the loop and the interpreter wait
-    for when they end, so that a check that ran out of time would hold the command up after all.
-    """
+    """Run blocking work in a daemon thread."""
+    # Not `asyncio.to_thread`: at exit the loop and the interpreter wait for its threads, so that a
+    # check that timed out would still delay the command.
     loop = asyncio.get_running_loop()
     outcome: asyncio.Future[_T] = loop.create_future()
 
     def set_result(result: _T | None, failure: BaseException | None) -> None:
         if outcome.done():
-            return  # the check ran out of time
+            return  # the check timed out
         if failure is not None:
             outcome.set_exception(failure)
         else:
@@ -223,9 +200,9 @@ async def run_abandonable(function: Callable[[], _T]) -> _T:
         result, failure = None, None
         try:
             result = function()
-        except Exception as error:  # noqa: BLE001 - it is raised where the work is waited for
+        except Exception as error:  # noqa: BLE001 - raised again where the work is awaited
             failure = error
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nothing waits any more
             loop.call_soon_threadsafe(set_result, result, failure)
 
     threading.Thread(target=run, name="doctor", daemon=True).start()

@@ -1,4 +1,4 @@
-"""Models: directories that are registered, the remote catalog, and the model that is wanted."""
+"""Checks registered models, the remote catalog, and the model that calls would use."""
 
 from __future__ import annotations
 
@@ -24,71 +24,70 @@ if TYPE_CHECKING:
 
 __all__ = ["GROUP", "find_model_in_use"]
 
-REGISTERED = FindingKind("registered-models", "ok", "Registered model directories are as they were")
+REGISTERED = FindingKind("registered-models", "ok", "Registered models are unchanged")
 GONE = FindingKind(
     "registered-model-gone",
     "problem",
-    "A registered model's directory is gone",
-    "Put it back, or forget it: `foundry-api models remove {name}`.",
+    "The directory of a registered model is missing",
+    "Restore it, or unregister the model: `foundry-api models remove {name}`.",
 )
 CHANGED = FindingKind(
     "registered-model-changed",
     "warning",
-    "A registered model's files changed",
-    "Register it again, so that its description is right: `foundry-api models register {path}"
+    "The files of a registered model changed",
+    "Register it again to update its description: `foundry-api models register {path}"
     " --alias {alias}`.",
 )
 REGISTRY_DAMAGED = FindingKind(
     "registry-damaged",
     "problem",
     "The list of registered models cannot be read",
-    "Move {path} away, end a shared engine with `foundry-api down`, and register your models again"
+    "Move {path} away, stop a shared engine with `foundry-api down`, and register your models again"
     " with `foundry-api models register`.",
 )
 NOT_REGISTERED = FindingKind(
     "model-not-registered",
     "problem",
-    "The shared engine could not register a model when it started",
-    "Mend its directory, then start the engine again: `foundry-api down`, then `foundry-api up`.",
+    "The shared engine could not register a model at its start",
+    "Fix its directory, then restart the engine: `foundry-api down`, then `foundry-api up`.",
 )
-CATALOG_ANSWERS = FindingKind("catalog-answers", "ok", "The model catalog answers")
+CATALOG_ANSWERS = FindingKind("catalog-answers", "ok", "The model catalog is available")
 CATALOG_OFFLINE = FindingKind(
     "catalog-unreachable",
     "warning",
     "The model catalog cannot be reached",
-    "Check the network, and set HTTPS_PROXY if yours needs a proxy. Models that are here, and"
-    " `demo`, work without it.",
+    "Check the network, and set HTTPS_PROXY if it requires a proxy. Models on this machine and"
+    " `demo` work without the catalog.",
 )
 CATALOG_EMPTY = FindingKind(
     "catalog-empty",
     "warning",
-    "The model catalog answers, but lists nothing",
-    "It is reached, so the network is well. Try again later; models that are here work.",
+    "The model catalog is empty",
+    "The network works. Try again later; models on this machine work without the catalog.",
 )
 MODEL_AVAILABLE = FindingKind("model-here", "ok", "The model is on this machine")
 MODEL_NOT_CACHED = FindingKind(
     "model-not-cached",
     "note",
-    "The model has to be downloaded before its first use",
-    "Get it: `foundry-api models pull {name}`. `demo` works at once.",
+    "The model must be downloaded before its first use",
+    "Download it: `foundry-api models pull {name}`. `demo` needs no download.",
 )
 MODEL_UNKNOWN = FindingKind(
     "model-unknown",
     "problem",
-    "No model of that name is known",
-    "See the names: `foundry-api models list --catalog`.",
+    "There is no model with that name",
+    "List the names: `foundry-api models list --catalog`.",
 )
 MODEL_UNVERIFIED = FindingKind(
     "model-not-known",
     "note",
-    "Whether the model exists is not known",
-    "`foundry-api doctor --online --model {name}` tells, once the catalog can be reached.",
+    "It is unknown whether the model exists",
+    "Run `foundry-api doctor --online --model {name}` when the catalog can be reached.",
 )
 
 
-async def check_registered(machine: DiagnosticContext) -> Iterable[Finding]:
-    """Look at the directories of registered models, without an engine."""
-    return await run_abandonable(lambda: _check_directories(machine.paths))
+async def check_registered(context: DiagnosticContext) -> Iterable[Finding]:
+    return await run_abandonable(lambda: _check_directories(context.paths))
 
 
 def _check_directories(paths: Paths) -> list[Finding]:
@@ -96,7 +95,8 @@ def _check_directories(paths: Paths) -> list[Finding]:
         path = get_registry_path(paths)
         return [REGISTRY_DAMAGED.make_finding(f"{path}: {problem}", path=path)]
     entries = read_registered(paths)
-    own = [entry for entry in entries if entry.model_info.alias != DEMO]  # kept up by every start
+    # Each start of an engine registers the demo model again, if its files changed.
+    own = [entry for entry in entries if entry.model_info.alias != DEMO]
     findings = [finding for entry in own for finding in _check_entry(entry)]
     if findings or not own:
         return findings
@@ -105,84 +105,79 @@ def _check_directories(paths: Paths) -> list[Finding]:
 
 def _check_entry(entry: Registered) -> Iterator[Finding]:
     info, directory = entry.model_info, Path(entry.model_path)
-    current_digest, registered_digest = (
-        compute_digest(directory),
-        info.string_properties.get(DIGEST),
-    )
+    current_digest = compute_digest(directory)
+    registered_digest = info.string_properties.get(DIGEST)
     if current_digest is None:
         yield GONE.make_finding(f"{info.id} is registered at {directory}", name=info.id)
     elif registered_digest is not None and current_digest != registered_digest:
         yield CHANGED.make_finding(
-            f"{info.id}: the files in {directory} are not those that were registered",
+            f"{info.id}: the files in {directory} changed after the registration",
             path=directory,
             alias=info.alias,
         )
 
 
-async def check_host(machine: DiagnosticContext) -> Iterable[Finding]:
-    """Ask the shared engine what it could not register."""
-    control = await machine.get_control() if await machine.shared.get() else None
+async def check_host(context: DiagnosticContext) -> Iterable[Finding]:
+    control = await context.get_control() if await context.shared.get() else None
     if control is None:
         return []
-    return [
-        NOT_REGISTERED.make_finding(problem) for problem in (await control.get_host_info()).problems
-    ]
+    host_info = await control.get_host_info()
+    return [NOT_REGISTERED.make_finding(problem) for problem in host_info.problems]
 
 
-async def check_catalog(machine: DiagnosticContext) -> Iterable[Finding]:
-    """Ask the remote catalog, where an engine runs already or the user wants it."""
+async def check_catalog(context: DiagnosticContext) -> Iterable[Finding]:
     try:
-        catalog = await machine.catalog.get()
+        catalog = await context.catalog.get()
     except CatalogUnavailable as error:
         return [CATALOG_OFFLINE.make_finding(error.message)]
     if catalog is None:
         return []
     if not catalog:
-        return [CATALOG_EMPTY.make_finding("the engine reached it, and it lists no model")]
+        return [CATALOG_EMPTY.make_finding("it responds, but lists no model")]
     return [CATALOG_ANSWERS.make_finding(f"it lists {len(catalog)} variants")]
 
 
-async def find_model_in_use(machine: DiagnosticContext) -> Model | None:
-    """The model that the user wants, as a catalog describes it; None if none of them has it."""
-    name, control = machine.model or machine.settings.model, await machine.get_control()
-    if control is None or await registry_is_damaged(machine):
+async def find_model_in_use(context: DiagnosticContext) -> Model | None:
+    """Return the model that calls would use; None if neither this machine nor a catalog has it."""
+    name, control = context.model or context.settings.model, await context.get_control()
+    if control is None or await _is_registry_damaged(context):
         return None
     local_model = match_model(name, await control.list_local_models())
     if local_model is not None:
         return local_model
     try:
-        return match_model(name, await machine.catalog.get() or ())
+        return match_model(name, await context.catalog.get() or ())
     except CatalogUnavailable:
         return None
 
 
-async def registry_is_damaged(machine: DiagnosticContext) -> bool:
-    """Whether no engine can tell of models. One finding says so, and what to do."""
-    return await run_abandonable(lambda: find_damage(machine.paths)) is not None
+async def _is_registry_damaged(context: DiagnosticContext) -> bool:
+    # Then no engine can list models, and the finding of the registry is the one to fix first.
+    return await run_abandonable(lambda: find_damage(context.paths)) is not None
 
 
-async def check_model(machine: DiagnosticContext) -> Iterable[Finding]:
-    """Look up the model that calls would use."""
-    model, name = await find_model_in_use(machine), machine.model or machine.settings.model
+async def check_model(context: DiagnosticContext) -> Iterable[Finding]:
+    model, name = await find_model_in_use(context), context.model or context.settings.model
     if model is not None:
-        known = f"{name} is {model.id}"
+        evidence = f"{name} is {model.id}"
         if model.cached is False:
-            return [MODEL_NOT_CACHED.make_finding(f"{known}, whose files are not here", name=name)]
-        return [MODEL_AVAILABLE.make_finding(known)]
-    if machine.model is None or await registry_is_damaged(machine):
-        return []  # nobody asked, and the default need not be here
+            evidence += ", which is not on this machine"
+            return [MODEL_NOT_CACHED.make_finding(evidence, name=name)]
+        return [MODEL_AVAILABLE.make_finding(evidence)]
+    if context.model is None or await _is_registry_damaged(context):
+        return []  # the default model may be missing as long as nobody uses it
     try:
-        is_catalog_known = await machine.catalog.get() is not None
+        is_catalog_known = await context.catalog.get() is not None
     except CatalogUnavailable:
         return [_make_unverified(name, "cannot be reached")]
     if not is_catalog_known:
-        return [_make_unverified(name, "was not asked")]
+        return [_make_unverified(name, "was not queried")]
     return [MODEL_UNKNOWN.make_finding(f"neither this machine nor the catalog has {name!r}")]
 
 
-def _make_unverified(name: str, why: str) -> Finding:
+def _make_unverified(name: str, reason: str) -> Finding:
     return MODEL_UNVERIFIED.make_finding(
-        f"{name} is not registered here, and the catalog {why}", name=name
+        f"{name} is not on this machine, and the catalog {reason}", name=name
     )
 
 

@@ -1,4 +1,4 @@
-"""A report that can be pasted into an issue."""
+"""The report of `doctor --report`: Markdown for an issue, without secrets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from foundry_api.cli.doctor.runner import CHECK_FAILED, CHECK_TIMED_OUT, GROUPS
 from foundry_api.types.plain_text import sanitize_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from foundry_api.cli.doctor.finding import Finding
 
@@ -23,15 +23,15 @@ __all__ = ["TITLE", "current_user", "render_markdown"]
 KINDS = (*(kind for group in GROUPS for kind in group.kinds), CHECK_FAILED, CHECK_TIMED_OUT)
 TITLE = "### foundry-api doctor"
 PUBLIC_WORDS = "\n".join(f"{kind.id} {kind.title} {kind.remedy}" for kind in KINDS)
-_HEADINGS = {"problem": "Problems", "warning": "Warnings", "note": "Notes", "ok": "As it should be"}
+HEADINGS = {"problem": "Problems", "warning": "Warnings", "note": "Notes", "ok": "No problem"}
 
 
 def current_user() -> UserIdentity:
-    """Who runs this, and where."""
+    """Return the names that must not be in a report."""
     node = platform.node()
     try:
         user = getpass.getuser()
-    except (OSError, KeyError, ImportError):  # a container's user may have no name
+    except (OSError, KeyError, ImportError):  # the user of a container may have no name
         user = ""
     hosts = tuple(name for name in (node, node.partition(".")[0]) if name.lower() != "localhost")
     try:
@@ -44,30 +44,26 @@ def current_user() -> UserIdentity:
 def render_markdown(
     findings: Sequence[Finding], environ: Mapping[str, str], user: UserIdentity
 ) -> str:
-    """The findings, worst first, without secrets and without the user's and the machine's names."""
-    redacted = Redactor(environ, user, PUBLIC_WORDS)
-    about = f"foundry-api {__version__}, Python {platform.python_version()}, {_describe_platform()}"
-    lines = [TITLE, "", about]
+    """Render findings, worst first, without secrets and without names of the user and machine."""
+    redact = Redactor(environ, user, PUBLIC_WORDS)
+    system = platform.platform(terse=True)  # never has the name of the machine
+    lines = [
+        TITLE,
+        "",
+        f"foundry-api {__version__}, Python {platform.python_version()}, {system}",
+    ]
     for level in reversed(LEVELS):
         of_level = [finding for finding in findings if finding.level == level]
         if of_level:
-            lines += ["", f"#### {_HEADINGS[level]}", ""]
-            lines += [line for finding in of_level for line in _render_finding(finding, redacted)]
+            lines += ["", f"#### {HEADINGS[level]}", ""]
+        for finding in of_level:
+            lines.append(f"- **{finding.title}** (`{finding.id}`, {finding.group})")
+            lines.append(f"  - seen: {_escape(redact(finding.evidence))}")
+            if finding.remedy and finding.level in {"problem", "warning"}:
+                lines.append(f"  - remedy: {_escape(redact(finding.remedy))}")
     return "\n".join(lines) + "\n"
 
 
-def _render_finding(finding: Finding, redact: Redactor) -> Iterable[str]:
-    yield f"- **{finding.title}** (`{finding.id}`, {finding.group})"
-    yield f"  - seen: {_escape(redact(finding.evidence))}"
-    if finding.remedy and finding.level in {"problem", "warning"}:
-        yield f"  - remedy: {_escape(redact(finding.remedy))}"
-
-
-def _describe_platform() -> str:
-    """The platform without the machine's name, which `platform.platform` never has."""
-    return platform.platform(terse=True)
-
-
 def _escape(text: str) -> str:
-    """One line that Markdown does not take for HTML."""
+    # One line, in which Markdown finds no HTML.
     return sanitize_line(" ".join(text.split())).replace("<", "&lt;")

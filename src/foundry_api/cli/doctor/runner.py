@@ -1,4 +1,4 @@
-"""The examination: every check at once, each bounded in time, none able to spoil the others."""
+"""Runs all checks concurrently; a check that fails or hangs does not affect the others."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from foundry_api.cli.doctor import (
     versions,
 )
 from foundry_api.cli.doctor.finding import CheckGroup, FindingKind
+from foundry_api.observe.format import format_duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from foundry_api.cli.doctor.machine import DiagnosticContext
 
 __all__ = ["CHECK_FAILED", "CHECK_TIMED_OUT", "CHECK_TIMEOUT_S", "GROUPS", "run_checks"]
-
 
 GROUPS: tuple[CheckGroup, ...] = (
     versions.GROUP,
@@ -45,45 +45,34 @@ GROUPS: tuple[CheckGroup, ...] = (
 CHECK_FAILED = FindingKind(
     "check-failed",
     "warning",
-    "A part of the examination failed",
-    "Run `foundry-api doctor -vv` to see where, and report it: that is a bug of foundry-api's.",
+    "A check failed",
+    "Run `foundry-api doctor -vv` to see where, and report it: this is a bug in foundry-api.",
 )
 CHECK_TIMED_OUT = FindingKind(
     "check-timed-out",
     "warning",
-    "A part of the examination did not end in time",
-    "Mend the other findings, then run it again; a network drive that went away, and a machine"
-    " under full load, do this.",
+    "A check timed out",
+    "Fix the other findings, then run it again. A network drive that is gone, or a machine under"
+    " full load, can be the cause.",
 )
 
-
+# An engine that does not start, or a catalog that is offline, takes this long to fail.
 CHECK_TIMEOUT_S = 60.0
-"""The longest one waits for an engine that does not start, and for a catalog that is offline."""
 
 
 async def run_checks(
-    machine: DiagnosticContext,
+    context: DiagnosticContext,
     groups: Sequence[CheckGroup] = GROUPS,
     *,
     timeout_s: float = CHECK_TIMEOUT_S,
     progress: Callable[[int, int], object] | None = None,
 ) -> list[Finding]:
-    """Find what is wrong.
-
-    Args:
-        machine: What to look at; the caller closes it.
-        groups: The checks.
-        timeout_s: Bound of each check.
-        progress: Called with how many checks are done, and how many there are.
-
-    Returns:
-        The findings, in the order of the groups.
-    """
+    """Run checks, each with a timeout; return the findings in the order of the groups."""
     total, done = sum(len(group.checks) for group in groups), 0
 
     async def run_check(group: CheckGroup, check: Check) -> list[Finding]:
         nonlocal done
-        findings = await _run_check(machine, group, check, timeout_s)
+        findings = await _run_check(context, group, check, timeout_s)
         done += 1
         if progress is not None:
             progress(done, total)
@@ -94,24 +83,18 @@ async def run_checks(
 
 
 async def _run_check(
-    machine: DiagnosticContext, group: CheckGroup, check: Check, timeout_s: float
+    context: DiagnosticContext, group: CheckGroup, check: Check, timeout_s: float
 ) -> list[Finding]:
-    bound = asyncio.timeout(timeout_s)
+    timeout = asyncio.timeout(timeout_s)
     try:
-        async with bound:
-            findings = list(await check(machine))
+        async with timeout:
+            findings = list(await check(context))
     except Exception as error:
-        logging.getLogger("foundry_api").debug("%s failed", _get_name(check), exc_info=error)
-        if bound.expired():
-            findings = [
-                CHECK_TIMED_OUT.make_finding(f"{_get_name(check)} took longer than {timeout_s:g} s")
-            ]
+        name = f"{check.__module__.rpartition('.')[2]}.{getattr(check, '__name__', 'check')}"
+        logging.getLogger("foundry_api").debug("%s failed", name, exc_info=error)
+        if timeout.expired():  # a TimeoutError of the check itself is a failure like any other
+            evidence = f"{name} took longer than {format_duration(timeout_s)}"
+            findings = [CHECK_TIMED_OUT.make_finding(evidence)]
         else:
-            findings = [
-                CHECK_FAILED.make_finding(f"{_get_name(check)}: {type(error).__name__}: {error}")
-            ]
+            findings = [CHECK_FAILED.make_finding(f"{name}: {type(error).__name__}: {error}")]
     return [msgspec.structs.replace(finding, group=group.name) for finding in findings]
-
-
-def _get_name(check: Check) -> str:
-    return f"{check.__module__.rpartition('.')[2]}.{getattr(check, '__name__', 'check')}"
