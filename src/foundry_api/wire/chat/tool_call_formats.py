@@ -1,19 +1,18 @@
-"""The formats of tool calls that are more than JSON between markers.
+"""Parses the formats of tool calls that are more than JSON between markers.
 
 - `<function=name><parameter=key>value</parameter></function>` (Qwen3-Coder), also in `<tool_call>`
 - `<tool_call>name<arg_key>key</arg_key><arg_value>value</arg_value></tool_call>` (GLM)
 - `[TOOL_CALLS]name[ARGS]{…}` (Mistral)
 - `<|tool_calls_begin|><|tool_call_begin|>name<|tool_sep|>{…}<|tool_call_end|>…` with wide bars and
-  underscores (DeepSeek), and Kimi's form of it
+  underscores (DeepSeek), and Kimi's variant of it
 - `<|channel|>commentary to=functions.name <|constrain|>json<|message|>{…}<|call|>` (gpt-oss), also
   with the recipient first
 - `<|python_tag|>{…}; {…}` and `<|python_tag|>name.call(key="value")` (Llama 3), also as a list
 - `[name(key="value"), other()]` at the start of a line (Llama 3.2 and 4), also between
   `<|tool_call_start|>` and `<|tool_call_end|>` (LFM2)
 
-A marker with a name behind it is proof enough, as in `call_shapes`; calls as Python writes them are
-calls only if all of them have the name of a tool that was offered. Every format is read from its
-beginning to its end, once for each time that the text has grown enough.
+A name after a marker makes a call. Calls in Python notation count only if all of them name offered
+tools.
 """
 
 from __future__ import annotations
@@ -39,12 +38,21 @@ if TYPE_CHECKING:
 
     from foundry_api.wire.chat.tool_call_matching import TextWindow
 
+    Tools = Mapping[str, Mapping[str, Any]]  # the JSON schemas of their arguments
+
 __all__ = ["parse_python_calls", "read_format"]
 
 
-MAX_DEPTH: Final = 32
-"""How deep values may be nested."""
+MAX_DEPTH: Final = 32  # of nested values
+MAX_HEADER_PARTS: Final = 4  # role, channel, perhaps again, and content type
 
+# A quick check before any format is parsed.
+_POSSIBLE_START: Final = re.compile(
+    r"<(?:\Z|[ft]|\|(?:\Z|[tcsp])|\uff5c(?:\Z|t))|\[(?:\Z|[T\s\w])|t(?:\Z|o(?:\Z|=))"
+)
+
+# All repetitions are bounded, so that ordinary text soon stops matching and is not held back.
+_LABEL: Final = re.compile(r"[^<>\s]{1,80}")
 _NAME: Final = re.compile(r"[\w.-]{1,80}")
 _KEY: Final = re.compile(r"[A-Za-z_]\w{0,80}")
 _PLAIN: Final = re.compile(r"[^\s,:=()\[\]{}\"']{1,700}")
@@ -60,21 +68,241 @@ _CONSTANTS: Final = {
     "null": None,
 }
 
+_HEADER: Final = re.compile(r"[^<]{0,200}")
+_RECIPIENT: Final = re.compile(r"\bto=(functions\.)?([\w.-]{1,80})")
+_PARAMETER: Final = re.compile(r"<parameter=([^<>\n]{1,80})>")
+
+_WIDE_BAR: Final = "\N{FULLWIDTH VERTICAL LINE}"
+
+
+def _make_marker(name: str) -> tuple[str, str]:
+    # DeepSeek's own characters, and ASCII for models whose tokenizers lack them.
+    wide = name.replace("_", "\N{LOWER ONE EIGHTH BLOCK}")
+    return f"<{_WIDE_BAR}{wide}{_WIDE_BAR}>", f"<|{name}|>"
+
+
+_CALL_BEGIN: Final = _make_marker("tool_call_begin")
+_CALL_END: Final = _make_marker("tool_call_end")
+_CALLS_BEGIN: Final = (*_make_marker("tool_calls_begin"), "<|tool_calls_section_begin|>")
+_CALLS_END: Final = (*_make_marker("tool_calls_end"), "<|tool_calls_section_end|>")
+_SEPARATOR: Final = (*_make_marker("tool_sep"), "<|tool_call_argument_begin|>")
+_NUMBERED: Final = re.compile(r"(?:functions\.)?(.*?)(?::\d+)?", re.DOTALL)
+
 
 class NotAValue(Exception):
-    """What stands there is no value."""
+    """The text at a position is not a Python value."""
+
+
+def read_format(window: TextWindow, tools: Tools) -> CallsFound | Incomplete | None:
+    """Return the calls at a position, INCOMPLETE for what may become some, or neither."""
+    # A format is parsed from its beginning each time. The caller limits how often.
+    if not _POSSIBLE_START.match(window.text, window.position):
+        return None
+    is_undecided = False
+    for reader in _FORMATS.get(window.text[window.position], ()):
+        scan = FormatScanner(window)
+        try:
+            calls = reader(scan, tools)
+        except TextEnded:
+            if window.is_final and scan.is_proven:
+                raise MalformedCall("it is not complete", window.text[window.position :]) from None
+            is_undecided = True
+            continue
+        if calls:
+            return CallsFound(tuple(calls), scan.position)
+    return INCOMPLETE if is_undecided else None
+
+
+def _read_qwen_xml(scan: FormatScanner, tools: Tools) -> list[ParsedCall]:
+    """Parse Qwen3-Coder's format: names and values in tags."""
+    wrapped = scan.read_literal("<tool_call>")
+    scan.skip_blanks()
+    calls: list[ParsedCall] = []
+    opening = scan.read_literal("<function=")
+    while opening == "<function=":
+        name = scan.read_pattern(_LABEL)
+        if name is None or not scan.read_literal(">"):
+            return calls
+        name = name.strip(QUOTES)
+        scan.skip_blanks()
+        opening = scan.read_literal("<parameter=", "</function>")
+        if not opening:
+            return calls
+        scan.is_proven = True
+        parameters: dict[str, str] = {}
+        while opening == "<parameter=":
+            key = scan.read_until(">").strip()
+            text = scan.read_until("</parameter>")
+            known: Mapping[str, Any] = tools.get(name, {}).get("properties") or {}
+            start = 0
+            # Models forget closing tags, so the text may contain further parameters.
+            for match in _PARAMETER.finditer(text):
+                if match[1].strip() in known:
+                    parameters[key] = text[start : match.start()].rstrip(" ")
+                    key, start = match[1].strip(), match.end()
+            parameters[key] = text[start:]
+            scan.skip_blanks()
+            opening = scan.read_literal("<parameter=", "</function>")
+        if not opening:
+            raise scan.make_error("there is something else among its parameters")
+        calls.append(_make_typed_call(name, parameters, tools))
+        if wrapped:
+            scan.skip_blanks()
+            opening = scan.read_optional("</tool_call>", "<function=")
+    return calls
+
+
+def _read_glm(scan: FormatScanner, tools: Tools) -> list[ParsedCall]:
+    """Parse GLM's format: a name, then keys and values in tags."""
+    if not scan.read_literal("<tool_call>"):
+        return []
+    scan.skip_blanks()
+    name = scan.read_pattern(_NAME)
+    if name is None:
+        return []
+    scan.skip_blanks()
+    opening = scan.read_literal("<arg_key>", "</tool_call>")
+    if not opening or (opening == "</tool_call>" and name not in tools):
+        return []
+    scan.is_proven = True
+    arguments: dict[str, str] = {}
+    while opening == "<arg_key>":
+        key = scan.read_until("</arg_key>").strip()
+        scan.skip_blanks()
+        if not scan.read_literal("<arg_value>"):
+            raise scan.make_error(f"{key} has no value")
+        arguments[key] = scan.read_until("</arg_value>")
+        scan.skip_blanks()
+        opening = scan.read_literal("<arg_key>", "</tool_call>")
+    if not opening:
+        raise scan.make_error("there is something else among its arguments")
+    return [_make_typed_call(name, arguments, tools)]
+
+
+def _read_mistral(scan: FormatScanner, tools: Tools) -> list[ParsedCall]:
+    """Parse Mistral's newer format. The older one, a list after the marker, is in match_calls."""
+    if not scan.read_literal("[TOOL_CALLS]"):
+        return []
+    scan.skip_blanks()
+    name = scan.read_pattern(_NAME)
+    if name is None:
+        return []
+    call_id = scan.read_until("[ARGS]").strip() if scan.read_literal("[CALL_ID]") else None
+    if (
+        call_id is None
+        and not scan.read_literal("[ARGS]")
+        and (scan.peek() != "{" or name not in tools)
+    ):
+        return []
+    scan.is_proven = True
+    scan.skip_blanks()
+    return [ParsedCall(name, scan.read_json(), call_id or None)]
+
+
+def _read_deepseek(scan: FormatScanner, tools: Tools) -> list[ParsedCall]:
+    """Parse the format of DeepSeek and Kimi: names and JSON between special markers."""
+    del tools
+    if scan.read_literal(*_CALLS_BEGIN):
+        scan.skip_blanks()
+    calls: list[ParsedCall] = []
+    opening = scan.read_literal(*_CALL_BEGIN)
+    while opening in _CALL_BEGIN:
+        scan.is_proven = True
+        name = (scan.read_pattern(_HEADER) or "").strip()
+        if not scan.read_literal(*_SEPARATOR):
+            raise scan.make_error("it has no name")
+        if name == "function":  # V3 and R1 write the kind first, then the name and a code fence
+            name = (scan.read_pattern(_NAME) or "").strip()
+            scan.skip_blanks()
+            scan.read_literal("```json", "```")
+        scan.skip_blanks()
+        numbered = _NUMBERED.fullmatch(name)
+        name = numbered[1] if numbered else name
+        if not name:
+            raise scan.make_error("it has no name")
+        calls.append(ParsedCall(name, scan.read_json()))
+        for closing in (("```",), _CALL_END):
+            scan.skip_blanks()
+            scan.read_optional(*closing)
+        scan.skip_blanks()
+        opening = scan.read_optional(*_CALL_BEGIN, *_CALLS_END)
+    return calls
+
+
+def _read_harmony(scan: FormatScanner, tools: Tools) -> list[ParsedCall]:
+    """Parse gpt-oss's format: a message to a function."""
+    header = ""
+    # The prompt may end with the role, so that the text begins with the recipient.
+    opening = scan.read_literal("<|start|>assistant", "<|channel|>", "to=")
+    if not opening or (opening == "to=" and not scan.starts_line):
+        return []
+    header += opening
+    for _ in range(MAX_HEADER_PARTS):
+        header += f"{scan.read_pattern(_HEADER) or ''} "
+        opening = scan.read_literal("<|channel|>", "<|constrain|>", "<|message|>")
+        if not opening or opening == "<|message|>":
+            break
+    if opening != "<|message|>":
+        return []
+    recipient = _RECIPIENT.search(header)
+    if recipient is None or not (recipient[1] or recipient[2] in tools):
+        return []
+    scan.is_proven = True
+    scan.skip_blanks()
+    calls = [ParsedCall(recipient[2], scan.read_json())]
+    scan.skip_blanks()
+    scan.read_optional("<|call|>", "<|end|>")
+    return calls
+
+
+def _read_python_tag(scan: FormatScanner, tools: Tools) -> list[ParsedCall]:
+    """Parse Llama's format: JSON or a Python call. Other code after the tag stays text."""
+    if not scan.read_literal("<|python_tag|>"):
+        return []
+    scan.skip_blanks()
+    listed = scan.peek() == "["
+    if listed:
+        scan.position += 1
+        scan.skip_blanks()
+    if scan.peek() != "{":
+        return parse_python_calls(scan, tools, is_list=listed)
+    scan.is_proven = True
+    calls: list[ParsedCall] = []
+    while True:
+        call = parse_call(scan.read_json())
+        if call is None:
+            raise scan.make_error("it has no name, or its arguments are not a JSON object")
+        calls.append(call)
+        scan.skip_blanks()
+        if listed:
+            if scan.read_literal(",", "]") != ",":
+                return calls
+            scan.skip_blanks()
+            continue
+        if not scan.read_optional(";"):
+            return calls
+        scan.skip_blanks()
+        if scan.ended:
+            return calls
+
+
+def _read_pythonic(scan: FormatScanner, tools: Tools) -> list[ParsedCall]:
+    """Parse a list of Python calls."""
+    marked = scan.read_literal("<|tool_call_start|>")
+    scan.skip_blanks()
+    if not (marked or scan.starts_line) or not scan.read_literal("["):
+        return []
+    calls = parse_python_calls(scan, tools, is_list=True)
+    if calls and marked:
+        scan.skip_blanks()
+        scan.read_optional("<|tool_call_end|>")
+    return calls
 
 
 def parse_python_calls(
     scan: FormatScanner, tools: Collection[str], *, is_list: bool = False
 ) -> list[ParsedCall]:
-    """The calls that stand here; none if one of them is no call of a tool that was offered.
-
-    Args:
-        scan: Where they stand.
-        tools: The names of the tools.
-        is_list: Whether it is a list of calls, whose bracket was passed.
-    """
+    """Parse Python calls; return none if one of them does not call an offered tool."""
     calls: list[ParsedCall] = []
     while True:
         scan.skip_blanks()
@@ -95,7 +323,7 @@ def parse_python_calls(
 
 
 def _parse_arguments(scan: FormatScanner) -> dict[str, Any] | None:
-    """What stands between the brackets behind a name, which are passed; None if it is no call."""
+    """Parse the parentheses after a name; return None if they contain no keyword arguments."""
     if not scan.read_literal("("):
         return None
     arguments: dict[str, Any] = {}
@@ -122,7 +350,7 @@ def _parse_arguments(scan: FormatScanner) -> dict[str, Any] | None:
 
 
 def _parse_tool_name(scan: FormatScanner, tools: Collection[str]) -> str | None:
-    """The name of a tool that was offered; Llama's own tools are called as `name.call`."""
+    """Parse the name of an offered tool. Llama calls built-in tools as `name.call`."""
     start = scan.position
     try:
         name = scan.read_pattern(_NAME)
@@ -195,272 +423,22 @@ def _parse_members(scan: FormatScanner, depth: int) -> dict[str, Any]:
     return members
 
 
-if TYPE_CHECKING:
-    Tools = Mapping[str, Mapping[str, Any]]
-
-
-_LABEL: Final = re.compile(r"[^<>\s]{1,80}")
-_POSSIBLE_START: Final = re.compile(
-    r"<(?:\Z|[ft]|\|(?:\Z|[tcsp])|\uff5c(?:\Z|t))|\[(?:\Z|[T\s\w])|t(?:\Z|o(?:\Z|=))"
-)
-MAX_HEADER_PARTS: Final = 4
-"""Of a header: the role, the channel, perhaps once more, and the content type."""
-
-_HEADER: Final = re.compile(r"[^<]{0,200}")
-_RECIPIENT: Final = re.compile(r"\bto=(functions\.)?([\w.-]{1,80})")
-_PARAMETER: Final = re.compile(r"<parameter=([^<>\n]{1,80})>")
-
-
-def read_format(window: TextWindow, tools: Tools) -> CallsFound | Incomplete | None:
-    """Tell what stands at a place of the text: calls, what may become some, or neither.
-
-    Args:
-        window: The text and the place.
-        tools: The JSON schemas of the arguments of the tools that were offered, by name.
-
-    Raises:
-        MalformedCall: A marked call cannot be read.
-    """
-    if not _POSSIBLE_START.match(window.text, window.position):
-        return None
-    is_undecided = False
-    for reader in _FORMATS.get(window.text[window.position], ()):
-        scan = FormatScanner(window)
-        try:
-            calls = reader(scan, tools)
-        except TextEnded:
-            if window.is_final and scan.is_proven:
-                raise MalformedCall("it is not complete", window.text[window.position :]) from None
-            is_undecided = True
-            continue
-        if calls:
-            return CallsFound(tuple(calls), scan.position)
-    return INCOMPLETE if is_undecided else None
-
-
 def _make_typed_call(name: str, texts_by_name: dict[str, str], tools: Tools) -> ParsedCall:
-    """A call whose arguments are texts, which its schema says how to read."""
+    """Make a call from arguments in text form, with the types of its schema."""
     schema = tools.get(name, {})
     known: Mapping[str, Any] = schema.get("properties") or {}
     texts = {key: text.removeprefix("\n").removesuffix("\n") for key, text in texts_by_name.items()}
     typed_arguments = coerce({key: text for key, text in texts.items() if key in known}, schema)
-    guessed_arguments = {key: _guess_value(text) for key, text in texts.items() if key not in known}
-    return ParsedCall(name, {key: {**typed_arguments, **guessed_arguments}[key] for key in texts})
-
-
-def _guess_value(text: str) -> Any:
-    try:
-        return msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
-        return text
-
-
-def _read_qwen_xml(scan: FormatScanner, tools: Tools) -> list[ParsedCall]:
-    """Qwen3-Coder's: names and values in tags."""
-    wrapped = scan.read_literal("<tool_call>")
-    scan.skip_blanks()
-    calls: list[ParsedCall] = []
-    opening = scan.read_literal("<function=")
-    while opening == "<function=":
-        name = scan.read_pattern(_LABEL)
-        if name is None or not scan.read_literal(">"):
-            return calls
-        name = name.strip(QUOTES)
-        scan.skip_blanks()
-        opening = scan.read_literal("<parameter=", "</function>")
-        if not opening:
-            return calls
-        scan.is_proven = True
-        parameters: dict[str, str] = {}
-        while opening == "<parameter=":
-            key = scan.read_until(">").strip()
-            _add_parameter(parameters, key, scan.read_until("</parameter>"), tools.get(name, {}))
-            scan.skip_blanks()
-            opening = scan.read_literal("<parameter=", "</function>")
-        if not opening:
-            raise scan.make_error("there is something else among its parameters")
-        calls.append(_make_typed_call(name, parameters, tools))
-        if wrapped:
-            scan.skip_blanks()
-            opening = scan.read_optional("</tool_call>", "<function=")
-    return calls
-
-
-def _add_parameter(
-    parameters: dict[str, str], key: str, text: str, schema: Mapping[str, Any]
-) -> None:
-    """Take the text of a parameter, and of those behind it where the model closed none of them."""
-    known: Mapping[str, Any] = schema.get("properties") or {}
-    start = 0
-    for next_parameter in _PARAMETER.finditer(text):
-        if next_parameter[1].strip() in known:
-            parameters[key] = text[start : next_parameter.start()].rstrip(" ")
-            key, start = next_parameter[1].strip(), next_parameter.end()
-    parameters[key] = text[start:]
-
-
-def _read_glm(scan: FormatScanner, tools: Tools) -> list[ParsedCall]:
-    """GLM's: a name, then keys and values in tags."""
-    if not scan.read_literal("<tool_call>"):
-        return []
-    scan.skip_blanks()
-    name = scan.read_pattern(_NAME)
-    if name is None:
-        return []
-    scan.skip_blanks()
-    opening = scan.read_literal("<arg_key>", "</tool_call>")
-    if not opening or (opening == "</tool_call>" and name not in tools):
-        return []
-    scan.is_proven = True
-    arguments: dict[str, str] = {}
-    while opening == "<arg_key>":
-        key = scan.read_until("</arg_key>").strip()
-        scan.skip_blanks()
-        if not scan.read_literal("<arg_value>"):
-            raise scan.make_error(f"{key} has no value")
-        arguments[key] = scan.read_until("</arg_value>")
-        scan.skip_blanks()
-        opening = scan.read_literal("<arg_key>", "</tool_call>")
-    if not opening:
-        raise scan.make_error("there is something else among its arguments")
-    return [_make_typed_call(name, arguments, tools)]
-
-
-def _read_mistral(scan: FormatScanner, tools: Tools) -> list[ParsedCall]:
-    """Mistral's newer one, with an id or without; a list behind the marker is the older."""
-    if not scan.read_literal("[TOOL_CALLS]"):
-        return []
-    scan.skip_blanks()
-    name = scan.read_pattern(_NAME)
-    if name is None:
-        return []
-    call_id = scan.read_until("[ARGS]").strip() if scan.read_literal("[CALL_ID]") else None
-    if (
-        call_id is None
-        and not scan.read_literal("[ARGS]")
-        and (scan.peek() != "{" or name not in tools)
-    ):
-        return []
-    scan.is_proven = True
-    scan.skip_blanks()
-    return [ParsedCall(name, scan.read_json(), call_id or None)]
-
-
-_WIDE_BAR: Final = "\N{FULLWIDTH VERTICAL LINE}"
-
-
-def _make_marker(name: str) -> tuple[str, str]:
-    """A marker of DeepSeek's, as it is and as those write it who have no such characters."""
-    wide = name.replace("_", "\N{LOWER ONE EIGHTH BLOCK}")
-    return f"<{_WIDE_BAR}{wide}{_WIDE_BAR}>", f"<|{name}|>"
-
-
-_CALL_BEGIN: Final = _make_marker("tool_call_begin")
-_CALL_END: Final = _make_marker("tool_call_end")
-_CALLS_BEGIN: Final = (*_make_marker("tool_calls_begin"), "<|tool_calls_section_begin|>")
-_CALLS_END: Final = (*_make_marker("tool_calls_end"), "<|tool_calls_section_end|>")
-_SEPARATOR: Final = (*_make_marker("tool_sep"), "<|tool_call_argument_begin|>")
-_NUMBERED: Final = re.compile(r"(?:functions\.)?(.*?)(?::\d+)?", re.DOTALL)
-
-
-def _read_deepseek(scan: FormatScanner, tools: Tools) -> list[ParsedCall]:
-    """DeepSeek's and Kimi's: names and JSON between markers of their own."""
-    del tools
-    if scan.read_literal(*_CALLS_BEGIN):
-        scan.skip_blanks()
-    calls: list[ParsedCall] = []
-    opening = scan.read_literal(*_CALL_BEGIN)
-    while opening in _CALL_BEGIN:
-        scan.is_proven = True
-        name = (scan.read_pattern(_HEADER) or "").strip()
-        if not scan.read_literal(*_SEPARATOR):
-            raise scan.make_error("it has no name")
-        if name == "function":  # V3 and R1: the kind, and behind it the name and a fence
-            name = (scan.read_pattern(_NAME) or "").strip()
-            scan.skip_blanks()
-            scan.read_literal("```json", "```")
-        scan.skip_blanks()
-        numbered = _NUMBERED.fullmatch(name)
-        name = numbered[1] if numbered else name
-        if not name:
-            raise scan.make_error("it has no name")
-        calls.append(ParsedCall(name, scan.read_json()))
-        for closing in (("```",), _CALL_END):
-            scan.skip_blanks()
-            scan.read_optional(*closing)
-        scan.skip_blanks()
-        opening = scan.read_optional(*_CALL_BEGIN, *_CALLS_END)
-    return calls
-
-
-def _read_harmony(scan: FormatScanner, tools: Tools) -> list[ParsedCall]:
-    """gpt-oss's: a message to a function."""
-    header = ""
-    # The prompt may have ended in the role, so that the text begins with the recipient.
-    opening = scan.read_literal("<|start|>assistant", "<|channel|>", "to=")
-    if not opening or (opening == "to=" and not scan.starts_line):
-        return []
-    header += opening
-    for _ in range(MAX_HEADER_PARTS):
-        header += f"{scan.read_pattern(_HEADER) or ''} "
-        opening = scan.read_literal("<|channel|>", "<|constrain|>", "<|message|>")
-        if not opening or opening == "<|message|>":
-            break
-    if opening != "<|message|>":
-        return []
-    recipient = _RECIPIENT.search(header)
-    if recipient is None or not (recipient[1] or recipient[2] in tools):
-        return []
-    scan.is_proven = True
-    scan.skip_blanks()
-    calls = [ParsedCall(recipient[2], scan.read_json())]
-    scan.skip_blanks()
-    scan.read_optional("<|call|>", "<|end|>")
-    return calls
-
-
-def _read_python_tag(scan: FormatScanner, tools: Tools) -> list[ParsedCall]:
-    """Llama's: JSON, or a call as Python writes it. Other code behind the tag stays text."""
-    if not scan.read_literal("<|python_tag|>"):
-        return []
-    scan.skip_blanks()
-    listed = scan.peek() == "["
-    if listed:
-        scan.position += 1
-        scan.skip_blanks()
-    if scan.peek() != "{":
-        return parse_python_calls(scan, tools, is_list=listed)
-    scan.is_proven = True
-    calls: list[ParsedCall] = []
-    while True:
-        call = parse_call(scan.read_json())
-        if call is None:
-            raise scan.make_error("it has no name, or its arguments are not a JSON object")
-        calls.append(call)
-        scan.skip_blanks()
-        if listed:
-            if scan.read_literal(",", "]") != ",":
-                return calls
-            scan.skip_blanks()
+    arguments: dict[str, Any] = {}
+    for key, text in texts.items():
+        if key in known:
+            arguments[key] = typed_arguments[key]
             continue
-        if not scan.read_optional(";"):
-            return calls
-        scan.skip_blanks()
-        if scan.ended:
-            return calls
-
-
-def _read_pythonic(scan: FormatScanner, tools: Tools) -> list[ParsedCall]:
-    """A list of calls as Python writes them."""
-    marked = scan.read_literal("<|tool_call_start|>")
-    scan.skip_blanks()
-    if not (marked or scan.starts_line) or not scan.read_literal("["):
-        return []
-    calls = parse_python_calls(scan, tools, is_list=True)
-    if calls and marked:
-        scan.skip_blanks()
-        scan.read_optional("<|tool_call_end|>")
-    return calls
+        try:
+            arguments[key] = msgspec.json.decode(text)
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
+            arguments[key] = text
+    return ParsedCall(name, arguments)
 
 
 _FORMATS: Final[dict[str, tuple[Callable[[FormatScanner, Tools], list[ParsedCall]], ...]]] = {

@@ -1,15 +1,14 @@
-"""The shapes in which models write tool calls.
+"""Matches the notations of tool calls that are JSON, with or without markers.
 
 - `<tool_call>{…}</tool_call>` (Hermes, Qwen), `<|tool_call|>[…]<|/tool_call|>` (Phi-4-mini)
 - `functools[{…}]` (Phi-3.5), `[TOOL_CALLS] [{…}]` (Mistral)
 - `<function=name>{…}</function>` (Llama)
 - the same between `<tool_calls>`, `<function_call>`, `<functioncall>` and `<TOOLCALL>` tags
-- JSON by itself at the start of a line, also in a fence, as one call or a list of them
+- JSON at the start of a line, also in a code fence, as one call or a list of them
 
-A call is `{"name": …, "arguments" or "parameters": …}`, its arguments an object or one as text, or
-OpenAI's `{"type": "function", "function": {…}}`. A marker is proof enough: what follows it is a
-call, whatever its name, or a malformed one. JSON by itself is a call only if it has the shape of
-one, nothing besides, and the name of a tool that was offered.
+A call is `{"name": …, "arguments" or "parameters": …}`, its arguments an object or text of one, or
+OpenAI's `{"type": "function", "function": {…}}`. What follows a marker is a call, or malformed.
+JSON without a marker is a call only if it has no other members, and the name of an offered tool.
 """
 
 from __future__ import annotations
@@ -41,17 +40,56 @@ __all__ = [
 ]
 
 
-MAX_MARKER_LENGTH: Final = 64
-"""Characters; a text is copied no further to see whether a marker begins."""
+MAX_MARKER_LENGTH: Final = 64  # characters that are compared with markers
+
+_TAGS: Final = {
+    "<tool_call>": "</tool_call>",
+    "<|tool_call|>": "<|/tool_call|>",
+    "<tool_calls>": "</tool_calls>",
+    "<function_call>": "</function_call>",
+    "<functioncall>": "</functioncall>",
+    "<TOOLCALL>": "</TOOLCALL>",
+}
+# Left behind a call by models and engines, without any meaning.
+_END_MARKS: Final = (
+    *(*_TAGS.values(), "</function>", "[/TOOL_CALLS]", "<|tool_call_end|>", "<|call|>", "<|end|>"),
+    *("<|eom_id|>", "<|eot_id|>", "<|im_end|>", "<|endoftext|>", "<|end_of_text|>", "</s>"),
+    "<\uff5cend\u2581of\u2581sentence\uff5c>",
+)
+
+_BLANKS: Final = re.compile(r"[\s,;]*")
+_TRAILING: Final = re.compile(r"[\s,;}\]]*")  # some models close more brackets than they opened
+_QUOTES: Final = "\"'"
+
+# For each notation its beginning, and what may become one with more text.
+_LISTED: Final = re.compile(r"functools(?=\[\s*\{)|\[TOOL_CALLS\]\s*(?=[\[{])")
+_LISTED_SO_FAR: Final = re.compile(r"functools\[\s*|\[TOOL_CALLS\]\s*")
+
+_NAMED: Final = re.compile(r"<function=([^<>\s]+)>\s*(?=\{)")
+_NAMED_SO_FAR: Final = re.compile(r"<function=[^<>\s]{0,64}(?:>\s*)?")
+_NAMED_END: Final = "</function>"
+
+_FENCE: Final = re.compile(r"```(?:json|tool_calls?)?[ \t]*\r?\n\s*")
+_FENCE_SO_FAR: Final = re.compile(r"`{1,3}|```[a-z_]{0,10}[ \t]*\r?")
+
+# The members of a call, other names for its arguments, and members that some models add.
+_KEYS: Final = frozenset({"name", "type", "function", "id", "arguments", "parameters"})
+_ARGUMENT_KEYS: Final = ("arguments", "parameters", "args", "input")
+_EXTRA_KEYS: Final = frozenset({"index", "description", "strict"})
+_KEY_PREFIXES: Final = "|".join(
+    sorted({key[:length] for key in _KEYS for length in range(1, len(key) + 1)}, reverse=True)
+)
+_CALL: Final = re.compile(rf'(?:\[\s*)?\{{\s*"(?:{"|".join(sorted(_KEYS))})"\s*:')
+_CALL_SO_FAR: Final = re.compile(rf'(?:\[\s*)?(?:\{{\s*(?:"(?:(?:{_KEY_PREFIXES})(?:"\s*)?)?)?)?')
+_NAME: Final = re.compile(r'(?:\[\s*)?\{\s*"name"\s*:\s*"([^"\\]*)"')
+
+# Strings (possessive, so that the work stays linear), brackets, and what may begin an end tag.
+# Strings (possessive, so that the work stays linear), brackets, and what may begin an end tag.
+_TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*+"|["{}\[\]]|<[|/]', re.DOTALL)
 
 
 class MalformedCall(ValueError):
-    """A call that cannot be read.
-
-    Args:
-        reason: What is wrong with it.
-        text: What the model wrote.
-    """
+    """A tool call that cannot be read: the reason, and the text that the model wrote."""
 
     def __init__(self, reason: str, text: str) -> None:
         super().__init__(reason)
@@ -61,38 +99,31 @@ class MalformedCall(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class TextWindow:
-    """What is known of the text.
-
-    Attributes:
-        text: What came so far.
-        position: The place that is looked at.
-        is_final: Whether no more will come.
-        starts_line: Whether nothing but blanks stands before it on its line.
-    """
+    """A position in the text that has arrived so far."""
 
     text: str
     position: int
-    is_final: bool
-    starts_line: bool
+    is_final: bool  # whether the text is complete
+    starts_line: bool  # whether only white space precedes the position on its line
 
     @property
     def rest(self) -> str:
-        """The text from that place on, as far as a marker can reach."""
+        """The text from the position on, at most as long as a marker."""
         return self.text[self.position : self.position + MAX_MARKER_LENGTH]
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedCall:
-    """A call as the model wrote it; most have no id."""
+    """A call as the model wrote it."""
 
     name: str
     arguments: dict[str, Any]
-    id: str | None = None
+    id: str | None = None  # few models write one
 
 
 @dataclass(frozen=True, slots=True)
 class CallsFound:
-    """Calls, and where in the text they end."""
+    """Calls, and the position where they end."""
 
     calls: tuple[ParsedCall, ...]
     end: int
@@ -100,17 +131,14 @@ class CallsFound:
 
 @dataclass(frozen=True, slots=True)
 class NotACall:
-    """What is no call though it has the brackets of one, and where it ends.
-
-    No part of it is looked at as a call if it is JSON.
-    """
+    """A value in brackets that is not a call, and the position where it ends."""
 
     end: int
-    is_json: bool = True
+    is_json: bool = True  # if so, no part of it is a call either
 
 
 class Incomplete:
-    """What may become a call with more text."""
+    """Text that may become a call when more arrives."""
 
 
 INCOMPLETE: Final = Incomplete()
@@ -119,13 +147,7 @@ INCOMPLETE: Final = Incomplete()
 def match_calls(
     window: TextWindow, names: Collection[str]
 ) -> CallsFound | Incomplete | NotACall | None:
-    """Tell what stands at a place of the text: calls, what may become some, or neither.
-
-    Where no more text comes, what may become a call is none.
-
-    Raises:
-        MalformedCall: A marked call cannot be read.
-    """
+    """Return the calls at a position, INCOMPLETE for what may become some, or neither."""
     is_undecided = False
     not_a_call: NotACall | None = None
     for shape in _SHAPES.get(window.text[window.position], ()):
@@ -137,27 +159,8 @@ def match_calls(
     return INCOMPLETE if is_undecided else not_a_call
 
 
-_TAGS: Final = {
-    "<tool_call>": "</tool_call>",
-    "<|tool_call|>": "<|/tool_call|>",
-    "<tool_calls>": "</tool_calls>",
-    "<function_call>": "</function_call>",
-    "<functioncall>": "</functioncall>",
-    "<TOOLCALL>": "</TOOLCALL>",
-}
-_END_MARKS: Final = (
-    *(*_TAGS.values(), "</function>", "[/TOOL_CALLS]", "<|tool_call_end|>", "<|call|>", "<|end|>"),
-    *("<|eom_id|>", "<|eot_id|>", "<|im_end|>", "<|endoftext|>", "<|end_of_text|>", "</s>"),
-    "<\uff5cend\u2581of\u2581sentence\uff5c>",
-)
-"""What models and engines leave behind a call, which says nothing."""
-_BLANKS: Final = re.compile(r"[\s,;]*")
-_TRAILING: Final = re.compile(r"[\s,;}\]]*")
-"""What stands behind a call: some models close more brackets than they opened."""
-
-
 def read_end_mark(window: TextWindow) -> CallsFound | Incomplete | None:
-    """Tell whether the mark of an end stands at a place of the text behind a call."""
+    """Match an end mark after a call, as if it were a call itself."""
     rest = window.rest
     for mark in _END_MARKS:
         if rest.startswith(mark):
@@ -166,8 +169,61 @@ def read_end_mark(window: TextWindow) -> CallsFound | Incomplete | None:
     return INCOMPLETE if may_begin and not window.is_final else None
 
 
+def parse_call(item: Any) -> ParsedCall | None:
+    """Return the call in a JSON value, or None if it is not a call."""
+    if not is_object(item):
+        return None
+    function: Any = item.get("function", item)
+    inner: Any = {**item, "name": function} if isinstance(function, str) else function
+    if not is_object(inner):
+        return None
+    name, call_id = inner.get("name"), item.get("id")
+    argument_values = [inner[key] for key in _ARGUMENT_KEYS if key in inner]
+    if not argument_values and not inner.keys() <= _KEYS | _EXTRA_KEYS:
+        return None  # its arguments would be lost
+    arguments: Any = (argument_values[0] if argument_values else None) or {}
+    if isinstance(arguments, str):
+        try:
+            arguments = decode_json(arguments, "")
+        except MalformedCall:
+            return None
+    if not (name and isinstance(name, str) and is_object(arguments)):
+        return None
+    return ParsedCall(name, arguments, call_id if isinstance(call_id, str) and call_id else None)
+
+
+def decode_json(text: str, raw: str) -> Any:
+    try:
+        # Not strict: models write line breaks into strings.
+        return json.loads(text, strict=False)
+    except (ValueError, RecursionError) as error:
+        raise MalformedCall(f"it is not JSON: {error}", raw) from None
+
+
+def find_value_end(text: str, start: int, closing: str | None = None) -> int | None:
+    """Return where an object or list ends, at the latest at `closing`; None if it has no end."""
+    depth = 0
+    for token in _TOKEN.finditer(text, start):
+        if token[0] in ("{", "["):
+            depth += 1
+        elif token[0] in ("}", "]"):
+            depth -= 1
+            if not depth:
+                return token.end()
+        elif token[0] == '"':  # a string without an end
+            return None
+        elif closing and text.startswith(closing, token.start()):
+            return token.start()
+    return None
+
+
+def _skip(pattern: re.Pattern[str], text: str, position: int) -> int:
+    match = pattern.match(text, position)
+    return match.end() if match else position
+
+
 def _match_tagged(window: TextWindow, names: Collection[str]) -> CallsFound | Incomplete | None:
-    """One or more values between two tags, of which models forget the second."""
+    """Match values between two tags. Models often forget the second tag."""
     del names
     rest = window.rest
     for opening, closing in _TAGS.items():
@@ -182,7 +238,11 @@ def _match_until(window: TextWindow, position: int, closing: str) -> CallsFound 
         position = _skip(_TRAILING if calls else _BLANKS, window.text, position)
         rest = window.text[position : position + len(closing)]
         if rest == closing:
-            return _require_calls(window, calls, position + len(closing))
+            position += len(closing)
+            if not calls:
+                raw = window.text[window.position : position]
+                raise MalformedCall("there is no call between its markers", raw)
+            return CallsFound(tuple(calls), position)
         if closing.startswith(rest):
             if not window.is_final:
                 return INCOMPLETE
@@ -196,20 +256,8 @@ def _match_until(window: TextWindow, position: int, closing: str) -> CallsFound 
         position = end or len(window.text)
 
 
-def _require_calls(window: TextWindow, calls: list[ParsedCall], end: int) -> CallsFound:
-    if not calls:
-        raise MalformedCall(
-            "there is no call between its markers", window.text[window.position : end]
-        )
-    return CallsFound(tuple(calls), end)
-
-
-_LISTED: Final = re.compile(r"functools(?=\[\s*\{)|\[TOOL_CALLS\]\s*(?=[\[{])")
-_LISTED_SO_FAR: Final = re.compile(r"functools\[\s*|\[TOOL_CALLS\]\s*")
-
-
 def _match_listed(window: TextWindow, names: Collection[str]) -> CallsFound | Incomplete | None:
-    """A list behind a word."""
+    """Match a list after a word."""
     del names
     if match := _LISTED.match(window.text, window.position):
         end = find_value_end(window.text, match.end())
@@ -222,14 +270,8 @@ def _match_listed(window: TextWindow, names: Collection[str]) -> CallsFound | In
     )
 
 
-_NAMED: Final = re.compile(r"<function=([^<>\s]+)>\s*(?=\{)")
-_NAMED_SO_FAR: Final = re.compile(r"<function=[^<>\s]{0,64}(?:>\s*)?")
-_NAMED_END: Final = "</function>"
-_QUOTES: Final = "\"'"
-
-
 def _match_named(window: TextWindow, names: Collection[str]) -> CallsFound | Incomplete | None:
-    """Arguments between tags that have the name."""
+    """Match arguments between tags with the name of the function."""
     del names
     match = _NAMED.match(window.text, window.position)
     if not match:
@@ -262,14 +304,10 @@ def _match_named(window: TextWindow, names: Collection[str]) -> CallsFound | Inc
     return CallsFound((call,), end)
 
 
-_FENCE: Final = re.compile(r"```(?:json|tool_calls?)?[ \t]*\r?\n\s*")
-_FENCE_SO_FAR: Final = re.compile(r"`{1,3}|```[a-z_]{0,10}[ \t]*\r?")
-
-
 def _match_fenced(
     window: TextWindow, names: Collection[str]
 ) -> CallsFound | Incomplete | NotACall | None:
-    """JSON in a fence."""
+    """Match JSON in a code fence."""
     if not window.starts_line:
         return None
     match = _FENCE.match(window.text, window.position)
@@ -289,34 +327,14 @@ def _match_fenced(
 def _match_bare(
     window: TextWindow, names: Collection[str]
 ) -> CallsFound | Incomplete | NotACall | None:
-    """JSON by itself."""
+    """Match JSON without any marker."""
     return _match_unmarked(window, window.position, names) if window.starts_line else None
-
-
-_SHAPES: Final = {
-    "<": (_match_tagged, _match_named),
-    "f": (_match_listed,),
-    "[": (_match_listed, _match_bare),
-    "{": (_match_bare,),
-    "`": (_match_fenced,),
-}
-"""By the character that they begin with."""
-
-_KEYS: Final = frozenset({"name", "type", "function", "id", "arguments", "parameters"})
-_ARGUMENT_KEYS: Final = ("arguments", "parameters", "args", "input")
-_EXTRA_KEYS: Final = frozenset({"index", "description", "strict"})
-_KEY_PREFIXES: Final = "|".join(
-    sorted({key[:length] for key in _KEYS for length in range(1, len(key) + 1)}, reverse=True)
-)
-_CALL: Final = re.compile(rf'(?:\[\s*)?\{{\s*"(?:{"|".join(sorted(_KEYS))})"\s*:')
-_CALL_SO_FAR: Final = re.compile(rf'(?:\[\s*)?(?:\{{\s*(?:"(?:(?:{_KEY_PREFIXES})(?:"\s*)?)?)?)?')
-_NAME: Final = re.compile(r'(?:\[\s*)?\{\s*"name"\s*:\s*"([^"\\]*)"')
 
 
 def _match_unmarked(
     window: TextWindow, position: int, names: Collection[str]
 ) -> CallsFound | Incomplete | NotACall | None:
-    """A call or a list of them that nothing but its shape and its name tells from other JSON."""
+    """Match JSON that only its members and its name distinguish from other JSON."""
     if not _CALL.match(window.text, position):
         return INCOMPLETE if _CALL_SO_FAR.fullmatch(window.text, position) else None
     named = _NAME.match(window.text, position)
@@ -345,7 +363,7 @@ def _has_only_call_keys(item: Any) -> bool:
 
 
 def _match_marked(window: TextWindow, position: int, end: int | None) -> Iterator[ParsedCall]:
-    """The calls of a value that has to be one or more."""
+    """Yield the calls of a value after a marker, which has to be a call or a list of them."""
     raw = window.text[window.position : end]
     if end is None:
         raise MalformedCall("it is not complete", raw)
@@ -363,63 +381,11 @@ def _as_items(value: Any) -> list[Any]:
     return value if is_list(value) else [value]
 
 
-def parse_call(item: Any) -> ParsedCall | None:
-    """The call that a JSON value is; None if it is none."""
-    if not is_object(item):
-        return None
-    function: Any = item.get("function", item)
-    inner: Any = {**item, "name": function} if isinstance(function, str) else function
-    if not is_object(inner):
-        return None
-    name, call_id = inner.get("name"), item.get("id")
-    argument_values = [inner[key] for key in _ARGUMENT_KEYS if key in inner]
-    if not argument_values and not inner.keys() <= _KEYS | _EXTRA_KEYS:
-        return None  # its arguments would be lost
-    arguments: Any = (argument_values[0] if argument_values else None) or {}
-    if isinstance(arguments, str):
-        try:
-            arguments = decode_json(arguments, "")
-        except MalformedCall:
-            return None
-    if not (name and isinstance(name, str) and is_object(arguments)):
-        return None
-    return ParsedCall(name, arguments, call_id if isinstance(call_id, str) and call_id else None)
-
-
-def decode_json(text: str, raw: str) -> Any:
-    """A JSON value; models write line breaks into strings, which JSON does not allow."""
-    try:
-        return json.loads(text, strict=False)
-    except (ValueError, RecursionError) as error:
-        raise MalformedCall(f"it is not JSON: {error}", raw) from None
-
-
-_TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*+"|["{}\[\]]|<[|/]', re.DOTALL)
-
-
-def find_value_end(text: str, start: int, closing: str | None = None) -> int | None:
-    """Where an object or a list ends; None if it does not end yet.
-
-    Args:
-        text: Holds it.
-        start: Its bracket.
-        closing: What ends it in any case, unless in a string.
-    """
-    depth = 0
-    for token in _TOKEN.finditer(text, start):
-        if token[0] in ("{", "["):
-            depth += 1
-        elif token[0] in ("}", "]"):
-            depth -= 1
-            if not depth:
-                return token.end()
-        elif token[0] == '"':
-            return None
-        elif closing and text.startswith(closing, token.start()):
-            return token.start()
-    return None
-
-
-def _skip(pattern: re.Pattern[str], text: str, position: int) -> int:
-    match = pattern.match(text, position)
-    return match.end() if match else position
+# By their first character.
+_SHAPES: Final = {
+    "<": (_match_tagged, _match_named),
+    "f": (_match_listed,),
+    "[": (_match_listed, _match_bare),
+    "{": (_match_bare,),
+    "`": (_match_fenced,),
+}

@@ -1,14 +1,7 @@
-"""Tool calls that a model wrote as text, found while the text arrives.
+"""Finds tool calls that a model wrote as text, while the text arrives.
 
-    finder = ToolCallParser(("calculate", "clock"))
-    for piece in pieces:
-        for found in finder.feed(piece):        # text, or a ToolCall
-            ...
-    for found in finder.finish():
-        ...
-
-Engines without tool calls of their own leave them in the text, and so do the others where a model
-writes them in another shape than they look for (foundry-local-service.md, 6: #874, #346, #142).
+Some engines leave all tool calls in the text, others those that a model writes in an unexpected
+format (issues 874, 346 and 142).
 """
 
 from __future__ import annotations
@@ -16,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, TypeGuard, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
@@ -42,7 +35,6 @@ if TYPE_CHECKING:
 
     from foundry_api.types.messages import ChatRequest, FinishReason
     from foundry_api.wire.chat.events import ChatDecoder, StreamEnd
-    from foundry_api.wire.chat.tool_call_matching import ParsedCall
 
 __all__ = [
     "MalformedCall",
@@ -53,40 +45,145 @@ __all__ = [
 ]
 
 
+# Characters of one call. No text is held back for longer.
 MAX_PENDING: Final = 256 * 1024
-"""Characters of one call; no text is held back for longer than that."""
 
+# A call is parsed from its beginning each time. From this many characters on, that is repeated
+# only when it has grown by a sixteenth, which keeps the work linear.
 THROTTLE_FROM: Final = 1024
-"""Characters from which on a call is not looked at again with every piece, but when it has grown by
-a sixteenth: it is read from its beginning each time."""
 
+# JSON that is invalid or never ends is read to its end for each possible beginning within it. After
+# so many beginnings or characters, JSON without a marker no longer counts as a call.
 MAX_INVALID_STARTS: Final = 32
-"""JSON that is broken or never ends is read to its end for each beginning within it. After so many
-beginnings no more of it is taken for a call; marked calls still are."""
-
 MAX_INVALID_CHARACTERS: Final = 512 * 1024
-"""Characters of such JSON that are read, after which no more of it is taken for a call either."""
 
+# The beginning of a call, or of an end marker.
 _POSSIBLE_CALL: Final = re.compile(
     r"[{\[`]"
     r"|<(?=tool_call|function|TOOLCALL|/|\|(?:tool_call|channel|start|python|call|e|im|/)"
     r"|\uff5c(?:tool|end)|[^<>\s]{0,40}\Z)"
     r"|f(?=unctools|u?n?c?t?o?o?l?s?\Z)|t(?=o=|o?\Z)"
 )
-"""What a call can begin with, or the mark of its end."""
 
 _TRAILING_NOISE: Final = "}] \t\r\n\f\v"
-_WITHIN_LINE: Final = re.compile(r"[<f]|\[(?=T|\Z)")
-"""What begins one behind other text on its line."""
+_WITHIN_LINE: Final = re.compile(r"[<f]|\[(?=T|\Z)")  # a call that may follow other text on a line
+
+
+def with_tool_recovery(stream: ChatDecoder, model_id: str, request: ChatRequest) -> ChatDecoder:
+    """Wrap a decoder so that it finds tool calls in the text, if the request offers tools."""
+    if not offers_tools(request):
+        return stream
+    tools = {tool.name: tool.parameters for tool in request.tools}
+    return ToolCallRecovery(stream, model_id, tools)
+
+
+class ToolCallRecovery:
+    """A decoder that also yields the tool calls that a model wrote as text."""
+
+    def __init__(
+        self,
+        stream: ChatDecoder,
+        model_id: str,
+        tools: Collection[str] | Mapping[str, Mapping[str, Any]],
+    ) -> None:
+        self._stream = stream
+        self._model_id = model_id
+        self._finder = ToolCallParser(tools)
+        self._raw: list[bytes] = []
+        self._parsed_calls: list[tuple[str, object]] = []
+        self._has_text = False
+        self._has_calls = False
+        self.done = False
+
+    @property
+    def chunk_count(self) -> int:
+        return self._stream.chunk_count
+
+    def feed(self, block: bytes) -> Iterator[Chunk]:
+        """Yield the chunks that this block completes."""
+        try:
+            for chunk in self._stream.feed(block):
+                if chunk.content:
+                    self._raw.append(chunk.raw)
+                    yield from self._process_pieces(self._finder.feed(chunk.content))
+                elif chunk.tool_calls:
+                    yield from self._process_native_calls(chunk)
+                else:
+                    self._has_text = True
+                    yield chunk
+        except Exception:
+            if pending := self._finder.flush():  # the caller gets the text before the error
+                yield self._make_chunk(pending)
+            raise
+        if self._stream.done:
+            yield from self._process_pieces(self._finder.finish())
+            self.done = True
+
+    def finish(self) -> StreamEnd:
+        ending = self._stream.finish()
+        if self._has_calls and ending.finish_reason == "stop":
+            return msgspec.structs.replace(ending, finish_reason="tool_calls")
+        # SDK 2.0 sends nothing of an answer in which the model called a tool in a format that
+        # it cannot parse.
+        withheld = ending.usage.completion_tokens
+        if withheld > 1 and not self._has_text and not self._has_calls and not ending.stopped_early:
+            raise ToolCallError(
+                f"the service sent nothing of an answer of {withheld} tokens, which it took for a "
+                "tool call that cannot be read"
+            )
+        return ending
+
+    def _process_native_calls(self, chunk: Chunk) -> Iterator[Chunk]:
+        """Yield the calls that the service found itself."""
+        calls: list[ToolCall] = []
+        for call in chunk.tool_calls:
+            name, arguments = signature = _call_signature(call)
+            if signature in self._parsed_calls:
+                # SDK 1.x sends a call after the text in which it was found already.
+                self._parsed_calls.remove(signature)
+                continue
+            if isinstance(arguments, str) and self._get_finish_reason() == "length":
+                raise _make_truncation_error(
+                    f"the arguments of {name} are not complete", call.function.arguments
+                )
+            calls.append(call)
+        if calls:
+            self._has_calls = True
+            yield msgspec.structs.replace(chunk, tool_calls=tuple(calls))
+
+    def _get_finish_reason(self) -> FinishReason | None:
+        try:
+            return self._stream.finish().finish_reason
+        except StreamInterrupted:
+            return None
+
+    def _process_pieces(self, pieces: Iterator[str | ToolCall]) -> Iterator[Chunk]:
+        try:
+            for piece in pieces:
+                yield self._make_chunk(piece)
+        except MalformedCall as error:
+            self._finder.flush()
+            if self._stream.done and self._get_finish_reason() == "length":
+                raise _make_truncation_error(error.reason, error.text) from error
+            raise ToolCallError(
+                f"the model's tool call cannot be read: {error.reason}", text=error.text
+            ) from error
+
+    def _make_chunk(self, piece: str | ToolCall) -> Chunk:
+        raw, self._raw = b"\n".join(self._raw), []
+        if isinstance(piece, str):
+            self._has_text = True
+            return Chunk(piece, self._model_id, raw=raw)
+        self._has_calls = True
+        self._parsed_calls.append(_call_signature(piece))
+        return Chunk("", self._model_id, raw=raw, tool_calls=(piece,))
 
 
 class ToolCallParser:
-    """Tells tool calls from text, and holds text back that may be the beginning of a call.
+    """Separates tool calls from text, and holds text back that may be the beginning of a call.
 
-    Args:
-        tools: The names of the tools that were offered, perhaps with the JSON schemas of their
-            arguments, which tell how to read those that are written as text.
-        new_id: Names a call.
+    `tools` are the names of the offered tools. With the JSON schemas of their arguments, values
+    that are written as plain text get the right type.
     """
 
     def __init__(
@@ -95,7 +192,11 @@ class ToolCallParser:
         *,
         new_id: Callable[[], str] = make_call_id,
     ) -> None:
-        self._tools = _get_schemas(tools)
+        self._tools: Mapping[str, Mapping[str, Any]] = (
+            cast("Mapping[str, Mapping[str, Any]]", tools)
+            if isinstance(tools, Mapping)
+            else {name: {} for name in tools}
+        )
         self._new_id = new_id
         self._pending = ""
         self._line_is_blank = True
@@ -106,10 +207,9 @@ class ToolCallParser:
         self._invalid_characters = 0
 
     def feed(self, text: str) -> Iterator[str | ToolCall]:
-        """The text and the calls that are complete with this piece.
+        """Yield the text and the calls that this piece completes.
 
-        Raises:
-            MalformedCall: A marked call cannot be read. The text ahead of it was yielded.
+        A MalformedCall for a call that cannot be read is raised after the text before it.
         """
         self._new_text.append(text)
         self._skip_characters -= len(text)
@@ -117,15 +217,11 @@ class ToolCallParser:
             yield from self._parse(is_final=False)
 
     def finish(self) -> Iterator[str | ToolCall]:
-        """What is left when no more comes.
-
-        Raises:
-            MalformedCall: A marked call is not complete.
-        """
+        """Yield the rest at the end of the text."""
         yield from self._parse(is_final=True)
 
     def flush(self) -> str:
-        """The text that is held back, as it is."""
+        """Return the text that is held back, without parsing it."""
         pending, self._pending = self._pending + "".join(self._new_text), ""
         self._new_text.clear()
         return pending
@@ -146,14 +242,14 @@ class ToolCallParser:
                     match_result = self._match_at(text, position, is_final=is_final)
                     calls = (
                         self._make_calls(match_result, text, position)
-                        if _is_calls(match_result)
+                        if isinstance(match_result, CallsFound)
                         else ()
                     )
                 except MalformedCall:
                     yield from self._emit_text(text[start:position])
                     start = position
                     raise
-                if _is_calls(match_result):
+                if isinstance(match_result, CallsFound):
                     yield from self._emit_text(text[start:position])
                     yield from calls
                     start = position = scanned = match_result.end
@@ -170,12 +266,12 @@ class ToolCallParser:
             self._line_is_blank = _is_blank_line(text[scanned:], self._line_is_blank)
             yield from self._emit_text(text[start:])
             start = len(text)
-        finally:
+        finally:  # also if the caller stops iterating
             self._pending = text[start:]
 
     @property
     def _starts_line(self) -> bool:
-        """Whether JSON by itself may be a call here."""
+        """Whether JSON without a marker can be a call here."""
         return (
             self._line_is_blank
             and self._invalid_starts < MAX_INVALID_STARTS
@@ -192,212 +288,59 @@ class ToolCallParser:
         match_result: CallsFound | Incomplete | NotACall | None = read_format(window, self._tools)
         if not isinstance(match_result, CallsFound):
             shape_result = match_calls(window, self._tools)
-            match_result = (
-                shape_result
-                if match_result is None or isinstance(shape_result, CallsFound)
-                else match_result
-            )
-        if (match_result is INCOMPLETE and is_final) or (
-            isinstance(match_result, NotACall) and not match_result.is_json
-        ):
+            if match_result is None or isinstance(shape_result, CallsFound):
+                match_result = shape_result
+        invalid_end = None
+        if match_result is INCOMPLETE and is_final:
+            invalid_end = len(text)
+        elif isinstance(match_result, NotACall) and not match_result.is_json:
+            invalid_end = match_result.end
+        if invalid_end is not None:
             self._invalid_starts += 1
-            self._invalid_characters += (
-                match_result.end if isinstance(match_result, NotACall) else len(text)
-            ) - position
+            self._invalid_characters += invalid_end - position
             return None
         return match_result
 
     def _make_calls(self, match_result: CallsFound, text: str, position: int) -> list[ToolCall]:
-        try:
-            return [self._make_call(call) for call in match_result.calls]
-        except (ValueError, RecursionError) as error:  # infinity, or nested too deeply
-            reason = f"its arguments are not JSON: {error}"
-            raise MalformedCall(reason, text[position : match_result.end]) from None
-
-    def _make_call(self, parsed_call: ParsedCall) -> ToolCall:
-        arguments = json.dumps(
-            parsed_call.arguments, ensure_ascii=False, allow_nan=False, separators=(",", ":")
-        )
-        # Half a surrogate pair, which nobody can encode, becomes U+FFFD.
-        arguments = arguments.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-        return ToolCall(parsed_call.id or self._new_id(), FunctionCall(parsed_call.name, arguments))
+        calls: list[ToolCall] = []
+        for call in match_result.calls:
+            try:
+                arguments = json.dumps(
+                    call.arguments, ensure_ascii=False, allow_nan=False, separators=(",", ":")
+                )
+            except (ValueError, RecursionError) as error:  # infinity, or nested too deeply
+                reason = f"its arguments are not JSON: {error}"
+                raise MalformedCall(reason, text[position : match_result.end]) from None
+            # A lone surrogate cannot be encoded as UTF-8, so it becomes U+FFFD.
+            utf16 = arguments.encode("utf-16-le", "surrogatepass")
+            function = FunctionCall(call.name, utf16.decode("utf-16-le", "replace"))
+            calls.append(ToolCall(call.id or self._new_id(), function))
+        return calls
 
     def _emit_text(self, text: str) -> Iterator[str]:
-        """Let go of some text. White space behind a call says nothing, nor does a spare bracket."""
+        # White space and spare brackets after a call mean nothing.
         text = text.lstrip(_TRAILING_NOISE) if self._after_call else text
         if text:
             self._after_call = False
             yield text
 
 
-def _is_calls(match_result: object) -> TypeGuard[CallsFound]:
-    return isinstance(match_result, CallsFound)
-
-
-def _get_schemas(
-    tools: Collection[str] | Mapping[str, Mapping[str, Any]],
-) -> Mapping[str, Mapping[str, Any]]:
-    if isinstance(tools, Mapping):
-        return cast("Mapping[str, Mapping[str, Any]]", tools)
-    return {name: {} for name in tools}
-
-
 def _is_blank_line(text: str, was_blank: bool) -> bool:  # noqa: FBT001 - a state, not an option
-    """Whether the line at the end of the text is blank so far."""
+    """Return whether the last line of the text is blank so far."""
     _, line_break, line = text.rpartition("\n")
     return not line.strip() and (bool(line_break) or was_blank)
 
 
-def with_tool_recovery(stream: ChatDecoder, model_id: str, request: ChatRequest) -> ChatDecoder:
-    """A decoder that finds calls in the text where the model was offered tools."""
-    if not offers_tools(request):
-        return stream
-    tools = {tool.name: tool.parameters for tool in request.tools}
-    return ToolCallRecovery(stream, model_id, tools)
-
-
-class ToolCallRecovery:
-    """A decoder that finds the calls that a model wrote as text.
-
-    Text that may be the beginning of a call is held back until that is clear. A call that the
-    service found too, as 1.x does behind the same text, is told once.
-
-    Args:
-        stream: Decodes the events.
-        model_id: The model that answers.
-        tools: The names of the tools that were offered, with the JSON schemas of their arguments.
-    """
-
-    def __init__(
-        self,
-        stream: ChatDecoder,
-        model_id: str,
-        tools: Collection[str] | Mapping[str, Mapping[str, Any]],
-    ) -> None:
-        self._stream = stream
-        self._model_id = model_id
-        self._finder = ToolCallParser(tools)
-        self._raw: list[bytes] = []
-        self._parsed_calls: list[tuple[str, object]] = []
-        self._has_text = False
-        self._has_calls = False
-        self.done = False
-
-    @property
-    def chunk_count(self) -> int:
-        """Pieces of the answer that came, those that are held back included."""
-        return self._stream.chunk_count
-
-    def feed(self, block: bytes) -> Iterator[Chunk]:
-        """The pieces that this block completes, without what may yet be a call.
-
-        Raises:
-            ToolCallError: A call cannot be read.
-        """
-        try:
-            for chunk in self._stream.feed(block):
-                yield from self._process_chunk(chunk)
-        except Exception:
-            if pending := self._finder.flush():  # the text ahead of an error is the caller's
-                yield self._make_chunk(pending)
-            raise
-        if self._stream.done:
-            yield from self._process_pieces(self._finder.finish())
-            self.done = True
-
-    def finish(self) -> StreamEnd:
-        """How the answer ended.
-
-        Raises:
-            ToolCallError: The service kept all of the answer to itself, as 2.0 does in a stream
-                where the model called a tool in a way that it cannot read.
-        """
-        ending = self._stream.finish()
-        if self._has_calls and ending.finish_reason == "stop":
-            return msgspec.structs.replace(ending, finish_reason="tool_calls")
-        withheld = ending.usage.completion_tokens
-        if withheld > 1 and not self._has_text and not self._has_calls and not ending.stopped_early:
-            raise ToolCallError(
-                f"the service sent nothing of an answer of {withheld} tokens, which it took for a "
-                "call of a tool that cannot be read"
-            )
-        return ending
-
-    def _process_chunk(self, chunk: Chunk) -> Iterator[Chunk]:
-        if chunk.content:
-            self._raw.append(chunk.raw)
-            yield from self._process_pieces(self._finder.feed(chunk.content))
-        elif chunk.tool_calls:
-            yield from self._process_native_calls(chunk)
-        else:
-            self._has_text = True
-            yield chunk
-
-    def _process_native_calls(self, chunk: Chunk) -> Iterator[Chunk]:
-        calls = tuple(call for call in chunk.tool_calls if not self._is_duplicate(call))
-        for call in calls:
-            self._check_end(call)
-        if calls:
-            self._has_calls = True
-            yield msgspec.structs.replace(chunk, tool_calls=calls)
-
-    def _check_end(self, call: ToolCall) -> None:
-        """Refuse a call whose arguments were cut.
-
-        Raises:
-            ToolCallError: They were, at the greatest length of the answer.
-        """
-        if self._get_finish_reason() == "length" and isinstance(_call_signature(call)[1], str):
-            text = call.function.arguments
-            raise _make_truncation_error(
-                f"the arguments of {call.function.name} are not complete", text
-            )
-
-    def _get_finish_reason(self) -> FinishReason | None:
-        try:
-            return self._stream.finish().finish_reason
-        except StreamInterrupted:
-            return None
-
-    def _is_duplicate(self, call: ToolCall) -> bool:
-        signature = _call_signature(call)
-        if signature not in self._parsed_calls:
-            return False
-        self._parsed_calls.remove(signature)
-        return True
-
-    def _process_pieces(self, pieces: Iterator[str | ToolCall]) -> Iterator[Chunk]:
-        try:
-            for piece in pieces:
-                yield self._make_chunk(piece)
-        except MalformedCall as error:
-            self._finder.flush()
-            if self._stream.done and self._get_finish_reason() == "length":
-                raise _make_truncation_error(error.reason, error.text) from error
-            raise ToolCallError(
-                f"the model's call of a tool cannot be read: {error.reason}", text=error.text
-            ) from error
-
-    def _make_chunk(self, piece: str | ToolCall) -> Chunk:
-        raw, self._raw = b"\n".join(self._raw), []
-        if isinstance(piece, str):
-            self._has_text = True
-            return Chunk(piece, self._model_id, raw=raw)
-        self._has_calls = True
-        self._parsed_calls.append(_call_signature(piece))
-        return Chunk("", self._model_id, raw=raw, tool_calls=(piece,))
-
-
 def _make_truncation_error(reason: str, text: str) -> ToolCallError:
     return ToolCallError(
-        f"the model's call of a tool was cut at the greatest length of the answer: {reason}",
+        f"the model's tool call was cut at the greatest length of the answer: {reason}",
         text=text,
         finish_reason="length",
     )
 
 
 def _call_signature(call: ToolCall) -> tuple[str, object]:
-    """What a call says, however it is written."""
+    """Return name and decoded arguments, which are equal for calls that differ in notation."""
     try:
         arguments = msgspec.json.decode(call.function.arguments or "{}")
     except NOT_JSON:

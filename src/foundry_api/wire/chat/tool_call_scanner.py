@@ -1,4 +1,4 @@
-"""Reads a format of tool calls step by step, and knows where the text ends too early."""
+"""A scanner for tool call formats that detects where the text ends too early."""
 
 from __future__ import annotations
 
@@ -28,39 +28,30 @@ _ESCAPED: Final = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "0": "
 
 
 class TextEnded(Exception):
-    """The text ends within what may be a call."""
+    """The text ends inside what may be a call."""
 
 
 class FormatScanner:
-    """Reads a format step by step.
-
-    Attributes:
-        position: The place that is looked at.
-        is_proven: Whether it is clear that this is a call.
-    """
+    """Reads from a position on; TextEnded is raised where more text could change the result."""
 
     def __init__(self, window: TextWindow) -> None:
         self.position = window.position
-        self.is_proven = False
+        self.is_proven = False  # whether this is certainly a call, though perhaps a malformed one
         self._window = window
         self._text = window.text
 
     @property
     def starts_line(self) -> bool:
-        """Whether nothing but blanks stood before the format on its line."""
+        """Whether only white space precedes the format on its line."""
         return self._window.starts_line
 
     @property
     def ended(self) -> bool:
-        """Whether all of the text was passed, and no more will come."""
+        """Whether the text is complete and has been read to its end."""
         return self._window.is_final and self.position == len(self._text)
 
     def read_literal(self, *options: str) -> str:
-        """The option that stands here, which is passed; empty if none does.
-
-        Raises:
-            TextEnded: One may begin here.
-        """
+        """Read one of the options; return "" if none is here."""
         rest = self._text[self.position : self.position + MAX_MARKER_LENGTH]
         if self.position + len(rest) == len(self._text) and any(
             option.startswith(rest) and option != rest for option in options
@@ -73,7 +64,7 @@ class FormatScanner:
         return ""
 
     def read_optional(self, *options: str) -> str:
-        """As `read_literal`, of what may be left out at the end of the text."""
+        """Read one of the options, or nothing at the end of the text."""
         try:
             return self.read_literal(*options)
         except TextEnded:
@@ -83,11 +74,7 @@ class FormatScanner:
             return ""
 
     def read_pattern(self, pattern: re.Pattern[str]) -> str | None:
-        """The text that matches, which is passed; None if none does.
-
-        Raises:
-            TextEnded: It may go on.
-        """
+        """Read text that matches; return None if there is none."""
         match = pattern.match(self._text, self.position)
         if (match.end() if match else self.position) == len(self._text):
             raise TextEnded
@@ -97,16 +84,11 @@ class FormatScanner:
         return match[0]
 
     def skip_blanks(self) -> None:
-        """Pass white space."""
         match = _BLANKS.match(self._text, self.position)
         self.position = match.end() if match else self.position
 
     def read_until(self, marker: str) -> str:
-        """The text ahead of a marker; both are passed.
-
-        Raises:
-            TextEnded: It has not come.
-        """
+        """Read up to and including a marker; return the text before it."""
         end = self._text.find(marker, self.position)
         if end < 0:
             raise TextEnded
@@ -114,26 +96,17 @@ class FormatScanner:
         return text
 
     def rest_from(self, start: int) -> str:
-        """The text from a place on, as far as a marker can reach."""
+        """Return the text from a position on, at most as long as a marker."""
         return self._text[start : start + MAX_MARKER_LENGTH]
 
     def peek(self) -> str:
-        """The next character.
-
-        Raises:
-            TextEnded: There is none.
-        """
+        """Return the next character."""
         if self.position == len(self._text):
             raise TextEnded
         return self._text[self.position]
 
     def read_json(self) -> dict[str, Any]:
-        """The JSON object that stands here, which is passed.
-
-        Raises:
-            MalformedCall: There is none.
-            TextEnded: It has not ended.
-        """
+        """Read a JSON object; raise MalformedCall if there is none."""
         if self.peek() != "{":
             raise self.make_error("its arguments are not a JSON object")
         end = find_value_end(self._text, self.position)
@@ -148,11 +121,7 @@ class FormatScanner:
         return value
 
     def read_string(self) -> str:
-        """The text between quotes as Python writes it, which is passed.
-
-        Raises:
-            TextEnded: It has not ended.
-        """
+        """Read a Python string."""
         match = _STRINGS[self.peek()].match(self._text, self.position)
         if match is None:
             raise TextEnded
@@ -160,7 +129,6 @@ class FormatScanner:
         return _ESCAPE.sub(_unescape, match[1])
 
     def make_error(self, reason: str) -> MalformedCall:
-        """The error for a call that cannot be read."""
         return MalformedCall(reason, self._text[self._window.position :])
 
 
