@@ -12,18 +12,16 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from foundry_api.monitor.types import HealthSample
+from foundry_api.storage.database_files import FileFormat, get_file_identity, quarantine
 from foundry_api.storage.lock import FileLock, LockTimeout
 from foundry_api.storage.sqlite import (
     DamagedFile,
-    FileFormat,
     ForeignFile,
     OtherFormat,
     check_not_foreign,
-    get_file_identity,
     is_damage,
     open_database,
     open_read_only,
-    quarantine,
 )
 from foundry_api.types.errors import ConfigurationError
 

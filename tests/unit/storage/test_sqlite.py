@@ -23,7 +23,8 @@ from foundry_api.batch.journal import read_statistics, read_status
 from foundry_api.core.residency.usage_db import ClientProcess, DatabaseUnavailable, ModelUsageDb
 from foundry_api.monitor.store import SampleStore, read_samples
 from foundry_api.monitor.summary import summarise
-from foundry_api.storage.sqlite import DamagedFile, FileFormat, check_row, open_database, quarantine
+from foundry_api.storage.database_files import FileFormat, quarantine
+from foundry_api.storage.sqlite import DamagedFile, check_row, open_database
 from foundry_api.types.models import Model
 from support.journal_factories import answer, failure, make_options, opened
 from support.monitor_factories import seen

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from foundry_api.storage.database_files import FileFormat
 from foundry_api.storage.lock import FileLock, LockTimeout
 from foundry_api.storage.private_file import sync_directory
 from foundry_api.storage.sqlite import (
     PRIMARY_CODE_MASK,
     DamagedFile,
-    FileFormat,
     ForeignFile,
     OtherFormat,
     check_not_foreign,

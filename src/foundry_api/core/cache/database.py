@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from foundry_api.core.cache.base import CacheStats
 from foundry_api.core.residency.usage_db import ClientProcess
-from foundry_api.storage.sqlite import FileFormat, check_row, check_rows
+from foundry_api.storage.database_files import FileFormat
+from foundry_api.storage.sqlite import check_row, check_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator

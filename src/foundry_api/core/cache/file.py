@@ -11,18 +11,16 @@ from typing import TYPE_CHECKING, TypeVar
 
 from foundry_api.core.cache.base import CacheStats
 from foundry_api.core.cache.database import BUSY_MS, FORMAT, CacheDatabase, read_models, read_stats
+from foundry_api.storage.database_files import get_file_identity, quarantine, remove_quarantined
 from foundry_api.storage.lock import FileLock, LockTimeout
 from foundry_api.storage.paths import PRIVATE_DIRECTORY
 from foundry_api.storage.sqlite import (
     ForeignFile,
     OtherFormat,
     check_not_foreign,
-    get_file_identity,
     is_damage,
     open_database,
     open_read_only,
-    quarantine,
-    remove_quarantined,
 )
 from foundry_api.types.errors import ConfigurationError
 from foundry_api.types.events import CacheTrouble

@@ -18,21 +18,23 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from foundry_api.engine import state
+from foundry_api.storage.database_files import (
+    FileFormat,
+    get_file_identity,
+    quarantine,
+    remove_quarantined,
+)
 from foundry_api.storage.lock import FileLock, LockTimeout
 from foundry_api.storage.paths import PRIVATE_DIRECTORY
 from foundry_api.storage.private_file import create_file
 from foundry_api.storage.sqlite import (
-    FileFormat,
     ForeignFile,
     NotADatabase,
     OtherFormat,
     check_row,
     check_rows,
-    get_file_identity,
     is_damage,
     open_database,
-    quarantine,
-    remove_quarantined,
 )
 from foundry_api.types.errors import FoundryError
 from foundry_api.types.models import Model, ModelUser
