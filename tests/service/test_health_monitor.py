@@ -104,7 +104,7 @@ async def test_a_look_needs_no_turn_of_a_busy_engine(engine: Endpoint) -> None:
         assert look.limiter is not None
         assert (look.limiter.in_flight, look.limiter.queued) == (1, 1)
         assert look.canary is not None
-        assert (look.canary.outcome, look.canary.detail) == ("skipped", "callers have every turn")
+        assert (look.canary.outcome, look.canary.detail) == ("skipped", "callers use every slot")
     assert answer.content == "Hello, world!"
 
 

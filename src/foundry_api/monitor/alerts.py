@@ -1,4 +1,4 @@
-"""Telling people and programs that the state of a service changed."""
+"""Reports changes of a service's state to functions, webhooks and programs."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import logging
 import math
 import os
 import subprocess
-import sys
 import tempfile
 from inspect import isawaitable
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import msgspec
 
+from foundry_api.storage.process import NO_WINDOW
 from foundry_api.types.errors import FoundryError, InvalidRequest
 from foundry_api.types.user_code import UserCode
 from foundry_api.types.values import as_float, as_path, as_text, format_value, is_list_like
@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
     from foundry_api.monitor.types import HealthChanged
 
-__all__ = ["AlertCommand", "AlertWebhook", "Notifier", "format_change"]
+    Listener = Callable[[HealthChanged], object]
 
+__all__ = ["AlertCommand", "AlertWebhook", "Notifier", "format_change"]
 
 log = logging.getLogger("foundry_api")
 
@@ -36,35 +37,35 @@ WEBHOOK_TIMEOUT_S = 10.0
 COMMAND_TIMEOUT_S = 30.0
 MAX_RESPONSE_BYTES = 64 * 1024
 HTTP_ERROR = 300
+
+# How long a monitor waits for its running alerts when it ends.
+GRACE_S = 5.0
+
 _ENCODER = msgspec.json.Encoder()
 
 
 def format_change(change: HealthChanged) -> str:
-    """A change in a sentence, for people."""
-    where = change.sample.service or "the service"
-    was = "" if change.old == "unknown" else f" (was {change.old})"
-    why = f": {change.reason}" if change.reason else ""
-    return f"{where} is {change.new}{was}{why}"
-
-
-def _is_state_change(change: HealthChanged) -> bool:
-    """Nobody wants to be woken because a service is well when its monitor starts."""
-    return not (change.old == "unknown" and change.new == "healthy")
+    """Describe a change in one sentence."""
+    service = change.sample.service or "the service"
+    old = "" if change.old == "unknown" else f" (was {change.old})"
+    reason = f": {change.reason}" if change.reason else ""
+    return f"{service} is {change.new}{old}{reason}"
 
 
 class AlertWebhook:
-    """Posts every change as JSON: the members of `HealthChanged`, and `text`, a sentence.
+    """Posts every change of state to a URL as JSON.
 
-    The sentence is what chat services show. A failure is logged; of an address only its origin,
-    because the rest may be a secret.
+    The object has the attributes of `HealthChanged`, and `text`, a sentence that chat services
+    show. The first change is not posted if it is to `healthy`. A failure is logged, with only the
+    origin of the URL, because the rest may be a secret.
 
     Args:
-        url: Of https, or of http on this machine.
-        headers: Sent along, such as a credential.
-        timeout_s: Bound of the whole in seconds.
+        url: An `https://` URL, or an `http://` URL on this machine.
+        headers: Headers to send, such as a credential.
+        timeout_s: Limit for the whole request in seconds, above 0; default 10.
 
     Raises:
-        InvalidRequest: The address is of another kind, or has a credential in it.
+        InvalidRequest: An argument is invalid, or the URL contains a user or a password.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class AlertWebhook:
 
     async def __call__(self, change: HealthChanged) -> None:
         """Post a change."""
-        if not _is_state_change(change):
+        if _is_healthy_start(change):
             return
         # aiohttp takes 0.2 s to import, which a monitor without a webhook need not wait for.
         from foundry_api.wire.http import HttpTransport  # noqa: PLC0415
@@ -93,64 +94,31 @@ class AlertWebhook:
         request = Request("POST", self._url, self._headers, body)
         transport = HttpTransport(self._timeout_s)
         try:
-            reply = await fetch(
+            response = await fetch(
                 transport, request, timeout_s=self._timeout_s, max_bytes=MAX_RESPONSE_BYTES
             )
-            if reply.status >= HTTP_ERROR:
-                log.warning("the webhook at %s answered %d", get_origin(self._url), reply.status)
+            if response.status >= HTTP_ERROR:
+                log.warning("the webhook at %s returned %d", get_origin(self._url), response.status)
         except FoundryError as error:
-            # Its text may hold the whole address.
+            # Its text may contain the whole URL.
             log.warning("the webhook at %s failed: %s", get_origin(self._url), type(error).__name__)
         finally:
             await transport.aclose()
 
 
-def _check_seconds(value: object) -> float:
-    seconds = as_float(value)
-    if seconds is None or not 0 < seconds < math.inf:
-        raise InvalidRequest(
-            f"timeout_s is {format_value(value)}, but must be above 0", field="timeout_s"
-        )
-    return seconds
-
-
-def _check_url(value: object) -> str:
-    """The address of a webhook, which no error shows: it may be a secret."""
-    url = as_text(value)
-    if url is None:
-        kind = type(value).__name__
-        raise InvalidRequest(f"a webhook's address is of type {kind}, not a text", field="webhook")
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname
-    except ValueError:  # such as a bracket that is not closed; the text may hold a secret
-        host = parts = None
-    local = parts is not None and parts.scheme == "http" and is_loopback(url)
-    if parts is None or not host or not (parts.scheme == "https" or local):
-        raise InvalidRequest(
-            "a webhook's address has to begin with https://, or be of this machine",
-            field="webhook",
-        )
-    if parts.username is not None:
-        raise InvalidRequest(
-            "a webhook's address must not hold a user or a password", field="webhook"
-        )
-    return url
-
-
 class AlertCommand:
-    """Runs a program at every change, without a shell.
+    """Runs a program at every change of state, without a shell.
 
-    It is given the change as JSON on its standard input, and in its environment
-    `FOUNDRY_HEALTH_OLD`, `_NEW`, `_REASON`, `_SERVICE` and `_TEXT`, a sentence. A failure is
-    logged.
+    The program receives the change as JSON on its standard input, and in its environment the
+    variables `FOUNDRY_HEALTH_OLD`, `_NEW`, `_REASON`, `_SERVICE` and `_TEXT`, a sentence. It does
+    not run for the first change if that is to `healthy`. A failure is logged.
 
     Args:
         command: The program and its arguments.
-        timeout_s: Seconds after which it is killed.
+        timeout_s: Seconds after which it is killed, above 0; default 30.
 
     Raises:
-        InvalidRequest: The command is empty.
+        InvalidRequest: The command is empty or not a list, or the time-out is invalid.
     """
 
     def __init__(self, command: Sequence[str], *, timeout_s: float = COMMAND_TIMEOUT_S) -> None:
@@ -169,15 +137,23 @@ class AlertCommand:
         return f"AlertCommand({self._command[0]!r}, …)"
 
     async def __call__(self, change: HealthChanged) -> None:
-        """Run it for a change."""
-        if not _is_state_change(change):
+        """Run the program for a change."""
+        if _is_healthy_start(change):
             return
         name = self._command[0]
-        with tempfile.TemporaryFile() as facts:
-            facts.write(_ENCODER.encode(change))
-            facts.seek(0)
+        # A file instead of a pipe, so that a program that does not read its input blocks nothing.
+        with tempfile.TemporaryFile() as payload:
+            payload.write(_ENCODER.encode(change))
+            payload.seek(0)
             try:
-                process = self._start(facts, change)
+                process = subprocess.Popen(  # noqa: ASYNC220, S603 - the user's program, no shell
+                    self._command,
+                    stdin=payload,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    env={**os.environ, **_make_environment(change)},
+                    creationflags=NO_WINDOW,
+                )
             except (OSError, ValueError) as error:
                 log.warning("the alert command %s cannot be run: %s", name, error)
                 return
@@ -193,48 +169,12 @@ class AlertCommand:
                 process.kill()
                 process.wait()
 
-    def _start(self, payload: IO[bytes], change: HealthChanged) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(  # noqa: S603 - the user's own program, without a shell
-            self._command,
-            stdin=payload,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, **_make_environment(change)},
-            creationflags=_get_creation_flags(),
-        )
-
-
-def _make_environment(change: HealthChanged) -> dict[str, str]:
-    facts = {
-        "OLD": change.old,
-        "NEW": change.new,
-        "REASON": change.reason,
-        "SERVICE": change.sample.service or "",
-        "TEXT": format_change(change),
-    }
-    return {f"FOUNDRY_HEALTH_{name}": value.replace("\0", "") for name, value in facts.items()}
-
-
-def _get_creation_flags() -> int:
-    if sys.platform == "win32":
-        return subprocess.CREATE_NO_WINDOW
-    return 0
-
-
-if TYPE_CHECKING:
-    Listener = Callable[[HealthChanged], object]
-
-
-GRACE_S = 5.0
-"""For the alerts that are under way when a monitor ends."""
-
 
 class Notifier:
-    """Whoever wants to hear of changes. None of them can delay or end the monitor.
+    """Calls the listeners of a monitor. None of them can delay or end the monitor."""
 
-    A function is called at once; what it gives back, if that can be awaited, goes on beside the
-    monitor, one change after the other.
-    """
+    # A listener is called at once. If it returns an awaitable, that runs in a task, and the
+    # awaitables of one listener run in the order of the changes.
 
     def __init__(self, *listeners: Listener) -> None:
         self._listeners: dict[object, Listener] = {}
@@ -243,8 +183,8 @@ class Notifier:
             self.add(listener)
 
     def add(self, listener: Listener) -> Callable[[], None]:
-        """Tell `listener` of every change from now on. The returned function ends that."""
-        key = object()
+        """Call `listener` with every change, until the returned function is called."""
+        key = object()  # the same listener may be added twice
         self._listeners[key] = listener
 
         def remove() -> None:
@@ -253,7 +193,6 @@ class Notifier:
         return remove
 
     def notify(self, change: HealthChanged) -> None:
-        """Tell everybody."""
         for key, listener in list(self._listeners.items()):
             try:
                 pending = listener(change)
@@ -266,7 +205,7 @@ class Notifier:
                 self._start_task(key, pending)
 
     async def aclose(self) -> None:
-        """Wait for what is under way, a moment long."""
+        """Wait a few seconds for the tasks that still run, then cancel them."""
         tasks = set(self._last_tasks.values())
         if not tasks:
             return
@@ -274,18 +213,20 @@ class Notifier:
         for task in late:
             task.cancel()
         if late:
-            log.warning("%d alerts were given up, because the monitor ended", len(late))
+            log.warning("%d alerts were cancelled because the monitor ended", len(late))
             await asyncio.wait(late)
 
     def _start_task(self, key: object, pending: Awaitable[object]) -> None:
         previous = self._last_tasks.get(key)
+        # An empty context: a deadline around the code that started the monitor must not apply.
         task = asyncio.create_task(_run_after(previous, pending), context=contextvars.Context())
         self._last_tasks[key] = task
-        task.add_done_callback(lambda finished: self._on_done(key, finished))
 
-    def _on_done(self, key: object, task: asyncio.Task[None]) -> None:
-        if self._last_tasks.get(key) is task:
-            del self._last_tasks[key]
+        def forget(finished: asyncio.Task[None]) -> None:
+            if self._last_tasks.get(key) is finished:
+                del self._last_tasks[key]
+
+        task.add_done_callback(forget)
 
 
 async def _run_after(previous: asyncio.Task[None] | None, pending: Awaitable[object]) -> None:
@@ -298,3 +239,52 @@ async def _run_after(previous: asyncio.Task[None] | None, pending: Awaitable[obj
         if not code.is_own_failure(error):
             raise
         log.exception("an alert failed")
+
+
+# No one wants an alert for a service that is healthy when its monitor starts.
+def _is_healthy_start(change: HealthChanged) -> bool:
+    return change.old == "unknown" and change.new == "healthy"
+
+
+def _make_environment(change: HealthChanged) -> dict[str, str]:
+    values = {
+        "OLD": change.old,
+        "NEW": change.new,
+        "REASON": change.reason,
+        "SERVICE": change.sample.service or "",
+        "TEXT": format_change(change),
+    }
+    # Null bytes, which a service's message may contain, are not allowed in the environment.
+    return {f"FOUNDRY_HEALTH_{name}": value.replace("\0", "") for name, value in values.items()}
+
+
+def _check_seconds(value: object) -> float:
+    seconds = as_float(value)
+    if seconds is None or not 0 < seconds < math.inf:
+        raise InvalidRequest(
+            f"timeout_s is {format_value(value)}, but must be above 0", field="timeout_s"
+        )
+    return seconds
+
+
+def _check_url(value: object) -> str:
+    # No error shows the URL: it may be a secret.
+    url = as_text(value)
+    if url is None:
+        kind = type(value).__name__
+        raise InvalidRequest(f"a webhook's URL is of type {kind}, not a string", field="webhook")
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+    except ValueError:  # such as a bracket that is not closed; its text may contain a secret
+        host = parts = None
+    is_local = parts is not None and parts.scheme == "http" and is_loopback(url)
+    if parts is None or not host or not (parts.scheme == "https" or is_local):
+        raise InvalidRequest(
+            "a webhook's URL has to begin with https://, or be on this machine", field="webhook"
+        )
+    if parts.username is not None:
+        raise InvalidRequest(
+            "a webhook's URL must not contain a user or a password", field="webhook"
+        )
+    return url

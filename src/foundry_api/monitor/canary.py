@@ -1,4 +1,4 @@
-"""A completion of a few tokens, to see whether the service can. Callers come first."""
+"""Canaries: completions of a few tokens that check whether a service can generate."""
 
 from __future__ import annotations
 
@@ -35,24 +35,18 @@ PROMPT = "Say yes."
 
 
 class CanaryRunner:
-    """Decides when a canary is due, makes it beside everything else, and remembers how it went.
+    """Runs a canary in the background when one is due.
 
-    It takes no turn of the limiter's, and is made only while a turn is free and nobody waits. A
-    call that begins meanwhile ends it: that call's answer shows the same.
-
-    Args:
-        service: Whom to ask.
-        events: The events of the client's calls.
-        every: Looks from one canary to the next, 1 or more; one that was skipped or that failed is
-            made again at the next look.
-        timeout_s: Bound of a canary.
-        clock: Seconds since the epoch.
+    `every` is the number of checks from one canary to the next, 1 or more.
 
     Attributes:
-        last: The last one; None before the first.
-        failure: The last one that was made or had a caller's answer in its place, if it failed.
-        proven: Whether that one did not fail.
+        last: The last canary; None before the first.
+        failure: The last canary that was not skipped, if it failed.
+        has_passed: Whether that one was answered.
     """
+
+    # Callers come first. A canary takes no slot of the limiter, runs only while a slot is free and
+    # no caller waits, and is cancelled when a call starts, whose result shows the same.
 
     def __init__(
         self,
@@ -65,83 +59,82 @@ class CanaryRunner:
     ) -> None:
         self.last: Canary | None = None
         self.failure: Canary | None = None
-        self.proven = False
+        self.has_passed = False
         self._service = service
         self._events = events
         self._every = every
         self._timeout_s = timeout_s
         self._wall_clock = wall_clock
-        self._samples_left = 0
+        self._checks_left = 0
         self._task: asyncio.Task[None] | None = None
 
     def on_sample(self, connection: Connection, model: str, traffic: Traffic) -> None:
-        """Make one if it is due, now that a look was answered. It goes on in a task of its own.
+        """Start a canary if one is due, after a check that was answered.
 
-        Args:
-            connection: What answered.
-            model: Id of a model in memory; empty if there is none.
-            traffic: What the client's own calls came to since the look before.
+        `model` is the id of a model in memory, or empty; `traffic` is since the previous check.
         """
-        self._samples_left -= 1
+        self._checks_left -= 1
         if traffic.answered:
             self._record(Canary(outcome="traffic", at=self._wall_clock()))
-        elif self._samples_left <= 0 and self._task is None:
-            if skip_reason := self._skip_reason(model):
-                self._record(Canary(outcome="skipped", detail=skip_reason, at=self._wall_clock()))
+        elif self._checks_left <= 0 and self._task is None:
+            limiter = self._service.limiter.statistics()
+            if limiter.queued or limiter.in_flight >= limiter.limit:
+                self._skip("callers use every slot")
+            elif not model:
+                self._skip("no model is in memory")
             else:
-                making = self._run(connection, model)
-                # A deadline around whoever started the monitor is not the canary's.
-                self._task = asyncio.create_task(making, context=contextvars.Context())
+                # An empty context: a deadline around the code that started the monitor must not
+                # apply to the canary.
+                self._task = asyncio.create_task(
+                    self._run(connection, model), context=contextvars.Context()
+                )
 
     def reset(self) -> None:
-        """What was proven was another process."""
+        """Forget the results, which were those of another process."""
         self.last = self.failure = None
-        self.proven = False
-        self._samples_left = 0
+        self.has_passed = False
+        self._checks_left = 0
 
     async def wait_finished(self) -> None:
-        """Wait for the one that is under way, if any."""
+        """Wait for the canary that runs, if any."""
         if self._task is not None:
             await asyncio.wait({self._task})
 
     async def aclose(self) -> None:
-        """End the one that is under way."""
+        """Cancel the canary that runs, if any."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
             await asyncio.wait({task})
 
-    def _skip_reason(self, model: str) -> str:
-        limiter = self._service.limiter.statistics()
-        if limiter.queued or limiter.in_flight >= limiter.limit:
-            return "callers have every turn"
-        return "" if model else "no model is in memory"
-
     async def _run(self, connection: Connection, model: str) -> None:
-        gave_way = asyncio.Event()
-        unsubscribe = self._events.subscribe(lambda _: gave_way.set(), CallStarted)
-        call = asyncio.create_task(complete(connection, model, self._timeout_s))
-        caller = asyncio.create_task(gave_way.wait())
+        call_started = asyncio.Event()
+        unsubscribe = self._events.subscribe(lambda _: call_started.set(), CallStarted)
+        canary = asyncio.create_task(complete(connection, model, self._timeout_s))
+        other_call = asyncio.create_task(call_started.wait())
         try:
-            await asyncio.wait({call, caller}, return_when=asyncio.FIRST_COMPLETED)
-            if call.done():
-                self._record(_to_canary(call, model, self._wall_clock()))
+            await asyncio.wait({canary, other_call}, return_when=asyncio.FIRST_COMPLETED)
+            if canary.done():
+                self._record(_to_canary(canary, model, self._wall_clock()))
             else:
-                detail = "a call began, which goes first"
-                self._record(Canary(outcome="skipped", detail=detail, at=self._wall_clock()))
+                self._skip("a call started, which has priority")
         finally:
             unsubscribe()
             self._task = None
-            for task in (call, caller):
+            for task in (canary, other_call):
                 task.cancel()
-            await asyncio.wait({call, caller})
+            await asyncio.wait({canary, other_call})
+
+    def _skip(self, reason: str) -> None:
+        self._record(Canary(outcome="skipped", detail=reason, at=self._wall_clock()))
 
     def _record(self, canary: Canary) -> None:
         self.last = canary
         passed = canary.outcome in {"answered", "traffic"}
-        self._samples_left = self._every if passed else 1
+        # A canary that failed or was skipped is repeated at the next check.
+        self._checks_left = self._every if passed else 1
         if canary.outcome != "skipped":
-            self.proven = passed
+            self.has_passed = passed
             self.failure = None if passed else canary
 
 
@@ -150,8 +143,8 @@ def _to_canary(call: asyncio.Task[Completion], model: str, at: float) -> Canary:
         timings = call.result().timings
     except FoundryError as error:
         return Canary(outcome="failed", model=model, detail=str(error), at=at)
-    except asyncio.CancelledError:  # not of this task: of the call, which has ended
-        detail = "its call was cancelled, and not by the monitor"
+    except asyncio.CancelledError:  # of the call, not of this task
+        detail = "its call was cancelled, but not by the monitor"
         return Canary(outcome="failed", model=model, detail=detail, at=at)
     return Canary(
         outcome="answered",
@@ -163,16 +156,7 @@ def _to_canary(call: asyncio.Task[Completion], model: str, at: float) -> Canary:
 
 
 async def complete(connection: Connection, model: str, timeout_s: float) -> Completion:
-    """A few tokens from a service, past the guards of the client, and unseen by its metrics.
-
-    Args:
-        connection: Whom to ask.
-        model: Id of a model in memory.
-        timeout_s: Bound of the whole.
-
-    Raises:
-        FoundryError: There was no answer, or not in time.
-    """
+    """Generate a few tokens, without the client's limits, retries, events and metrics."""
 
     async def get_connection() -> Connection:
         return connection
@@ -180,14 +164,14 @@ async def complete(connection: Connection, model: str, timeout_s: float) -> Comp
     service = ServiceHandle(
         connection.endpoint.base_url, get_connection, lambda: None, CircuitBreaker(), Limiter()
     )
-    tools = CallContext(
+    context = CallContext(
         services=ServicePool([service], lambda: service),
         retry=Retry(0, Backoff(base_s=0.1, cap_s=1.0), RetryBudget()),
         events=EventBus(),
         latencies=Latencies(),
         is_closed=lambda: False,
     )
-    order = CallRequest(
+    call_request = CallRequest(
         models=(model,),
         request=ChatRequest(
             messages=(Message("user", PROMPT),), max_tokens=MAX_TOKENS, temperature=0
@@ -196,6 +180,6 @@ async def complete(connection: Connection, model: str, timeout_s: float) -> Comp
         deadline=Deadline.after(timeout_s),
     )
     try:
-        return await make_chat_call(tools, order).result()
+        return await make_chat_call(context, call_request).result()
     finally:
         await service.aclose()

@@ -1,4 +1,4 @@
-"""What a service's health is, and one look at it."""
+"""A single health check of a service."""
 
 from __future__ import annotations
 
@@ -30,23 +30,22 @@ _VERSIONS: dict[ServiceGeneration, str] = {
 
 
 class HealthStatus(Result, msgspec.Struct, frozen=True, kw_only=True):
-    """The health of a service at one moment.
+    """The health of a service at one time.
 
     Attributes:
-        status: `healthy` when it answers; `degraded` when it answers but a part of the check
-            failed; `down_status` when it does not answer.
+        status: `healthy` if it answers; `degraded` if it answers but a part of the check failed;
+            `down` if it does not answer.
         loaded_models: Ids of the models in memory.
-        memory_usage: Resident bytes of the service's process: the engine, its loaded models and
-            the program that hosts them, which for an application with the SDK inside is that
-            application. None for services on other machines, and where the process is not ours
-            to see.
-        uptime: Seconds since that process started; None as above.
-        version: The engine's version, or what its fingerprint tells of it.
+        memory_usage: Resident memory of the service's process in bytes: the engine, its loaded
+            models and the program around them, which may be an application that embeds the SDK.
+            None for services on other machines, and if this user may not read the process.
+        uptime: Seconds since that process started; None in the same cases.
+        version: The engine's version, or the range of versions that its routes show.
         service_generation: The generation of Foundry Local; None if it is down.
-        service: Its base URL; None if none was found.
-        latency_s: Seconds that its status route took to answer; None if it is down.
-        checked_at: Seconds since the epoch.
-        detail: What is wrong and what to do about it; empty when healthy.
+        service: Its base URL; None if no service was found.
+        latency_s: Response time of its status route in seconds; None if it is down.
+        checked_at: Time of the check, in seconds since the epoch.
+        detail: What is wrong and what to do about it; empty if it is healthy.
     """
 
     status: Literal["healthy", "degraded", "down"]
@@ -62,23 +61,21 @@ class HealthStatus(Result, msgspec.Struct, frozen=True, kw_only=True):
 
 
 def down_status(error: FoundryError) -> HealthStatus:
-    """The health of a service that does not answer."""
     return HealthStatus(
         status="down", service=error.service, checked_at=time.time(), detail=str(error)
     )
 
 
 async def check_health(connection: Connection) -> HealthStatus:
-    """Look at a service once, without asking the engine to generate anything.
-
-    Raises:
-        ServiceNotRunning: It does not answer.
-        ServiceCrashed: It went away.
-    """
-    started = time.perf_counter()
+    """Check a service once, without a completion; raises ServiceError if it does not answer."""
+    started_at = time.perf_counter()
     status = await connection.dialect.get_status()
-    latency_s = time.perf_counter() - started
-    loaded, detail = await _get_loaded_models(connection, status)
+    latency_s = time.perf_counter() - started_at
+    loaded, detail = frozenset[str](), ""
+    try:
+        loaded = await connection.loaded_model_ids(status)
+    except FoundryError as error:
+        detail = str(error)
     pid = get_local_pid(connection, status)
     process = None if pid is None else await asyncio.to_thread(ProcessProbe().read, pid)
     return HealthStatus(
@@ -96,19 +93,10 @@ async def check_health(connection: Connection) -> HealthStatus:
 
 
 def get_local_pid(connection: Connection, status: ServiceStatus) -> int | None:
-    """The service's process, if it is one of this machine."""
+    """Return the pid of the service's process, if it runs on this machine."""
     return status.pid if is_loopback(connection.endpoint.base_url) else None
 
 
 def get_version(connection: Connection, status: ServiceStatus) -> str | None:
-    """The engine's version, or what its fingerprint tells of it."""
+    # Only hosts of this package report a version. The routes of others show their generation.
     return connection.endpoint.sdk_version or _VERSIONS.get(status.service_generation)
-
-
-async def _get_loaded_models(
-    connection: Connection, status: ServiceStatus
-) -> tuple[frozenset[str], str]:
-    try:
-        return await connection.loaded_model_ids(status), ""
-    except FoundryError as error:
-        return frozenset(), str(error)

@@ -1,4 +1,4 @@
-"""`HealthMonitor`: a service's health, looked at again and again, remembered and told."""
+"""`HealthMonitor`: checks a service at an interval, stores the results and reports changes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 
     from foundry_api.monitor.sampler import MonitorTarget
-    from foundry_api.monitor.state import Transition
     from foundry_api.monitor.store import StoreWriter
 
 __all__ = [
@@ -47,18 +46,18 @@ __all__ = [
 log = logging.getLogger("foundry_api")
 
 PROBE_TIMEOUT_S = 2.0
+
+# The interval while a caller waits for the service to be ready.
 FAST_INTERVAL_S = 0.2
-"""Between two looks while somebody waits for the service."""
-
 HISTORY_SIZE = 720
-QUEUE_SIZE = 1_000
-"""Samples kept for an iterating caller who is slow; beyond that he misses the oldest."""
 
+# Samples that a slow caller of `samples()` may have pending. It loses the oldest beyond that.
+QUEUE_SIZE = 1_000
 SECONDS_PER_DAY = 86_400
 
 
 class HealthMonitor:
-    """Looks at a service again and again, and remembers and tells what it saw.
+    """Checks a service at an interval, stores the results and reports changes of its state.
 
         async with HealthMonitor(client, interval=1, models=["phi-4-mini"]) as monitor:
             await monitor.wait_until_ready(timeout=60)
@@ -66,30 +65,29 @@ class HealthMonitor:
             ...
         print(monitor.summary().availability)
 
-    A look asks the service's status route, which answers while the engine generates. It takes no
-    turn of the limiter's, and an open breaker does not keep it away: it neither delays callers nor
-    waits behind them. It does what a call does about a service that is gone: it is found or
-    started again.
+    A check requests the service's status route, which answers while the engine generates. It uses
+    no slot of the limiter and ignores an open circuit breaker, so it neither delays callers nor
+    waits for them. If the service is gone, it is found or started again, as for a call.
 
     Args:
-        client: Whose service to look at; of several, the first.
-        interval: Seconds between the starts of two looks, above 0; default 5.
-        timeout: Seconds within which the service has to answer a look, at most the interval;
+        client: The client whose service is checked; the first one of several.
+        interval: Seconds between the starts of two checks, above 0; default 5.
+        timeout: Seconds within which the service has to answer a check, at most the interval;
             default 2, or the interval if that is shorter.
-        models: Models that have to be in memory for the service to be ready.
-        canary_every: Make a completion of a few tokens at every so many looks, unless callers had
-            answers or have every turn; default 0, never. It asks the first of `models`, or any
-            model in memory.
+        models: Models that must be in memory for the service to be ready.
+        canary_every: Number of checks from one canary to the next, a completion of a few tokens;
+            default 0, for none. No canary is made while callers receive answers or use every slot
+            of the limiter. It calls one of `models` if any is in memory, else any other model.
         canary_timeout: Seconds within which a canary has to be answered; default 30.
-        hysteresis: How many looks it takes to change the state.
-        history: How many looks to remember, default 720; or a SQLite file to keep them in as well
-            while the monitor runs.
-        keep_days: Age at which looks are deleted from the file; default 7.
+        hysteresis: How many checks it takes to change the state; default `Hysteresis()`.
+        history: Number of samples to keep in memory, default 720; or the path of a SQLite file to
+            store samples in as well while the monitor runs.
+        keep_days: Age in days at which samples are deleted from the file; default 7.
         alerts: Called with every `HealthChanged`: functions, coroutine functions, `AlertWebhook`,
             `AlertCommand`.
 
     Raises:
-        InvalidRequest: An argument cannot be used.
+        InvalidRequest: An argument is invalid.
     """
 
     def __init__(
@@ -111,16 +109,16 @@ class HealthMonitor:
         timeout = _check_seconds("timeout", timeout, at_most=interval)
         canary_timeout = _check_seconds("canary_timeout", canary_timeout)
         keep_days = _check_seconds("keep_days", keep_days)
-        looks = as_int(canary_every)
-        if looks is None or looks < 0:
+        canary_checks = as_int(canary_every)
+        if canary_checks is None or canary_checks < 0:
             raise InvalidRequest(
                 f"canary_every is {format_value(canary_every)}, but must be a whole number, 0 or "
                 "more",
                 field="canary_every",
             )
         size, path = _parse_history(history)
-        several = check_several("models", models, "a list of names")
-        names = [check_name(f"models[{index}]", name) for index, name in enumerate(several)]
+        model_names = check_several("models", models, "a list of names")
+        names = [check_name(f"models[{index}]", name) for index, name in enumerate(model_names)]
         if hysteresis is not None and not isinstance(cast("object", hysteresis), Hysteresis):
             raise InvalidRequest(
                 f"hysteresis is {format_value(hysteresis)}, not a Hysteresis", field="hysteresis"
@@ -141,7 +139,7 @@ class HealthMonitor:
             interval_s=interval,
             timeout_s=timeout,
             models=names,
-            canary_every=looks,
+            canary_every=canary_checks,
             canary_timeout_s=canary_timeout,
             hysteresis=hysteresis or Hysteresis(),
         )
@@ -163,45 +161,48 @@ class HealthMonitor:
 
     @property
     def status(self) -> HealthSample | None:
-        """The newest look; None before the first."""
+        """The newest sample; None before the first check."""
         return self._history[-1] if self._history else None
 
     @property
     def state(self) -> HealthState:
-        """The state, which changes only after several looks that agree."""
+        """The state, which changes only after several checks that agree."""
         return self._sampler.state
 
     @property
     def history(self) -> tuple[HealthSample, ...]:
-        """What was seen, oldest first."""
+        """The samples in memory, oldest first."""
         return tuple(self._history)
 
     def summary(self) -> HealthSummary:
-        """What the looks that are remembered come to."""
+        """Summarise the samples in memory."""
         return summarise(self._history)
 
     def on_change(self, callback: Callable[[HealthChanged], object]) -> Callable[[], None]:
-        """Call `callback` with every change of the state. The returned function ends that.
+        """Call `callback` with every change of the state.
 
         Args:
-            callback: A function, which must not block, or a coroutine function. One that fails is
+            callback: A function, which must not block, or a coroutine function. Its failures are
                 logged.
+
+        Returns:
+            A function that unsubscribes `callback`.
         """
         return self._notifier.add(callback)
 
     async def check(self) -> HealthSample:
-        """Look once, with a canary if one is due, and remember it.
+        """Check the service once, with a canary if one is due, and store the sample.
 
         Raises:
-            ClientClosed: The client was closed.
+            ClientClosed: The client is closed.
         """
         return await self._take_sample(wait_for_canary=True)
 
     async def samples(self) -> AsyncGenerator[HealthSample]:
-        """Every look from now on. The monitor runs for as long as the caller iterates.
+        """Yield every sample from now on. The monitor runs while the caller iterates.
 
         Raises:
-            ConfigurationError: The file for the history cannot be used.
+            ConfigurationError: The history file cannot be used.
             ClientClosed: The client was closed.
         """
         async with self:
@@ -212,18 +213,25 @@ class HealthMonitor:
                     yield sample
             finally:
                 self._queues.discard(queue)
-            raise ClientClosed("the client was closed, so its service is looked at no longer")
+            raise ClientClosed("the client was closed, so its service is no longer monitored")
 
     async def wait_until_ready(self, timeout: float = 30.0) -> HealthSample:  # noqa: ASYNC109 - the public name
-        """Wait until the service answers, has the wanted models in memory, and passed its canary.
+        """Wait until the service answers, has the required models in memory and passed its canary.
+
+        The monitor runs while this waits, with a shorter interval.
 
         Args:
-            timeout: Seconds to wait. With 0 or fewer, as `end - now` may be, the time is over.
+            timeout: Seconds to wait, default 30. With 0 or less, which a computed rest of time may
+                be, it raises CallTimeout at once.
+
+        Returns:
+            The sample with which the service was ready.
 
         Raises:
-            CallTimeout: It was not ready by then; the message tells what was seen last.
-            ConfigurationError: The file for the history cannot be used.
+            CallTimeout: The service was not ready in time; the message has its last status.
+            ConfigurationError: The history file cannot be used.
             ClientClosed: The client was closed.
+            InvalidRequest: `timeout` is not a number.
         """
         limit_s = as_float(timeout)
         if limit_s is None or math.isnan(limit_s):
@@ -240,7 +248,7 @@ class HealthMonitor:
                 while not (sample := await anext(samples)).ready:
                     pass
         except TimeoutError as error:
-            if not scope.expired():
+            if not scope.expired():  # raised by the caller's own code
                 raise
             raise self._make_timeout_error(limit_s) from error
         finally:
@@ -248,14 +256,14 @@ class HealthMonitor:
         return sample
 
     async def __aenter__(self) -> Self:
-        """Start to look, in the background.
+        """Start the checks in the background.
 
         Raises:
-            ConfigurationError: The file for the history cannot be used.
+            ConfigurationError: The history file cannot be used.
         """
         async with self._get_lock():
             if not self._users:
-                self._background = await self._start_background()
+                self._background = await self._start()
             self._users += 1
         return self
 
@@ -266,29 +274,31 @@ class HealthMonitor:
                 await self._background.aclose()
 
     def _get_lock(self) -> asyncio.Lock:
-        """Lets one in or out at a time; on one event loop after another it is another door."""
+        # Serialises starts and stops. A lock belongs to one event loop, and the same monitor may
+        # be used on one loop after another.
         loop = asyncio.get_running_loop()
         if self._loop_lock[0] is not loop:
             self._loop_lock = loop, asyncio.Lock()
         return self._loop_lock[1]
 
-    async def _start_background(self) -> AsyncExitStack:
-        """What runs in the background, which ends in the reverse order."""
+    async def _start(self) -> AsyncExitStack:
+        """Start the work in the background; closing the returned stack stops it."""
         async with AsyncExitStack() as stack:
             self._closed, self._wake = False, asyncio.Event()
+            # Stopped in the reverse order, so that the last samples and alerts are still handled.
             if self._path is not None:
                 await self._open_store(self._path, stack)
             stack.push_async_callback(self._notifier.aclose)
             stack.push_async_callback(self._sampler.aclose)
             stack.callback(self._client.events.subscribe(self._traffic, FirstToken, CallEnded))
-            # A deadline around whoever starts the monitor is not the monitor's.
+            # An empty context: a deadline around the code that starts the monitor must not apply.
             task = asyncio.create_task(self._run(), context=contextvars.Context())
             stack.push_async_callback(asyncio.wait, {task})
             stack.callback(task.cancel)
             return stack.pop_all()
 
     async def _open_store(self, path: Path, stack: AsyncExitStack) -> None:
-        # SQLite is for those who asked for it.
+        # SQLite is imported only if a file is used.
         from foundry_api.monitor.store import StoreWriter  # noqa: PLC0415
 
         store = StoreWriter(path, keep_s=self._keep_s)
@@ -303,7 +313,7 @@ class HealthMonitor:
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
-        started = loop.time()
+        started_at = loop.time()
         code = UserCode()
         while True:
             try:
@@ -315,22 +325,23 @@ class HealthMonitor:
             except BaseException as error:
                 if not code.is_own_failure(error):
                     raise
-                # A monitor that ended in silence would be taken for a service that is well.
-                log.exception("a look failed")
-            started = await self._pause(started)
+                # If the monitor ended here, its users would believe that the service is healthy.
+                log.exception("a health check failed")
+            started_at = await self._wait_next(started_at)
 
-    async def _pause(self, started: float) -> float:
-        """Wait for the time of the next look, which is sooner while somebody waits for it."""
+    async def _wait_next(self, started_at: float) -> float:
+        """Wait for the time of the next check and return it."""
         loop = asyncio.get_running_loop()
         while True:
+            # A caller of wait_until_ready() shortens the interval, and wakes this wait.
             step_s = min(FAST_INTERVAL_S, self._interval_s) if self._waiting else self._interval_s
-            due = max(started + step_s, loop.time())
+            due_at = max(started_at + step_s, loop.time())
             self._wake.clear()
             try:
-                async with asyncio.timeout_at(due):
+                async with asyncio.timeout_at(due_at):
                     await self._wake.wait()
             except TimeoutError:
-                return due
+                return due_at
 
     async def _take_sample(self, *, wait_for_canary: bool) -> HealthSample:
         sample, transition = await self._sampler.sample(wait_for_canary=wait_for_canary)
@@ -339,21 +350,18 @@ class HealthMonitor:
             self._store.add(sample)
         self._publish(sample)
         if transition is not None:
-            self._notify_change(transition, sample)
-        return sample
-
-    def _notify_change(self, transition: Transition, sample: HealthSample) -> None:
-        reason = sample.detail or ("" if transition.old == "unknown" else "it answers again")
-        self._notifier.notify(
-            HealthChanged(
-                old=transition.old,
-                new=transition.new,
-                since=transition.since,
-                at=sample.checked_at,
-                reason=reason,
-                sample=sample,
+            recovered = "" if transition.old == "unknown" else "it answers again"
+            self._notifier.notify(
+                HealthChanged(
+                    old=transition.old,
+                    new=transition.new,
+                    since=transition.since,
+                    at=sample.checked_at,
+                    reason=sample.detail or recovered,
+                    sample=sample,
+                )
             )
-        )
+        return sample
 
     def _publish(self, sample: HealthSample | None) -> None:
         for queue in self._queues:
@@ -363,8 +371,13 @@ class HealthMonitor:
 
     def _make_timeout_error(self, timeout_s: float) -> CallTimeout:
         last = self.status
+        status = "it is still being found or started"
+        if last is not None:
+            status = f"it was {last.status} at the last check"
+            if last.canary is not None and last.canary.outcome == "skipped":
+                status += f", and no canary was made, because {last.canary.detail}"
         return CallTimeout(
-            f"the service was not ready within {timeout_s:g} s: {_describe_last(last)}",
+            f"the service was not ready within {timeout_s:g} s: {status}",
             limit_s=timeout_s,
             stage="waiting for the service to be ready",
             hint=last.detail if last else "",
@@ -373,16 +386,6 @@ class HealthMonitor:
 
     def _is_other_service(self, service: str | None) -> bool:
         return service in {candidate.name for candidate in self._client.services[1:]}
-
-
-def _describe_last(last: HealthSample | None) -> str:
-    """What a look saw, for somebody who waits for more."""
-    if last is None:
-        return "it is still being looked for or started"
-    description = f"it was {last.status} in the end"
-    if last.canary is not None and last.canary.outcome == "skipped":
-        return f"{description}, and no canary was made, because {last.canary.detail}"
-    return description
 
 
 def _check_seconds(name: str, value: object, *, at_most: float = float("inf")) -> float:
@@ -396,13 +399,13 @@ def _check_seconds(name: str, value: object, *, at_most: float = float("inf")) -
 
 
 def _parse_history(history: object) -> tuple[int, Path | None]:
-    """How many looks to remember, and the file to keep them in, if there is to be one."""
+    """Return how many samples to keep in memory, and the history file, if any."""
     if (path := as_path(history)) is not None:
         return HISTORY_SIZE, Path(path)
     size = as_int(history)
     if size is None or size < 1:
         raise InvalidRequest(
-            f"history is {format_value(history)}, neither a number of looks above 0 nor a path",
+            f"history is {format_value(history)}, neither a number of samples above 0 nor a path",
             field="history",
         )
     return size, None

@@ -1,114 +1,55 @@
-"""One look at a service, bounded in time, that never stands in a caller's way."""
+"""A single check of a service, limited in time, that never delays callers."""
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING
 
 from foundry_api.monitor import health
+from foundry_api.monitor.background_value import BackgroundValue
 from foundry_api.monitor.process import ProcessFacts, ProcessProbe
 from foundry_api.types.errors import ClientClosed, FoundryError, ServiceError, ServiceNotRunning
 from foundry_api.types.user_code import UserCode, describe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from foundry_api.core.connection import Connection
     from foundry_api.core.service_pool import ServiceHandle
     from foundry_api.types.messages import ServiceGeneration
     from foundry_api.wire.dialects.base import ServiceStatus
 
-__all__ = ["BackgroundValue", "Probe", "ProbeResult", "RequiredModels"]
-
-
-_T = TypeVar("_T")
-
-
-class BackgroundValue(Generic[_T]):
-    """Makes one value at a time, in a task of its own that outlives whoever gives up waiting.
-
-    Nothing of a finished event loop is kept, so the same object serves several, one after another.
-
-    Attributes:
-        value: What the last making that ended gave; None before the first.
-    """
-
-    def __init__(self) -> None:
-        self.value: _T | None = None
-        self._task: asyncio.Task[_T] | None = None
-
-    @property
-    def pending(self) -> bool:
-        """Whether a making is under way."""
-        return self._task is not None
-
-    async def refresh(self, load: Callable[[], Coroutine[None, None, _T]], wait_s: float) -> bool:
-        """Make the value anew, unless that is under way; whether it was done within the wait.
-
-        Args:
-            load: Makes it.
-            wait_s: Seconds to wait.
-
-        Raises:
-            FoundryError: What `make` raised.
-        """
-        task = self._task
-        if task is None or task.get_loop() is not asyncio.get_running_loop():
-            # What is made is nobody's own: a deadline around the first who asks must not end it.
-            task = self._task = asyncio.create_task(load(), context=contextvars.Context())
-            task.add_done_callback(_consume_exception)
-        await asyncio.wait({task}, timeout=max(0.0, wait_s))
-        if not task.done():
-            return False
-        if self._task is task:
-            self._task = None
-        self.value = task.result()
-        return True
-
-    async def reset(self) -> None:
-        """Drop the value, and end a making that is under way."""
-        self.value = None
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.wait({task})
-
-
-def _consume_exception(task: asyncio.Task[_T]) -> None:
-    """Everybody may have given up waiting: no "never retrieved" in the log."""
-    if not task.cancelled():
-        task.exception()
-
+__all__ = ["Probe", "ProbeResult", "RequiredModels"]
 
 log = logging.getLogger("foundry_api")
 
+# If this process notices a time-out late by this share of it, the machine was asleep or a task
+# blocked the event loop. That says nothing about the service, so the request is repeated.
 SUSPENDED_RATIO = 0.25
 MAX_RETRIES = 3
-"""A bound that this process itself noticed late says nothing of the service, so the look is made
-again. A machine that was asleep, or a task that blocks the event loop, would be an outage else."""
 
+# How long the first check waits for the service to be found or started, if needed.
 FIRST_TIMEOUT_S = 5.0
-"""What the first look of all waits for the service to be found or started, if it has to be."""
+
+# Resolving a name may cost the service 4 s for its catalog, so it is not tried often.
+RETRY_S = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeResult:
-    """What one look saw.
+    """The result of one check.
 
     Attributes:
         service: Its base URL; None if none was found.
-        error: Why there was no answer, or why it cannot be used; None if it answered.
-        pending: Whether it is still being looked for or started, so that nothing is known yet.
-        latency_s: Seconds that its status route took.
-        service_generation: Of Foundry Local.
-        version: Of the engine, or what its fingerprint tells of it.
-        pid: Its process, if it tells.
-        process: That process, where it is ours to see.
-        loaded: Ids of the models in memory; None while that is not known yet.
+        error: Why it did not answer or cannot be used; None if it answered.
+        pending: Whether the service is still being found or started, so that nothing is known yet.
+        latency_s: Response time of its status route in seconds.
+        version: Of the engine, or the range of versions that its routes show.
+        process: Facts of its process; None if this user may not read it.
+        loaded: Ids of the models in memory; None if not known yet.
         loaded_error: Why the models in memory are not known.
     """
 
@@ -125,19 +66,14 @@ class ProbeResult:
 
 
 class _SlowResponse(ServiceNotRunning):
-    """It is there, but did not answer in time: it may be busy, so it is not found anew."""
+    """The service did not answer in time. It may be busy, so the connection stays valid."""
 
 
 class Probe:
-    """Looks at a service: its status route first, which answers while the engine generates.
+    """Checks a service by its status route, which answers while the engine generates."""
 
-    Neither the breaker nor the limiter has a say. What may take long, such as finding the service
-    or its list of loaded models, goes on in a task of its own, and a look takes what is there.
-
-    Args:
-        service: What to look at.
-        timeout_s: Bound of a look in seconds.
-    """
+    # It uses neither the circuit breaker nor the limiter. What may take long, such as finding the
+    # service or listing its loaded models, runs in the background; a check uses the last result.
 
     def __init__(self, service: ServiceHandle, timeout_s: float) -> None:
         self._service = service
@@ -156,11 +92,7 @@ class Probe:
         return self._connection
 
     async def run(self) -> ProbeResult:
-        """Look once.
-
-        Raises:
-            ClientClosed: The client was closed.
-        """
+        """Check the service once; raises ClientClosed if the client is closed."""
         code = UserCode()
         try:
             return await self._probe()
@@ -169,12 +101,20 @@ class Probe:
         except BaseException as error:
             if not code.is_own_failure(error):
                 raise
-            # Of the caller's own code, such as a transport. A look that is missing among the
-            # samples would be taken for a service that is well.
-            log.exception("a look failed")
-            hint = "The log has where it was raised."
-            failure = ServiceError(f"the look failed: {describe(error)}", hint=hint)
+            # Raised by the user's own code, such as a transport. Without a sample, the monitor's
+            # users would believe that the service is healthy.
+            log.exception("a health check failed")
+            hint = "The log has the traceback."
+            failure = ServiceError(f"the health check failed: {describe(error)}", hint=hint)
             return ProbeResult(service=None, error=failure)
+
+    async def aclose(self) -> None:
+        """Stop the work in the background."""
+        for value in (self._connecting, self._loaded, self._process):
+            await value.reset()
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.shutdown(wait=False)
 
     async def _probe(self) -> ProbeResult:
         try:
@@ -183,20 +123,26 @@ class Probe:
             raise
         except FoundryError as error:
             return ProbeResult(
-                service=error.service,
-                error=error,
-                pending=self._connecting.pending,
+                service=error.service, error=error, pending=self._connecting.is_pending
             )
         try:
             status, latency_s = await self._get_status(connection)
         except FoundryError as error:
-            self._invalidate(connection, error)
+            # As in a call that fails this way, the next one finds or starts the service again.
+            if isinstance(error, ServiceError) and not isinstance(error, _SlowResponse):
+                self._service.invalidate(connection)
             return ProbeResult(service=connection.endpoint.base_url, error=error)
-        await self._update_connection(connection, status)
-        due = asyncio.get_running_loop().time() + self._timeout_s - latency_s
+        # Another process has taken the place of the service that was found.
+        if None not in (pids := {connection.endpoint.pid, status.pid}) and len(pids) > 1:
+            self._service.invalidate(connection)
+        if connection is not self._connection:
+            self._connection = connection
+            await self._loaded.reset()
+            await self._process.reset()
+        deadline = asyncio.get_running_loop().time() + self._timeout_s - latency_s
         loaded_error, process = await asyncio.gather(
-            self._refresh_loaded(connection, status, due),
-            self._refresh_process(connection, status, due),
+            self._refresh_loaded(connection, status, deadline),
+            self._refresh_process(connection, status, deadline),
         )
         return ProbeResult(
             service=connection.endpoint.base_url,
@@ -209,14 +155,6 @@ class Probe:
             loaded_error=loaded_error,
         )
 
-    async def aclose(self) -> None:
-        """End what goes on in the background."""
-        for value in (self._connecting, self._loaded, self._process):
-            await value.reset()
-        thread, self._thread = self._thread, None
-        if thread is not None:
-            thread.shutdown(wait=False)
-
     async def _connect(self) -> Connection:
         if self._service.connection is not None:
             return self._service.connection
@@ -226,44 +164,32 @@ class Probe:
             connection, self._connecting.value = self._connecting.value, None
             if connection is not None:
                 return connection
-        raise ServiceNotRunning("the service is still being looked for or started", hint="")
+        raise ServiceNotRunning("the service is still being found or started", hint="")
 
     async def _get_status(self, connection: Connection) -> tuple[ServiceStatus, float]:
+        """Request the status route, and return the response time as well."""
         loop, timeout_s = asyncio.get_running_loop(), self._timeout_s
         for _ in range(MAX_RETRIES):
-            started = loop.time()
+            started_at = loop.time()
             try:
-                async with asyncio.timeout_at(started + timeout_s):
+                async with asyncio.timeout_at(started_at + timeout_s):
                     status = await connection.dialect.get_status()
             except TimeoutError:
-                if loop.time() - started < timeout_s * (1 + SUSPENDED_RATIO):
+                if loop.time() - started_at < timeout_s * (1 + SUSPENDED_RATIO):
                     break
             else:
-                return status, loop.time() - started
+                return status, loop.time() - started_at
         raise _SlowResponse(
             f"{connection.endpoint.base_url} did not answer within {timeout_s:g} s",
-            hint="It hangs, or the machine has more to do than it can.",
+            hint="It hangs, or the machine is overloaded.",
             service=connection.endpoint.base_url,
         )
 
-    def _invalidate(self, connection: Connection, error: FoundryError) -> None:
-        """Have the service found again, as a caller who met this error would."""
-        if isinstance(error, ServiceError) and not isinstance(error, _SlowResponse):
-            self._service.invalidate(connection)
-
-    async def _update_connection(self, connection: Connection, status: ServiceStatus) -> None:
-        """What was known of another connection, or of another process, says nothing of this one."""
-        if None not in (pids := {connection.endpoint.pid, status.pid}) and len(pids) > 1:
-            self._service.invalidate(connection)
-        if connection is not self._connection:
-            self._connection = connection
-            await self._loaded.reset()
-            await self._process.reset()
-
     async def _refresh_loaded(
-        self, connection: Connection, status: ServiceStatus, due: float
+        self, connection: Connection, status: ServiceStatus, deadline: float
     ) -> FoundryError | None:
-        wait_s = due - asyncio.get_running_loop().time()
+        """Refresh the list of loaded models; returns the error if that fails."""
+        wait_s = deadline - asyncio.get_running_loop().time()
         try:
             await self._loaded.refresh(lambda: connection.loaded_model_ids(status), wait_s)
         except FoundryError as error:
@@ -272,37 +198,28 @@ class Probe:
         return None
 
     async def _refresh_process(
-        self, connection: Connection, status: ServiceStatus, due: float
+        self, connection: Connection, status: ServiceStatus, deadline: float
     ) -> ProcessFacts | None:
         pid = health.get_local_pid(connection, status)
         if pid is None:
             return None
         loop = asyncio.get_running_loop()
-        # A thread of its own, because the loop's may all be busy with the program's work.
+        # Its own thread, because the program's work may occupy all threads of the event loop.
         self._thread = self._thread or ThreadPoolExecutor(1, "foundry-api-monitor")
         thread = self._thread
 
         async def read() -> ProcessFacts | None:
             return await loop.run_in_executor(thread, self._process_probe.read, pid)
 
-        await self._process.refresh(read, due - loop.time())
+        await self._process.refresh(read, deadline - loop.time())
         process = self._process.value
         return process if process is not None and process.pid == pid else None
 
 
-RETRY_S = 30.0
-"""Finding what a name means may cost the service 4 s for its catalog, so it is not tried often."""
-
-
 class RequiredModels:
-    """Names of models, and the ids that they mean.
+    """The names of the required models: aliases, ids, or ids without a version, in any case."""
 
-    An id, with its version or without, tells itself. What an alias means is asked for in the
-    background, because that may take seconds.
-
-    Args:
-        names: Aliases, ids, or ids without version, in any case.
-    """
+    # An id is recognised as it is. An alias is resolved in the background, which may take seconds.
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
@@ -312,7 +229,7 @@ class RequiredModels:
         self._refresh_at = 0.0
 
     def find_loaded(self, loaded: Iterable[str]) -> dict[str, str]:
-        """The names whose models are in memory, with their ids."""
+        """Return the names whose models are in memory, with the models' ids."""
         ids = {id_.lower(): id_ for id_ in loaded}
         without_version = {id_.rpartition(":")[0] or id_: full for id_, full in ids.items()}
         loaded_ids = {
@@ -323,33 +240,29 @@ class RequiredModels:
         return {name: id_ for name, id_ in loaded_ids.items() if id_ is not None}
 
     async def refresh(self, connection: Connection, missing: Iterable[str]) -> None:
-        """Find out what names mean, some time soon.
-
-        Args:
-            connection: Whom to ask.
-            missing: The names.
-        """
+        """Resolve the names of missing models in the background."""
+        # What was resolved for another connection may be wrong for this one.
         if connection is not self._connection:
             await self._resolving.reset()
             self._connection, self._resolved, self._refresh_at = connection, {}, 0.0
         names = [name for name in missing if name not in self._resolved]
-        now = asyncio.get_running_loop().time()
-        if not names or (now < self._refresh_at and not self._resolving.pending):
+        current = asyncio.get_running_loop().time()
+        if not names or (current < self._refresh_at and not self._resolving.is_pending):
             return
-        self._refresh_at = now + RETRY_S
-        if await self._resolving.refresh(lambda: _resolve_names(connection, names), 0.0):
+
+        async def resolve() -> dict[str, str]:
+            ids: dict[str, str] = {}
+            for name in names:
+                try:
+                    ids[name] = (await connection.resolve(name, download=True)).id
+                except FoundryError:  # the model is missing anyway, which the sample reports
+                    continue
+            return ids
+
+        self._refresh_at = current + RETRY_S
+        if await self._resolving.refresh(resolve, 0.0):
             self._resolved |= self._resolving.value or {}
 
     async def aclose(self) -> None:
-        """End what goes on in the background."""
+        """Stop the work in the background."""
         await self._resolving.reset()
-
-
-async def _resolve_names(connection: Connection, names: Iterable[str]) -> dict[str, str]:
-    meant: dict[str, str] = {}
-    for name in names:
-        try:
-            meant[name] = (await connection.resolve(name, download=True)).id
-        except FoundryError:  # it is missing either way, which the sample tells
-            continue
-    return meant

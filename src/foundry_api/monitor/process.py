@@ -1,4 +1,4 @@
-"""What the operating system tells of a service's process."""
+"""Memory, CPU and restarts of a service's process, as the operating system reports them."""
 
 from __future__ import annotations
 
@@ -16,15 +16,12 @@ __all__ = ["ProcessFacts", "ProcessProbe", "RestartCounter"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessFacts:
-    """A process at one moment.
+    """A process at one time.
 
     Attributes:
-        pid: Its id.
-        started_at: When it started, in seconds since the epoch.
+        started_at: In seconds since the epoch.
         memory_bytes: Its resident memory.
-        threads: How many it has.
-        cpu_percent: Processor time since the reading before, in percent of one core; None at the
-            first.
+        cpu_percent: CPU time since the previous reading, in percent of one core; None at the first.
     """
 
     pid: int
@@ -35,11 +32,7 @@ class ProcessFacts:
 
 
 class ProcessProbe:
-    """Reads what a process uses, again and again. It blocks for a moment: call it in a thread.
-
-    Args:
-        clock: Seconds of a monotonic clock.
-    """
+    """Reads the facts of a process, one time after another. It blocks, so call it in a thread."""
 
     def __init__(self, monotonic: Callable[[], float] = time.perf_counter) -> None:
         self._monotonic = monotonic
@@ -47,49 +40,39 @@ class ProcessProbe:
         self._previous: tuple[float, float] | None = None
 
     def read(self, pid: int) -> ProcessFacts | None:
-        """The facts of a process; None where it is gone or not ours to see."""
+        """Return the facts of a process; None if it is gone or this user may not read it."""
         try:
-            return self._read(self._get_process(pid))
-        except (psutil.Error, ValueError, OverflowError):  # what a service tells may be no number
+            process = self._process
+            if process is None or process.pid != pid or not process.is_running():
+                process = self._process = psutil.Process(pid)
+                self._previous = None
+            return self._read(process)
+        except (psutil.Error, ValueError, OverflowError):  # a service may report any number as pid
             self._process = self._previous = None
             return None
 
-    def _get_process(self, pid: int) -> psutil.Process:
-        process = self._process
-        if process is None or process.pid != pid or not process.is_running():
-            process = self._process = psutil.Process(pid)
-            self._previous = None
-        return process
-
     def _read(self, process: psutil.Process) -> ProcessFacts:
         with process.oneshot():
-            times, now = process.cpu_times(), self._monotonic()
+            times, read_at = process.cpu_times(), self._monotonic()
             memory_bytes, threads = process.memory_info().rss, process.num_threads()
-        used_s = times.user + times.system
-        before, self._previous = self._previous, (used_s, now)
+        cpu_s = times.user + times.system
+        cpu_percent = None
+        if self._previous is not None:
+            previous_cpu_s, previous_at = self._previous
+            if read_at > previous_at:
+                cpu_percent = max(0.0, 100 * (cpu_s - previous_cpu_s) / (read_at - previous_at))
+        self._previous = cpu_s, read_at
         return ProcessFacts(
             pid=process.pid,
             started_at=process.create_time(),
             memory_bytes=memory_bytes,
             threads=threads,
-            cpu_percent=_compute_percent(before, used_s, now),
+            cpu_percent=cpu_percent,
         )
 
 
-def _compute_percent(
-    previous: tuple[float, float] | None, used_s: float, now: float
-) -> float | None:
-    if previous is None or now <= previous[1]:
-        return None
-    return max(0.0, 100 * (used_s - previous[0]) / (now - previous[1]))
-
-
 class RestartCounter:
-    """Counts how often another process took the place of the one before.
-
-    Attributes:
-        count: As above.
-    """
+    """Counts how often another process took the place of the previous one."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -97,12 +80,13 @@ class RestartCounter:
         self._started_at: float | None = None
 
     def update(self, pid: int | None, started_at: float | None) -> None:
-        """Take note of the process that answered; None for what is not known of it."""
+        """Record the process that answered; None for an unknown pid or start time."""
         if pid is None:
             return
-        moved = self._pid is not None and pid != self._pid
-        reused = None not in (started_at, self._started_at) and started_at != self._started_at
-        if moved or reused:
+        pid_changed = self._pid is not None and pid != self._pid
+        # A new process may have the pid of the old one, but it has another start time.
+        pid_reused = None not in (started_at, self._started_at) and started_at != self._started_at
+        if pid_changed or pid_reused:
             self.count += 1
         if pid != self._pid or started_at is not None:
             self._started_at = started_at

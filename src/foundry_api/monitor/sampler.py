@@ -1,4 +1,4 @@
-"""Puts together what one look, the client's calls and the canary tell, and judges it."""
+"""Combines a check, the client's calls and the canary into a sample."""
 
 from __future__ import annotations
 
@@ -24,35 +24,26 @@ if TYPE_CHECKING:
 
 __all__ = ["MonitorTarget", "Sampler", "TrafficCounter"]
 
+# Values of each kind to store between two samples. More would hardly change the median.
+MAX_VALUES = 2_000
+
 
 class MonitorTarget(Protocol):
-    """What a monitor can look at, such as a client."""
+    """An object that a monitor can watch, such as a client."""
 
     @property
     def services(self) -> tuple[ServiceHandle, ...]:
-        """The services that it calls; the first one is looked at."""
+        """Its services, of which the first is watched."""
         ...
 
     @property
     def events(self) -> EventBus:
-        """What happens to its calls."""
+        """The events of its calls."""
         ...
 
 
 class Sampler:
-    """Makes samples of a service.
-
-    Args:
-        client: Whose service.
-        traffic: Hears what its calls come to.
-        interval_s: Seconds between two samples.
-        timeout_s: Bound of a look.
-        models: Names of the models that have to be in memory.
-        canary_every: Samples from one canary to the next; 0 for never.
-        canary_timeout_s: Bound of a canary.
-        hysteresis: How many looks it takes to change the state.
-        clock: Seconds since the epoch.
-    """
+    """Takes samples of the first service of a client."""
 
     def __init__(
         self,
@@ -75,7 +66,8 @@ class Sampler:
         self._required = RequiredModels(models)
         self._restarts = RestartCounter()
         self._states = StateMachine(hysteresis)
-        self._address: str | None = None  # whoever is told that it is gone wants to know what
+        # The last address, which the samples keep when the service is gone.
+        self._address: str | None = None
         self._canary_runner: CanaryRunner | None = None
         if canary_every:
             self._canary_runner = CanaryRunner(
@@ -84,27 +76,26 @@ class Sampler:
 
     @property
     def state(self) -> HealthState:
-        """The state of the service."""
         return self._states.state
 
     async def sample(self, *, wait_for_canary: bool) -> tuple[HealthSample, Transition | None]:
-        """Look once; the sample, and the change of the state that it led to.
+        """Check the service once, and return the change of state that this led to as well.
 
-        Args:
-            wait_for_canary: Wait for the canary that this look made, if any.
-
-        Raises:
-            ClientClosed: The client was closed.
+        `wait_for_canary` waits for the canary that this check started, if any.
         """
         result = await self._probe.run()
         traffic = self._traffic.drain()
         loaded_ids = self._required.find_loaded(result.loaded or ())
         missing = tuple(name for name in self._required.names if name not in loaded_ids)
-        self._update_restarts(result)
+        previous_restarts = self._restarts.count
+        self._restarts.update(result.pid, result.process.started_at if result.process else None)
+        if self._canary_runner is not None and self._restarts.count > previous_restarts:
+            self._canary_runner.reset()
         connection = self._probe.connection
         if result.error is None and connection is not None:
             await self._required.refresh(connection, missing)
             if self._canary_runner is not None:
+                # A required model if one is in memory, else any other.
                 models = [*loaded_ids.values(), *sorted(result.loaded or ()), ""]
                 self._canary_runner.on_sample(connection, models[0], traffic)
                 if wait_for_canary:
@@ -112,37 +103,28 @@ class Sampler:
         return self._evaluate(result, missing, traffic)
 
     async def aclose(self) -> None:
-        """End what goes on in the background."""
+        """Stop the work in the background."""
         if self._canary_runner is not None:
             await self._canary_runner.aclose()
         await self._required.aclose()
         await self._probe.aclose()
 
-    def _update_restarts(self, result: ProbeResult) -> None:
-        previous = self._restarts.count
-        self._restarts.update(result.pid, result.process.started_at if result.process else None)
-        if self._canary_runner is not None and self._restarts.count > previous:
-            self._canary_runner.reset()
-
     def _evaluate(
         self, result: ProbeResult, missing: tuple[str, ...], traffic: Traffic
     ) -> tuple[HealthSample, Transition | None]:
-        breaker, runner, process = (
-            self._service.breaker.statistics(),
-            self._canary_runner,
-            result.process,
-        )
-        verdict = evaluate(result, missing, runner.failure if runner else None, breaker)
-        now = self._wall_clock()
+        breaker = self._service.breaker.statistics()
+        runner, process = self._canary_runner, result.process
+        evaluation = evaluate(result, missing, runner.failure if runner else None, breaker)
+        checked_at = self._wall_clock()
         self._address = result.service or self._address
-        # A service that this program only starts is not down, as long as it never was up.
-        never_started = result.pending and self.state == "unknown"
-        transition = None if never_started else self._states.update(verdict.status, now)
+        # A service that has never run and is still being started is not down.
+        is_first_start = result.pending and self.state == "unknown"
+        transition = None if is_first_start else self._states.update(evaluation.status, checked_at)
         sample = HealthSample(
-            status=verdict.status,
+            status=evaluation.status,
             state=self._states.state,
-            ready=verdict.ready and (runner is None or runner.proven),
-            detail=verdict.detail,
+            ready=evaluation.ready and (runner is None or runner.has_passed),
+            detail=evaluation.detail,
             service=self._address,
             service_generation=result.service_generation,
             version=result.version,
@@ -150,7 +132,7 @@ class Sampler:
             loaded_models=tuple(sorted(result.loaded or ())),
             pid=result.pid,
             memory_usage=process.memory_bytes if process else None,
-            uptime=now - process.started_at if process else None,
+            uptime=checked_at - process.started_at if process else None,
             cpu_percent=process.cpu_percent if process else None,
             threads=process.threads if process else None,
             restarts=self._restarts.count,
@@ -158,21 +140,16 @@ class Sampler:
             canary=runner.last if runner else None,
             breaker=breaker,
             limiter=self._service.limiter.statistics(),
-            checked_at=now,
+            checked_at=checked_at,
             interval_s=self._interval_s,
         )
         return sample, transition
 
 
-MAX_VALUES = 2_000
-"""Of each kind, between two looks. A median does not change much after that."""
-
-
 class TrafficCounter:
-    """A listener of the client's events that tells what came since it was asked last.
+    """Counts the calls of a client, as a listener of its events.
 
-    Args:
-        is_elsewhere: Tells of a service's base URL whether it is another than the watched one.
+    `is_other_service` returns whether a base URL is that of a service which is not watched.
     """
 
     def __init__(self, is_other_service: Callable[[str | None], bool]) -> None:
@@ -180,7 +157,6 @@ class TrafficCounter:
         self._reset()
 
     def __call__(self, event: Event) -> None:
-        """Take note of a `FirstToken` or a `CallEnded`."""
         if isinstance(event, FirstToken) and not self._is_other_service(event.service):
             self._first_tokens += 1
             if self._first_tokens <= MAX_VALUES:
@@ -192,7 +168,7 @@ class TrafficCounter:
                 self._rates.append(rate)
 
     def drain(self) -> Traffic:
-        """What came since the last time."""
+        """Return the calls since the last `drain`."""
         traffic = Traffic(
             answered=self._outcomes["answered"],
             failed=self._outcomes["failed"],

@@ -1,4 +1,4 @@
-"""History in a SQLite file: samples of many runs, for as long as they are wanted."""
+"""Stores the samples of monitors in a SQLite file."""
 
 from __future__ import annotations
 
@@ -38,33 +38,29 @@ SCHEMA = """
 create table samples (at real not null, service text, sample text not null);
 create index samples_at on samples (at);
 """
+# `foun` in ASCII, which distinguishes this package's files from other SQLite databases.
 FORMAT = FileFormat(application_id=0x666F756E, version=0, schema=SCHEMA)
-"""`foun`: tells this package's files from other SQLite databases."""
 
 PRUNE_EVERY = 500
 BUSY_S = 5.0
 LOCK_S = 5.0
+
+# Samples that may wait for a slow disk. Any more are dropped and logged.
 MAX_PENDING = 1_000
-"""Samples that wait for a slow disk; more are given up, which is logged."""
 
 _DECODER = msgspec.json.Decoder(HealthSample)
 _ENCODER = msgspec.json.Encoder()
 
 
 class SampleStore:
-    """One file. All its methods block, and belong to one thread.
+    """Writes samples to one file, from a single thread. All methods block.
 
-    A file that is damaged is set aside beside itself, and a new one begun: a monitor that does not
-    start helps nobody. A file that is something else is left alone.
-
-    Args:
-        path: The file; made, with its directory, if it is not there. Only its owner may read it.
-        keep_s: Age in seconds after which samples are deleted.
-        clock: Seconds since the epoch.
-
-    Raises:
-        ConfigurationError: The file is not a history, or cannot be written.
+    The file is created with its directory, readable by its owner only. `keep_s` is the age at which
+    samples are deleted.
     """
+
+    # A damaged file is renamed and a new one is created, because the monitor should run anyway. A
+    # file of another kind is left alone, with ConfigurationError.
 
     def __init__(
         self, path: Path, *, keep_s: float, wall_clock: Callable[[], float] = time.time
@@ -77,11 +73,7 @@ class SampleStore:
             self._database = self._open()
 
     def add(self, sample: HealthSample) -> None:
-        """Keep a sample.
-
-        Raises:
-            sqlite3.Error, OSError: It cannot be.
-        """
+        """Write a sample; raises sqlite3.Error or OSError if that fails."""
         try:
             self._add(sample)
         except sqlite3.DatabaseError as error:
@@ -93,7 +85,6 @@ class SampleStore:
             self._add(sample)
 
     def close(self) -> None:
-        """Close the file."""
         self._database.close()
 
     def _add(self, sample: HealthSample) -> None:
@@ -114,14 +105,16 @@ class SampleStore:
         return self._prepare()
 
     def _prepare(self) -> sqlite3.Connection:
+        # The identity of the file is needed by _quarantine(), even if opening it fails. Opening may
+        # create the file, so it is read again.
         self._identity = get_file_identity(self._path)
         database = open_database(self._path, FORMAT, lock=self._make_lock(), timeout_s=BUSY_S)
         self._identity = get_file_identity(self._path)
         try:
             database.execute("pragma synchronous = normal")
-            (verdict,) = database.execute("pragma quick_check(1)").fetchone()
-            if verdict != "ok":
-                raise DamagedFile(verdict)  # noqa: TRY301 - as SQLite tells of it itself
+            (result,) = database.execute("pragma quick_check(1)").fetchone()
+            if result != "ok":
+                raise DamagedFile(result)  # noqa: TRY301 - handled like SQLite's own error
             self._prune(database)
         except BaseException:
             database.close()
@@ -132,9 +125,9 @@ class SampleStore:
         with self._make_lock():
             check_not_foreign(self._path, FORMAT, timeout_s=BUSY_S)
             if get_file_identity(self._path) != self._identity:
-                return  # another process did it
-            aside = quarantine(self._path, "damaged")
-        log.warning("the history %s is damaged (%s); it is now %s", self._path, error, aside)
+                return  # another process has replaced the file already
+            new_path = quarantine(self._path, "damaged")
+        log.warning("the history %s is damaged (%s); renamed to %s", self._path, error, new_path)
 
     def _make_lock(self) -> FileLock:
         return FileLock(self._path.with_name(f"{self._path.name}.lock"), timeout_s=LOCK_S)
@@ -145,17 +138,7 @@ class SampleStore:
 
 
 def read_samples(path: Path, *, since: float = 0.0) -> list[HealthSample]:
-    """The samples in a file, oldest first.
-
-    What another version wrote and this one can't read is left out, which is logged.
-
-    Args:
-        path: The file.
-        since: The oldest to read, in seconds since the epoch.
-
-    Raises:
-        ConfigurationError: There is no such file, or it is not a history.
-    """
+    """Read the samples in a file, oldest first, from `since` in seconds since the epoch."""
     with _translate_errors(path, "read"):
         database = open_read_only(path, FORMAT, timeout_s=BUSY_S)
         if database is not None:
@@ -163,17 +146,26 @@ def read_samples(path: Path, *, since: float = 0.0) -> list[HealthSample]:
                 rows = database.execute(
                     "select sample from samples where at >= ? order by at", (since,)
                 ).fetchall()
-            return _decode_rows(path, [row[0] for row in rows])
+            samples: list[HealthSample] = []
+            for (text,) in rows:
+                # Another version may have written samples that this one cannot read.
+                with suppress(msgspec.MsgspecError, UnicodeDecodeError):
+                    if isinstance(text, (str, bytes)):
+                        samples.append(_DECODER.decode(text))
+            if len(samples) < len(rows):
+                log.warning("%d samples of %s cannot be read", len(rows) - len(samples), path)
+            return samples
     if get_file_identity(path) is None:
         raise ConfigurationError(
-            f"there is no history {path}", hint="`foundry-api health --watch --store FILE` writes."
+            f"there is no history {path}",
+            hint="`foundry-api health --watch --store FILE` writes one.",
         )
     return []
 
 
 @contextmanager
 def _translate_errors(path: Path, action: str) -> Generator[None]:
-    """Raise what is wrong with a file as one of our errors."""
+    """Raise the errors of a file as ConfigurationError."""
     try:
         yield
     except (ForeignFile, OtherFormat) as error:
@@ -185,30 +177,14 @@ def _translate_errors(path: Path, action: str) -> Generator[None]:
         problem = f"is damaged: {error}" if damaged else f"cannot be {action}: {error}"
         raise ConfigurationError(
             f"the history {path} {problem}",
-            hint="The next `foundry-api health --watch --store FILE` sets it aside and begins anew."
+            hint="`foundry-api health --watch --store FILE` renames it and starts a new one."
             if damaged
             else "Name another file.",
         ) from error
 
 
-def _decode_rows(path: Path, rows: list[object]) -> list[HealthSample]:
-    samples: list[HealthSample] = []
-    for row in rows:
-        with suppress(msgspec.MsgspecError, UnicodeDecodeError):
-            if isinstance(row, (str, bytes)):
-                samples.append(_DECODER.decode(row))
-    if len(samples) < len(rows):
-        log.warning("%d samples of %s cannot be read", len(rows) - len(samples), path)
-    return samples
-
-
 class StoreWriter:
-    """Writes samples in a thread of its own, so that a slow disk delays nobody.
-
-    Args:
-        path: The file.
-        keep_s: Age in seconds after which samples are deleted.
-    """
+    """Writes samples in its own thread, so that a slow disk does not delay the monitor."""
 
     def __init__(self, path: Path, *, keep_s: float) -> None:
         self._path = path
@@ -216,19 +192,15 @@ class StoreWriter:
         self._thread = ThreadPoolExecutor(1, "foundry-api-history")
         self._store: SampleStore | None = None
         self._submitted = 0
-        self._written = 0  # counted in the thread, as the other is outside of it
+        self._written = 0  # changed in the thread only, as the one above is outside it only
         self._dropped = 0
 
     def open(self) -> Future[None]:
-        """Open the file; the future tells how that went.
-
-        Raises (in the future):
-            ConfigurationError: The file is not a history, or cannot be written.
-        """
+        """Open the file; the future raises ConfigurationError if that is impossible."""
         return self._thread.submit(self._open)
 
     def add(self, sample: HealthSample) -> None:
-        """Keep a sample, soon."""
+        """Write a sample in the thread. A failure is logged."""
         if self._submitted - self._written >= MAX_PENDING:
             self._record_failure("the disk is too slow")
             return
@@ -236,7 +208,7 @@ class StoreWriter:
         self._thread.submit(self._add, sample)
 
     def close(self) -> Future[None]:
-        """Write what waits, and close the file."""
+        """Write the samples that wait, then close the file."""
         done = self._thread.submit(self._close)
         self._thread.shutdown(wait=False)
         return done
@@ -257,7 +229,7 @@ class StoreWriter:
                 self._dropped = 0
 
     def _record_failure(self, reason: str) -> None:
-        if not self._dropped:
+        if not self._dropped:  # one message per series of failures
             log.warning("samples are not written to %s: %s", self._path, reason)
         self._dropped += 1
 

@@ -1,4 +1,4 @@
-"""What many samples come to."""
+"""Summarises samples: availability, outages and quantiles."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 __all__ = ["HealthSummary", "Quantiles", "summarise"]
 
+# A sample counts for the time until the next one, but not for hours without a monitor.
 MAX_INTERVALS = 2
-"""A sample stands for the time until the next one, but not for hours without a monitor."""
 
 
 class Quantiles(Result, msgspec.Struct, frozen=True, kw_only=True):
-    """How values are spread.
+    """The distribution of values.
 
     Attributes:
         p50: The median.
-        p95: Below which 95 of 100 lie.
-        p99: Below which 99 of 100 lie.
-        highest: The highest of all.
+        p95: The 95th percentile.
+        p99: The 99th percentile.
+        highest: The highest value.
     """
 
     p50: float
@@ -37,28 +37,30 @@ class Quantiles(Result, msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HealthSummary(Result, msgspec.Struct, frozen=True, kw_only=True):
-    """What a monitor saw over a time.
+    """The results of a monitor over a period.
 
     Attributes:
         first_at: When the state was first known, in seconds since the epoch; None if it never was.
-        last_at: When the last look was made.
-        observed_s: Seconds that the looks stand for: the times between them, without those in
-            which nobody looked.
-        samples: How many looks there were.
-        availability: Share of the observed time in which the service answered, 0 to 1; None
-            without any.
-        outages: How often it was down.
-        longest_outage_s: Seconds of the longest; 0 without any.
+        last_at: Time of the last check, in seconds since the epoch; None if the state never was
+            known.
+        observed_s: Seconds that the checks cover, without the times when no monitor ran.
+        samples: Number of checks.
+        availability: Share of the observed time in which the service answered, 0 to 1; None if no
+            time was observed.
+        outages: How often the service was down.
+        longest_outage_s: Seconds of the longest outage; 0 without one.
         downtime_s: Seconds of all outages.
-        restarts: How often another process was found in the place of the one before.
-        latency_s: Of the status route; None if it never answered.
-        time_to_first_token_s: Of the medians between two looks, each as often as answers began
-            there, and of the canaries; None without any.
-        tokens_per_second: Of the medians between two looks, each as often as calls were answered,
-            and of the canaries; None without any.
-        memory_highest: The most resident bytes; None where the process is not ours to see.
-        answered: Calls of the client that were answered.
-        failed: Calls of the client that failed.
+        restarts: How often another process took the place of the previous one.
+        latency_s: Response times of the status route; None if it never answered.
+        time_to_first_token_s: Times to the first token of the canaries and of the client's calls;
+            None without any. For the calls, the median of each interval counts once per answer
+            that started in it.
+        tokens_per_second: Rates of the canaries and of the client's calls; None without any. For
+            the calls, the median of each interval counts once per call that was answered in it.
+        memory_highest: Highest resident memory in bytes; None if this user may not read the
+            process.
+        answered: Number of the client's calls that were answered.
+        failed: Number of the client's calls that failed.
     """
 
     first_at: float | None = None
@@ -79,33 +81,36 @@ class HealthSummary(Result, msgspec.Struct, frozen=True, kw_only=True):
 
 
 def summarise(samples: Iterable[HealthSample]) -> HealthSummary:
-    """The summary of samples.
-
-    Args:
-        samples: Oldest first.
-    """
+    """Summarise samples, oldest first."""
     all_samples = list(samples)
-    # Before the first looks agree, nothing is said of the service, not even that it is down.
-    seen = [sample for sample in all_samples if sample.state != "unknown"]
-    if not seen:
+    # Before the first checks agree, the state is unknown: the service may still be starting.
+    known = [sample for sample in all_samples if sample.state != "unknown"]
+    if not known:
         return HealthSummary(samples=len(all_samples))
-    spans = list(_intervals(seen))
-    observed_s = sum(spans)
-    down_s = sum(span for sample, span in _zip_weighted(seen, spans) if sample.status == "down")
-    outages = list(_iter_outages(seen, spans))
-    traffic = [sample.traffic for sample in seen]
-    canaries = {sample.canary.at: sample.canary for sample in seen if sample.canary}.values()
+    durations_s = list(_iter_durations(known))
+    observed_s = sum(durations_s)
+    down_s = sum(
+        duration_s
+        for sample, duration_s in zip(known, durations_s, strict=True)
+        if sample.status == "down"
+    )
+    outages = list(_iter_outages(known, durations_s))
+    traffic = [sample.traffic for sample in known]
+    # Each sample has the last canary, so the same one is in many samples.
+    canaries = {sample.canary.at: sample.canary for sample in known if sample.canary}.values()
+    # Each monitor counts restarts from 0, so a lower number belongs to a new monitor.
+    restarts = sum(max(0, after.restarts - before.restarts) for before, after in pairwise(known))
     return HealthSummary(
-        first_at=seen[0].checked_at,
-        last_at=seen[-1].checked_at,
+        first_at=known[0].checked_at,
+        last_at=known[-1].checked_at,
         observed_s=observed_s,
         samples=len(all_samples),
         availability=1 - down_s / observed_s if observed_s else None,
         outages=len(outages),
         longest_outage_s=max(outages, default=0.0),
         downtime_s=sum(outages),
-        restarts=_count_restarts(seen),
-        latency_s=compute_quantiles((item.latency_s, 1) for item in seen),
+        restarts=restarts,
+        latency_s=compute_quantiles((item.latency_s, 1) for item in known),
         time_to_first_token_s=compute_quantiles(
             [
                 *((item.time_to_first_token_s, item.first_tokens) for item in traffic),
@@ -118,57 +123,51 @@ def summarise(samples: Iterable[HealthSample]) -> HealthSummary:
                 *((item.tokens_per_second, 1) for item in canaries),
             ]
         ),
-        memory_highest=max((item.memory_usage for item in seen if item.memory_usage), default=None),
+        memory_highest=max(
+            (item.memory_usage for item in known if item.memory_usage), default=None
+        ),
         answered=sum(item.answered for item in traffic),
         failed=sum(item.failed for item in traffic),
     )
 
 
 def compute_quantiles(values: Iterable[tuple[float | None, int]]) -> Quantiles | None:
-    """The quantiles of values, each with how often it counts; None without any."""
-    known = sorted((value, weight) for value, weight in values if value is not None and weight)
-    if not known:
+    """Compute the quantiles of weighted values; None without any."""
+    weighted = sorted((value, weight) for value, weight in values if value is not None and weight)
+    if not weighted:
         return None
-    total = sum(weight for _, weight in known)
+    total = sum(weight for _, weight in weighted)
 
     def find_value(share: float) -> float:
         rank = share * total
-        for value, weight in known:
+        for value, weight in weighted:
             rank -= weight
             if rank <= 0:
                 return value
-        return known[-1][0]
+        return weighted[-1][0]
 
     return Quantiles(
-        p50=find_value(0.5), p95=find_value(0.95), p99=find_value(0.99), highest=known[-1][0]
+        p50=find_value(0.5), p95=find_value(0.95), p99=find_value(0.99), highest=weighted[-1][0]
     )
 
 
-def _zip_weighted(
-    samples: list[HealthSample], spans: list[float]
-) -> Iterator[tuple[HealthSample, float]]:
-    return zip(samples, spans, strict=True)
-
-
-def _intervals(samples: list[HealthSample]) -> Iterator[float]:
-    """Seconds that each sample stands for: until the next one, or as long as an interval."""
+def _iter_durations(samples: list[HealthSample]) -> Iterator[float]:
+    """Yield the seconds that each sample counts for."""
     for sample, following in pairwise(samples):
         max_s = MAX_INTERVALS * sample.interval_s
         yield min(max(0.0, following.checked_at - sample.checked_at), max_s)
     yield samples[-1].interval_s
 
 
-def _iter_outages(samples: list[HealthSample], spans: list[float]) -> Iterator[float]:
-    """Seconds of each outage, from the first look without an answer to the first with one.
-
-    Looks without an answer count as an outage once the state is down, which it is until enough
-    looks have been answered: one that is answered between them does not make two of it.
-    """
+def _iter_outages(samples: list[HealthSample], durations_s: list[float]) -> Iterator[float]:
+    """Yield the seconds of each outage."""
+    # Failed checks count as an outage once the state is down, which it stays until enough checks
+    # succeed. So a single success in between does not split an outage.
     unanswered_s = 0.0
     confirmed = False
-    for sample, span in _zip_weighted(samples, spans):
+    for sample, duration_s in zip(samples, durations_s, strict=True):
         if sample.status == "down":
-            unanswered_s += span
+            unanswered_s += duration_s
             confirmed = confirmed or sample.state == "down"
         elif sample.state != "down":
             if confirmed:
@@ -176,9 +175,3 @@ def _iter_outages(samples: list[HealthSample], spans: list[float]) -> Iterator[f
             unanswered_s, confirmed = 0.0, False
     if confirmed:
         yield unanswered_s
-
-
-def _count_restarts(samples: list[HealthSample]) -> int:
-    """Each monitor counts from 0."""
-    pairs = pairwise(samples)
-    return sum(max(0, after.restarts - before.restarts) for before, after in pairs)

@@ -1,4 +1,4 @@
-"""What a monitor sees, decides and tells: frozen values."""
+"""The values that a monitor returns and reports."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ HealthState = Literal["unknown", "healthy", "degraded", "down"]
 
 
 class Traffic(Result, msgspec.Struct, frozen=True, kw_only=True):
-    """What the client's own calls came to since the sample before.
+    """The client's own calls since the previous sample.
 
     Attributes:
-        answered: Calls that were answered.
-        failed: Calls that failed.
-        cancelled: Calls whose callers left.
-        first_tokens: Answers that began.
-        time_to_first_token_s: Their median, in seconds; None without any.
-        tokens_per_second: Median rate of the answers that ended; None without any that had one.
+        answered: Number of calls that were answered.
+        failed: Number of calls that failed.
+        cancelled: Number of calls that their callers cancelled.
+        first_tokens: Number of answers that started.
+        time_to_first_token_s: Median of their times to the first token, in seconds; None without
+            any.
+        tokens_per_second: Median rate of the answers that ended; None if none had a rate.
     """
 
     answered: int = 0
@@ -37,16 +38,17 @@ class Traffic(Result, msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Canary(Result, msgspec.Struct, frozen=True, kw_only=True):
-    """A completion of a few tokens, made to see whether the service can.
+    """A completion of a few tokens, to check whether the service can generate.
 
     Attributes:
-        outcome: `answered` or `failed`; `traffic` where a caller's answer showed the same, so that
-            none was made; `skipped` where making one would have been in callers' way.
-        model: Id of the model, or its name; empty where none was asked.
+        outcome: `answered` or `failed`; `traffic` if none was made because a caller's call was
+            answered, which shows the same; `skipped` if it would have delayed callers, or if no
+            model is in memory.
+        model: Id of the model; empty if no model was called.
         time_to_first_token_s: Seconds to its first text; None unless it was answered.
-        tokens_per_second: Its rate; None where it had none.
+        tokens_per_second: Its rate; None if it has none.
         detail: Why it failed or was skipped.
-        at: Seconds since the epoch.
+        at: Time of the result, in seconds since the epoch.
     """
 
     outcome: Literal["answered", "failed", "skipped", "traffic"]
@@ -58,25 +60,26 @@ class Canary(Result, msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HealthSample(HealthStatus, frozen=True, kw_only=True):
-    """One look of a monitor: a `HealthStatus`, and what else it measured.
+    """One check of a monitor: a `HealthStatus` with more measurements.
 
-    Of a service that is gone, `service` is the address that it had last.
+    For a service that is gone, `service` is its last address.
 
     Attributes:
-        state: The state after this look. It changes only after several looks that agree, while
-            `status` is this look alone.
-        ready: Whether the service answers, the wanted models are in memory, and the last canary,
-            if there was one, was answered.
-        pid: The service's process; None where the generation does not tell.
-        cpu_percent: Processor time of that process since the look before, in percent of one core;
-            None at the first look, and where the process is not ours to see.
-        threads: Threads of that process; None as above. Of a 2.x service about the connections.
-        restarts: How often another process was found in the place of the one before.
-        traffic: The client's own calls since the look before.
-        canary: The last canary; None if none was asked for.
+        state: The state after this check. It changes only after several checks that agree, while
+            `status` is the result of this check alone.
+        ready: Whether the service answers, the required models are in memory, and the last canary,
+            if canaries are on, was answered.
+        pid: The service's process; None if its generation does not report it.
+        cpu_percent: CPU time of that process since the previous check, in percent of one core;
+            None at the first check, and if this user may not read the process.
+        threads: Number of threads of that process; None if this user may not read it. For a 2.x
+            service, about the number of connections.
+        restarts: How often another process took the place of the previous one.
+        traffic: The client's own calls since the previous check.
+        canary: The last canary; None before the first, and if canaries are off.
         breaker: The client's circuit breaker for the service.
         limiter: The client's limiter for the service.
-        interval_s: Seconds between two looks.
+        interval_s: Seconds between two checks.
     """
 
     state: HealthState = "unknown"
@@ -93,15 +96,15 @@ class HealthSample(HealthStatus, frozen=True, kw_only=True):
 
 
 class HealthChanged(Result, msgspec.Struct, frozen=True, kw_only=True):
-    """The state of a service changed.
+    """A change of a service's state.
 
     Attributes:
-        old: The state before; `unknown` at the first change.
-        new: The state now.
-        since: When the first look saw the new state, in seconds since the epoch.
-        at: When so many looks had seen it that it counts, in seconds since the epoch.
-        reason: What is wrong; or that it answers again.
-        sample: The look that decided it.
+        old: The previous state; `unknown` at the first change.
+        new: The new state.
+        since: Time of the first check that found the new state, in seconds since the epoch.
+        at: Time of the check that decided the change, in seconds since the epoch.
+        reason: What is wrong, or that the service answers again.
+        sample: The check that decided the change.
     """
 
     old: HealthState

@@ -156,7 +156,7 @@ def test_a_service_that_is_only_started_is_not_down(run: Run) -> None:
             await asyncio.sleep(10)
             assert monitor.status is not None
             assert monitor.status.status == "down"
-            assert "still being looked for" in monitor.status.detail
+            assert "still being found or started" in monitor.status.detail
             assert (monitor.state, changes) == ("unknown", [])
             await asyncio.sleep(15)
             assert [change.new for change in changes] == ["healthy"]
@@ -310,7 +310,7 @@ def test_what_callers_saw_since_the_last_look_is_told(run: Run) -> None:
             assert traffic.tokens_per_second == 50.0
             await asyncio.sleep(1)
             assert monitor.status.traffic.answered == 0
-        assert CallEnded not in watched.events.heard
+        assert CallEnded not in watched.events.observed_types
 
     run(main())
 
@@ -322,7 +322,7 @@ async def test_no_canary_is_made_where_callers_have_every_turn() -> None:
     slot = watched.service.limiter.try_acquire()
     look = await monitor.check()
     assert look.canary is not None
-    assert (look.canary.outcome, look.canary.detail) == ("skipped", "callers have every turn")
+    assert (look.canary.outcome, look.canary.detail) == ("skipped", "callers use every slot")
     assert (look.status, look.ready) == ("healthy", False)
     assert slot is not None
     slot.release()
@@ -361,7 +361,7 @@ async def test_a_canary_gives_way_to_a_call_that_begins() -> None:
         looks = await first(monitor, 2)
     canary = looks[-1].canary
     assert canary is not None
-    assert (canary.outcome, canary.detail) == ("skipped", "a call began, which goes first")
+    assert (canary.outcome, canary.detail) == ("skipped", "a call started, which has priority")
 
 
 def test_a_deadline_around_whoever_starts_it_is_not_the_monitors(run: Run) -> None:
@@ -393,7 +393,7 @@ def test_a_fault_of_its_own_is_logged_and_it_goes_on(
 
     with caplog.at_level(logging.ERROR, "foundry_api"):
         run(main())
-    assert "a look failed" in caplog.text
+    assert "a health check failed" in caplog.text
 
 
 def test_when_the_client_is_closed_whoever_waits_is_told(
@@ -471,7 +471,7 @@ async def test_a_history_file_that_cannot_be_used_is_told_and_nothing_runs(tmp_p
         with pytest.raises(ConfigurationError, match="is not a history"):
             await monitor.wait_until_ready(timeout=5)
     assert len(asyncio.all_tasks()) == 1
-    assert CallEnded not in watched.events.heard
+    assert CallEnded not in watched.events.observed_types
 
 
 async def test_a_history_file_is_written_while_it_runs(tmp_path: Path) -> None:
