@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""The developer's way in: `python3 dev.py VERB`, with nothing but Python.
+"""Development tasks: `python3 dev.py VERB`. Needs nothing but Python.
 
-On first use it makes `.venv` beside this file and installs the pinned packages and the project
-itself; from then on it only hands over. `test` makes `.engines/VERSION` too, for every older
-version of the engine that `tests/engines/sdk-VERSION.txt` pins: two of them cannot live in one
-environment. `dev.stamp` in each says what was installed:
+The first run creates `.venv` next to this file, and installs the pinned packages and the project.
+`test` also creates `.engines/VERSION` for each older version of the engine that is pinned in
+`tests/engines/sdk-VERSION.txt`: two versions cannot be installed in one environment. The file
+`dev.stamp` in each environment records what is installed:
 
-- the whole recipe: .venv is what the pins say, and nothing is done;
-- another set of pins: pip brings .venv up to date in place;
-- another Python, another path (a copied checkout), or nothing at all, as an interrupted install
-  leaves it: .venv is made anew.
+- the current recipe: nothing to do;
+- other pins: pip updates the environment in place;
+- another Python or another path (a copied checkout), or an empty file (an interrupted
+  installation): the environment is created again.
 
-A `.venv` without a stamp was made by somebody else, and is installed into.
+A `.venv` without a stamp was created by other means; the packages are installed into it.
 """
 
 import contextlib
@@ -25,8 +25,8 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
-# Whoever starts this with an old Python should read a sentence: all syntax here is Python 3.6's,
-# and nothing above needs more.
+# An old Python must get as far as this message: the file uses the syntax of Python 3.6, and the
+# imports above exist there.
 if sys.version_info < (3, 11):  # noqa: UP036 - exactly the versions that pyproject.toml refuses
     sys.exit(
         "dev.py needs Python 3.11 or newer; this is {}.{} ({}).\n"
@@ -38,18 +38,18 @@ if sys.version_info < (3, 11):  # noqa: UP036 - exactly the versions that pyproj
 ROOT = Path(__file__).resolve().parent
 WINDOWS = sys.platform == "win32"
 MAX_TEST_WORKERS = 8
-WRONG_USAGE = 2
+USAGE_ERROR = 2
 INTERRUPTED = 130
 
 USAGE = """\
 usage: python3 dev.py VERB [ARGUMENT ...]
 
-Makes .venv and installs the pinned packages on first use; nothing else to set up.
+Creates .venv and installs the pinned packages on first use.
 
-  test [ARGUMENT ...]   run the tests; the arguments go to pytest
+  test [ARGUMENT ...]   run the tests; arguments are passed to pytest
   lint                  run ruff, mypy and pyright
-  bench [NAME ...]      run every bench/*.py, or bench/NAME.py with further arguments
-  generate [--check]    write FoundryClient anew, after a call of FoundryAPIClient changed
+  bench [NAME ...]      run all of bench/*.py, or bench/NAME.py with arguments
+  generate [--check]    regenerate FoundryClient after a change of FoundryAPIClient
   any other verb        goes to foundry-api: chat, embed, batch, transcribe, models, status,
                         health, doctor, cache, request, up, down
 
@@ -60,7 +60,7 @@ examples:
   python3 dev.py test tests/unit -k sse
   python3 dev.py bench start
 
-Paths given to test and bench count from the checkout's root.
+For test and bench, paths are relative to the root of the checkout.
 """
 
 LINTERS = {
@@ -70,8 +70,8 @@ LINTERS = {
     "pyright": ("pyright",),
 }
 
-# pyright's launcher would ask the package index for a newer version and, if told so by the user's
-# environment, run another one. The pinned one and the pinned Node are all there is.
+# The launcher of pyright would query the package index for a newer version and, with variables of
+# the user, run that one. Only the pinned pyright and the pinned Node are used.
 LINT_ENVIRONMENT = {
     "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1",
     "PYRIGHT_PYTHON_FORCE_VERSION": "",
@@ -82,26 +82,24 @@ LINT_ENVIRONMENT = {
 
 
 class SetupError(Exception):
-    """The virtual environment could not be made; the message says why and what to do."""
+    """The virtual environment could not be created; the message says why and what to do."""
 
 
+# Runs a command of the installation: name, command, environment. Raises SetupError if it fails.
 RunStep = Callable[[str, Sequence[str], dict[str, str]], None]
-"""Runs one command of the installation, with its environment, under a short name. Raises
-SetupError if it fails."""
 
 
 # The virtual environment
 
 
 class Venv:
-    """A virtual environment of one checkout.
+    """A virtual environment of a checkout.
 
     Args:
         root: The checkout.
-        name: Where the environment lies in it.
-        pins: Names of the files that pin its packages; the last one is installed, and names the
-            others.
-        project: Whether the project itself is installed, editable.
+        name: Directory of the environment, relative to the checkout.
+        pins: Files with the pinned packages. The last one is installed; it includes the others.
+        project: Whether to install the project itself, editable.
     """
 
     def __init__(
@@ -122,38 +120,39 @@ class Venv:
         self.python = self.path / ("Scripts/python.exe" if WINDOWS else "bin/python")
 
     def foundation(self) -> str:
-        """What no installation in place can change."""
+        """What cannot change without creating the environment again."""
         return f"{sys.version}\n{sys.base_prefix}\n{self.root}\n"
 
     def recipe(self) -> str:
-        """Everything it is made from. Kept as it is: comparing costs no more than a digest."""
+        """Everything that determines the content of the environment."""
+        # The text itself, not a digest: comparing it is as fast, and needs no import of hashlib.
         names = (*self.pins, "pyproject.toml") if self.project else self.pins
         pins = [(self.root / name).read_text(encoding="utf-8") for name in names]
         return "\n".join([self.foundation(), *pins])
 
     def stamped(self) -> str | None:
-        """What the stamp says; None without one."""
+        """Read the stamp; None without one."""
         try:
             return self.stamp.read_text(encoding="utf-8")
         except (FileNotFoundError, NotADirectoryError):
             return None
 
     def write_stamp(self, text: str) -> None:
-        """Say what is in .venv from now on."""
+        """Record what is installed."""
         self.stamp.write_text(text, encoding="utf-8")
 
     def is_ready(self) -> bool:
-        """Whether nothing needs to be done."""
+        """Whether there is nothing to do."""
         return self.stamped() == self.recipe() and self.python.exists()
 
     def is_usable(self) -> bool:
-        """Whether packages can be installed into it as it is."""
+        """Whether packages can be installed in place."""
         stamped = self.stamped()
         return self.python.exists() and (stamped is None or stamped.startswith(self.foundation()))
 
 
 def prepare(venv: Venv, run_step: RunStep) -> None:
-    """Make `venv` what the pins say. Of several at once, one works and the others wait for it."""
+    """Bring `venv` up to date. Of several processes, one installs and the others wait."""
     if venv.is_ready():
         return
     with locked(venv.root / "dev.py"):
@@ -162,22 +161,26 @@ def prepare(venv: Venv, run_step: RunStep) -> None:
 
 
 def install(venv: Venv, run_step: RunStep) -> None:
-    """Install everything into `venv`, in place where that is possible."""
+    """Install everything into `venv`, in place if possible."""
     recipe = venv.recipe()
     in_place = venv.is_usable()
     if in_place:
-        say(f"dev.py: bringing {venv.name} up to date")
+        say(f"dev.py: updating {venv.name}")
     else:
-        say(f"dev.py: making {venv.name}; this takes about half a minute, once")
+        say(f"dev.py: creating {venv.name}; this takes about half a minute, once")
         make_room(venv)
-    venv.write_stamp("")  # until the end, nobody knows what is in there
-    env = installation_environment(venv)
+    venv.write_stamp("")  # after an interruption, the content would be unknown
+    # Temporary files go into the environment: an interrupted pip leaves hundreds of megabytes.
+    venv.scratch.mkdir(exist_ok=True)
+    env = environment(**dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(venv.scratch)))
     if not in_place:
-        run_step("virtual environment", [base_python(), "-m", "venv", str(venv.path)], env)
+        # The Python below any virtual environment: .venv itself may be running this.
+        python = getattr(sys, "_base_executable", sys.executable)
+        run_step("virtual environment", [python, "-m", "venv", str(venv.path)], env)
     try:
         install_packages(venv, run_step, env)
     except SetupError:
-        # pip gave up in good order: what is there is sound, if not complete.
+        # pip failed cleanly: what is installed works, even if it is not complete.
         venv.write_stamp(venv.foundation())
         raise
     shutil.rmtree(venv.scratch)
@@ -185,50 +188,39 @@ def install(venv: Venv, run_step: RunStep) -> None:
 
 
 def make_room(venv: Venv) -> None:
-    """Leave an empty directory where the virtual environment goes."""
+    """Create an empty directory for the virtual environment, in place of an old one."""
     if not all(importlib.util.find_spec(name) for name in ("venv", "ensurepip")):
         version = "{}.{}".format(*sys.version_info)
         raise SetupError(
-            f"this Python ({sys.executable}) cannot make virtual environments: it lacks venv or "
+            f"this Python ({sys.executable}) cannot create virtual environments: it lacks venv or "
             f"ensurepip.\nOn Debian and Ubuntu: sudo apt install python{version}-venv\n"
-            "Then start the same command again."
+            "Then run the same command again."
         )
     try:
         if venv.path.is_symlink():
-            venv.path.unlink()  # what it leads to is somebody else's
+            venv.path.unlink()  # its target may belong to another checkout
         elif venv.path.exists():
-            # First what tells a usable environment, lest an interrupted removal leave half of one;
-            # it is also what Windows keeps as long as something runs it.
+            # First the file by which an environment counts as usable, so that an interrupted
+            # removal leaves none that does; on Windows, it cannot be removed while it is running.
             venv.python.unlink(missing_ok=True)
             shutil.rmtree(venv.path)
         venv.path.mkdir(parents=True)
     except OSError as error:
         raise SetupError(
-            f"{venv.path} cannot be made anew: {error}\n"
-            "Close what uses it (a shell where it is active, an editor), delete it, and start "
-            "the same command again."
+            f"{venv.path} cannot be created: {error}\n"
+            "Close programs that use it (a shell where it is active, an editor), delete it, and "
+            "run the same command again."
         ) from error
 
 
-def installation_environment(venv: Venv) -> dict[str, str]:
-    """Temporary files go into .venv: an interrupted pip leaves hundreds of megabytes of them."""
-    venv.scratch.mkdir(exist_ok=True)
-    return environment(**dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(venv.scratch)))
-
-
-def base_python() -> str:
-    """The Python beneath any virtual environment; .venv itself may be what runs this."""
-    return getattr(sys, "_base_executable", sys.executable)
-
-
 def install_packages(venv: Venv, run_step: RunStep, env: dict[str, str]) -> None:
-    """The pinned packages, and where it is wanted the project as an editable install."""
-    # Isolated, so that a PYTHONPATH is not taken for what is installed. The user's own pip
-    # configuration holds, except that `user = true` would be refused in a virtual environment.
+    """Install the pinned packages, and the project if requested."""
+    # Isolated: packages on PYTHONPATH must not count as installed. The pip configuration of the
+    # user applies, except for `user = true`, which fails in a virtual environment.
     pip = [str(venv.python), "-I", "-X", "utf8", "-m", "pip", "install", "--no-user", "--no-input"]
     pip += ["--quiet", "--disable-pip-version-check", "--no-warn-script-location"]
-    # pip compiles what it installs: where PYTHONDONTWRITEBYTECODE is set, as in many containers,
-    # Python would compile aiohttp at every start, which doubles the time to the first token.
+    # Without --no-compile: if PYTHONDONTWRITEBYTECODE is set, as in many containers, Python would
+    # compile aiohttp at each start, which doubles the time to the first token.
     pins = ["--requirement", str(venv.root / venv.pins[-1])]
     run_step("pinned packages", [*pip, *pins], env)
     if venv.project:
@@ -237,24 +229,18 @@ def install_packages(venv: Venv, run_step: RunStep, env: dict[str, str]) -> None
 
 
 def engines(root: Path) -> list[Venv]:
-    """The environments of older engines, which the tests run beside the newest one."""
-    pins = sorted((root / "tests" / "engines").glob("sdk-*.txt"))
-    return [engine(root, file.name) for file in pins]
-
-
-def engine(root: Path, pins: str) -> Venv:
-    """The environment of the engine that a file pins."""
-    version = pins[len("sdk-") : -len(".txt")]
-    files = ["tests/engines/" + name for name in ("common.txt", pins)]
-    return Venv(root, f".engines/{version}", files, project=False)
+    """Return the environments of older engines, which the tests run in addition to the newest."""
+    venvs: list[Venv] = []
+    for file in sorted((root / "tests" / "engines").glob("sdk-*.txt")):
+        version = file.stem[len("sdk-") :]
+        pins = ["tests/engines/" + name for name in ("common.txt", file.name)]
+        venvs.append(Venv(root, f".engines/{version}", pins, project=False))
+    return venvs
 
 
 @contextlib.contextmanager
 def locked(path: Path) -> Generator[None]:
-    """Keep other processes that lock `path` out; the file is not changed.
-
-    The lock is on a file that is always there, and goes with its process, however that ends.
-    """
+    """Hold an exclusive lock on `path`, which is released even if the process is killed."""
     with path.open("rb") as file:
         if not try_lock(file.fileno()):
             say("dev.py: waiting for another dev.py that is installing")
@@ -267,7 +253,8 @@ if sys.platform == "win32":
     import msvcrt
 
     def try_lock(descriptor: int) -> bool:
-        """Lock without waiting, far behind the file's end: Windows would keep readers out."""
+        """Try to lock without waiting."""
+        # Far beyond the end of the file: on Windows, a locked range cannot be read by others.
         os.lseek(descriptor, 2**30, os.SEEK_SET)
         try:
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
@@ -279,7 +266,7 @@ else:
     import fcntl
 
     def try_lock(descriptor: int) -> bool:
-        """Lock without waiting."""
+        """Try to lock without waiting."""
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -288,7 +275,7 @@ else:
 
 
 def run_step(name: str, command: Sequence[str], env: dict[str, str]) -> None:
-    """Run one step in silence, and show its words only if it fails."""
+    """Run a step; show its output only if it fails."""
     say(f"  {name} ...", end="")
     start = time.monotonic()
     done = subprocess.run(
@@ -304,16 +291,16 @@ def run_step(name: str, command: Sequence[str], env: dict[str, str]) -> None:
     if done.returncode:
         say(f" failed\n{done.stdout}")
         raise SetupError(
-            f"the step '{name}' failed (exit code {done.returncode}); what it said is above.\n"
+            f"the step '{name}' failed (exit code {done.returncode}); its output is above.\n"
             "If it could not reach a package index: check the network, and `pip config list` for "
-            "the index in use.\nThen start the same command again; if that does not help, delete "
+            "the index in use.\nThen run the same command again; if that does not help, delete "
             ".venv and .engines first."
         )
     say(f" {time.monotonic() - start:.1f} s")
 
 
 def say(text: str, end: str = "\n") -> None:
-    """Tell a person what is going on; stdout belongs to the verb."""
+    """Print to standard error; standard output is for the output of the verb."""
     print(text, end=end, file=sys.stderr, flush=True)
 
 
@@ -321,20 +308,20 @@ def say(text: str, end: str = "\n") -> None:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """The environment of the programs started here: this one's, with UTF-8 on every platform."""
+    """Return the environment for programs started here, with UTF-8 on every platform."""
     return {**os.environ, "PYTHONUTF8": "1", **more}
 
 
 def hand_over(command: list[str], env: dict[str, str]) -> int:
-    """Let `command` take this process's place: its signals, its terminal, its exit code."""
+    """Replace this process by `command`, with its signals, its terminal and its exit code."""
     if WINDOWS:
-        # There, exec gives the terminal back to the shell while the program still runs.
+        # There, exec returns the terminal to the shell while the program is still running.
         return run_to_end(command, env)
     return os.execve(command[0], command, env)  # noqa: S606 - no shell is wanted
 
 
 def run_to_end(command: Sequence[str], env: dict[str, str]) -> int:
-    """The exit code of `command`. Ctrl-C reaches it by itself; what to do then is its affair."""
+    """Run `command` and return its exit code; Ctrl-C is left to the command, which gets it too."""
     with subprocess.Popen(command, env=env) as process:
         while True:
             with contextlib.suppress(KeyboardInterrupt):
@@ -345,51 +332,48 @@ def run_to_end(command: Sequence[str], env: dict[str, str]) -> int:
 
 
 def run_foundry_api(venv: Venv, arguments: Sequence[str]) -> int:
-    """The project's own command line, from wherever the user is."""
-    # -P: what lies in the user's directory is not imported by mistake.
+    """Run foundry-api in the current directory."""
+    # -P: a file in the current directory must not be imported in place of a module.
     return hand_over([str(venv.python), "-P", "-m", "foundry_api", *arguments], environment())
 
 
 def run_tests(venv: Venv, arguments: Sequence[str]) -> int:
-    """pytest, on every core that this process may use."""
+    """Run pytest on all cores that this process may use."""
     os.chdir(venv.root)
-    for each in engines(venv.root):
-        prepare(each, run_step)
-    parallel = [] if chooses_workers(arguments) else ["-n", "auto", "--dist", "worksteal"]
-    # By itself, `auto` would count the machine's physical cores, which are neither those of a
-    # container nor all that a virtual machine has.
-    workers = os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS", str(worker_count()))
+    for engine in engines(venv.root):
+        prepare(engine, run_step)
+    # A single test, or an explicit number of workers, needs no option from here.
+    explicit = ("-n", "--numprocesses", "no:xdist", "-pno:xdist")
+    is_explicit = any(word.startswith(explicit) or "::" in word for word in arguments)
+    parallel = [] if is_explicit else ["-n", "auto", "--dist", "worksteal"]
+    # `auto` alone would count the physical cores of the machine, which are too many in a container
+    # and too few in a virtual machine.
+    workers = os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS", str(count_workers()))
     return hand_over(
         [str(venv.python), "-m", "pytest", *parallel, *arguments],
         environment(PYTEST_XDIST_AUTO_NUM_WORKERS=workers),
     )
 
 
-def chooses_workers(arguments: Sequence[str]) -> bool:
-    """Whether the arguments say how many workers there are, or name a single test."""
-    own = ("-n", "--numprocesses", "no:xdist", "-pno:xdist")
-    return any(argument.startswith(own) or "::" in argument for argument in arguments)
-
-
-def worker_count() -> int:
-    """One for each usable core, up to a bound: the tests share one engine."""
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux alone has it
+def count_workers() -> int:
+    """Return the number of usable cores, up to a maximum: the tests share an engine."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     return min(cores, MAX_TEST_WORKERS)
 
 
 def lint(venv: Venv, arguments: Sequence[str]) -> int:
-    """Every linter, also after one that failed."""
+    """Run all linters, even if one fails."""
     if arguments:
         say("dev.py: lint takes no arguments")
-        return WRONG_USAGE
+        return USAGE_ERROR
     os.chdir(venv.root)
     commands = {name: [str(venv.python), "-m", *words] for name, words in LINTERS.items()}
     return run_each("lint", commands, environment(**LINT_ENVIRONMENT))
 
 
 def bench(venv: Venv, arguments: Sequence[str]) -> int:
-    """One benchmark with its arguments, or every one in turn."""
+    """Run a benchmark with arguments, or all benchmarks."""
     os.chdir(venv.root)
     scripts = sorted(venv.root.glob("bench/*.py"))
     commands = {script.stem: [str(venv.python), str(script)] for script in scripts}
@@ -397,26 +381,26 @@ def bench(venv: Venv, arguments: Sequence[str]) -> int:
         return run_each("bench", commands, environment())
     name, *rest = arguments
     if name not in commands:
-        say(f"dev.py: no benchmark is called {name}; there are: {', '.join(commands)}")
-        return WRONG_USAGE
+        say(f"dev.py: there is no benchmark {name}; available: {', '.join(commands)}")
+        return USAGE_ERROR
     return hand_over([*commands[name], *rest], environment())
 
 
 def generate(venv: Venv, arguments: Sequence[str]) -> int:
-    """The code that is written from other code."""
+    """Regenerate the generated code."""
     script = venv.root / "tools" / "generate_sync.py"
     return hand_over([str(venv.python), str(script), *arguments], environment())
 
 
 def run_each(verb: str, commands: dict[str, list[str]], env: dict[str, str]) -> int:
-    """Every command in turn, with its output as it comes, and which ones failed."""
+    """Run commands one after another, and report which ones failed."""
     failed: list[str] = []
     for name, command in commands.items():
         print(f"--- {name}", flush=True)
         if subprocess.run(command, env=env, check=False).returncode:
             failed.append(name)
-    verdict = f"failed: {', '.join(failed)}" if failed else f"all {len(commands)} passed"
-    print(f"--- {verb}: {verdict}", flush=True)
+    result = f"failed: {', '.join(failed)}" if failed else f"all {len(commands)} passed"
+    print(f"--- {verb}: {result}", flush=True)
     return 1 if failed else 0
 
 
@@ -424,13 +408,13 @@ VERBS = {"test": run_tests, "lint": lint, "bench": bench, "generate": generate}
 
 
 def stop(signum: int, frame: object) -> None:
-    """Leave in order when told to, so that no pip goes on in a .venv that another one may make."""
+    """Exit cleanly on SIGTERM: pip must not continue in an environment that is created again."""
     del frame
     sys.exit(128 + signum)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the verb that `arguments` begin with. Its exit code."""
+    """Run the verb that is the first of `arguments`, and return its exit code."""
     if not arguments or arguments[0] in {"-h", "--help"}:
         print(USAGE, end="")
         return 0

@@ -1,7 +1,7 @@
-"""dev.py: when it installs, what it hands over to whom, and what it says when it cannot.
+"""dev.py: when it installs, which programs it runs, and its error messages.
 
-Nothing here installs a package. What is installed is recorded instead of run, and verbs run in a
-virtual environment without pip, whose `foundry_api` and `pytest` only report how they were called.
+No test installs a package. Steps of the installation are recorded instead of run, and verbs run in
+a virtual environment without pip, whose `foundry_api` and `pytest` only report their arguments.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def load(path: Path) -> ModuleType:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A checkout of its own, with a space in its path and pins of its own."""
+    """A separate checkout, with a space in its path."""
     root = tmp_path / "a checkout"
     root.mkdir()
     shutil.copy(CHECKOUT / "dev.py", root)
@@ -65,7 +65,7 @@ def dev(root: Path) -> Any:
 
 
 class Steps:
-    """Stands in for `run_step`: notes the steps, and makes what they would make."""
+    """Replaces `run_step`: records the steps, and creates the Python of the environment."""
 
     def __init__(self, venv: Any, failing: str = "", error: Exception | None = None) -> None:
         self.names: list[str] = []
@@ -91,7 +91,7 @@ IN_PLACE = EVERYTHING[1:]
 
 
 def prepared(dev: Any, root: Path, **options: Any) -> list[str]:
-    """The steps that `prepare` takes now."""
+    """Run `prepare` and return its steps."""
     venv = dev.Venv(root)
     steps = Steps(venv, **options)
     dev.prepare(venv, steps)
@@ -99,18 +99,18 @@ def prepared(dev: Any, root: Path, **options: Any) -> list[str]:
 
 
 class TestInstalling:
-    def test_first_use_does_everything_and_the_second_nothing(self, dev: Any, root: Path) -> None:
+    def test_first_run_installs_and_second_run_does_nothing(self, dev: Any, root: Path) -> None:
         assert prepared(dev, root) == EVERYTHING
         assert prepared(dev, root) == []
 
     @pytest.mark.parametrize("name", PINS)
-    def test_other_pins_are_installed_in_place(self, dev: Any, root: Path, name: str) -> None:
+    def test_changed_pins_are_installed_in_place(self, dev: Any, root: Path, name: str) -> None:
         prepared(dev, root)
         (root / name).write_text("# other pins")
         assert prepared(dev, root) == IN_PLACE
         assert prepared(dev, root) == []
 
-    def test_each_older_engine_has_an_environment_of_its_own(self, dev: Any, root: Path) -> None:
+    def test_each_older_engine_has_its_own_environment(self, dev: Any, root: Path) -> None:
         pins = root / "tests" / "engines"
         pins.mkdir(parents=True)
         for name in ("common", "sdk-1.2.4", "sdk-2.0.1"):
@@ -126,7 +126,7 @@ class TestInstalling:
         dev.prepare(engines[0], steps)
         assert steps.names[2:] == ["pinned packages"]
 
-    def test_another_python_needs_another_environment(
+    def test_another_python_creates_the_environment_again(
         self, dev: Any, root: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         prepared(dev, root)
@@ -136,25 +136,25 @@ class TestInstalling:
         assert prepared(dev, root) == EVERYTHING
         assert not left.exists()
 
-    def test_a_moved_checkout_needs_another_environment(self, dev: Any, root: Path) -> None:
-        # An editable install and the scripts in .venv name the path they were made at.
+    def test_a_moved_checkout_creates_the_environment_again(self, dev: Any, root: Path) -> None:
+        # An editable install and the scripts in .venv contain the path of the checkout.
         prepared(dev, root)
         moved = root.rename(root.with_name("moved"))
         assert prepared(dev, moved) == EVERYTHING
 
-    def test_a_removed_python_needs_another_environment(self, dev: Any, root: Path) -> None:
+    def test_a_removed_python_creates_the_environment_again(self, dev: Any, root: Path) -> None:
         prepared(dev, root)
         dev.Venv(root).python.unlink()
         assert prepared(dev, root) == EVERYTHING
 
     @pytest.mark.parametrize("step", EVERYTHING)
-    def test_an_interrupted_installation_starts_anew(self, dev: Any, root: Path, step: str) -> None:
+    def test_an_interrupted_installation_starts_over(self, dev: Any, root: Path, step: str) -> None:
         with pytest.raises(KeyboardInterrupt):
             prepared(dev, root, failing=step, error=KeyboardInterrupt())
         assert prepared(dev, root) == EVERYTHING
 
     @pytest.mark.parametrize("step", IN_PLACE)
-    def test_an_interrupted_update_starts_anew(self, dev: Any, root: Path, step: str) -> None:
+    def test_an_interrupted_update_starts_over(self, dev: Any, root: Path, step: str) -> None:
         prepared(dev, root)
         (root / "requirements.txt").write_text("# other pins")
         with pytest.raises(KeyboardInterrupt):
@@ -162,7 +162,7 @@ class TestInstalling:
         assert prepared(dev, root) == EVERYTHING
 
     @pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
-    def test_an_environment_that_is_a_link_is_left_where_it_leads(
+    def test_the_target_of_a_linked_environment_is_not_changed(
         self, dev: Any, root: Path, tmp_path: Path
     ) -> None:
         theirs = tmp_path / "theirs"
@@ -173,7 +173,7 @@ class TestInstalling:
         assert [each.name for each in theirs.iterdir()] == ["dev.stamp"]
         assert not (root / ".venv").is_symlink()
 
-    def test_an_interrupted_removal_starts_anew(
+    def test_an_interrupted_removal_starts_over(
         self, dev: Any, root: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def half_removed(path: Path) -> None:
@@ -188,15 +188,17 @@ class TestInstalling:
                 prepared(dev, root)
         assert prepared(dev, root) == EVERYTHING
 
-    def test_what_pip_could_not_install_is_tried_again_in_place(self, dev: Any, root: Path) -> None:
-        # A network that is down must not cost the environment that works without it.
+    def test_a_failed_pip_is_retried_in_place(self, dev: Any, root: Path) -> None:
+        # A failure of the network must not destroy a working environment.
         prepared(dev, root)
         (root / "requirements.txt").write_text("# no such version")
         with pytest.raises(dev.SetupError):
             prepared(dev, root, failing="pinned packages", error=dev.SetupError("no network"))
         assert prepared(dev, root) == IN_PLACE
 
-    def test_pins_that_change_meanwhile_are_noticed_later(self, dev: Any, root: Path) -> None:
+    def test_pins_changed_during_installation_are_installed_next_time(
+        self, dev: Any, root: Path
+    ) -> None:
         venv = dev.Venv(root)
         steps = Steps(venv)
 
@@ -207,14 +209,14 @@ class TestInstalling:
         dev.prepare(venv, edit)
         assert prepared(dev, root) == IN_PLACE
 
-    def test_an_environment_of_somebody_else_is_kept(self, dev: Any, root: Path) -> None:
+    def test_an_environment_without_stamp_is_kept(self, dev: Any, root: Path) -> None:
         venv = dev.Venv(root)
         venv.python.parent.mkdir(parents=True)
         venv.python.touch()
         assert prepared(dev, root) == IN_PLACE
         assert prepared(dev, root) == []
 
-    def test_of_two_at_once_one_installs_and_the_other_waits(
+    def test_of_two_processes_one_installs_and_the_other_waits(
         self, dev: Any, root: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         venv = dev.Venv(root)
@@ -246,7 +248,7 @@ class TestInstalling:
         assert first.names == EVERYTHING
         assert second == []
 
-    def test_temporary_files_go_with_the_environment(self, dev: Any, root: Path) -> None:
+    def test_temporary_files_are_removed(self, dev: Any, root: Path) -> None:
         scratch = root / ".venv" / "tmp"
         with pytest.raises(KeyboardInterrupt):
             prepared(dev, root, failing="pinned packages", error=KeyboardInterrupt())
@@ -254,7 +256,7 @@ class TestInstalling:
         prepared(dev, root)
         assert not scratch.exists()
 
-    def test_pip_is_told_neither_an_index_nor_a_place(self, dev: Any, root: Path) -> None:
+    def test_pip_gets_no_index_and_no_target(self, dev: Any, root: Path) -> None:
         venv = dev.Venv(root)
         steps = Steps(venv)
         dev.prepare(venv, steps)
@@ -275,7 +277,7 @@ class TestInstalling:
         }
 
     @pytest.mark.parametrize("missing", ["venv", "ensurepip"])
-    def test_a_python_that_cannot_make_environments(
+    def test_a_python_without_venv_or_ensurepip(
         self, dev: Any, root: Path, monkeypatch: pytest.MonkeyPatch, missing: str
     ) -> None:
         found = importlib.util.find_spec
@@ -288,7 +290,7 @@ class TestInstalling:
 
     def test_an_environment_that_cannot_be_removed(self, dev: Any, root: Path) -> None:
         (root / ".venv").write_text("a file where the directory goes")
-        with pytest.raises(dev.SetupError, match=r"\.venv cannot be made anew"):
+        with pytest.raises(dev.SetupError, match=r"\.venv cannot be created"):
             prepared(dev, root)
 
 
@@ -302,18 +304,18 @@ class TestSteps:
         assert err.startswith("  greeting ... ")
         assert "many words" not in err
 
-    def test_failure_shows_what_the_program_said_and_what_to_do(
+    def test_failure_shows_the_output_and_what_to_do(
         self, dev: Any, capsys: pytest.CaptureFixture[str]
     ) -> None:
         script = "import sys; print('on stdout'); sys.exit('no such host')"
-        with pytest.raises(dev.SetupError, match=r"(?s)'greeting' failed.*start the same command"):
+        with pytest.raises(dev.SetupError, match=r"(?s)'greeting' failed.*run the same command"):
             dev.run_step("greeting", [sys.executable, "-c", script], dict(os.environ))
         err = capsys.readouterr().err
         assert "on stdout" in err
         assert "no such host" in err
 
-    @pytest.mark.skipif(sys.platform == "win32", reason="a process cannot be told to stop there")
-    def test_told_to_stop_it_stops_its_step(self, root: Path) -> None:
+    @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGTERM on Windows")
+    def test_sigterm_stops_the_running_step(self, root: Path) -> None:
         step = "import os, time; print(os.getpid(), file=open('step', 'w')); time.sleep(60)"
         script = (
             "import os, sys, dev\n"
@@ -331,7 +333,7 @@ class TestSteps:
         with pytest.raises(ProcessLookupError):
             os.kill(int((root / "step").read_text()), 0)
 
-    def test_nothing_is_asked(self, dev: Any) -> None:
+    def test_a_step_cannot_read_standard_input(self, dev: Any) -> None:
         with pytest.raises(dev.SetupError):
             dev.run_step(
                 "question", [sys.executable, "-c", "input('user name: ')"], dict(os.environ)
@@ -340,7 +342,7 @@ class TestSteps:
 
 @pytest.fixture
 def ready(dev: Any, root: Path) -> Path:
-    """A checkout whose .venv is real, counts as installed, and holds programs that report."""
+    """A checkout with a real .venv that counts as installed, and programs that report."""
     venv = dev.Venv(root)
     make = [sys.executable, "-m", "venv", "--without-pip", str(venv.path)]
     subprocess.run(make, check=True)
@@ -368,15 +370,15 @@ def report(root: Path, *arguments: str, **options: Any) -> dict[str, Any]:
 
 
 class TestHandingOver:
-    def test_other_verbs_reach_foundry_api_word_for_word(self, ready: Path) -> None:
+    def test_other_verbs_are_passed_to_foundry_api_unchanged(self, ready: Path) -> None:
         words = ["chat", "two words", "", "*", "$HOME", 'a "quote"', "--", "--help", "-k", "ü"]
         told = report(ready, *words)
         assert told["arguments"] == words
         assert Path(told["prefix"]) == ready / ".venv"
         assert told["environment"]["PYTHONUTF8"] == "1"
 
-    def test_foundry_api_runs_where_the_user_is(self, ready: Path, tmp_path: Path) -> None:
-        # A file of the user's that is called like a module is not imported.
+    def test_foundry_api_runs_in_the_current_directory(self, ready: Path, tmp_path: Path) -> None:
+        # A file of the user with the name of a module is not imported.
         (tmp_path / "json.py").write_text("raise RuntimeError('not this one')")
         assert report(ready, "status", cwd=tmp_path)["directory"] == str(tmp_path)
 
@@ -397,20 +399,20 @@ class TestHandingOver:
             ["tests/unit/test_sse.py::test_one"],
         ],
     )
-    def test_the_users_own_number_of_workers_wins(self, ready: Path, arguments: list[str]) -> None:
+    def test_an_explicit_number_of_workers_wins(self, ready: Path, arguments: list[str]) -> None:
         assert report(ready, "test", *arguments)["arguments"] == arguments
 
-    def test_the_environments_own_number_of_workers_wins(self, ready: Path) -> None:
+    def test_a_number_of_workers_in_the_environment_wins(self, ready: Path) -> None:
         env = {**os.environ, "PYTEST_XDIST_AUTO_NUM_WORKERS": "3"}
         told = report(ready, "test", env=env)
         assert told["environment"]["PYTEST_XDIST_AUTO_NUM_WORKERS"] == "3"
 
-    def test_the_exit_code_is_the_programs(self, ready: Path) -> None:
+    def test_the_exit_code_is_that_of_the_program(self, ready: Path) -> None:
         program(ready, "import sys; sys.exit(7)")
         assert run_dev(ready, "status").returncode == 7
 
     @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C needs a console there")
-    def test_ctrl_c_is_the_programs(self, ready: Path) -> None:
+    def test_ctrl_c_is_handled_by_the_program(self, ready: Path) -> None:
         program(
             ready,
             "import sys, time\n"
@@ -427,7 +429,7 @@ class TestHandingOver:
         assert process.returncode == 42
 
     @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C needs a console there")
-    def test_where_exec_is_no_use_ctrl_c_is_left_to_the_program(self, root: Path) -> None:
+    def test_without_exec_ctrl_c_is_handled_by_the_program(self, root: Path) -> None:
         program = (
             "import os, signal, sys, time\n"
             "time.sleep(0.1); os.kill(os.getppid(), signal.SIGINT); time.sleep(0.1); sys.exit(42)"
@@ -440,7 +442,7 @@ class TestHandingOver:
             subprocess.run([sys.executable, "-c", script], cwd=root, check=False).returncode == 42
         )
 
-    def test_a_ready_environment_costs_no_more_than_comparing(self, ready: Path) -> None:
+    def test_a_ready_environment_starts_fast(self, ready: Path) -> None:
         # Run by this test's Python without `site`, whose .pth files import what they like.
         script = (
             "import importlib.util, os, sys\n"
@@ -459,7 +461,7 @@ class TestHandingOver:
 
 
 def program(root: Path, text: str) -> None:
-    """Make `foundry_api` a program of its own."""
+    """Replace the program `foundry_api`."""
     (main,) = (root / ".venv").rglob("foundry_api/__main__.py")
     main.write_text(text)
 
@@ -467,7 +469,7 @@ def program(root: Path, text: str) -> None:
 class TestLint:
     @pytest.fixture
     def linters(self, ready: Path) -> Path:
-        """Programs in the linters' places; ruff fails when it checks the format."""
+        """Replacements of the linters; ruff fails when it checks the format."""
         (main,) = (ready / ".venv").rglob("foundry_api/__main__.py")
         packages = main.parent.parent
         (packages / "ruff.py").write_text("import sys; sys.exit('--check' in sys.argv)")
@@ -520,7 +522,7 @@ class TestBench:
         assert lines[0] == "--- start"
         assert lines[2:] == ["--- stop", "--- bench: failed: stop"]
 
-    def test_an_unknown_name_tells_the_known_ones(self, benches: Path) -> None:
+    def test_an_unknown_name_lists_the_benchmarks(self, benches: Path) -> None:
         done = run_dev(benches, "bench", "nothing")
         assert done.returncode == 2
         assert "start, stop" in done.stderr
@@ -534,26 +536,26 @@ class TestUsage:
         assert done.stdout.startswith("usage: python3 dev.py")
         assert not (root / ".venv").exists()
 
-    def test_every_verb_of_the_command_line_is_named(self, dev: Any) -> None:
+    def test_usage_lists_every_verb(self, dev: Any) -> None:
         from foundry_api.cli.verbs import VERBS  # noqa: PLC0415 - the other tests run without it
 
         _, _, behind = dev.USAGE.partition("goes to foundry-api: ")
         named, _, _ = behind.partition("\n\n")
         assert re.split(r",\s+", named) == list(VERBS)
 
-    def test_an_old_python_is_told_in_a_sentence(
+    def test_an_old_python_gets_a_message(
         self, root: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(sys, "version_info", (3, 8, 18, "final", 0))
         with pytest.raises(SystemExit, match=r"needs Python 3\.11 or newer; this is 3\.8 "):
             load(root / "dev.py")
 
-    def test_an_old_python_can_read_the_file(self) -> None:
+    def test_an_old_python_can_parse_the_file(self) -> None:
         import ast  # noqa: PLC0415
 
         ast.parse((CHECKOUT / "dev.py").read_text(), feature_version=(3, 6))
 
-    def test_a_failed_installation_ends_with_its_reason(
+    def test_a_failed_installation_reports_its_reason(
         self, dev: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         def fail(*_: object) -> None:
