@@ -238,7 +238,7 @@ class _ConnectionPools:
 
     def get_session(self) -> aiohttp.ClientSession:
         if self.closed:
-            raise aiohttp.ServerDisconnectedError("the connections were closed meanwhile")
+            raise aiohttp.ServerDisconnectedError("the connections have been closed")
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=_Connector(),

@@ -173,7 +173,7 @@ class LoopbackPool:
             raise _connect_error(get_origin(url), error) from error
         if self._closed:  # `aclose` ran while the connection was being opened
             connection.close()
-            raise aiohttp.ServerDisconnectedError("the connections were closed meanwhile")
+            raise aiohttp.ServerDisconnectedError("the connections have been closed")
         if connection.closed is not None:
             self._open.add(connection)
             connection.closed.add_done_callback(functools.partial(self._on_closed, connection))

@@ -111,7 +111,7 @@ class Cli010Dialect(CSharpDialect):
                 await self._client.get(f"/models/load/{model.id}", timeout_s=LOAD_TIMEOUT_S)
             except ServerError as error:
                 raise ModelLoadFailed(
-                    f"the service could not load it: {error.message}",
+                    f"the service could not load the model: {error.message}",
                     model=model.id,
                     service=self._client.base_url,
                 ) from error

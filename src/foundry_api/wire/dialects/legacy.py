@@ -153,7 +153,7 @@ class LegacyDialect(CSharpDialect):
             )
         except ServerError as error:
             raise ModelLoadFailed(
-                f"the service could not load it: {error.message}",
+                f"the service could not load the model: {error.message}",
                 model=model.id,
                 service=self._client.base_url,
                 status=error.status,
@@ -276,9 +276,11 @@ class DownloadProgressDecoder:
             raise DownloadFailed("the download broke off before the service reported its end")
         if result.get("success") is not True:
             reason = (
-                result.get("errormessage") or result.get("error") or "the service does not say why"
+                result.get("errormessage")
+                or result.get("error")
+                or "the service does not report why"
             )
-            raise DownloadFailed(f"the service could not download it: {reason}")
+            raise DownloadFailed(f"the service could not download the model: {reason}")
 
     def _decode_line(self, line: bytes) -> Iterator[float]:
         line = line.strip()

@@ -102,10 +102,10 @@ class Sdk1Dialect(CSharpDialect):
             return error
         if model.id not in known:
             return ModelNotFound(
-                "the service knows no such model", model=model.id, service=self._client.base_url
+                "the service does not know the model", model=model.id, service=self._client.base_url
             )
         return ModelLoadFailed(
-            "the service could not load it, and its generation does not say why",
+            "the service could not load the model, and its generation does not report why",
             model=model.id,
             service=self._client.base_url,
         )
