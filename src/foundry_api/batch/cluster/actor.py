@@ -1,4 +1,4 @@
-"""What an actor does: one engine, which answers the lines of all the blocks that come."""
+"""The worker loop of an actor: one engine that answers the lines of all blocks."""
 
 from __future__ import annotations
 
@@ -18,55 +18,36 @@ if TYPE_CHECKING:
 
 __all__ = ["CoordinatorClient", "WorkerLoop"]
 
+# Results wait this long to be delivered together: each delivery is work for three processes.
 FLUSH_DELAY_S = 0.1
-"""Lines that are answered within it are delivered together: each delivery is work for three
-processes."""
 
+# The same if no lines wait here, so that the next ones arrive soon.
 FLUSH_DELAY_IDLE_S = 0.01
-"""The same where no further lines wait here, so that the next ones come soon."""
 
 
 class CoordinatorClient(Protocol):
-    """What an actor asks of the desk; see there."""
+    """The methods of `Coordinator` that an actor calls."""
 
-    async def assign(self, worker_id: WorkerId, /) -> Assignment | None:
-        """Wait for something to work with."""
-        ...
+    async def assign(self, worker_id: WorkerId, /) -> Assignment | None: ...
 
-    async def claim(self, number: int, actor: str, /) -> Sequence[WorkItem]:
-        """The lines of a block."""
-        ...
+    async def claim(self, number: int, actor: str, /) -> Sequence[WorkItem]: ...
 
     async def deliver(
         self, actor: str, results: Sequence[BatchLineResult], state: EngineState, /
-    ) -> None:
-        """Give answers."""
-        ...
+    ) -> None: ...
 
-    async def heartbeat(self, actor: str, state: EngineState, /) -> bool:
-        """Tell how the engine is; whether it is over."""
-        ...
+    async def heartbeat(self, actor: str, state: EngineState, /) -> bool: ...
 
-    async def unregister(self, actor: str, error: FoundryError, /) -> None:
-        """Give the lines back."""
-        ...
+    async def unregister(self, actor: str, error: FoundryError, /) -> None: ...
 
-    async def fail(self, error: FoundryError, /) -> None:
-        """End the run."""
-        ...
+    async def fail(self, error: FoundryError, /) -> None: ...
 
 
 class WorkerLoop:
-    """Answers blocks, several at once.
+    """Processes blocks, several of them concurrently."""
 
-    The engine sees one stream of lines over its whole life: what it learns of its service, of lines
-    that kill it and of lines that are alike holds beyond a block.
-
-    Args:
-        desk: Where the lines lie.
-        who: The actor.
-        engine: Opens the engine for a seat.
-    """
+    # The engine reads a single stream of lines for the whole run. So what it learns about its
+    # service, about lines that crash it and about identical lines applies to all blocks.
 
     def __init__(
         self,
@@ -84,7 +65,7 @@ class WorkerLoop:
         self._ended = asyncio.Event()
 
     async def process_block(self, number: int) -> None:
-        """Take a block, and wait until each of its lines was answered here, or is not wanted."""
+        """Claim a block, and wait until all its lines are answered or no longer wanted."""
         items = await self._coordinator.claim(number, self._worker_id.actor)
         if self._ended.is_set():
             return
@@ -95,24 +76,36 @@ class WorkerLoop:
         await asyncio.gather(*(self._waiting[item.line.index] for item in items))
 
     async def run(self) -> None:
-        """Work until the desk says that it is over. To be called once."""
+        """Work until the coordinator reports the end. Called once."""
         try:
             assignment = await self._coordinator.assign(self._worker_id)
             if assignment is not None:
                 async with self._open_engine(assignment) as engine:
                     await self._serve(engine)
         except Exception as error:
-            await self._coordinator.fail(_wrap_unexpected(self._worker_id, error))
+            if isinstance(error, FoundryError):
+                await self._coordinator.fail(error)
+            else:
+                await self._coordinator.fail(
+                    BatchError(
+                        f"an actor on {self._worker_id.host} failed: "
+                        f"{type(error).__name__}: {error}"
+                    )
+                )
             raise
         finally:
             self._ended.set()
             self._resolve_waiting(tuple(self._waiting))
 
     async def _serve(self, engine: BatchEngine) -> None:
+        async def send_heartbeats() -> None:
+            while not await self._coordinator.heartbeat(self._worker_id.actor, engine.state()):
+                pass
+
         tasks = {
             asyncio.create_task(self._run_engine(engine)),
             asyncio.create_task(self._deliver(engine)),
-            asyncio.create_task(self._send_heartbeats(engine)),
+            asyncio.create_task(send_heartbeats()),
         }
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -130,16 +123,14 @@ class WorkerLoop:
                     self._results.append(result)
                     self._has_results.set()
         except FoundryError as error:
-            await self._handle_failure(error)
-
-    async def _handle_failure(self, error: FoundryError) -> None:
-        """Others have the lines; what one actor's caller got wrong, all of them would."""
-        if isinstance(error, ServiceError):
-            await self._coordinator.unregister(self._worker_id.actor, error)
-        else:
-            await self._coordinator.fail(error)
-        self._resolve_waiting(tuple(self._waiting))
-        await self._ended.wait()
+            # A fault of the service concerns this actor only, and others get its lines. Any other
+            # error, such as a wrong argument, would occur in all actors.
+            if isinstance(error, ServiceError):
+                await self._coordinator.unregister(self._worker_id.actor, error)
+            else:
+                await self._coordinator.fail(error)
+            self._resolve_waiting(tuple(self._waiting))
+            await self._ended.wait()
 
     async def _iter_items(self) -> AsyncGenerator[WorkItem]:
         while True:
@@ -154,18 +145,8 @@ class WorkerLoop:
             await self._coordinator.deliver(self._worker_id.actor, results, engine.state())
             self._resolve_waiting([result.index for result in results])
 
-    async def _send_heartbeats(self, engine: BatchEngine) -> None:
-        while not await self._coordinator.heartbeat(self._worker_id.actor, engine.state()):
-            pass
-
     def _resolve_waiting(self, indexes: Sequence[int]) -> None:
         for index in indexes:
             future = self._waiting.pop(index, None)
             if future is not None and not future.done():
                 future.set_result(None)
-
-
-def _wrap_unexpected(worker_id: WorkerId, error: Exception) -> FoundryError:
-    if isinstance(error, FoundryError):
-        return error
-    return BatchError(f"an actor on {worker_id.host} failed: {type(error).__name__}: {error}")

@@ -1,4 +1,4 @@
-"""A Ray cluster, joined or begun, for as long as a run takes."""
+"""Connect to a Ray cluster, or start one, for the duration of a run; find its usable nodes."""
 
 from __future__ import annotations
 
@@ -25,31 +25,44 @@ if TYPE_CHECKING:
 __all__ = ["ANSWER_TIMEOUT_S", "START_TIMEOUT_S", "Node", "connect_cluster", "usable_nodes"]
 
 
+# About the minimum that Ray accepts. It only holds block numbers.
 OBJECT_STORE_BYTES = 80 * 2**20
-"""About the least that Ray takes. Only numbers of blocks lie there."""
 
 CONNECT_TIMEOUT_S = 5.0
 
+# How long a node may take to start a process before the run begins without it, and how long all of
+# them may take.
+ANSWER_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 600.0
+
 QUIET_ENV = {
-    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent to anybody
-    "RAY_DATA_LOG_LEVEL": "CRITICAL",  # what fails is raised, and told once
+    "RAY_USAGE_STATS_ENABLED": "0",  # no telemetry
+    "RAY_DATA_LOG_LEVEL": "CRITICAL",  # errors are raised, and reported once
 }
+
+_STATUS_HINT = (
+    "`ray status` shows what the cluster is waiting for, and the logs of its nodes show why."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node of the cluster."""
+
+    id: str  # Ray's id
+    name: str  # name and address, for messages
 
 
 @asynccontextmanager
 async def connect_cluster(address: str | None) -> AsyncGenerator[None]:
-    """Be part of a cluster.
-
-    A program that is part of one already stays so, and keeps that when this ends.
-
-    Args:
-        address: Of a cluster that runs, or `auto` for the one of this machine; None for that of
-            `RAY_ADDRESS`, or else for one of this machine alone, which ends with this.
-
-    Raises:
-        BatchError: Ray is not installed, there is no such cluster, or it could not be begun.
-    """
-    ray = _import_ray()
+    """Connect to the cluster, unless this program is part of one already."""
+    try:
+        with _set_environment(QUIET_ENV):
+            ray: Any = import_module("ray")
+    except ImportError as error:
+        raise BatchError(
+            f"Ray cannot be imported: {error}", hint="pip install 'foundry-api[ray]'"
+        ) from error
     if ray.is_initialized():
         with _set_environment(QUIET_ENV):
             yield
@@ -62,15 +75,15 @@ async def connect_cluster(address: str | None) -> AsyncGenerator[None]:
             await asyncio.to_thread(_init_ray, ray, address, directory)
             yield
         finally:
-            # Also when it was left halfway in: a thread cannot be cancelled.
+            # Also after a cancelled start: its thread cannot be cancelled, and may have connected.
             await asyncio.to_thread(ray.shutdown)
 
 
 async def _check_reachable(address: str) -> None:
-    """Ray itself tries for minutes where nobody answers."""
+    # Ray itself retries an unreachable address for minutes.
     host, _, port = address.rpartition(":")
     if not port.isdecimal():
-        return  # `auto`, and whatever else Ray has a meaning for
+        return  # `auto`, or another form that only Ray understands
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             _, writer = await asyncio.open_connection(host, int(port))
@@ -79,22 +92,12 @@ async def _check_reachable(address: str) -> None:
     writer.close()
 
 
-def _import_ray() -> Any:
-    try:
-        with _set_environment(QUIET_ENV):
-            return import_module("ray")
-    except ImportError as error:
-        raise BatchError(
-            f"Ray cannot be imported: {error}", hint="pip install 'foundry-api[ray]'"
-        ) from error
-
-
 def _init_ray(ray: Any, address: str | None, directory: str | None) -> None:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address is None:
-            # It listens to the network, as every Ray does, and wants a token by default: one that
-            # only its own processes know. Ray reads it once in a process, so it stays.
+            # Ray always listens on the network, so its processes authenticate with a token that
+            # only they know. Ray reads it once per process, so the variable stays set.
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
             with _ignore_sigint():
                 ray.init(
@@ -106,7 +109,7 @@ def _init_ray(ray: Any, address: str | None, directory: str | None) -> None:
                 )
         else:
             ray.init(address, **quiet)
-    except Exception as error:  # Ray raises what it likes
+    except Exception as error:  # Ray raises many types
         raise _connect_error(address, error) from error
 
 
@@ -116,14 +119,14 @@ def _connect_error(address: str | None, error: Exception) -> BatchError:
         return BatchError(f"Ray could not be started on this machine: {message}")
     return BatchError(
         f"the Ray cluster at {address} cannot be joined: {message}",
-        hint="See whether it runs with `ray status`. This program has to run on one of its nodes, "
-        "with the same versions of Python and Ray.",
+        hint="Check with `ray status` that it is running. This program has to run on one of its "
+        "nodes, with the same versions of Python and Ray.",
     )
 
 
 @contextmanager
 def _temp_directory(address: str | None) -> Generator[str | None]:
-    """Where a cluster of our own keeps its sockets and logs, until it ends."""
+    """Make a directory for the sockets and logs of a cluster of our own."""
     if address is not None:
         yield None
         return
@@ -136,10 +139,9 @@ def _temp_directory(address: str | None) -> Generator[str | None]:
 
 @contextmanager
 def _ignore_sigint() -> Generator[None]:
-    """Ctrl-C reaches all processes of a terminal: those that begin here leave it to this one.
-
-    It ends them in order. Windows has no such mask.
-    """
+    """Block Ctrl-C in the processes that start here."""
+    # Ctrl-C reaches all processes of a terminal. Those of the cluster leave it to this process,
+    # which ends them in order. Windows has no such mask.
     if sys.platform == "win32":
         yield
         return
@@ -162,28 +164,6 @@ def _set_environment(variables: dict[str, str]) -> Generator[None]:
                 os.environ.pop(name, None)
 
 
-ANSWER_TIMEOUT_S = 60.0
-"""How long a node may take to start a process, before the run begins without it."""
-
-START_TIMEOUT_S = 600.0
-"""How long all of them may take."""
-
-_STATUS_HINT = "`ray status` tells what the cluster waits for, and the logs of its nodes why."
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """A node.
-
-    Attributes:
-        id: Ray's id of it.
-        name: Its name and address, for people.
-    """
-
-    id: str
-    name: str
-
-
 async def usable_nodes(
     nodes: Sequence[Node],
     get_version: Callable[[str], Awaitable[str]],
@@ -192,21 +172,9 @@ async def usable_nodes(
     answer_s: float = ANSWER_TIMEOUT_S,
     start_s: float = START_TIMEOUT_S,
 ) -> tuple[Node, ...]:
-    """The nodes that can work. One is enough to begin.
-
-    Ray tells nothing of a node that it cannot start a process on, and of one without this package
-    with pages of tracebacks; so each is asked for its version first.
-
-    Args:
-        nodes: Those that are there for work.
-        get_version: The version of the package on the node with an id.
-        on_notice: Called with sentences for people.
-        answer_s: How long one of them may take.
-        start_s: How long all of them may take.
-
-    Raises:
-        BatchError: A node has not the same version, or none answers.
-    """
+    """Return the nodes that can work; one is enough to begin."""
+    # Ray reports nothing about a node on which it cannot start a process, and pages of tracebacks
+    # about one without this package. So each node is first asked for the package's version.
     nodes_by_future: dict[asyncio.Future[str], Node] = {
         asyncio.ensure_future(get_version(node.id)): node for node in nodes
     }
@@ -221,7 +189,7 @@ async def usable_nodes(
             )
         for future in late:
             on_notice(
-                f"{nodes_by_future[future].name}: left out, since it starts no process. "
+                f"{nodes_by_future[future].name}: left out, because it does not start a process. "
                 f"{_STATUS_HINT}"
             )
         return _filter_usable(nodes_by_future, done, on_notice)
@@ -241,7 +209,10 @@ def _filter_usable(
             continue
         error = answer.exception()
         if error is None:
-            _check_version(node, answer.result())
+            if (version := answer.result()) != __version__:
+                raise _version_mismatch(
+                    f"{node.name} has foundry-api {version}, and this machine {__version__}"
+                )
             usable.append(node)
         elif isinstance(error, ImportError):
             raise _version_mismatch(
@@ -254,13 +225,6 @@ def _filter_usable(
     return tuple(usable)
 
 
-def _check_version(node: Node, version: str) -> None:
-    if version != __version__:
-        raise _version_mismatch(
-            f"{node.name} has foundry-api {version}, and this machine {__version__}"
-        )
-
-
 def _version_mismatch(message: str) -> BatchError:
     return BatchError(
         message,
@@ -270,5 +234,5 @@ def _version_mismatch(message: str) -> BatchError:
 
 
 def _last_line(error: BaseException) -> str:
-    """The last line, where Ray has a traceback ahead of it."""
+    """Return the message without Ray's traceback."""
     return str(error).strip().rpartition("\n")[2].rpartition("Error: ")[2]

@@ -1,4 +1,4 @@
-"""The stream of Ray Data: numbers of blocks go to the pool of actors, and come back when done."""
+"""The pipeline of Ray Data: block numbers go to the actors, and come back when they are done."""
 
 from __future__ import annotations
 
@@ -23,34 +23,24 @@ __all__ = ["node_selector", "run_blocks"]
 
 
 def run_blocks(coordinator: Any, options: ActorOptions, nodes: Sequence[str], actors: int) -> None:
-    """Have blocks done as they are issued, until the desk says that it is over. It blocks.
-
-    The reading is here, beside the desk: with this node all of it ends anyway.
-
-    Nothing here asks Ray for CPUs: the reading runs as long as the run, and would never begin where
-    the actors had all of them; an engine takes what its node has anyway.
-
-    A block whose actor died is done again without end (`max_restarts` and retries are unlimited by
-    Ray Data's own default): it is the desk that counts, by lines.
-
-    Args:
-        coordinator: Ray's handle of the desk.
-        options: How the actors ask.
-        nodes: Ray's ids of the nodes where they are started, in turn.
-        actors: How many.
-    """
+    """Process blocks as they are issued, until the coordinator reports the end. Blocks."""
+    # A block whose actor crashed is processed again without a limit (Ray Data's default for
+    # `max_restarts` and retries): the coordinator counts crashes, by lines.
     context = DataContext.get_current().copy()
-    context.target_max_block_size = 1  # else numbers wait until 128 MB of them have come together
+    context.target_max_block_size = 1  # else numbers wait until there are 128 MB of them
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     with DataContext.current(context), warnings.catch_warnings():
-        # `ray_remote_args_fn`: it goes in 2.64, and nothing else places actors one by one.
+        # `ray_remote_args_fn` will be removed in 2.64, but nothing else places actors one by one.
         warnings.simplefilter("ignore", RayDeprecationWarning)
         done = (
             data.read_datasource(
                 _BlockIds(coordinator, actors),
+                # No CPUs are requested. The reader runs as long as the run, and would never start
+                # if the actors had all CPUs; an engine uses those of its node anyway.
                 num_cpus=0,
                 override_num_blocks=1,
+                # The reader is next to the coordinator: without this node, the run ends anyway.
                 **node_selector(ray.get_runtime_context().get_node_id()),
             )
             .map_batches(
@@ -73,11 +63,10 @@ def run_blocks(coordinator: Any, options: ActorOptions, nodes: Sequence[str], ac
 
 
 class _SpreadPlacement:
-    """Where the next actor is started. When its node dies, it may be started on any other of them.
+    """Places actors on the nodes in turn; a lost one may restart on any of them."""
 
-    By labels, since the affinity to a node is nothing to Ray where an actor asks for no resources:
-    unless it is a hard one, which forbids all other nodes, any node at all is drawn.
-    """
+    # By labels: Ray ignores a soft affinity to a node for actors that request no resources, and a
+    # hard one forbids all other nodes.
 
     def __init__(self, nodes: Sequence[str]) -> None:
         self._nodes = cycle(nodes)
@@ -88,19 +77,18 @@ class _SpreadPlacement:
 
 
 def node_selector(nodes: str) -> dict[str, Any]:
-    """What has Ray start something on a node, or on one `in(…)` several: their ids."""
+    """Return Ray's options to start something on a node, or on one of `in(…)`."""
     return {"label_selector": {"ray.io/node-id": nodes}}
 
 
 class _BlockIds(Datasource):
-    """One task without end that yields the numbers of blocks as they are issued.
+    """A data source with one task, which yields block numbers as they are issued."""
 
-    Done again, as after the death of its node, it yields the same ones: that is what Ray needs to
-    go on behind those that came through.
-    """
+    # If its node is lost and the task runs again, it yields the same numbers. Ray needs that in
+    # order to continue after those that it has processed.
 
     def __init__(self, coordinator: Any, min_count: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call] # Ray has half its types
+        super().__init__()  # type: ignore[no-untyped-call] # Ray is only partly typed
         self._coordinator = coordinator
         self._min_count = min_count
 
@@ -109,7 +97,7 @@ class _BlockIds(Datasource):
 
     def get_read_tasks(
         self,
-        parallelism: int,  # noqa: ARG002 - one task, whatever Ray Data would like
+        parallelism: int,  # noqa: ARG002 - always one task
         per_task_row_limit: int | None = None,  # noqa: ARG002 - as above
         data_context: Any = None,  # noqa: ARG002 - as above
     ) -> list[ReadTask]:
@@ -119,10 +107,10 @@ class _BlockIds(Datasource):
 
 
 def _iter_block_ids(coordinator: Any, min_count: int) -> Iterator[Any]:
-    """All of them; and as many as there are actors, or Ray warns that some have nothing to do."""
     known, is_finished = 0, False
     while not is_finished:
         block_count, is_finished = ray.get(coordinator.wait_for_blocks.remote(known))
+        # At the end there are at least as many numbers as actors: else Ray warns of idle ones.
         for number in range(known, max(block_count, min_count) if is_finished else block_count):
             yield arrow.table({"block": [number]})
         known = block_count

@@ -1,4 +1,4 @@
-"""One run over a cluster, seen from the driver."""
+"""The driver of a cluster: starts a run, feeds its lines, and yields its results."""
 
 from __future__ import annotations
 
@@ -31,13 +31,194 @@ if TYPE_CHECKING:
     from foundry_api.batch.cluster.messages import DrainedResults, LostLine
     from foundry_api.batch.cluster.remote import ActorOptions
     from foundry_api.batch.types import BatchLineResult
-    from foundry_api.types.settings import Settings
 
 __all__ = ["ClusterRunner", "iter_blocks"]
 
-
+# How long a block waits for further lines after its first one, if the input is slow.
 GATHER_S = 0.05
-"""How long a block waits for further lines after its first one, where they come slowly."""
+
+# Of the coordinator: each actor has a few calls that wait there.
+MAX_CONCURRENT_CALLS = 100_000
+
+# How long the actors may take to notice the end of the run.
+SHUTDOWN_TIMEOUT_S = 10.0
+
+
+class ClusterRunner:
+    """Runs lines on the cluster that this process is connected to. Used once."""
+
+    def __init__(
+        self, options: ActorOptions, on_notice: Callable[[str], None], *, dedupe: bool
+    ) -> None:
+        self._options = options
+        self._on_notice = on_notice
+        self._dedupe = dedupe
+        self._last_drained: DrainedResults | None = None
+        self._open_lines = 0
+
+    async def run(self, items: AsyncIterable[WorkItem]) -> AsyncGenerator[BatchLineResult]:
+        """Yield each result once, as lines finish."""
+        nodes = [
+            node.id
+            for node in await usable_nodes(_list_worker_nodes(), _get_version, self._on_notice)
+        ]
+        urls = tuple(
+            settings.base_url
+            for settings in self._options.settings.per_service()
+            if settings.base_url is not None
+        )
+        actors = len(urls or nodes)
+        coordinator = self._start_coordinator(actors, urls)
+        dataflow = asyncio.create_task(_run_dataflow(coordinator, self._options, nodes, actors))
+        feed = asyncio.create_task(self._feed(items, coordinator))
+        try:
+            is_finished = False
+            while not is_finished:
+                drained: DrainedResults = await _await_first(
+                    coordinator.drain_results.remote(), {dataflow, feed}
+                )
+                self._last_drained, is_finished = drained, drained.is_finished
+                for notice in drained.notices:
+                    self._on_notice(notice)
+                results = [*drained.results, *map(_make_lost_result, drained.lost)]
+                self._open_lines -= len(results)
+                for result in results:
+                    yield result
+                if drained.failure is not None:
+                    raise drained.failure
+        finally:
+            feed.cancel()
+            await asyncio.gather(feed, return_exceptions=True)
+            # Let the actors notice the end, and wait for them.
+            await _await_ref(coordinator.cancel.remote())
+            await asyncio.wait({dataflow}, timeout=SHUTDOWN_TIMEOUT_S)
+            ray.kill(coordinator)
+            await asyncio.gather(dataflow, return_exceptions=True)
+
+    def state(self) -> EngineState:
+        """Return the sum of the states that the actors last reported."""
+        states = self._last_drained.states if self._last_drained else ()
+        in_flight = sum(state.in_flight for _, state in states)
+        return EngineState(
+            in_flight=in_flight,
+            queued=max(0, self._open_lines - in_flight),
+            limit=sum(state.limit or 0 for _, state in states) or None,
+            services=tuple(
+                (f"{name} on {host}", service)
+                for host, state in states
+                for name, service in state.services
+            ),
+        )
+
+    def _start_coordinator(self, actors: int, urls: tuple[str, ...]) -> Any:
+        # On this node: the run ends with it anyway.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        actor = ray.remote(
+            num_cpus=0, max_concurrency=MAX_CONCURRENT_CALLS, scheduling_strategy=here
+        )(Coordinator)
+        model = self._options.settings.model
+        get_key = partial(_make_key, default=model) if self._dedupe else None
+        return actor.remote(actors, urls, max_attempts=self._options.max_attempts, get_key=get_key)
+
+    async def _feed(self, items: AsyncIterable[WorkItem], coordinator: Any) -> None:
+        async def wait_for_capacity() -> int:
+            lines: int = await coordinator.wait_for_capacity.remote()
+            return lines
+
+        model = self._options.settings.model
+        async with aclosing(
+            iter_blocks(items, wait_for_capacity, lambda item: get_model(item.request, model))
+        ) as line_blocks:
+            async for block in line_blocks:
+                self._open_lines += len(block)
+                # Without `raw`, which only the reader of the input needs.
+                stripped = [
+                    WorkItem(msgspec.structs.replace(item.line, raw=None), item.request)
+                    for item in block
+                ]
+                await coordinator.submit.remote(stripped)
+        await coordinator.close_input.remote()
+
+
+async def _run_dataflow(
+    coordinator: Any, options: ActorOptions, nodes: list[str], actors: int
+) -> None:
+    try:
+        await asyncio.to_thread(run_blocks, coordinator, options, nodes, actors)
+    except Exception as error:
+        raise _wrap_error(error) from error
+
+
+async def _await_ref(ref: Any) -> Any:
+    return await ref  # asyncio makes a task only of a coroutine
+
+
+async def _await_first(ref: Any, others: set[asyncio.Task[None]]) -> Any:
+    """Await a remote call, unless one of the other tasks fails first."""
+    task = asyncio.ensure_future(_await_ref(ref))
+    try:
+        waiting = {task, *others}
+        while not task.done():
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for finished_task in done - {task}:
+                finished_task.result()
+                waiting.discard(finished_task)
+        return task.result()
+    except ray.exceptions.RayError as error:
+        raise _wrap_error(error) from error
+    finally:
+        task.cancel()
+
+
+def _wrap_error(error: Exception) -> BatchError:
+    if isinstance(error, ray.exceptions.ActorUnschedulableError):
+        return BatchError(
+            "all nodes of the cluster that worked on the batch are lost",
+            hint="See `ray status`. Once nodes are back, the same command resumes the batch.",
+        )
+    message = str(error).strip().rpartition("\n")[2]
+    return BatchError(f"the Ray cluster failed: {message}", hint="See Ray's logs.")
+
+
+def _list_worker_nodes() -> list[Node]:
+    # A node without CPUs, such as a head with `--num-cpus=0`, is not meant to run work.
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    workers = [
+        Node(node["NodeID"], f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})")
+        for node in nodes
+        if node["Resources"].get("CPU")
+    ]
+    if not workers:
+        raise BatchError(
+            f"none of the cluster's {len(nodes)} nodes offers CPUs",
+            hint="Add one: `ray start --address=… --num-cpus=…`.",
+        )
+    return workers
+
+
+async def _get_version(node: str) -> str:
+    # The remote function is one of Python's own: the node may not have this package.
+    remote_function = ray.remote(num_cpus=0, **node_selector(node))(resolve_name)
+    answer = remote_function.remote("foundry_api._version:__version__")
+    try:
+        version: str = await answer
+    except asyncio.CancelledError:
+        ray.cancel(answer, force=True)
+        raise
+    return version
+
+
+def _make_key(item: WorkItem, default: str) -> bytes:
+    return make_request_key(item.request, get_model(item.request, default))
+
+
+def _make_lost_result(lost: LostLine) -> BatchLineResult:
+    line, request = lost.item.line, lost.item.request
+    error = ServiceCrashed(
+        f"its actor crashed {lost.crashes} times",
+        hint="Send it alone: it may be the cause of the crashes. See Ray's logs.",
+    )
+    return error_result(line.index, line.digest, request.custom_id, error, at=time.time())
 
 
 async def iter_blocks(
@@ -45,20 +226,14 @@ async def iter_blocks(
     wait_for_capacity: Callable[[], Awaitable[int]],
     get_model: Callable[[WorkItem], str],
 ) -> AsyncGenerator[tuple[WorkItem, ...]]:
-    """Lines in blocks, those for the same model together.
-
-    Args:
-        items: The lines.
-        wait_for_capacity: Waits until a block is wanted, and says of how many lines; 0 ends it.
-        get_model: The model that a line is for.
-    """
+    """Yield blocks with lines for one model each, if there are enough; ends at a capacity of 0."""
     buffer = _LineBuffer(get_model)
     reading = asyncio.create_task(buffer.fill(items))
     try:
         while lines := await wait_for_capacity():
             block = await buffer.take(lines)
             if not block:
-                await reading  # raises what the reading failed of
+                await reading  # raises the error that ended the reading, if there is one
                 return
             yield block
     finally:
@@ -68,7 +243,7 @@ async def iter_blocks(
 
 
 class _LineBuffer:
-    """Lines that were read and wait."""
+    """Lines that were read and wait for a block."""
 
     def __init__(self, get_model: Callable[[WorkItem], str]) -> None:
         self._get_model = get_model
@@ -95,208 +270,3 @@ class _LineBuffer:
         taken = [item for _ in range(lines) if (item := self._queue.take()) is not None]
         self._notifier.notify()
         return tuple(taken)
-
-
-MAX_CONCURRENT_CALLS = 100_000
-"""Of the desk: each actor has a few that wait."""
-
-SHUTDOWN_TIMEOUT_S = 10.0
-"""Seconds that the actors may take to see that it is over."""
-
-
-class ClusterRunner:
-    """Answers lines on the cluster that this process is part of. To be used once.
-
-    Args:
-        options: How the actors ask.
-        tell: Called with sentences for people.
-        dedupe: Whether lines that are alike are asked once, wherever they lie.
-    """
-
-    def __init__(
-        self, options: ActorOptions, on_notice: Callable[[str], None], *, dedupe: bool
-    ) -> None:
-        self._options = options
-        self._on_notice = on_notice
-        self._dedupe = dedupe
-        self._last_drained: DrainedResults | None = None
-        self._open_lines = 0
-
-    async def run(self, items: AsyncIterable[WorkItem]) -> AsyncGenerator[BatchLineResult]:
-        """The lines as they finish; each comes once."""
-        nodes = [
-            node.id
-            for node in await usable_nodes(_list_worker_nodes(), _get_version, self._on_notice)
-        ]
-        urls = _service_urls(self._options.settings)
-        actors = len(urls or nodes)
-        coordinator = self._start_coordinator(actors, urls)
-        dataflow = asyncio.create_task(_run_dataflow(coordinator, self._options, nodes, actors))
-        feed = asyncio.create_task(self._feed(items, coordinator))
-        try:
-            async with aclosing(self._iter_drained(coordinator, {dataflow, feed})) as drains:
-                async for drained in drains:
-                    for result in self._process_drained(drained):
-                        yield result
-                    if drained.failure is not None:
-                        raise drained.failure
-        finally:
-            feed.cancel()
-            await asyncio.gather(feed, return_exceptions=True)
-            await _shut_down(coordinator, dataflow)
-
-    def state(self) -> EngineState:
-        """What goes on now, as the actors last told."""
-        states = self._last_drained.states if self._last_drained else ()
-        in_flight = sum(state.in_flight for _, state in states)
-        return EngineState(
-            in_flight=in_flight,
-            queued=max(0, self._open_lines - in_flight),
-            limit=sum(state.limit or 0 for _, state in states) or None,
-            services=tuple(
-                (f"{name} on {host}", service)
-                for host, state in states
-                for name, service in state.services
-            ),
-        )
-
-    def _start_coordinator(self, actors: int, urls: tuple[str, ...]) -> Any:
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        actor = ray.remote(
-            num_cpus=0, max_concurrency=MAX_CONCURRENT_CALLS, scheduling_strategy=here
-        )(Coordinator)
-        model = self._options.settings.model
-        get_key = partial(_make_key, default=model) if self._dedupe else None
-        return actor.remote(actors, urls, max_attempts=self._options.max_attempts, get_key=get_key)
-
-    async def _feed(self, items: AsyncIterable[WorkItem], coordinator: Any) -> None:
-        async def wait_for_capacity() -> int:
-            lines: int = await coordinator.wait_for_capacity.remote()
-            return lines
-
-        model = self._options.settings.model
-        async with aclosing(
-            iter_blocks(items, wait_for_capacity, lambda item: get_model(item.request, model))
-        ) as line_blocks:
-            async for block in line_blocks:
-                self._open_lines += len(block)
-                await coordinator.submit.remote([_strip(item) for item in block])
-        await coordinator.close_input.remote()
-
-    async def _iter_drained(
-        self, coordinator: Any, others: set[asyncio.Task[None]]
-    ) -> AsyncGenerator[DrainedResults]:
-        is_finished = False
-        while not is_finished:
-            drained = await _first_result(_await_ref(coordinator.drain_results.remote()), others)
-            self._last_drained, is_finished = drained, drained.is_finished
-            yield drained
-
-    def _process_drained(self, drained: DrainedResults) -> list[BatchLineResult]:
-        for notice in drained.notices:
-            self._on_notice(notice)
-        result = [*drained.results, *map(_make_lost_result, drained.lost)]
-        self._open_lines -= len(result)
-        return result
-
-
-async def _run_dataflow(
-    coordinator: Any, options: ActorOptions, nodes: list[str], actors: int
-) -> None:
-    try:
-        await asyncio.to_thread(run_blocks, coordinator, options, nodes, actors)
-    except Exception as error:
-        raise _wrap_error(error) from error
-
-
-async def _await_ref(ref: Any) -> Any:
-    return await ref
-
-
-async def _first_result(call: Any, others: set[asyncio.Task[None]]) -> Any:
-    """What a call gives, unless one of the others fails before."""
-    task = asyncio.ensure_future(call)
-    try:
-        waiting = {task, *others}
-        while not task.done():
-            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            for finished_task in done - {task}:
-                finished_task.result()
-                waiting.discard(finished_task)
-        return task.result()
-    except ray.exceptions.RayError as error:
-        raise _wrap_error(error) from error
-    finally:
-        task.cancel()
-
-
-def _wrap_error(error: Exception) -> BatchError:
-    if isinstance(error, ray.exceptions.ActorUnschedulableError):
-        return BatchError(
-            "all nodes of the cluster that worked on it are lost",
-            hint="See `ray status`. When there are nodes again, the same command goes on.",
-        )
-    message = str(error).strip().rpartition("\n")[2]
-    return BatchError(f"the Ray cluster failed: {message}", hint="Ray's logs tell more.")
-
-
-def _strip(item: WorkItem) -> WorkItem:
-    """Without what it was read from, which nobody needs over there."""
-    return WorkItem(msgspec.structs.replace(item.line, raw=None), item.request)
-
-
-def _service_urls(settings: Settings) -> tuple[str, ...]:
-    return tuple(
-        service_settings.base_url
-        for service_settings in settings.per_service()
-        if service_settings.base_url is not None
-    )
-
-
-def _list_worker_nodes() -> list[Node]:
-    """The nodes that are there for work: those that offer CPUs."""
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    workers = [
-        Node(node["NodeID"], f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})")
-        for node in nodes
-        if node["Resources"].get("CPU")
-    ]
-    if not workers:
-        raise BatchError(
-            f"none of the cluster's {len(nodes)} nodes offers CPUs",
-            hint="Add one: `ray start --address=… --num-cpus=…`.",
-        )
-    return workers
-
-
-async def _get_version(node: str) -> str:
-    """The package's version there. What asks is Python's own: the package may not be there."""
-    remote_function = ray.remote(num_cpus=0, **node_selector(node))(resolve_name)
-    answer = remote_function.remote("foundry_api._version:__version__")
-    try:
-        version: str = await answer
-    except asyncio.CancelledError:
-        ray.cancel(answer, force=True)
-        raise
-    return version
-
-
-def _make_key(item: WorkItem, default: str) -> bytes:
-    return make_request_key(item.request, get_model(item.request, default))
-
-
-async def _shut_down(coordinator: Any, dataflow: asyncio.Task[None]) -> None:
-    """Let the actors see that it is over, and wait for them."""
-    await _await_ref(coordinator.cancel.remote())
-    await asyncio.wait({dataflow}, timeout=SHUTDOWN_TIMEOUT_S)
-    ray.kill(coordinator)
-    await asyncio.gather(dataflow, return_exceptions=True)
-
-
-def _make_lost_result(lost: LostLine) -> BatchLineResult:
-    line, request = lost.item.line, lost.item.request
-    error = ServiceCrashed(
-        f"the actor that asked it died {lost.crashes} times",
-        hint="Send it alone: it may be what they die of. Ray's logs tell more.",
-    )
-    return error_result(line.index, line.digest, request.custom_id, error, at=time.time())

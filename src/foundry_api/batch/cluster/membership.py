@@ -1,4 +1,4 @@
-"""Who works in a cluster, who waits, and who cannot."""
+"""The actors of a cluster: their services and states, and how many lines they get at a time."""
 
 from __future__ import annotations
 
@@ -18,23 +18,33 @@ if TYPE_CHECKING:
 
 __all__ = ["BLOCKS_AT_ONCE", "MAX_BLOCK_LINES", "BlockSizer", "EngineAssignments", "WorkerRegistry"]
 
+# Concurrent blocks of an actor: enough that its engine never waits for the next one.
+BLOCKS_AT_ONCE = 4
+
+# An actor's work for one block. It bounds what is repeated after a crash of an actor, and how long
+# the last actor works while the others have nothing left.
+BLOCK_S = 0.5
+MAX_BLOCK_LINES = 64
+
+# The rate of lines is measured over this time.
+WINDOW_S = 1.0
+
+# Lines in flight in an actor that has not reported its limit yet.
+FIRST_LIMIT = 2
+
 
 class EngineAssignments:
-    """Given to actors as they come, taken back when they come again as another process.
+    """Assigns a service, or else its node's engine, to each actor."""
 
-    When a node dies, Ray starts its actor anew on any other one. There it would be a second engine
-    with the same models in the same memory, so it waits until that node has none.
-
-    Args:
-        urls: The services' addresses, one for each actor; none where each has an engine of its own.
-    """
+    # If a node is lost, Ray restarts its actor on another one. A second engine there would load the
+    # same models into the same memory, so the actor waits until that node has no engine.
 
     def __init__(self, urls: Sequence[str] = ()) -> None:
         self._urls = tuple(urls)
         self._holders: dict[str, WorkerId] = {}
 
     def assign(self, worker_id: WorkerId) -> Assignment | None:
-        """A seat for an actor; None while there is none. Whoever asks again has the same."""
+        """Return the actor's assignment, the same one at each call; None if there is none left."""
         for name in self._urls or (worker_id.node,):
             holder = self._holders.setdefault(name, worker_id)
             if holder == worker_id:
@@ -42,14 +52,9 @@ class EngineAssignments:
         return None
 
     def release(self, actor: str) -> None:
-        """An actor has no seat any more, if it had one."""
         self._holders = {
             name: worker_id for name, worker_id in self._holders.items() if worker_id.actor != actor
         }
-
-
-FIRST_LIMIT = 2
-"""Lines in flight in an actor that has not told of itself yet."""
 
 
 @dataclass(slots=True)
@@ -60,12 +65,7 @@ class _Worker:
 
 
 class WorkerRegistry:
-    """The actors, as they have told of themselves.
-
-    Args:
-        expected: How many there will be.
-        urls: The services' addresses, one for each actor; none where each has an engine of its own.
-    """
+    """The actors that have registered, and their states."""
 
     def __init__(self, expected: int, urls: Sequence[str] = ()) -> None:
         self._expected = expected
@@ -74,25 +74,26 @@ class WorkerRegistry:
         self.notices: list[str] = []
 
     def register(self, worker_id: WorkerId) -> Assignment | None:
-        """An actor begins, or begins again as another process."""
+        """Register an actor, or a new process of an actor after a crash."""
         previous = self._workers.get(worker_id.actor)
         if previous is not None and previous.worker_id != worker_id:
             self._assignments.release(worker_id.actor)
             self.notices.append(
-                f"{previous.worker_id.host}: an actor was lost; its lines are asked again"
+                f"{previous.worker_id.host}: an actor was lost; its lines are sent again"
             )
         self._workers[worker_id.actor] = _Worker(worker_id)
         assignment = self._assignments.assign(worker_id)
         if assignment is None:
-            self.notices.append(
-                f"{worker_id.host}: another actor, which waits: an engine is here already"
-            )
+            notice = "another actor, which waits because the node already has an engine"
+        elif assignment.url is None:
+            notice = "an engine of its own"
         else:
-            self.notices.append(f"{worker_id.host}: {_describe_assignment(assignment)}")
+            notice = f"an actor for {assignment.url}"
+        self.notices.append(f"{worker_id.host}: {notice}")
         return assignment
 
     def assign(self, worker_id: WorkerId) -> Assignment | None:
-        """What an actor works with; None while there is nothing, or if it is not here any more."""
+        """Return the actor's assignment; None if there is none left, or for an earlier process."""
         worker = self._workers.get(worker_id.actor)
         return (
             self._assignments.assign(worker_id)
@@ -101,13 +102,12 @@ class WorkerRegistry:
         )
 
     def update_state(self, actor: str, state: EngineState) -> None:
-        """How an actor's engine is."""
         worker = self._workers.get(actor)
         if worker is not None:
             worker.state = state
 
     def unregister(self, actor: str, error: FoundryError) -> None:
-        """An actor's service is gone, for the rest of the run."""
+        """Exclude an actor for the rest of the run, because its service is unreachable."""
         worker = self._workers[actor]
         if worker.error is None:
             worker.error = error
@@ -116,59 +116,38 @@ class WorkerRegistry:
             )
 
     def can_work(self, actor: str) -> bool:
-        """Whether an actor can answer lines."""
         worker = self._workers[actor]
         return worker.error is None and self._assignments.assign(worker.worker_id) is not None
 
     @property
     def active_count(self) -> int:
-        """How many can, those that are still expected included; at least one."""
+        """The number of actors that work or have not registered yet, at least 1."""
         idle = sum(not self.can_work(actor) for actor in self._workers)
         return max(1, self._expected - idle)
 
     @property
     def all_failed(self) -> bool:
-        """Whether all that were expected are here, and none can work."""
+        """Whether all expected actors have registered, and none can work."""
         working = any(self.can_work(actor) for actor in self._workers)
         return not working and len(self._workers) >= self._expected
 
     @property
     def limit(self) -> int:
-        """The most lines that an actor may have in flight."""
+        """The largest number of lines in flight that an actor allows."""
         limits = [worker.state.limit or FIRST_LIMIT for worker in self._workers.values()]
         return max(limits, default=FIRST_LIMIT)
 
     def drain_notices(self) -> tuple[str, ...]:
-        """What happened since the last time."""
+        """Return the notices since the last call."""
         notices, self.notices = self.notices, []
         return tuple(notices)
 
     def get_states(self) -> tuple[tuple[str, EngineState], ...]:
-        """Each actor's host and engine."""
         return tuple((worker.worker_id.host, worker.state) for worker in self._workers.values())
 
 
-def _describe_assignment(assignment: Assignment) -> str:
-    return "an engine of its own" if assignment.url is None else f"an actor for {assignment.url}"
-
-
-BLOCKS_AT_ONCE = 4
-"""Blocks that an actor has at once: so its engine never waits for the next one."""
-
-BLOCK_S = 0.5
-"""Seconds of an actor's work in a block. It bounds what is asked again when an actor dies, and how
-long the last actor works while the others have nothing left."""
-
-MAX_BLOCK_LINES = 64
-WINDOW_S = 1.0
-
-
 class BlockSizer:
-    """Learns how quickly lines come back.
-
-    Args:
-        clock: Seconds of a monotonic clock.
-    """
+    """Chooses the number of lines per block from the rate at which results arrive."""
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
@@ -177,23 +156,15 @@ class BlockSizer:
         self._rate = 0.0
 
     def record_delivered(self, count: int) -> None:
-        """So many lines came back."""
         self._count += count
 
     def next_block_size(self, actors: int, limit: int) -> int:
-        """Lines for the next block: some time's work of an actor, or as many as fill its engine.
-
-        Args:
-            actors: How many share the work.
-            limit: How many lines an actor may have in flight.
-        """
-        self._measure()
-        item = self._rate * BLOCK_S / max(1, actors)
-        room = 2 * limit / BLOCKS_AT_ONCE
-        return min(MAX_BLOCK_LINES, max(1, math.ceil(item), math.ceil(room)))
-
-    def _measure(self) -> None:
-        elapsed = self._monotonic() - self._since
-        if elapsed >= WINDOW_S:
-            self._rate = self._count / elapsed
-            self._since, self._count = self._since + elapsed, 0
+        """Return the lines for a block: some time's work, but enough to fill the engine."""
+        elapsed_s = self._monotonic() - self._since
+        if elapsed_s >= WINDOW_S:
+            self._rate = self._count / elapsed_s
+            self._since, self._count = self._since + elapsed_s, 0
+        lines_for_time = self._rate * BLOCK_S / max(1, actors)
+        # Twice the limit over all blocks of the actor: as many lines wait as are in flight.
+        lines_for_limit = 2 * limit / BLOCKS_AT_ONCE
+        return min(MAX_BLOCK_LINES, max(1, math.ceil(lines_for_time), math.ceil(lines_for_limit)))

@@ -1,4 +1,4 @@
-"""What the driver, its desk and the actors tell each other."""
+"""Messages between the driver, the coordinator and the actors."""
 
 from __future__ import annotations
 
@@ -12,60 +12,35 @@ __all__ = ["Assignment", "DrainedResults", "LostLine", "WorkerId"]
 
 
 class WorkerId(msgspec.Struct, frozen=True, kw_only=True):
-    """An actor, in one of its lives.
+    """One incarnation of an actor."""
 
-    Attributes:
-        actor: Ray's id of it, which outlives its process.
-        incarnation: Stands for the process: another one has another.
-        node: Ray's id of the node where it runs.
-        host: That node's name or address, for people.
-    """
-
-    actor: str
-    incarnation: str
-    node: str
-    host: str
+    actor: str  # Ray's id; the same after the actor restarts
+    incarnation: str  # differs for each process of the actor
+    node: str  # Ray's id
+    host: str  # name and address of the node, for messages
 
 
 class Assignment(msgspec.Struct, frozen=True):
-    """What an actor works with.
+    """The service or node that an actor works with."""
 
-    Attributes:
-        name: Of the node, where the engine is the actor's own, or the service's address.
-        url: The service's address; None for an engine of its own.
-    """
-
-    name: str
-    url: str | None = None
+    name: str  # the service's URL, or the host whose engine belongs to the actor
+    url: str | None = None  # None if the actor has an engine of its own
 
 
 class LostLine(msgspec.Struct, frozen=True):
-    """A line in whose flight its actor died too often.
-
-    Attributes:
-        item: The line.
-        crashes: How often.
-    """
+    """A line that was in flight in too many crashes of its actors."""
 
     item: WorkItem
     crashes: int
 
 
 class DrainedResults(msgspec.Struct, frozen=True, kw_only=True):
-    """What the desk has for the driver.
+    """What the coordinator has for the driver."""
 
-    Attributes:
-        results: Lines that came back, each of them once.
-        lost: Lines that are given up.
-        notices: Sentences for people.
-        states: Each actor's name and its engine, as it last told.
-        is_finished: Whether nothing comes any more.
-        failure: Why the run cannot go on.
-    """
-
-    results: tuple[BatchLineResult, ...] = ()
+    results: tuple[BatchLineResult, ...] = ()  # each line once
     lost: tuple[LostLine, ...] = ()
-    notices: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()  # messages for users
+    # The host of each actor, and the state of its engine.
     states: tuple[tuple[str, EngineState], ...] = ()
     is_finished: bool = False
-    failure: FoundryError | None = None
+    failure: FoundryError | None = None  # why the run cannot continue

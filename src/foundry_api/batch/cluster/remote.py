@@ -1,4 +1,4 @@
-"""What Ray runs: the desk as an actor, and a station in each actor of Ray Data's pool."""
+"""The classes that Ray runs in its processes."""
 
 from __future__ import annotations
 
@@ -32,13 +32,7 @@ __all__ = ["ActorOptions", "BlockWorker", "RemoteCoordinator"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActorOptions:
-    """How the actors ask.
-
-    Attributes:
-        settings: Of their clients.
-        max_attempts: How often a line that failed for a passing reason is begun.
-        patience_s: Seconds that an actor's service may be away.
-    """
+    """The options of the engines in the actors."""
 
     settings: Settings
     max_attempts: int
@@ -46,67 +40,58 @@ class ActorOptions:
 
 
 class RemoteCoordinator:
-    """The desk, as the actors and the driver reach it.
-
-    Args:
-        actor: Ray's handle of it.
-    """
+    """The methods of the coordinator, called through its Ray handle."""
 
     def __init__(self, actor: Any) -> None:
         self._actor = actor
 
     async def assign(self, worker_id: WorkerId) -> Assignment | None:
-        """See `Coordinator`."""
         assignment: Assignment | None = await self._actor.assign.remote(worker_id)
         return assignment
 
     async def claim(self, number: int, actor: str) -> Sequence[WorkItem]:
-        """See `Coordinator`."""
         items: Sequence[WorkItem] = await self._actor.claim.remote(number, actor)
         return items
 
     async def deliver(
         self, actor: str, results: Sequence[BatchLineResult], state: EngineState
     ) -> None:
-        """See `Coordinator`."""
         await self._actor.deliver.remote(actor, results, state)
 
     async def heartbeat(self, actor: str, state: EngineState) -> bool:
-        """See `Coordinator`."""
         is_finished: bool = await self._actor.heartbeat.remote(actor, state)
         return is_finished
 
     async def unregister(self, actor: str, error: FoundryError) -> None:
-        """See `Coordinator`."""
         await self._actor.unregister.remote(actor, error)
 
     async def fail(self, error: FoundryError) -> None:
-        """See `Coordinator`."""
         await self._actor.fail.remote(error)
 
 
 class BlockWorker:
-    """Called by Ray Data with the numbers of blocks, from several threads at once.
-
-    Args:
-        desk: Ray's handle of the desk.
-        options: How to ask.
-    """
+    """The actor of Ray Data's pool, which calls it with block numbers from several threads."""
 
     def __init__(self, coordinator: Any, options: ActorOptions) -> None:
-        worker_id = _make_worker_id()
+        context = ray.get_runtime_context()
+        worker_id = WorkerId(
+            actor=context.get_actor_id() or "",
+            incarnation=f"{os.getpid()}-{uuid.uuid4()}",
+            node=context.get_node_id(),
+            host=f"{platform.node()} ({ray.util.get_node_ip_address()})",
+        )
         ray.get(coordinator.register.remote(worker_id))
         self._worker_loop = WorkerLoop(
             RemoteCoordinator(coordinator),
             worker_id,
             lambda assignment: _open_engine(assignment, options),
         )
+        # The engine lives on one event loop in its own thread, for all blocks.
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
         self._run_future = asyncio.run_coroutine_threadsafe(self._worker_loop.run(), self._loop)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Answer some blocks."""
         for number in batch["block"].tolist():
             asyncio.run_coroutine_threadsafe(
                 self._worker_loop.process_block(number), self._loop
@@ -120,19 +105,8 @@ async def _open_engine(
 ) -> AsyncGenerator[BatchEngine]:
     service = "embedded" if assignment.url is None else options.settings.service
     settings = replace(options.settings, base_url=assignment.url, base_urls=(), service=service)
-    # By its public name, as in any other program: the client imports this package, so this package
-    # cannot import the client.
+    # By its public name: the client imports this package, so this package cannot import the client.
     client_class = importlib.import_module("foundry_api").FoundryAPIClient
     client: BatchClient
     async with client_class(settings=settings) as client:
         yield LocalEngine(client, max_attempts=options.max_attempts, patience_s=options.patience_s)
-
-
-def _make_worker_id() -> WorkerId:
-    context = ray.get_runtime_context()
-    return WorkerId(
-        actor=context.get_actor_id() or "",
-        incarnation=f"{os.getpid()}-{uuid.uuid4()}",
-        node=context.get_node_id(),
-        host=f"{platform.node()} ({ray.util.get_node_ip_address()})",
-    )

@@ -1,7 +1,4 @@
-"""Libraries whose types are half unknown, as what they are to a type checker: anything.
-
-Importing this imports Ray.
-"""
+"""Ray and pyarrow, typed as Any because half of their types are unknown. Imports Ray."""
 
 from __future__ import annotations
 

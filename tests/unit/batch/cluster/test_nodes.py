@@ -1,4 +1,4 @@
-"""Which nodes of a cluster a batch runs on, before anything is started there."""
+"""The choice of nodes for a batch, before anything starts there."""
 
 from __future__ import annotations
 
@@ -15,39 +15,40 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 ONE, TWO = Node("1", "one (10.0.0.1)"), Node("2", "two (10.0.0.2)")
-AT_ONCE = 0.0
-"""So long a node may take: what is there is seen, and nothing is waited for."""
+NO_WAIT_S = 0.0  # answers that are there count, and nothing is waited for
 
 
-def versions(**told: str | Exception | None) -> Callable[[str], Awaitable[str]]:
-    """What each node answers; None never does."""
+def versions(**answers: str | Exception | None) -> Callable[[str], Awaitable[str]]:
+    """Return a function that returns or raises each node's answer; None never answers."""
 
-    async def version_on(node: str) -> str:
-        answer = told[f"on_{node}"]
+    async def get_version(node: str) -> str:
+        answer = answers[f"on_{node}"]
         if answer is None:
             await asyncio.get_running_loop().create_future()
         if isinstance(answer, Exception):
             raise answer
         return str(answer)
 
-    return version_on
+    return get_version
 
 
-async def test_all_that_have_the_same_version_can_work() -> None:
-    told: list[str] = []
+async def test_nodes_with_the_same_version_are_usable() -> None:
+    notices: list[str] = []
     both = versions(on_1=__version__, on_2=__version__)
-    assert await usable_nodes([ONE, TWO], both, told.append) == (ONE, TWO)
-    assert not told
+    assert await usable_nodes([ONE, TWO], both, notices.append) == (ONE, TWO)
+    assert not notices
 
 
-async def test_a_node_with_another_version_ends_it_and_is_named() -> None:
+async def test_node_with_another_version_is_reported() -> None:
     with pytest.raises(BatchError, match=r"two \(10\.0\.0\.2\) has foundry-api 0\.0\.1") as caught:
         await usable_nodes([ONE, TWO], versions(on_1=__version__, on_2="0.0.1"), print)
     assert f"foundry-api[ray]=={__version__}" in caught.value.hint
 
 
-async def test_a_node_without_the_package_ends_it_and_is_named() -> None:
-    missing = ModuleNotFoundError("pages of it\nModuleNotFoundError: No module named 'foundry_api'")
+async def test_node_without_the_package_is_reported() -> None:
+    missing = ModuleNotFoundError(
+        "pages of tracebacks\nModuleNotFoundError: No module named 'foundry_api'"
+    )
     with pytest.raises(
         BatchError, match=r"two .* cannot load foundry-api: No module named"
     ) as caught:
@@ -55,37 +56,39 @@ async def test_a_node_without_the_package_ends_it_and_is_named() -> None:
     assert f"foundry-api[ray]=={__version__}" in caught.value.hint
 
 
-async def test_a_node_that_is_lost_meanwhile_or_starts_no_process_is_left_out() -> None:
-    told: list[str] = []
+async def test_lost_or_stuck_node_is_left_out() -> None:
+    notices: list[str] = []
     lost = versions(on_1=__version__, on_2=RuntimeError("the node died"))
-    assert await usable_nodes([ONE, TWO], lost, told.append) == (ONE,)
+    assert await usable_nodes([ONE, TWO], lost, notices.append) == (ONE,)
     late = versions(on_1=__version__, on_2=None)
-    assert await usable_nodes([ONE, TWO], late, told.append, answer_s=AT_ONCE) == (ONE,)
-    assert [each.partition(":")[0] for each in told] == [TWO.name, TWO.name]
-    assert "the node died" in told[0]
-    assert "ray status" in told[1]
+    assert await usable_nodes([ONE, TWO], late, notices.append, answer_s=NO_WAIT_S) == (ONE,)
+    assert [notice.partition(":")[0] for notice in notices] == [TWO.name, TWO.name]
+    assert "the node died" in notices[0]
+    assert "ray status" in notices[1]
 
 
-async def test_it_is_told_that_none_has_begun_and_the_first_is_enough() -> None:
-    told: list[str] = []
-    begun = asyncio.Event()
+async def test_slow_start_is_reported_and_the_first_node_is_enough() -> None:
+    notices: list[str] = []
+    is_reported = asyncio.Event()
 
-    def tell(sentence: str) -> None:
-        told.append(sentence)
-        begun.set()
+    def report(sentence: str) -> None:
+        notices.append(sentence)
+        is_reported.set()
 
-    async def version_on(node: str) -> str:
+    async def get_version(node: str) -> str:
         if node == TWO.id:
             await asyncio.get_running_loop().create_future()
-        await begun.wait()
+        await is_reported.wait()
         return __version__
 
-    assert await usable_nodes([ONE, TWO], version_on, tell, answer_s=AT_ONCE, start_s=60) == (ONE,)
-    assert "no node of the cluster has started a process" in told[0]
+    assert await usable_nodes([ONE, TWO], get_version, report, answer_s=NO_WAIT_S, start_s=60) == (
+        ONE,
+    )
+    assert "no node of the cluster has started a process" in notices[0]
 
 
-async def test_a_cluster_where_nothing_begins_is_given_up() -> None:
+async def test_cluster_that_starts_nothing_is_given_up() -> None:
     none = versions(on_1=None, on_2=None)
     with pytest.raises(BatchError, match="no node of the cluster can start a process") as caught:
-        await usable_nodes([ONE, TWO], none, lambda _: None, answer_s=AT_ONCE, start_s=AT_ONCE)
+        await usable_nodes([ONE, TWO], none, lambda _: None, answer_s=NO_WAIT_S, start_s=NO_WAIT_S)
     assert "ray status" in caught.value.hint
