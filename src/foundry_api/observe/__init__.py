@@ -1,1 +1,1 @@
-"""Listeners on the events of a client: a log, metrics, traces."""
+"""Listeners to the events of a client: log, metrics, traces."""

@@ -1,4 +1,4 @@
-"""The log: one line a call, without prompts and answers unless they are asked for."""
+"""Log calls to a standard logger, one line per call at INFO."""
 
 from __future__ import annotations
 
@@ -34,19 +34,35 @@ if TYPE_CHECKING:
 __all__ = ["CallLog"]
 
 
+_LEVELS: dict[type[Event], int] = {
+    RetryScheduled: logging.WARNING,
+    BreakerChanged: logging.WARNING,
+    CallEnded: logging.INFO,
+    ModelLoaded: logging.INFO,
+    ModelUnloaded: logging.INFO,
+}
+# Logged only with `content=True`.
+_PRIVATE = frozenset({"request", "content"})
+_UNLOAD_REASONS: dict[UnloadReason, str] = {
+    "asked": "as requested",
+    "idle": "it was idle",
+    "budget": "another model needs its memory",
+    "swap": "another model takes its place",
+}
+
+
 class CallLog:
     """A listener that writes to a standard logger.
 
-    A call that was answered is one line at INFO, and so is a model that was loaded or unloaded;
-    a call that failed is one at WARNING, and so are retries and changes of a circuit breaker; the
-    rest is DEBUG. Every record carries the facts as `record.foundry`, a dict, for handlers that
-    want them apart.
+    Answered calls, and models that are loaded or unloaded, are one line each at INFO. Failed calls,
+    retries and changes of a circuit breaker are one line each at WARNING. Other events are logged
+    at DEBUG. Each record has the fields of the event as a dict in `record.foundry`.
 
     Args:
-        logger: Where to.
-        json: Make each message one JSON object, with the time.
-        content: Show prompts and answers too.
-        now: Seconds since the epoch.
+        logger: The logger to write to.
+        json: Whether each message is a JSON object, with the time.
+        content: Whether to log prompts and answers.
+        wall_clock: Returns the Unix time in seconds.
     """
 
     def __init__(
@@ -64,43 +80,39 @@ class CallLog:
 
     @staticmethod
     def event_types(level: str) -> tuple[type[Event], ...]:
-        """The events that are written at a level, such as INFO.
+        """Return the types of events that are logged at a level.
 
         Args:
-            level: Name of the level.
+            level: Name of the level, such as INFO.
+
+        Returns:
+            All types of events for DEBUG; otherwise those that are logged at INFO or above.
         """
         return EVENT_TYPES if level == "DEBUG" else tuple(_LEVELS)
 
     def __call__(self, event: Event) -> None:
-        """Write an event, if anybody reads it."""
+        """Log an event, unless no handler would receive the record."""
         level = _LEVELS.get(type(event), logging.DEBUG)
         if isinstance(event, CallEnded) and event.outcome == "failed":
             level = logging.WARNING
-        if self._logger.isEnabledFor(level) and _is_enabled(self._logger):
-            fields = _make_fields(event, content=self._content)
-            text = (
-                self._format_json(fields)
-                if self._json
-                else sanitize_line(_format_message(event, fields))
-            )
-            self._logger.log(level, "%s", text, extra={"foundry": fields})
-
-    def _format_json(self, fields: dict[str, Any]) -> str:
-        moment = datetime.fromtimestamp(self._wall_clock(), UTC)
-        return escape_json(msgspec.json.encode({"time": moment, **fields}).decode())
-
-
-_LEVELS: dict[type[Event], int] = {
-    RetryScheduled: logging.WARNING,
-    BreakerChanged: logging.WARNING,
-    CallEnded: logging.INFO,
-    ModelLoaded: logging.INFO,
-    ModelUnloaded: logging.INFO,
-}
+        if not self._logger.isEnabledFor(level) or not _has_handler(self._logger):
+            return
+        fields: dict[str, Any] = {"event": type(event).__name__}
+        for name in event.__struct_fields__:
+            value = getattr(event, name)
+            if value is not None and (self._content or name not in _PRIVATE):
+                fields.update(_make_fields(name, value))
+        if self._json:
+            moment = datetime.fromtimestamp(self._wall_clock(), UTC)
+            text = escape_json(msgspec.json.encode({"time": moment, **fields}).decode())
+        else:
+            # A model's name or an error may contain line breaks, and would forge log lines.
+            text = sanitize_line(_format_message(event, fields))
+        self._logger.log(level, "%s", text, extra={"foundry": fields})
 
 
-def _is_enabled(logger: logging.Logger | None) -> bool:
-    """Whether a record would reach more than a `NullHandler`: to make one costs 10 µs."""
+def _has_handler(logger: logging.Logger | None) -> bool:
+    # A record takes 10 µs, and without configuration only the NullHandler of the package gets it.
     while logger is not None:
         for handler in logger.handlers:
             if type(handler) is not logging.NullHandler:
@@ -109,19 +121,7 @@ def _is_enabled(logger: logging.Logger | None) -> bool:
     return False
 
 
-_PRIVATE = frozenset({"request", "content"})
-
-
-def _make_fields(event: Event, *, content: bool) -> dict[str, Any]:
-    fields: dict[str, Any] = {"event": type(event).__name__}
-    for name in event.__struct_fields__:
-        value = getattr(event, name)
-        if value is not None and (content or name not in _PRIVATE):
-            fields.update(_format_value(name, value))
-    return fields
-
-
-def _format_value(name: str, value: Any) -> dict[str, Any]:
+def _make_fields(name: str, value: Any) -> dict[str, Any]:
     match name:
         case "error":
             return {"error": type(value).__name__, "message": str(value)}
@@ -139,21 +139,21 @@ def _format_value(name: str, value: Any) -> dict[str, Any]:
 def _format_message(event: Event, fields: dict[str, Any]) -> str:
     match event:
         case CallStarted():
-            text = f"call {event.call} to {event.model} began"
+            text = f"call {event.call} to {event.model} started"
         case AttemptStarted():
             text = f"call {event.call}: attempt {event.attempt} sent to {event.service}"
         case FirstToken():
             seconds = event.time_to_first_token_s
             text = f"call {event.call}: first token after {seconds:.3f} s"
         case RetryScheduled():
-            delay = f"the next in {event.delay_s:.2f} s"
+            delay = f"next in {event.delay_s:.2f} s"
             text = f"call {event.call}: attempt {event.attempt} failed, {delay}: {event.error}"
         case BreakerChanged():
-            text = f"the circuit breaker of {event.service} is {event.new}; it was {event.old}"
+            text = f"the circuit breaker of {event.service} changed from {event.old} to {event.new}"
         case ModelLoaded():
             text = f"{event.model} was loaded at {event.service} in {event.duration_s:.3f} s"
         case ModelUnloaded():
-            text = f"{event.model} was unloaded at {event.service}: {_REASONS[event.reason]}"
+            text = f"{event.model} was unloaded at {event.service}: {_UNLOAD_REASONS[event.reason]}"
         case CallEnded():
             text = _format_end(event)
         case _:
@@ -165,25 +165,17 @@ def _format_message(event: Event, fields: dict[str, Any]) -> str:
 def _format_cache_event(event: Event) -> str:
     match event:
         case CacheHit() if event.source == "cache":
-            return f"call {event.call}: an answer that was kept {event.age_s:.0f} s ago"
+            return f"call {event.call}: answered from the cache, stored {event.age_s:.0f} s ago"
         case CacheHit():
-            return f"call {event.call}: shared with an identical one in flight"
+            return f"call {event.call}: shares the answer of an identical call"
         case CacheMiss():
             return f"the cache has no answer of {event.model}"
         case CacheStored():
-            return f"an answer of {event.model} is kept: {event.bytes} bytes"
+            return f"an answer of {event.model} is stored: {event.bytes} bytes"
         case CacheTrouble():
-            return f"the cache {event.path}: {event.problem}"
+            return f"cache {event.path}: {event.problem}"
         case _:
             return type(event).__name__
-
-
-_REASONS: dict[UnloadReason, str] = {
-    "asked": "somebody asked for it",
-    "idle": "nobody used it",
-    "budget": "another model needs its memory",
-    "swap": "another model takes its place",
-}
 
 
 def _format_end(event: CallEnded) -> str:

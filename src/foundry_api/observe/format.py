@@ -1,4 +1,4 @@
-"""Numbers and times for people to read and to write: every output formats them here."""
+"""Format numbers, sizes and times for people, and parse durations."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ KB, MB = 2**10, 2**20
 
 
 def format_int(value: float) -> str:
-    """Format a whole number with its thousands apart: `1,234,567`."""
+    """Format a rounded number with thousands separators: `1,234,567`."""
     return f"{round(value):,}" if math.isfinite(value) else str(value)
 
 
 def format_count(count: int, noun: str) -> str:
-    """Format a number of things: `1 line`, `1,200 lines`."""
+    """Format a number with its noun: `1 line`, `1,200 lines`."""
     return f"{format_int(count)} {noun}{'' if count == 1 else 's'}"
 
 
 def format_rate(value: float | None) -> str:
-    """Format a rate with three digits, or all before the point: `0.25`, `41.3`, `2,310`."""
+    """Format a rate with about three digits: `0.25`, `41.3`, `2,310`."""
     if value is None or not math.isfinite(value):
         return ""
     if not value:
@@ -52,19 +52,20 @@ def format_rate(value: float | None) -> str:
 
 
 def format_percent(part: float | None, total: float = HUNDRED) -> str:
-    """Format a share, which is `0%` or `100%` only where it is nothing or all."""
+    """Format a share: `54%`."""
     if part is None or not math.isfinite(part):
         return ""
     if not total:
         return "0%"
     share = part / total * HUNDRED
+    # 0% and 100% only for nothing and all.
     if 0 < share < 1 or HUNDRED - 1 < share < HUNDRED:
         return f"{min(max(share, 0.01), 99.99):.2f}%"
     return f"{share:.0f}%"
 
 
 def format_bytes(size: float | None) -> str:
-    """Format an amount of memory or of data: `512 B`, `3 KB`, `310 MB`, `2.6 GB`."""
+    """Format a size in bytes: `512 B`, `3 KB`, `310 MB`, `2.6 GB`."""
     if size is None or not math.isfinite(size):
         return ""
     if size < 0:
@@ -77,44 +78,40 @@ def format_bytes(size: float | None) -> str:
 
 
 def format_megabytes(size_mb: float | None) -> str:
-    """Format a size that is known in megabytes, as `format_bytes` does."""
+    """Format a size in megabytes like `format_bytes`."""
     return format_bytes(None if size_mb is None else size_mb * MB)
 
 
 def format_duration(seconds: float | None) -> str:
-    """Format a time in at most two units: `850 ms`, `1.2 s`, `45 s`, `3 min 20 s`, `2 h 5 min`."""
+    """Format a duration in at most two units: `850 ms`, `1.2 s`, `3 min 20 s`, `2 h 5 min`."""
     if seconds is None or not math.isfinite(seconds):
         return ""
     if seconds < 0:
         return f"-{format_duration(-seconds)}"
+    if seconds < MICROSECOND_S:
+        return "0 s"
+    # Rounded first, so that 0.9996 s is "1 s" and not "1000 ms".
     if round(seconds, 3) < 1:
-        return _format_below_second(seconds)
+        milliseconds = seconds * 1000
+        return f"{milliseconds:.0f} ms" if milliseconds >= TEN else f"{milliseconds:.2g} ms"
     if seconds < TEN:
         return f"{seconds:.2g} s"
     for large, small in (("d", "h"), ("h", "m"), ("m", "s")):
-        parts = divmod(round(seconds / UNITS_S[small]), UNITS_S[large] // UNITS_S[small])
-        if parts[0]:
-            return _join_units(parts, (large, small))
+        large_count, small_count = divmod(
+            round(seconds / UNITS_S[small]), UNITS_S[large] // UNITS_S[small]
+        )
+        if large_count:
+            texts = [
+                f"{count:,} {'min' if unit == 'm' else unit}"
+                for count, unit in ((large_count, large), (small_count, small))
+                if count
+            ]
+            return " ".join(texts)
     return f"{seconds:.0f} s"
 
 
-def _format_below_second(seconds: float) -> str:
-    if seconds < MICROSECOND_S:
-        return "0 s"
-    milliseconds = seconds * 1000
-    return f"{milliseconds:.0f} ms" if milliseconds >= TEN else f"{milliseconds:.2g} ms"
-
-
-def _join_units(parts: tuple[int, int], units: tuple[str, str]) -> str:
-    texts = [
-        f"{count:,} {'min' if unit == 'm' else unit}"
-        for count, unit in zip(parts, units, strict=True)
-    ]
-    return " ".join(texts if parts[1] else texts[:1])
-
-
 def format_age(seconds: float) -> str:
-    """Format how long ago something was: `just now`, `5 minutes ago`, `3 days ago`."""
+    """Format an age in its largest unit: `just now`, `5 minutes ago`, `3 days ago`."""
     for unit, size in AGE_UNITS_S.items():
         if seconds >= size:
             return f"{format_count(int(seconds // size), unit)} ago"
@@ -122,34 +119,26 @@ def format_age(seconds: float) -> str:
 
 
 def format_time(at: float | None) -> str:
-    """Format a time of `time.time` in the zone of this machine: `2026-03-01T12:00:00+01:00`."""
+    """Format a Unix timestamp in the local time zone: `2026-03-01T12:00:00+01:00`."""
     if at is None:
         return ""
     return datetime.fromtimestamp(at).astimezone().isoformat(timespec="seconds")
 
 
 def parse_duration(text: str, field: str) -> float:
-    """Seconds, out of `90s`, `10m`, `2h`, `1h30m` or `1d`; a bare number is seconds.
+    """Parse `90s`, `10m`, `2h`, `1h30m` or `1d` to seconds; a number without a unit is seconds.
 
-    Args:
-        text: As a person wrote it.
-        field: What it is for, for the error.
-
-    Raises:
-        InvalidRequest: It is no time above 0.
+    Raises InvalidRequest, with the name of the `field`, unless the duration is above 0.
     """
     parts = DURATION_PATTERN.findall(text)
-    alone = len(parts) == 1
-    is_complete = "".join(text.split()) == "".join("".join(part) for part in parts)
-    if not is_complete or not all(unit or alone for _, unit in parts):
-        raise _duration_error(text, field)
     seconds = sum(float(count) * UNITS_S[(unit or "s")[0].lower()] for count, unit in parts)
-    if seconds <= 0:
-        raise _duration_error(text, field)
+    is_complete = "".join(text.split()) == "".join("".join(part) for part in parts)
+    # 1h30 may mean minutes or seconds.
+    is_clear = len(parts) == 1 or all(unit for _, unit in parts)
+    if not is_complete or not is_clear or seconds <= 0:
+        raise InvalidRequest(
+            f"{field} is {text!r}, which is not a duration",
+            field=field,
+            hint="Such as 90s, 10m, 2h or 1h30m.",
+        )
     return seconds
-
-
-def _duration_error(text: str, field: str) -> InvalidRequest:
-    return InvalidRequest(
-        f"{field} is {text!r}, which is no time", field=field, hint="Such as 90s, 10m, 2h or 1h30m."
-    )

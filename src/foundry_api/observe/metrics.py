@@ -1,4 +1,4 @@
-"""Metrics: what the calls of a client came to, for each model and service."""
+"""Count the calls of a client by model and service."""
 
 from __future__ import annotations
 
@@ -23,19 +23,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Metrics"]
 
+# Pairs of model and service. More are counted together as "other", so that a program that calls
+# with ever new names does not fill the memory.
 MAX_SERIES = 200
-"""Pairs of model and service. A program that calls more is told of the rest as `other`."""
-
-MAX_PENDING = 64
-"""Calls whose timings wait to be counted together."""
-
 OVERFLOW_LABEL = "other"
+# Timings are added to the histograms in batches, which takes a third of the time.
+MAX_PENDING = 64
 NO_SERVICE = "none"
 
 
 class _Series:
-    """What is counted for one model at one service."""
-
     def __init__(self) -> None:
         self.outcomes: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
@@ -63,18 +60,17 @@ class _Series:
             self.errors[type(event.error).__name__] += 1
 
     def _count_pending(self) -> None:
-        """Count the timings of the last calls together, which takes a third of the time."""
         pending = self._pending
         timings: list[Timings] = []
         with suppress(IndexError):  # another thread may take a snapshot at the same time
             while True:
                 timings.append(pending.popleft())
-        first_token_s = [each.time_to_first_token_s for each in timings]
-        rates = [each.tokens_per_second for each in timings]
-        self.queue_s.add_all([each.queued_s for each in timings])
-        self.duration_s.add_all([each.total_s for each in timings])
-        self.first_token_s.add_all([each for each in first_token_s if each is not None])
-        self.rate.add_all([each for each in rates if each is not None])
+        first_token_s = [item.time_to_first_token_s for item in timings]
+        rates = [item.tokens_per_second for item in timings]
+        self.queue_s.add_all([item.queued_s for item in timings])
+        self.duration_s.add_all([item.total_s for item in timings])
+        self.first_token_s.add_all([value for value in first_token_s if value is not None])
+        self.rate.add_all([value for value in rates if value is not None])
 
     def snapshot(self, model: str, service: str) -> SeriesSnapshot:
         self._count_pending()
@@ -101,7 +97,7 @@ class _Series:
 
 
 class Metrics:
-    """A listener that counts. It does nothing for a chunk, and microseconds for a call."""
+    """A listener that counts calls. It takes microseconds per call, and no time per chunk."""
 
     EVENT_TYPES: ClassVar[tuple[type[Event], ...]] = (
         CallEnded,
@@ -111,7 +107,7 @@ class Metrics:
         CacheMiss,
         CacheStored,
     )
-    """The events that it counts."""
+    """The types of events that are counted."""
 
     def __init__(self) -> None:
         self._series: dict[tuple[str, str], _Series] = {}
@@ -133,15 +129,18 @@ class Metrics:
             self._get_series(event.model, event.service).cache["stores"] += 1
 
     def snapshot(self) -> MetricsSnapshot:
-        """What was counted so far."""
+        """Return the metrics so far."""
         return MetricsSnapshot(
             series=tuple(series.snapshot(*names) for names, series in self._series.items()),
             breakers=dict(self._breakers),
         )
 
     def to_prometheus(self) -> str:
-        """The same in Prometheus' text format, for a `/metrics` route or a textfile collector."""
-        # Few programs ask for it, and importing it takes longer than a call.
+        """Return the metrics in Prometheus' text format.
+
+        Serve it at a `/metrics` route, or write it to a file for the textfile collector.
+        """
+        # Few programs need it, and importing it takes longer than a call.
         from foundry_api.observe import prometheus  # noqa: PLC0415
 
         return prometheus.render(self.snapshot())

@@ -1,11 +1,11 @@
-"""OpenTelemetry: a span and four histograms for each call, named after the GenAI conventions.
+"""Export a span and four histograms per call to OpenTelemetry, named after its GenAI conventions.
 
     from foundry_api.observe.otel import OpenTelemetry
 
     client.events.subscribe(OpenTelemetry())
 
-Needs `pip install foundry-api[otel]`. What to do with the spans and metrics is told to
-OpenTelemetry's SDK as for any other library. Prompts and answers are in them only on request.
+Needs `pip install foundry-api[otel]`. Configure the export in OpenTelemetry's SDK. Prompts and
+answers are exported only with `content=True`.
 """
 
 from __future__ import annotations
@@ -26,31 +26,28 @@ if TYPE_CHECKING:
     from opentelemetry.util.types import AttributeValue
 
     from foundry_api.types.events import Event, OperationName
-    from foundry_api.types.messages import ChatRequest
 
     Attributes = dict[str, AttributeValue]
 
 __all__ = ["OpenTelemetry"]
 
+# The conventions define no name for Foundry Local, and let a library choose its own.
 PROVIDER = "foundry_local"
-"""The conventions know no name for Foundry Local, and let a library choose its own."""
 
+# The conventions' buckets: 10 ms to 81.92 s, and 1 to 67,108,864 tokens.
 SECONDS = tuple(0.01 * 2**power for power in range(14))
-"""The conventions' buckets for times: 10 ms to 81.92 s."""
-
 TOKENS = tuple(4**power for power in range(14))
-"""The conventions' buckets for tokens: 1 to 67,108,864."""
 
 
 class OpenTelemetry:
-    """A listener that makes a span of each call, under the span that its caller is in.
+    """A listener that creates a span per call, as a child of the caller's current span.
 
-    It belongs to one client, whose calls it knows by their numbers.
+    Use one listener per client: calls are identified by their number.
 
     Args:
-        tracer_provider: Makes the spans; default the global one.
-        meter_provider: Takes the measurements; default the global one.
-        content: Put prompts and answers on the spans too.
+        tracer_provider: Creates the spans; the global one by default.
+        meter_provider: Receives the measurements; the global one by default.
+        content: Whether to add prompts and answers to the spans.
     """
 
     def __init__(
@@ -66,43 +63,81 @@ class OpenTelemetry:
         self._spans: dict[int, Span] = {}
 
     def __call__(self, event: Event) -> None:
-        """Take note of an event."""
+        """Record an event."""
         match event:
             case CallStarted():
                 self._spans[event.call] = self._start_span(event)
             case FirstToken() | RetryScheduled() if event.call in self._spans:
-                self._spans[event.call].add_event(type(event).__name__, _attempt_attributes(event))
+                attributes: Attributes = {
+                    "foundry_api.attempt": event.attempt,
+                    **_server_attributes(event.service),
+                }
+                if isinstance(event, RetryScheduled):
+                    attributes["error.type"] = type(event.error).__name__
+                    attributes["foundry_api.delay_s"] = event.delay_s
+                self._spans[event.call].add_event(type(event).__name__, attributes)
             case CallEnded():
-                self._end_span(event)
+                self._instruments.record(event)
+                # Without a span, the call began before the listener was subscribed.
+                if span := self._spans.pop(event.call, None):
+                    self._end_span(span, event)
             case _:
-                pass  # the span tells the same
+                pass
 
     def _start_span(self, event: CallStarted) -> Span:
         attributes = _common_attributes(event.model, event.operation)
-        if event.request is not None:
-            attributes.update(_request_attributes(event.request))
+        if (request := event.request) is not None:
+            parameters: dict[str, Any] = {
+                "gen_ai.request.max_tokens": request.max_tokens,
+                "gen_ai.request.temperature": request.temperature,
+                "gen_ai.request.top_p": request.top_p,
+                "gen_ai.request.seed": request.seed,
+                "gen_ai.request.stop_sequences": request.stop or None,
+                "gen_ai.request.stream": True,
+            }
+            attributes |= {name: value for name, value in parameters.items() if value is not None}
             if self._content:
-                attributes["gen_ai.input.messages"] = _encode_messages(event.request)
+                messages = [
+                    {"role": message.role, "parts": [{"type": "text", "content": message.content}]}
+                    for message in request.messages
+                ]
+                attributes["gen_ai.input.messages"] = msgspec.json.encode(messages).decode()
         return self._tracer.start_span(
             f"{event.operation} {event.model}", kind=SpanKind.CLIENT, attributes=attributes
         )
 
-    def _end_span(self, event: CallEnded) -> None:
-        self._instruments.record(event)
-        span = self._spans.pop(event.call, None)
-        if span is None:
-            return  # it began before the listener came
-        span.set_attributes(_response_attributes(event))
+    def _end_span(self, span: Span, event: CallEnded) -> None:
+        attributes: Attributes = {
+            "gen_ai.response.model": event.model,
+            "foundry_api.outcome": event.outcome,
+            "foundry_api.attempts": len(event.attempts),
+            "foundry_api.queued_s": event.timings.queued_s,
+            **_server_attributes(event.service),
+            **_failure_attributes(event),
+        }
+        if event.cached:
+            attributes["foundry_api.cached"] = True
+        if event.finish_reason is not None:
+            attributes["gen_ai.response.finish_reasons"] = (event.finish_reason,)
+        if event.timings.time_to_first_token_s is not None:
+            attributes["gen_ai.response.time_to_first_chunk"] = event.timings.time_to_first_token_s
+        if event.usage is not None:
+            attributes["gen_ai.usage.input_tokens"] = event.usage.prompt_tokens
+            attributes["gen_ai.usage.output_tokens"] = event.usage.completion_tokens
         if self._content and event.content:
-            span.set_attribute("gen_ai.output.messages", _encode_answer(event))
+            message = {
+                "role": "assistant",
+                "parts": [{"type": "text", "content": event.content}],
+                "finish_reason": event.finish_reason or "error",
+            }
+            attributes["gen_ai.output.messages"] = msgspec.json.encode([message]).decode()
+        span.set_attributes(attributes)
         if event.error is not None:
             span.set_status(Status(StatusCode.ERROR, event.error.message))
         span.end()
 
 
 class _Instruments:
-    """The histograms."""
-
     def __init__(self, provider: MeterProvider | None) -> None:
         meter = metrics.get_meter("foundry_api", __version__, provider)
 
@@ -142,6 +177,7 @@ class _Instruments:
         if timings.tokens_per_second and event.usage and event.chunks > 1:
             streamed_s = (event.usage.completion_tokens - 1) / timings.tokens_per_second
             self._gap.record(streamed_s / (event.chunks - 1), attributes)
+        # The tokens of a cached answer were counted when it was generated.
         if event.usage is not None and not event.cached:
             counts = {"input": event.usage.prompt_tokens, "output": event.usage.completion_tokens}
             for kind, count in counts.items():
@@ -156,39 +192,6 @@ def _common_attributes(model: str, operation: OperationName) -> Attributes:
     }
 
 
-def _request_attributes(request: ChatRequest) -> Attributes:
-    attributes: dict[str, Any] = {
-        "gen_ai.request.max_tokens": request.max_tokens,
-        "gen_ai.request.temperature": request.temperature,
-        "gen_ai.request.top_p": request.top_p,
-        "gen_ai.request.seed": request.seed,
-        "gen_ai.request.stop_sequences": request.stop or None,
-        "gen_ai.request.stream": True,
-    }
-    return {name: value for name, value in attributes.items() if value is not None}
-
-
-def _response_attributes(event: CallEnded) -> Attributes:
-    attributes: Attributes = {
-        "gen_ai.response.model": event.model,
-        "foundry_api.outcome": event.outcome,
-        "foundry_api.attempts": len(event.attempts),
-        "foundry_api.queued_s": event.timings.queued_s,
-        **_server_attributes(event.service),
-        **_failure_attributes(event),
-    }
-    if event.cached:
-        attributes["foundry_api.cached"] = True
-    if event.finish_reason is not None:
-        attributes["gen_ai.response.finish_reasons"] = (event.finish_reason,)
-    if event.timings.time_to_first_token_s is not None:
-        attributes["gen_ai.response.time_to_first_chunk"] = event.timings.time_to_first_token_s
-    if event.usage is not None:
-        attributes["gen_ai.usage.input_tokens"] = event.usage.prompt_tokens
-        attributes["gen_ai.usage.output_tokens"] = event.usage.completion_tokens
-    return attributes
-
-
 def _server_attributes(service: str | None) -> Attributes:
     if service is None:
         return {}
@@ -199,31 +202,3 @@ def _server_attributes(service: str | None) -> Attributes:
 
 def _failure_attributes(event: CallEnded) -> Attributes:
     return {} if event.error is None else {"error.type": type(event.error).__name__}
-
-
-def _attempt_attributes(event: FirstToken | RetryScheduled) -> Attributes:
-    attributes: Attributes = {
-        "foundry_api.core.attempt": event.attempt,
-        **_server_attributes(event.service),
-    }
-    if isinstance(event, FirstToken):
-        return attributes
-    error = type(event.error).__name__
-    return {**attributes, "error.type": error, "foundry_api.delay_s": event.delay_s}
-
-
-def _encode_messages(request: ChatRequest) -> str:
-    messages = [
-        {"role": message.role, "parts": [{"type": "text", "content": message.content}]}
-        for message in request.messages
-    ]
-    return msgspec.json.encode(messages).decode()
-
-
-def _encode_answer(event: CallEnded) -> str:
-    message = {
-        "role": "assistant",
-        "parts": [{"type": "text", "content": event.content}],
-        "finish_reason": event.finish_reason or "error",
-    }
-    return msgspec.json.encode([message]).decode()

@@ -1,4 +1,4 @@
-"""What metrics came to at one moment: values, without the counting."""
+"""Snapshots of metrics."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ class SeriesSnapshot(Result, msgspec.Struct, frozen=True, kw_only=True):
     """The calls for one model at one service.
 
     Attributes:
-        model: Id of the model; its name as the caller said it where no id was found.
-        service: Base URL of the service; `none` for calls that found none.
-        answered: Calls that were answered.
-        failed: Calls that failed.
-        cancelled: Calls whose callers left.
-        errors: Failed calls by the names of their errors.
-        attempts: Attempts of all the calls.
-        retries: Attempts that followed a failed one.
-        cached: Calls that were answered from the cache; they are among those answered.
-        shared: Calls that were answered with an identical one in flight; among those answered.
-        cache_misses: Calls to which the cache had no answer.
-        cache_stores: Answers that were kept.
-        prompt_tokens: As the service counted them; not again for answers that were kept.
-        completion_tokens: As the service counted them; not again for answers that were kept.
-        queue_s: Seconds that calls waited for their turn.
-        time_to_first_token_s: Seconds from sending a request to its first text.
-        duration_s: Seconds from a call to its end.
-        tokens_per_second: Of the calls that had a rate.
+        model: Model id; the name that the caller used if no id was found.
+        service: Base URL of the service; `none` for calls that reached no service.
+        answered: Number of answered calls.
+        failed: Number of failed calls.
+        cancelled: Number of calls that the caller cancelled.
+        errors: Number of failed calls by the class name of the error.
+        attempts: Number of attempts of all calls.
+        retries: Number of attempts that followed a failed one.
+        cached: Number of calls answered from the cache; included in `answered`.
+        shared: Number of calls that shared the answer of an identical call in flight; included in
+            `answered`.
+        cache_misses: Number of calls whose answer was not in the cache.
+        cache_stores: Number of answers stored in the cache.
+        prompt_tokens: Tokens as counted by the service, without cached answers.
+        completion_tokens: Tokens as counted by the service, without cached answers.
+        queue_s: Seconds that calls spent in the queue.
+        time_to_first_token_s: Seconds from sending a request to the first text of the answer.
+        duration_s: Seconds from the start of a call to its end.
+        tokens_per_second: Generation rates of the calls that have one.
     """
 
     model: str
@@ -56,7 +57,7 @@ class SeriesSnapshot(Result, msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def calls(self) -> int:
-        """All the calls that ended."""
+        """Number of calls that ended."""
         return self.answered + self.failed + self.cancelled
 
 
@@ -65,7 +66,7 @@ class MetricsSnapshot(Result, msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         series: One for each pair of model and service.
-        breakers: States of the circuit breakers that ever changed, by service.
+        breakers: Current state of each circuit breaker that has changed its state, by service.
     """
 
     series: tuple[SeriesSnapshot, ...]

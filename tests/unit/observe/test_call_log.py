@@ -1,4 +1,4 @@
-"""The log: one line a call, without what was said, for whoever reads it."""
+"""The call log: one line per call, without prompts and answers by default."""
 
 from __future__ import annotations
 
@@ -91,10 +91,10 @@ ALL: tuple[Event, ...] = (
 )
 
 SENTENCES: tuple[tuple[Event, int, str], ...] = (
-    (STARTED, logging.DEBUG, "call 1 to tiny began"),
+    (STARTED, logging.DEBUG, "call 1 to tiny started"),
     (SENT, logging.DEBUG, f"call 1: attempt 1 sent to {SERVICE}"),
     (FIRST, logging.DEBUG, "call 1: first token after 0.250 s"),
-    (RETRY, logging.WARNING, f"call 1: attempt 1 failed, the next in 0.50 s: {ERROR}"),
+    (RETRY, logging.WARNING, f"call 1: attempt 1 failed, next in 0.50 s: {ERROR}"),
     (
         ANSWERED,
         logging.INFO,
@@ -105,14 +105,14 @@ SENTENCES: tuple[tuple[Event, int, str], ...] = (
     ),
     (FAILED, logging.WARNING, f"call 2 to tiny:1 failed after 0.100 s: {ERROR}"),
     (LEFT, logging.INFO, "call 3 to tiny cancelled after 1.000 s, first token after 0.000 s"),
-    (OPENED, logging.WARNING, f"the circuit breaker of {SERVICE} is open; it was closed"),
+    (OPENED, logging.WARNING, f"the circuit breaker of {SERVICE} changed from closed to open"),
     (LOADED, logging.INFO, f"tiny:1 was loaded at {SERVICE} in 0.500 s"),
-    (IDLE, logging.INFO, f"tiny:1 was unloaded at {SERVICE}: nobody used it"),
-    (HIT, logging.DEBUG, "call 4: an answer that was kept 60 s ago"),
-    (SHARED, logging.DEBUG, "call 5: shared with an identical one in flight"),
+    (IDLE, logging.INFO, f"tiny:1 was unloaded at {SERVICE}: it was idle"),
+    (HIT, logging.DEBUG, "call 4: answered from the cache, stored 60 s ago"),
+    (SHARED, logging.DEBUG, "call 5: shares the answer of an identical call"),
     (MISS, logging.DEBUG, "the cache has no answer of tiny:1"),
-    (STORED, logging.DEBUG, "an answer of tiny:1 is kept: 400 bytes"),
-    (TROUBLE, logging.DEBUG, "the cache a.db: disk is full"),
+    (STORED, logging.DEBUG, "an answer of tiny:1 is stored: 400 bytes"),
+    (TROUBLE, logging.DEBUG, "cache a.db: disk is full"),
     (
         AGAIN,
         logging.INFO,
@@ -122,7 +122,7 @@ SENTENCES: tuple[tuple[Event, int, str], ...] = (
 
 
 class Lines(logging.Handler):
-    """Keeps the records."""
+    """Collects the records."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class Lines(logging.Handler):
 
 @pytest.fixture
 def logger() -> Iterator[logging.Logger]:
-    """One that passes nothing on."""
+    """A logger that does not propagate."""
     logger = logging.getLogger("tests.call_log")
     logger.propagate = False
     logger.setLevel(logging.DEBUG)
@@ -147,33 +147,33 @@ def logger() -> Iterator[logging.Logger]:
 
 @pytest.fixture
 def lines(logger: logging.Logger) -> Lines:
-    """What was logged."""
+    """The logged lines."""
     lines = Lines()
     logger.addHandler(lines)
     return lines
 
 
-@pytest.mark.parametrize(("event", "level", "told"), SENTENCES)
-def test_each_event_is_one_sentence(
-    logger: logging.Logger, lines: Lines, event: Event, level: int, told: str
+@pytest.mark.parametrize(("event", "level", "shown"), SENTENCES)
+def test_message_of_each_event(
+    logger: logging.Logger, lines: Lines, event: Event, level: int, shown: str
 ) -> None:
     CallLog(logger)(event)
-    assert [(record.levelno, record.getMessage()) for record in lines.records] == [(level, told)]
+    assert [(record.levelno, record.getMessage()) for record in lines.records] == [(level, shown)]
 
 
-def test_a_call_that_went_well_is_one_line_at_info(logger: logging.Logger, lines: Lines) -> None:
+def test_answered_call_is_one_line_at_info(logger: logging.Logger, lines: Lines) -> None:
     logger.setLevel(logging.INFO)
     for event in (STARTED, SENT, FIRST, ANSWERED):
         CallLog(logger)(event)
     assert len(lines.records) == 1
 
 
-def test_on_request_each_line_is_one_json_object(logger: logging.Logger, lines: Lines) -> None:
+def test_json_lines(logger: logging.Logger, lines: Lines) -> None:
     for event in ALL:
         CallLog(logger, json=True, wall_clock=lambda: 1.5)(event)
-    told = [json.loads(line) for line in lines.text()]
-    assert [one["event"] for one in told] == [type(event).__name__ for event in ALL]
-    assert told[4] == {
+    shown = [json.loads(line) for line in lines.text()]
+    assert [one["event"] for one in shown] == [type(event).__name__ for event in ALL]
+    assert shown[4] == {
         "time": "1970-01-01T00:00:01.500000Z",
         "event": "CallEnded",
         "call": 1,
@@ -192,11 +192,11 @@ def test_on_request_each_line_is_one_json_object(logger: logging.Logger, lines: 
         "chunks": 5,
         "operation": "chat",
     }
-    assert (told[5]["error"], told[5]["message"]) == ("ServerError", str(ERROR))
+    assert (shown[5]["error"], shown[5]["message"]) == ("ServerError", str(ERROR))
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-def test_neither_prompt_nor_answer_is_logged(
+def test_content_is_not_logged_by_default(
     logger: logging.Logger, lines: Lines, *, as_json: bool
 ) -> None:
     for event in ALL:
@@ -206,16 +206,16 @@ def test_neither_prompt_nor_answer_is_logged(
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-def test_both_are_logged_on_request(logger: logging.Logger, lines: Lines, *, as_json: bool) -> None:
+def test_content_is_logged_on_request(
+    logger: logging.Logger, lines: Lines, *, as_json: bool
+) -> None:
     for event in ALL:
         CallLog(logger, json=as_json, content=True)(event)
     assert "my prompt" in lines.text()[0]
     assert "my answer" in lines.text()[4]
 
 
-def test_a_record_carries_the_facts_for_other_handlers(
-    logger: logging.Logger, lines: Lines
-) -> None:
+def test_record_has_the_fields_of_the_event(logger: logging.Logger, lines: Lines) -> None:
     CallLog(logger)(OPENED)
     assert vars(lines.records[0])["foundry"] == {
         "event": "BreakerChanged",
@@ -226,10 +226,10 @@ def test_a_record_carries_the_facts_for_other_handlers(
     }
 
 
-def test_no_record_is_made_that_nobody_reads(
+def test_no_record_is_made_without_a_handler(
     logger: logging.Logger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The package's own handler, which keeps standard error quiet, is not a reader."""
+    """The NullHandler of the package, which keeps stderr quiet, does not count."""
     made: list[object] = []
     monkeypatch.setattr(logger, "handlers", [logging.NullHandler()])
     monkeypatch.setattr(logger, "makeRecord", lambda *_args, **_more: made.append(1))
@@ -237,7 +237,7 @@ def test_no_record_is_made_that_nobody_reads(
     assert made == []
 
 
-def test_only_the_events_of_a_level_need_to_be_heard() -> None:
+def test_event_types_of_a_level() -> None:
     assert set(CallLog.event_types("INFO")) == {
         CallEnded,
         RetryScheduled,

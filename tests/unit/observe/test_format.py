@@ -1,4 +1,4 @@
-"""Numbers and times as people read and write them."""
+"""Formatting of numbers and times, and parsing of durations."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from foundry_api.types.errors import InvalidRequest
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"),
+    ("seconds", "formatted"),
     [
         (0, "0 s"),
         (0.004, "4 ms"),
@@ -55,8 +55,8 @@ from foundry_api.types.errors import InvalidRequest
         (None, ""),
     ],
 )
-def test_a_time_is_told_in_at_most_two_units(seconds: float | None, told: str) -> None:
-    assert format_duration(seconds) == told
+def test_durations_have_at_most_two_units(seconds: float | None, formatted: str) -> None:
+    assert format_duration(seconds) == formatted
 
 
 @pytest.mark.parametrize(
@@ -73,12 +73,12 @@ def test_a_time_is_told_in_at_most_two_units(seconds: float | None, told: str) -
         ("1d 2h", 93_600),
     ],
 )
-def test_a_time_is_read_as_people_write_it(text: str, seconds: float) -> None:
+def test_parse_duration(text: str, seconds: float) -> None:
     assert parse_duration(text, "within") == seconds
 
 
 @pytest.mark.parametrize("text", ["", "soon", "10 x", "-5m", "0s", "1h30", "h", "1h or so", "inf"])
-def test_what_is_no_time_is_refused_by_its_name(text: str) -> None:
+def test_error_names_an_invalid_duration(text: str) -> None:
     with pytest.raises(InvalidRequest, match="within is ") as refusal:
         parse_duration(text, "within")
     assert refusal.value.field == "within"
@@ -86,14 +86,14 @@ def test_what_is_no_time_is_refused_by_its_name(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "told"), [(0, "0"), (0.254, "0.25"), (41.27, "41.3"), (2_310.4, "2,310")]
+    ("value", "formatted"), [(0, "0"), (0.254, "0.25"), (41.27, "41.3"), (2_310.4, "2,310")]
 )
-def test_a_rate_has_three_digits_or_all_of_the_whole_ones(value: float, told: str) -> None:
-    assert format_rate(value) == told
+def test_rates_have_three_digits(value: float, formatted: str) -> None:
+    assert format_rate(value) == formatted
 
 
 @pytest.mark.parametrize(
-    ("part", "whole", "told"),
+    ("part", "whole", "formatted"),
     [
         (0, 0, "0%"),
         (0, 10, "0%"),
@@ -103,22 +103,22 @@ def test_a_rate_has_three_digits_or_all_of_the_whole_ones(value: float, told: st
         (10, 10, "100%"),
     ],
 )
-def test_a_share_is_all_or_nothing_only_where_it_is(part: int, whole: int, told: str) -> None:
-    assert format_percent(part, whole) == told
+def test_percentages(part: int, whole: int, formatted: str) -> None:
+    assert format_percent(part, whole) == formatted
 
 
-def test_thousands_stand_apart() -> None:
+def test_thousands_separators() -> None:
     assert format_int(1_234_567) == "1,234,567"
     assert format_int(-1_234_567) == "-1,234,567"
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_what_is_no_finite_number_is_told_as_it_is(value: float) -> None:
+def test_infinite_numbers(value: float) -> None:
     assert format_int(value) == str(value)
 
 
 @pytest.mark.parametrize(
-    ("size", "told"),
+    ("size", "formatted"),
     [
         (None, ""),
         (math.nan, ""),
@@ -132,27 +132,27 @@ def test_what_is_no_finite_number_is_told_as_it_is(value: float) -> None:
         (-(2**20), "-1 MB"),
     ],
 )
-def test_a_size_is_told_in_the_largest_unit_it_fills(size: float | None, told: str) -> None:
-    assert format_bytes(size) == told
-    assert format_megabytes(None if size is None else size / 2**20) == told
+def test_sizes_have_the_largest_unit(size: float | None, formatted: str) -> None:
+    assert format_bytes(size) == formatted
+    assert format_megabytes(None if size is None else size / 2**20) == formatted
 
 
-def test_an_age_is_told_in_one_unit() -> None:
+def test_ages_have_one_unit() -> None:
     ages = [format_age(seconds) for seconds in (-1, 59, 60, 7_199, 259_200)]
     assert ages == ["just now", "just now", "1 minute ago", "1 hour ago", "3 days ago"]
 
 
-def test_a_rate_and_a_share_that_are_not_known_are_empty() -> None:
+def test_unknown_rates_and_percentages_are_empty() -> None:
     assert [format_rate(None), format_rate(math.nan), format_percent(None)] == ["", "", ""]
     assert [format_rate(9.996), format_rate(99.96)] == ["10.0", "100"]
     assert [format_percent(140), format_percent(0.998, 1)] == ["140%", "99.80%"]
 
 
-def test_one_thing_has_no_plural() -> None:
+def test_counts_and_plurals() -> None:
     assert [format_count(n, "line") for n in (0, 1, 1_200)] == ["0 lines", "1 line", "1,200 lines"]
     assert [format_count(n, "line") for n in (-1, -1_200)] == ["-1 lines", "-1,200 lines"]
 
 
-def test_a_time_is_told_with_its_zone() -> None:
+def test_times_have_a_time_zone() -> None:
     assert format_time(None) == ""
     assert datetime.fromisoformat(format_time(1_700_000_000)).timestamp() == 1_700_000_000

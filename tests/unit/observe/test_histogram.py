@@ -1,4 +1,4 @@
-"""Histograms count exactly, and know quantiles to within a bucket."""
+"""Histograms: exact counts, and quantiles within a bucket."""
 
 from __future__ import annotations
 
@@ -25,33 +25,33 @@ def bucket(number: float) -> int:
 
 
 @given(values)
-def test_nothing_is_lost_in_the_buckets(numbers: list[float]) -> None:
-    told = of(numbers)
-    assert told.count == sum(told.counts) == len(numbers)
-    assert (told.lowest, told.highest) == (min(numbers), max(numbers))
-    assert math.isclose(told.sum, math.fsum(numbers), abs_tol=1e-9)
-    assert math.isclose(told.mean, math.fsum(numbers) / len(numbers), abs_tol=1e-9)
-    for index, count in enumerate(told.counts):
+def test_all_values_are_counted(numbers: list[float]) -> None:
+    shown = of(numbers)
+    assert shown.count == sum(shown.counts) == len(numbers)
+    assert (shown.lowest, shown.highest) == (min(numbers), max(numbers))
+    assert math.isclose(shown.sum, math.fsum(numbers), abs_tol=1e-9)
+    assert math.isclose(shown.mean, math.fsum(numbers) / len(numbers), abs_tol=1e-9)
+    for index, count in enumerate(shown.counts):
         assert count == sum(bucket(number) == index for number in numbers)
 
 
 @given(values, st.floats(0, 1))
-def test_a_quantile_lies_in_the_bucket_of_the_true_one(numbers: list[float], share: float) -> None:
+def test_quantile_is_in_the_bucket_of_the_exact_one(numbers: list[float], share: float) -> None:
     true = sorted(numbers)[max(0, math.ceil(share * len(numbers)) - 1)]
-    told = of(numbers)
+    shown = of(numbers)
     low = SECONDS[bucket(true) - 1] if bucket(true) else 0.0
-    high = SECONDS[bucket(true)] if bucket(true) < len(SECONDS) else told.highest
-    assert low - 1e-9 <= told.quantile(share) <= high + 1e-9
-    assert told.lowest <= told.quantile(share) <= told.highest
+    high = SECONDS[bucket(true)] if bucket(true) < len(SECONDS) else shown.highest
+    assert low - 1e-9 <= shown.quantile(share) <= high + 1e-9
+    assert shown.lowest <= shown.quantile(share) <= shown.highest
 
 
-def test_without_any_value_everything_is_zero() -> None:
-    told = of([])
-    assert (told.count, told.sum, told.lowest, told.highest, told.mean) == (0, 0, 0, 0, 0)
-    assert told.quantile(0.5) == 0
+def test_everything_is_zero_without_values() -> None:
+    shown = of([])
+    assert (shown.count, shown.sum, shown.lowest, shown.highest, shown.mean) == (0, 0, 0, 0, 0)
+    assert shown.quantile(0.5) == 0
 
 
-def test_the_bounds_ascend_and_cover_what_a_call_may_take() -> None:
+def test_bounds_ascend() -> None:
     for bounds in (SECONDS, RATES):
         assert list(bounds) == sorted(set(bounds))
     assert SECONDS[0] == 0.0001

@@ -1,4 +1,4 @@
-"""Metrics are what the events came to."""
+"""Metrics of events."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def ended(model: str) -> CallEnded:
     )
 
 
-def told(events: list[Event]) -> dict[tuple[str, str], SeriesSnapshot]:
+def count_events(events: list[Event]) -> dict[tuple[str, str], SeriesSnapshot]:
     metrics = Metrics()
     for event in events:
         metrics(event)
@@ -65,10 +65,10 @@ def told(events: list[Event]) -> dict[tuple[str, str], SeriesSnapshot]:
 
 
 @given(st.lists(endings | retries, max_size=30))
-def test_each_model_at_each_service_is_counted_for_itself(
+def test_calls_are_counted_by_model_and_service(
     events: list[CallEnded | RetryScheduled],
 ) -> None:
-    series = told(list(events))
+    series = count_events(list(events))
     assert set(series) == {(event.model, event.service or "none") for event in events}
     for (model, service), one in series.items():
         mine = [e for e in events if (e.model, e.service or "none") == (model, service)]
@@ -90,14 +90,14 @@ def test_each_model_at_each_service_is_counted_for_itself(
         assert one.tokens_per_second.count == sum(rate is not None for rate in rates)
 
 
-def test_the_number_of_series_is_bounded() -> None:
-    """A program that calls with ever new names must not fill the memory."""
-    series = told([ended(f"model-{number}") for number in range(MAX_SERIES + 50)])
+def test_number_of_series_is_bounded() -> None:
+    """A program that calls with ever new model names must not fill the memory."""
+    series = count_events([ended(f"model-{number}") for number in range(MAX_SERIES + 50)])
     assert len(series) == MAX_SERIES + 1
     assert series[OVERFLOW_LABEL, OVERFLOW_LABEL].answered == 50
 
 
-def test_the_last_state_of_each_breaker_is_told() -> None:
+def test_snapshot_has_the_current_state_of_breakers() -> None:
     metrics = Metrics()
     metrics(BreakerChanged(service="x", old="closed", new="open"))
     metrics(BreakerChanged(service="y", old="closed", new="open"))
@@ -105,7 +105,7 @@ def test_the_last_state_of_each_breaker_is_told() -> None:
     assert metrics.snapshot().breakers == {"x": "half-open", "y": "open"}
 
 
-def test_a_snapshot_does_not_change_any_more() -> None:
+def test_snapshot_does_not_change() -> None:
     metrics = Metrics()
     metrics(ended("tiny:1"))
     before = metrics.snapshot()
@@ -114,7 +114,7 @@ def test_a_snapshot_does_not_change_any_more() -> None:
     assert metrics.snapshot().series[0].answered == 2
 
 
-def test_what_the_cache_did_is_counted_and_its_tokens_are_not_counted_again() -> None:
+def test_cached_answers_are_counted_without_tokens() -> None:
     names = {"model": "a", "service": "x"}
     again = msgspec.structs.replace(ended("a"), usage=Usage(3, 5, 8), cached=True)
     events: list[Event] = [
@@ -126,7 +126,7 @@ def test_what_the_cache_did_is_counted_and_its_tokens_are_not_counted_again() ->
         CacheHit(call=3, source="flight", **names),
         again,
     ]
-    one = told(events)["a", "x"]
+    one = count_events(events)["a", "x"]
     assert (one.answered, one.cached, one.shared) == (3, 1, 1)
     assert (one.cache_misses, one.cache_stores) == (1, 1)
     assert (one.prompt_tokens, one.completion_tokens) == (3, 5)

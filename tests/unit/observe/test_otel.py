@@ -1,4 +1,4 @@
-"""Spans and metrics, as OpenTelemetry's own SDK sees them."""
+"""Spans and metrics as received by OpenTelemetry's SDK."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ANSWER = Reply("my answer is long", usage=Usage(7, 5, 12))
 
 
 class Telemetry:
-    """What a program's SDK received from a client."""
+    """The spans and metrics that an SDK received from a client."""
 
     def __init__(self, *, content: bool = False) -> None:
         self._spans = InMemorySpanExporter()
@@ -41,11 +41,11 @@ class Telemetry:
 
     @property
     def spans(self) -> tuple[ReadableSpan, ...]:
-        """Those that ended."""
+        """Finished spans."""
         return self._spans.get_finished_spans()
 
     def points(self) -> dict[str, list[HistogramDataPoint]]:
-        """The measurements by the names of their metrics."""
+        """Measurements by the name of the metric."""
         data = self._reader.get_metrics_data()
         assert data is not None
         found: dict[str, list[Any]] = {}
@@ -56,19 +56,19 @@ class Telemetry:
 
 @pytest.fixture
 def telemetry() -> Telemetry:
-    """One that keeps prompts and answers to itself."""
+    """A listener without prompts and answers."""
     return Telemetry()
 
 
-async def test_a_call_is_one_span_with_the_conventions_attributes(telemetry: Telemetry) -> None:
+async def test_span_has_the_attributes_of_the_conventions(telemetry: Telemetry) -> None:
     async with FakeService(ANSWER) as service, telemetry.client(service) as client:
         await client.complete("my prompt", max_tokens=9, temperature=0.5, seed=3, stop=["my stop"])
     (span,) = telemetry.spans
     assert (span.name, span.kind) == ("chat fake", SpanKind.CLIENT)
     assert span.status.status_code is StatusCode.UNSET
-    told = dict(span.attributes or {})
-    assert told.pop("gen_ai.response.time_to_first_chunk") > 0
-    assert told == {
+    shown = dict(span.attributes or {})
+    assert shown.pop("gen_ai.response.time_to_first_chunk") > 0
+    assert shown == {
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": "foundry_local",
         "gen_ai.request.model": "fake",
@@ -89,7 +89,7 @@ async def test_a_call_is_one_span_with_the_conventions_attributes(telemetry: Tel
     }
 
 
-async def test_the_span_lies_under_that_of_the_caller_and_does_not_become_the_current_one(
+async def test_span_is_a_child_of_the_callers_span(
     telemetry: Telemetry,
 ) -> None:
     tracer = telemetry.tracers.get_tracer("program")
@@ -106,7 +106,7 @@ async def test_the_span_lies_under_that_of_the_caller_and_does_not_become_the_cu
         assert parent.span_id == outer.get_span_context().span_id
 
 
-async def test_retries_and_the_first_token_are_events_of_the_span(telemetry: Telemetry) -> None:
+async def test_retries_and_first_token_are_span_events(telemetry: Telemetry) -> None:
     async with FakeService(ErrorReply(), ANSWER) as service, telemetry.client(service) as client:
         with skip_sleeps():
             await client.complete("Hi")
@@ -114,10 +114,11 @@ async def test_retries_and_the_first_token_are_events_of_the_span(telemetry: Tel
     retry, first = span.events
     assert (retry.name, first.name) == ("RetryScheduled", "FirstToken")
     assert dict(retry.attributes or {})["error.type"] == "ServerError"
+    assert dict(retry.attributes or {})["foundry_api.attempt"] == 1
     assert dict(span.attributes or {})["foundry_api.attempts"] == 2
 
 
-async def test_a_failed_call_is_an_error(telemetry: Telemetry) -> None:
+async def test_failed_call_has_an_error_status(telemetry: Telemetry) -> None:
     async with (
         FakeService(ErrorReply(message="boom")) as service,
         telemetry.client(service) as client,
@@ -132,7 +133,7 @@ async def test_a_failed_call_is_an_error(telemetry: Telemetry) -> None:
     assert dict(point.attributes or {})["error.type"] == "ServerError"
 
 
-async def test_a_call_whose_caller_left_is_no_error(telemetry: Telemetry) -> None:
+async def test_cancelled_call_has_no_error_status(telemetry: Telemetry) -> None:
     script = Stall(after="some words")
     async with FakeService(script) as service, telemetry.client(service) as client:
         stream = client.stream_complete("Hi")
@@ -143,7 +144,7 @@ async def test_a_call_whose_caller_left_is_no_error(telemetry: Telemetry) -> Non
     assert dict(span.attributes or {})["foundry_api.outcome"] == "cancelled"
 
 
-async def test_the_metrics_have_the_conventions_names_and_buckets(telemetry: Telemetry) -> None:
+async def test_metrics_have_the_names_and_buckets_of_the_conventions(telemetry: Telemetry) -> None:
     async with FakeService(ANSWER) as service, telemetry.client(service) as client:
         for _ in range(2):
             await client.complete("Hi")
@@ -162,26 +163,26 @@ async def test_the_metrics_have_the_conventions_names_and_buckets(telemetry: Tel
     assert TOKENS[-1] == 67_108_864
 
 
-async def test_neither_prompt_nor_answer_is_told(telemetry: Telemetry) -> None:
+async def test_content_is_not_exported_by_default(telemetry: Telemetry) -> None:
     async with FakeService(ANSWER) as service, telemetry.client(service) as client:
         await client.complete("my prompt")
-    told = telemetry.spans[0].to_json() + repr(telemetry.points())
-    assert "my prompt" not in told
-    assert "my answer" not in told
+    shown = telemetry.spans[0].to_json() + repr(telemetry.points())
+    assert "my prompt" not in shown
+    assert "my answer" not in shown
 
 
-async def test_both_are_told_on_request() -> None:
+async def test_content_is_exported_on_request() -> None:
     telemetry = Telemetry(content=True)
     async with FakeService(ANSWER) as service, telemetry.client(service) as client:
         await client.complete("my prompt")
-    told = dict(telemetry.spans[0].attributes or {})
-    (turn,) = json.loads(str(told["gen_ai.input.messages"]))
+    shown = dict(telemetry.spans[0].attributes or {})
+    (turn,) = json.loads(str(shown["gen_ai.input.messages"]))
     assert turn == {"role": "user", "parts": [{"type": "text", "content": "my prompt"}]}
-    (turn,) = json.loads(str(told["gen_ai.output.messages"]))
+    (turn,) = json.loads(str(shown["gen_ai.output.messages"]))
     assert turn["parts"] == [{"type": "text", "content": "my answer is long"}]
 
 
-async def test_no_span_stays_open(telemetry: Telemetry) -> None:
+async def test_all_spans_end(telemetry: Telemetry) -> None:
     async with FakeService(ErrorReply(), ANSWER) as service, telemetry.client(service) as client:
         with skip_sleeps():
             for _ in range(3):
@@ -190,7 +191,7 @@ async def test_no_span_stays_open(telemetry: Telemetry) -> None:
     assert len(telemetry.spans) == 3
 
 
-async def test_an_answer_that_was_kept_has_its_span_and_its_tokens_are_not_measured_again(
+async def test_cached_answer_has_a_span_but_no_token_usage(
     telemetry: Telemetry,
 ) -> None:
     tracer = telemetry.tracers.get_tracer("program")

@@ -1,4 +1,4 @@
-"""The metrics in Prometheus' text format, read with Prometheus' own parser."""
+"""Metrics in Prometheus' text format, parsed with Prometheus' own parser."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SERVICE = "http://127.0.0.1:5273"
 
 
 def counted(model: str = "tiny:1") -> Metrics:
-    """Two calls, one of which failed after a retry."""
+    """Metrics of two calls, one of which failed after a retry."""
     metrics = Metrics()
     answered = CallEnded(
         call=1,
@@ -73,7 +73,7 @@ def values(family: Metric) -> dict[tuple[tuple[str, str], ...], float]:
     }
 
 
-def test_every_count_is_there() -> None:
+def test_counters() -> None:
     families = parsed(counted())
     assert values(families["foundry_calls"]) == {
         (("outcome", "answered"),): 1,
@@ -89,7 +89,7 @@ def test_every_count_is_there() -> None:
     assert values(families["foundry_breaker_state"]) == states
 
 
-def test_every_sample_says_which_model_and_service() -> None:
+def test_samples_have_the_model_and_the_service() -> None:
     families = parsed(counted())
     del families["foundry_breaker_state"]
     for family in families.values():
@@ -97,7 +97,7 @@ def test_every_sample_says_which_model_and_service() -> None:
             assert (sample.labels["model"], sample.labels["service"]) == ("tiny:1", SERVICE)
 
 
-def test_the_buckets_of_a_histogram_cumulate() -> None:
+def test_histogram_buckets_are_cumulative() -> None:
     histograms = [family for family in parsed(counted()).values() if family.type == "histogram"]
     assert len(histograms) == 4
     for family in histograms:
@@ -111,30 +111,30 @@ def test_the_buckets_of_a_histogram_cumulate() -> None:
 SUFFIXES = ("_bucket", "_sum", "_count")
 
 
-def test_a_histogram_has_its_values() -> None:
+def test_histogram_sum_and_count() -> None:
     durations = parsed(counted())["foundry_call_duration_seconds"]
-    told = {s.name: s.value for s in durations.samples if not s.name.endswith("_bucket")}
-    assert told == {
+    shown = {s.name: s.value for s in durations.samples if not s.name.endswith("_bucket")}
+    assert shown == {
         "foundry_call_duration_seconds_sum": 1.0,
         "foundry_call_duration_seconds_count": 2,
     }
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\x85\u2028\u2029")))
-def test_any_name_of_a_model_survives(name: str) -> None:
+def test_model_names_are_escaped(name: str) -> None:
     calls = parsed(counted(name))["foundry_calls"]
     assert {sample.labels["model"] for sample in calls.samples} == {name}
 
 
-def test_without_any_call_there_is_nothing_to_parse() -> None:
+def test_no_samples_without_calls() -> None:
     assert all(not family.samples for family in parsed(Metrics()).values())
 
 
-def test_the_content_type_is_the_formats_own() -> None:
+def test_content_type() -> None:
     assert CONTENT_TYPE.startswith("text/plain; version=0.0.4")
 
 
-def test_what_the_cache_did_is_there_once_there_is_a_cache() -> None:
+def test_cache_counters() -> None:
     metrics = counted()
     assert parsed(metrics)["foundry_cache_lookups"].samples == []
     names = {"model": "tiny:1", "service": SERVICE}
