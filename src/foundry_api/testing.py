@@ -6,7 +6,7 @@
             assert await my_program(client) == "HELLO THERE"
         assert service.requests[0]["messages"][-1]["content"] == "Greet me"
 
-The client is the real one, and so is the socket; only the engine behind it is not.
+Client and socket are real; only the engine is fake.
 """
 
 from __future__ import annotations
@@ -36,13 +36,14 @@ _CHUNK_PATTERN = re.compile(r"\s*\S+\s*$|\s*\S+|\s+")
 
 @contextmanager
 def skip_sleeps() -> Generator[list[float]]:
-    """Make the waits before further attempts take no time, for the calls that are begun inside.
+    """Skip the waits between attempts, for calls inside the block.
 
         with skip_sleeps() as waits:
             await client.complete("…")
         assert len(waits) == 2
 
-    The list that it gives holds the seconds that would have been waited.
+    Yields:
+        A list of the skipped waits, in seconds.
     """
     waits: list[float] = []
 
@@ -59,12 +60,12 @@ def skip_sleeps() -> Generator[list[float]]:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A complete answer, sent word by word.
+    """A complete answer, streamed word by word.
 
     Attributes:
-        text: What is said.
-        finish_reason: Why it ends.
-        usage: Tokens to tell; None counts words.
+        text: The text of the answer.
+        finish_reason: Why the answer ends.
+        usage: Token counts to report; None counts words.
     """
 
     text: str
@@ -74,12 +75,12 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class ToolCalls:
-    """Calls of tools instead of an answer.
+    """Tool calls instead of an answer.
 
     Attributes:
         calls: Names of tools, each with its arguments.
-        text: What is said before.
-        usage: Tokens to tell; None counts words and calls.
+        text: Text before the tool calls.
+        usage: Token counts to report; None counts words and calls.
     """
 
     calls: Sequence[tuple[str, Mapping[str, Any]]]
@@ -89,25 +90,25 @@ class ToolCalls:
 
 @dataclass(frozen=True, slots=True)
 class ErrorReply:
-    """An error instead of an answer.
+    """An HTTP error instead of an answer.
 
     Attributes:
-        status: Of HTTP.
-        message: What the service says.
-        retry_after_s: When to come back, in seconds; None says nothing.
+        status: The HTTP status.
+        message: The error message.
+        retry_after_s: Seconds in the Retry-After header; None for no header.
     """
 
     status: int = 500
-    message: str = "the fake service fails, as it was told"
+    message: str = "the fake service fails as scripted"
     retry_after_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Disconnect:
-    """The connection is cut, as when the engine crashes.
+    """Close the connection, as a crashing engine does.
 
     Attributes:
-        after: Text that was sent before; with none, it breaks before the first token.
+        after: Text sent before; if empty, the connection is closed before the first token.
     """
 
     after: str = ""
@@ -118,25 +119,25 @@ class Stall:
     """Send nothing more until the client times out.
 
     Attributes:
-        after: Text that was sent before.
+        after: Text sent before.
     """
 
     after: str = ""
 
 
 class FakeService:
-    """A service of SDK 2.1 on a loopback socket, whose answers are a script.
+    """A service of generation SDK 2.1 on a loopback socket, with scripted answers.
 
-    Each chat completion takes the next answer of the script; the last one is given for ever.
+    Each chat completion gets the next answer of the script; the last answer is repeated.
 
     Args:
         script: Texts, `Reply`, `ToolCalls`, `ErrorReply`, `Disconnect` or `Stall`; default
             "Hello".
-        model: Alias of the one model that it has.
+        model: Alias of the service's only model.
 
     Attributes:
-        base_url: Its address, once it is entered.
-        requests: The JSON bodies of the chat completions that it was asked for.
+        base_url: The service's address, inside of `async with`.
+        requests: The JSON bodies of the chat completions received.
     """
 
     def __init__(
@@ -216,9 +217,9 @@ class FakeService:
             return stream
         await _send_text(stream, reply.after)
         if isinstance(reply, Stall):
-            await asyncio.Event().wait()  # aiohttp cancels it when the client gives up
+            await asyncio.Event().wait()  # until aiohttp cancels it, when the client disconnects
         if request.transport is not None:
-            # A close, unlike an abort, delivers what was sent before.
+            # close(), unlike abort(), delivers the text that was sent before.
             request.transport.close()
         return stream
 

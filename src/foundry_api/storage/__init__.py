@@ -1,1 +1,1 @@
-"""Files that several processes share."""
+"""Files that several processes share: paths, locks, private files and SQLite databases."""

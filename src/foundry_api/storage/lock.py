@@ -1,4 +1,4 @@
-"""A lock between processes, which the system frees when its holder dies."""
+"""A lock between processes, which the operating system releases when its holder dies."""
 
 from __future__ import annotations
 
@@ -11,6 +11,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+__all__ = ["FileLock", "LockTimeout", "is_held"]
+
+POLL_S = 0.02
+MAX_ATTEMPTS = 3
+# Opening a symbolic link in the lock's place must not create a file elsewhere.
+NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
+
 if sys.platform == "win32":
     import msvcrt
 
@@ -22,7 +29,7 @@ if sys.platform == "win32":
             try:
                 _try_lock(descriptor)
             except OSError:
-                time.sleep(POLL_S)  # it may be another one who looks
+                time.sleep(POLL_S)  # it may be another process that calls is_held
             else:
                 return False
         return True
@@ -35,39 +42,21 @@ else:
 
     def _is_locked(descriptor: int) -> bool:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # several may look at once
+            # Shared, so that several processes can check at the same time.
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError:
             return True
         return False
 
 
-__all__ = ["FileLock", "LockTimeout", "is_held"]
-
-POLL_S = 0.02
-MAX_ATTEMPTS = 3
-NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
-"""So that a link in the lock's place makes no file elsewhere."""
-
-
 class LockTimeout(Exception):
-    """Another process held the lock for the whole wait."""
+    """Another process held the lock until the timeout."""
 
 
 class FileLock:
-    """Held by one process, and one thread of it, at a time. A context manager.
+    """A context manager that holds a lock file exclusively, or raises LockTimeout."""
 
-    The file stays: removing it would let two processes lock two files of the same name.
-
-    Args:
-        path: The lock's file; its directory must exist.
-        timeout_s: How long to wait for it.
-        clock: Seconds of a clock that never goes back.
-        sleep: Waits for so many seconds.
-
-    Raises:
-        LockTimeout: On entry, when another process holds it for the whole wait.
-    """
-
+    # The file is never deleted: otherwise two processes could lock two files of the same name.
     def __init__(
         self,
         path: Path,
@@ -93,7 +82,7 @@ class FileLock:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._descriptor)  # frees the lock, on Windows too
+        os.close(self._descriptor)  # releases the lock, on Windows too
 
     def _wait(self, descriptor: int) -> None:
         give_up_at = self._monotonic() + self._timeout_s
@@ -111,10 +100,8 @@ class FileLock:
 
 
 def is_held(path: Path) -> bool:
-    """Whether somebody holds a lock. Those who only look are not taken for its holder.
-
-    For that moment of looking nobody else gets the lock; who wants it should wait a little for it.
-    """
+    """Whether a process holds a lock file exclusively."""
+    # The check itself takes the lock for a moment, so FileLock needs a timeout above 0.
     try:
         descriptor = os.open(path, os.O_RDWR)
     except FileNotFoundError:

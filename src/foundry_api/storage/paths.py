@@ -1,4 +1,4 @@
-"""The directories that an engine host works in."""
+"""The directories for data, logs, state and cache."""
 
 from __future__ import annotations
 
@@ -17,22 +17,21 @@ if TYPE_CHECKING:
 __all__ = ["PRIVATE_DIRECTORY", "Paths"]
 
 APP_NAME = "foundry-api"
+# State and logs contain a port without authentication and a token: other users must not read them.
 PRIVATE_DIRECTORY = 0o700
-"""State and logs name a port without authentication and a token: other users must not read them."""
-
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 OWN_NAMES = ("host.json", "host.lock", "uses.db", "host-*.log", "foundry.*modelinfo.json")
 
 
 @dataclass(frozen=True, slots=True)
 class Paths:
-    """Where things lie. Nothing is created until it is used.
+    """The directories of this package; created on first use.
 
     Attributes:
-        data: The engine's own: its model cache and the registrations of local models.
-        logs: One log file for each start of a host, and the engine's own.
-        state: The shared host's state file and its lock, and who uses which model.
-        cache: Answers that were kept.
+        data: The engine's model cache and the registrations of local models.
+        logs: One log file per start of a host, and the engine's logs.
+        state: The shared host's state file and its lock, and the database of model usage.
+        cache: The cache of answers.
     """
 
     data: Path
@@ -42,14 +41,8 @@ class Paths:
 
     @classmethod
     def from_home(cls, home: Path | None = None) -> Paths:
-        """The directories below `home`, or the user's own of the platform without one.
-
-        All are absolute, whatever `home` and the variables of the platform say: the host works in
-        another directory.
-
-        Raises:
-            ConfigurationError: One of them cannot be made absolute.
-        """
+        """Return the directories below `home`, or the platform's directories of the user."""
+        # Absolute, because the host runs in another working directory.
         if home is not None:
             root = _make_absolute(home)
             return cls(
@@ -58,22 +51,18 @@ class Paths:
                 state=root / "state",
                 cache=root / "cache",
             )
-        import platformdirs  # noqa: PLC0415 - 10 ms that a caller with a home need not spend
+        import platformdirs  # noqa: PLC0415 - takes 10 ms, and is not needed with a home
 
-        own = platformdirs.PlatformDirs(APP_NAME, appauthor=False)
+        platform = platformdirs.PlatformDirs(APP_NAME, appauthor=False)
         return cls(
-            data=_make_absolute(own.user_data_path) / "engine",
-            logs=_make_absolute(own.user_log_path),
-            state=_make_absolute(own.user_state_path) / "state",
-            cache=_make_absolute(own.user_cache_path),
+            data=_make_absolute(platform.user_data_path) / "engine",
+            logs=_make_absolute(platform.user_log_path),
+            state=_make_absolute(platform.user_state_path) / "state",
+            cache=_make_absolute(platform.user_cache_path),
         )
 
     def create(self) -> Paths:
-        """Make the directories, for this user only, and return self.
-
-        Raises:
-            ConfigurationError: One of them cannot be made.
-        """
+        """Create the data, logs and state directories, for this user only, and return self."""
         for directory in (self.data, self.logs, self.state):
             try:
                 _make_private(directory)
@@ -86,22 +75,20 @@ class Paths:
 
     @property
     def state_file(self) -> Path:
-        """The shared host's state."""
         return self.state / "host.json"
 
     @property
     def usage_file(self) -> Path:
-        """Who uses which model of which service."""
+        """The database of which client uses which model."""
         return self.state / "uses.db"
 
     @property
     def cache_file(self) -> Path:
-        """Answers that were kept."""
         return self.cache / "answers.db"
 
     @property
     def lock_file(self) -> Path:
-        """Held while a shared host is started or stopped."""
+        """The lock that is held while a shared host starts or stops."""
         return self.state / "host.lock"
 
 
@@ -121,27 +108,23 @@ def _make_private(directory: Path) -> None:
     except FileExistsError:
         if not directory.is_dir():
             raise
-        if os.name == "posix":  # on Windows a profile's directories are private by inheritance
+        if os.name == "posix":  # on Windows, the directories of a profile are private already
             _restrict_permissions(directory)
 
 
 def _restrict_permissions(directory: Path) -> None:
-    """Make a directory that was there private, if it is empty or this program's.
-
-    A home may be any directory, and have `logs` of its own. What a link leads to is the user's.
-    """
+    """Make an existing directory private, if it is empty or contains files of this program."""
+    # FOUNDRY_HOME may be any directory with, say, `logs` of another program. The target of a link
+    # is left alone too.
     try:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError:
-        return  # a link; or not to be read, so that its first use tells
+        return  # a link; or not readable, which its first use reports
     try:
         status = os.fstat(descriptor)
-        if status.st_mode & OTHERS and status.st_uid == os.geteuid() and _is_own(directory):
-            os.fchmod(descriptor, PRIVATE_DIRECTORY)
+        if status.st_mode & OTHERS and status.st_uid == os.geteuid():
+            names = [path.name for path in directory.iterdir()]
+            if not names or any(fnmatch(name, own) for name in names for own in OWN_NAMES):
+                os.fchmod(descriptor, PRIVATE_DIRECTORY)
     finally:
         os.close(descriptor)
-
-
-def _is_own(directory: Path) -> bool:
-    names = [path.name for path in directory.iterdir()]
-    return not names or any(fnmatch(name, own) for name in names for own in OWN_NAMES)

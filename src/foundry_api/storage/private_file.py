@@ -1,4 +1,4 @@
-"""Small files for this user only, replaced whole or not at all."""
+"""Small files that only this user can read, replaced atomically."""
 
 from __future__ import annotations
 
@@ -27,25 +27,17 @@ REPLACE_WAIT_S = 0.01
 
 
 def create_file(path: Path) -> None:
-    """Make an empty file for this user only, if nothing is there.
-
-    What is there is not even opened: closing a database's file frees the locks that SQLite holds on
-    it for other connections of this process (https://www.sqlite.org/howtocorrupt.html, section
-    "POSIX advisory locks canceled by a separate thread doing close()").
-
-    Raises:
-        OSError: It cannot be made.
-    """
+    """Create an empty private file, unless the file exists."""
+    # An existing file must not be opened: closing a database releases the locks that SQLite holds
+    # on it for other connections of this process (https://www.sqlite.org/howtocorrupt.html, section
+    # "POSIX advisory locks canceled by a separate thread doing close()").
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, PRIVATE))
 
 
 def read_file(path: Path, max_bytes: int) -> bytes:
-    """Read a regular file, and no more than a bound of it: a pipe may never have any content.
-
-    Raises:
-        OSError: It cannot be read, or is something else.
-    """
+    """Read at most `max_bytes` of a regular file."""
+    # Reading a pipe could block for ever.
     if not stat.S_ISREG(path.stat().st_mode):
         raise OSError(errno.EINVAL, "it is not a file")
     with path.open("rb") as file:
@@ -53,11 +45,7 @@ def read_file(path: Path, max_bytes: int) -> bytes:
 
 
 def replace_file(path: Path | str, content: bytes) -> None:
-    """Put a file in place, readable by this user only.
-
-    Raises:
-        OSError: It cannot be written; what was there before still is.
-    """
+    """Write a private file atomically; on failure, the old file stays."""
     target = Path(path)
     draft = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
     descriptor = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, PRIVATE)
@@ -71,20 +59,15 @@ def replace_file(path: Path | str, content: bytes) -> None:
 
 
 def resolve_link(path: Path | str) -> Path:
-    """Where a path leads: what a symbolic link points to is written, not the link replaced."""
-    named = Path(path)
-    with contextlib.suppress(RuntimeError):  # no such user: then it is a name like any other
-        named = named.expanduser()
-    return Path(os.path.realpath(named)) if named.is_symlink() else named
+    """Return the target of a symbolic link, so that a replacement keeps the link; expand `~`."""
+    expanded = Path(path)
+    with contextlib.suppress(RuntimeError):  # no such user: `~name` is a usual file name
+        expanded = expanded.expanduser()
+    return Path(os.path.realpath(expanded)) if expanded.is_symlink() else expanded
 
 
 def is_replaceable(path: Path, head: str) -> bool:
-    """Whether a report may take a file's place: nothing is in that, or an earlier report is.
-
-    Args:
-        path: The file.
-        head: What such a report begins with.
-    """
+    """Whether a report may replace a file: it is missing, empty, or starts with `head`."""
     try:
         with path.open("rb") as file:
             head_bytes = file.read(len(head.encode()))
@@ -96,13 +79,8 @@ def is_replaceable(path: Path, head: str) -> bool:
 
 
 def replace_atomically(temporary: Path, target: Path) -> None:
-    """Let a file take another one's place.
-
-    On Windows a file that somebody is reading cannot be replaced at that moment.
-
-    Raises:
-        OSError: It cannot be moved there.
-    """
+    """Rename a file to a name that may exist."""
+    # On Windows, a file cannot be replaced while another process reads it.
     for _ in range(REPLACE_ATTEMPTS):
         with contextlib.suppress(PermissionError):
             temporary.replace(target)
@@ -112,7 +90,7 @@ def replace_atomically(temporary: Path, target: Path) -> None:
 
 
 def sync_directory(directory: Path) -> None:
-    """Wait until the names in a directory are on the disk; Windows does that by itself."""
+    """Flush the names in a directory to the disk; not needed on Windows."""
     if os.name == "nt":
         return
     descriptor = os.open(directory, os.O_RDONLY)

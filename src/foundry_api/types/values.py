@@ -72,7 +72,7 @@ def as_float(value: object) -> float | None:
     if isinstance(value, float):
         return float.__float__(value)  # not the subclass's own __float__
     is_number = isinstance(value, Real) or (
-        isinstance(value, Number) and not isinstance(value, Complex)  # Decimal is neither
+        isinstance(value, Number) and not isinstance(value, Complex)  # a Decimal, which is not Real
     )
     if isinstance(value, bool) or not is_number:
         return None
