@@ -1,1 +1,1 @@
-"""Finding or running a service. Knows nothing of the client."""
+"""Finds or runs the service of a client."""

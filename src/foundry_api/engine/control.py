@@ -148,7 +148,7 @@ class ControlClient:
                         return
                     if step.percent is not None:
                         yield step.percent
-            raise DownloadFailed("the host went away during the download", model=name)
+            raise DownloadFailed("the host exited during the download", model=name)
         finally:
             response.close()
 
@@ -184,14 +184,14 @@ def _decode(body: bytes, kind: type[_Decoded]) -> _Decoded:
     try:
         return msgspec.json.decode(body, type=kind)
     except BAD_JSON as error:
-        raise ProtocolError(f"the host sent what its protocol does not allow: {error}") from error
+        raise ProtocolError(f"the host sent an invalid message: {error}") from error
 
 
 def _parse_failure(body: bytes) -> FoundryError:
     try:
         return _make_error(msgspec.json.decode(body, type=_Failure))
     except BAD_JSON:
-        return ServerError("the host failed without saying why")
+        return ServerError("the host failed without an error message")
 
 
 def _make_error(failure: _Failure) -> FoundryError:

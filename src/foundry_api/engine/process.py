@@ -53,7 +53,6 @@ _BOOTSTRAP = (
     "from foundry_api.engine.host.main import main; main()"
 )
 
-
 # Windows: not in the parent's console group, whose Ctrl-C it would get. 0 on other systems.
 _CREATION_FLAGS: int = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0) | NO_WINDOW
 
@@ -146,10 +145,10 @@ class HostProcess:
         self._finalizer()
 
     def detach(self) -> None:
-        """Leave a shared host running when this process exits."""
+        """Keep a shared host running when this process exits."""
         self._finalizer.detach()
         _close_pipes(self._process)
-        # Reaps the host if it exits before this process, so that it leaves no zombie.
+        # Reaps the host if it exits before this process, so that it does not remain as a zombie.
         threading.Thread(target=self._process.wait, name="reap-shared-host", daemon=True).start()
 
     def _read_ready(self) -> HostReady:
@@ -244,7 +243,7 @@ def _make_environment(overrides: Mapping[str, str] | None) -> dict[str, str]:
 def _end_process(process: subprocess.Popen[bytes], creator: int) -> None:
     """Ask a host to exit, then terminate and kill it."""
     if os.getpid() != creator:
-        return  # a fork of the creator inherits this finalizer, but the host is not its own
+        return  # a fork inherits this finalizer, but must not stop its parent's host
     if process.stdin:  # a private host exits when its standard input ends
         with contextlib.suppress(OSError):  # the host is gone already
             process.stdin.close()

@@ -30,7 +30,7 @@ POLL_S = 0.01
 def start(
     paths: Paths, idle_timeout_s: float = IDLE_TIMEOUT_S, *, options: HostOptions | None = None
 ) -> tuple[Endpoint, bool]:
-    """Start the shared host, unless it runs, and wait until it serves.
+    """Start the shared host if it does not run, and wait until it serves.
 
     Returns its endpoint and whether it ran before. With an `idle_timeout_s` of 0 it runs until it
     is stopped.

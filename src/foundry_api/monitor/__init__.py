@@ -1,1 +1,1 @@
-"""The parts of `HealthMonitor`, which `foundry_api.monitor.monitor` puts together."""
+"""Health checks of a service, and the monitor that repeats them."""

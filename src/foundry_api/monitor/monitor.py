@@ -221,8 +221,7 @@ class HealthMonitor:
         The monitor runs while this waits, with a shorter interval.
 
         Args:
-            timeout: Seconds to wait, default 30. With 0 or less, which a computed rest of time may
-                be, it raises CallTimeout at once.
+            timeout: Seconds to wait, default 30. With 0 or less, it raises CallTimeout at once.
 
         Returns:
             The sample with which the service was ready.

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from foundry_api.types.errors import ConfigurationError, ServiceError
 from foundry_api.types.values import as_int, format_value
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from foundry_api.monitor.probe import ProbeResult
     from foundry_api.monitor.types import Canary, HealthState
     from foundry_api.resilience.breaker import BreakerStatistics
@@ -22,6 +21,10 @@ __all__ = ["Hysteresis", "StateMachine", "Status", "Transition", "evaluate"]
 Status = Literal["healthy", "degraded", "down"]
 
 _RANK = {"healthy": 0, "degraded": 1, "down": 2, "unknown": 3}
+_STATUSES: tuple[Status, ...] = ("healthy", "degraded", "down")
+_HEALTHY: frozenset[Status] = frozenset({"healthy"})
+_NOT_HEALTHY: frozenset[Status] = frozenset({"degraded", "down"})
+_DOWN: frozenset[Status] = frozenset({"down"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,60 +78,42 @@ class StateMachine:
     def update(self, status: Status, at: float) -> Transition | None:
         """Record the status of a check and return the change that it led to, if any."""
         self._statuses.append((status, at))
-        new, supports = self._find_next()
+        new, supporting = self._find_next()
         if new == self.state:
             return None
         since = at
         for earlier_status, earlier_at in reversed(self._statuses):
-            if not supports(earlier_status):
+            if earlier_status not in supporting:
                 break
             since = earlier_at
         transition = Transition(self.state, new, since)
         self.state = new
         return transition
 
-    def _find_next(self) -> tuple[HealthState, Callable[[Status], bool]]:
-        """Return the state after the last checks, and which statuses support it."""
-        needs, rank = self._hysteresis, _RANK[self.state]
-        if self._all_last(needs.down_after, _is_down):
-            return "down", _is_down
+    def _find_next(self) -> tuple[HealthState, frozenset[Status]]:
+        """Return the state after the last checks, and the statuses that support it."""
+        needs = self._hysteresis
+        if self._all_last(needs.down_after, _DOWN):
+            return "down", _DOWN
         if (
             self.state in {"unknown", "healthy"}
-            and self._all_last(needs.degraded_after, _is_bad)
+            and self._all_last(needs.degraded_after, _NOT_HEALTHY)
             # With no answer at all it becomes `down`, which may take more checks.
-            and not self._all_last(needs.degraded_after, _is_down)
+            and not self._all_last(needs.degraded_after, _DOWN)
         ):
-            return "degraded", _is_bad
+            return "degraded", _NOT_HEALTHY
         if self.state == "unknown":
-            return ("healthy" if self._all_last(1, _is_healthy) else "unknown"), _is_healthy
-
-        def is_better(status: Status) -> bool:
-            return _RANK[status] < rank
-
-        if self._all_last(needs.recover_after, is_better):
+            return ("healthy" if self._all_last(1, _HEALTHY) else "unknown"), _HEALTHY
+        better = frozenset(status for status in _STATUSES if _RANK[status] < _RANK[self.state])
+        if self._all_last(needs.recover_after, better):
             # The worst of the better statuses, so that one healthy check is not enough.
-            return max(self._get_newest(needs.recover_after), key=_RANK.__getitem__), is_better
-        return self.state, is_better
+            newest = (status for status, _ in islice(reversed(self._statuses), needs.recover_after))
+            return max(newest, key=lambda status: _RANK[status]), better
+        return self.state, better
 
-    def _all_last(self, count: int, matches: Callable[[Status], bool]) -> bool:
-        newest = self._get_newest(count)
-        return len(newest) == count and all(map(matches, newest))
-
-    def _get_newest(self, count: int) -> list[Status]:
-        statuses: list[Status] = [status for status, _ in self._statuses]
-        return statuses[-count:]
-
-
-def _is_down(status: Status) -> bool:
-    return status == "down"
-
-
-def _is_bad(status: Status) -> bool:
-    return status != "healthy"
-
-
-def _is_healthy(status: Status) -> bool:
-    return status == "healthy"
+    def _all_last(self, count: int, statuses: frozenset[Status]) -> bool:
+        newest = [status for status, _ in islice(reversed(self._statuses), count)]
+        return len(newest) == count and statuses.issuperset(newest)
 
 
 class Evaluation(NamedTuple):

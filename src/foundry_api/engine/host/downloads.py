@@ -101,7 +101,7 @@ class _Download:
 
         def work() -> None:
             outcome = self._download(cancel)
-            with contextlib.suppress(RuntimeError):  # the host is leaving: the loop is closed
+            with contextlib.suppress(RuntimeError):  # the host exits and the loop is closed
                 self._loop.call_soon_threadsafe(done.set_result, outcome)
 
         threading.Thread(target=work, name=f"download {self._name}", daemon=True).start()

@@ -170,7 +170,7 @@ class Host:
 
 
 def _send(parent: BinaryIO, result: HostStartResult) -> None:
-    # A shared host goes on if its parent is gone already: clients find it by its state file.
+    # A shared host continues if its parent is gone already: clients find it by its state file.
     with contextlib.suppress(BrokenPipeError), parent:
         parent.write(msgspec.json.encode(result) + b"\n")
 

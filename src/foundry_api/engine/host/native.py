@@ -215,7 +215,7 @@ class NativeEngine:
 
 def _make_built_in_error(name: str) -> InvalidRequest:
     return InvalidRequest(
-        f"{name} comes with this package: every engine of it serves that model",
+        f"{name} comes with this package: every engine host serves it",
         field="model",
         hint=f"It takes no memory unless it is loaded; `foundry-api models unload {name}` frees "
         "that.",

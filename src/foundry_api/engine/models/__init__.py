@@ -1,1 +1,1 @@
-"""Model files on this machine."""
+"""Reads and checks model files on this machine."""
