@@ -283,7 +283,7 @@ class TestTranscribe:
 class TestResponses:
     async def test_a_conversation_is_released_at_its_end(self, client: FoundryAPIClient) -> None:
         async with client.responses.conversation(instructions="Be brief.") as talk:
-            assert (await talk.say("say-hello")).output_text == HELLO
+            assert (await talk.send("say-hello")).output_text == HELLO
             events = [event async for event in talk.stream("And again?")]
             assert talk.last == events[-1].response
             assert len((await client.responses.list()).responses) == 2
@@ -291,7 +291,7 @@ class TestResponses:
 
     async def test_on_request_it_is_kept(self, client: FoundryAPIClient) -> None:
         async with client.responses.conversation(keep=True) as talk:
-            said = await talk.say("say-hello")
+            said = await talk.send("say-hello")
         assert (await client.responses.get(said.id)).output_text == HELLO
         await client.responses.delete(said.id)
 

@@ -109,7 +109,7 @@ def test_the_other_endpoints_are_there_too(client: FoundryClient) -> None:
     assert len(client.embed(["one", "two"], model="demo").vectors) == 2
     assert client.request("GET", "/status").status == 200
     with client.responses.conversation(model="demo") as talk:
-        first = talk.say("Hello", max_output_tokens=5)
+        first = talk.send("Hello", max_output_tokens=5)
         assert talk.last == first
         *_, last = talk.stream("And then?", max_output_tokens=5)
     assert last.response

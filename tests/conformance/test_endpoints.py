@@ -198,9 +198,9 @@ class TestResponses:
 
     @real_ones
     async def test_one_goes_on_from_another(self, client: FoundryAPIClient) -> None:
-        async with client.responses.conversation() as talk:
-            await talk.say("say-hello")
-            again = await talk.say("And what was that?")
+        async with client.responses.conversation() as conversation:
+            await conversation.send("say-hello")
+            again = await conversation.send("And what was that?")
             assert again.previous_response_id
             assert again.output_text in {HELLO, script("say-default").text}
         assert (await client.responses.list()).responses == ()

@@ -251,8 +251,8 @@ async def test_a_model_may_leave_at_once_after_a_call_though_its_engine_still_ho
 
 async def test_a_conversation_keeps_its_model_in_memory(engine_home: Path) -> None:
     async with opened(engine_home) as client:
-        async with client.responses.conversation() as talk:
-            said = await talk.say("say-hello")
+        async with client.responses.conversation() as conversation:
+            said = await conversation.send("say-hello")
             with pytest.raises(errors.ModelInUse) as caught:
                 await client.models.unload("one", drain=0)
             assert said.id in caught.value.hint

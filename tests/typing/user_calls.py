@@ -447,10 +447,10 @@ def blocking(urls: list[str], letter: str) -> list[str]:
             assert_type(step, DownloadProgress)
         assert_type(client.models, SyncModels)
         assert_type(client.embed(["one"], model="demo"), Embeddings)
-        with client.responses.conversation(model="demo") as talk:
-            assert_type(talk, SyncConversation)
-            assert_type(talk.say(letter), Response)
-            assert_type(talk.last, Response | None)
+        with client.responses.conversation(model="demo") as conversation:
+            assert_type(conversation, SyncConversation)
+            assert_type(conversation.send(letter), Response)
+            assert_type(conversation.last, Response | None)
         assert_type(client.models.load("demo"), Model)
         assert_type(client.health_check(), HealthStatus)
         with deadline(20):
@@ -552,8 +552,8 @@ async def endpoints(client: FoundryAPIClient) -> None:
         assert_type(event, ResponseEvent)
     assert_type((await client.responses.list(order="asc", limit=5)).has_more, bool)
     assert_type(await client.responses.input_items(made.id), tuple[ResponseItem, ...])
-    async with client.responses.conversation(model="demo") as talk:
-        assert_type(await talk.say("Hello"), Response)
+    async with client.responses.conversation(model="demo") as conversation:
+        assert_type(await conversation.send("Hello"), Response)
     reply = await client.request("GET", "/v1/models", params={"limit": 3}, timeout=5)
     assert_type(reply.status, int)
     assert_type(reply.json(), Any)

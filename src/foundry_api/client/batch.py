@@ -31,7 +31,7 @@ _T = TypeVar("_T")
 
 
 class BatchMethods(ABC):
-    """What a client does with many requests; `FoundryAPIClient` inherits it."""
+    """Methods for many requests."""
 
     @overload
     def batch(
@@ -111,46 +111,43 @@ class BatchMethods(ABC):
         patience: float = 600.0,
         **options: Unpack[ChatOptions],
     ) -> AsyncGenerator[BatchResult[Any]]:
-        """Many requests, each answered once, with the throughput that the engine has.
+        """Run many requests as fast as the services can, each exactly once.
 
             async for result in client.batch(prompts, max_tokens=100):
                 print(result.index, result.unwrap().content)
 
-        No more requests are taken than are needed to keep the services busy, and no more results
-        are made than are taken. A service that goes away fails no request: all wait until it is
-        back. Leaving the loop early stops what runs; use `contextlib.aclosing` to be sure when.
+        Requests are read only as fast as they can be sent, and sent only as fast as results are
+        taken. If a service goes away, its requests wait until it is back. Leaving the loop early
+        cancels what runs; with `contextlib.aclosing` it does so at once.
 
         Args:
-            requests: Prompts, conversations, or `BatchRequest`s, which say all by themselves; from
-                any iterable, or from an asynchronous one if getting them takes time. They are read
-                on the client's event loop: that of a `FoundryClient` is in a thread of its own,
-                where the client itself can't be called.
-            system: Instructions ahead of each prompt.
-            response_model: As in `complete`, for every prompt.
+            requests: Prompts, conversations, or `BatchRequest`s, from an iterable or an
+                asynchronous iterable. They are read on the client's event loop, which for a
+                `FoundryClient` is in another thread; they must not call the client.
+            system: System message for each prompt.
+            response_model: As in `complete`, for each prompt.
             choice: As in `complete`.
             grammar: As in `complete`.
             parser: As in `complete`.
             validators: As in `complete`.
             max_repairs: As in `complete`.
-            ordered: Whether the results keep the order of the requests, instead of coming as they
-                finish.
-            errors: `results` (default) gives a request that failed as a result with an error,
-                `raise` raises the first such error.
-            dedupe: Whether identical requests are made once, and share their answer.
-            max_attempts: How often a request that fails for a passing reason is tried. Each try
-                is a call with retries of its own.
-            patience: Seconds that all services may be away before the batch is given up.
-            options: See `ChatOptions`; of a `BatchRequest` those count that its body has no word
-                for, and the model if it names none.
+            ordered: Yield results in the order of the requests, instead of as they finish.
+            errors: `results` (default) yields a failed request as a result with an error; `raise`
+                raises the first error.
+            dedupe: Send identical requests once and share the answer.
+            max_attempts: How often a request with a temporary error is tried. Each attempt is a
+                call with its own retries.
+            patience: Maximum seconds to wait while all services are away.
+            options: See `ChatOptions`. For a `BatchRequest`, its own body comes first.
 
         Raises:
-            InvalidRequest: An argument is at fault; nothing was sent.
-            ModelError: The first requests failed all of it, as every other one would.
-            ServiceError: The services were away for longer than the patience.
+            InvalidRequest: An argument is invalid; nothing was sent.
+            ModelError: All of the first requests failed with this error, as the rest would.
+            ServiceError: All services were away for longer than `patience`.
             ClientClosed: The client was closed.
-            BatchError: The requests broke off with a `CancelledError` that nobody asked for. Any
-                other exception of theirs is raised as it is, once what is in flight has ended.
-            FoundryError: With `errors="raise"`, why the first request failed.
+            BatchError: The iterable of requests raised `CancelledError` by itself. Its other
+                exceptions are raised unchanged, after the requests in flight.
+            FoundryError: With `errors="raise"`, the first error of a request.
         """
         from foundry_api.batch.in_memory import BatchCallOptions, run_requests  # noqa: PLC0415 - few need it
 
@@ -183,4 +180,4 @@ class BatchMethods(ABC):
         max_repairs: int,
         expectation: OutputSpec | None,
     ) -> Completion[Any]:
-        """The answer to a conversation, where it is known what it has to be."""
+        """Complete a conversation; with a spec, the answer is parsed and repaired."""

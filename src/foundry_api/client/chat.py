@@ -27,12 +27,12 @@ __all__ = ["ChatMethods"]
 
 _T = TypeVar("_T")
 
+# For a model that repeats its answer instead of correcting it: at temperature 0 it would go on.
 RETRY_TEMPERATURE = 1.0
-"""Of a model that was asked to correct its answer and repeated it."""
 
 
 class ChatMethods(ABC):
-    """What a client says to models."""
+    """Chat and completion methods."""
 
     @overload
     async def complete(
@@ -105,36 +105,34 @@ class ChatMethods(ABC):
     ) -> Completion[Any]:
         """Complete a prompt and return the answer.
 
-        With one of `response_model`, `choice`, `grammar` and `parser`, the result's `.parsed` is
-        what was made of the answer. An answer that does not pass is asked for again, together
-        with what is wrong with it.
+        With `response_model`, `choice`, `grammar` or `parser`, `.parsed` of the result is the
+        parsed answer. If an answer is invalid, the model gets the problems and another try.
 
         Args:
-            prompt: What the user says.
-            system: Instructions ahead of it.
+            prompt: The user's message.
+            system: The system message, which is sent before it.
             response_model: Type of the answer: a pydantic model, a msgspec Struct, a dataclass, a
-                TypedDict, anything made of them such as `list[UserIdentity]`, or a JSON schema. The
-                engine is kept to it by SDK 2.1 and later; elsewhere the prompt asks for it.
-            choice: The answer is one of these texts; kept to as above.
-            grammar: The answer follows this grammar in Lark's notation; SDK 2.1 and later.
-            parser: Makes the answer's text into a value, or raises ValueError to refuse it. If it
-                raises anything else, the model is not asked again.
-            validators: Called with what was made of the answer, or with its text where nothing
-                was; each refuses it by raising ValueError or answering False. Otherwise as
-                `parser`.
-            max_repairs: How often the model may be asked again. One that only repeats its answer is
-                asked afresh, at a temperature of 1 at least and with a seed.
+                TypedDict, a type built of these such as `list[Person]`, or a JSON schema. SDK 2.1
+                and later enforce it while they generate; for others the prompt describes it.
+            choice: The answer is one of these strings; enforced like `response_model`.
+            grammar: The answer follows this Lark grammar; SDK 2.1 and later.
+            parser: Converts the text of the answer, or raises ValueError to reject it. Any other
+                exception ends the call.
+            validators: Called with the parsed answer, or with its text. Each may reject it by
+                raising ValueError or returning False. Any other exception ends the call.
+            max_repairs: How often an invalid answer is sent back to the model. A model that
+                repeats its answer is sampled with a new seed at a temperature of at least 1.
             options: See `ChatOptions`.
 
         Raises:
-            InvalidRequest: An argument is at fault; nothing was sent.
-            UnsupportedFeature: The service's generation cannot do it; nothing was sent.
-            ModelError: The model is not known, not here, or can't be loaded.
-            CallTimeout: A time bound fell. The engine's work was stopped.
-            StreamInterrupted: The answer broke off; `.partial` has its beginning.
-            ServiceError: The service is at fault.
-            StructuredOutputError: No answer passed, it was cut, or `parser` or a validator failed;
-                `.partial` has its text.
+            InvalidRequest: An argument is invalid; nothing was sent.
+            UnsupportedFeature: The service generation does not support this; nothing was sent.
+            ModelError: The model is unknown, not downloaded, or cannot be loaded.
+            CallTimeout: The time-out or the deadline passed. The engine's work was stopped.
+            StreamInterrupted: The answer broke off; `.partial` has the text so far.
+            ServiceError: The service failed.
+            StructuredOutputError: No valid answer, a truncated one, or an exception in `parser` or
+                a validator; `.partial` has the text.
         """
         messages = prompt_to_messages(prompt, system)
         check_repairs(max_repairs)
@@ -166,26 +164,25 @@ class ChatMethods(ABC):
         validators: Iterable[Callable[[Any], object]] = (),
         **options: Unpack[ChatOptions],
     ) -> AsyncGenerator[Chunk]:
-        """The answer to a prompt, piece by piece. Leaving the loop early frees the engine.
+        """Stream the answer to a prompt. Leaving the loop early stops the engine's work.
 
-        Every chunk's `.partial` is the value so far: of `response_model` as plain lists and dicts.
-        The last chunk's `.parsed` is the whole value. What was streamed cannot be taken back, so
-        an answer that does not pass is not asked for again.
+        With a type for the answer, each chunk's `.partial` is the value so far, in plain lists and
+        dicts, and the last chunk's `.parsed` is the complete value. There are no repairs, because
+        text that was streamed cannot be taken back.
 
         Args:
-            prompt: What the user says.
-            system: Instructions ahead of it.
+            prompt: The user's message.
+            system: The system message, which is sent before it.
             response_model: As in `complete`.
             choice: As in `complete`.
             grammar: As in `complete`.
-            parser: As in `complete`: called once, with the whole text.
-            chunk_parser: Called with every chunk that has text; what it makes of it is that
-                chunk's `.partial`.
+            parser: As in `complete`; called once, with the complete text.
+            chunk_parser: Called with every chunk that has text; returns the chunk's `.partial`.
             validators: As in `complete`.
             options: See `ChatOptions`.
 
         Raises:
-            FoundryError: As `complete`; bad arguments at once, the rest while iterating.
+            FoundryError: As in `complete`; for invalid arguments at once, else while iterating.
         """
         return self._stream(
             prompt_to_messages(prompt, system),
@@ -264,10 +261,10 @@ class ChatMethods(ABC):
         max_repairs: int = 2,
         **options: Unpack[ChatOptions],
     ) -> Completion[Any]:
-        """Complete a conversation and return the answer. Raises the same errors as `complete`.
+        """Complete a conversation and return the answer. Raises the errors of `complete`.
 
         Args:
-            messages: The turns so far, oldest first: `Message`s or mappings with role and content.
+            messages: The messages, oldest first: `Message`s or mappings with role and content.
             response_model: As in `complete`.
             choice: As in `complete`.
             grammar: As in `complete`.
@@ -298,10 +295,10 @@ class ChatMethods(ABC):
         validators: Iterable[Callable[[Any], object]] = (),
         **options: Unpack[ChatOptions],
     ) -> AsyncGenerator[Chunk]:
-        """The answer to a conversation, piece by piece. Raises as `stream_complete`.
+        """Stream the answer to a conversation. Raises the errors of `stream_complete`.
 
         Args:
-            messages: The turns so far, oldest first: `Message`s or mappings with role and content.
+            messages: The messages, oldest first: `Message`s or mappings with role and content.
             response_model: As in `complete`.
             choice: As in `complete`.
             grammar: As in `complete`.
@@ -330,32 +327,29 @@ class ChatMethods(ABC):
         *,
         is_validated: bool = False,
     ) -> Completion[Any]:
-        """The answer to a conversation, where it is known what it has to be."""
         if expectation is None:
-            order = self._build_request(messages, options, is_validated=is_validated)
-            return await self._new_call(order).result()
+            request = self._build_request(messages, options, is_validated=is_validated)
+            return await self._new_call(request).result()
         from foundry_api.structured.repair import complete_with_repairs  # noqa: PLC0415 - few calls need it
 
-        order = self._build_request(
+        request = self._build_request(
             messages, options, expectation.constraint, is_validated=is_validated
         )
 
         async def ask(
             turns: tuple[Message, ...], constraint: Constraint | None, repetitions: int
         ) -> Completion[None]:
-            request = structs.replace(
-                _resampled_request(order.request, repetitions),
-                messages=turns,
-                constraint=constraint,
+            body = structs.replace(
+                _resample(request.request, repetitions), messages=turns, constraint=constraint
             )
-            return await self._new_call(structs.replace(order, request=request)).result()
+            return await self._new_call(structs.replace(request, request=body)).result()
 
         return await complete_with_repairs(
             ask,
-            order.request.messages,
+            request.request.messages,
             expectation,
             max_repairs=max_repairs,
-            deadline=order.deadline,
+            deadline=request.deadline,
         )
 
     def _stream(
@@ -368,14 +362,14 @@ class ChatMethods(ABC):
     ) -> AsyncGenerator[Chunk]:
         expectation = make_output_spec(**output_arguments)
         if expectation is None:
-            order = self._build_request(messages, options, is_validated=is_validated)
-            return self._new_call(order).chunks()
+            request = self._build_request(messages, options, is_validated=is_validated)
+            return self._new_call(request).chunks()
         from foundry_api.structured.streaming import parse_chunks  # noqa: PLC0415 - as above
 
-        order = self._build_request(
+        request = self._build_request(
             messages, options, expectation.constraint, is_validated=is_validated
         )
-        return parse_chunks(self._new_call(order).chunks(), expectation)
+        return parse_chunks(self._new_call(request).chunks(), expectation)
 
     @abstractmethod
     def _build_request(
@@ -386,15 +380,15 @@ class ChatMethods(ABC):
         *,
         is_validated: bool = False,
     ) -> CallRequest[ChatRequest]:
-        """What the caller ordered, checked; the messages too, unless they were before."""
+        """Validate the arguments of a call; `is_validated` says that its messages are valid."""
 
     @abstractmethod
-    def _new_call(self, order: CallRequest[ChatRequest]) -> ChatCall | CachedCall:
-        """A call for it."""
+    def _new_call(self, request: CallRequest[ChatRequest]) -> ChatCall | CachedCall:
+        """Return the call for a request; it has not started."""
 
 
-def _resampled_request(request: ChatRequest, repetitions: int) -> ChatRequest:
-    """The request in such a way that a model that repeats itself may say something else."""
+def _resample(request: ChatRequest, repetitions: int) -> ChatRequest:
+    """Return the request with other sampling, for a model that repeated its answer."""
     if not repetitions:
         return request
     return structs.replace(

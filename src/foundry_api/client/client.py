@@ -52,16 +52,15 @@ if TYPE_CHECKING:
 
 __all__ = ["FoundryAPIClient"]
 
-ARGUMENTS = {
+# Errors name the argument that the caller passed, not the setting that it becomes.
+ARGUMENT_NAMES = {
     "timeout_s": "timeout",
     "deadline_s": "deadline",
     "connect_timeout_s": "connect_timeout",
 }
-"""Arguments of a client that have other names than their settings."""
 
 _OPTIONS = frozenset(ChatOptions.__annotations__)
-
-KINDS: dict[str, type] = {
+_ARGUMENT_TYPES: dict[str, type] = {
     "limiter": LimiterSettings,
     "breaker": BreakerSettings,
     "residency": ModelResidency,
@@ -70,64 +69,61 @@ KINDS: dict[str, type] = {
 
 
 class FoundryAPIClient(ChatMethods, ToolMethods, EndpointMethods, BatchMethods):
-    """Microsoft Foundry Local as an API.
+    """An asynchronous client for Microsoft Foundry Local.
 
-    Creating a client does no I/O: its first call finds a running service or starts an engine of
-    its own, which leaves with the client. A client may serve many tasks at once. It belongs to
-    one event loop at a time, and refuses another one while that runs; `asyncio.run` may be called
-    again with the same client. `FoundryClient` serves any number of threads.
+    Creating a client does no I/O. The first call finds a running service or starts an engine,
+    which stops when the client is closed. One client can serve many tasks at once. It is bound to
+    one event loop at a time and refuses calls from a second loop while the first one runs;
+    `asyncio.run` may be called several times with the same client. For threads, use
+    `FoundryClient`.
 
     Args:
         base_url: Address of a service, such as http://127.0.0.1:5273; default
-            `FOUNDRY_BASE_URL`, else a service is searched for or started.
+            `FOUNDRY_BASE_URL`. Without either, a running service is found or one is started.
         api_key: Bearer token for `base_url`, for a gateway in front of a service; default
-            `FOUNDRY_API_KEY`. It is sent nowhere else, and no key of a cloud is ever read. A
-            callable gives it anew for each request, so that it may change.
-        base_urls: Addresses of several services instead of one. Each call goes to the one with the
-            fewest calls, and to another when that fails, or while it waits and the other is free;
-            default `FOUNDRY_BASE_URLS`.
-        service: `auto` (default), or `embedded` for an engine of its own without a search.
-        model: Model of calls that name none; default `FOUNDRY_MODEL`, else phi-4-mini.
-        timeout: Seconds without a token before a call gives up, or `auto` for what each model was
-            seen to need; default `FOUNDRY_TIMEOUT`, else 30.
-        deadline: Seconds for a whole call, with its queueing, loading and retries; default
-            `FOUNDRY_DEADLINE`, else none.
-        connect_timeout: Seconds that making a connection may take; default
-            `FOUNDRY_CONNECT_TIMEOUT`, else 5.
+            `FOUNDRY_API_KEY`. It is sent to no other address, and no cloud key is ever read. A
+            callable is called for each request, so the key may change.
+        base_urls: Addresses of several services, instead of one. A call goes to the service with
+            the fewest calls. It moves to another service on failure, or while it is queued and
+            another is free. Default `FOUNDRY_BASE_URLS`.
+        service: `auto` (default), or `embedded` to start an engine without looking for one.
+        model: Default model; default `FOUNDRY_MODEL`, else phi-4-mini.
+        timeout: Maximum seconds without a token, or `auto` to adapt to each model's latency;
+            default `FOUNDRY_TIMEOUT`, else 30.
+        deadline: Maximum seconds for a whole call, including queueing, loading and retries;
+            default `FOUNDRY_DEADLINE`, else none.
+        connect_timeout: Maximum seconds to connect; default `FOUNDRY_CONNECT_TIMEOUT`, else 5.
         max_retries: Further attempts after a failed one; default `FOUNDRY_RETRIES`, else 3.
-        limiter: How many calls may be in flight at each service; default as many as gain
-            throughput, found while calls run.
-        breaker: When calls to a service that fails are refused, and for how long.
-        residency: Which models stay in the services' memory, and for how long; default
-            `FOUNDRY_MODEL_IDLE` and `FOUNDRY_MEMORY_BUDGET`, else all.
+        limiter: Concurrency limits of each service; the default adapts to its throughput.
+        breaker: When the circuit breaker of a service opens, and for how long.
+        residency: Which models stay in memory, and for how long; default `FOUNDRY_MODEL_IDLE` and
+            `FOUNDRY_MEMORY_BUDGET`, else all stay.
         listeners: Called with every event of every call; see `foundry_api.types.events`.
-        headers: Sent with every request to the service.
-        auth: Puts the credential on every request for `base_url`, instead of `api_key`: gets a
-            `Request`, gives the one to send. Called once more when a credential was refused.
-        request_hooks: Called with every request to a service; each gives the one to send instead,
-            and may change headers and body.
-        response_hooks: Called with every request to a service and the head of its answer.
-        cache: Where answers are kept, so that who asks the same again gets the same without the
-            engine: a `MemoryCache` or a `SqliteCache`. It is closed with the client, and opens
-            again where it is used on. Default `FOUNDRY_CACHE`, else none.
+        headers: Extra headers of every request to the service.
+        auth: Adds the credential to every request for `base_url`, instead of `api_key`. Takes a
+            `Request` and returns the one to send. Called once more when a credential is refused.
+        request_hooks: Called with every request; each returns the request to send.
+        response_hooks: Called with every request and the status and headers of its response.
+        cache: Cache for repeated requests: a `MemoryCache` or a `SqliteCache`. It is closed with
+            the client and reopens on its next use. Default `FOUNDRY_CACHE`, else none.
         home: Directory for the engine's data, logs and state; default `FOUNDRY_HOME`, else the
-            platform's own directories.
-        transport: Sends the requests; default one pooled aiohttp session. What one of your own
-            raises is `HookFailed`, unless it is an error of this package.
-        settings: All settings at once; the arguments above win over it, and the environment is
-            then not read.
+            platform's directories.
+        transport: Sends the requests; default a pooled aiohttp session. Foreign exceptions of a
+            custom transport are raised as `HookFailed`.
+        settings: All settings at once. The arguments above override them, and the environment is
+            not read.
 
     Attributes:
-        settings: As they were resolved.
-        models: The models of the service.
+        settings: The resolved settings.
+        models: Manage models.
         responses: The Responses API: `await client.responses.create("…")`.
-        events: The event hook; subscribe listeners to it.
-        metrics: What happened, counted: `client.metrics.snapshot()`.
-        cache: Where answers are kept: `await client.cache.stats()`, `await client.cache.clear()`.
-            One that keeps nothing where there is none.
+        events: Subscribe listeners here.
+        metrics: Counters and histograms: `client.metrics.snapshot()`.
+        cache: The cache: `await client.cache.stats()`, `await client.cache.clear()`. Without one,
+            a cache that stores nothing.
 
     Raises:
-        ConfigurationError: A setting cannot be used.
+        ConfigurationError: A setting is invalid.
     """
 
     def __init__(
@@ -160,7 +156,7 @@ class FoundryAPIClient(ChatMethods, ToolMethods, EndpointMethods, BatchMethods):
         _check_transport(transport)
         self.settings = Settings.resolve(
             settings,
-            names=ARGUMENTS,
+            names=ARGUMENT_NAMES,
             base_url=base_url,
             api_key=key,
             service=service,
@@ -200,7 +196,7 @@ class FoundryAPIClient(ChatMethods, ToolMethods, EndpointMethods, BatchMethods):
 
     @property
     def services(self) -> tuple[ServiceHandle, ...]:
-        """The services that it calls, each with its breaker and its limiter."""
+        """The client's services, each with its breaker and its limiter."""
         return tuple(self._backend.services)
 
     @property
@@ -215,7 +211,7 @@ class FoundryAPIClient(ChatMethods, ToolMethods, EndpointMethods, BatchMethods):
 
     @enforce_deadline
     async def capabilities(self) -> Capabilities:
-        """What the generation of the service can do; of several services, the first one's.
+        """Return the capabilities of the service; of several services, those of the first.
 
         Raises:
             ClientClosed: The client was closed.
@@ -225,16 +221,15 @@ class FoundryAPIClient(ChatMethods, ToolMethods, EndpointMethods, BatchMethods):
 
     @enforce_deadline
     async def health_check(self) -> HealthStatus:
-        """Look at the service once. It is not asked to generate anything.
+        """Check the health of the service, or of the first of several. Nothing is generated.
 
-        A service that does not answer is `down` in the result, not an exception. Of several
-        services it is the first that is looked at.
+        A service that does not respond has the status `down`; that is not an exception.
 
         Raises:
             ClientClosed: The client was closed.
-            DeadlineExceeded: The deadline around the caller passed.
+            DeadlineExceeded: The caller's deadline has passed.
         """
-        # The look needs psutil, which calls do not.
+        # The check imports psutil, which calls do without.
         from foundry_api.monitor import health  # noqa: PLC0415
 
         try:
@@ -243,7 +238,7 @@ class FoundryAPIClient(ChatMethods, ToolMethods, EndpointMethods, BatchMethods):
             return health.down_status(error)
 
     async def close(self) -> None:
-        """End the calls, close the connections, and stop the engine, if this client started it."""
+        """Cancel running calls, close connections, and stop the engine that this client started."""
         await self._backend.close()
 
     async def __aenter__(self) -> Self:
@@ -265,6 +260,7 @@ class FoundryAPIClient(ChatMethods, ToolMethods, EndpointMethods, BatchMethods):
         *,
         is_validated: bool = False,
     ) -> CallRequest[ChatRequest]:
+        # Every call passes here: what most calls leave out is tested before a function is called.
         settings = self.settings
         if self._backend.closed:
             self._backend.check_open()
@@ -296,21 +292,17 @@ class FoundryAPIClient(ChatMethods, ToolMethods, EndpointMethods, BatchMethods):
             cache=check_cache(options["cache"]) if "cache" in options else "auto",
         )
 
-    def _new_call(self, order: CallRequest[ChatRequest]) -> ChatCall | CachedCall:
+    def _new_call(self, request: CallRequest[ChatRequest]) -> ChatCall | CachedCall:
         cached = self._backend.cached
-        if cached is not None and cached.is_cacheable(order):
-            return cached.call(order)
-        return make_chat_call(self._backend.tools, order)
+        if cached is not None and cached.is_cacheable(request):
+            return cached.call(request)
+        return make_chat_call(self._backend.tools, request)
 
 
 def _resolve_credentials(
     api_key: str | Callable[[], str | Awaitable[str]] | None, auth: Auth | None
 ) -> tuple[str | None, Auth | None]:
-    """A key that stays, or what puts one on that may change.
-
-    Raises:
-        ConfigurationError: Both were given.
-    """
+    """Return a fixed key, or the hook that adds a key that may change."""
     if api_key is not None and auth is not None:
         raise ConfigurationError("api_key and auth were both given", hint="Give one of them.")
     if auth is not None and not callable(auth):
@@ -321,16 +313,11 @@ def _resolve_credentials(
 
 
 def _check_kinds(**arguments: object) -> None:
-    """Refuse an object that was meant for another argument.
-
-    Raises:
-        ConfigurationError: One is of a wrong type.
-    """
     for name, value in arguments.items():
-        kind = KINDS[name]
-        if value is not None and not isinstance(value, kind):
+        expected = _ARGUMENT_TYPES[name]
+        if value is not None and not isinstance(value, expected):
             raise ConfigurationError(
-                f"{name} is {format_value(value)}", hint=f"Give a {kind.__name__}."
+                f"{name} is {format_value(value)}", hint=f"Give a {expected.__name__}."
             )
 
 
@@ -344,20 +331,15 @@ def _check_transport(transport: object) -> None:
         )
 
 
-def _callables(name: str, given: object) -> tuple[Any, ...]:
-    """Several callables.
-
-    Raises:
-        ConfigurationError: They are no list, or one can't be called.
-    """
-    if not is_list_like(given):
+def _callables(name: str, values: object) -> tuple[Any, ...]:
+    if not is_list_like(values):
         raise ConfigurationError(
-            f"{name} is {format_value(given)}, not a list", hint=f"Give a list: {name}=[…]."
+            f"{name} is {format_value(values)}, not a list", hint=f"Give a list: {name}=[…]."
         )
-    several = tuple(given)
-    for index, each in enumerate(several):
-        if not callable(each):
+    callables = tuple(values)
+    for index, value in enumerate(callables):
+        if not callable(value):
             raise ConfigurationError(
-                f"{name}[{index}] is {format_value(each)}, which can't be called"
+                f"{name}[{index}] is {format_value(value)}, which can't be called"
             )
-    return several
+    return callables

@@ -1,4 +1,4 @@
-"""The client methods other than chat completions."""
+"""Embeddings, transcription, and raw requests."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ __all__ = ["EndpointMethods"]
 
 
 class EndpointMethods:
-    """What a client can do beside chat completions; `FoundryAPIClient` inherits it.
+    """Methods for embeddings, transcription and raw requests.
 
     Attributes:
-        settings: The client's.
+        settings: The client's settings.
     """
 
     settings: Settings
@@ -51,25 +51,25 @@ class EndpointMethods:
         batch_size: int = BATCH_SIZE,
         **options: Unpack[ModelOptions],
     ) -> Embeddings:
-        """Texts as vectors, in their order.
+        """Return the embeddings of texts, in their order.
 
-        Whether the model embeds at all is found out before it is asked: by its task, else by its
-        files. A chat model would answer with an error, and kill a service before SDK 2.1.
+        The model's task is checked first, because a request for a chat model's embeddings crashes
+        services before SDK 2.1.
 
         Args:
-            texts: One or several.
-            model: Alias, id, or id without version, of a model that embeds.
-            batch_size: Texts of one request; default 32. Several requests are made at once, as
-                many as gain throughput.
-            options: See `ModelOptions`; the timeout is each request's, the deadline that of all.
+            texts: One text or several.
+            model: Alias, id, or id without version, of an embedding model.
+            batch_size: Texts per request; default 32. Several requests run at once.
+            options: See `ModelOptions`. The time-out is that of each request, the deadline that of
+                the whole call.
 
         Raises:
-            InvalidRequest: A text is empty or cannot be sent: `.field` names it, as `texts[3]`.
-            ModelTaskMismatch: The model makes no embeddings.
-            UnsupportedFeature: The generation of the service has none.
-            ModelError: The model is not known, not here, or can't be loaded.
-            CallTimeout: A time bound fell.
-            ServiceError: The service is at fault.
+            InvalidRequest: A text is empty or invalid; `.field` names it, such as `texts[3]`.
+            ModelTaskMismatch: The model is not an embedding model.
+            UnsupportedFeature: The service generation has no embeddings.
+            ModelError: The model is unknown, not downloaded, or cannot be loaded.
+            CallTimeout: The time-out or the deadline passed.
+            ServiceError: The service failed.
         """
         size = check_batch_size(batch_size)
         validated = validate_texts(texts)
@@ -94,35 +94,34 @@ class EndpointMethods:
         prompt: str | None = None,
         **options: Unpack[ModelOptions],
     ) -> Transcription:
-        """What is said in a recording.
+        """Transcribe an audio file.
 
-        SDK 2.x reads the recording itself, from a path on its own machine; bytes are written to a
-        private file for that, which is removed again.
+        SDK 2.x reads the file by its path. For bytes, a private file is written and removed after
+        the call.
 
         Args:
-            audio: A file, or the bytes of one. The engine reads WAV, MP3 and FLAC. It hears half a
-                minute at a time: a longer WAV file is divided at silence and the texts are joined.
-            model: Alias, id, or id without version, of a model that transcribes.
-            language: Code of ISO 639, such as de. Only Nemotron can detect it, which is its
-                default; for a Whisper of several languages it has to be given.
+            audio: The path of a WAV, MP3 or FLAC file, or its content. The engine transcribes 30 s
+                at a time: a longer WAV file is split at silence, and the texts are joined.
+            model: Alias, id, or id without version, of a transcription model.
+            language: ISO 639 code, such as de. Nemotron detects the language by default; a
+                multilingual Whisper requires it.
             temperature: 0 to 1; default the model's own.
-            prompt: Words to expect, where the generation heeds that; SDK 2.x does not.
-            options: See `ModelOptions`; the timeout bounds the silence before and between words.
+            prompt: Words to expect, if the service generation supports it; SDK 2.x does not.
+            options: See `ModelOptions`. The time-out is the maximum silence before and between
+                words.
 
         Raises:
-            InvalidRequest: There is no such file, it cannot be read as audio, it is longer than
-                half a minute and can't be divided, or an option is at fault; `.field` names it.
-            ModelTaskMismatch: The model does not transcribe.
-            UnsupportedFeature: The generation of the service does not, or ignores an option, or
-                the service is on another machine and wants a path.
-            ModelError: The model is not known, not here, or can't be loaded.
-            CallTimeout: A time bound fell. The engine's work was stopped.
-            ServiceError: The service is at fault.
+            InvalidRequest: The file does not exist, is not audio, or is longer than 30 s and cannot
+                be split, or an option is invalid; `.field` names it.
+            ModelTaskMismatch: The model is not a transcription model.
+            UnsupportedFeature: The service generation has no transcription or ignores an option,
+                or the service is on another machine and needs a path.
+            ModelError: The model is unknown, not downloaded, or cannot be loaded.
+            CallTimeout: The time-out or the deadline passed. The engine's work was stopped.
+            ServiceError: The service failed.
         """
-        audio_input, speech_options = (
-            AudioInput(audio),
-            transcription_options(language, temperature, prompt),
-        )
+        audio_input = AudioInput(audio)
+        speech_options = transcription_options(language, temperature, prompt)
         transcript = TranscriptJoiner(speech_options.get("language"))
         request = self._build_operation_request(
             TranscriptionOperation(audio_input, speech_options), model, options
@@ -144,17 +143,15 @@ class EndpointMethods:
         prompt: str | None = None,
         **options: Unpack[ModelOptions],
     ) -> AsyncGenerator[TranscriptionChunk]:
-        """As `transcribe`, piece by piece. Leaving the loop early frees the engine.
+        """Stream a transcription. Leaving the loop early stops the engine's work.
 
-        A service that takes uploads sends all of it at once.
+        Takes the arguments of `transcribe`. A service that takes uploads sends one chunk.
 
         Raises:
-            FoundryError: As `transcribe`; bad arguments at once, the rest while iterating.
+            FoundryError: As in `transcribe`; for invalid arguments at once, else while iterating.
         """
-        audio_input, speech_options = (
-            AudioInput(audio),
-            transcription_options(language, temperature, prompt),
-        )
+        audio_input = AudioInput(audio)
+        speech_options = transcription_options(language, temperature, prompt)
         request = self._build_operation_request(
             TranscriptionOperation(audio_input, speech_options), model, options
         )
@@ -172,30 +169,30 @@ class EndpointMethods:
         headers: Mapping[str, str] | None = None,
         **options: Unpack[TimeOptions],
     ) -> RawResponse:
-        """Any request to the service, for what there is no method for.
+        """Send any request to the service and return the response.
 
-        The breaker, time bounds, retries and credentials are those of every call. It is tried
-        again only where that cannot do the same thing twice: GET, HEAD, OPTIONS, PUT and DELETE.
-        Methods other than GET, HEAD and OPTIONS wait for their turn. What the request does to the
-        service is not looked at: it may be told to shut down, and 1.x dies of some requests.
+        The breaker, time-outs, retries and credentials are those of every call. Only idempotent
+        methods are retried: GET, HEAD, OPTIONS, PUT and DELETE. Methods that may do work (all but
+        GET, HEAD and OPTIONS) count against the concurrency limit. The effect of the request is
+        your responsibility: it may shut the service down, and some requests crash SDK 1.x.
 
         Args:
-            method: Such as GET.
-            path: On the service, such as /v1/models. From 2.1 on the models of this machine are
-                behind /catalogs/local.
+            method: HTTP method, such as GET.
+            path: Path on the service, such as /v1/models. From 2.1 on, registered models are
+                below /catalogs/local.
             json: The body, encoded as JSON.
-            params: The query.
-            headers: Beside the client's own, which win.
+            params: Query parameters.
+            headers: Extra headers; the client's own override them.
             options: See `TimeOptions`.
 
         Returns:
-            An answer whose status is a success.
+            The response, whose status is a success.
 
         Raises:
-            InvalidRequest: An argument is at fault, or the service says so.
+            InvalidRequest: An argument is invalid, or the service rejected the request.
             RouteNotFound: The service has no such route.
-            CallTimeout: A time bound fell.
-            ServiceError: The service is at fault.
+            CallTimeout: The time-out or the deadline passed.
+            ServiceError: The service failed.
         """
         raw = make_raw_request(method, path, json=json, params=params, headers=headers)
         timeout_s, deadline = resolve_timeouts(self._backend, options)
@@ -208,7 +205,7 @@ class EndpointMethods:
         request: CallRequest[TranscriptionOperation],
         transcript: TranscriptJoiner,
     ) -> AsyncGenerator[TranscriptionChunk]:
-        """What is said in each part of the recording, and where the time went as the last."""
+        """Stream the text of each part, then a last chunk with the timings."""
         try:
             async with aclosing(audio_input.iter_parts()) as parts:
                 async for part in parts:

@@ -41,9 +41,9 @@ __all__ = ["Models"]
 
 
 class Models:
-    """The models of the service that the client talks to.
+    """Manage the models of the client's service.
 
-    Every name may be an alias, an id, or an id without its version, in any case.
+    Names are aliases, ids, or ids without a version; case does not matter.
     """
 
     def __init__(self, connect: Connect, route: Route) -> None:
@@ -52,14 +52,14 @@ class Models:
 
     @enforce_deadline
     async def list(self, *, catalog: bool = False) -> Sequence[Model]:
-        """Models on this machine, and on request those that could be downloaded.
+        """List the models on this machine.
 
         Args:
-            catalog: Those of Microsoft's catalog too; see `catalog`.
+            catalog: Also list Microsoft's catalog; see `catalog`.
 
         Raises:
-            CatalogUnavailable: The catalog was asked for, cannot be reached, and never was.
-            ServiceError: The service does not answer.
+            CatalogUnavailable: The catalog cannot be reached and never was.
+            ServiceError: The service does not respond.
         """
         connection = await self._connect()
         local = await connection.local_models()
@@ -73,20 +73,20 @@ class Models:
     async def catalog(
         self, *, refresh: bool = False, max_age_s: float = MAX_AGE_S
     ) -> CatalogListing:
-        """What could be downloaded, and how old that knowledge is.
+        """Return the models that can be downloaded, and when the catalog was fetched.
 
-        A catalog that cannot be reached, which takes 4 s to find out, is answered with the last
-        one that could, `unreachable` saying why. One that is reached and empty has no models.
+        If the catalog cannot be reached, the last one is returned, and `unreachable` says why;
+        finding that out takes about 4 s.
 
         Args:
-            refresh: Ask the service even if it was asked lately. An engine of SDK 2.x itself asks
-                the catalog when it starts and then every few hours, so that a service that
-                started offline knows nothing new until it is restarted.
-            max_age_s: Seconds for which the answer of the service holds.
+            refresh: Ask the service even if its last answer is recent. An engine of SDK 2.x
+                fetches the catalog when it starts and then every few hours, so a service that
+                started offline has no new models until it restarts.
+            max_age_s: Maximum age of an answer of the service that is reused, in seconds.
 
         Raises:
-            CatalogUnavailable: It cannot be reached, and never was.
-            ServiceError: The service does not answer.
+            CatalogUnavailable: The catalog cannot be reached and never was.
+            ServiceError: The service does not respond.
         """
         age_s = check_range("max_age_s", max_age_s, 0, math.inf)
         if age_s is None:
@@ -96,16 +96,16 @@ class Models:
 
     @enforce_deadline
     async def show(self, name: str) -> Sequence[Model]:
-        """Every variant that a name means, those on this machine first.
+        """Return the variants of a model, those on this machine first.
 
         Args:
-            name: An alias means all its variants, an id that one. The catalog is not asked for a
-                registered directory.
+            name: An alias for all its variants, or an id for one. A registered directory is found
+                without the catalog.
 
         Raises:
             ModelNotFound: No model has that name.
-            CatalogUnavailable: It is not on this machine, and the catalog cannot be reached.
-            ServiceError: The service does not answer.
+            CatalogUnavailable: The model is not on this machine and the catalog cannot be reached.
+            ServiceError: The service does not respond.
         """
         name = check_name("name", name)
         connection = await self._connect()
@@ -124,26 +124,26 @@ class Models:
         return sorted(found, key=lambda model: not model.cached)
 
     async def cached(self) -> Sequence[Model]:
-        """Models whose files are on this machine."""
+        """List the models whose files are on this machine."""
         return [model for model in await self.list() if model.cached]
 
     async def loaded(self) -> Sequence[Model]:
-        """Models in memory."""
+        """List the models in memory."""
         return [model for model in await self.list() if model.loaded]
 
     @enforce_deadline
     async def load(self, name: str, *, download: bool = False) -> Model:
-        """Load a model into memory, which may take minutes. Does nothing if it is there.
+        """Load a model into memory; it may take minutes. Do nothing if the model is loaded.
 
         Args:
             name: The model.
-            download: Download it first if its files are not here.
+            download: Download the model first if its files are not on this machine.
 
         Raises:
             ModelNotFound: No model has that name.
-            ModelNotCached: Its files are not here, and `download` was not said.
-            ModelLoadFailed: The engine could not load it.
-            MemoryBudgetExceeded: There is no room for it, and none can be made.
+            ModelNotCached: Its files are not on this machine, and `download` is False.
+            ModelLoadFailed: The engine could not load the model.
+            MemoryBudgetExceeded: The memory budget has no room for it, and none can be made.
         """
         connection, model = await self._route(check_name("name", name), download=download)
         await connection.ensure_loaded(model)
@@ -151,22 +151,22 @@ class Models:
 
     @enforce_deadline
     async def unload(self, name: str, *, drain: float = DRAIN_S, force: bool = False) -> Model:
-        """Take a model out of memory. Does nothing if it is not there.
+        """Unload a model from memory. Do nothing if the model is not loaded.
 
-        Calls in flight are answered first. Calls that begin meanwhile wait, and load it again.
-        The system may not get the memory back: engines keep some of it for the next model.
+        Calls in flight finish first. Calls that start meanwhile wait and load the model again.
+        The engine may keep some of the memory for the next model.
 
         Args:
             name: The model.
-            drain: Seconds that this client's calls in flight may take to end; default 30.
-            force: Neither wait for them nor heed other clients that use it; the service may still
-                refuse. A service of SDK 1.x would not survive it, so it is asked as without.
+            drain: Maximum seconds to wait for this client's calls in flight; default 30.
+            force: Don't wait, and ignore other clients that use the model; the service may still
+                refuse. Ignored for SDK 1.x, whose service would crash.
 
         Raises:
             ModelNotFound: No model has that name.
-            ModelNotCached: Its files are not even on this machine.
-            ModelInUse: Calls of this client, or other clients, still use it; `.users` tells who.
-            InvalidRequest: `drain` is below 0.
+            ModelNotCached: Its files are not on this machine.
+            ModelInUse: This client or another one still uses the model; see `.users`.
+            InvalidRequest: `drain` is negative.
         """
         drain_s = check_drain(drain)
         connection, model = await self._route(check_name("name", name), download=False)
@@ -175,23 +175,23 @@ class Models:
 
     @enforce_deadline
     async def swap(self, old: str, new: str, *, drain: float = DRAIN_S) -> Model:
-        """Take one model out of memory, and load another in its place.
+        """Unload one model and load another in its place.
 
-        If the new one can't be loaded, the old one is loaded again, and the error says so.
+        If the new model cannot be loaded, the old one is loaded again, and the error says so.
 
         Args:
-            old: The model to unload, as by `unload`.
+            old: The model to unload.
             new: The model to load.
-            drain: Seconds that calls of the old one may take to end; default 30.
+            drain: Maximum seconds to wait for calls of the old model; default 30.
 
         Returns:
             The new model.
 
         Raises:
-            InvalidRequest: Both are the same model, or `drain` is below 0.
-            ModelInUse: The old one is still used; nothing was changed.
-            ModelLoadFailed: The new one could not be loaded.
-            ModelError: As `load`, before anything was changed.
+            InvalidRequest: Both are the same model, or `drain` is negative.
+            ModelInUse: The old model is still in use; nothing was changed.
+            ModelLoadFailed: The new model could not be loaded.
+            ModelError: As in `load`; nothing was changed.
         """
         drain_s = check_drain(drain)
         old, new = check_name("old", old), check_name("new", new)
@@ -201,30 +201,30 @@ class Models:
     async def ensure_loaded(
         self, names: Iterable[str], *, download: bool = False
     ) -> Sequence[Model]:
-        """Load several models, at once where the service allows it.
+        """Load several models, in parallel where the service can.
 
         Args:
             names: The models.
-            download: Download those whose files are not here.
+            download: Download models whose files are not on this machine.
 
         Returns:
-            The models, in the order of their names.
+            The models, in the order of `names`.
 
         Raises:
-            ModelError: As `load`. All were tried before the first failure is raised.
+            ModelError: As in `load`. The first failure is raised after all models were tried.
         """
         if isinstance(names, str):
             raise InvalidRequest(f"names is {names!r}, not a list", field="names")
-        several = check_several("names", names, "a list of names")
-        checked = tuple(check_name(f"names[{index}]", name) for index, name in enumerate(several))
+        names = check_several("names", names, "a list of names")
+        checked = tuple(check_name(f"names[{index}]", name) for index, name in enumerate(names))
         return await load_all(checked, partial(self._route, download=download))
 
     @enforce_deadline
     async def users(self, name: str) -> Sequence[ModelUser]:
-        """Who uses a model: this client, and others of the same home.
+        """List the clients of the same home that use a model, this one included.
 
-        A client uses a model from its first call until a minute after its last, or until it is
-        closed. Programs that do not use this package are not seen.
+        A client uses a model from its first call until a minute after its last call, or until it
+        is closed. Programs without this package are not listed.
 
         Raises:
             ModelNotFound: No model has that name.
@@ -238,21 +238,21 @@ class Models:
     ) -> Model:
         """Download a model's files. An interrupted download resumes where it stopped.
 
-        Cancelling the call stops the download at its next step, unless another client waits for
-        the same model: they share one download; a command line's service may go on with it. It is
-        over when the service has the model.
+        Clients that download the same model share one download. Cancelling the call stops it at
+        its next step, unless another client waits for it. The service of the Foundry command line
+        may continue.
 
         Args:
             name: The model.
-            progress: Called with a `DownloadProgress` for each step, and every 2 s while only
-                parts of the next step come.
-            stall_s: Seconds without anything after which it counts as failed.
+            progress: Called with a `DownloadProgress` for each percent, and at least every 2 s
+                while data arrives.
+            stall_s: Maximum seconds without any data.
 
         Raises:
             ModelNotFound: The catalog has no such model.
-            CatalogUnavailable: The catalog could not be reached.
-            DownloadFailed: The download broke off or stood still.
-            HookFailed: `progress` failed, which ends the download.
+            CatalogUnavailable: The catalog cannot be reached.
+            DownloadFailed: The download broke off or stalled.
+            HookFailed: `progress` raised an exception, which stops the download.
             UnsupportedFeature: The service cannot download models.
         """
         limit_s = as_float(stall_s)
@@ -276,9 +276,8 @@ class Models:
         def report(percent: float) -> None:
             if progress is None:
                 return
-            now = meter.report(percent)
             try:
-                progress(now)
+                progress(meter.report(percent))
             except (KeyboardInterrupt, SystemExit):
                 raise
             except BaseException as error:
@@ -289,58 +288,56 @@ class Models:
     def stream_download(
         self, name: str, *, stall_s: float = STALL_S
     ) -> AsyncGenerator[DownloadProgress]:
-        """Download a model's files, and tell each step. Leaving the loop early stops it.
+        """Download a model's files and stream the progress. Leaving the loop early stops it.
 
-        Nothing is told of a model that is here. Otherwise as `download`.
+        For a model that is already on this machine there is nothing to iterate.
 
         Args:
             name: The model.
-            stall_s: Seconds without anything after which it counts as failed.
+            stall_s: Maximum seconds without any data.
 
         Raises:
-            FoundryError: As `download`, while iterating.
+            FoundryError: As in `download`, while iterating.
         """
         return iter_progress(partial(self.download, name, stall_s=stall_s))
 
     @enforce_deadline
     async def register(self, path: Path | str, alias: str) -> Model:
-        """Serve a directory with an ONNX model of the user's own under an alias.
+        """Register a directory with your own ONNX model, to be served under an alias.
 
-        The directory stays where it is, and it stays registered until `unregister`.
+        The directory is not copied. It stays registered until `unregister`.
 
         Args:
-            path: Holds genai_config.json, the ONNX graph and the tokenizer. A relative path is
-                relative to this process's working directory; `~` is this user's home.
-            alias: The name to call it by.
+            path: The directory with genai_config.json, the ONNX graph and the tokenizer. `~` is
+                expanded.
+            alias: The name of the model.
 
         Raises:
-            ModelRegistrationFailed: The directory is not such a model.
-            InvalidRequest: `path` is no path.
-            UnsupportedFeature: The service is not an engine host of this package.
+            ModelRegistrationFailed: The directory holds no valid model.
+            InvalidRequest: `path` is not a path.
+            UnsupportedFeature: The service was not started by this package.
         """
         alias = check_name("alias", alias)
-        connection, control = await self._controlled("register models")
+        connection, control = await self._require_control("register models")
         model = await control.register(path, alias)
         connection.forget(model)
         return model
 
     @enforce_deadline
     async def unregister(self, alias: str) -> None:
-        """Serve a registered directory no longer, for no program of this user. Its files stay.
-
-        The model `demo` of this package always stays: every engine of it serves that model.
+        """Unregister a directory, for all programs of this user. Its files are not deleted.
 
         Args:
-            alias: An alias means all its versions, an id that one.
+            alias: An alias for all its versions, or an id for one.
 
         Raises:
             ModelNotFound: Nothing is registered under that alias.
-            ModelInUse: It is loaded.
-            InvalidRequest: It is `demo`, which comes with this package.
-            UnsupportedFeature: The service is not an engine host of this package.
+            ModelInUse: The model is loaded.
+            InvalidRequest: The model is `demo`, which is part of this package.
+            UnsupportedFeature: The service was not started by this package.
         """
         alias = check_name("alias", alias)
-        connection, control = await self._controlled("unregister models")
+        connection, control = await self._require_control("unregister models")
         model = match_model(alias, await connection.local_models())
         if model is None:
             raise ModelNotFound(f"no model on this machine is named {alias!r}", model=alias)
@@ -354,15 +351,15 @@ class Models:
 
     @enforce_deadline
     async def remove(self, name: str) -> int:
-        """Delete a downloaded model's files, and return how many bytes that freed.
+        """Delete the files of a downloaded model. Return the number of bytes freed.
 
         Raises:
             ModelNotFound: No downloaded model has that name.
-            ModelInUse: It is loaded.
-            UnsupportedFeature: The service is not an engine host of this package.
+            ModelInUse: The model is loaded.
+            UnsupportedFeature: The service was not started by this package.
         """
         name = check_name("name", name)
-        connection, control = await self._controlled("remove models")
+        connection, control = await self._require_control("remove models")
         model = match_model(name, await connection.local_models())
         if model is None:
             raise ModelNotFound(f"no model on this machine is named {name!r}", model=name)
@@ -374,6 +371,6 @@ class Models:
         connection.forget(model)
         return freed
 
-    async def _controlled(self, what: str) -> tuple[Connection, ControlClient]:
+    async def _require_control(self, action: str) -> tuple[Connection, ControlClient]:
         connection = await self._connect()
-        return connection, connection.require_control(what)
+        return connection, connection.require_control(action)

@@ -45,14 +45,14 @@ log = logging.getLogger("foundry_api")
 
 
 class Conversation:
-    """Turns that go on from each other. As a context manager it deletes them at its end.
+    """A conversation that the service stores. Leaving its context manager deletes it.
 
     Args:
-        responses: Makes them.
-        options: Of every turn.
+        responses: Sends the messages.
+        options: Options of every message.
 
     Attributes:
-        last: The last turn's response; None before the first.
+        last: The last response; None before the first.
     """
 
     def __init__(self, responses: Responses, options: ResponseOptions) -> None:
@@ -61,12 +61,12 @@ class Conversation:
         self._options = options
         self._ids: list[str] = []
 
-    async def say(self, input: Input, **options: Unpack[ResponseOptions]) -> Response:  # noqa: A002 - OpenAI's own name
-        """Send the next turn and return the response. Raises the same errors as `Responses.create`.
+    async def send(self, input: Input, **options: Unpack[ResponseOptions]) -> Response:  # noqa: A002 - OpenAI's own name
+        """Send the next message and return the response. Raises the errors of `Responses.create`.
 
         Args:
-            input: What is said.
-            options: Of this turn, before those of the conversation; see `ResponseOptions`.
+            input: As in `Responses.create`.
+            options: Override the conversation's options; see `ResponseOptions`.
         """
         all_options = self._merge_options(options)
         return self._record_response(
@@ -80,11 +80,13 @@ class Conversation:
         input: Input,  # noqa: A002 - OpenAI's own name
         **options: Unpack[ResponseOptions],
     ) -> AsyncGenerator[ResponseEvent]:
-        """One more turn, event by event. It counts once its last event was taken.
+        """Send the next message and stream the events of the response.
+
+        The response becomes part of the conversation with its last event.
 
         Args:
-            input: What is said.
-            options: Of this turn, before those of the conversation; see `ResponseOptions`.
+            input: As in `Responses.create`.
+            options: Override the conversation's options; see `ResponseOptions`.
         """
         all_options = self._merge_options(options)
         return self._collect(
@@ -114,7 +116,8 @@ class Conversation:
             try:
                 await self._responses.delete(name)
             except ResponseNotFound:
-                continue  # it went with another one, or newer ones pushed it out
+                # Deleting a later response deleted it too (2.1), or the store evicted it.
+                continue
             except FoundryError as failure:
                 log.debug("the stored response %s was not deleted: %s", name, failure)
 
@@ -137,17 +140,17 @@ class Conversation:
         return response
 
 
+# As many as a service stores (response_store.h) and lists at once.
 PAGE_SIZE = 100
-"""The most that a service keeps (response_store.h), and lists at once."""
 
 _TERMINAL = frozenset({"response.completed", "response.incomplete"})
 
 
 class Responses:
-    """The responses of a client's services.
+    """Create and manage responses.
 
     Args:
-        backend: The client's.
+        backend: The client's runtime.
     """
 
     def __init__(self, backend: ClientRuntime) -> None:
@@ -157,22 +160,22 @@ class Responses:
         """Create a response and return it.
 
         Args:
-            input: A text, or items: mappings as in OpenAI's Responses API, `Message`s, or items of
-                earlier responses. Images are paths or data URLs in `input_image` parts.
+            input: A string, or items: mappings as in OpenAI's Responses API, `Message`s, or items
+                of earlier responses. Images are paths or data URLs in `input_image` parts.
             options: See `ResponseOptions`.
 
         Returns:
-            A response that is `completed`, or `incomplete` if it was cut. A failed one is raised.
+            A response whose status is `completed`, or `incomplete` if it was truncated.
 
         Raises:
-            InvalidRequest: An argument is at fault; nothing was sent.
-            ResponseNotFound: The service does not keep the one to go on from.
-            ModelTaskMismatch: The model cannot see the image.
-            UnsupportedFeature: The generation of the service cannot do it.
-            ModelError: The model is not known, not here, or can't be loaded.
-            CallTimeout: A time bound fell. The engine's work was stopped.
-            StreamInterrupted: The answer broke off; `.partial` has its beginning.
-            ServiceError: The service is at fault.
+            InvalidRequest: An argument is invalid; nothing was sent.
+            ResponseNotFound: The service does not store the previous response.
+            ModelTaskMismatch: The model cannot read images.
+            UnsupportedFeature: The service generation does not support this.
+            ModelError: The model is unknown, not downloaded, or cannot be loaded.
+            CallTimeout: The time-out or the deadline passed. The engine's work was stopped.
+            StreamInterrupted: The response broke off; `.partial` has the text so far.
+            ServiceError: The service failed.
         """
         return await self.run_operation(build_operation(input, options), options)
 
@@ -181,37 +184,35 @@ class Responses:
         input: Input,  # noqa: A002 - OpenAI's own name
         **options: Unpack[ResponseOptions],
     ) -> AsyncGenerator[ResponseEvent]:
-        """One response, event by event. Leaving the loop early frees the engine.
+        """Create a response and stream its events. Leaving the loop early stops the engine's work.
 
         Args:
-            input: As for `create`.
+            input: As in `create`.
             options: See `ResponseOptions`.
 
         Raises:
-            FoundryError: As `create`; bad arguments at once, the rest while iterating.
+            FoundryError: As in `create`; for invalid arguments at once, else while iterating.
         """
         return self.stream_operation(build_operation(input, options), options)
 
     def conversation(self, **options: Unpack[ResponseOptions]) -> Conversation:
-        """Turns that go on from each other, as long as the block lasts.
+        """Start a conversation that the service stores until the end of the block.
 
-            async with client.responses.conversation(model="phi-4-mini") as talk:
-                print((await talk.say("My name is Ada.")).output_text)
-                print((await talk.say("What is my name?")).output_text)
-
-        The service keeps the turns meanwhile, and they are deleted at the end of the block.
+            async with client.responses.conversation(model="phi-4-mini") as conversation:
+                print((await conversation.send("My name is Ada.")).output_text)
+                print((await conversation.send("What is my name?")).output_text)
 
         Args:
-            options: Of every turn; see `ResponseOptions`.
+            options: Options of every message; see `ResponseOptions`.
         """
         return Conversation(self, options)
 
     async def get(self, response_id: str, **options: Unpack[TimeOptions]) -> Response:
-        """A stored response.
+        """Return a stored response.
 
         Raises:
-            ResponseNotFound: No service keeps it.
-            ServiceError: The service is at fault.
+            ResponseNotFound: No service stores it.
+            ServiceError: The service failed.
         """
         connection, response = await self._request_stored(response_id, "GET", "", options)
         return make_reader(connection).parse_response(response.body)
@@ -219,11 +220,11 @@ class Responses:
     async def input_items(
         self, response_id: str, **options: Unpack[TimeOptions]
     ) -> tuple[ResponseItem, ...]:
-        """What a stored response was asked, without what it went on from.
+        """Return the input of a stored response, without that of earlier responses.
 
         Raises:
-            ResponseNotFound: No service keeps it.
-            ServiceError: The service is at fault.
+            ResponseNotFound: No service stores it.
+            ServiceError: The service failed.
         """
         connection, response = await self._request_stored(
             response_id, "GET", "/input_items", options
@@ -231,11 +232,11 @@ class Responses:
         return make_reader(connection).parse_items(response.body)
 
     async def delete(self, response_id: str, **options: Unpack[TimeOptions]) -> None:
-        """Delete a stored response. From SDK 2.1 on, those that went on from it go with it.
+        """Delete a stored response. From SDK 2.1 on, responses that follow it are deleted too.
 
         Raises:
-            ResponseNotFound: No service keeps it.
-            ServiceError: The service is at fault.
+            ResponseNotFound: No service stores it.
+            ServiceError: The service failed.
         """
         connection, _ = await self._request_stored(response_id, "DELETE", "", options)
         connection.stored_responses.forget(response_id)
@@ -248,18 +249,18 @@ class Responses:
         after: str | None = None,
         **options: Unpack[TimeOptions],
     ) -> ResponsePage:
-        """Stored responses, of this client and of others.
+        """List stored responses, including those of other clients.
 
         Args:
-            limit: How many, 1 to 100.
-            order: `desc` for the newest first; of one second, 1.x has them in no order.
-            after: Only those that come after this one in the order.
+            limit: Maximum number of responses, 1 to 100.
+            order: `desc` for the newest first. SDK 1.x does not order those of the same second.
+            after: List the responses after this one.
             options: See `TimeOptions`.
 
         Raises:
-            InvalidRequest: An argument is at fault; `.field` names it.
-            ResponseNotFound: No service keeps the one in `after`.
-            ServiceError: The service is at fault.
+            InvalidRequest: An argument is invalid; `.field` names it.
+            ResponseNotFound: No service stores the response `after`.
+            ServiceError: The service failed.
         """
         limit = check_int("limit", limit, 1, PAGE_SIZE) or 1
         if as_text(order) not in {"asc", "desc"}:
@@ -284,13 +285,13 @@ class Responses:
     async def run_operation(
         self, operation: ResponseOperation, options: ResponseOptions
     ) -> Response:
-        """A response that was checked. `create` is for callers."""
+        """Run a validated operation; for `Conversation`."""
         return _add_call_details(await self._new_call(operation, options).result())
 
     def stream_operation(
         self, operation: ResponseOperation, options: ResponseOptions
     ) -> AsyncGenerator[ResponseEvent]:
-        """The events of a response that was checked. `stream` is for callers."""
+        """Stream a validated operation; for `Conversation`."""
         return _stream_events(self._new_call(operation, options))
 
     def _new_call(
@@ -309,7 +310,7 @@ class Responses:
         return Call(self._backend.tools, request, operation, service)
 
     def _owner(self, response_id: str | None) -> ServiceHandle | None:
-        """The service that keeps a response of this client's."""
+        """Return the service that stores a response of this client."""
         for service in self._backend.services:
             connection = service.connection
             if (
@@ -323,7 +324,7 @@ class Responses:
     async def _request_stored(
         self, response_id: str, method: str, suffix: str, options: TimeOptions
     ) -> tuple[Connection, RawResponse]:
-        """What a service answers about a response, wherever that is."""
+        """Send a request about a response to the service that stores it, or to each in turn."""
         name = validate_response_id("response_id", response_id)
         resolve_timeouts(self._backend, options)[1].check()
         owner = self._owner(name)
@@ -370,7 +371,6 @@ class Responses:
 async def _stream_events(
     call: Call[ResponseEvent, Outcome[Response]],
 ) -> AsyncGenerator[ResponseEvent]:
-    """The events of a call; the last one has its times and attempts."""
     last: ResponseEvent | None = None
     async with aclosing(call.chunks()) as events:
         async for event in events:
@@ -383,14 +383,13 @@ async def _stream_events(
 
 
 def _add_call_details(outcome: Outcome[Response]) -> Response:
-    """A response with what only the call knows."""
     return msgspec.structs.replace(
         outcome.result, timings=outcome.timings, attempts=outcome.attempts
     )
 
 
 def _slice_after(responses: tuple[Response, ...], name: str) -> tuple[Response, ...]:
-    """Those behind one of them: 2.x would begin at the start for one that is not there."""
+    # Not left to the service: 2.x would list from the start for an id that it does not store.
     names = [response.id for response in responses]
     if name not in names:
         raise ResponseNotFound(f"no service keeps the response {name}", field="after")

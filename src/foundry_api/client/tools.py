@@ -25,7 +25,7 @@ __all__ = ["ToolMethods"]
 
 
 class ToolMethods(ABC):
-    """What a client says to models that call tools."""
+    """Chat methods that run tools."""
 
     async def run_tools(
         self,
@@ -38,34 +38,33 @@ class ToolMethods(ABC):
         on_error: OnError = "return",
         **options: Unpack[CompletionOptions],
     ) -> ToolRun:
-        """The answer of a model that may call tools: they are called, and it is asked again.
+        """Chat with a model that may call tools, run the tools, and return the final answer.
 
             def clock(city: str) -> str:
                 ...
 
-            run = await client.run("How late is it in Bern?", [clock])
+            run = await client.run_tools("What time is it in Bern?", [clock])
             run.content, run.calls
 
-        A call that cannot be made or fails is told to the model, which may do better: wrong
-        arguments, a tool that there is not, an exception, a call that took too long. A plain
-        function runs in a thread, a coroutine function on the event loop. `tool_choice` holds for
-        the first round, and `deadline` for all of it.
+        Failed tool calls are reported to the model, which may try again: unknown tools, invalid
+        arguments, exceptions and time-outs. Plain functions run in a thread, coroutine functions
+        on the event loop. `tool_choice` applies to the first turn, `deadline` to the whole run.
 
         Args:
-            messages: A prompt, or the turns so far, oldest first.
+            messages: A prompt, or the messages so far, oldest first.
             tools: Typed functions, or `Tool`s.
-            max_turns: How often the model is asked at most.
-            parallel: How many calls of a round run at once.
-            tool_timeout: Seconds that one call may take.
-            on_error: `return` (default), or `raise` for a call that fails.
+            max_turns: Maximum number of requests to the model.
+            parallel: How many tool calls of one turn run at once.
+            tool_timeout: Maximum seconds for one tool call.
+            on_error: `return` errors to the model (default), or `raise` them.
             options: See `CompletionOptions`.
 
         Raises:
-            ToolDefinitionError: A function cannot be described; nothing was sent.
-            MaxTurnsExceeded: The model did not come to an end; `.run` has what it did.
-            ToolFailed: A call failed, and `on_error` is `raise`.
-            ToolCallError: The model called a tool in a way that cannot be read.
-            FoundryError: As `complete`.
+            ToolDefinitionError: A function cannot be described to the model; nothing was sent.
+            MaxTurnsExceeded: The model still called tools after `max_turns`; `.run` has the run.
+            ToolFailed: A tool call failed, and `on_error` is `raise`.
+            ToolCallError: A tool call of the model cannot be parsed.
+            FoundryError: As in `complete`.
         """
         limits = (max_turns, parallel, tool_timeout, on_error)
         return await self._tool_loop(messages, tools, limits, options).run()
@@ -81,19 +80,19 @@ class ToolMethods(ABC):
         on_error: OnError = "return",
         **options: Unpack[CompletionOptions],
     ) -> AsyncGenerator[Chunk | ToolResult | ToolRun]:
-        """As `run_tools`, piece by piece: the chunks of every answer, each tool's result, the run.
+        """Stream a run with tools: the chunks of every answer, every tool's result, then the run.
 
         Args:
-            messages: A prompt, or the turns so far, oldest first.
-            tools: Typed functions, or `Tool`s.
-            max_turns: How often the model is asked at most.
-            parallel: How many calls of a round run at once.
-            tool_timeout: Seconds that one call may take.
-            on_error: `return` (default), or `raise` for a call that fails.
+            messages: As in `run_tools`.
+            tools: As in `run_tools`.
+            max_turns: As in `run_tools`.
+            parallel: As in `run_tools`.
+            tool_timeout: As in `run_tools`.
+            on_error: As in `run_tools`.
             options: See `CompletionOptions`.
 
         Raises:
-            FoundryError: As `run_tools`; bad arguments at once, the rest while iterating.
+            FoundryError: As in `run_tools`; for invalid arguments at once, else while iterating.
         """
         limits = (max_turns, parallel, tool_timeout, on_error)
         return self._tool_loop(messages, tools, limits, options).stream()
@@ -111,10 +110,10 @@ class ToolMethods(ABC):
         is_prompt = isinstance(messages, str)
         turns = prompt_to_messages(messages) if isinstance(messages, str) else messages
 
-        def order(known: Sequence[Tool]) -> CallRequest[ChatRequest]:
+        def build_request(known: Sequence[Tool]) -> CallRequest[ChatRequest]:
             return self._build_request(turns, {**options, "tools": known}, is_validated=is_prompt)
 
-        return make_tool_loop(self._new_call, order, tools, limits)
+        return make_tool_loop(self._new_call, build_request, tools, limits)
 
     @abstractmethod
     def _build_request(
@@ -125,8 +124,8 @@ class ToolMethods(ABC):
         *,
         is_validated: bool = False,
     ) -> CallRequest[ChatRequest]:
-        """What the caller ordered, checked; the messages too, unless they were before."""
+        """Validate the arguments of a call; `is_validated` says that its messages are valid."""
 
     @abstractmethod
-    def _new_call(self, order: CallRequest[ChatRequest]) -> ChatCall | CachedCall:
-        """A call for it."""
+    def _new_call(self, request: CallRequest[ChatRequest]) -> ChatCall | CachedCall:
+        """Return the call for a request; it has not started."""

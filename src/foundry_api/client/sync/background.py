@@ -1,4 +1,4 @@
-"""Coroutines run by a thread in the background, for callers without an event loop."""
+"""Run coroutines on an event loop in a background thread, for callers without a loop."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _T = TypeVar("_T")
 class BackgroundLoop:
     """Runs coroutines for threads that wait for them.
 
-    The thread starts with the first call. It ends with `close`, with the last reference to this
-    object, or with the interpreter, whatever comes first.
+    The thread starts with the first call. It ends with `close`, when this object is no longer
+    referenced, or with the interpreter.
 
     Args:
-        close: Awaited on the loop before it ends.
+        close: Awaited on the loop before it stops.
     """
 
     def __init__(self, close: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -34,32 +34,29 @@ class BackgroundLoop:
         self._closed = False
 
     def run(self, call: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
-        """Call a coroutine function on the loop, in the caller's context, and wait for its result.
+        """Run a coroutine function on the loop, in the caller's context, and return its result.
 
-        When the wait is interrupted, the coroutine is cancelled and over before this returns.
+        If the wait is interrupted, the coroutine is cancelled and has ended when this returns.
 
         Raises:
-            ClientClosed: It is closed, was closed meanwhile, or belongs to another process.
+            ClientClosed: The client is closed, or belongs to another process.
             InvalidRequest: The caller is the loop's own thread.
         """
         thread = self._ensure_started()
-        work: LoopTask[_T] = LoopTask(thread.check_caller)
+        task: LoopTask[_T] = LoopTask(thread.check_caller)
         try:
-            thread.start(work, call)
-            work.wait()
+            thread.start(task, call)
+            task.wait()
         except BaseException:  # Ctrl-C
-            thread.cancel(work)
+            thread.cancel(task)
             raise
-        return work.get_result()
+        return task.get_result()
 
     def iterate(self, source: Callable[[], AsyncGenerator[_T]]) -> Generator[_T]:
-        """Call an async generator function on the loop, and read it from this thread.
+        """Run an async generator function on the loop and iterate over it in this thread.
 
-        What it refuses is raised at once. Leaving the generator early closes the other one.
-
-        Raises:
-            ClientClosed: As `run`.
-            InvalidRequest: As `run`.
+        Errors of the function itself are raised at once. Closing the returned generator closes the
+        asynchronous one. Raises the errors of `run`.
         """
 
         async def call_source() -> AsyncGenerator[_T]:
@@ -68,7 +65,7 @@ class BackgroundLoop:
         return self._iterate(self.run(call_source))
 
     def close(self) -> None:
-        """End the calls and the thread. Once more does nothing."""
+        """Cancel running calls and stop the thread."""
         with self._lock:
             self._closed = True
             thread = self._thread
@@ -82,7 +79,7 @@ class BackgroundLoop:
             thread.start(stream, stream.send_items)
             yield from stream.iterate(thread.call_soon)
         except GeneratorExit:
-            # Without waiting: who drops a stream may be the garbage collector, in any thread.
+            # Without waiting, because the garbage collector may drop a stream in any thread.
             thread.call_soon(stream.cancel)
             raise
         except BaseException:
@@ -102,6 +99,6 @@ class BackgroundLoop:
                 raise ClientClosed("the client is closed")
             if self._thread is None:
                 self._thread = LoopThread(self._close)
-                # Not at exit, where the thread itself waits until it is over.
+                # Not at exit, where the thread waits for itself to end.
                 weakref.finalize(self, self._thread.stop).atexit = False
             return self._thread

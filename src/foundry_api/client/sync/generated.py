@@ -67,7 +67,7 @@ _T = TypeVar("_T")
 
 
 class SyncChatMethods:
-    """What a client says to models."""
+    """Chat and completion methods."""
 
     _loop: BackgroundLoop
     _async: FoundryAPIClient
@@ -143,36 +143,34 @@ class SyncChatMethods:
     ) -> Completion[Any]:
         """Complete a prompt and return the answer.
 
-        With one of `response_model`, `choice`, `grammar` and `parser`, the result's `.parsed` is
-        what was made of the answer. An answer that does not pass is asked for again, together
-        with what is wrong with it.
+        With `response_model`, `choice`, `grammar` or `parser`, `.parsed` of the result is the
+        parsed answer. If an answer is invalid, the model gets the problems and another try.
 
         Args:
-            prompt: What the user says.
-            system: Instructions ahead of it.
+            prompt: The user's message.
+            system: The system message, which is sent before it.
             response_model: Type of the answer: a pydantic model, a msgspec Struct, a dataclass, a
-                TypedDict, anything made of them such as `list[UserIdentity]`, or a JSON schema. The
-                engine is kept to it by SDK 2.1 and later; elsewhere the prompt asks for it.
-            choice: The answer is one of these texts; kept to as above.
-            grammar: The answer follows this grammar in Lark's notation; SDK 2.1 and later.
-            parser: Makes the answer's text into a value, or raises ValueError to refuse it. If it
-                raises anything else, the model is not asked again.
-            validators: Called with what was made of the answer, or with its text where nothing
-                was; each refuses it by raising ValueError or answering False. Otherwise as
-                `parser`.
-            max_repairs: How often the model may be asked again. One that only repeats its answer is
-                asked afresh, at a temperature of 1 at least and with a seed.
+                TypedDict, a type built of these such as `list[Person]`, or a JSON schema. SDK 2.1
+                and later enforce it while they generate; for others the prompt describes it.
+            choice: The answer is one of these strings; enforced like `response_model`.
+            grammar: The answer follows this Lark grammar; SDK 2.1 and later.
+            parser: Converts the text of the answer, or raises ValueError to reject it. Any other
+                exception ends the call.
+            validators: Called with the parsed answer, or with its text. Each may reject it by
+                raising ValueError or returning False. Any other exception ends the call.
+            max_repairs: How often an invalid answer is sent back to the model. A model that
+                repeats its answer is sampled with a new seed at a temperature of at least 1.
             options: See `ChatOptions`.
 
         Raises:
-            InvalidRequest: An argument is at fault; nothing was sent.
-            UnsupportedFeature: The service's generation cannot do it; nothing was sent.
-            ModelError: The model is not known, not here, or can't be loaded.
-            CallTimeout: A time bound fell. The engine's work was stopped.
-            StreamInterrupted: The answer broke off; `.partial` has its beginning.
-            ServiceError: The service is at fault.
-            StructuredOutputError: No answer passed, it was cut, or `parser` or a validator failed;
-                `.partial` has its text.
+            InvalidRequest: An argument is invalid; nothing was sent.
+            UnsupportedFeature: The service generation does not support this; nothing was sent.
+            ModelError: The model is unknown, not downloaded, or cannot be loaded.
+            CallTimeout: The time-out or the deadline passed. The engine's work was stopped.
+            StreamInterrupted: The answer broke off; `.partial` has the text so far.
+            ServiceError: The service failed.
+            StructuredOutputError: No valid answer, a truncated one, or an exception in `parser` or
+                a validator; `.partial` has the text.
         """
         calls: Any = self._async
         return self._loop.run(
@@ -202,26 +200,25 @@ class SyncChatMethods:
         validators: Iterable[Callable[[Any], object]] = (),
         **options: Unpack[ChatOptions],
     ) -> Generator[Chunk]:
-        """The answer to a prompt, piece by piece. Leaving the loop early frees the engine.
+        """Stream the answer to a prompt. Leaving the loop early stops the engine's work.
 
-        Every chunk's `.partial` is the value so far: of `response_model` as plain lists and dicts.
-        The last chunk's `.parsed` is the whole value. What was streamed cannot be taken back, so
-        an answer that does not pass is not asked for again.
+        With a type for the answer, each chunk's `.partial` is the value so far, in plain lists and
+        dicts, and the last chunk's `.parsed` is the complete value. There are no repairs, because
+        text that was streamed cannot be taken back.
 
         Args:
-            prompt: What the user says.
-            system: Instructions ahead of it.
+            prompt: The user's message.
+            system: The system message, which is sent before it.
             response_model: As in `complete`.
             choice: As in `complete`.
             grammar: As in `complete`.
-            parser: As in `complete`: called once, with the whole text.
-            chunk_parser: Called with every chunk that has text; what it makes of it is that
-                chunk's `.partial`.
+            parser: As in `complete`; called once, with the complete text.
+            chunk_parser: Called with every chunk that has text; returns the chunk's `.partial`.
             validators: As in `complete`.
             options: See `ChatOptions`.
 
         Raises:
-            FoundryError: As `complete`; bad arguments at once, the rest while iterating.
+            FoundryError: As in `complete`; for invalid arguments at once, else while iterating.
         """
         return self._loop.iterate(
             lambda: self._async.stream_complete(
@@ -292,10 +289,10 @@ class SyncChatMethods:
         max_repairs: int = 2,
         **options: Unpack[ChatOptions],
     ) -> Completion[Any]:
-        """Complete a conversation and return the answer. Raises the same errors as `complete`.
+        """Complete a conversation and return the answer. Raises the errors of `complete`.
 
         Args:
-            messages: The turns so far, oldest first: `Message`s or mappings with role and content.
+            messages: The messages, oldest first: `Message`s or mappings with role and content.
             response_model: As in `complete`.
             choice: As in `complete`.
             grammar: As in `complete`.
@@ -330,10 +327,10 @@ class SyncChatMethods:
         validators: Iterable[Callable[[Any], object]] = (),
         **options: Unpack[ChatOptions],
     ) -> Generator[Chunk]:
-        """The answer to a conversation, piece by piece. Raises as `stream_complete`.
+        """Stream the answer to a conversation. Raises the errors of `stream_complete`.
 
         Args:
-            messages: The turns so far, oldest first: `Message`s or mappings with role and content.
+            messages: The messages, oldest first: `Message`s or mappings with role and content.
             response_model: As in `complete`.
             choice: As in `complete`.
             grammar: As in `complete`.
@@ -357,7 +354,7 @@ class SyncChatMethods:
 
 
 class SyncToolMethods:
-    """What a client says to models that call tools."""
+    """Chat methods that run tools."""
 
     _loop: BackgroundLoop
     _async: FoundryAPIClient
@@ -373,34 +370,33 @@ class SyncToolMethods:
         on_error: OnError = "return",
         **options: Unpack[CompletionOptions],
     ) -> ToolRun:
-        """The answer of a model that may call tools: they are called, and it is asked again.
+        """Chat with a model that may call tools, run the tools, and return the final answer.
 
             def clock(city: str) -> str:
                 ...
 
-            run = client.run("How late is it in Bern?", [clock])
+            run = client.run_tools("What time is it in Bern?", [clock])
             run.content, run.calls
 
-        A call that cannot be made or fails is told to the model, which may do better: wrong
-        arguments, a tool that there is not, an exception, a call that took too long. A plain
-        function runs in a thread, a coroutine function on the event loop. `tool_choice` holds for
-        the first round, and `deadline` for all of it.
+        Failed tool calls are reported to the model, which may try again: unknown tools, invalid
+        arguments, exceptions and time-outs. Plain functions run in a thread, coroutine functions
+        on the event loop. `tool_choice` applies to the first turn, `deadline` to the whole run.
 
         Args:
-            messages: A prompt, or the turns so far, oldest first.
+            messages: A prompt, or the messages so far, oldest first.
             tools: Typed functions, or `Tool`s.
-            max_turns: How often the model is asked at most.
-            parallel: How many calls of a round run at once.
-            tool_timeout: Seconds that one call may take.
-            on_error: `return` (default), or `raise` for a call that fails.
+            max_turns: Maximum number of requests to the model.
+            parallel: How many tool calls of one turn run at once.
+            tool_timeout: Maximum seconds for one tool call.
+            on_error: `return` errors to the model (default), or `raise` them.
             options: See `CompletionOptions`.
 
         Raises:
-            ToolDefinitionError: A function cannot be described; nothing was sent.
-            MaxTurnsExceeded: The model did not come to an end; `.run` has what it did.
-            ToolFailed: A call failed, and `on_error` is `raise`.
-            ToolCallError: The model called a tool in a way that cannot be read.
-            FoundryError: As `complete`.
+            ToolDefinitionError: A function cannot be described to the model; nothing was sent.
+            MaxTurnsExceeded: The model still called tools after `max_turns`; `.run` has the run.
+            ToolFailed: A tool call failed, and `on_error` is `raise`.
+            ToolCallError: A tool call of the model cannot be parsed.
+            FoundryError: As in `complete`.
         """
         return self._loop.run(
             lambda: self._async.run_tools(
@@ -425,19 +421,19 @@ class SyncToolMethods:
         on_error: OnError = "return",
         **options: Unpack[CompletionOptions],
     ) -> Generator[Chunk | ToolResult | ToolRun]:
-        """As `run_tools`, piece by piece: the chunks of every answer, each tool's result, the run.
+        """Stream a run with tools: the chunks of every answer, every tool's result, then the run.
 
         Args:
-            messages: A prompt, or the turns so far, oldest first.
-            tools: Typed functions, or `Tool`s.
-            max_turns: How often the model is asked at most.
-            parallel: How many calls of a round run at once.
-            tool_timeout: Seconds that one call may take.
-            on_error: `return` (default), or `raise` for a call that fails.
+            messages: As in `run_tools`.
+            tools: As in `run_tools`.
+            max_turns: As in `run_tools`.
+            parallel: As in `run_tools`.
+            tool_timeout: As in `run_tools`.
+            on_error: As in `run_tools`.
             options: See `CompletionOptions`.
 
         Raises:
-            FoundryError: As `run_tools`; bad arguments at once, the rest while iterating.
+            FoundryError: As in `run_tools`; for invalid arguments at once, else while iterating.
         """
         return self._loop.iterate(
             lambda: self._async.stream_run_tools(
@@ -453,10 +449,10 @@ class SyncToolMethods:
 
 
 class SyncEndpointMethods:
-    """What a client can do beside chat completions; `FoundryAPIClient` inherits it.
+    """Methods for embeddings, transcription and raw requests.
 
     Attributes:
-        settings: The client's.
+        settings: The client's settings.
     """
 
     _loop: BackgroundLoop
@@ -470,25 +466,25 @@ class SyncEndpointMethods:
         batch_size: int = BATCH_SIZE,
         **options: Unpack[ModelOptions],
     ) -> Embeddings:
-        """Texts as vectors, in their order.
+        """Return the embeddings of texts, in their order.
 
-        Whether the model embeds at all is found out before it is asked: by its task, else by its
-        files. A chat model would answer with an error, and kill a service before SDK 2.1.
+        The model's task is checked first, because a request for a chat model's embeddings crashes
+        services before SDK 2.1.
 
         Args:
-            texts: One or several.
-            model: Alias, id, or id without version, of a model that embeds.
-            batch_size: Texts of one request; default 32. Several requests are made at once, as
-                many as gain throughput.
-            options: See `ModelOptions`; the timeout is each request's, the deadline that of all.
+            texts: One text or several.
+            model: Alias, id, or id without version, of an embedding model.
+            batch_size: Texts per request; default 32. Several requests run at once.
+            options: See `ModelOptions`. The time-out is that of each request, the deadline that of
+                the whole call.
 
         Raises:
-            InvalidRequest: A text is empty or cannot be sent: `.field` names it, as `texts[3]`.
-            ModelTaskMismatch: The model makes no embeddings.
-            UnsupportedFeature: The generation of the service has none.
-            ModelError: The model is not known, not here, or can't be loaded.
-            CallTimeout: A time bound fell.
-            ServiceError: The service is at fault.
+            InvalidRequest: A text is empty or invalid; `.field` names it, such as `texts[3]`.
+            ModelTaskMismatch: The model is not an embedding model.
+            UnsupportedFeature: The service generation has no embeddings.
+            ModelError: The model is unknown, not downloaded, or cannot be loaded.
+            CallTimeout: The time-out or the deadline passed.
+            ServiceError: The service failed.
         """
         return self._loop.run(
             lambda: self._async.embed(texts, model=model, batch_size=batch_size, **options)
@@ -504,30 +500,31 @@ class SyncEndpointMethods:
         prompt: str | None = None,
         **options: Unpack[ModelOptions],
     ) -> Transcription:
-        """What is said in a recording.
+        """Transcribe an audio file.
 
-        SDK 2.x reads the recording itself, from a path on its own machine; bytes are written to a
-        private file for that, which is removed again.
+        SDK 2.x reads the file by its path. For bytes, a private file is written and removed after
+        the call.
 
         Args:
-            audio: A file, or the bytes of one. The engine reads WAV, MP3 and FLAC. It hears half a
-                minute at a time: a longer WAV file is divided at silence and the texts are joined.
-            model: Alias, id, or id without version, of a model that transcribes.
-            language: Code of ISO 639, such as de. Only Nemotron can detect it, which is its
-                default; for a Whisper of several languages it has to be given.
+            audio: The path of a WAV, MP3 or FLAC file, or its content. The engine transcribes 30 s
+                at a time: a longer WAV file is split at silence, and the texts are joined.
+            model: Alias, id, or id without version, of a transcription model.
+            language: ISO 639 code, such as de. Nemotron detects the language by default; a
+                multilingual Whisper requires it.
             temperature: 0 to 1; default the model's own.
-            prompt: Words to expect, where the generation heeds that; SDK 2.x does not.
-            options: See `ModelOptions`; the timeout bounds the silence before and between words.
+            prompt: Words to expect, if the service generation supports it; SDK 2.x does not.
+            options: See `ModelOptions`. The time-out is the maximum silence before and between
+                words.
 
         Raises:
-            InvalidRequest: There is no such file, it cannot be read as audio, it is longer than
-                half a minute and can't be divided, or an option is at fault; `.field` names it.
-            ModelTaskMismatch: The model does not transcribe.
-            UnsupportedFeature: The generation of the service does not, or ignores an option, or
-                the service is on another machine and wants a path.
-            ModelError: The model is not known, not here, or can't be loaded.
-            CallTimeout: A time bound fell. The engine's work was stopped.
-            ServiceError: The service is at fault.
+            InvalidRequest: The file does not exist, is not audio, or is longer than 30 s and cannot
+                be split, or an option is invalid; `.field` names it.
+            ModelTaskMismatch: The model is not a transcription model.
+            UnsupportedFeature: The service generation has no transcription or ignores an option,
+                or the service is on another machine and needs a path.
+            ModelError: The model is unknown, not downloaded, or cannot be loaded.
+            CallTimeout: The time-out or the deadline passed. The engine's work was stopped.
+            ServiceError: The service failed.
         """
         return self._loop.run(
             lambda: self._async.transcribe(
@@ -550,12 +547,12 @@ class SyncEndpointMethods:
         prompt: str | None = None,
         **options: Unpack[ModelOptions],
     ) -> Generator[TranscriptionChunk]:
-        """As `transcribe`, piece by piece. Leaving the loop early frees the engine.
+        """Stream a transcription. Leaving the loop early stops the engine's work.
 
-        A service that takes uploads sends all of it at once.
+        Takes the arguments of `transcribe`. A service that takes uploads sends one chunk.
 
         Raises:
-            FoundryError: As `transcribe`; bad arguments at once, the rest while iterating.
+            FoundryError: As in `transcribe`; for invalid arguments at once, else while iterating.
         """
         return self._loop.iterate(
             lambda: self._async.stream_transcribe(
@@ -578,30 +575,30 @@ class SyncEndpointMethods:
         headers: Mapping[str, str] | None = None,
         **options: Unpack[TimeOptions],
     ) -> RawResponse:
-        """Any request to the service, for what there is no method for.
+        """Send any request to the service and return the response.
 
-        The breaker, time bounds, retries and credentials are those of every call. It is tried
-        again only where that cannot do the same thing twice: GET, HEAD, OPTIONS, PUT and DELETE.
-        Methods other than GET, HEAD and OPTIONS wait for their turn. What the request does to the
-        service is not looked at: it may be told to shut down, and 1.x dies of some requests.
+        The breaker, time-outs, retries and credentials are those of every call. Only idempotent
+        methods are retried: GET, HEAD, OPTIONS, PUT and DELETE. Methods that may do work (all but
+        GET, HEAD and OPTIONS) count against the concurrency limit. The effect of the request is
+        your responsibility: it may shut the service down, and some requests crash SDK 1.x.
 
         Args:
-            method: Such as GET.
-            path: On the service, such as /v1/models. From 2.1 on the models of this machine are
-                behind /catalogs/local.
+            method: HTTP method, such as GET.
+            path: Path on the service, such as /v1/models. From 2.1 on, registered models are
+                below /catalogs/local.
             json: The body, encoded as JSON.
-            params: The query.
-            headers: Beside the client's own, which win.
+            params: Query parameters.
+            headers: Extra headers; the client's own override them.
             options: See `TimeOptions`.
 
         Returns:
-            An answer whose status is a success.
+            The response, whose status is a success.
 
         Raises:
-            InvalidRequest: An argument is at fault, or the service says so.
+            InvalidRequest: An argument is invalid, or the service rejected the request.
             RouteNotFound: The service has no such route.
-            CallTimeout: A time bound fell.
-            ServiceError: The service is at fault.
+            CallTimeout: The time-out or the deadline passed.
+            ServiceError: The service failed.
         """
         return self._loop.run(
             lambda: self._async.request(
@@ -611,7 +608,7 @@ class SyncEndpointMethods:
 
 
 class SyncBatchMethods:
-    """What a client does with many requests; `FoundryAPIClient` inherits it."""
+    """Methods for many requests."""
 
     _loop: BackgroundLoop
     _async: FoundryAPIClient
@@ -674,46 +671,43 @@ class SyncBatchMethods:
         patience: float = 600.0,
         **options: Unpack[ChatOptions],
     ) -> Generator[BatchResult[Any]]:
-        """Many requests, each answered once, with the throughput that the engine has.
+        """Run many requests as fast as the services can, each exactly once.
 
             for result in client.batch(prompts, max_tokens=100):
                 print(result.index, result.unwrap().content)
 
-        No more requests are taken than are needed to keep the services busy, and no more results
-        are made than are taken. A service that goes away fails no request: all wait until it is
-        back. Leaving the loop early stops what runs; use `contextlib.aclosing` to be sure when.
+        Requests are read only as fast as they can be sent, and sent only as fast as results are
+        taken. If a service goes away, its requests wait until it is back. Leaving the loop early
+        cancels what runs; with `contextlib.aclosing` it does so at once.
 
         Args:
-            requests: Prompts, conversations, or `BatchRequest`s, which say all by themselves; from
-                any iterable, or from an asynchronous one if getting them takes time. They are read
-                on the client's event loop: that of a `FoundryClient` is in a thread of its own,
-                where the client itself can't be called.
-            system: Instructions ahead of each prompt.
-            response_model: As in `complete`, for every prompt.
+            requests: Prompts, conversations, or `BatchRequest`s, from an iterable or an
+                asynchronous iterable. They are read on the client's event loop, which for a
+                `FoundryClient` is in another thread; they must not call the client.
+            system: System message for each prompt.
+            response_model: As in `complete`, for each prompt.
             choice: As in `complete`.
             grammar: As in `complete`.
             parser: As in `complete`.
             validators: As in `complete`.
             max_repairs: As in `complete`.
-            ordered: Whether the results keep the order of the requests, instead of coming as they
-                finish.
-            errors: `results` (default) gives a request that failed as a result with an error,
-                `raise` raises the first such error.
-            dedupe: Whether identical requests are made once, and share their answer.
-            max_attempts: How often a request that fails for a passing reason is tried. Each try
-                is a call with retries of its own.
-            patience: Seconds that all services may be away before the batch is given up.
-            options: See `ChatOptions`; of a `BatchRequest` those count that its body has no word
-                for, and the model if it names none.
+            ordered: Yield results in the order of the requests, instead of as they finish.
+            errors: `results` (default) yields a failed request as a result with an error; `raise`
+                raises the first error.
+            dedupe: Send identical requests once and share the answer.
+            max_attempts: How often a request with a temporary error is tried. Each attempt is a
+                call with its own retries.
+            patience: Maximum seconds to wait while all services are away.
+            options: See `ChatOptions`. For a `BatchRequest`, its own body comes first.
 
         Raises:
-            InvalidRequest: An argument is at fault; nothing was sent.
-            ModelError: The first requests failed all of it, as every other one would.
-            ServiceError: The services were away for longer than the patience.
+            InvalidRequest: An argument is invalid; nothing was sent.
+            ModelError: All of the first requests failed with this error, as the rest would.
+            ServiceError: All services were away for longer than `patience`.
             ClientClosed: The client was closed.
-            BatchError: The requests broke off with a `CancelledError` that nobody asked for. Any
-                other exception of theirs is raised as it is, once what is in flight has ended.
-            FoundryError: With `errors="raise"`, why the first request failed.
+            BatchError: The iterable of requests raised `CancelledError` by itself. Its other
+                exceptions are raised unchanged, after the requests in flight.
+            FoundryError: With `errors="raise"`, the first error of a request.
         """
         calls: Any = self._async
         return self._loop.iterate(
@@ -750,55 +744,51 @@ class FoundryClient(SyncChatMethods, SyncToolMethods, SyncEndpointMethods, SyncB
 
     Args:
         base_url: Address of a service, such as http://127.0.0.1:5273; default
-            `FOUNDRY_BASE_URL`, else a service is searched for or started.
+            `FOUNDRY_BASE_URL`. Without either, a running service is found or one is started.
         api_key: Bearer token for `base_url`, for a gateway in front of a service; default
-            `FOUNDRY_API_KEY`. It is sent nowhere else, and no key of a cloud is ever read. A
-            callable gives it anew for each request, so that it may change.
-        base_urls: Addresses of several services instead of one. Each call goes to the one with the
-            fewest calls, and to another when that fails, or while it waits and the other is free;
-            default `FOUNDRY_BASE_URLS`.
-        service: `auto` (default), or `embedded` for an engine of its own without a search.
-        model: Model of calls that name none; default `FOUNDRY_MODEL`, else phi-4-mini.
-        timeout: Seconds without a token before a call gives up, or `auto` for what each model was
-            seen to need; default `FOUNDRY_TIMEOUT`, else 30.
-        deadline: Seconds for a whole call, with its queueing, loading and retries; default
-            `FOUNDRY_DEADLINE`, else none.
-        connect_timeout: Seconds that making a connection may take; default
-            `FOUNDRY_CONNECT_TIMEOUT`, else 5.
+            `FOUNDRY_API_KEY`. It is sent to no other address, and no cloud key is ever read. A
+            callable is called for each request, so the key may change.
+        base_urls: Addresses of several services, instead of one. A call goes to the service with
+            the fewest calls. It moves to another service on failure, or while it is queued and
+            another is free. Default `FOUNDRY_BASE_URLS`.
+        service: `auto` (default), or `embedded` to start an engine without looking for one.
+        model: Default model; default `FOUNDRY_MODEL`, else phi-4-mini.
+        timeout: Maximum seconds without a token, or `auto` to adapt to each model's latency;
+            default `FOUNDRY_TIMEOUT`, else 30.
+        deadline: Maximum seconds for a whole call, including queueing, loading and retries;
+            default `FOUNDRY_DEADLINE`, else none.
+        connect_timeout: Maximum seconds to connect; default `FOUNDRY_CONNECT_TIMEOUT`, else 5.
         max_retries: Further attempts after a failed one; default `FOUNDRY_RETRIES`, else 3.
-        limiter: How many calls may be in flight at each service; default as many as gain
-            throughput, found while calls run.
-        breaker: When calls to a service that fails are refused, and for how long.
-        residency: Which models stay in the services' memory, and for how long; default
-            `FOUNDRY_MODEL_IDLE` and `FOUNDRY_MEMORY_BUDGET`, else all.
+        limiter: Concurrency limits of each service; the default adapts to its throughput.
+        breaker: When the circuit breaker of a service opens, and for how long.
+        residency: Which models stay in memory, and for how long; default `FOUNDRY_MODEL_IDLE` and
+            `FOUNDRY_MEMORY_BUDGET`, else all stay.
         listeners: Called with every event of every call; see `foundry_api.types.events`.
-        headers: Sent with every request to the service.
-        auth: Puts the credential on every request for `base_url`, instead of `api_key`: gets a
-            `Request`, gives the one to send. Called once more when a credential was refused.
-        request_hooks: Called with every request to a service; each gives the one to send instead,
-            and may change headers and body.
-        response_hooks: Called with every request to a service and the head of its answer.
-        cache: Where answers are kept, so that who asks the same again gets the same without the
-            engine: a `MemoryCache` or a `SqliteCache`. It is closed with the client, and opens
-            again where it is used on. Default `FOUNDRY_CACHE`, else none.
+        headers: Extra headers of every request to the service.
+        auth: Adds the credential to every request for `base_url`, instead of `api_key`. Takes a
+            `Request` and returns the one to send. Called once more when a credential is refused.
+        request_hooks: Called with every request; each returns the request to send.
+        response_hooks: Called with every request and the status and headers of its response.
+        cache: Cache for repeated requests: a `MemoryCache` or a `SqliteCache`. It is closed with
+            the client and reopens on its next use. Default `FOUNDRY_CACHE`, else none.
         home: Directory for the engine's data, logs and state; default `FOUNDRY_HOME`, else the
-            platform's own directories.
-        transport: Sends the requests; default one pooled aiohttp session. What one of your own
-            raises is `HookFailed`, unless it is an error of this package.
-        settings: All settings at once; the arguments above win over it, and the environment is
-            then not read.
+            platform's directories.
+        transport: Sends the requests; default a pooled aiohttp session. Foreign exceptions of a
+            custom transport are raised as `HookFailed`.
+        settings: All settings at once. The arguments above override them, and the environment is
+            not read.
 
     Attributes:
-        settings: As they were resolved.
-        models: The models of the service.
+        settings: The resolved settings.
+        models: Manage models.
         responses: The Responses API: `client.responses.create("…")`.
-        events: The event hook; subscribe listeners to it.
-        metrics: What happened, counted: `client.metrics.snapshot()`.
-        cache: Where answers are kept: `client.cache.stats()`, `client.cache.clear()`.
-            One that keeps nothing where there is none.
+        events: Subscribe listeners here.
+        metrics: Counters and histograms: `client.metrics.snapshot()`.
+        cache: The cache: `client.cache.stats()`, `client.cache.clear()`. Without one,
+            a cache that stores nothing.
 
     Raises:
-        ConfigurationError: A setting cannot be used.
+        ConfigurationError: A setting is invalid.
     """
 
     def __init__(
@@ -859,7 +849,7 @@ class FoundryClient(SyncChatMethods, SyncToolMethods, SyncEndpointMethods, SyncB
 
     @property
     def services(self) -> tuple[ServiceHandle, ...]:
-        """The services that it calls, each with its breaker and its limiter."""
+        """The client's services, each with its breaker and its limiter."""
         return self._async.services
 
     @property
@@ -873,7 +863,7 @@ class FoundryClient(SyncChatMethods, SyncToolMethods, SyncEndpointMethods, SyncB
         return self._async.limiter
 
     def capabilities(self) -> Capabilities:
-        """What the generation of the service can do; of several services, the first one's.
+        """Return the capabilities of the service; of several services, those of the first.
 
         Raises:
             ClientClosed: The client was closed.
@@ -882,14 +872,13 @@ class FoundryClient(SyncChatMethods, SyncToolMethods, SyncEndpointMethods, SyncB
         return self._loop.run(self._async.capabilities)
 
     def health_check(self) -> HealthStatus:
-        """Look at the service once. It is not asked to generate anything.
+        """Check the health of the service, or of the first of several. Nothing is generated.
 
-        A service that does not answer is `down` in the result, not an exception. Of several
-        services it is the first that is looked at.
+        A service that does not respond has the status `down`; that is not an exception.
 
         Raises:
             ClientClosed: The client was closed.
-            DeadlineExceeded: The deadline around the caller passed.
+            DeadlineExceeded: The caller's deadline has passed.
         """
         return self._loop.run(self._async.health_check)
 
@@ -913,9 +902,9 @@ class FoundryClient(SyncChatMethods, SyncToolMethods, SyncEndpointMethods, SyncB
 
 
 class SyncModels:
-    """The models of the service that the client talks to.
+    """Manage the models of the client's service.
 
-    Every name may be an alias, an id, or an id without its version, in any case.
+    Names are aliases, ids, or ids without a version; case does not matter.
     """
 
     def __init__(self, loop: BackgroundLoop, calls: Models) -> None:
@@ -923,133 +912,133 @@ class SyncModels:
         self._async = calls
 
     def list(self, *, catalog: bool = False) -> Sequence[Model]:
-        """Models on this machine, and on request those that could be downloaded.
+        """List the models on this machine.
 
         Args:
-            catalog: Those of Microsoft's catalog too; see `catalog`.
+            catalog: Also list Microsoft's catalog; see `catalog`.
 
         Raises:
-            CatalogUnavailable: The catalog was asked for, cannot be reached, and never was.
-            ServiceError: The service does not answer.
+            CatalogUnavailable: The catalog cannot be reached and never was.
+            ServiceError: The service does not respond.
         """
         return self._loop.run(lambda: self._async.list(catalog=catalog))
 
     def catalog(self, *, refresh: bool = False, max_age_s: float = MAX_AGE_S) -> CatalogListing:
-        """What could be downloaded, and how old that knowledge is.
+        """Return the models that can be downloaded, and when the catalog was fetched.
 
-        A catalog that cannot be reached, which takes 4 s to find out, is answered with the last
-        one that could, `unreachable` saying why. One that is reached and empty has no models.
+        If the catalog cannot be reached, the last one is returned, and `unreachable` says why;
+        finding that out takes about 4 s.
 
         Args:
-            refresh: Ask the service even if it was asked lately. An engine of SDK 2.x itself asks
-                the catalog when it starts and then every few hours, so that a service that
-                started offline knows nothing new until it is restarted.
-            max_age_s: Seconds for which the answer of the service holds.
+            refresh: Ask the service even if its last answer is recent. An engine of SDK 2.x
+                fetches the catalog when it starts and then every few hours, so a service that
+                started offline has no new models until it restarts.
+            max_age_s: Maximum age of an answer of the service that is reused, in seconds.
 
         Raises:
-            CatalogUnavailable: It cannot be reached, and never was.
-            ServiceError: The service does not answer.
+            CatalogUnavailable: The catalog cannot be reached and never was.
+            ServiceError: The service does not respond.
         """
         return self._loop.run(lambda: self._async.catalog(refresh=refresh, max_age_s=max_age_s))
 
     def show(self, name: str) -> Sequence[Model]:
-        """Every variant that a name means, those on this machine first.
+        """Return the variants of a model, those on this machine first.
 
         Args:
-            name: An alias means all its variants, an id that one. The catalog is not asked for a
-                registered directory.
+            name: An alias for all its variants, or an id for one. A registered directory is found
+                without the catalog.
 
         Raises:
             ModelNotFound: No model has that name.
-            CatalogUnavailable: It is not on this machine, and the catalog cannot be reached.
-            ServiceError: The service does not answer.
+            CatalogUnavailable: The model is not on this machine and the catalog cannot be reached.
+            ServiceError: The service does not respond.
         """
         return self._loop.run(lambda: self._async.show(name))
 
     def cached(self) -> Sequence[Model]:
-        """Models whose files are on this machine."""
+        """List the models whose files are on this machine."""
         return self._loop.run(self._async.cached)
 
     def loaded(self) -> Sequence[Model]:
-        """Models in memory."""
+        """List the models in memory."""
         return self._loop.run(self._async.loaded)
 
     def load(self, name: str, *, download: bool = False) -> Model:
-        """Load a model into memory, which may take minutes. Does nothing if it is there.
+        """Load a model into memory; it may take minutes. Do nothing if the model is loaded.
 
         Args:
             name: The model.
-            download: Download it first if its files are not here.
+            download: Download the model first if its files are not on this machine.
 
         Raises:
             ModelNotFound: No model has that name.
-            ModelNotCached: Its files are not here, and `download` was not said.
-            ModelLoadFailed: The engine could not load it.
-            MemoryBudgetExceeded: There is no room for it, and none can be made.
+            ModelNotCached: Its files are not on this machine, and `download` is False.
+            ModelLoadFailed: The engine could not load the model.
+            MemoryBudgetExceeded: The memory budget has no room for it, and none can be made.
         """
         return self._loop.run(lambda: self._async.load(name, download=download))
 
     def unload(self, name: str, *, drain: float = DRAIN_S, force: bool = False) -> Model:
-        """Take a model out of memory. Does nothing if it is not there.
+        """Unload a model from memory. Do nothing if the model is not loaded.
 
-        Calls in flight are answered first. Calls that begin meanwhile wait, and load it again.
-        The system may not get the memory back: engines keep some of it for the next model.
+        Calls in flight finish first. Calls that start meanwhile wait and load the model again.
+        The engine may keep some of the memory for the next model.
 
         Args:
             name: The model.
-            drain: Seconds that this client's calls in flight may take to end; default 30.
-            force: Neither wait for them nor heed other clients that use it; the service may still
-                refuse. A service of SDK 1.x would not survive it, so it is asked as without.
+            drain: Maximum seconds to wait for this client's calls in flight; default 30.
+            force: Don't wait, and ignore other clients that use the model; the service may still
+                refuse. Ignored for SDK 1.x, whose service would crash.
 
         Raises:
             ModelNotFound: No model has that name.
-            ModelNotCached: Its files are not even on this machine.
-            ModelInUse: Calls of this client, or other clients, still use it; `.users` tells who.
-            InvalidRequest: `drain` is below 0.
+            ModelNotCached: Its files are not on this machine.
+            ModelInUse: This client or another one still uses the model; see `.users`.
+            InvalidRequest: `drain` is negative.
         """
         return self._loop.run(lambda: self._async.unload(name, drain=drain, force=force))
 
     def swap(self, old: str, new: str, *, drain: float = DRAIN_S) -> Model:
-        """Take one model out of memory, and load another in its place.
+        """Unload one model and load another in its place.
 
-        If the new one can't be loaded, the old one is loaded again, and the error says so.
+        If the new model cannot be loaded, the old one is loaded again, and the error says so.
 
         Args:
-            old: The model to unload, as by `unload`.
+            old: The model to unload.
             new: The model to load.
-            drain: Seconds that calls of the old one may take to end; default 30.
+            drain: Maximum seconds to wait for calls of the old model; default 30.
 
         Returns:
             The new model.
 
         Raises:
-            InvalidRequest: Both are the same model, or `drain` is below 0.
-            ModelInUse: The old one is still used; nothing was changed.
-            ModelLoadFailed: The new one could not be loaded.
-            ModelError: As `load`, before anything was changed.
+            InvalidRequest: Both are the same model, or `drain` is negative.
+            ModelInUse: The old model is still in use; nothing was changed.
+            ModelLoadFailed: The new model could not be loaded.
+            ModelError: As in `load`; nothing was changed.
         """
         return self._loop.run(lambda: self._async.swap(old, new, drain=drain))
 
     def ensure_loaded(self, names: Iterable[str], *, download: bool = False) -> Sequence[Model]:
-        """Load several models, at once where the service allows it.
+        """Load several models, in parallel where the service can.
 
         Args:
             names: The models.
-            download: Download those whose files are not here.
+            download: Download models whose files are not on this machine.
 
         Returns:
-            The models, in the order of their names.
+            The models, in the order of `names`.
 
         Raises:
-            ModelError: As `load`. All were tried before the first failure is raised.
+            ModelError: As in `load`. The first failure is raised after all models were tried.
         """
         return self._loop.run(lambda: self._async.ensure_loaded(names, download=download))
 
     def users(self, name: str) -> Sequence[ModelUser]:
-        """Who uses a model: this client, and others of the same home.
+        """List the clients of the same home that use a model, this one included.
 
-        A client uses a model from its first call until a minute after its last, or until it is
-        closed. Programs that do not use this package are not seen.
+        A client uses a model from its first call until a minute after its last call, or until it
+        is closed. Programs without this package are not listed.
 
         Raises:
             ModelNotFound: No model has that name.
@@ -1061,21 +1050,21 @@ class SyncModels:
     ) -> Model:
         """Download a model's files. An interrupted download resumes where it stopped.
 
-        Cancelling the call stops the download at its next step, unless another client waits for
-        the same model: they share one download; a command line's service may go on with it. It is
-        over when the service has the model.
+        Clients that download the same model share one download. Cancelling the call stops it at
+        its next step, unless another client waits for it. The service of the Foundry command line
+        may continue.
 
         Args:
             name: The model.
-            progress: Called with a `DownloadProgress` for each step, and every 2 s while only
-                parts of the next step come.
-            stall_s: Seconds without anything after which it counts as failed.
+            progress: Called with a `DownloadProgress` for each percent, and at least every 2 s
+                while data arrives.
+            stall_s: Maximum seconds without any data.
 
         Raises:
             ModelNotFound: The catalog has no such model.
-            CatalogUnavailable: The catalog could not be reached.
-            DownloadFailed: The download broke off or stood still.
-            HookFailed: `progress` failed, which ends the download.
+            CatalogUnavailable: The catalog cannot be reached.
+            DownloadFailed: The download broke off or stalled.
+            HookFailed: `progress` raised an exception, which stops the download.
             UnsupportedFeature: The service cannot download models.
         """
         return self._loop.run(lambda: self._async.download(name, progress, stall_s=stall_s))
@@ -1083,65 +1072,63 @@ class SyncModels:
     def stream_download(
         self, name: str, *, stall_s: float = STALL_S
     ) -> Generator[DownloadProgress]:
-        """Download a model's files, and tell each step. Leaving the loop early stops it.
+        """Download a model's files and stream the progress. Leaving the loop early stops it.
 
-        Nothing is told of a model that is here. Otherwise as `download`.
+        For a model that is already on this machine there is nothing to iterate.
 
         Args:
             name: The model.
-            stall_s: Seconds without anything after which it counts as failed.
+            stall_s: Maximum seconds without any data.
 
         Raises:
-            FoundryError: As `download`, while iterating.
+            FoundryError: As in `download`, while iterating.
         """
         return self._loop.iterate(lambda: self._async.stream_download(name, stall_s=stall_s))
 
     def register(self, path: Path | str, alias: str) -> Model:
-        """Serve a directory with an ONNX model of the user's own under an alias.
+        """Register a directory with your own ONNX model, to be served under an alias.
 
-        The directory stays where it is, and it stays registered until `unregister`.
+        The directory is not copied. It stays registered until `unregister`.
 
         Args:
-            path: Holds genai_config.json, the ONNX graph and the tokenizer. A relative path is
-                relative to this process's working directory; `~` is this user's home.
-            alias: The name to call it by.
+            path: The directory with genai_config.json, the ONNX graph and the tokenizer. `~` is
+                expanded.
+            alias: The name of the model.
 
         Raises:
-            ModelRegistrationFailed: The directory is not such a model.
-            InvalidRequest: `path` is no path.
-            UnsupportedFeature: The service is not an engine host of this package.
+            ModelRegistrationFailed: The directory holds no valid model.
+            InvalidRequest: `path` is not a path.
+            UnsupportedFeature: The service was not started by this package.
         """
         return self._loop.run(lambda: self._async.register(path, alias))
 
     def unregister(self, alias: str) -> None:
-        """Serve a registered directory no longer, for no program of this user. Its files stay.
-
-        The model `demo` of this package always stays: every engine of it serves that model.
+        """Unregister a directory, for all programs of this user. Its files are not deleted.
 
         Args:
-            alias: An alias means all its versions, an id that one.
+            alias: An alias for all its versions, or an id for one.
 
         Raises:
             ModelNotFound: Nothing is registered under that alias.
-            ModelInUse: It is loaded.
-            InvalidRequest: It is `demo`, which comes with this package.
-            UnsupportedFeature: The service is not an engine host of this package.
+            ModelInUse: The model is loaded.
+            InvalidRequest: The model is `demo`, which is part of this package.
+            UnsupportedFeature: The service was not started by this package.
         """
         return self._loop.run(lambda: self._async.unregister(alias))
 
     def remove(self, name: str) -> int:
-        """Delete a downloaded model's files, and return how many bytes that freed.
+        """Delete the files of a downloaded model. Return the number of bytes freed.
 
         Raises:
             ModelNotFound: No downloaded model has that name.
-            ModelInUse: It is loaded.
-            UnsupportedFeature: The service is not an engine host of this package.
+            ModelInUse: The model is loaded.
+            UnsupportedFeature: The service was not started by this package.
         """
         return self._loop.run(lambda: self._async.remove(name))
 
 
 class SyncResponses:
-    """The responses of a client's services."""
+    """Create and manage responses."""
 
     def __init__(self, loop: BackgroundLoop, calls: Responses) -> None:
         self._loop = loop
@@ -1151,77 +1138,75 @@ class SyncResponses:
         """Create a response and return it.
 
         Args:
-            input: A text, or items: mappings as in OpenAI's Responses API, `Message`s, or items of
-                earlier responses. Images are paths or data URLs in `input_image` parts.
+            input: A string, or items: mappings as in OpenAI's Responses API, `Message`s, or items
+                of earlier responses. Images are paths or data URLs in `input_image` parts.
             options: See `ResponseOptions`.
 
         Returns:
-            A response that is `completed`, or `incomplete` if it was cut. A failed one is raised.
+            A response whose status is `completed`, or `incomplete` if it was truncated.
 
         Raises:
-            InvalidRequest: An argument is at fault; nothing was sent.
-            ResponseNotFound: The service does not keep the one to go on from.
-            ModelTaskMismatch: The model cannot see the image.
-            UnsupportedFeature: The generation of the service cannot do it.
-            ModelError: The model is not known, not here, or can't be loaded.
-            CallTimeout: A time bound fell. The engine's work was stopped.
-            StreamInterrupted: The answer broke off; `.partial` has its beginning.
-            ServiceError: The service is at fault.
+            InvalidRequest: An argument is invalid; nothing was sent.
+            ResponseNotFound: The service does not store the previous response.
+            ModelTaskMismatch: The model cannot read images.
+            UnsupportedFeature: The service generation does not support this.
+            ModelError: The model is unknown, not downloaded, or cannot be loaded.
+            CallTimeout: The time-out or the deadline passed. The engine's work was stopped.
+            StreamInterrupted: The response broke off; `.partial` has the text so far.
+            ServiceError: The service failed.
         """
         return self._loop.run(lambda: self._async.create(input, **options))
 
     def stream(self, input: Input, **options: Unpack[ResponseOptions]) -> Generator[ResponseEvent]:
-        """One response, event by event. Leaving the loop early frees the engine.
+        """Create a response and stream its events. Leaving the loop early stops the engine's work.
 
         Args:
-            input: As for `create`.
+            input: As in `create`.
             options: See `ResponseOptions`.
 
         Raises:
-            FoundryError: As `create`; bad arguments at once, the rest while iterating.
+            FoundryError: As in `create`; for invalid arguments at once, else while iterating.
         """
         return self._loop.iterate(lambda: self._async.stream(input, **options))
 
     def conversation(self, **options: Unpack[ResponseOptions]) -> SyncConversation:
-        """Turns that go on from each other, as long as the block lasts.
+        """Start a conversation that the service stores until the end of the block.
 
-            with client.responses.conversation(model="phi-4-mini") as talk:
-                print((talk.say("My name is Ada.")).output_text)
-                print((talk.say("What is my name?")).output_text)
-
-        The service keeps the turns meanwhile, and they are deleted at the end of the block.
+            with client.responses.conversation(model="phi-4-mini") as conversation:
+                print((conversation.send("My name is Ada.")).output_text)
+                print((conversation.send("What is my name?")).output_text)
 
         Args:
-            options: Of every turn; see `ResponseOptions`.
+            options: Options of every message; see `ResponseOptions`.
         """
         return SyncConversation(self._loop, self._async.conversation(**options))
 
     def get(self, response_id: str, **options: Unpack[TimeOptions]) -> Response:
-        """A stored response.
+        """Return a stored response.
 
         Raises:
-            ResponseNotFound: No service keeps it.
-            ServiceError: The service is at fault.
+            ResponseNotFound: No service stores it.
+            ServiceError: The service failed.
         """
         return self._loop.run(lambda: self._async.get(response_id, **options))
 
     def input_items(
         self, response_id: str, **options: Unpack[TimeOptions]
     ) -> tuple[ResponseItem, ...]:
-        """What a stored response was asked, without what it went on from.
+        """Return the input of a stored response, without that of earlier responses.
 
         Raises:
-            ResponseNotFound: No service keeps it.
-            ServiceError: The service is at fault.
+            ResponseNotFound: No service stores it.
+            ServiceError: The service failed.
         """
         return self._loop.run(lambda: self._async.input_items(response_id, **options))
 
     def delete(self, response_id: str, **options: Unpack[TimeOptions]) -> None:
-        """Delete a stored response. From SDK 2.1 on, those that went on from it go with it.
+        """Delete a stored response. From SDK 2.1 on, responses that follow it are deleted too.
 
         Raises:
-            ResponseNotFound: No service keeps it.
-            ServiceError: The service is at fault.
+            ResponseNotFound: No service stores it.
+            ServiceError: The service failed.
         """
         return self._loop.run(lambda: self._async.delete(response_id, **options))
 
@@ -1233,18 +1218,18 @@ class SyncResponses:
         after: str | None = None,
         **options: Unpack[TimeOptions],
     ) -> ResponsePage:
-        """Stored responses, of this client and of others.
+        """List stored responses, including those of other clients.
 
         Args:
-            limit: How many, 1 to 100.
-            order: `desc` for the newest first; of one second, 1.x has them in no order.
-            after: Only those that come after this one in the order.
+            limit: Maximum number of responses, 1 to 100.
+            order: `desc` for the newest first. SDK 1.x does not order those of the same second.
+            after: List the responses after this one.
             options: See `TimeOptions`.
 
         Raises:
-            InvalidRequest: An argument is at fault; `.field` names it.
-            ResponseNotFound: No service keeps the one in `after`.
-            ServiceError: The service is at fault.
+            InvalidRequest: An argument is invalid; `.field` names it.
+            ResponseNotFound: No service stores the response `after`.
+            ServiceError: The service failed.
         """
         return self._loop.run(
             lambda: self._async.list(limit=limit, order=order, after=after, **options)
@@ -1252,10 +1237,10 @@ class SyncResponses:
 
 
 class SyncConversation:
-    """Turns that go on from each other. As a context manager it deletes them at its end.
+    """A conversation that the service stores. Leaving its context manager deletes it.
 
     Attributes:
-        last: The last turn's response; None before the first.
+        last: The last response; None before the first.
     """
 
     def __init__(self, loop: BackgroundLoop, calls: Conversation) -> None:
@@ -1264,24 +1249,26 @@ class SyncConversation:
 
     @property
     def last(self) -> Response | None:
-        """The last turn's response; None before the first."""
+        """The last response; None before the first."""
         return self._async.last
 
-    def say(self, input: Input, **options: Unpack[ResponseOptions]) -> Response:
-        """Send the next turn and return the response. Raises the same errors as `Responses.create`.
+    def send(self, input: Input, **options: Unpack[ResponseOptions]) -> Response:
+        """Send the next message and return the response. Raises the errors of `Responses.create`.
 
         Args:
-            input: What is said.
-            options: Of this turn, before those of the conversation; see `ResponseOptions`.
+            input: As in `Responses.create`.
+            options: Override the conversation's options; see `ResponseOptions`.
         """
-        return self._loop.run(lambda: self._async.say(input, **options))
+        return self._loop.run(lambda: self._async.send(input, **options))
 
     def stream(self, input: Input, **options: Unpack[ResponseOptions]) -> Generator[ResponseEvent]:
-        """One more turn, event by event. It counts once its last event was taken.
+        """Send the next message and stream the events of the response.
+
+        The response becomes part of the conversation with its last event.
 
         Args:
-            input: What is said.
-            options: Of this turn, before those of the conversation; see `ResponseOptions`.
+            input: As in `Responses.create`.
+            options: Override the conversation's options; see `ResponseOptions`.
         """
         return self._loop.iterate(lambda: self._async.stream(input, **options))
 

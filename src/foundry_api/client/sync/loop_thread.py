@@ -1,4 +1,4 @@
-"""The thread in the background, its event loop, and their end."""
+"""The background thread of the blocking client and its event loop."""
 
 from __future__ import annotations
 
@@ -20,26 +20,30 @@ if TYPE_CHECKING:
 __all__ = ["POLL_INTERVAL_S", "LoopStream", "LoopTask", "LoopThread"]
 
 
+# Items of a stream that are read ahead of a slow consumer. The engine is not slowed down, and the
+# threads of a fast stream need not synchronize for each item.
 PREFETCH = 64
-"""Pieces of a stream that are read ahead of a slow reader. The engine is not held up by them,
-and fast streams need no exchange between the threads for each piece."""
 
+# A wait is restarted after this time so that Ctrl-C ends it: Windows handles it only between two
+# waits, and elsewhere one that arrives just before a wait is not handled during it.
 POLL_INTERVAL_S = 0.1
-"""Seconds after which a wait begins anew, so that Ctrl-C ends it: Windows tells of it only between
-two waits, and elsewhere one that comes just before a wait is not told of during it."""
+
+# How long closing may take at exit if the client was not closed.
+EXIT_TIMEOUT_S = 10.0
 
 _T = TypeVar("_T")
 _U = TypeVar("_U")
+_P = ParamSpec("_P")
 
 
 class LoopTask(Generic[_T]):
-    """A task of the loop, and the mail by which another thread hears of it.
+    """A task on the loop, and the queue through which another thread waits for it.
 
     Args:
-        check: Raises when that thread would wait in vain.
+        check: Raises an error if that thread would wait for ever.
 
     Attributes:
-        is_started: Whether the loop was told of it, or just about to be.
+        is_started: Whether the task was or is about to be scheduled on the loop.
         is_done: Whether the task has ended.
     """
 
@@ -50,45 +54,43 @@ class LoopTask(Generic[_T]):
         self._task: asyncio.Task[_T] | None = None
 
     def start(self, call: Callable[[], Coroutine[Any, Any, _T]]) -> asyncio.Task[_T]:
-        """Start the task; on the loop."""
         self._task = task = asyncio.get_running_loop().create_task(_run_call(call))
         task.add_done_callback(self.finish)
         return task
 
     def finish(self, task: asyncio.Task[_T] | None) -> None:
-        """Tell that the task is over, or never was; on the loop."""
         if task is not None and not task.cancelled():
-            task.exception()  # nobody has to ask for it: who waited may have left
+            # Marks the exception as retrieved: the waiting thread may have been interrupted.
+            task.exception()
         self.is_done = True
         self._queue.put(task)
 
     def cancel(self) -> None:
-        """End the task, or see to it that it never begins; on the loop."""
+        """Cancel the task, or keep it from starting."""
         if self._task is not None:
             self._task.cancel()
         elif not self.is_done:
             self.finish(None)
 
     def wait(self) -> None:
-        """Wait until it is over."""
         while not self.is_done:
             self._next_message()
 
     def wait_while(self, is_running: Callable[[], bool]) -> None:
-        """Wait until it is over, while there is a loop that could end it."""
+        """Wait for the task to end, as long as its loop is running."""
         while not self.is_done and is_running():
             with suppress(Empty):
                 self._queue.get(timeout=POLL_INTERVAL_S)
 
     def get_result(self) -> _T:
-        """Of a task that is over, what it returned or raised."""
         task, self._task = self._task, None
         if task is None or task.cancelled():
             raise ClientClosed("the client was closed during the call")
         try:
             return task.result()
         finally:
-            del task  # its error has this frame, which would have its error
+            # The traceback of its error refers to this frame: a reference back would be a cycle.
+            del task
 
     def _next_message(self) -> Any:
         while True:
@@ -99,16 +101,14 @@ class LoopTask(Generic[_T]):
 
 
 async def _run_call(call: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
-    """Call it where what it refuses at once is an error of the task, too."""
+    # Called inside the task, so that an error of the call itself is an error of the task.
     return await call()
 
 
 class LoopStream(LoopTask[None], Generic[_U]):
-    """A task that reads a generator to its end: as in `async for`, all of it in one task.
+    """A task that reads an asynchronous generator to its end.
 
-    Args:
-        check: As above.
-        source: What to read.
+    One task reads all of it, as `async for` does: a time-out in it belongs to one task.
     """
 
     def __init__(self, check: Callable[[], None], source: AsyncGenerator[_U]) -> None:
@@ -117,7 +117,6 @@ class LoopStream(LoopTask[None], Generic[_U]):
         self._may_continue = asyncio.Event()
 
     async def send_items(self) -> None:
-        """Send every piece; on the loop."""
         sent = 0
         async with aclosing(self._source) as source:
             async for item in source:
@@ -128,11 +127,6 @@ class LoopStream(LoopTask[None], Generic[_U]):
                     self._may_continue.clear()
 
     def iterate(self, call_soon: Callable[[Callable[[], object]], None]) -> Generator[_U]:
-        """Receive every piece.
-
-        Args:
-            call_soon: Calls a function on the loop.
-        """
         received = 0
         while isinstance(message := self._next_message(), tuple):
             yield message[0]
@@ -142,18 +136,15 @@ class LoopStream(LoopTask[None], Generic[_U]):
         self.get_result()
 
 
-EXIT_S = 10.0
-"""Seconds that closing may take when the interpreter leaves and nobody closed the client."""
-
-_P = ParamSpec("_P")
-
-
 class LoopThread:
-    """The thread. It knows nothing of those who use it, so that their end can end it."""
+    """The thread and its loop.
+
+    It has no reference to the `BackgroundLoop`, whose finalizer stops it.
+    """
 
     def __init__(self, close: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._close = close
-        self._lock = threading.RLock()  # a finalizer may want it while its thread has it
+        self._lock = threading.RLock()  # a finalizer may run while its thread holds the lock
         self._open = True
         self._failure: BaseException | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -167,7 +158,7 @@ class LoopThread:
         atexit.register(self._close_at_exit)
 
     def check_caller(self) -> None:
-        """Refuse who would wait for ever."""
+        """Raise an error if the calling thread would wait for ever."""
         if self._is_forked():
             raise ClientClosed(
                 "the client was used before this process was forked, and its thread is not here",
@@ -175,27 +166,27 @@ class LoopThread:
             )
         if threading.get_ident() == self._thread.ident:
             raise InvalidRequest(
-                "a callback of a FoundryClient called that client, and would wait for itself",
+                "a callback of a FoundryClient called that client and would wait for itself",
                 hint="Use another client there: listeners, hooks and callbacks run on the client's "
                 "own thread.",
             )
 
-    def start(self, work: LoopTask[_T], call: Callable[[], Coroutine[Any, Any, _T]]) -> None:
-        """Begin some work on the loop, in a copy of the caller's context."""
+    def start(self, task: LoopTask[_T], call: Callable[[], Coroutine[Any, Any, _T]]) -> None:
+        """Start a task on the loop, in a copy of the caller's context."""
         with self._lock:
             if not self._open:
                 raise ClientClosed("the client is closed")
-            work.is_started = True  # before it is: Ctrl-C may come between the two
-            self._loop.call_soon_threadsafe(self._start_task, work, call)
+            task.is_started = True  # first, as Ctrl-C may come between the two statements
+            self._loop.call_soon_threadsafe(self._start_task, task, call)
 
-    def cancel(self, work: LoopTask[Any]) -> None:
-        """Cancel some work, and wait until it is over."""
-        if work.is_started and not self._is_forked():
-            self.call_soon(work.cancel)
-            work.wait_while(self._thread.is_alive)
+    def cancel(self, task: LoopTask[Any]) -> None:
+        """Cancel a task and wait for it to end."""
+        if task.is_started and not self._is_forked():
+            self.call_soon(task.cancel)
+            task.wait_while(self._thread.is_alive)
 
     def call_soon(self, function: Callable[[], object]) -> None:
-        """Call a function on the loop soon, if that still runs."""
+        """Call a function on the loop, if it still runs."""
         if self._is_forked():
             return
         with self._lock:
@@ -203,7 +194,7 @@ class LoopThread:
                 self._loop.call_soon_threadsafe(function)
 
     def stop(self) -> None:
-        """End the loop soon."""
+        """Stop the loop without waiting for it."""
         if self._is_forked():
             return
         with self._lock:
@@ -212,7 +203,7 @@ class LoopThread:
                 self._loop.call_soon_threadsafe(self._stopping.set)
 
     def close(self) -> None:
-        """End the loop, wait for that, and raise what went wrong. A forked process has none."""
+        """Stop the loop, wait for it, and raise the error that ended it."""
         if self._is_forked():
             return
         self.check_caller()
@@ -226,25 +217,25 @@ class LoopThread:
     def _is_forked(self) -> bool:
         return self._pid != os.getpid()
 
-    def _start_task(self, work: LoopTask[_T], call: Callable[[], Coroutine[Any, Any, _T]]) -> None:
-        if work.is_done:
+    def _start_task(self, task: LoopTask[_T], call: Callable[[], Coroutine[Any, Any, _T]]) -> None:
+        if task.is_done:
             return
         if not self._open:
-            work.finish(None)
+            task.finish(None)
             return
-        task = work.start(call)
-        self._tasks.add(task)  # the loop itself would let go of one that nobody waits for
-        task.add_done_callback(self._tasks.discard)
+        running = task.start(call)
+        self._tasks.add(running)  # the loop has only weak references to its tasks
+        running.add_done_callback(self._tasks.discard)
 
     def _main(self) -> None:
         try:
             self._loop.run_until_complete(self._run())
-        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+        except BaseException as error:  # noqa: BLE001 - raised in the waiting thread
             self._failure = error
         with self._lock:
             self._open = False
-        # As asyncio's own runner ends, but for its way to wait for the workers: that needs another
-        # thread, and from Python 3.12 on none can be started while the interpreter leaves.
+        # Like asyncio.Runner, except for how it waits for its workers: that takes another thread,
+        # and from Python 3.12 on none can be started while the interpreter exits.
         self._loop.run_until_complete(self._shutdown())
         self._workers.shutdown()
         self._loop.close()
@@ -264,20 +255,19 @@ class LoopThread:
     def _close_at_exit(self) -> None:
         self.stop()
         if not self._is_forked():
-            self._thread.join(EXIT_S)
+            self._thread.join(EXIT_TIMEOUT_S)
 
 
 class _ExitSafeExecutor(ThreadPoolExecutor):
-    """Works on while the interpreter leaves, when the standard one refuses.
+    """An executor that also works while the interpreter exits.
 
-    An engine that was forgotten is stopped then, and threads that are not daemons still call.
+    At that time an engine that was not closed is stopped, and non-daemon threads still make calls.
     """
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
-        """As the standard one; then in a thread of its own, or where there is none, at once."""
         try:
             return super().submit(fn, *args, **kwargs)
-        except RuntimeError:
+        except RuntimeError:  # at exit: use a new thread, or this one if none can be started
             future: Future[_T] = Future()
             work = partial(_set_result, future, partial(fn, *args, **kwargs))
             try:
@@ -292,5 +282,5 @@ def _set_result(future: Future[_T], function: Callable[[], _T]) -> None:
         return
     try:
         future.set_result(function())
-    except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+    except BaseException as error:  # noqa: BLE001 - raised in the waiting thread
         future.set_exception(error)
