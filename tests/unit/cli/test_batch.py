@@ -51,7 +51,7 @@ def progress(**changes: Any) -> BatchProgress:
         (".jsonl", ".jsonl.errors.jsonl"),
     ],
 )
-def test_each_output_has_an_error_file_of_its_own(output: str, errors: str) -> None:
+def test_default_name_of_the_error_file(output: str, errors: str) -> None:
     options = BatchOptions(input=InputOptions(path="in.txt"), output=output)
     assert options.errors_path.name == errors
 
@@ -60,22 +60,22 @@ def screen(now: BatchProgress, width: int = 100) -> list[str]:
     console = Console(file=StringIO(), width=width, force_terminal=False)
     with console.capture() as captured:
         console.print(_Frame("a.jsonl -> b.jsonl", now, (1.0, 2.0, 3.0)))
-    return [each.rstrip() for each in captured.get().splitlines()]
+    return [line.rstrip() for line in captured.get().splitlines()]
 
 
-def test_a_line_of_a_log_tells_all_that_matters() -> None:
+def test_a_log_line_has_all_figures() -> None:
     assert format_line(progress()) == (
         "5,412 of 10,000 (54%) finished, 12 failed, 310 reused, 41.2 lines/s, "
         "2,310 tokens/s, 1 min 51 s left, 8 in flight of at most 8, 512 queued"
     )
 
 
-def test_a_service_that_is_away_is_told_by_its_name() -> None:
+def test_an_unavailable_service_is_named() -> None:
     away = EngineState(services=(("http://a:1", "closed"), ("http://b:2", "open")))
     assert format_line(progress(engine=away)).endswith("http://b:2 is unavailable")
 
 
-def test_a_line_tells_what_else_goes_on() -> None:
+def test_log_lines_of_other_phases() -> None:
     checking = progress(phase="checking", read_bytes=1_000_000, size_bytes=2_097_152)
     assert format_line(checking) == "checking the input (2 MB), 48%"
     assert format_line(progress(phase="publishing")).startswith("writing the output, 5,412 of")
@@ -84,7 +84,7 @@ def test_a_line_tells_what_else_goes_on() -> None:
     )
 
 
-def test_the_screen_has_a_bar_and_the_figures_of_now() -> None:
+def test_the_view_has_a_bar_and_current_figures() -> None:
     title, bar, lines, speed, time, engine = screen(progress())
     assert title == "a.jsonl -> b.jsonl"
     assert bar.endswith("5,412 of 10,000   54%")
@@ -95,12 +95,12 @@ def test_the_screen_has_a_bar_and_the_figures_of_now() -> None:
 
 
 @pytest.mark.parametrize("width", [20, 40, 80, 200])
-def test_the_screen_fits_whatever_terminal_there_is(width: int) -> None:
-    assert max(len(each) for each in screen(progress(), width)) <= width
+def test_the_view_fits_the_terminal(width: int) -> None:
+    assert max(len(line) for line in screen(progress(), width)) <= width
     assert len(screen(progress(), width)) <= 8
 
 
-def test_the_screen_while_the_input_is_checked() -> None:
+def test_the_view_while_the_input_is_checked() -> None:
     title, bar = screen(progress(phase="checking", read_bytes=1, size_bytes=2**21))
     assert (title, bar.split("  ")[-1].strip()) == (
         "a.jsonl -> b.jsonl",
@@ -128,7 +128,7 @@ def test_the_screen_while_the_input_is_checked() -> None:
         (["plan", "a.txt", "--within", "0s"], "--within is '0s'"),
     ],
 )
-def test_options_that_cannot_be_meant_are_wrong_usage(
+def test_invalid_options_are_usage_errors(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["batch", *arguments]) == 2
@@ -140,11 +140,11 @@ def summary(**changes: Any) -> BatchSummary:
     return BatchSummary(**{**counts, "elapsed_s": 1.0, **changes})
 
 
-def test_a_run_without_a_line_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_summary_of_an_empty_input(capsys: pytest.CaptureFixture[str]) -> None:
     options = BatchOptions(input=InputOptions(path="/dev/fd/63"), output="a.jsonl")
     print_summary(options, summary(total=0, done=0))
-    told = capsys.readouterr().out
-    assert told.startswith("finished, but /dev/fd/63 has no lines\n")
+    output = capsys.readouterr().out
+    assert output.startswith("finished, but /dev/fd/63 has no lines\n")
     print_summary(options, summary())
     assert capsys.readouterr().out.startswith("finished\n")
 
@@ -161,18 +161,16 @@ def test_a_run_without_a_line_says_so(capsys: pytest.CaptureFixture[str]) -> Non
         ({"ReadTimeout": 1, "InvalidRequest": 1_200}, "(1,200 of them would fail again: correct"),
     ],
 )
-def test_what_can_never_pass_is_not_recommended_to_be_asked_again(
+def test_permanent_failures_are_not_recommended_for_retry(
     failures: dict[str, int], advice: str
 ) -> None:
-    told = make_retry_advice("my answers.jsonl", failures)
-    assert advice in told
-    assert bool(told) == bool(failures)
-    assert ("batch retry" in told) == ("retry" in advice or "of them" in advice)
+    output = make_retry_advice("my answers.jsonl", failures)
+    assert advice in output
+    assert bool(output) == bool(failures)
+    assert ("batch retry" in output) == ("retry" in advice or "of them" in advice)
 
 
-def test_a_batch_seen_from_outside_advises_the_same(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_status_gives_the_same_advice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = make_options(tmp_path)
     for code, advice in (("InvalidRequest", "fail again"), ("ServerError", "batch retry")):
         with opened(options, restart=True) as journal:
@@ -182,13 +180,13 @@ def test_a_batch_seen_from_outside_advises_the_same(
         assert advice in capsys.readouterr().out
 
 
-def test_a_check_of_no_line_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_of_an_empty_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "in.txt").touch()
     assert main(["batch", "check", str(tmp_path / "in.txt")]) == 0
     assert capsys.readouterr().out == "in.txt: 0 lines, nothing to run\n"
 
 
-def test_a_line_end_in_an_error_forges_no_line_of_the_summary(
+def test_newlines_in_errors_are_escaped_in_the_summary(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     message = "it failed\nfinished"

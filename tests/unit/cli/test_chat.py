@@ -1,4 +1,4 @@
-"""`chat` without an engine: where the prompt comes from, and when a model is downloaded."""
+"""`chat` without an engine: sources of the prompt, and downloads of models."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def stdin(monkeypatch: pytest.MonkeyPatch, stream: io.IOBase | None) -> None:
         (("sum", "up:", "-"), "text\n", "sum up: text"),
     ],
 )
-def test_where_the_prompt_comes_from(
+def test_prompt_from_arguments_and_standard_input(
     monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], text: str, prompt: str
 ) -> None:
     stdin(monkeypatch, io.StringIO(text))
@@ -57,14 +57,16 @@ def test_where_the_prompt_comes_from(
 
 
 @pytest.mark.parametrize("stream", [None, Terminal("not read")])
-def test_words_without_a_pipe_are_the_prompt(
+def test_arguments_without_a_pipe_are_the_prompt(
     monkeypatch: pytest.MonkeyPatch, stream: io.IOBase | None
 ) -> None:
     stdin(monkeypatch, stream)
     assert read_prompt(("say", "this")) == "say this"
 
 
-def test_a_terminal_without_words_means_a_conversation(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_without_arguments_starts_a_conversation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     stdin(monkeypatch, Terminal())
     assert read_prompt(()) is None
 
@@ -78,7 +80,7 @@ def test_a_terminal_without_words_means_a_conversation(monkeypatch: pytest.Monke
         io.TextIOWrapper(io.BytesIO(b"\xff"), encoding="utf-8"),
     ],
 )
-def test_no_prompt_at_all_is_refused(
+def test_an_empty_prompt_is_rejected(
     monkeypatch: pytest.MonkeyPatch, stream: io.IOBase | None
 ) -> None:
     stdin(monkeypatch, stream)
@@ -87,7 +89,7 @@ def test_no_prompt_at_all_is_refused(
     assert refused.value.field == "prompt"
 
 
-def test_the_shape_of_an_answer_as_json() -> None:
+def test_an_answer_as_json() -> None:
     completion = Completion(
         content="Hello",
         parsed=None,
@@ -115,10 +117,10 @@ def test_the_shape_of_an_answer_as_json() -> None:
 
 
 class FakeModels:
-    """A service whose one model is not here until it is downloaded."""
+    """A service with one model, which must be downloaded."""
 
     def __init__(self, *, catalog_answers: bool = True) -> None:
-        self.here = False
+        self.is_cached = False
         self.catalog_answers = catalog_answers
         self.progress: list[float] = []
 
@@ -135,17 +137,17 @@ class FakeModels:
         for percent in (50.0, 100.0):
             if progress:
                 progress(DownloadProgress(percent=percent))
-        self.here = True
+        self.is_cached = True
         return MODEL
 
     async def answer(self) -> str:
-        if not self.here:
+        if not self.is_cached:
             raise ModelNotCached("far-away is not on this machine", model=MODEL.alias)
         return "answer"
 
 
 class FakeSession:
-    """As much of a session as downloads need."""
+    """The part of a session that downloads need."""
 
     def __init__(self, models: FakeModels) -> None:
         self.models = models
@@ -161,40 +163,40 @@ def attempt(models: FakeModels, *, yes: bool = False, ask: bool = True) -> str:
     return downloads.retry_after_download(session, models.answer, yes=yes, ask=ask)
 
 
-def test_a_missing_model_is_not_downloaded_unasked() -> None:
+def test_a_missing_model_is_not_downloaded_without_consent() -> None:
     with pytest.raises(ModelNotCached):
         attempt(models := FakeModels())
-    assert not models.here
+    assert not models.is_cached
 
 
-def test_yes_downloads_and_tries_again(capsys: pytest.CaptureFixture[str]) -> None:
+def test_yes_downloads_and_retries(capsys: pytest.CaptureFixture[str]) -> None:
     assert attempt(FakeModels(), yes=True) == "answer"
     assert capsys.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize(("said", "here"), [("y\n", True), ("n\n", False), ("\n", False)])
-def test_a_terminal_is_asked(
+@pytest.mark.parametrize(("reply", "expected"), [("y\n", True), ("n\n", False), ("\n", False)])
+def test_on_a_terminal_the_user_is_asked(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    said: str,
-    here: bool,  # noqa: FBT001 - a parameter of the test
+    reply: str,
+    expected: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
     models = FakeModels()
-    stdin(monkeypatch, Terminal(said))
+    stdin(monkeypatch, Terminal(reply))
     monkeypatch.setattr("sys.stderr", Terminal())
-    if here:
+    if expected:
         assert attempt(models) == "answer"
     else:
         with pytest.raises(ModelNotCached):
             attempt(models)
-    assert models.here is here
+    assert models.is_cached is expected
     import sys  # noqa: PLC0415 - the stream is replaced above
 
     assert "Download it now (2.6 GB)? [y/N]" in cast("Terminal", sys.stderr).getvalue()
     assert capsys.readouterr().out == ""
 
 
-def test_the_size_is_left_out_where_the_catalog_does_not_answer(
+def test_the_size_is_left_out_if_the_catalog_fails(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     stdin(monkeypatch, Terminal("n\n"))
@@ -204,7 +206,7 @@ def test_the_size_is_left_out_where_the_catalog_does_not_answer(
     assert "Download it now? [y/N]" in errors.getvalue()
 
 
-def test_nobody_is_asked_when_the_caller_wants_json(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_user_is_not_asked_with_json(monkeypatch: pytest.MonkeyPatch) -> None:
     stdin(monkeypatch, Terminal("y\n"))
     monkeypatch.setattr("sys.stderr", Terminal())
     with pytest.raises(ModelNotCached):
@@ -219,8 +221,8 @@ def test_nobody_is_asked_when_the_caller_wants_json(monkeypatch: pytest.MonkeyPa
         ["--base-url", "http://b:2", "-v", "verb", "--base-url", "http://a:1", "-vv", "--json"],
     ],
 )
-def test_common_options_stand_before_or_behind_the_verb(arguments: list[str]) -> None:
-    seen: list[GlobalOptions] = []
+def test_common_options_before_and_after_the_verb(arguments: list[str]) -> None:
+    received: list[GlobalOptions] = []
 
     @click.group()
     @common_options
@@ -231,8 +233,8 @@ def test_common_options_stand_before_or_behind_the_verb(arguments: list[str]) ->
     @common_options
     @pass_common
     def verb(common: GlobalOptions) -> None:
-        seen.append(common)
+        received.append(common)
 
     finished = CliRunner().invoke(group, arguments)
     assert finished.exit_code == 0, finished.output
-    assert seen == [GlobalOptions(base_url="http://a:1", verbose=2, as_json=True)]
+    assert received == [GlobalOptions(base_url="http://a:1", verbose=2, as_json=True)]

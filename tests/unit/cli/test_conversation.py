@@ -16,23 +16,23 @@ if TYPE_CHECKING:
 
 
 class Talk:
-    """A conversation with a user who says given lines, and a model that echoes."""
+    """A conversation in which the user enters lines, and a model echoes them."""
 
     def __init__(
         self, *lines: str | BaseException, answers: Iterable[str | FoundryError | None] = ()
     ) -> None:
         self._lines = iter(lines)
         self._answers = iter(answers)
-        self.told: list[str] = []
+        self.messages: list[str] = []
         self.failures: list[FoundryError] = []
-        self.asked: list[tuple[str, list[tuple[str, str]]]] = []
+        self.requests: list[tuple[str, list[tuple[str, str]]]] = []
         self.conversation = Conversation(
             model="first",
             system=None,
             complete=self._answer,
             select_model=self._choose,
             read=self._read,
-            echo=self.told.append,
+            echo=self.messages.append,
             echo_error=self.failures.append,
         )
         self.conversation.run()
@@ -48,7 +48,7 @@ class Talk:
         return line
 
     def _answer(self, model: str, messages: Sequence[Message]) -> str | None:
-        self.asked.append((model, [(message.role, message.content) for message in messages]))
+        self.requests.append((model, [(message.role, message.content) for message in messages]))
         answer = next(self._answers, f"echo {messages[-1].content}")
         if isinstance(answer, FoundryError):
             raise answer
@@ -59,90 +59,92 @@ class Talk:
             raise ModelNotFound("no such model", model=name)
 
 
-def test_each_turn_is_sent_with_the_history_before_it() -> None:
+def test_each_turn_is_sent_with_the_history() -> None:
     talk = Talk("one", "two")
-    assert talk.asked == [
+    assert talk.requests == [
         ("first", [("user", "one")]),
         ("first", [("user", "one"), ("assistant", "echo one"), ("user", "two")]),
     ]
 
 
 @pytest.mark.parametrize("leave", [EOFError(), KeyboardInterrupt(), "/quit", "/QUIT", "/exit"])
-def test_the_user_leaves(leave: str | BaseException) -> None:
-    assert Talk("one", leave, "never said").history == [("user", "one"), ("assistant", "echo one")]
+def test_the_user_quits(leave: str | BaseException) -> None:
+    assert Talk("one", leave, "never sent").history == [("user", "one"), ("assistant", "echo one")]
 
 
 @pytest.mark.parametrize("line", ["/quit now", "/exit please", "/reset all", "/help\tme"])
-def test_a_command_with_words_that_it_does_not_take_says_how_to_enter_it(line: str) -> None:
+def test_a_command_with_an_unexpected_argument(line: str) -> None:
     talk = Talk("one", line, "two")
     word = line.split(maxsplit=1)[0]
-    assert talk.told[0] == f"{word} takes no argument: enter {word} alone."
-    assert [asked[1][-1] for asked in talk.asked] == [("user", "one"), ("user", "two")]
+    assert talk.messages[0] == f"{word} takes no argument: enter {word} alone."
+    assert [request[1][-1] for request in talk.requests] == [("user", "one"), ("user", "two")]
 
 
 @pytest.mark.parametrize(("word", "meant"), [("/qiut", "/quit"), ("/modle", "/model")])
-def test_an_unknown_command_names_the_nearest(word: str, meant: str) -> None:
+def test_an_unknown_command_suggests_a_similar_one(word: str, meant: str) -> None:
     assert (
-        Talk(f"{word} x").told[0].startswith(f"There is no command {word} (did you mean {meant}?)")
+        Talk(f"{word} x")
+        .messages[0]
+        .startswith(f"There is no command {word} (did you mean {meant}?)")
     )
 
 
-def test_empty_lines_are_not_asked() -> None:
-    assert Talk("", "  \t").asked == []
+def test_empty_lines_are_not_sent() -> None:
+    assert Talk("", "  \t").requests == []
 
 
-def test_reset_forgets_the_turns_but_not_the_instructions() -> None:
+def test_reset_clears_the_turns_but_not_the_system_message() -> None:
     talk = Talk("/system Be brief.", "one", "/reset", "two")
-    assert talk.asked[-1] == ("first", [("system", "Be brief."), ("user", "two")])
+    assert talk.requests[-1] == ("first", [("system", "Be brief."), ("user", "two")])
 
 
-def test_another_model_goes_on_with_the_history() -> None:
+def test_another_model_gets_the_history() -> None:
     talk = Talk("one", "/model second", "two")
-    assert talk.asked[-1][0] == "second"
-    assert len(talk.asked[-1][1]) == 3
+    assert talk.requests[-1][0] == "second"
+    assert len(talk.requests[-1][1]) == 3
 
 
-def test_a_model_that_is_missing_is_told_and_not_taken() -> None:
+def test_a_missing_model_is_reported_and_not_selected() -> None:
     talk = Talk("/model missing", "one")
     assert [type(error) for error in talk.failures] == [ModelNotFound]
-    assert talk.asked[-1][0] == "first"
+    assert talk.requests[-1][0] == "first"
 
 
-def test_commands_without_text_tell_what_is_set() -> None:
+def test_commands_without_argument_show_the_current_value() -> None:
     talk = Talk("/model", "/system", "/system Be brief.", "/system")
-    assert talk.told[:2] == ["The model is first.", "There is no system message."]
-    assert talk.told[2] == talk.told[3] == "The system message is: Be brief."
+    assert talk.messages[:2] == ["The model is first.", "There is no system message."]
+    assert talk.messages[2] == talk.messages[3] == "The system message is: Be brief."
 
 
 def test_help_lists_every_command() -> None:
-    told = Talk("/help").told[0]
-    assert all(word in told for word in ("/model", "/system", "/reset", "/quit", "Ctrl-C"))
+    output = Talk("/help").messages[0]
+    assert all(word in output for word in ("/model", "/system", "/reset", "/quit", "Ctrl-C"))
 
 
 def test_an_unknown_command_is_not_sent_to_the_model() -> None:
     talk = Talk("/sytem Be brief.")
-    assert talk.asked == []
-    assert "/sytem" in talk.told[0]
+    assert talk.requests == []
+    assert "/sytem" in talk.messages[0]
 
 
 @pytest.mark.parametrize("text", ["/etc/hosts is what?", "/ 2", "1/2"])
-def test_text_that_begins_with_a_slash_need_not_be_a_command(text: str) -> None:
-    assert Talk(text).asked == [("first", [("user", text)])]
+def test_text_that_starts_with_a_slash_can_be_a_prompt(text: str) -> None:
+    assert Talk(text).requests == [("first", [("user", text)])]
 
 
-def test_what_was_said_of_a_broken_answer_stays() -> None:
+def test_the_text_of_an_incomplete_answer_stays_in_the_history() -> None:
     talk = Talk("one", answers=[StreamInterrupted("it broke", partial="half an ans")])
     assert talk.history == [("user", "one"), ("assistant", "half an ans")]
     assert len(talk.failures) == 1
 
 
 @pytest.mark.parametrize("answer", [ServerError("it failed"), None])
-def test_a_question_of_which_nothing_arrived_leaves_no_trace(answer: FoundryError | None) -> None:
+def test_a_question_without_answer_is_not_in_the_history(answer: FoundryError | None) -> None:
     talk = Talk("one", "two", answers=[answer])
-    assert talk.asked[1] == ("first", [("user", "two")])
+    assert talk.requests[1] == ("first", [("user", "two")])
 
 
 @pytest.mark.parametrize("answer", ["", " \n"])
-def test_a_question_whose_answer_has_no_text_stays(answer: str) -> None:
+def test_a_question_with_an_empty_answer_stays_in_the_history(answer: str) -> None:
     talk = Talk("one", "two", answers=[answer])
-    assert talk.asked[1] == ("first", [("user", "one"), ("user", "two")])
+    assert talk.requests[1] == ("first", [("user", "one"), ("user", "two")])

@@ -56,13 +56,13 @@ def test_exit_codes(
 ) -> None:
     failing.append(error)
     assert main(["status"]) == code
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert "Traceback" not in told.err
-    assert code == 130 or "Error: " in told.err
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "Traceback" not in captured.err
+    assert code == 130 or "Error: " in captured.err
 
 
-def test_words_tell_message_place_and_hint(capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_has_message_context_and_hint(capsys: pytest.CaptureFixture[str]) -> None:
     error = errors.ServerError("it broke", hint="Try later.", service="http://x:1", status=500)
     cli_errors.print_error(error.with_context(attempts=4))
     assert capsys.readouterr().err == (
@@ -70,7 +70,7 @@ def test_words_tell_message_place_and_hint(capsys: pytest.CaptureFixture[str]) -
     )
 
 
-def test_words_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_control_characters_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
     cli_errors.print_error(errors.ServerError("\x1b[2Jgone", hint=""))
     assert capsys.readouterr().err == "Error: \\x1b[2Jgone.\n"
 
@@ -80,9 +80,9 @@ def test_json_goes_to_standard_output(
 ) -> None:
     failing.append(errors.StreamInterrupted("it broke", partial="half", model="m"))
     assert main(["status", "--json"]) == 1
-    told = capsys.readouterr()
-    assert told.err == ""
-    assert json.loads(told.out) == {
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert json.loads(captured.out) == {
         "error": {
             "type": "StreamInterrupted",
             "message": "it broke",
@@ -96,7 +96,7 @@ def test_json_goes_to_standard_output(
     }
 
 
-def test_wrong_usage_as_json_names_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_usage_error_as_json_refers_to_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["chat", "--json", "--nonsense"]) == 2
     error = json.loads(capsys.readouterr().out)["error"]
     assert error["type"] == "UsageError"
@@ -104,12 +104,12 @@ def test_wrong_usage_as_json_names_the_help(capsys: pytest.CaptureFixture[str]) 
     assert error["hint"] == "See `foundry-api chat --help`."
 
 
-def test_an_unknown_verb_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_verb_suggests_a_similar_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["chta"]) == 2
     assert "Did you mean 'chat'?" in capsys.readouterr().err
 
 
-def test_json_behind_a_double_dash_is_a_prompt(
+def test_json_after_a_double_dash_is_a_prompt(
     failing: list[BaseException], capsys: pytest.CaptureFixture[str]
 ) -> None:
     failing.append(errors.ServerError("it broke"))
@@ -117,7 +117,7 @@ def test_json_behind_a_double_dash_is_a_prompt(
     assert capsys.readouterr().out == ""
 
 
-def test_a_setting_that_cannot_be_used_is_wrong_usage(
+def test_an_invalid_setting_is_a_usage_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("FOUNDRY_TIMEOUT", "soon")
@@ -139,7 +139,7 @@ def test_a_setting_that_cannot_be_used_is_wrong_usage(
         (["--stop", ""], "Error: --stop is empty."),
     ],
 )
-def test_an_option_is_named_as_it_was_written(
+def test_errors_name_the_option(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     arguments: list[str],
@@ -147,7 +147,7 @@ def test_an_option_is_named_as_it_was_written(
 ) -> None:
     monkeypatch.setattr("sys.stdin", None)
     assert main(["chat", "--base-url", "http://127.0.0.1:1", *arguments, "Hi"]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith(message)
-    assert "hunter2" not in told
-    assert "FOUNDRY_" not in told.replace("FOUNDRY_API_KEY", "")
+    output = capsys.readouterr().err
+    assert output.startswith(message)
+    assert "hunter2" not in output
+    assert "FOUNDRY_" not in output.replace("FOUNDRY_API_KEY", "")

@@ -47,7 +47,7 @@ BUSY = {
 
 
 def full(**members: Any) -> HealthSample:
-    told: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "service": URL,
         "version": "2.2.1",
         "service_generation": "sdk-2.1",
@@ -58,10 +58,10 @@ def full(**members: Any) -> HealthSample:
         "threads": 9,
         "cpu_percent": 140.4,
     }
-    return seen("healthy", **{**told, **members})
+    return seen("healthy", **{**defaults, **members})
 
 
-def test_a_look_in_words() -> None:
+def test_a_sample_as_fields() -> None:
     canary = Canary(outcome="answered", model="demo:1", time_to_first_token_s=0.02, at=1.8e9 - 30)
     assert [
         field for field in make_sample_fields(full(canary=canary, detail="a thing")) if field[1]
@@ -77,7 +77,7 @@ def test_a_look_in_words() -> None:
     ]
 
 
-def test_a_look_in_a_line() -> None:
+def test_a_sample_as_a_line() -> None:
     assert format_line(seen("down", detail="nothing runs")).split("  ")[1:] == [
         "down",
         "-",
@@ -95,18 +95,18 @@ def test_a_look_in_a_line() -> None:
     ]
 
 
-def test_a_look_as_json_is_one_line_that_can_be_read_back(
+def test_a_sample_as_json_is_one_line_that_can_be_decoded(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     import msgspec  # noqa: PLC0415 - only here
 
     sample = full(**BUSY)
     _print_json_line(sample)
-    (told,) = capsys.readouterr().out.splitlines()
-    assert msgspec.json.decode(told, type=HealthSample) == sample
+    (line,) = capsys.readouterr().out.splitlines()
+    assert msgspec.json.decode(line, type=HealthSample) == sample
 
 
-def test_guards_are_told_where_there_are_calls() -> None:
+def test_limits_are_shown_if_there_are_calls() -> None:
     assert format_limits(full(**BUSY)) == (
         "2 of 2 in flight, 7 queued, 5 succeeded, breaker closed"
     )
@@ -118,7 +118,7 @@ def test_guards_are_told_where_there_are_calls() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--watch", "--interval", "0"], "--interval"),
         (["--until-ready", "5", "--watch"], "--until-ready"),
@@ -129,42 +129,42 @@ def test_guards_are_told_where_there_are_calls() -> None:
         (["--alert-command", ""], "list"),
     ],
 )
-def test_what_cannot_be_meant_is_wrong_usage(
-    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+def test_invalid_options_are_usage_errors(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["health", *arguments]) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-def test_without_a_service_it_is_down_however_one_looks(
+def test_without_a_service_every_mode_reports_down(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("foundry_api.engine.discovery.KNOWN_PORTS", ())
-    here = ["--base-url", "http://127.0.0.1:9"]
-    assert main(["health", *here]) == 2
+    options = ["--base-url", "http://127.0.0.1:9"]
+    assert main(["health", *options]) == 2
     assert capsys.readouterr().out.splitlines()[0] == "http://127.0.0.1:9  down"
-    assert main(["health", *here, "--count", "2", "--interval", "0.01"]) == 2
+    assert main(["health", *options, "--count", "2", "--interval", "0.01"]) == 2
     assert [text.split("  ")[1] for text in capsys.readouterr().out.splitlines()] == ["down"] * 2
-    assert main(["health", *here, "--until-ready", "0.3"]) == 2
+    assert main(["health", *options, "--until-ready", "0.3"]) == 2
     assert "not ready within 0.3 s" in capsys.readouterr().err
 
 
-def test_a_summary_of_what_was_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_summary_of_stored_checks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "health.db"
     store = SampleStore(path, keep_s=1e9)
     for at in range(10):
         store.add(seen("down" if at in {4, 5} else "healthy", 1.8e9 + at, memory_usage=2**30))
     store.close()
     assert main(["health", "--summary", "--store", str(path)]) == 0
-    told = capsys.readouterr().out
-    assert "available  80%" in told
-    assert "outages    1, the longest 2 s" in told
-    assert "memory     at most 1.0 GB" in told
+    output = capsys.readouterr().out
+    assert "available  80%" in output
+    assert "outages    1, the longest 2 s" in output
+    assert "memory     at most 1.0 GB" in output
     assert main(["health", "--summary", "--store", str(path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["outages"] == 1
 
 
-def test_a_summary_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_summary_without_checks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "health.db"
     assert main(["health", "--summary", "--store", str(path)]) == 2
     assert "there is no history" in capsys.readouterr().err
@@ -174,7 +174,7 @@ def test_a_summary_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert dict(make_summary_fields(summarise([])))["available"] == ""
 
 
-async def test_a_service_that_this_client_cannot_use_is_not_down(
+async def test_an_unsupported_service_is_degraded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def health_check(_: FoundryAPIClient) -> HealthSample:
@@ -187,13 +187,13 @@ async def test_a_service_that_this_client_cannot_use_is_not_down(
     assert "it is of generation legacy" in health.detail
 
 
-def test_the_screen_shows_state_figures_and_changes(monkeypatch: pytest.MonkeyPatch) -> None:
-    looks = [full(loaded_models=(f"model-{n}[bold]",), **BUSY) for n in range(14)]
+def test_the_view_shows_state_figures_and_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = [full(loaded_models=(f"model-{n}[bold]",), **BUSY) for n in range(14)]
     change = HealthChanged(
-        old="healthy", new="down", since=1.0, at=2.0, reason="it [red]died", sample=looks[0]
+        old="healthy", new="down", since=1.0, at=2.0, reason="it [red]died", sample=samples[0]
     )
-    screen = draw(monkeypatch, looks, change)
-    for told in (
+    screen = draw(monkeypatch, samples, change)
+    for text in (
         " healthy ",
         URL,
         "model-13[bold]",
@@ -203,35 +203,37 @@ def test_the_screen_shows_state_figures_and_changes(monkeypatch: pytest.MonkeyPa
         "1,234",
         "7 queued",
     ):
-        assert told in screen
+        assert text in screen
     assert "it [red]died" in screen
     assert "\N{FULL BLOCK}" in screen
 
 
-def test_the_screen_of_a_service_that_is_down_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_view_shows_why_a_service_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = draw(monkeypatch, [seen("down", detail="no service \x1b[2J is running")])
     assert "no service" in screen
     assert "\\x1b[2J is running" in screen
 
 
-def test_a_name_takes_one_line_of_the_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_newline_in_a_name_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
     forged = "m\ndown  forged"
-    look = full(loaded_models=(forged,), service=forged)
-    change = HealthChanged(old="healthy", new="down", since=1.0, at=2.0, reason=forged, sample=look)
+    sample = full(loaded_models=(forged,), service=forged)
+    change = HealthChanged(
+        old="healthy", new="down", since=1.0, at=2.0, reason=forged, sample=sample
+    )
     monkeypatch.setenv("COLUMNS", "200")
-    screen = draw(monkeypatch, [look, look], change)
+    screen = draw(monkeypatch, [sample, sample], change)
     assert screen.count("m\\ndown  forged") >= 3
     assert "m\ndown" not in screen.replace("\r", "")
 
 
-def test_a_terminal_without_unicode_gets_letters(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_without_unicode_gets_ascii_bars(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = draw(monkeypatch, [full(), full()], encoding="ascii")
     assert "##" in screen
     screen.encode("ascii")
 
 
 @pytest.mark.parametrize("width", [20, 80, 200])
-def test_the_screen_fits_its_terminal(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+def test_the_view_fits_the_terminal(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
     screen = draw(monkeypatch, [full(**BUSY)] * 300)
     assert "140%" in screen
@@ -239,7 +241,7 @@ def test_the_screen_fits_its_terminal(monkeypatch: pytest.MonkeyPatch, width: in
 
 def draw(
     monkeypatch: pytest.MonkeyPatch,
-    looks: Iterable[HealthSample],
+    samples: Iterable[HealthSample],
     *changes: HealthChanged,
     encoding: str = "utf-8",
 ) -> str:
@@ -253,6 +255,6 @@ def draw(
     with LiveView() as screen:
         for change in changes:
             screen.add_change(change)
-        for look in looks:
-            screen.add_sample(look)
+        for sample in samples:
+            screen.add_sample(sample)
     return terminal.getvalue()

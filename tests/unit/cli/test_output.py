@@ -29,7 +29,7 @@ def test_a_terminal_gets_no_control_characters_from_a_model() -> None:
 @pytest.mark.parametrize(
     ("stream", "expected"), [(io.StringIO, "\x1b[2J\n"), (Terminal, "\\x1b[2J\n")]
 )
-def test_a_pipe_gets_the_answer_as_it_is(stream: Callable[[], io.StringIO], expected: str) -> None:
+def test_a_pipe_gets_the_answer_unchanged(stream: Callable[[], io.StringIO], expected: str) -> None:
     written = stream()
     speaker = AnswerPrinter(written)
     speaker.write("\x1b[2J")
@@ -42,7 +42,7 @@ def test_a_pipe_gets_the_answer_as_it_is(stream: Callable[[], io.StringIO], expe
     ("pieces", "expected"),
     [(["a", "b"], "ab\n"), (["a\n"], "a\n"), (["a\n", "\n"], "a\n\n"), ([], "")],
 )
-def test_an_answer_ends_with_one_line_end_of_ours_at_most(pieces: list[str], expected: str) -> None:
+def test_at_most_one_newline_is_added_to_an_answer(pieces: list[str], expected: str) -> None:
     written = io.StringIO()
     speaker = AnswerPrinter(written)
     for piece in pieces:
@@ -56,24 +56,24 @@ def test_a_table_is_aligned_and_plain_in_a_pipe(capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().out == "NAME         STATE\na-long-name  loaded\nb\n"
 
 
-def test_fields_that_are_not_known_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+def test_empty_fields_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     output.print_fields("Service", "healthy", [("pid", "1"), ("memory", ""), ("uptime", "2 s")])
     assert capsys.readouterr().out == "Service  healthy\n  pid     1\n  uptime  2 s\n"
 
 
 def test_json_is_one_document_in_utf8(capsys: pytest.CaptureFixture[str]) -> None:
     output.print_json({"text": "日本語\x1b"})
-    told = capsys.readouterr().out
-    assert "日本語" in told
-    assert json.loads(told) == {"text": "日本語\x1b"}
+    text = capsys.readouterr().out
+    assert "日本語" in text
+    assert json.loads(text) == {"text": "日本語\x1b"}
 
 
-def test_half_a_surrogate_pair_is_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_lone_surrogate_is_escaped(capsys: pytest.CaptureFixture[str]) -> None:
     output.print_json({"file": "caf\udce9", "said": "\u00fc"}, indent=0)
     assert json.loads(capsys.readouterr().out) == {"file": "caf\udce9", "said": "\u00fc"}
 
 
-def test_streams_of_a_windows_pipe_speak_utf8(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pipes_on_windows_use_utf8(monkeypatch: pytest.MonkeyPatch) -> None:
     written = io.BytesIO()
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("é".encode()), encoding="cp1252"))
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding="cp1252"))

@@ -33,7 +33,7 @@ def test_without_a_floor_the_lowest_value_is_the_lowest_bar() -> None:
 
 
 @given(st.lists(st.none() | st.floats(0, 1e12), max_size=50), st.integers(0, 40))
-def test_a_graph_is_as_wide_as_it_was_told(values: list[float | None], width: int) -> None:
+def test_a_graph_has_the_requested_width(values: list[float | None], width: int) -> None:
     line = format_sparkline(values, width)
     assert len(line) in {0, width}
     assert set(line) <= {*BARS, " "}
@@ -43,5 +43,5 @@ def test_a_graph_is_as_wide_as_it_was_told(values: list[float | None], width: in
     ("encoding", "bars"),
     [("utf-8", BARS), ("ascii", ASCII_BARS), ("latin-1", ASCII_BARS), (None, ASCII_BARS)],
 )
-def test_a_terminal_without_the_bars_gets_letters(encoding: str | None, bars: str) -> None:
+def test_a_terminal_without_unicode_gets_ascii_bars(encoding: str | None, bars: str) -> None:
     assert get_bars(encoding) == bars

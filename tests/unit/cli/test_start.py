@@ -73,14 +73,14 @@ def test_help_and_version_import_nothing_heavy(arguments: list[str]) -> None:
     assert len(modules) < MAX_MODULES_OF_HELP
 
 
-def test_a_verbs_help_imports_neither_http_nor_colours() -> None:
+def test_the_help_of_a_verb_imports_neither_http_nor_rich() -> None:
     modules = imported_by("chat", "--help")
     assert (
         modules & {"aiohttp", "rich", "foundry_api.cli.models", "foundry_api.cli.health"} == set()
     )
 
 
-def test_the_table_of_verbs_says_what_the_verbs_say() -> None:
+def test_the_table_of_verbs_matches_their_help() -> None:
     for verb, short_help in VERBS.items():
         command = importlib.import_module(f"foundry_api.cli.{verb}").command
         assert command.name == verb
@@ -117,12 +117,12 @@ def test_every_command_has_examples_and_the_common_options(
     assert undescribed == []
 
 
-def test_the_module_runs_and_tells_its_version() -> None:
+def test_the_module_runs_and_prints_its_version() -> None:
     finished = run("--version")
     assert (finished.returncode, finished.stdout) == (0, f"foundry-api {__version__}\n")
 
 
-def test_help_in_a_pipe_is_plain_and_tells_the_exit_codes() -> None:
+def test_help_in_a_pipe_is_plain_and_lists_exit_codes() -> None:
     finished = run("--help")
     assert finished.returncode == 0
     assert "\x1b" not in finished.stdout
@@ -130,6 +130,6 @@ def test_help_in_a_pipe_is_plain_and_tells_the_exit_codes() -> None:
     assert all(f"  {verb}" in finished.stdout for verb in VERBS)
 
 
-def test_an_example_with_a_pipe_begins_with_what_it_is_from() -> None:
+def test_an_example_with_a_pipe_is_not_prefixed() -> None:
     shown = format_examples("chat hi", "cat notes | foundry-api chat hi")
     assert shown.splitlines()[2:] == ["  foundry-api chat hi", "  cat notes | foundry-api chat hi"]

@@ -54,7 +54,7 @@ def prompt(shell: str) -> str:
         ("ASK <&-", "Sum up:\n"),
     ],
 )
-def test_a_pipe_is_joined_to_the_prompt(
+def test_a_pipe_is_appended_to_the_prompt(
     shell: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -70,16 +70,16 @@ def pipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[BinaryIO]:
         yield other
 
 
-def test_an_inherited_input_that_never_ends_is_left_out_with_a_word(
+def test_an_open_but_silent_input_is_ignored_with_a_message(
     pipe: BinaryIO, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert read_piped_text("prompt", silence_s=0.01) == ""
-    told = capsys.readouterr().err
-    assert told.startswith("Standard input is open, but nothing arrived within 10 ms")
-    assert "Pass - to wait for it" in told
+    message = capsys.readouterr().err
+    assert message.startswith("Standard input is open, but nothing arrived within 10 ms")
+    assert "Pass - to wait for it" in message
 
 
-def test_what_has_begun_is_read_to_its_end(pipe: BinaryIO) -> None:
+def test_input_that_has_started_is_read_to_its_end(pipe: BinaryIO) -> None:
     pipe.write(b"one ")
 
     def end() -> None:
@@ -91,7 +91,7 @@ def test_what_has_begun_is_read_to_its_end(pipe: BinaryIO) -> None:
 
 
 @linux
-def test_a_slow_command_is_waited_for(pipe: BinaryIO, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_slow_command_is_awaited(pipe: BinaryIO, capsys: pytest.CaptureFixture[str]) -> None:
     """It may load a model first: `foundry-api chat … | foundry-api chat "Translate:"`."""
     with subprocess.Popen([sys.executable, "-c", COPY], stdin=subprocess.PIPE, stdout=pipe) as slow:
         pipe.close()
@@ -109,7 +109,7 @@ def test_a_slow_command_is_waited_for(pipe: BinaryIO, capsys: pytest.CaptureFixt
     ],
 )
 @pytest.mark.parametrize("read", [read_text, read_piped_text])
-def test_what_is_no_text_is_refused(
+def test_input_that_is_not_text_is_rejected(
     pipe: BinaryIO, sent: bytes, message: str, read: Callable[[str], str]
 ) -> None:
     pipe.write(sent)
@@ -125,7 +125,7 @@ def test_what_is_no_text_is_refused(
     ("place", "message"),
     [("/dev/zero", "longer than 1000 B"), ("/", "cannot be read: Is a directory")],
 )
-def test_what_cannot_be_a_prompt_is_refused(
+def test_input_that_cannot_be_a_prompt_is_rejected(
     monkeypatch: pytest.MonkeyPatch, read: Callable[[str], str], place: str, message: str
 ) -> None:
     class Stream:

@@ -41,7 +41,7 @@ async def machine(own_home: Path) -> DiagnosticContext:
 # Findings
 
 
-def test_every_kind_has_an_id_of_its_own_and_what_is_wrong_has_a_remedy() -> None:
+def test_ids_are_unique_and_problems_have_a_remedy() -> None:
     kinds = [kind for group in GROUPS for kind in group.kinds]
     ids = [kind.id for kind in (*kinds, CHECK_FAILED, CHECK_TIMED_OUT)]
     assert len(ids) == len(set(ids))
@@ -49,14 +49,14 @@ def test_every_kind_has_an_id_of_its_own_and_what_is_wrong_has_a_remedy() -> Non
     assert [k.id for k in kinds if k.title.endswith(".")] == []
 
 
-def test_every_kind_that_a_check_declares_is_in_its_group() -> None:
+def test_every_declared_kind_is_in_its_group() -> None:
     for group in GROUPS:
         module = __import__(group.checks[0].__module__, fromlist=["GROUP"])
         declared = {value for value in vars(module).values() if isinstance(value, FindingKind)}
         assert declared == set(group.kinds)
 
 
-def test_the_table_in_the_documentation_is_this_one() -> None:
+def test_the_table_in_the_documentation_is_current() -> None:
     written = Path(__file__).parents[4] / "docs" / "doctor.md"
     assert written.read_text(encoding="utf-8") == markdown()
 
@@ -64,7 +64,7 @@ def test_the_table_in_the_documentation_is_this_one() -> None:
 # Running checks
 
 
-async def test_checks_that_fail_or_hang_are_findings_and_the_others_go_on(
+async def test_failing_and_hanging_checks_do_not_affect_the_others(
     machine: DiagnosticContext,
 ) -> None:
     async def fails(_: DiagnosticContext) -> Iterable[Finding]:
@@ -104,13 +104,13 @@ async def test_checks_that_fail_or_hang_are_findings_and_the_others_go_on(
     assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
-async def test_blocking_work_gives_its_result_or_its_failure() -> None:
+async def test_blocking_work_returns_or_raises() -> None:
     assert await run_abandonable(lambda: 3) == 3
     with pytest.raises(ZeroDivisionError):
         await run_abandonable(lambda: 1 // 0)
 
 
-def test_blocking_work_that_hangs_holds_nobody_up() -> None:
+def test_hanging_work_does_not_delay_the_exit() -> None:
     """The thread outlives the loop that waited for it, and what it then says is not missed."""
     go = threading.Event()
 
@@ -127,7 +127,7 @@ def test_blocking_work_that_hangs_holds_nobody_up() -> None:
         worker.join()
 
 
-async def test_work_that_several_checks_want_is_done_once() -> None:
+async def test_shared_work_runs_once() -> None:
     begun: list[int] = []
 
     async def work() -> int:
@@ -147,7 +147,7 @@ async def test_work_that_several_checks_want_is_done_once() -> None:
 # Settings
 
 
-def test_what_cannot_be_used_is_left_out_of_the_settings() -> None:
+def test_invalid_variables_are_ignored() -> None:
     environ = {
         "FOUNDRY_TIMEOUT": "soon",
         "FOUNDRY_RETRIES": "7",
@@ -159,7 +159,7 @@ def test_what_cannot_be_used_is_left_out_of_the_settings() -> None:
     assert (settings.base_url, settings.base_urls) == ("http://127.0.0.1:1", ())
 
 
-def test_an_argument_that_cannot_be_used_is_refused() -> None:
+def test_an_invalid_argument_is_rejected() -> None:
     with pytest.raises(ConfigurationError):
         make_usable_settings({}, base_url="ftp://x")
 
@@ -178,12 +178,12 @@ async def found_in(module_group: CheckGroup, **environ: str) -> set[str]:
         ("FOUNDRY_ENDPOINT", "foreign-setting"),
     ],
 )
-async def test_names_that_nobody_reads(name: str, expected: str) -> None:
+async def test_misspelt_and_foreign_names(name: str, expected: str) -> None:
     settings = next(group for group in GROUPS if group.name == "Settings")
     assert expected in await found_in(settings, **{name: "x"})
 
 
-async def test_names_of_others_are_left_alone() -> None:
+async def test_other_variables_are_ignored() -> None:
     settings = next(group for group in GROUPS if group.name == "Settings")
     assert await found_in(settings, FOUNDRY_TEST_HOME="x", FOUNDRY_PROFILE="y") == {
         "settings-usable"
@@ -191,7 +191,7 @@ async def test_names_of_others_are_left_alone() -> None:
     assert len(environment_variables()) == len(set(environment_variables()))
 
 
-async def test_a_key_without_an_address() -> None:
+async def test_a_key_without_a_url() -> None:
     settings = next(group for group in GROUPS if group.name == "Settings")
     assert "key-without-address" in await found_in(settings, FOUNDRY_API_KEY="geheim")
 
@@ -211,17 +211,17 @@ async def test_a_key_without_an_address() -> None:
         ("notlocalhost,10.0.0.0/8", False),
     ],
 )
-def test_when_no_proxy_covers_the_loopback(no_proxy: str, expected: object) -> None:
+def test_no_proxy_that_covers_the_loopback(no_proxy: str, expected: object) -> None:
     assert network.is_loopback_bypassed(no_proxy) is expected
 
 
-def test_lower_case_wins_among_proxies() -> None:
+def test_lower_case_proxy_variables_win() -> None:
     environ = {"http_proxy": "a:1", "HTTP_PROXY": "b:1", "ALL_PROXY": "c:1", "https_proxy": " "}
     assert network.get_proxies(environ) == {"http_proxy": "a:1", "ALL_PROXY": "c:1"}
 
 
 @pytest.mark.parametrize("addresses", [[], ["192.0.2.7"], ["127.0.0.1", "192.0.2.7"]])
-async def test_a_localhost_that_is_elsewhere(
+async def test_a_localhost_that_is_another_machine(
     monkeypatch: pytest.MonkeyPatch, addresses: list[str]
 ) -> None:
     """The hosts file of a machine is not a test's to change: what it says is put in its place."""
@@ -256,7 +256,7 @@ TABLE = "State    Ready\nPID      29056\nWeb URLs http://127.0.0.1:52364\n"
 
 
 @pytest.mark.parametrize(
-    ("given", "generation", "running"),
+    ("results", "generation", "running"),
     [
         (answers(server='loading…\n{"running": true, "webUrls": []}'), "0.10", True),
         (answers(server='{"running": false, "state": "not_running"}'), "0.10", False),
@@ -272,16 +272,16 @@ TABLE = "State    Ready\nPID      29056\nWeb URLs http://127.0.0.1:52364\n"
         (answers(server="{" * 100_000), "0.10", None),
     ],
 )
-def test_what_the_command_says(
-    given: CommandResults, generation: str | None, running: object
+def test_generation_and_state_from_the_output_of_the_command(
+    results: CommandResults, generation: str | None, running: object
 ) -> None:
-    told = foundry_command.detect_generation(given)
-    assert told is None if generation is None else told and told.startswith(generation)
-    assert foundry_command.reports_running(given) is running
+    detected = foundry_command.detect_generation(results)
+    assert detected is None if generation is None else detected and detected.startswith(generation)
+    assert foundry_command.reports_running(results) is running
 
 
 @pytest.mark.skipif(os.name != "posix", reason="links need a privilege on Windows")
-def test_links_to_one_command_are_one(tmp_path: Path) -> None:
+def test_links_to_one_command_count_once(tmp_path: Path) -> None:
     first, second = tmp_path / "a", tmp_path / "b"
     for directory in (first, second):
         directory.mkdir()
@@ -295,7 +295,7 @@ def test_links_to_one_command_are_one(tmp_path: Path) -> None:
 # Services
 
 
-def test_what_has_a_loopback_of_its_own(tmp_path: Path) -> None:
+def test_environments_with_their_own_loopback(tmp_path: Path) -> None:
     assert services.detect_confinement("6.6.87.2-microsoft-standard-WSL2") == (
         "the Windows Subsystem for Linux"
     )
@@ -329,7 +329,7 @@ def test_what_has_a_loopback_of_its_own(tmp_path: Path) -> None:
         ("anything", "", True),
     ],
 )
-def test_ranges_of_versions(version: str, specifier: str, expected: object) -> None:
+def test_version_ranges(version: str, specifier: str, expected: object) -> None:
     assert versions.is_satisfied(version, specifier) is expected
 
 

@@ -1,4 +1,4 @@
-"""The report that goes into an issue: whatever secret was planted where, it is not in there."""
+"""The report for an issue has no secrets."""
 
 from __future__ import annotations
 
@@ -47,26 +47,24 @@ def test_the_value_of_a_variable_is_not_in_the_report(name: str, planted: str, a
     assume(planted.lower() not in PUBLIC_WORDS.lower())
     assume(planted not in written("", {}))
     for text in (planted, repr(planted), planted.upper(), planted.lower()):
-        told = around.format(text)
-        assert planted not in written(told, {name: planted}, remedy=told)
+        message = around.format(text)
+        assert planted not in written(message, {name: planted}, remedy=message)
 
 
 @given(planted=words, other=words)
 @example(planted="aaaaaaaa", other="aaaaaaaab")
-def test_a_secret_inside_another_hides_neither(planted: str, other: str) -> None:
+def test_a_secret_that_contains_another_secret(planted: str, other: str) -> None:
     assume(not any(value.lower() in PUBLIC_WORDS.lower() for value in (planted, other)))
     environ = {"A": planted, "B": planted + other}
-    told = written(f"{planted} {planted + other} {other + planted}", environ)
+    report = written(f"{planted} {planted + other} {other + planted}", environ)
     assume(planted not in written("", {}))
-    assert planted not in told
-    assert planted + other not in told
+    assert planted not in report
+    assert planted + other not in report
 
 
 @given(name=st.sampled_from(environment_variables()), planted=words)
-async def test_a_secret_in_the_wrong_setting_is_not_in_a_real_report(
-    name: str, planted: str
-) -> None:
-    """Somebody pastes a key into the wrong line, and a check tells what is in that line."""
+async def test_a_secret_in_the_wrong_variable_is_not_in_the_report(name: str, planted: str) -> None:
+    """A key was pasted into the wrong variable, whose value is part of a finding."""
     assume(planted.lower() not in PUBLIC_WORDS.lower())
     environ = {name: planted, "FOUNDRY_BASE_URLS": f"http://u:{planted}@127.0.0.1:9"}
     async with DiagnosticContext(make_usable_settings(environ), environ, quick=True) as machine:
@@ -92,31 +90,33 @@ async def test_a_secret_in_the_wrong_setting_is_not_in_a_real_report(
         "it says {}0123456789abcdefghij",
     ],
 )
-def test_secrets_that_no_variable_holds_are_known_by_their_shape(text: str) -> None:
-    told = written(text.replace("{}", "q7Geheimnis"), {})
-    assert "q7Geheimnis" not in told
+def test_secrets_are_recognised_by_their_format(text: str) -> None:
+    report = written(text.replace("{}", "q7Geheimnis"), {})
+    assert "q7Geheimnis" not in report
 
 
-def test_the_user_and_the_machine_are_not_named() -> None:
-    told = written("/home/annette/.foundry of annette@annettes-laptop.corp, at Annettes-Laptop", {})
-    assert "annette" not in told.lower()
-    assert "~/.foundry" in told
+def test_the_report_has_no_names_of_user_and_machine() -> None:
+    report = written(
+        "/home/annette/.foundry of annette@annettes-laptop.corp, at Annettes-Laptop", {}
+    )
+    assert "annette" not in report.lower()
+    assert "~/.foundry" in report
 
 
-def test_a_home_of_windows_is_known_however_it_is_written() -> None:
+def test_a_windows_home_is_recognised_in_every_notation() -> None:
     redacted = Redactor({}, UserIdentity(home="C:\\Users\\Anna B", user="anna"))
     for text in ("C:\\Users\\Anna B\\x", r"'C:\\Users\\Anna B\\x'", "c:/users/anna b/x"):
         assert "Anna" not in redacted(text)
         assert "~" in redacted(text)
 
 
-def test_a_short_name_is_replaced_where_it_is_a_word() -> None:
+def test_a_short_name_is_replaced_only_as_a_word() -> None:
     redacted = Redactor({}, UserIdentity(user="eva", hosts=("pc1",)))
     assert redacted("eva evaluates on pc1, not pc12") == "<user> evaluates on <host>, not pc12"
 
 
-def test_what_helps_stays() -> None:
-    """A report of nothing but black bars would help nobody."""
+def test_harmless_text_is_kept() -> None:
+    """A report in which everything is redacted would be useless."""
     environ = {
         "FOUNDRY_BASE_URL": "http://127.0.0.1:5273",
         "FOUNDRY_TIMEOUT": "soon",
@@ -126,7 +126,7 @@ def test_what_helps_stays() -> None:
     assert Redactor(environ, PERSON, PUBLIC_WORDS)(text) == text
 
 
-def test_the_worst_comes_first_and_html_is_escaped() -> None:
+def test_worst_findings_come_first_and_html_is_escaped() -> None:
     findings = [
         Finding(id=level, level=level, title=level, evidence="<b>", remedy="Do.", group="G")
         for level in ("ok", "problem", "note", "warning")
@@ -138,13 +138,13 @@ def test_the_worst_comes_first_and_html_is_escaped() -> None:
     assert report.count("remedy: Do.") == 2
 
 
-def test_this_person_is_known() -> None:
+def test_the_current_user() -> None:
     person = current_user()
     assert person.home
     assert "localhost" not in person.hosts
 
 
-def test_addresses_without_credentials() -> None:
+def test_credentials_are_removed_from_urls() -> None:
     assert strip_credential("http://me:secret@proxy:1") == "http://<redacted>@proxy:1"
     assert strip_credential("me:secret@proxy:1") == "<redacted>@proxy:1"
     assert strip_credential("proxy:1") == "proxy:1"
