@@ -304,9 +304,7 @@ def check_range(field: str, value: object, low: float, high: float) -> float | N
         limits = f"must be from {_format_limit(low)} to {_format_limit(high)}"
         if high == math.inf:
             limits = f"must be {_format_limit(low)} or more"
-        raise InvalidRequest(
-            f"{field} is {format_value(number)}, but must be {limits}", field=field
-        )
+        raise InvalidRequest(f"{field} is {format_value(number)}, but {limits}", field=field)
     return number
 
 
