@@ -1,4 +1,4 @@
-"""What `foundry-api batch` says of a batch, and which of its options do not go together."""
+"""`foundry-api batch` without an engine: progress, summary, advice, and invalid options."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Failures: words, JSON and exit codes."""
+"""Failures: text, JSON and exit codes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def failing(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[BaseException]]:
-    """A verb `status` that raises the last error put into the list."""
+    """A verb `status` that raises the last error in the list."""
     raised: list[BaseException] = []
 
     @click.command("status")

@@ -1,4 +1,4 @@
-"""`health` without an engine: lines, screens, options and exit codes."""
+"""`health` without an engine: lines, the live view, options and exit codes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is printed, and that a terminal is not steered by it."""
+"""Printed output, without control characters on a terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small graphs."""
+"""Sparklines."""
 
 from __future__ import annotations
 

@@ -37,10 +37,10 @@ HEAVY = {
     *(f"foundry_api.cli.{verb}" for verb in VERBS),
 }
 MAX_MODULES_OF_HELP = 100
-"""Beyond those of a bare interpreter; click alone takes about 65."""
+"""In addition to those of a bare interpreter; click alone imports about 65."""
 
 FILES_ONLY = {"batch", "batch check", "batch status", "batch cancel"}
-"""Commands that talk to no service."""
+"""Commands that use no service."""
 
 LIST_MODULES = """
 import sys

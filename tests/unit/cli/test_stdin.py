@@ -1,4 +1,4 @@
-"""Standard input beside the arguments: pipes, files, devices, and what never ends."""
+"""Standard input in addition to arguments: pipes, files, devices, and input without end."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ COPY = "import shutil, sys; shutil.copyfileobj(sys.stdin.buffer, sys.stdout.buff
 
 
 def prompt(shell: str) -> str:
-    """What a command in a shell takes for its prompt; `ASK` stands for the command."""
+    """Run a shell command, in which `ASK` prints its prompt."""
     done = subprocess.run(
         ["/bin/sh", "-c", shell.replace("ASK", '"$PYTHON" -c "$PROGRAM"')],
         env={**os.environ, "PYTHON": sys.executable, "PROGRAM": ASK, "PYTHONPATH": SOURCE},
@@ -92,7 +92,7 @@ def test_input_that_has_started_is_read_to_its_end(pipe: BinaryIO) -> None:
 
 @linux
 def test_a_slow_command_is_awaited(pipe: BinaryIO, capsys: pytest.CaptureFixture[str]) -> None:
-    """It may load a model first: `foundry-api chat … | foundry-api chat "Translate:"`."""
+    """Such as `foundry-api chat … | foundry-api chat "Translate:"`, which first loads a model."""
     with subprocess.Popen([sys.executable, "-c", COPY], stdin=subprocess.PIPE, stdout=pipe) as slow:
         pipe.close()
         threading.Timer(0.5, slow.communicate, (b"notes",)).start()

@@ -1,4 +1,4 @@
-"""The doctor's judgement: what its checks make of what they see, and how they are run."""
+"""The checks of the doctor, without a service, and how they are run."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ async def test_blocking_work_returns_or_raises() -> None:
 
 
 def test_hanging_work_does_not_delay_the_exit() -> None:
-    """The thread outlives the loop that waited for it, and what it then says is not missed."""
+    """The thread outlives the event loop, and its late result is ignored."""
     go = threading.Event()
 
     async def wait() -> None:
@@ -224,7 +224,7 @@ def test_lower_case_proxy_variables_win() -> None:
 async def test_a_localhost_that_is_another_machine(
     monkeypatch: pytest.MonkeyPatch, addresses: list[str]
 ) -> None:
-    """The hosts file of a machine is not a test's to change: what it says is put in its place."""
+    """A test cannot change the hosts file, so the lookup is replaced."""
 
     def looked_up(*_: object, **__: object) -> Iterator[object]:
         if not addresses:
@@ -236,7 +236,7 @@ async def test_a_localhost_that_is_another_machine(
 
 
 async def test_a_loopback_that_is_blocked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A firewall is not a test's to set up: the refusal of a connection is put in its place."""
+    """A test cannot set up a firewall, so the connection is replaced by a failure."""
 
     async def refused(*_: object) -> None:
         raise PermissionError(1, "Operation not permitted")
