@@ -183,7 +183,7 @@ async def test_a_timeout_of_auto_takes_the_default_until_enough_was_seen() -> No
         FoundryAPIClient(service.base_url, model="fake", timeout="auto") as client,
     ):
         answers = [await client.complete("Hi") for _ in range(11)]
-        first_s, gap_s = client._backend.tools.latencies.for_model("fake:1").bounds_s
+        first_s, gap_s = client._backend.call_context.latencies.for_model("fake:1").bounds_s
     assert answers[-1].content == "Bye"
     assert (first_s, gap_s) == (2.0, 2.0)
 

@@ -296,7 +296,7 @@ class FoundryAPIClient(ChatMethods, ToolMethods, EndpointMethods, BatchMethods):
         cached = self._backend.cached
         if cached is not None and cached.is_cacheable(request):
             return cached.call(request)
-        return make_chat_call(self._backend.tools, request)
+        return make_chat_call(self._backend.call_context, request)
 
 
 def _resolve_credentials(

@@ -75,7 +75,7 @@ class EndpointMethods:
         validated = validate_texts(texts)
         timeout_s, deadline = resolve_timeouts(self._backend, options)
         return await embed(
-            self._backend.tools,
+            self._backend.call_context,
             validated,
             model=check_name("model", model),
             timeout_s=timeout_s,
@@ -196,7 +196,7 @@ class EndpointMethods:
         """
         raw = make_raw_request(method, path, json=json, params=params, headers=headers)
         timeout_s, deadline = resolve_timeouts(self._backend, options)
-        return await make_raw_call(self._backend.tools, raw, timeout_s, deadline).result()
+        return await make_raw_call(self._backend.call_context, raw, timeout_s, deadline).result()
 
     async def _stream_parts(
         self,
@@ -227,7 +227,7 @@ class EndpointMethods:
         self, request: CallRequest[TranscriptionOperation], transcript: TranscriptJoiner
     ) -> AsyncGenerator[TranscriptionChunk]:
         is_streamed = False
-        call = Call(self._backend.tools, request, request.request)
+        call = Call(self._backend.call_context, request, request.request)
         async with aclosing(call.chunks()) as chunks:
             async for chunk in chunks:
                 is_streamed = True

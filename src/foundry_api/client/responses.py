@@ -307,7 +307,7 @@ class Responses:
         download = check_flag("download", options.get("download"))
         request = CallRequest((model,), operation, timeout_s, deadline, download)
         service = self._owner(operation.members.get("previous_response_id"))
-        return Call(self._backend.tools, request, operation, service)
+        return Call(self._backend.call_context, request, operation, service)
 
     def _owner(self, response_id: str | None) -> ServiceHandle | None:
         """Return the service that stores a response of this client."""
@@ -364,7 +364,7 @@ class Responses:
                 service=connection.base_url,
             )
         request = make_raw_request(method, connection.dialect.make_path(catalog, route))
-        call = make_raw_call(self._backend.tools, request, timeout_s, deadline, service)
+        call = make_raw_call(self._backend.call_context, request, timeout_s, deadline, service)
         return connection, await call.result()
 
 

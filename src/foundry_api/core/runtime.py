@@ -115,7 +115,7 @@ class ClientRuntime:
             [self._make_service(locator, locator.get_endpoint) for locator in self._locators],
             lambda: self._make_service(self._locators[0], self._locators[0].get_embedded),
         )
-        self.tools = CallContext(
+        self.call_context = CallContext(
             services=self.services,
             retry=Retry(settings.max_retries, RETRY_BACKOFF, RetryBudget()),
             events=self.events,
@@ -175,7 +175,9 @@ class ClientRuntime:
         from foundry_api.core.cache.calls import CachedCalls  # noqa: PLC0415 - few clients have one
 
         self._entry_cache.bind(self.settings.home, self.events.emit)
-        return CachedCalls(self.tools, self._entry_cache, hooked=bool(self._hooks.requests))
+        return CachedCalls(
+            self.call_context, self._entry_cache, has_request_hooks=bool(self._hooks.requests)
+        )
 
     def _attach_listeners(self) -> None:
         log = logging.getLogger("foundry_api")
@@ -254,9 +256,9 @@ class ClientRuntime:
 
 
 def _wrap_cache(cache: ResponseCache) -> ResponseCache:
-    from foundry_api.core.cache.custom import OwnCache  # noqa: PLC0415 - few clients have one
+    from foundry_api.core.cache.custom import UserCache  # noqa: PLC0415 - few clients have one
 
-    return OwnCache(cache)
+    return UserCache(cache)
 
 
 def _import_http() -> ModuleType:

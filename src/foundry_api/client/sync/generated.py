@@ -1294,17 +1294,20 @@ class SyncCache:
         self._async = calls
 
     def clear(self) -> int:
-        """Forget every answer; how many there were.
+        """Delete all answers.
+
+        Returns:
+            The number of deleted answers.
 
         Raises:
-            ConfigurationError: It cannot be used.
+            ConfigurationError: The cache cannot be used.
         """
         return self._loop.run(self._async.clear)
 
     def stats(self) -> CacheStats:
-        """What it holds, and how it was used.
+        """Return the size of the cache and its hits and misses.
 
         Raises:
-            ConfigurationError: It cannot be used.
+            ConfigurationError: The cache cannot be used.
         """
         return self._loop.run(self._async.stats)

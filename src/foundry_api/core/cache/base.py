@@ -1,4 +1,4 @@
-"""What every cache is: a place for answers, which a client looks into before it calls."""
+"""The interface of response caches."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ __all__ = ["CacheStats", "NullCache", "ResponseCache", "validate_limits"]
 
 
 class CacheStats(Result, msgspec.Struct, frozen=True, kw_only=True):
-    """A cache at one moment.
+    """Statistics of a cache.
 
     Attributes:
         hits: Lookups that found an answer.
-        misses: Lookups that found none.
-        stores: Answers that were kept.
-        evictions: Answers that had to go, for their age or for want of room.
-        entries: Answers that are here now.
-        bytes: What they take.
-        max_bytes: What they may take.
+        misses: Lookups that did not.
+        stores: Answers that were stored.
+        evictions: Answers that were removed because of their age or for lack of space.
+        entries: Answers in the cache now.
+        bytes: Size of these answers.
+        max_bytes: Maximum size.
     """
 
     hits: int = 0
@@ -43,111 +43,119 @@ class CacheStats(Result, msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ResponseCache(ABC):
-    """Keeps answers as bytes. None of what calls use may raise: a cache is never what they fail of.
+    """Base class of caches, which store answers as bytes.
+
+    A cache must not fail a call, so only `clear` and `stats` may raise.
 
     Args:
-        only_deterministic: Keep only answers of calls that have one: temperature 0, or a seed. A
-            call may say otherwise with `cache="always"` or `cache="never"`.
+        only_deterministic: Store only answers of repeatable calls: those with temperature 0 or a
+            seed. A call can override this with `cache="always"` or `cache="never"`.
 
     Attributes:
         only_deterministic: As above.
+        active: Whether the cache ever stores anything.
     """
 
     active = True
-    """Whether it ever keeps anything."""
 
     def __init__(self, *, only_deterministic: bool = True) -> None:
         self.only_deterministic = only_deterministic
 
     @abstractmethod
     async def get(self, key: str) -> bytes | None:
-        """The answer kept under a key, if there is one."""
+        """Return the answer stored under a key, or None."""
 
     @abstractmethod
     async def put(self, key: str, answer: bytes, *, model: str) -> bool:
-        """Keep an answer; whether it was.
+        """Store an answer.
 
         Args:
-            key: Its key.
+            key: The key.
             answer: The answer.
-            model: Who gave it, to tell people.
+            model: Id of the model, for statistics.
+
+        Returns:
+            Whether the answer was stored.
         """
 
     @abstractmethod
     async def clear(self) -> int:
-        """Forget every answer; how many there were.
+        """Delete all answers.
+
+        Returns:
+            The number of deleted answers.
 
         Raises:
-            ConfigurationError: It cannot be used.
+            ConfigurationError: The cache cannot be used.
         """
 
     @abstractmethod
     async def stats(self) -> CacheStats:
-        """What it holds, and how it was used.
+        """Return the size of the cache and its hits and misses.
 
         Raises:
-            ConfigurationError: It cannot be used.
+            ConfigurationError: The cache cannot be used.
         """
 
     @asynccontextmanager
     async def lock(self, key: str) -> AsyncGenerator[bytes | None]:
-        """Be the only one who makes an answer, of all that share the cache.
+        """Let only one of the programs that share the cache make an answer.
 
-            async with cache.turn(key) as made:
-                ...     # made is the print_answer, if somebody else made it meanwhile
+            async with cache.lock(key) as answer:
+                ...     # answer is not None if another program has made it meanwhile
 
-        A cache that one process has to itself needs none: a client's own calls share anyway.
+        The default does nothing, which suits a cache of one process: the calls of a client share
+        an answer without it.
+
+        Args:
+            key: The key of the answer.
         """
         del key
         yield None
 
     def bind(self, home: Path | None, tell: Callable[[Event], None]) -> None:
-        """A client begins to use the cache.
+        """Called when a client starts to use the cache.
 
         Args:
-            home: The client's `home`, for a cache that lies there.
-            tell: Wants to hear what happens to the cache.
+            home: The `home` of the client, for a cache that stores files there.
+            tell: Receives the events of the cache.
         """
         del home, tell
 
     def unbind(self, tell: Callable[[Event], None]) -> None:
-        """A client uses the cache no more."""
+        """Called when a client no longer uses the cache.
+
+        Args:
+            tell: As in `bind`.
+        """
         del tell
 
-    async def close(self) -> None:  # noqa: B027 - not every cache has something to let go of
-        """Let go of files and threads. The next use takes them up again."""
+    async def close(self) -> None:  # noqa: B027 - many caches have nothing to close
+        """Close files and threads. The next use opens them again."""
 
 
 class NullCache(ResponseCache):
-    """The cache of a client that has none."""
+    """A cache that stores nothing."""
 
     active = False
 
     async def get(self, key: str) -> bytes | None:
-        """Nothing."""
         del key
         return None
 
     async def put(self, key: str, answer: bytes, *, model: str) -> bool:
-        """Keep nothing."""
         del key, answer, model
         return False
 
     async def clear(self) -> int:
-        """Nothing is here."""
         return 0
 
     async def stats(self) -> CacheStats:
-        """Nothing is here."""
         return CacheStats()
 
 
 def validate_limits(max_bytes: int, max_age_s: float | None) -> None:
-    """Refuse bounds under which nothing could be kept.
-
-    Raises:
-        ConfigurationError: One of them is not above 0.
-    """
+    """Raise ConfigurationError for limits under which nothing could be stored."""
     if not max_bytes > 0:
         raise ConfigurationError(
             f"the cache's max_bytes is {max_bytes}", hint="Give bytes above 0, such as 64 * 2**20."
@@ -155,5 +163,5 @@ def validate_limits(max_bytes: int, max_age_s: float | None) -> None:
     if max_age_s is not None and not max_age_s > 0:
         raise ConfigurationError(
             f"the cache's max_age_s is {max_age_s}",
-            hint="Give seconds above 0, such as 86400; None keeps answers however old they are.",
+            hint="Give seconds above 0, such as 86400, or None for no limit.",
         )

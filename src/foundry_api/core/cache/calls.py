@@ -1,4 +1,7 @@
-"""Calls with a cache in front of them: found, shared with an identical one in flight, or made."""
+"""Chat completions with a response cache.
+
+An answer comes from the cache, from an identical call that is in progress, or from a new call.
+"""
 
 from __future__ import annotations
 
@@ -45,180 +48,14 @@ __all__ = [
     "ResponseIdentity",
 ]
 
-
-class CacheEvents:
-    """The events of one call that asks no engine.
-
-    Args:
-        tools: What the client's calls share.
-        order: What the caller ordered.
-    """
-
-    def __init__(self, tools: CallContext, order: CallRequest[ChatRequest]) -> None:
-        self._tools = tools
-        self._order = order
-        self._number = 0
-        self._ended = False
-
-    def emit_started(self) -> None:
-        """The call began. Told at once if that is known, else ahead of its end."""
-        self._number = next(self._tools.call_ids)
-        model, request = self._order.models[0], self._order.request
-        self._tools.events.emit(CallStarted(call=self._number, model=model, request=request))
-
-    def emit_hit(
-        self, completion: Completion[Any], pieces: int, source: CacheSource, age_s: float
-    ) -> None:
-        """The call was answered.
-
-        Args:
-            completion: The answer.
-            pieces: In how many pieces it came.
-            source: Where it came from.
-            age_s: Seconds since it was made.
-        """
-        if not self._number:
-            self.emit_started()
-        self._ended = True
-        emit = self._tools.events.emit
-        emit(
-            CacheHit(
-                call=self._number,
-                model=completion.model,
-                service=completion.service,
-                source=source,
-                age_s=max(age_s, 0.0),
-            )
-        )
-        emit(
-            CallEnded(
-                call=self._number,
-                outcome="answered",
-                model=completion.model,
-                service=completion.service,
-                attempts=(),
-                timings=completion.timings,
-                usage=completion.usage,
-                finish_reason=completion.finish_reason,
-                chunks=pieces,
-                content=completion.content,
-                cached=True,
-            )
-        )
-
-    def failed(self, error: BaseException, timings: Timings) -> None:
-        """The call failed, or its caller left; he may leave with the whole answer in hand."""
-        if self._ended:
-            return
-        if not self._number:
-            self.emit_started()
-        failure = error if isinstance(error, FoundryError) else None
-        self._tools.events.emit(
-            CallEnded(
-                call=self._number,
-                outcome="failed" if failure else "cancelled",
-                model=(failure and failure.model) or self._order.models[0],
-                service=failure.service if failure else None,
-                attempts=(),
-                timings=timings,
-                error=failure,
-            )
-        )
-
-
+# The call of the engine fails at the deadline with more details than a caller that waits for it
+# has. So the waiting caller gives it this much time to do so.
 DEADLINE_GRACE_S = 0.1
-"""The call of the engine ends at the deadline by itself and tells more; for so long it may."""
-
-
-class CacheWaiter:
-    """Waits for an answer that is being made, within the caller's own deadline, and reports it.
-
-    The call of the engine reports itself: that of the caller for whom it is made needs no more.
-
-    Args:
-        tools: What the client's calls share.
-        order: What the caller ordered.
-        started: When he did, on the tools' clock.
-        flight: The making under way.
-        mine: What would have made the answer, had nobody begun before.
-    """
-
-    def __init__(
-        self,
-        tools: CallContext,
-        order: CallRequest[ChatRequest],
-        started: float,
-        flight: JobRun[Chunk, Completion[None]],
-        mine: CacheFill,
-    ) -> None:
-        self._tools = tools
-        self._started = started
-        self._flight = flight
-        self._mine = mine
-        self._is_leader = flight.work is mine
-        self._report = CacheEvents(tools, order)
-        self._watch = TimeoutGuard(
-            Deadline(order.deadline.at + DEADLINE_GRACE_S, order.deadline.limit_s)
-        )
-        self._watch.suspend_silence("waiting for the first token")
-
-    def __enter__(self) -> Self:
-        if not self._is_leader:
-            self._report.emit_started()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
-        self._watch.stop()
-        if isinstance(error, DeadlineExceeded) and not error.partial:
-            error.partial = "".join(chunk.content for chunk in self._flight.items)
-        if error is not None and (not self._is_leader or self._mine.call is None):
-            self._report.failed(error, self._timings())
-
-    async def chunks_after(self, than: int) -> list[Chunk]:
-        """The pieces behind so many; none at the end."""
-        with self._watch:
-            await self._flight.wait_for_more(than)
-        self._watch.suspend_silence("streaming")
-        new_chunks = self._flight.items[than:]
-        return new_chunks if self._is_leader else [_cached(chunk) for chunk in new_chunks]
-
-    async def result(self) -> Completion[None]:
-        """The whole answer, when it is there."""
-        with self._watch:
-            completion = await self._flight.result()
-        timings = self._timings()
-        if self._is_leader and not completion.cached:
-            timings = msgspec.structs.replace(completion.timings, total_s=timings.total_s)
-            return msgspec.structs.replace(completion, timings=timings)
-        source: CacheSource = "cache" if completion.cached else "flight"
-        completion = msgspec.structs.replace(
-            completion, cached=True, attempts=(), headers=(), timings=timings
-        )
-        self._report.emit_hit(completion, len(self._flight.items), source, 0.0)
-        return completion
-
-    def _timings(self) -> Timings:
-        return Timings(None, self._tools.monotonic() - self._started, None)
-
-
-def _cached(chunk: Chunk) -> Chunk:
-    return chunk if chunk.cached else msgspec.structs.replace(chunk, cached=True)
 
 
 @dataclass(frozen=True, slots=True)
 class ResponseIdentity:
-    """Who will answer.
-
-    Attributes:
-        model: Id of the model.
-        service_generation: Of the service.
-        service: Its base URL.
-    """
+    """The model and the service that a call is expected to be answered by."""
 
     model: str
     service_generation: ServiceGeneration
@@ -227,172 +64,79 @@ class ResponseIdentity:
 
 @dataclass(frozen=True, slots=True)
 class CacheContext:
-    """What makings are made with.
+    """State that all cached calls of a client share."""
 
-    Attributes:
-        tools: What the client's calls share.
-        cache: Where the answers are kept.
-        now: Seconds since the epoch.
-    """
-
-    tools: CallContext
+    calls: CallContext
     cache: ResponseCache
-    now: Callable[[], float]
-
-
-class CacheFill(SharedJob[Chunk, Completion[None]]):
-    """Makes an answer and keeps it, unless another program just did.
-
-    Args:
-        means: What it is made with.
-        key: The answer's.
-        identity: Who is expected to answer.
-        order: What the first caller ordered.
-
-    Attributes:
-        call: The call of the engine, once it was made.
-    """
-
-    def __init__(
-        self,
-        means: CacheContext,
-        key: str,
-        identity: ResponseIdentity,
-        order: CallRequest[ChatRequest],
-    ) -> None:
-        self.call: ChatCall | None = None
-        self._means = means
-        self._key = key
-        self._identity = identity
-        self._order = order
-
-    def extend_deadline(self, deadline: Deadline) -> None:
-        """See `SharedJob.extend_deadline`."""
-        if deadline.at > self._order.deadline.at:
-            self._order = msgspec.structs.replace(self._order, deadline=deadline)
-        if self.call is not None:
-            self.call.extend_deadline(deadline)
-
-    async def run(self, receive: Callable[[list[Chunk]], None]) -> Completion[None]:
-        """See `SharedJob.run`. The whole answer comes of it."""
-        async with self._means.cache.lock(self._key) as kept:
-            entry = Entry.decoded(kept) if kept is not None else None
-            if entry is None:
-                return await self._call_engine(receive)
-            receive(entry.chunks())
-            return entry.completion(Timings(None, 0.0, None))  # every caller has his own
-
-    async def _call_engine(self, receive: Callable[[list[Chunk]], None]) -> Completion[None]:
-        means, identity, pieces = self._means, self._identity, list[Chunk]()
-
-        def note(new_chunks: list[Chunk]) -> None:
-            pieces.extend(new_chunks)
-            receive(new_chunks)
-
-        means.tools.events.emit(CacheMiss(model=identity.model, service=identity.service))
-        self.call = make_chat_call(means.tools, self._order)
-        completion = await self.call.result(note)
-        await self._store(pieces, completion)
-        return completion
-
-    async def _store(self, pieces: list[Chunk], completion: Completion[None]) -> None:
-        means, identity = self._means, self._identity
-        # Another model may have answered in place of the first, or a service that came after it.
-        expected = (completion.model, completion.service_generation) == (
-            identity.model,
-            identity.service_generation,
-        )
-        if not expected or not may_store(completion.finish_reason):
-            return
-        answer = Entry.of(pieces, completion, at=means.now()).encoded()
-        if await means.cache.put(self._key, answer, model=completion.model):
-            stored = CacheStored(
-                model=completion.model, service=completion.service, bytes=len(answer)
-            )
-            means.tools.events.emit(stored)
+    wall_clock: Callable[[], float]
 
 
 @dataclass(frozen=True, slots=True)
 class CacheLookup:
-    """What is known of a call before it is made.
-
-    Attributes:
-        identity: Who will answer.
-        key: The answer's.
-        flight: The same for all calls that may share one making.
-    """
+    """Where to look for the answer to a call."""
 
     identity: ResponseIdentity
     key: str
-    flight: Hashable
+    job_key: Hashable  # equal for calls that may share one call of the engine
 
 
 class CachedCalls:
-    """A client's calls that its cache serves.
+    """The cached calls of a client.
 
-    Args:
-        tools: What the client's calls share.
-        cache: Where the answers are kept.
-        hooked: Whether requests pass hooks that may change what is asked, of which no key could
-            know; then only calls that ask for it are served.
-        now: Seconds since the epoch.
-
-    Attributes:
-        means: What answers are made with.
-        work: Answers in the making.
+    `has_request_hooks` turns the cache off for calls with `cache="auto"`: a hook may change the
+    request, and the key is made before.
     """
 
     def __init__(
         self,
-        tools: CallContext,
+        context: CallContext,
         cache: ResponseCache,
         *,
-        hooked: bool = False,
-        now: Callable[[], float] = time.time,
+        has_request_hooks: bool = False,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        self.means = CacheContext(tools, cache, now)
-        self.work: JobDeduplicator[Chunk, Completion[None]] = JobDeduplicator()
-        self._hooked = hooked
-        self._known: dict[str, ResponseIdentity] = {}
+        self.context = CacheContext(context, cache, wall_clock)
+        self.jobs: JobDeduplicator[Chunk, Completion[None]] = JobDeduplicator()
+        self._has_request_hooks = has_request_hooks
+        self._identities: dict[str, ResponseIdentity] = {}
 
-    def is_cacheable(self, order: CallRequest[ChatRequest]) -> bool:
-        """Whether the answer may come from the cache, and be kept there."""
-        if self._hooked and order.cache == "auto":
+    def is_cacheable(self, request: CallRequest[ChatRequest]) -> bool:
+        """Whether the answer may come from the cache and be stored there."""
+        if self._has_request_hooks and request.cache == "auto":
             return False
-        only_deterministic = self.means.cache.only_deterministic
-        return may_serve(order.request, order.cache, only_deterministic=only_deterministic)
+        only_deterministic = self.context.cache.only_deterministic
+        return may_serve(request.request, request.cache, only_deterministic=only_deterministic)
 
-    def call(self, order: CallRequest[ChatRequest]) -> CachedCall:
-        """One call."""
-        return CachedCall(self, order)
+    def call(self, request: CallRequest[ChatRequest]) -> CachedCall:
+        return CachedCall(self, request)
 
-    async def resolve_identity(self, order: CallRequest[ChatRequest]) -> ResponseIdentity | None:
-        """Who will answer. No model is loaded for it, and nothing is asked a second time.
+    async def resolve_identity(self, request: CallRequest[ChatRequest]) -> ResponseIdentity | None:
+        """Return the model and service that will answer, without loading the model.
 
-        While the service is away it is who answered before: what was kept is good still. None
-        where that can't be known; then the call itself will tell why.
+        None if they are unknown. The call itself then fails with the reason.
         """
-        name = order.models[0]
+        name = request.models[0]
         try:
-            found = await self._identified(name, download=order.download)
+            identity = await self._find_identity(name, download=request.download)
         except ServiceError:
-            return self._known.get(name)
+            # The answers of a service that is down are still valid.
+            return self._identities.get(name)
         except CallTimeout:
             raise
         except FoundryError:
             return None
-        if found is not None:
-            self._known[name] = found
-        return self._known.get(name)
+        if identity is not None:
+            self._identities[name] = identity
+        return self._identities.get(name)
 
     async def end(self) -> None:
-        """The client is closed: end what is in the making."""
-        await self.work.end(ClientClosed("the client was closed during the call"))
+        """End all calls in progress: the client is closed."""
+        await self.jobs.end(ClientClosed("the client was closed during the call"))
 
-    async def _identified(self, name: str, *, download: bool) -> ResponseIdentity | None:
-        service = await self.means.tools.services.select_for_model(name)
+    async def _find_identity(self, name: str, *, download: bool) -> ResponseIdentity | None:
+        service = await self.context.calls.services.select_for_model(name)
         if service.connection is None and service.breaker.state != "closed":
-            return None  # whether it is back is for the breaker's probe to find out
+            return None  # only the probe of the breaker may look for the service
         connection = service.connection or await service.connect()
         model = await connection.resolve_cached(name, download=download)
         return ResponseIdentity(
@@ -401,112 +145,295 @@ class CachedCalls:
 
 
 class CachedCall:
-    """One call that the cache serves, whole or as a stream.
+    """One call with the interface of `Call`."""
 
-    Args:
-        calls: The client's.
-        order: What the caller ordered.
-    """
-
-    def __init__(self, calls: CachedCalls, order: CallRequest[ChatRequest]) -> None:
+    def __init__(self, calls: CachedCalls, request: CallRequest[ChatRequest]) -> None:
         self._calls = calls
-        self._order = order
-        self._tools = calls.means.tools
-        self._started = self._tools.monotonic()
+        self._request = request
+        self._context = calls.context.calls
+        self._started_at = self._context.monotonic()
         self._outcome: Completion[None] | None = None
 
     @property
     def outcome(self) -> Completion[None]:
-        """The result, once all of the chunks were taken."""
-        assert self._outcome is not None  # noqa: S101 - a mistake of ours
+        """The result. Available after the last chunk."""
+        assert self._outcome is not None  # noqa: S101 - a bug if it fails
         return self._outcome
 
     async def result(self) -> Completion[None]:
-        """The whole answer."""
-        known = await self._identified()
-        if known is None:
-            return await make_chat_call(self._tools, self._order).result()
-        if (entry := await self._lookup(known)) is not None:
-            return self._replay_result(entry)
-        async with self._join(known) as ride:
-            return await ride.result()
+        lookup = await self._make_lookup()
+        if lookup is None:
+            return await make_chat_call(self._context, self._request).result()
+        if (entry := await self._find(lookup)) is not None:
+            return self._replay(entry)
+        async with self._join(lookup) as waiter:
+            return await waiter.result()
 
     async def chunks(self) -> AsyncGenerator[Chunk]:
-        """The answer in pieces, cut as they once came."""
-        known = await self._identified()
-        if known is None:
-            source = self._uncached()
-        elif (entry := await self._lookup(known)) is not None:
-            self._outcome = self._replay_result(entry)
-            source = _replay(entry, self._outcome)
-        else:
-            source = self._follow(known)
-        async with aclosing(source):
-            async for chunk in source:
-                yield chunk
-
-    async def _uncached(self) -> AsyncGenerator[Chunk]:
-        call = make_chat_call(self._tools, self._order)
-        async with aclosing(call.chunks()) as chunks:
-            async for chunk in chunks:
-                yield chunk
-        self._outcome = call.outcome
-
-    async def _follow(self, known: CacheLookup) -> AsyncGenerator[Chunk]:
-        async with self._join(known) as ride:
-            position = 0
-            while new_chunks := await ride.chunks_after(position):
-                position += len(new_chunks)
-                for chunk in new_chunks:
+        """Yield the answer in the chunks in which the service sent it."""
+        lookup = await self._make_lookup()
+        if lookup is None:
+            call = make_chat_call(self._context, self._request)
+            async with aclosing(call.chunks()) as chunks:
+                async for chunk in chunks:
                     yield chunk
-            self._outcome = completion = await ride.result()
+            self._outcome = call.outcome
+            return
+        if (entry := await self._find(lookup)) is not None:
+            completion = self._outcome = self._replay(entry)
+            for chunk in entry.to_chunks():
+                yield chunk
+        else:
+            async with self._join(lookup) as waiter:
+                count = 0
+                while new_chunks := await waiter.chunks_after(count):
+                    count += len(new_chunks)
+                    for chunk in new_chunks:
+                        yield chunk
+                completion = self._outcome = await waiter.result()
         yield final_chunk(completion)
 
-    async def _identified(self) -> CacheLookup | None:
-        self._tools.binding.bind()
-        watch, order = TimeoutGuard(self._order.deadline), self._order
+    async def _make_lookup(self) -> CacheLookup | None:
+        self._context.binding.bind()
+        request = self._request
+        guard = TimeoutGuard(request.deadline)
         try:
-            with watch:
-                identity = await self._calls.resolve_identity(order)
+            with guard:
+                identity = await self._calls.resolve_identity(request)
         finally:
-            watch.stop()
+            guard.stop()
         if identity is None:
             return None
-        key = answer_key(identity.model, identity.service_generation, order.request)
-        # Those share one making that would make it in the same way.
-        return CacheLookup(identity, key, (key, order.timeout_s, order.models[1:], order.download))
+        key = answer_key(identity.model, identity.service_generation, request.request)
+        # Calls with other options must not share a call of the engine: the short timeout of one
+        # would fail the other.
+        job_key = (key, request.timeout_s, request.models[1:], request.download)
+        return CacheLookup(identity, key, job_key)
 
-    async def _lookup(self, known: CacheLookup) -> Entry | None:
-        """The answer, if it is in the cache, and is not being made right now."""
-        if self._tools.is_closed() or self._calls.work.running(known.flight):
+    async def _find(self, lookup: CacheLookup) -> Entry | None:
+        """Return the cached answer, unless an identical call is in progress."""
+        if self._context.is_closed() or self._calls.jobs.running(lookup.job_key):
             return None
-        watch = TimeoutGuard(self._order.deadline)
+        guard = TimeoutGuard(self._request.deadline)
         try:
-            with watch:
-                kept = await self._calls.means.cache.get(known.key)
+            with guard:
+                stored = await self._calls.context.cache.get(lookup.key)
         finally:
-            watch.stop()
-        return Entry.decoded(kept) if kept is not None else None
+            guard.stop()
+        return Entry.decode(stored) if stored is not None else None
 
-    def _replay_result(self, entry: Entry) -> Completion[None]:
-        completion = entry.completion(Timings(None, self._tools.monotonic() - self._started, None))
-        age_s = self._calls.means.now() - entry.at
-        CacheEvents(self._tools, self._order).emit_hit(
-            completion, len(entry.pieces), "cache", age_s
-        )
+    def _replay(self, entry: Entry) -> Completion[None]:
+        """Return the result of a cache hit and emit its events."""
+        total_s = self._context.monotonic() - self._started_at
+        completion = entry.to_completion(Timings(None, total_s, None))
+        age_s = self._calls.context.wall_clock() - entry.created_at
+        events = CacheEvents(self._context, self._request)
+        events.emit_hit(completion, len(entry.chunks), "cache", age_s)
         return completion
 
     @asynccontextmanager
-    async def _join(self, known: CacheLookup) -> AsyncGenerator[CacheWaiter]:
-        """The making of the answer, begun for this call or before."""
-        mine = CacheFill(self._calls.means, known.key, known.identity, self._order)
-        async with self._calls.work.join(known.flight, lambda: mine) as flight:
-            flight.work.extend_deadline(self._order.deadline)
-            with CacheWaiter(self._tools, self._order, self._started, flight, mine) as ride:
-                yield ride
+    async def _join(self, lookup: CacheLookup) -> AsyncGenerator[CacheWaiter]:
+        """Join the identical call in progress, or start one."""
+        fill = CacheFill(self._calls.context, lookup.key, lookup.identity, self._request)
+        async with self._calls.jobs.join(lookup.job_key, lambda: fill) as run:
+            run.job.extend_deadline(self._request.deadline)
+            with CacheWaiter(self._context, self._request, self._started_at, run, fill) as waiter:
+                yield waiter
 
 
-async def _replay(entry: Entry, completion: Completion[None]) -> AsyncGenerator[Chunk]:
-    for chunk in entry.chunks():
-        yield chunk
-    yield final_chunk(completion)
+class CacheFill(SharedJob[Chunk, Completion[None]]):
+    """Calls the engine and stores the answer, unless another program has just done so."""
+
+    def __init__(
+        self,
+        context: CacheContext,
+        key: str,
+        identity: ResponseIdentity,
+        request: CallRequest[ChatRequest],
+    ) -> None:
+        self.call: ChatCall | None = None  # the call of the engine, once it is made
+        self._context = context
+        self._key = key
+        self._identity = identity
+        self._request = request
+
+    def extend_deadline(self, deadline: Deadline) -> None:
+        if deadline.at > self._request.deadline.at:
+            self._request = msgspec.structs.replace(self._request, deadline=deadline)
+        if self.call is not None:
+            self.call.extend_deadline(deadline)
+
+    async def run(self, receive: Callable[[list[Chunk]], None]) -> Completion[None]:
+        context, identity = self._context, self._identity
+        async with context.cache.lock(self._key) as stored:
+            entry = Entry.decode(stored) if stored is not None else None
+            if entry is not None:
+                receive(entry.to_chunks())
+                return entry.to_completion(Timings(None, 0.0, None))  # each caller adds its own
+            chunks: list[Chunk] = []
+
+            def receive_new(new_chunks: list[Chunk]) -> None:
+                chunks.extend(new_chunks)
+                receive(new_chunks)
+
+            context.calls.events.emit(CacheMiss(model=identity.model, service=identity.service))
+            self.call = make_chat_call(context.calls, self._request)
+            completion = await self.call.result(receive_new)
+            await self._store(chunks, completion)
+            return completion
+
+    async def _store(self, chunks: list[Chunk], completion: Completion[None]) -> None:
+        context, identity = self._context, self._identity
+        # A fallback model may have answered, or a service that replaced the expected one. The key
+        # does not describe such an answer.
+        is_expected = (completion.model, completion.service_generation) == (
+            identity.model,
+            identity.service_generation,
+        )
+        if not is_expected or not may_store(completion.finish_reason):
+            return
+        data = Entry.from_answer(chunks, completion, created_at=context.wall_clock()).encode()
+        if await context.cache.put(self._key, data, model=completion.model):
+            context.calls.events.emit(
+                CacheStored(model=completion.model, service=completion.service, bytes=len(data))
+            )
+
+
+class CacheWaiter:
+    """Waits for an answer that is being made, with the deadline and the events of one caller.
+
+    The leader is the caller whose `fill` makes the answer. The call of the engine emits its events,
+    so the waiter of the leader emits none.
+    """
+
+    def __init__(
+        self,
+        context: CallContext,
+        request: CallRequest[ChatRequest],
+        started_at: float,
+        run: JobRun[Chunk, Completion[None]],
+        fill: CacheFill,
+    ) -> None:
+        self._context = context
+        self._started_at = started_at
+        self._run = run
+        self._fill = fill
+        self._is_leader = run.job is fill
+        self._events = CacheEvents(context, request)
+        self._guard = TimeoutGuard(
+            Deadline(request.deadline.at + DEADLINE_GRACE_S, request.deadline.limit_s)
+        )
+        self._guard.suspend_silence("waiting for the first token")
+
+    def __enter__(self) -> Self:
+        if not self._is_leader:
+            self._events.emit_started()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self._guard.stop()
+        if isinstance(error, DeadlineExceeded) and not error.partial:
+            error.partial = "".join(chunk.content for chunk in self._run.items)
+        # The leader may fail before the engine is called, such as while it waits for the lock.
+        if error is not None and (not self._is_leader or self._fill.call is None):
+            self._events.emit_failed(error, self._get_timings())
+
+    async def chunks_after(self, count: int) -> list[Chunk]:
+        """Return the chunks after the first `count`. An empty list marks the end."""
+        with self._guard:
+            await self._run.wait_for_more(count)
+        self._guard.suspend_silence("streaming")
+        new_chunks = self._run.items[count:]
+        if self._is_leader:
+            return new_chunks
+        return [
+            chunk if chunk.cached else msgspec.structs.replace(chunk, cached=True)
+            for chunk in new_chunks
+        ]
+
+    async def result(self) -> Completion[None]:
+        with self._guard:
+            completion = await self._run.result()
+        timings = self._get_timings()
+        if self._is_leader and not completion.cached:
+            timings = msgspec.structs.replace(completion.timings, total_s=timings.total_s)
+            return msgspec.structs.replace(completion, timings=timings)
+        source: CacheSource = "cache" if completion.cached else "flight"
+        completion = msgspec.structs.replace(
+            completion, cached=True, attempts=(), headers=(), timings=timings
+        )
+        self._events.emit_hit(completion, len(self._run.items), source, 0.0)
+        return completion
+
+    def _get_timings(self) -> Timings:
+        return Timings(None, self._context.monotonic() - self._started_at, None)
+
+
+class CacheEvents:
+    """Emits the events of one call that does not call the engine itself."""
+
+    def __init__(self, context: CallContext, request: CallRequest[ChatRequest]) -> None:
+        self._context = context
+        self._request = request
+        self._call_id = 0
+        self._has_ended = False
+
+    def emit_started(self) -> None:
+        self._call_id = next(self._context.call_ids)
+        model, request = self._request.models[0], self._request.request
+        self._context.events.emit(CallStarted(call=self._call_id, model=model, request=request))
+
+    def emit_hit(
+        self, completion: Completion[Any], chunk_count: int, source: CacheSource, age_s: float
+    ) -> None:
+        if not self._call_id:
+            self.emit_started()
+        self._has_ended = True
+        emit = self._context.events.emit
+        emit(
+            CacheHit(
+                call=self._call_id,
+                model=completion.model,
+                service=completion.service,
+                source=source,
+                age_s=max(age_s, 0.0),  # the system clock may have been set back
+            )
+        )
+        emit(
+            CallEnded(
+                call=self._call_id,
+                outcome="answered",
+                model=completion.model,
+                service=completion.service,
+                attempts=(),
+                timings=completion.timings,
+                usage=completion.usage,
+                finish_reason=completion.finish_reason,
+                chunks=chunk_count,
+                content=completion.content,
+                cached=True,
+            )
+        )
+
+    def emit_failed(self, error: BaseException, timings: Timings) -> None:
+        if self._has_ended:  # the caller left the stream after its last chunk
+            return
+        if not self._call_id:
+            self.emit_started()
+        failure = error if isinstance(error, FoundryError) else None
+        self._context.events.emit(
+            CallEnded(
+                call=self._call_id,
+                outcome="failed" if failure else "cancelled",
+                model=(failure and failure.model) or self._request.models[0],
+                service=failure.service if failure else None,
+                attempts=(),
+                timings=timings,
+                error=failure,
+            )
+        )

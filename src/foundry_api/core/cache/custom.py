@@ -1,4 +1,4 @@
-"""The caller's own cache: calls go on without what it fails at."""
+"""A cache that the user has written. Its failures do not fail calls."""
 
 from __future__ import annotations
 
@@ -18,92 +18,81 @@ if TYPE_CHECKING:
     from foundry_api.core.cache.base import CacheStats
     from foundry_api.types.events import Event
 
-    Turn = AbstractAsyncContextManager[bytes | None]
+    CacheLock = AbstractAsyncContextManager[bytes | None]
 
-__all__ = ["OwnCache"]
+__all__ = ["UserCache"]
 
 _T = TypeVar("_T")
 
 log = logging.getLogger("foundry_api")
 
 
-class OwnCache(ResponseCache):
-    """Keeps answers in the cache that the caller gave to the client; its failures are logged.
-
-    Args:
-        cache: The caller's.
-    """
+class UserCache(ResponseCache):
+    """Forwards to the user's cache, and logs the errors of all methods that calls use."""
 
     def __init__(self, cache: ResponseCache) -> None:
-        # A subclass may not have called `ResponseCache.__init__`.
+        # The user's subclass may not have called `ResponseCache.__init__`.
         super().__init__(only_deterministic=getattr(cache, "only_deterministic", True))
         self._cache = cache
 
     async def get(self, key: str) -> bytes | None:
-        """See `ResponseCache.get`."""
-        return _checked("get", await _called("get", partial(self._cache.get, key), None))
+        return _check_bytes("get", await _call("get", partial(self._cache.get, key), None))
 
     async def put(self, key: str, answer: bytes, *, model: str) -> bool:
-        """See `ResponseCache.put`."""
-        kept = await _called(
+        is_stored = await _call(
             "put", lambda: self._cache.put(key, answer, model=model), default=False
         )
-        return kept is True
+        return is_stored is True
 
     async def clear(self) -> int:
-        """See `ResponseCache.clear`."""
         return await self._cache.clear()
 
     async def stats(self) -> CacheStats:
-        """See `ResponseCache.stats`."""
         return await self._cache.stats()
 
     @asynccontextmanager
     async def lock(self, key: str) -> AsyncGenerator[bytes | None]:
-        """See `ResponseCache.lock`. A turn that fails is none: the answer is made without."""
-        entered = await _called("lock", partial(self._enter, key), None)
+        """As `ResponseCache.lock`. If the user's lock fails, the call is made without it."""
+
+        async def enter() -> tuple[CacheLock, bytes | None]:
+            lock = self._cache.lock(key)
+            return lock, await lock.__aenter__()
+
+        entered = await _call("lock", enter, None)
         if entered is None:
             yield None
             return
-        turn, kept = entered
+        lock, stored = entered
         try:
-            yield _checked("lock", kept)
+            yield _check_bytes("lock", stored)
         except BaseException as error:
-            await _end(turn, error)
+            await _exit(lock, error)
             raise
-        await _end(turn, None)
+        await _exit(lock, None)
 
     def bind(self, home: Path | None, tell: Callable[[Event], None]) -> None:
-        """See `ResponseCache.bind`."""
         _try("bind", partial(self._cache.bind, home, tell))
 
     def unbind(self, tell: Callable[[Event], None]) -> None:
-        """See `ResponseCache.unbind`."""
         _try("unbind", partial(self._cache.unbind, tell))
 
     async def close(self) -> None:
-        """See `ResponseCache.close`."""
-        await _called("close", self._cache.close, None)
-
-    async def _enter(self, key: str) -> tuple[Turn, bytes | None]:
-        turn = self._cache.lock(key)
-        return turn, await turn.__aenter__()
+        await _call("close", self._cache.close, None)
 
 
-async def _end(turn: Turn, error: BaseException | None) -> None:
-    """End a turn. An error that only passes through it is no failure of the cache."""
+async def _exit(lock: CacheLock, error: BaseException | None) -> None:
     code = UserCode()
     try:
-        await turn.__aexit__(type(error) if error else None, error, None)
+        await lock.__aexit__(type(error) if error else None, error, None)
     except BaseException as failure:
-        if failure is error:
+        if failure is error:  # the lock raised the error of the call again, as it may
             return
         if not code.is_own_failure(failure):
             raise
         _log("lock", failure)
 
 
-async def _called(name: str, method: Callable[[], Awaitable[_T]], default: _T) -> _T:
+async def _call(name: str, method: Callable[[], Awaitable[_T]], default: _T) -> _T:
     code = UserCode()
     try:
         return await method()
@@ -124,12 +113,14 @@ def _try(name: str, method: Callable[[], None]) -> None:
         _log(name, error)
 
 
-def _checked(name: str, answer: object) -> bytes | None:
+def _check_bytes(name: str, answer: object) -> bytes | None:
     if answer is None or isinstance(answer, bytes):
         return answer
-    log.warning("cache: %s gave %s, not bytes", name, type(answer).__name__)
+    log.warning("cache: %s returned %s, not bytes", name, type(answer).__name__)
     return None
 
 
 def _log(name: str, error: BaseException) -> None:
-    log.warning("cache: %s failed, and the call goes on without: %s", name, describe(error))
+    log.warning(
+        "cache: %s failed, and the call continues without the cache: %s", name, describe(error)
+    )

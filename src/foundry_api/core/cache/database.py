@@ -1,7 +1,7 @@
-"""The answers that programs share: one SQLite file, with a claim on each answer in the making.
+"""The SQLite database of a cache that programs share.
 
-Every method blocks for up to some milliseconds, and all belong to one thread. Ages are seconds
-since the epoch; claims are in `time.monotonic`'s, which all processes of a machine share.
+A claim marks an answer that a program is about to make, so that the others wait for it. Ages use
+the wall clock. Claims use `time.monotonic`, which all processes of a machine share.
 """
 
 from __future__ import annotations
@@ -23,15 +23,14 @@ if TYPE_CHECKING:
 
 __all__ = ["BUSY_MS", "FORMAT", "CacheDatabase", "CacheLimits", "read_models", "read_stats"]
 
-BUSY_MS = 1000
-"""How long a write waits for another process's, which takes a millisecond."""
+BUSY_MS = 1000  # how long a write waits for the write of another process, which takes 1 ms
 
+# After a write has waited in vain, none waits for this long: the other process may be suspended in
+# the middle of its write.
 BUSY_BACKOFF_S = 10.0
-"""After a wait in vain nobody waits for so long: a process may have been stopped in a write."""
 
-MOST_TOUCHED = 100
-EVICT_TO = 0.9
-"""When there is no room, so much of it is left taken, that the next ones need not make any."""
+FLUSH_AFTER = 100  # hits whose time of use is buffered, so that a hit needs no write
+EVICT_TO = 0.9  # an eviction makes room for several answers
 
 SCHEMA = """
 create table entries (
@@ -55,128 +54,126 @@ create table claims (
 ) without rowid;
 """
 
+# The application id is `foua`. It distinguishes these files from other SQLite databases.
 FORMAT = FileFormat(application_id=0x666F7561, version=1, schema=SCHEMA)
-"""`foua`: tells these files from other SQLite databases."""
 
 COUNTS = ("hits", "misses", "stores", "evictions")
 
 
 @dataclass(frozen=True, slots=True)
 class CacheLimits:
-    """What may be kept.
+    """The limits of a cache."""
 
-    Attributes:
-        max_bytes: All answers with their keys.
-        max_age_s: Age in seconds after which one is not given any more; None for never.
-    """
-
-    max_bytes: int
+    max_bytes: int  # answers with their keys
     max_age_s: float | None
 
 
 class CacheDatabase:
-    """The answers in an open file.
+    """The answers and claims in an open file. Not thread-safe.
 
-    Args:
-        database: The open file.
-        bounds: What may be kept.
-        owner: This client, for its claims.
-        clock: Seconds since the epoch.
-        ticks: Seconds of a clock that all processes share and that never goes back.
-        lives: Whether a client's process is still running.
-
-    Raises:
-        sqlite3.Error: By every method: the file is damaged, or cannot be used now.
+    Every method may block for some milliseconds, and may raise sqlite3.Error.
     """
 
     def __init__(
         self,
         database: sqlite3.Connection,
-        bounds: CacheLimits,
-        owner: ClientProcess,
+        limits: CacheLimits,
+        client: ClientProcess,
         *,
-        clock: Callable[[], float] = time.time,
-        ticks: Callable[[], float] = time.monotonic,
-        lives: Callable[[ClientProcess], bool] = lambda owner: owner.is_alive,
+        wall_clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+        is_alive: Callable[[ClientProcess], bool] = lambda process: process.is_alive,
     ) -> None:
         self._database = database
-        self._bounds = bounds
-        self._owner = owner
-        self._clock = clock
-        self._ticks = ticks
-        self._lives = lives
-        self._touched: dict[str, float] = {}
+        self._limits = limits
+        self._client = client
+        self._wall_clock = wall_clock
+        self._monotonic = monotonic
+        self._is_alive = is_alive
+        self._last_used: dict[str, float] = {}
         self._counts: Counter[str] = Counter()
-        self._stuck_until = 0.0
+        self._busy_until = 0.0
 
     def get(self, key: str) -> bytes | None:
-        """The answer kept under a key, if there is one. It counts as used."""
+        """Return the answer stored under a key, or None."""
         answer = self._find(key)
         self._counts["misses" if answer is None else "hits"] += 1
         if answer is not None:
-            self._touched[key] = self._clock()
-            if len(self._touched) >= MOST_TOUCHED:
+            self._last_used[key] = self._wall_clock()
+            if len(self._last_used) >= FLUSH_AFTER:
                 self.flush()
         return answer
 
     def put(self, key: str, answer: bytes, model: str) -> bool:
-        """Keep an answer; whether it was. One that is larger than all the room is not.
+        """Store an answer and release this client's claim on it.
 
-        A claim of this client on it has served its purpose, and ends.
+        Return False if the answer is larger than the cache.
         """
         size = len(key) + len(answer)
-        if size > self._bounds.max_bytes:
+        if size > self._limits.max_bytes:
             return False
-        now = self._clock()
+        now = self._wall_clock()
         with self._transaction() as database:
-            self._flush_stats(database)
-            self._count(database, "evictions", self._expire(database, now))
+            self._write_usage(database)
+            self._add_count(database, "evictions", self._delete_expired(database, now))
             database.execute("delete from entries where key = ?", (key,))
-            self._count(database, "evictions", self._evict(database, size))
+            self._add_count(database, "evictions", self._make_room(database, size))
             database.execute(
                 "insert into entries values (?, ?, ?, ?, ?, ?)",
                 (key, model, answer, size, now, now),
             )
-            self._count(database, "stores", 1)
+            self._add_count(database, "stores", 1)
             database.execute(
-                "delete from claims where key = ? and client = ?", (key, self._owner.client)
+                "delete from claims where key = ? and client = ?", (key, self._client.client)
             )
         self._clear_pending()
         return True
 
     def claim(self, key: str, token: str, for_s: float) -> bytes | ClientProcess | None:
-        """Ask to be the one who makes an answer.
+        """Claim an answer for `for_s` seconds.
 
-        Args:
-            key: Its key.
-            token: Names the claim.
-            for_s: Seconds after which it lapses; that of a dead process lapses at once.
-
-        Returns:
-            The answer, if it is here by now; who is making it; or None: the claim is granted.
+        Returns None if the claim is granted, the answer if it is stored by now, or the client that
+        holds the claim. The claim of a dead process is void.
         """
-        found = self._stored_or_claimed(key, for_s)
-        if found is None:  # most who wait ask in vain, and a look hinders nobody
-            found = self._take(key, token, for_s)
+        found = self._find_answer_or_claim(key, for_s)
+        if found is None:
+            # Check again in a write transaction. The check before it needs no lock, and is enough
+            # for the clients that poll while another one makes the answer.
+            client, until = self._client, self._monotonic() + for_s
+            with self._transaction() as database:
+                found = self._find_answer_or_claim(key, for_s)
+                if found is None:
+                    database.execute(
+                        "insert or replace into claims values (?, ?, ?, ?, ?, ?, ?)",
+                        (
+                            key,
+                            token,
+                            client.client,
+                            client.program,
+                            client.pid,
+                            client.create_time,
+                            until,
+                        ),
+                    )
         if isinstance(found, bytes):
-            self._counts.update(hits=1, misses=-1)  # it was a miss when it was looked up
-            self._touched[key] = self._clock()
+            self._counts.update(hits=1, misses=-1)  # `get` has counted a miss
+            self._last_used[key] = self._wall_clock()
         return found
 
     def renew(self, token: str, for_s: float) -> None:
-        """Go on with a claim."""
+        """Extend a claim."""
         with self._transaction() as database:
-            until = self._ticks() + for_s
+            until = self._monotonic() + for_s
             database.execute("update claims set until = ? where token = ?", (until, token))
 
     def release(self, token: str) -> None:
-        """End a claim. One that was never granted, or has ended, is ignored."""
+        """Release a claim, if it is held."""
         with self._transaction() as database:
             database.execute("delete from claims where token = ?", (token,))
 
     def clear(self) -> int:
-        """Forget every answer, and what they took on the disk; how many there were."""
-        self._touched.clear()
+        """Delete all answers, shrink the file, and return the number of answers."""
+        self._last_used.clear()
         with self._transaction() as database:
             (count,) = check_row(database.execute("select entries from totals").fetchone(), int)
             database.execute("delete from entries")
@@ -185,46 +182,49 @@ class CacheDatabase:
         return int(count)
 
     def stats(self) -> CacheStats:
-        """What is here, and how all programs used it since the file was made."""
+        """Return the statistics, with the counts of all programs since the file was created."""
         with self._transaction() as database:
-            self._flush_stats(database)
-            self._count(database, "evictions", self._expire(database, self._clock()))
-            stats = read_stats(database, self._bounds, self._clock())
+            self._write_usage(database)
+            self._add_count(
+                database, "evictions", self._delete_expired(database, self._wall_clock())
+            )
+            stats = read_stats(database, self._limits, self._wall_clock())
         self._clear_pending()
         return stats
 
     def models(self) -> dict[str, tuple[int, int]]:
-        """Entries and bytes by the models that gave the answers."""
+        """Return the number and the size of the answers by model id."""
         return read_models(self._database)
 
     def flush(self) -> None:
-        """Write down what was used."""
-        if self._touched or self._counts:
+        """Write the buffered counts and times of use."""
+        if self._last_used or self._counts:
             with self._transaction() as database:
-                self._flush_stats(database)
+                self._write_usage(database)
             self._clear_pending()
 
     def close(self) -> None:
-        """Write down what was used, and close the file."""
+        """Flush and close the file."""
         try:
-            with suppress(sqlite3.Error):  # only which were used last is lost
+            with suppress(sqlite3.Error):  # no answer is lost
                 self.flush()
         finally:
             self._database.close()
 
     def _find(self, key: str) -> bytes | None:
-        oldest = self._oldest(self._clock())
+        limit = self._get_expiry_limit(self._wall_clock())
         row = self._database.execute(
-            "select answer from entries where key = ? and at > ?", (key, oldest)
+            "select answer from entries where key = ? and at > ?", (key, limit)
         ).fetchone()
         return check_row(row, bytes)[0] if row else None
 
-    def _stored_or_claimed(self, key: str, for_s: float) -> bytes | ClientProcess | None:
+    def _find_answer_or_claim(self, key: str, for_s: float) -> bytes | ClientProcess | None:
         if (answer := self._find(key)) is not None:
             return answer
-        now = self._ticks()
+        now = self._monotonic()
         row = self._database.execute(
-            # One that lapses later than any can was made before the machine was started.
+            # A claim that ends later than any new one is from before the last boot, which restarted
+            # the monotonic clock.
             "select client, program, pid, create_time from claims where key = ? and until > ? "
             "and until <= ?",
             (key, now, now + for_s),
@@ -232,32 +232,23 @@ class CacheDatabase:
         if row is None:
             return None
         holder = ClientProcess(*check_row(row, str, str, int, float))
-        return holder if self._lives(holder) else None
+        return holder if self._is_alive(holder) else None
 
-    def _take(self, key: str, token: str, for_s: float) -> bytes | ClientProcess | None:
-        owner, until = self._owner, self._ticks() + for_s
-        with self._transaction() as database:
-            found = self._stored_or_claimed(key, for_s)
-            if found is None:
-                database.execute(
-                    "insert or replace into claims values (?, ?, ?, ?, ?, ?, ?)",
-                    (key, token, owner.client, owner.program, owner.pid, owner.create_time, until),
-                )
-        return found
-
-    def _oldest(self, now: float) -> float:
-        age_s = self._bounds.max_age_s
+    def _get_expiry_limit(self, now: float) -> float:
+        """Return the time before which stored answers have expired."""
+        age_s = self._limits.max_age_s
         return float("-inf") if age_s is None else now - age_s
 
-    def _expire(self, database: sqlite3.Connection, now: float) -> int:
-        oldest = self._oldest(now)
-        return database.execute("delete from entries where at <= ?", (oldest,)).rowcount
+    def _delete_expired(self, database: sqlite3.Connection, now: float) -> int:
+        limit = self._get_expiry_limit(now)
+        return database.execute("delete from entries where at <= ?", (limit,)).rowcount
 
-    def _evict(self, database: sqlite3.Connection, size: int) -> int:
-        (taken,) = check_row(database.execute("select bytes from totals").fetchone(), int)
-        if taken + size <= self._bounds.max_bytes:
+    def _make_room(self, database: sqlite3.Connection, size: int) -> int:
+        """Delete the least recently used answers, if there is no room for `size` bytes."""
+        (used,) = check_row(database.execute("select bytes from totals").fetchone(), int)
+        if used + size <= self._limits.max_bytes:
             return 0
-        excess = taken + size - self._bounds.max_bytes * EVICT_TO
+        excess = used + size - self._limits.max_bytes * EVICT_TO
         return database.execute(
             "delete from entries where rowid in (select rowid from (select rowid, "
             "sum(size) over (order by used, rowid) - size as before from entries) "
@@ -265,20 +256,20 @@ class CacheDatabase:
             (excess,),
         ).rowcount
 
-    def _flush_stats(self, database: sqlite3.Connection) -> None:
+    def _write_usage(self, database: sqlite3.Connection) -> None:
         database.executemany(
             "update entries set used = ? where key = ?",
-            [(used, key) for key, used in self._touched.items()],
+            [(used, key) for key, used in self._last_used.items()],
         )
         for name, count in self._counts.items():
-            self._count(database, name, count)
+            self._add_count(database, name, count)
 
     def _clear_pending(self) -> None:
-        self._touched.clear()
+        self._last_used.clear()
         self._counts.clear()
 
     @staticmethod
-    def _count(database: sqlite3.Connection, name: str, count: int) -> None:
+    def _add_count(database: sqlite3.Connection, name: str, count: int) -> None:
         if count:
             database.execute(
                 "insert into counts values (?, ?) on conflict (name) do update set n = n + ?",
@@ -288,7 +279,14 @@ class CacheDatabase:
     @contextmanager
     def _transaction(self) -> Generator[sqlite3.Connection]:
         database = self._database
-        self._begin(database)
+        patience_ms = 0 if self._monotonic() < self._busy_until else BUSY_MS
+        database.execute(f"pragma busy_timeout = {patience_ms}")
+        try:
+            # A deferred transaction would fail at its first write if another process writes.
+            database.execute("begin immediate")
+        except sqlite3.OperationalError:
+            self._busy_until = self._monotonic() + BUSY_BACKOFF_S
+            raise
         try:
             yield database
             database.execute("commit")
@@ -297,42 +295,24 @@ class CacheDatabase:
                 database.execute("rollback")
             raise
 
-    def _begin(self, database: sqlite3.Connection) -> None:
-        patience_ms = 0 if self._ticks() < self._stuck_until else BUSY_MS
-        database.execute(f"pragma busy_timeout = {patience_ms}")
-        try:
-            database.execute("begin immediate")
-        except sqlite3.OperationalError:
-            self._stuck_until = self._ticks() + BUSY_BACKOFF_S
-            raise
 
-
-def read_stats(database: sqlite3.Connection, bounds: CacheLimits, now: float) -> CacheStats:
-    """What is in an open file, as it was written down last.
-
-    Args:
-        database: The open file.
-        bounds: Answers that are too old for them do not count.
-        now: Seconds since the epoch.
-
-    Raises:
-        sqlite3.Error: The file is damaged, or cannot be used now.
-    """
-    if bounds.max_age_s is None:
+def read_stats(database: sqlite3.Connection, limits: CacheLimits, now: float) -> CacheStats:
+    """Return the statistics of an open file, without expired answers."""
+    if limits.max_age_s is None:
         rows = database.execute("select entries, bytes from totals")
     else:
         rows = database.execute(
             "select count(*), coalesce(sum(size), 0) from entries where at > ?",
-            (now - bounds.max_age_s,),
+            (now - limits.max_age_s,),
         )
     entries, size = check_row(rows.fetchone(), int, int)
     counts = dict(check_rows(database.execute("select name, n from counts"), str, int))
     known = {name: counts.get(name, 0) for name in COUNTS}
-    return CacheStats(entries=entries, bytes=size, max_bytes=bounds.max_bytes, **known)
+    return CacheStats(entries=entries, bytes=size, max_bytes=limits.max_bytes, **known)
 
 
 def read_models(database: sqlite3.Connection) -> dict[str, tuple[int, int]]:
-    """Entries and bytes by the models that gave the answers. See `read_stats`."""
+    """Return the number and the size of the answers by model id, the largest first."""
     rows = database.execute(
         "select model, count(*), sum(size) from entries group by model order by 3 desc, 1"
     )

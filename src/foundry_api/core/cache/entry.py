@@ -1,4 +1,4 @@
-"""What is kept of an answer: enough to give it again whole, or piece by piece as it came."""
+"""The stored form of an answer, its key, and which answers are stored."""
 
 from __future__ import annotations
 
@@ -34,25 +34,24 @@ __all__ = [
     "may_store",
 ]
 
-
+# Part of every entry and key. Increase it when a request with the same members is sent differently,
+# or when the fields below change.
 FORMAT = 1
-LEVEL = 1
-"""The events of an answer repeat each other: the fastest compression makes a twentieth of them."""
 
+# The events of an answer are so repetitive that the fastest level shrinks them to a twentieth.
+COMPRESSION_LEVEL = 1
+
+# The largest answer with its text and its events. Protects against decompression bombs.
 MAX_BYTES = 512 * 2**20
-"""Bound of what is unpacked: an answer of the largest size with its text beside its events."""
+
+CacheUse = Literal["auto", "always", "never"]
+
+# The answer ended by itself, or at the limit that is part of its key.
+STORED_FINISH_REASONS: frozenset[FinishReason] = frozenset({"stop", "length", "tool_calls"})
 
 
 class CachedChunk(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
-    """What came in one chunk.
-
-    Attributes:
-        content: Its text.
-        raw: The event's data as the service sent it.
-        reasoning: Its reasoning.
-        tool_calls: Its calls of tools.
-        refusal: Its refusal.
-    """
+    """The stored form of a chunk. `raw` is the data of its event as the service sent it."""
 
     content: str
     raw: bytes = b""
@@ -61,12 +60,10 @@ class CachedChunk(msgspec.Struct, frozen=True, array_like=True, omit_defaults=Tr
     refusal: str = ""
 
     @classmethod
-    def of(cls, chunk: Chunk) -> CachedChunk:
-        """What is kept of a chunk."""
+    def from_chunk(cls, chunk: Chunk) -> CachedChunk:
         return cls(chunk.content, chunk.raw, chunk.reasoning, chunk.tool_calls, chunk.refusal)
 
-    def chunk(self, model: str) -> Chunk:
-        """The chunk again."""
+    def to_chunk(self, model: str) -> Chunk:
         return Chunk(
             self.content,
             model,
@@ -79,82 +76,65 @@ class CachedChunk(msgspec.Struct, frozen=True, array_like=True, omit_defaults=Tr
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
-    """An answer as it is kept. What belongs to the call that made it is not: attempts, timings.
-
-    Attributes:
-        format: What the rest means.
-        at: When it was made, in seconds since the epoch.
-        model: The id of the model that answered.
-        service: The base URL of the service that answered.
-        service_generation: Which generation of Foundry Local that is.
-        finish_reason: Why the answer ended.
-        usage: Tokens as the service counted them.
-        pieces: All chunks but the last.
-        ending: The data of the events that are in no other chunk.
-    """
+    """The stored form of an answer. Attempts and timings belong to one call and are not stored."""
 
     format: int = FORMAT
-    at: float
+    created_at: float  # seconds since the epoch
     model: str
     service: str
     service_generation: ServiceGeneration
     finish_reason: FinishReason
     usage: Usage
-    pieces: tuple[CachedChunk, ...]
-    ending: bytes
+    chunks: tuple[CachedChunk, ...]  # without the last
+    final_raw: bytes  # the data of the events that belong to the last chunk
 
     @classmethod
-    def of(cls, chunks: Iterable[Chunk], completion: Completion[Any], *, at: float) -> Entry:
-        """What is kept of an answer.
-
-        Args:
-            chunks: All but the last.
-            completion: All of it.
-            at: Now, in seconds since the epoch.
-        """
+    def from_answer(
+        cls, chunks: Iterable[Chunk], completion: Completion[Any], *, created_at: float
+    ) -> Entry:
+        """Make an entry of an answer and its chunks without the last."""
         return cls(
-            at=at,
+            created_at=created_at,
             model=completion.model,
             service=completion.service,
             service_generation=completion.service_generation,
             finish_reason=completion.finish_reason,
             usage=completion.usage,
-            pieces=tuple(map(CachedChunk.of, chunks)),
-            ending=completion.raw[-1],
+            chunks=tuple(map(CachedChunk.from_chunk, chunks)),
+            final_raw=completion.raw[-1],
         )
 
     @classmethod
-    def decoded(cls, data: bytes) -> Entry | None:
-        """An entry that was encoded; None for one that is damaged, or of another format."""
+    def decode(cls, data: bytes) -> Entry | None:
+        """Return the entry, or None if it is damaged or of another format."""
         try:
-            entry = _DECODER.decode(_decompress(data))
+            decompressor = zlib.decompressobj()
+            encoded = decompressor.decompress(data, MAX_BYTES)
+            if not decompressor.eof:  # truncated or too large
+                return None
+            entry = _ENTRY_DECODER.decode(encoded)
         except (zlib.error, msgspec.MsgspecError, UnicodeDecodeError):
             return None
         return entry if entry.format == FORMAT else None
 
-    def encoded(self) -> bytes:
-        """The entry as bytes."""
-        return zlib.compress(_ENCODER.encode(self), LEVEL)
+    def encode(self) -> bytes:
+        return zlib.compress(_ENTRY_ENCODER.encode(self), COMPRESSION_LEVEL)
 
-    def chunks(self) -> list[Chunk]:
-        """All chunks but the last, cut as they came."""
-        return [piece.chunk(self.model) for piece in self.pieces]
+    def to_chunks(self) -> list[Chunk]:
+        """Return the chunks without the last."""
+        return [chunk.to_chunk(self.model) for chunk in self.chunks]
 
-    def completion(self, timings: Timings) -> Completion[None]:
-        """The whole answer.
-
-        Args:
-            timings: Of the call that is answered with it.
-        """
+    def to_completion(self, timings: Timings) -> Completion[None]:
+        """Return the answer with the timings of the call that gets it."""
         reasoning, content = split_reasoning(
-            "".join(piece.reasoning for piece in self.pieces),
-            "".join(piece.content for piece in self.pieces),
+            "".join(chunk.reasoning for chunk in self.chunks),
+            "".join(chunk.content for chunk in self.chunks),
         )
         return Completion(
             content=content,
             reasoning=reasoning,
-            refusal="".join(piece.refusal for piece in self.pieces),
-            tool_calls=tuple(call for piece in self.pieces for call in piece.tool_calls),
+            refusal="".join(chunk.refusal for chunk in self.chunks),
+            tool_calls=tuple(call for chunk in self.chunks for call in chunk.tool_calls),
             parsed=None,
             model=self.model,
             service=self.service,
@@ -164,62 +144,37 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
             timings=timings,
             attempts=(),
             cached=True,
-            raw=(*(piece.raw for piece in self.pieces), self.ending),
+            raw=(*(chunk.raw for chunk in self.chunks), self.final_raw),
         )
 
 
-_ENCODER = msgspec.msgpack.Encoder()
-_DECODER = msgspec.msgpack.Decoder(Entry)
-
-
-def _decompress(data: bytes) -> bytes:
-    unpacking = zlib.decompressobj()
-    unpacked = unpacking.decompress(data, MAX_BYTES)
-    if not unpacking.eof:
-        raise zlib.error("it breaks off, or is too large")
-    return unpacked
-
-
-"""Raised whenever a request begins to mean something else on the wire, or an answer here."""
-
-_ENCODER_KEY = msgspec.json.Encoder()
+_ENTRY_ENCODER = msgspec.msgpack.Encoder()
+_ENTRY_DECODER = msgspec.msgpack.Decoder(Entry)
+_KEY_ENCODER = msgspec.json.Encoder()
 
 
 def answer_key(model_id: str, service_generation: ServiceGeneration, request: ChatRequest) -> str:
-    """The key under which the answer to a request is kept: 64 hexadecimal digits.
-
-    It is made of every member of the request, so that a new one cannot be forgotten. It tells
-    nothing of what was asked.
-
-    Args:
-        model_id: The model that answers, as its name was resolved.
-        service_generation: The service that answers.
-        request: What is asked.
-    """
+    """Return the cache key of a request: a hash, from which the prompt cannot be read."""
+    # All members of the request are included, so that a new member cannot be forgotten. Defaults
+    # are left out, so that a new member does not change the keys of stored answers.
     members = {name: getattr(request, name) for name in request.__struct_fields__}
     options = {
-        name: _canonical(name, value) for name, value in members.items() if _is_default(name, value)
+        name: _normalize(name, value)
+        for name, value in members.items()
+        if not (value is None or value is False or value in ((), {}))
+        and (name, value) != ("tool_choice", "auto")
     }
     identity = (FORMAT, model_id, service_generation, sorted(options.items()))
-    return hashlib.sha256(_ENCODER_KEY.encode(identity)).hexdigest()
+    return hashlib.sha256(_KEY_ENCODER.encode(identity)).hexdigest()
 
 
-def _is_default(name: str, value: object) -> bool:
-    """Whether a member is more than its default, so that new members leave the old keys alone."""
-    if value is None or value is False or value in ((), {}):
-        return False
-    return (name, value) != ("tool_choice", "auto")
-
-
-def _canonical(name: str, value: Any) -> Any:
-    """One spelling for all that mean the same.
-
-    The order of members matters below the first level: the engine writes tools and schemas into
-    the prompt as they are, and fills in a schema's properties one after another.
-    """
+def _normalize(name: str, value: Any) -> Any:
+    """Return the same value for all spellings with the same meaning."""
     if name == "stop":
         return sorted(set(value))
     if name == "extra":
+        # Only the top level is sorted. Below, the order has a meaning: the engine writes tools and
+        # schemas into the prompt unchanged, and generates the properties of a schema in order.
         return sorted(value.items())
     if isinstance(value, float) and value.is_integer():
         return int(value)
@@ -228,36 +183,22 @@ def _canonical(name: str, value: Any) -> Any:
     return value
 
 
-CacheUse = Literal["auto", "always", "never"]
-
-KEPT: frozenset[FinishReason] = frozenset({"stop", "length", "tool_calls"})
-"""The answer ended by itself, or at the bound that is part of its key."""
-
-
 def may_serve(request: ChatRequest, use: CacheUse, *, only_deterministic: bool) -> bool:
-    """Whether a call may be answered from the cache, and its answer kept there.
-
-    Args:
-        request: What is asked.
-        use: What the caller says of this call.
-        only_deterministic: Whether `auto` means only calls that have one answer.
-    """
+    """Whether the answer to a request may come from the cache and be stored there."""
     if use == "auto":
         return not only_deterministic or is_deterministic(request)
     return use == "always"
 
 
 def is_deterministic(request: ChatRequest) -> bool:
-    """Whether the engine is to give the same answer each time: temperature 0, or a seed."""
-    return _requested(request, "temperature") == 0 or _requested(request, "seed") is not None
+    """Whether the request asks for a repeatable answer: temperature 0, or a seed."""
+
+    def get_option(name: str) -> object:
+        value: object = getattr(request, name)
+        return request.extra.get(name) if value is None else value  # as in the body that is sent
+
+    return get_option("temperature") == 0 or get_option("seed") is not None
 
 
 def may_store(finish_reason: FinishReason) -> bool:
-    """Whether an answer that ended so is worth keeping. Those that broke off never get here."""
-    return finish_reason in KEPT
-
-
-def _requested(request: ChatRequest, name: str) -> object:
-    """What the body will say: the caller's own arguments win over `extra`."""
-    value: object = getattr(request, name)
-    return request.extra.get(name) if value is None else value
+    return finish_reason in STORED_FINISH_REASONS

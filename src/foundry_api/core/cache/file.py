@@ -1,4 +1,4 @@
-"""A file of answers that never fails its user: what is wrong with it is told, and gone around."""
+"""The file of a SQLite cache. Problems with the file are reported, but don't fail calls."""
 
 from __future__ import annotations
 
@@ -34,38 +34,41 @@ if TYPE_CHECKING:
 
 __all__ = ["CacheFile", "CacheHistory", "ResilientDatabase"]
 
+log = logging.getLogger("foundry_api")
+
+_T = TypeVar("_T")
 
 LOCK_S = 5.0
 CHECKPOINT_PAGES = 4000
-MOST_ASIDE = 3
-"""Files to keep that were put aside: each may be as large as the cache."""
+
+# Damaged files to keep for inspection. Each may be as large as the cache.
+MAX_QUARANTINED = 3
+
+# How often a cache is replaced before it is given up. The disk may damage every new file, or a
+# program with another version of this package may replace it each time.
+MAX_REPLACED = 3
+
+UNUSABLE = (sqlite3.Error, OSError, ForeignFile, OtherFormat, LockTimeout)
 
 
 class CacheFile:
-    """One file, and whether it still is the one that was opened. Belongs to one thread.
-
-    Args:
-        path: Where it is; made, with its directory, for this user only.
-    """
+    """A file and the identity of the file that was opened. Not thread-safe."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._opened: tuple[int, int] | None = None
 
     def open(self) -> sqlite3.Connection:
-        """A connection to the file.
-
-        Raises:
-            ForeignFile, OtherFormat, sqlite3.Error, OSError: See `open_database`.
-        """
+        """Open the file, and create it if necessary."""
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=PRIVATE_DIRECTORY)
         self._opened = get_file_identity(self.path)
         database = open_database(self.path, FORMAT, lock=self._lock(), timeout_s=BUSY_MS / 1000)
         self._opened = get_file_identity(self.path)
         try:
-            # After a crash of the machine the last answers may be missing, but the file is whole.
+            # A crash of the machine may lose the last answers, but does not damage the file.
             database.execute("pragma synchronous = normal")
-            # Each checkpoint waits for the disk: milliseconds, for whoever keeps an answer then.
+            # A checkpoint waits for the disk, which delays the `put` that triggers it by
+            # milliseconds. So make them rare.
             database.execute(f"pragma wal_autocheckpoint = {CHECKPOINT_PAGES}")
         except BaseException:
             database.close()
@@ -73,231 +76,168 @@ class CacheFile:
         return database
 
     def open_read_only(self) -> sqlite3.Connection | None:
-        """A connection that changes and creates nothing; None without a file.
-
-        Raises:
-            ForeignFile, OtherFormat, sqlite3.Error, OSError: See `open_database`.
-        """
+        """Open the file for reading, if it exists."""
         return open_read_only(self.path, FORMAT, timeout_s=BUSY_MS / 1000)
 
     @property
     def exists(self) -> bool:
-        """Whether anything is there."""
         return get_file_identity(self.path) is not None
 
     @property
-    def replaced(self) -> bool:
-        """Whether another file, or none, is there now."""
+    def is_replaced(self) -> bool:
+        """Whether the path now has another file than the one that was opened, or none."""
         return get_file_identity(self.path) != self._opened
 
-    def set_aside(self, why: str) -> Path | None:
-        """Rename the file that was opened. Of all processes that want that, one does it.
-
-        Args:
-            why: Its new name ends so, with a number.
-
-        Returns:
-            Its new path; None if another process had put it aside before.
-
-        Raises:
-            ForeignFile: Meanwhile another program put something else there.
-            OSError: It cannot be renamed.
-        """
+    def quarantine(self, reason: str) -> Path | None:
+        """Rename the file to NAME.REASON-N. Return None if another process has done so before."""
         with self._lock():
-            if self.replaced:
+            if self.is_replaced:
                 return None
             check_not_foreign(self.path, FORMAT, timeout_s=BUSY_MS / 1000)
-            aside = quarantine(self.path, why)
-            remove_quarantined(self.path, FORMAT, keep=MOST_ASIDE)
-        return aside
+            backup_path = quarantine(self.path, reason)
+            remove_quarantined(self.path, FORMAT, keep=MAX_QUARANTINED)
+        return backup_path
 
-    def remove_asides(self) -> None:
-        """Delete what was put aside.
-
-        Raises:
-            OSError: It cannot be deleted.
-        """
+    def remove_quarantined(self) -> None:
         remove_quarantined(self.path, FORMAT)
 
     def _lock(self) -> FileLock:
         return FileLock(self.path.with_name(f"{self.path.name}.lock"), timeout_s=LOCK_S)
 
 
-MOST_SET_ASIDE = 3
-"""A disk that damages every new file, or a program of another version beside this one."""
-
-UNUSABLE = (sqlite3.Error, OSError, ForeignFile, OtherFormat, LockTimeout)
-
-log = logging.getLogger("foundry_api")
-_T = TypeVar("_T")
-
-
 @dataclass(slots=True)
 class CacheHistory:
-    """What a cache went through, however often it was closed meanwhile.
+    """What has happened to a cache. Survives `close`."""
 
-    Attributes:
-        set_aside: Files that were set aside.
-        told: Kinds of problems that were told.
-    """
-
-    set_aside: int = 0
+    replaced_count: int = 0  # damaged files that were set aside
     reported_kinds: set[str] = field(default_factory=set[str])
 
 
 class ResilientDatabase:
-    """The file as calls use it. Belongs to one thread.
-
-    Args:
-        path: Where it is.
-        bounds: What may be kept.
-        owner: This client, for its claims.
-        past: What the cache went through.
-        tell: Wants to hear what goes wrong.
-    """
+    """A cache database that is opened on demand, and replaced if it is damaged. Not thread-safe."""
 
     def __init__(
         self,
         path: Path,
-        bounds: CacheLimits,
-        owner: ClientProcess,
-        past: CacheHistory,
-        tell: Callable[[CacheTrouble], None],
+        limits: CacheLimits,
+        client: ClientProcess,
+        history: CacheHistory,
+        report: Callable[[CacheTrouble], None],
     ) -> None:
-        self._tell = tell
+        self._report = report
         self._file = CacheFile(path)
-        self._bounds = bounds
-        self._owner = owner
-        self._db: CacheDatabase | None = None
-        self._past = past
+        self._limits = limits
+        self._client = client
+        self._database: CacheDatabase | None = None
+        self._history = history
 
-    def query(self, question: Callable[[CacheDatabase], _T], otherwise: _T) -> _T:
-        """What the file says, or something else if it cannot be used."""
+    def query(self, query: Callable[[CacheDatabase], _T], default: _T) -> _T:
+        """Run a query. Return the default if the file cannot be used."""
         try:
-            return self._run_query(question)
+            return self._query(query)
         except UNUSABLE as error:
-            self._disable(error)
-            return otherwise
+            self._report_problem(error)
+            return default
 
-    def query_strict(self, question: Callable[[CacheDatabase], _T]) -> _T:
-        """What the file says.
-
-        Raises:
-            ConfigurationError: It cannot be used.
-        """
-        with self._refusing():
-            return self._run_query(question)
+    def query_strict(self, query: Callable[[CacheDatabase], _T]) -> _T:
+        """Run a query. Raise ConfigurationError if the file cannot be used."""
+        with self._translate_errors():
+            return self._query(query)
 
     def stats(self) -> CacheStats:
-        """What the file holds. One that is not open is read without changing anything.
-
-        Raises:
-            ConfigurationError: The file cannot be used.
-        """
+        """Return the statistics. A file that is not open is neither created nor changed."""
         if self._is_open:
             return self.query_strict(CacheDatabase.stats)
-        bounds = self._bounds
+        limits = self._limits
         return self._read(
-            lambda database: read_stats(database, bounds, time.time()),
-            CacheStats(max_bytes=bounds.max_bytes),
+            lambda database: read_stats(database, limits, time.time()),
+            CacheStats(max_bytes=limits.max_bytes),
         )
 
     def models(self) -> dict[str, tuple[int, int]]:
-        """Entries and bytes by the models that gave the answers. See `stats`.
-
-        Raises:
-            ConfigurationError: The file cannot be used.
-        """
-        return (
-            self.query_strict(CacheDatabase.models)
-            if self._is_open
-            else self._read(read_models, {})
-        )
+        """Return the number and the size of the answers by model id."""
+        if self._is_open:
+            return self.query_strict(CacheDatabase.models)
+        return self._read(read_models, {})
 
     def clear(self) -> int:
-        """Forget every answer, those in files that were put aside too; how many there were.
-
-        Raises:
-            ConfigurationError: The file cannot be used.
-        """
+        """Delete all answers, also in damaged files that were set aside. Return their number."""
         count = self.query_strict(CacheDatabase.clear) if self._is_open or self._file.exists else 0
-        with self._refusing():
-            self._file.remove_asides()
+        with self._translate_errors():
+            self._file.remove_quarantined()
         return count
 
     def close(self) -> None:
-        """Close the file. The next question opens it again."""
-        self._drop()
+        """Close the file. The next query opens it again."""
+        database, self._database = self._database, None
+        if database is not None:
+            database.close()
 
     @property
     def _is_open(self) -> bool:
-        return self._db is not None and not self._file.replaced
+        return self._database is not None and not self._file.is_replaced
 
-    def _read(self, question: Callable[[sqlite3.Connection], _T], otherwise: _T) -> _T:
-        with self._refusing():
+    def _read(self, query: Callable[[sqlite3.Connection], _T], default: _T) -> _T:
+        with self._translate_errors():
             database = self._file.open_read_only()
             if database is None:
-                return otherwise
+                return default
             with closing(database):
-                return question(database)
+                return query(database)
 
     @contextmanager
-    def _refusing(self) -> Generator[None]:
+    def _translate_errors(self) -> Generator[None]:
         try:
             yield
         except UNUSABLE as error:
-            self._drop()
-            hint = "Name another file, or see who uses this one."
+            self.close()
+            hint = "Name another file, or find the program that uses this one."
             if is_damage(error):
-                hint = "The next call sets it aside, and `foundry-api cache clear` deletes it."
+                hint = "The next call sets it aside; `foundry-api cache clear` then deletes it."
             raise ConfigurationError(
                 f"the cache {self._file.path} cannot be used: {error}", hint=hint
             ) from error
 
-    def _run_query(self, question: Callable[[CacheDatabase], _T]) -> _T:
+    def _query(self, query: Callable[[CacheDatabase], _T]) -> _T:
         try:
-            return question(self._current())
+            return query(self._open())
         except (sqlite3.DatabaseError, OtherFormat) as error:
-            other = isinstance(error, OtherFormat)
-            can_be_replaced = other or is_damage(error)
-            if not can_be_replaced or self._past.set_aside >= MOST_SET_ASIDE:
+            is_other_format = isinstance(error, OtherFormat)
+            can_be_replaced = is_other_format or is_damage(error)
+            if not can_be_replaced or self._history.replaced_count >= MAX_REPLACED:
                 raise
-            self._quarantine("format" if other else "corrupt", error)
-        return question(self._current())
+            self.close()
+            self._history.replaced_count += 1
+            backup_path = self._file.quarantine("format" if is_other_format else "damaged")
+            if backup_path is not None:
+                path, problem = self._file.path, str(error)
+                log.warning(
+                    "the cache %s cannot be used (%s); it was moved to %s",
+                    path,
+                    problem,
+                    backup_path,
+                )
+                self._report(
+                    CacheTrouble(path=str(path), problem=problem, backup_path=str(backup_path))
+                )
+        return query(self._open())
 
-    def _current(self) -> CacheDatabase:
-        if self._db is not None and self._file.replaced:
-            self._drop()  # somebody put it aside, or removed it
-        if self._db is None:
-            self._db = CacheDatabase(self._file.open(), self._bounds, self._owner)
-        return self._db
+    def _open(self) -> CacheDatabase:
+        if self._database is not None and self._file.is_replaced:
+            self.close()  # another process has set the file aside or deleted it
+        if self._database is None:
+            self._database = CacheDatabase(self._file.open(), self._limits, self._client)
+        return self._database
 
-    def _quarantine(self, why: str, error: Exception) -> None:
-        self._drop()
-        self._past.set_aside += 1
-        aside = self._file.set_aside(why)
-        if aside is not None:
-            path = self._file.path
-            log.warning("the cache %s cannot be used (%s); it is now %s", path, error, aside)
-            self._tell(CacheTrouble(path=str(path), problem=str(error), backup_path=str(aside)))
-
-    def _disable(self, error: Exception) -> None:
-        """Tell of a problem, each kind of it once."""
-        if not _is_busy(error):
-            self._drop()
-        kind = f"{type(error).__name__} {getattr(error, 'sqlite_errorcode', '')}"
-        if kind in self._past.reported_kinds:
+    def _report_problem(self, error: Exception) -> None:
+        """Log and report a problem, each kind of problem once."""
+        code = getattr(error, "sqlite_errorcode", None)
+        if code not in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+            self.close()
+        kind = f"{type(error).__name__} {'' if code is None else code}"
+        if kind in self._history.reported_kinds:
             log.debug("the cache %s: %s", self._file.path, error)
             return
-        self._past.reported_kinds.add(kind)
-        log.warning("calls go on without the cache %s: %s", self._file.path, error)
-        self._tell(CacheTrouble(path=str(self._file.path), problem=str(error)))
-
-    def _drop(self) -> None:
-        db, self._db = self._db, None
-        if db is not None:
-            db.close()
-
-
-def _is_busy(error: Exception) -> bool:
-    return getattr(error, "sqlite_errorcode", None) in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+        self._history.reported_kinds.add(kind)
+        log.warning("calls continue without the cache %s: %s", self._file.path, error)
+        self._report(CacheTrouble(path=str(self._file.path), problem=str(error)))

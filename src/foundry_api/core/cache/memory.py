@@ -1,4 +1,4 @@
-"""Answers in this process' memory: the fastest, and gone with it."""
+"""A response cache in the memory of this process."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ __all__ = ["MemoryCache"]
 MAX_BYTES = 64 * 2**20
 
 
-class _Kept(NamedTuple):
+class _Entry(NamedTuple):
     answer: bytes
-    at: float
+    stored_at: float
 
 
 class MemoryCache(ResponseCache):
-    """Keeps answers in memory. The one that was used longest ago goes first.
+    """Caches answers in memory, and removes the least recently used first.
 
-    Several clients may share one, also in several threads.
+    Several clients can share one cache, also in several threads.
 
     Args:
-        max_bytes: Bound of the answers with their keys, in bytes as they are kept: compressed,
-            some ten for each token. One that is larger than all of it is not kept.
-        max_age_s: Seconds after which an answer is not given any more; None for never.
+        max_bytes: Maximum size of the compressed answers with their keys, at about ten bytes per
+            token. A larger answer is not stored. Default: 64 MiB.
+        max_age_s: Seconds after which an answer expires. Default: never.
         only_deterministic: See `ResponseCache`.
-        clock: Seconds of a clock that never goes back.
+        monotonic: Monotonic clock in seconds, for tests.
 
     Raises:
-        ConfigurationError: A bound is not above 0.
+        ConfigurationError: A limit is not above 0.
     """
 
     def __init__(
@@ -44,81 +44,83 @@ class MemoryCache(ResponseCache):
         max_bytes: int = MAX_BYTES,
         max_age_s: float | None = None,
         only_deterministic: bool = True,
-        clock: Callable[[], float] = time.monotonic,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(only_deterministic=only_deterministic)
         validate_limits(max_bytes, max_age_s)
         self._max_bytes = max_bytes
         self._max_age_s = max_age_s
-        self._clock = clock
+        self._monotonic = monotonic
         self._lock = threading.Lock()
-        self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._bytes = 0
         self._hits = self._misses = self._stores = self._evictions = 0
 
     async def get(self, key: str) -> bytes | None:
-        """The answer kept under a key, if there is one. Never waits."""
+        """Return the answer stored under a key, or None."""
         with self._lock:
-            kept = self._kept.get(key)
-            if kept is not None and self._is_old(kept):
+            entry = self._entries.get(key)
+            if entry is not None and self._is_expired(entry):
                 self._evict(key)
-                kept = None
-            if kept is None:
+                entry = None
+            if entry is None:
                 self._misses += 1
                 return None
             self._hits += 1
-            self._kept.move_to_end(key)
-            return kept.answer
+            self._entries.move_to_end(key)
+            return entry.answer
 
     async def put(self, key: str, answer: bytes, *, model: str) -> bool:
-        """Keep an answer; whether it was. Never waits."""
+        """Store an answer. Return False if it is larger than the cache."""
         del model
-        size = _size(key, answer)
+        size = _get_size(key, answer)
         if size > self._max_bytes:
             return False
         with self._lock:
             self._drop(key)
             while self._bytes + size > self._max_bytes:
-                self._evict(next(iter(self._kept)))
-            self._kept[key] = _Kept(answer, self._clock())
+                self._evict(next(iter(self._entries)))
+            self._entries[key] = _Entry(answer, self._monotonic())
             self._bytes += size
             self._stores += 1
         return True
 
     async def clear(self) -> int:
-        """Forget every answer; how many there were."""
+        """Delete all answers and return their number."""
         with self._lock:
-            count = len(self._kept)
-            self._kept.clear()
+            count = len(self._entries)
+            self._entries.clear()
             self._bytes = 0
             return count
 
     async def stats(self) -> CacheStats:
-        """What it holds now, and how it was used since it was made."""
+        """Return the size of the cache, and its hits and misses since it was created."""
         with self._lock:
-            for key in [key for key, kept in self._kept.items() if self._is_old(kept)]:
+            for key in [key for key, entry in self._entries.items() if self._is_expired(entry)]:
                 self._evict(key)
             return CacheStats(
                 hits=self._hits,
                 misses=self._misses,
                 stores=self._stores,
                 evictions=self._evictions,
-                entries=len(self._kept),
+                entries=len(self._entries),
                 bytes=self._bytes,
                 max_bytes=self._max_bytes,
             )
 
-    def _is_old(self, kept: _Kept) -> bool:
-        return self._max_age_s is not None and self._clock() - kept.at >= self._max_age_s
+    def _is_expired(self, entry: _Entry) -> bool:
+        if self._max_age_s is None:
+            return False
+        return self._monotonic() - entry.stored_at >= self._max_age_s
 
     def _evict(self, key: str) -> None:
         self._drop(key)
         self._evictions += 1
 
     def _drop(self, key: str) -> None:
-        if kept := self._kept.pop(key, None):
-            self._bytes -= _size(key, kept.answer)
+        if entry := self._entries.pop(key, None):
+            self._bytes -= _get_size(key, entry.answer)
 
 
-def _size(key: str, answer: bytes) -> int:
+def _get_size(key: str, answer: bytes) -> int:
     return len(key) + len(answer)

@@ -1,4 +1,4 @@
-"""The cache that a setting names."""
+"""Create the cache that the settings describe."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ __all__ = ["make_cache"]
 
 
 def make_cache(setting: str | Path) -> ResponseCache:
-    """Return the cache that a setting names: `off`, `memory`, `sqlite` or the path of a file."""
-    # Each is imported only where it is used.
+    """Return the cache for `off`, `memory`, `sqlite` or the path of a file."""
+    # Most clients use none of them, so each is imported only when it is used.
     if setting == "off":
         return NullCache()
     if setting == "memory":

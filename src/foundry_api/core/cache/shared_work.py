@@ -1,4 +1,4 @@
-"""Single flight for work that tells of its pieces as they come."""
+"""Share one run of a job between all callers that need its result at the same time."""
 
 from __future__ import annotations
 
@@ -23,138 +23,116 @@ _R = TypeVar("_R")
 
 
 class SharedJob(ABC, Generic[_T, _R]):
-    """What is done once for all who want it."""
+    """Work that yields items and has a result."""
 
     @abstractmethod
     async def run(self, receive: Callable[[list[_T]], None]) -> _R:
-        """Do it.
-
-        Args:
-            receive: Called with pieces as they come.
-
-        Returns:
-            What it comes to.
-        """
+        """Do the work, call `receive` with the items as they arrive, and return the result."""
 
     @abstractmethod
     def extend_deadline(self, deadline: Deadline) -> None:
-        """Somebody wants it who may have more time than those before."""
+        """Allow the work to last until the deadline of a new caller, if that is later."""
 
 
 class JobRun(Generic[_T, _R]):
-    """Work under way.
+    """A job that runs in a task, and the items that it has yielded."""
 
-    Args:
-        work: What is done.
-
-    Attributes:
-        work: As above.
-        items: All pieces so far.
-        waiters: How many want it.
-        task: Does it.
-    """
-
-    def __init__(self, work: SharedJob[_T, _R]) -> None:
-        self.work = work
+    def __init__(self, job: SharedJob[_T, _R]) -> None:
+        self.job = job
         self.items: list[_T] = []
-        self.waiters = 0
-        self._news = asyncio.Event()
-        self._why: FoundryError | None = None
-        self.task = asyncio.create_task(work.run(self._receive), context=no_deadline())
+        self.callers = 0
+        self._progress = asyncio.Event()
+        self._end_error: FoundryError | None = None
+        # Without the deadline of the first caller, which would end the work for all of them.
+        self.task = asyncio.create_task(job.run(self._receive), context=no_deadline())
 
-    async def wait_for_more(self, than: int) -> bool:
-        """Wait until more pieces came; whether any did before the end."""
-        while len(self.items) <= than and not self.task.done():
-            await self._news.wait()
-        return len(self.items) > than
+    async def wait_for_more(self, count: int) -> bool:
+        """Wait until there are more than `count` items. Return False if the job ends before."""
+        while len(self.items) <= count and not self.task.done():
+            await self._progress.wait()
+        return len(self.items) > count
 
     async def result(self) -> _R:
-        """What it comes to. Everybody gets his own copy of a failure."""
         try:
             return await asyncio.shield(self.task)
         except FoundryError as error:
+            # Each caller adds its own context to the error, so each gets a copy.
             raise copy_error(error) from error.__cause__
         except asyncio.CancelledError:
+            # Either `end` cancelled the task, or this caller is cancelled.
             caller = asyncio.current_task()
-            if self._why is None or (caller is not None and caller.cancelling()):
+            if self._end_error is None or (caller is not None and caller.cancelling()):
                 raise
-            raise copy_error(self._why) from None
+            raise copy_error(self._end_error) from None
 
-    async def end(self, why: FoundryError | None = None) -> None:
-        """End it early, with its cleaning up.
-
-        Args:
-            why: What those who still want it are told.
-        """
-        self._why = why
+    async def end(self, error: FoundryError | None = None) -> None:
+        """Cancel the job and wait for its cleanup. Callers that still wait get the error."""
+        self._end_error = error
         self.task.cancel()
         await asyncio.wait((self.task,))
 
     def notify(self) -> None:
-        """Wake up everybody who waits for more."""
-        self._news.set()
-        self._news.clear()
+        """Wake up all the callers that wait for more items."""
+        self._progress.set()
+        self._progress.clear()
 
-    def _receive(self, pieces: list[_T]) -> None:
-        self.items += pieces
+    def _receive(self, items: list[_T]) -> None:
+        self.items += items
         self.notify()
 
 
 class JobDeduplicator(Generic[_T, _R]):
-    """Does one piece of work for each key, however many callers want it.
+    """Runs one job per key, however many callers need it.
 
-    Everybody gets all of its pieces from the beginning, however late he came, as fast as he takes
-    them. The work belongs to nobody: a caller that leaves, and his deadline, do not end it for the
-    others. With the last one it is ended, which waits for its cleaning up. A failure reaches
-    everybody, and the next caller tries anew.
+    Every caller gets all items from the first one on, at its own pace. The job outlives the caller
+    that started it, and ends early only when the last caller leaves. An error goes to all callers,
+    and the next caller starts a new run.
     """
 
     def __init__(self) -> None:
-        self._flights: dict[Hashable, JobRun[_T, _R]] = {}
+        self._runs: dict[Hashable, JobRun[_T, _R]] = {}
 
     def running(self, key: Hashable) -> JobRun[_T, _R] | None:
-        """What is under way."""
-        flight = self._flights.get(key)
-        if flight is None or flight.task.done():
+        """Return the run of a key, if one is in progress on this event loop."""
+        run = self._runs.get(key)
+        if run is None or run.task.done():
             return None
-        return flight if flight.task.get_loop() is asyncio.get_running_loop() else None
+        return run if run.task.get_loop() is asyncio.get_running_loop() else None
 
     @asynccontextmanager
     async def join(
-        self, key: Hashable, work: Callable[[], SharedJob[_T, _R]]
+        self, key: Hashable, make_job: Callable[[], SharedJob[_T, _R]]
     ) -> AsyncGenerator[JobRun[_T, _R]]:
-        """Want some work, which is begun only if it is not under way."""
-        flight = self.running(key) or self._start(key, work())
-        flight.waiters += 1
+        """Join the run of a key, which is started if there is none."""
+        run = self.running(key) or self._start(key, make_job())
+        run.callers += 1
         try:
-            yield flight
+            yield run
         finally:
-            flight.waiters -= 1
-            if not flight.waiters and not flight.task.done():
-                self._forget(key, flight)
-                await flight.end()
+            run.callers -= 1
+            if not run.callers and not run.task.done():
+                self._forget(key, run)  # first, so that no new caller joins a run that ends
+                await run.end()
 
-    async def end(self, why: FoundryError) -> None:
-        """End all that is under way.
+    async def end(self, error: FoundryError) -> None:
+        """End all runs. Callers that still wait get the error."""
+        for key in list(self._runs):
+            if (run := self.running(key)) is not None:
+                await run.end(error)
 
-        Args:
-            why: What those who want it are told.
-        """
-        for key in list(self._flights):
-            if (flight := self.running(key)) is not None:
-                await flight.end(why)
+    def _start(self, key: Hashable, job: SharedJob[_T, _R]) -> JobRun[_T, _R]:
+        run = self._runs[key] = JobRun(job)
 
-    def _start(self, key: Hashable, work: SharedJob[_T, _R]) -> JobRun[_T, _R]:
-        flight = self._flights[key] = JobRun(work)
-        flight.task.add_done_callback(lambda _: self._land(key, flight))
-        return flight
+        def finish(task: asyncio.Task[_R]) -> None:
+            self._forget(key, run)
+            if not task.cancelled():
+                # If all callers have left, nothing else retrieves it, and asyncio would log that.
+                task.exception()
+            run.notify()
 
-    def _land(self, key: Hashable, flight: JobRun[_T, _R]) -> None:
-        self._forget(key, flight)
-        if not flight.task.cancelled():
-            flight.task.exception()  # every caller may have left: no "never retrieved" in the log
-        flight.notify()
+        run.task.add_done_callback(finish)
+        return run
 
-    def _forget(self, key: Hashable, flight: JobRun[_T, _R]) -> None:
-        if self._flights.get(key) is flight:
-            del self._flights[key]
+    def _forget(self, key: Hashable, run: JobRun[_T, _R]) -> None:
+        if self._runs.get(key) is run:  # else a newer run has taken its place
+            del self._runs[key]

@@ -1,4 +1,4 @@
-"""Answers in a file: they stay when the program ends, and programs share them."""
+"""A response cache in a SQLite file, which outlives the program and can be shared."""
 
 from __future__ import annotations
 
@@ -28,94 +28,44 @@ if TYPE_CHECKING:
 
 __all__ = ["SqliteCache", "Worker"]
 
-
 _T = TypeVar("_T")
-
-
-class Worker:
-    """Runs questions to a file one after another.
-
-    Args:
-        open_shelf: Makes the file's shelf, in the thread.
-
-    Attributes:
-        troubles: What went wrong, for the event loop to take.
-    """
-
-    def __init__(self, open_shelf: Callable[[deque[CacheTrouble]], ResilientDatabase]) -> None:
-        self.troubles: deque[CacheTrouble] = deque()
-        self._open_shelf = open_shelf
-        self._shelf: ResilientDatabase | None = None
-        self._thread = ThreadPoolExecutor(1, "foundry-api-cache")
-
-    async def run(self, question: Callable[[ResilientDatabase], _T]) -> _T:
-        """The answer to a question. A caller who is cancelled waits until it is done: ms."""
-        return await self._run(lambda: question(self._ensure_database()))
-
-    async def close(self) -> None:
-        """Close the file, and end the thread."""
-        try:
-            await self._run(self._close)
-        finally:
-            self._thread.shutdown()  # its last work is done: this takes microseconds
-
-    async def _run(self, work: Callable[[], _T]) -> _T:
-        future = asyncio.wrap_future(self._thread.submit(work))
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            await asyncio.wait((future,))
-            if not future.cancelled():
-                future.exception()  # nobody wants to know any more
-            raise
-
-    def _ensure_database(self) -> ResilientDatabase:
-        if self._shelf is None:
-            self._shelf = self._open_shelf(self.troubles)
-        return self._shelf
-
-    def _close(self) -> None:
-        if self._shelf is not None:
-            self._shelf.close()
-
-
-MAX_BYTES = 512 * 2**20
-LEASE_S = 15.0
-"""A claim lapses after so long without a sign of life of the program that made it."""
-
-FIRST_WAIT_S = 0.01
-LONGEST_WAIT_S = 0.25
 
 log = logging.getLogger("foundry_api")
 
+MAX_BYTES = 512 * 2**20
+LEASE_S = 15.0  # a claim that is not renewed for this long is void
+
+# Waits between two looks for the answer of another program: the first is doubled up to the longest.
+FIRST_WAIT_S = 0.01
+LONGEST_WAIT_S = 0.25
+
 
 class SqliteCache(ResponseCache):
-    """Keeps answers in a SQLite file. The one that was used longest ago goes first.
+    """Caches answers in a SQLite file, and removes the least recently used first.
 
-    Programs may share the file: what one has asked is an answer for all, and of those that ask the
-    same at the same time one calls, while the others wait for its answer. When it dies, another
-    takes over.
+    Programs can share the file. If several of them need the same answer at the same time, one calls
+    the service and the others wait for its answer. If it dies, another one takes over.
 
-    **The answers lie there in plain text**, as far as compression leaves it plain, readable by this
-    user only (0600). Of what was asked only hashes are kept.
+    **The file holds the answers in plain text** (compressed), readable only by this user (0600).
+    Of the prompts it holds only hashes.
 
-    Nothing that happens to the file fails a call: one that is damaged, or of another version, is
-    set aside as `NAME.corrupt-N` or `NAME.format-N` and a new one begun; where none can be written,
-    calls go on without. Anything else at the path, such as a text, a link or another program's
-    database, is left as it is, and calls go on without. That is logged once, and told as
+    Problems with the file do not fail calls. A damaged file, or one of another version, is renamed
+    to `NAME.damaged-N` or `NAME.format-N` and replaced. If the file cannot be written, or is
+    something else, such as a text file, a link or the database of another program, it is left
+    unchanged and calls continue without a cache. Each problem is logged once and reported as
     `CacheTrouble`. All work on the file is done in one thread, which `close` ends.
 
     Args:
-        path: The file, on a local disk; default `answers.db` in the `cache` directory of the
-            client's home, else in the platform's own directory for caches.
-        max_bytes: Bound of the answers, in bytes as they are kept: compressed, some ten for each
-            token. The file is a little larger. An answer larger than all of it is not kept.
-        max_age_s: Seconds after which an answer is not given any more; None for never.
+        path: The file, on a local disk. Default: `answers.db` in the `cache` directory of the
+            client's home, else in the platform's cache directory.
+        max_bytes: Maximum size of the compressed answers, at about ten bytes per token. The file
+            is a little larger. A larger answer is not stored. Default: 512 MiB.
+        max_age_s: Seconds after which an answer expires. Default: never.
         only_deterministic: See `ResponseCache`.
-        sleep: Waits for so many seconds.
+        sleep: Waits for a number of seconds, for tests.
 
     Raises:
-        ConfigurationError: A bound is not above 0.
+        ConfigurationError: A limit is not above 0.
     """
 
     def __init__(
@@ -135,155 +85,150 @@ class SqliteCache(ResponseCache):
         self._max_age_s = max_age_s
         self._sleep = sleep
         self._lookups: SingleFlight[bytes | None] = SingleFlight()
-        self._claims: dict[str, str] = {}
+        self._claims: dict[str, str] = {}  # keys by token
         self._listeners: list[Callable[[Event], None]] = []
         self._client = secrets.token_hex(8)
         self._lock = threading.Lock()
         self._worker: Worker | None = None
-        self._past: CacheHistory | None = None
-        self._lacks_sqlite = False
+        self._history: CacheHistory | None = None
+        self._has_warned_of_sqlite = False
 
     @property
     def path(self) -> Path:
         """The file."""
-        return (
-            Path(self._path).expanduser() if self._path else Paths.from_home(self._home).cache_file
-        )
+        if self._path:
+            return Path(self._path).expanduser()
+        return Paths.from_home(self._home).cache_file
 
     async def get(self, key: str) -> bytes | None:
-        """The answer kept under a key, if there is one. Who asks at the same time asks once."""
-        return await self._lookups.run(key, lambda: self._ask(lambda db: db.get(key), None))
+        """Return the answer stored under a key, or None."""
+        # Concurrent lookups of the same key share one query.
+        return await self._lookups.run(key, lambda: self._query(lambda db: db.get(key), None))
 
     async def put(self, key: str, answer: bytes, *, model: str) -> bool:
-        """Keep an answer; whether it was."""
-        kept = await self._ask(lambda db: db.put(key, answer, model), otherwise=False)
-        if kept:
-            self._end_claims(key)
-        return kept
+        """Store an answer. Return whether it was stored."""
+        is_stored = await self._query(lambda db: db.put(key, answer, model), default=False)
+        if is_stored:
+            self._drop_claims(key)
+        return is_stored
 
     async def clear(self) -> int:
-        """Forget every answer, those in files that were set aside too; how many there were.
+        """Delete all answers, also in files that were set aside. Return the number of answers.
 
         Raises:
             ConfigurationError: The file cannot be used.
         """
-        return await self._on_shelf(lambda shelf: shelf.clear())
+        return await self._run(lambda database: database.clear())
 
     async def stats(self) -> CacheStats:
-        """What the file holds, and how all programs used it since it was made.
+        """Return the statistics of all programs since the file was created.
 
-        Asked before anything else, it only reads the file, and makes none.
+        Before the first use of the cache, this neither creates nor changes the file.
 
         Raises:
             ConfigurationError: The file cannot be used.
         """
-        return await self._on_shelf(lambda shelf: shelf.stats())
+        return await self._run(lambda database: database.stats())
 
     async def models(self) -> dict[str, tuple[int, int]]:
-        """Answers, and the bytes that they take, by the models that gave them.
+        """Return the number of answers and their size in bytes by model id.
 
         Raises:
             ConfigurationError: The file cannot be used.
         """
-        return await self._on_shelf(lambda shelf: shelf.models())
+        return await self._run(lambda database: database.models())
 
     @asynccontextmanager
     async def lock(self, key: str) -> AsyncGenerator[bytes | None]:
-        """See `ResponseCache.lock`. Waits for another program's answer, as long as that lives."""
+        """As `ResponseCache.lock`. Waits for the answer of another program while that is alive."""
         token = secrets.token_hex(8)
         self._claims[token] = key
         try:
-            made = await self._wait_for(key, token)
-            if made is not None:
-                self._end_claims(key)
-                yield made
+            answer = await self._wait_for_answer(key, token)
+            if answer is not None:
+                self._drop_claims(key)
+                yield answer
                 return
-            async with self._renewed(token):
+            renewal = asyncio.create_task(self._renew_claim(token))
+            try:
                 yield None
+            finally:
+                renewal.cancel()
+                await asyncio.wait({renewal})
         finally:
+            # `put` has released the claim in its own transaction; this is for calls that failed.
             if self._claims.pop(token, None) is not None:
-                await self._ask(lambda db: db.release(token), None)
+                await self._query(lambda db: db.release(token), None)
 
     def bind(self, home: Path | None, tell: Callable[[Event], None]) -> None:
-        """See `ResponseCache.bind`. Of several clients the first one's home counts."""
+        """Called when a client starts to use the cache. The `home` of the first client counts."""
         if not self._listeners:
             self._home = home
         self._listeners.append(tell)
 
     def unbind(self, tell: Callable[[Event], None]) -> None:
-        """See `ResponseCache.unbind`."""
+        """Called when a client no longer uses the cache."""
         if tell in self._listeners:
             self._listeners.remove(tell)
 
     async def close(self) -> None:
-        """Close the file, and end the thread. The next use opens it again."""
+        """Close the file and end the thread. The next use opens it again."""
         with self._lock:
             worker, self._worker = self._worker, None
         if worker is not None:
             await worker.close()
-            self._submit(worker)
+            self._report_troubles(worker)
 
-    def _end_claims(self, key: str) -> None:
-        """The answer is here: the claims on it have ended."""
+    def _drop_claims(self, key: str) -> None:
         for token in [token for token, claimed in self._claims.items() if claimed == key]:
             del self._claims[token]
 
-    async def _wait_for(self, key: str, token: str) -> bytes | None:
-        """The answer that another program makes; None if it is this one's turn."""
+    async def _wait_for_answer(self, key: str, token: str) -> bytes | None:
+        """Return the answer that another program makes, or None once the claim is granted."""
         wait_s = FIRST_WAIT_S
         while True:
-            found = await self._ask(lambda db: db.claim(key, token, LEASE_S), None)
+            found = await self._query(lambda db: db.claim(key, token, LEASE_S), None)
             if found is None or isinstance(found, bytes):
                 return found
             if wait_s == FIRST_WAIT_S:
-                who = f"{found.program} (pid {found.pid})"
-                log.info("waiting for %s, which is asking the same", who)
+                program = f"{found.program} (pid {found.pid})"
+                log.info("waiting for the answer of %s, which makes the same call", program)
             await self._sleep(wait_s)
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
-    @asynccontextmanager
-    async def _renewed(self, token: str) -> AsyncGenerator[None]:
-        """Keep a claim while inside."""
-        renewing = asyncio.create_task(self._renew(token))
-        try:
-            yield
-        finally:
-            renewing.cancel()
-            await asyncio.wait({renewing})
-
-    async def _renew(self, token: str) -> None:
+    async def _renew_claim(self, token: str) -> None:
         while True:
             await self._sleep(LEASE_S / 3)
-            await self._ask(lambda db: db.renew(token, LEASE_S), None)
+            await self._query(lambda db: db.renew(token, LEASE_S), None)
 
-    async def _ask(self, question: Callable[[CacheDatabase], _T], otherwise: _T) -> _T:
-        """What the file says, or something else if it cannot be used."""
+    async def _query(self, query: Callable[[CacheDatabase], _T], default: _T) -> _T:
+        """Run a query. Return the default if the file cannot be used."""
         try:
-            return await self._on_shelf(lambda shelf: shelf.query(question, otherwise))
+            return await self._run(lambda database: database.query(query, default))
         except ConfigurationError as error:  # a Python without SQLite
-            level = logging.DEBUG if self._lacks_sqlite else logging.WARNING
-            self._lacks_sqlite = True
-            log.log(level, "calls go on without a cache: %s", error)
-            return otherwise
+            level = logging.DEBUG if self._has_warned_of_sqlite else logging.WARNING
+            self._has_warned_of_sqlite = True
+            log.log(level, "calls continue without a cache: %s", error)
+            return default
 
-    async def _on_shelf(self, question: Callable[[ResilientDatabase], _T]) -> _T:
+    async def _run(self, query: Callable[[ResilientDatabase], _T]) -> _T:
         with self._lock:
-            worker = self._worker = self._worker or Worker(self._open_shelf)
+            worker = self._worker = self._worker or Worker(self._open_database)
         try:
-            return await worker.run(question)
+            return await worker.run(query)
         finally:
-            self._submit(worker)
+            self._report_troubles(worker)
 
-    def _submit(self, worker: Worker) -> None:
-        """Tell what went wrong in the thread, outside of it."""
+    def _report_troubles(self, worker: Worker) -> None:
+        # Listeners are called here, on the event loop, and not in the thread of the worker.
         while worker.troubles:
             trouble = worker.troubles.popleft()
             for tell in self._listeners:
                 tell(trouble)
 
-    def _open_shelf(self, troubles: deque[CacheTrouble]) -> ResilientDatabase:
+    def _open_database(self, troubles: deque[CacheTrouble]) -> ResilientDatabase:
         try:
-            # SQLite and psutil, which a client without such a cache does without.
+            # They import SQLite and psutil, which clients without such a cache don't need.
             from foundry_api.core.cache.database import CacheLimits  # noqa: PLC0415
             from foundry_api.core.cache.file import CacheHistory, ResilientDatabase  # noqa: PLC0415
             from foundry_api.core.residency.usage_db import ClientProcess  # noqa: PLC0415
@@ -291,7 +236,49 @@ class SqliteCache(ResponseCache):
             raise ConfigurationError(
                 f"this Python has no SQLite: {error}", hint="Use a MemoryCache."
             ) from error
-        owner = ClientProcess.current(self._client, program_name(sys.argv))
-        bounds = CacheLimits(self._max_bytes, self._max_age_s)
-        past = self._past = self._past or CacheHistory()
-        return ResilientDatabase(self.path, bounds, owner, past, troubles.append)
+        client = ClientProcess.current(self._client, program_name(sys.argv))
+        limits = CacheLimits(self._max_bytes, self._max_age_s)
+        history = self._history = self._history or CacheHistory()
+        return ResilientDatabase(self.path, limits, client, history, troubles.append)
+
+
+class Worker:
+    """Runs queries one after another in a thread, in which the database is opened."""
+
+    def __init__(self, open_database: Callable[[deque[CacheTrouble]], ResilientDatabase]) -> None:
+        self.troubles: deque[CacheTrouble] = deque()  # written by the thread, read by the loop
+        self._open_database = open_database
+        self._database: ResilientDatabase | None = None
+        self._thread = ThreadPoolExecutor(1, "foundry-api-cache")
+
+    async def run(self, query: Callable[[ResilientDatabase], _T]) -> _T:
+        """Run a query. If the caller is cancelled, it still waits the milliseconds to its end."""
+
+        def run_query() -> _T:
+            if self._database is None:
+                self._database = self._open_database(self.troubles)
+            return query(self._database)
+
+        return await self._submit(run_query)
+
+    async def close(self) -> None:
+        """Close the file and end the thread."""
+
+        def close_database() -> None:
+            if self._database is not None:
+                self._database.close()
+
+        try:
+            await self._submit(close_database)
+        finally:
+            self._thread.shutdown()  # the thread is idle, so this takes microseconds
+
+    async def _submit(self, work: Callable[[], _T]) -> _T:
+        future = asyncio.wrap_future(self._thread.submit(work))
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            await asyncio.wait((future,))
+            if not future.cancelled():
+                future.exception()  # retrieve it, or asyncio would log that nothing did
+            raise

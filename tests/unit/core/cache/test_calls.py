@@ -104,8 +104,8 @@ async def test_what_another_answered_than_was_expected_is_not_kept(
         assert calls is not None
         order = client._build_request([Message("user", "Hi")], {})
         expected = ResponseIdentity(model, generation, whole.service)
-        await CacheFill(calls.means, "key", expected, order)._store([], whole)
+        await CacheFill(calls.context, "key", expected, order)._store([], whole)
         assert (await client.cache.stats()).stores == 0
         right = ResponseIdentity(whole.model, whole.service_generation, whole.service)
-        await CacheFill(calls.means, "key", right, order)._store([], whole)
+        await CacheFill(calls.context, "key", right, order)._store([], whole)
         assert (await client.cache.stats()).stores == 1

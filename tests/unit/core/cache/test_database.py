@@ -38,9 +38,9 @@ class World:
             CacheFile(self.path).open(),
             CacheLimits(max_bytes, max_age_s),
             ClientProcess(client=name, program=f"{name}.py", pid=len(name), create_time=1.0),
-            clock=lambda: self.now,
-            ticks=lambda: self.now,
-            lives=lambda owner: owner.client not in self.dead,
+            wall_clock=lambda: self.now,
+            monotonic=lambda: self.now,
+            is_alive=lambda process: process.client not in self.dead,
         )
         self.open.append(client)
         return client
@@ -146,7 +146,7 @@ def test_clearing_leaves_neither_answers_nor_their_bytes(world: World) -> None:
 
 
 def test_use_is_written_down_in_groups(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "MOST_TOUCHED", 3)
+    monkeypatch.setattr(database, "FLUSH_AFTER", 3)
     a, b = world.client("a"), world.client("b")
     for key in "abc":
         a.put(key, ANSWER, "demo:1")

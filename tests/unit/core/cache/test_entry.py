@@ -66,12 +66,12 @@ CHUNKS = st.lists(
 @given(CHUNKS)
 def test_an_answer_comes_back_as_it_was_cut_and_as_a_whole(chunks: list[Chunk]) -> None:
     whole = whole_of(chunks)
-    data = Entry.of(chunks, whole, at=7.0).encoded()
-    found = Entry.decoded(data)
+    data = Entry.from_answer(chunks, whole, created_at=7.0).encode()
+    found = Entry.decode(data)
     assert found is not None
-    assert found.at == 7.0
-    assert found.chunks() == [msgspec.structs.replace(chunk, cached=True) for chunk in chunks]
-    again = found.completion(TIMINGS)
+    assert found.created_at == 7.0
+    assert found.to_chunks() == [msgspec.structs.replace(chunk, cached=True) for chunk in chunks]
+    again = found.to_completion(TIMINGS)
     assert again == msgspec.structs.replace(whole, cached=True, attempts=())
 
 
@@ -86,23 +86,25 @@ def test_every_member_of_a_chunk_is_kept_but_those_of_the_call() -> None:
 
 def test_what_is_damaged_is_no_entry() -> None:
     whole = whole_of([])
-    good = Entry.of([], whole, at=0.0).encoded()
+    good = Entry.from_answer([], whole, created_at=0.0).encode()
     other = zlib.compress(msgspec.msgpack.encode(["not", "an", "entry"]))
     damaged = bytes([*good[:-5], good[-5] ^ 1, *good[-4:]])
     for data in (b"", b"\0", good[:-1], good[: len(good) // 2], damaged, other):
-        assert Entry.decoded(data) is None
+        assert Entry.decode(data) is None
 
 
 def test_what_has_another_format_is_no_entry() -> None:
-    later = msgspec.structs.replace(Entry.of([], whole_of([]), at=0.0), format=entry.FORMAT + 1)
-    assert Entry.decoded(later.encoded()) is None
+    later = msgspec.structs.replace(
+        Entry.from_answer([], whole_of([]), created_at=0.0), format=entry.FORMAT + 1
+    )
+    assert Entry.decode(later.encode()) is None
 
 
 def test_what_would_unpack_to_more_than_any_answer_is_no_entry(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     chunks = [chunk_of("a" * 1000, b"")]
-    data = Entry.of(chunks, whole_of(chunks), at=0.0).encoded()
-    assert Entry.decoded(data)
+    data = Entry.from_answer(chunks, whole_of(chunks), created_at=0.0).encode()
+    assert Entry.decode(data)
     monkeypatch.setattr(entry, "MAX_BYTES", 1000)
-    assert Entry.decoded(data) is None
+    assert Entry.decode(data) is None

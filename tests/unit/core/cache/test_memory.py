@@ -54,7 +54,7 @@ async def test_a_large_answer_makes_room_for_itself_and_one_that_is_too_large_do
 
 async def test_an_old_answer_is_not_given_any_more() -> None:
     now = 0.0
-    cache = MemoryCache(max_age_s=60, clock=lambda: now)
+    cache = MemoryCache(max_age_s=60, monotonic=lambda: now)
     await cache.put("a", ANSWER, model="demo:1")
     now = 59.9
     await cache.put("b", ANSWER, model="demo:1")
@@ -117,7 +117,9 @@ def test_threads_may_share_one() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert cache._bytes == sum(len(key) + len(kept.answer) for key, kept in cache._kept.items())
+    assert cache._bytes == sum(
+        len(key) + len(entry.answer) for key, entry in cache._entries.items()
+    )
     assert cache._bytes <= 500
 
 

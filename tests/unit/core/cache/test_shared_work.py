@@ -81,7 +81,7 @@ async def test_all_get_everything_from_the_beginning_however_late_they_come() ->
     results = await asyncio.gather(*(caller.task for caller in (*callers, late)))
     assert results == ["result 1"] * 21
     assert [caller.got for caller in (*callers, late)] == [[1, 2, 3]] * 21
-    assert (source.runs, source.ended, shared._flights) == (1, 1, {})
+    assert (source.runs, source.ended, shared._runs) == (1, 1, {})
 
 
 async def test_different_streams_run_side_by_side_and_a_later_caller_makes_one_anew() -> None:
@@ -120,7 +120,7 @@ async def test_the_last_caller_who_leaves_ends_it_and_waits_for_its_cleaning_up(
     for caller in callers:
         caller.task.cancel()
     await asyncio.gather(*(caller.task for caller in callers), return_exceptions=True)
-    assert (source.ended, shared._flights) == (1, {})
+    assert (source.ended, shared._runs) == (1, {})
     fresh = Caller(shared, source)
     source.send(9, None)
     await fresh.task
@@ -144,7 +144,7 @@ async def test_a_failure_reaches_everybody_behind_what_came_as_a_copy_of_his_own
     assert [str(failure) for failure in failures] == [str(source.error)] * 3
     assert len({id(failure) for failure in (*failures, source.error)}) == 4
     assert [caller.got for caller in callers] == [[1]] * 3
-    assert shared._flights == {}
+    assert shared._runs == {}
 
 
 async def test_a_failure_that_nobody_waits_for_is_not_complained_of() -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from foundry_api.core.cache import file as shelf
+from foundry_api.core.cache import file as cache_file
 from foundry_api.core.cache import sqlite
 from foundry_api.core.cache.sqlite import SqliteCache
 from foundry_api.types.errors import ConfigurationError
@@ -232,12 +232,12 @@ async def test_a_damaged_file_is_set_aside_and_a_new_one_begun(
     await cache.get("1")
     assert await put(cache)
     assert await cache.get("k") == ANSWER
-    aside = caches.path.with_name("answers.db.corrupt-1")
+    aside = caches.path.with_name("answers.db.damaged-1")
     assert aside.exists()
     (trouble,) = caches.troubles
     assert trouble.backup_path == str(aside)
     assert trouble.path == str(caches.path)
-    (record,) = [each for each in caplog.records if each.levelno >= logging.WARNING]
+    (record,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert str(aside) in record.message
 
 
@@ -305,17 +305,17 @@ async def test_a_log_of_garbage_is_no_matter(caches: Caches) -> None:
 async def test_the_last_damaged_files_are_kept_and_clearing_removes_them(
     caches: Caches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shelf, "MOST_SET_ASIDE", 10)
+    monkeypatch.setattr(cache_file, "MAX_REPLACED", 10)
     cache = caches.one()
     for _ in range(5):
         await put(cache)
         await cache.close()
         header_damaged(caches.path)
     await put(cache)
-    names = [path.name for path in sorted(caches.path.parent.glob("*corrupt*"))]
-    assert names == [f"answers.db.corrupt-{number}" for number in (3, 4, 5)]
+    names = [path.name for path in sorted(caches.path.parent.glob("*damaged*"))]
+    assert names == [f"answers.db.damaged-{number}" for number in (3, 4, 5)]
     await cache.clear()
-    assert not list(caches.path.parent.glob("*corrupt*"))
+    assert not list(caches.path.parent.glob("*damaged*"))
 
 
 async def test_a_disk_that_damages_every_file_is_not_fed_for_ever(
@@ -327,7 +327,7 @@ async def test_a_disk_that_damages_every_file_is_not_fed_for_ever(
         await cache.close()
         header_damaged(caches.path)
     assert await cache.get("k") is None
-    assert len(list(caches.path.parent.glob("*corrupt*"))) == 3
+    assert len(list(caches.path.parent.glob("*damaged*"))) == 3
     assert caches.troubles[-1].backup_path is None
 
 
@@ -383,9 +383,9 @@ async def test_a_directory_in_its_place_is_told_once(
         assert await cache.get("k") is None
     assert await turn(cache) is None
     assert len(caches.troubles) == 1
-    warnings = [each for each in caplog.records if each.levelno >= logging.WARNING]
+    warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert len(warnings) == 1
-    assert "calls go on without the cache" in warnings[0].message
+    assert "calls continue without the cache" in warnings[0].message
 
 
 @as_a_user
@@ -516,13 +516,13 @@ asyncio.run(main())
 async def test_a_python_without_sqlite_goes_on_without_a_cache(
     caches: Caches, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for name in ("database", "shelf", "file"):
+    for name in ("database", "file"):
         monkeypatch.delitem(sys.modules, f"foundry_api.core.cache.{name}", raising=False)
     monkeypatch.setitem(sys.modules, "sqlite3", None)
     cache = caches.one()
     assert not await put(cache)
     assert await cache.get("k") is None
-    assert sum(each.levelno == logging.WARNING for each in caplog.records) == 1
+    assert sum(record.levelno == logging.WARNING for record in caplog.records) == 1
     with pytest.raises(ConfigurationError, match="no SQLite"):
         await cache.stats()
 
