@@ -53,16 +53,16 @@ class ClassPair:
     derived: str | None = None
 
 
-ABOUT_CLIENT = """Microsoft Foundry Local as an API, for code without asyncio.
+ABOUT_CLIENT = """A blocking client for Microsoft Foundry Local.
 
-    Every call of `FoundryAPIClient`, blocking. Creating a client does no I/O: its first call
-    finds a running service or starts an engine of its own, which leaves with the client, at the
-    latest when the program ends. Many threads may use one client at once, also those that run an
-    event loop, such as a notebook's. Streams are plain iterators: leaving one early frees the
-    engine, and so does Ctrl-C during any call.
+    Has every method of `FoundryAPIClient`, for code without asyncio. Creating a client does no I/O.
+    The first call finds a running service or starts an engine, which stops when the client is
+    closed, at the latest when the program exits. Many threads can use one client, including
+    threads that run an event loop, such as a notebook's. Streams are plain iterators: leaving one
+    early stops the engine's work, and so does Ctrl-C during a call.
 
-    The calls run on a thread of the client's own. Notifier, hooks and other callbacks are called
-    there, and can't call the client themselves.
+    Calls run on the client's own thread. So do listeners, hooks and other callbacks, which
+    therefore cannot call the client.
 """
 CLIENT = ClassPair("client.client", "FoundryAPIClient", "FoundryClient", about=ABOUT_CLIENT)
 NAMED = (
@@ -82,13 +82,13 @@ NAMED = (
         "SyncCache",
         "cache",
         frozenset({"clear", "stats"}),
-        "Where a client's answers are kept.",
+        "The cache of a client.",
     ),
 )
 
 END_OF_CLIENT = '''
 def close(self) -> None:
-    """End the calls, close the connections, and stop the engine, if this client started it."""
+    """Cancel running calls, close connections, and stop the engine that this client started."""
     self._loop.close()
 
 def __repr__(self) -> str:

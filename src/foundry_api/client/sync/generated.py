@@ -731,16 +731,16 @@ class SyncBatchMethods:
 
 
 class FoundryClient(SyncChatMethods, SyncToolMethods, SyncEndpointMethods, SyncBatchMethods):
-    """Microsoft Foundry Local as an API, for code without asyncio.
+    """A blocking client for Microsoft Foundry Local.
 
-    Every call of `FoundryAPIClient`, blocking. Creating a client does no I/O: its first call
-    finds a running service or starts an engine of its own, which leaves with the client, at the
-    latest when the program ends. Many threads may use one client at once, also those that run an
-    event loop, such as a notebook's. Streams are plain iterators: leaving one early frees the
-    engine, and so does Ctrl-C during any call.
+    Has every method of `FoundryAPIClient`, for code without asyncio. Creating a client does no I/O.
+    The first call finds a running service or starts an engine, which stops when the client is
+    closed, at the latest when the program exits. Many threads can use one client, including
+    threads that run an event loop, such as a notebook's. Streams are plain iterators: leaving one
+    early stops the engine's work, and so does Ctrl-C during a call.
 
-    The calls run on a thread of the client's own. Notifier, hooks and other callbacks are called
-    there, and can't call the client themselves.
+    Calls run on the client's own thread. So do listeners, hooks and other callbacks, which
+    therefore cannot call the client.
 
     Args:
         base_url: Address of a service, such as http://127.0.0.1:5273; default
@@ -883,7 +883,7 @@ class FoundryClient(SyncChatMethods, SyncToolMethods, SyncEndpointMethods, SyncB
         return self._loop.run(self._async.health_check)
 
     def close(self) -> None:
-        """End the calls, close the connections, and stop the engine, if this client started it."""
+        """Cancel running calls, close connections, and stop the engine that this client started."""
         self._loop.close()
 
     def __repr__(self) -> str:
@@ -1287,7 +1287,7 @@ class SyncConversation:
 
 
 class SyncCache:
-    """Where a client's answers are kept."""
+    """The cache of a client."""
 
     def __init__(self, loop: BackgroundLoop, calls: ResponseCache) -> None:
         self._loop = loop
