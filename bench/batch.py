@@ -1,4 +1,4 @@
-"""A batch on the real engine, beside a loop, `asyncio.gather` and semaphores tuned by hand.
+"""Throughput of a batch on the real engine, compared with a loop, semaphores and openai.
 
 python3 dev.py bench batch
 """
@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from parts.peers import work
-from parts.results import keep
+from parts.peers import run_job
+from parts.results import save_figures
 
 from foundry_api import BatchRequest, FoundryAPIClient, LimiterSettings
 
@@ -30,43 +30,44 @@ FILES = {
     "long": lambda _: LONG,
     "mixed": lambda n: LONG if n % 4 == 0 else SHORT,
 }
-"""How many tokens each line may have."""
+"""The max_tokens of line `n`."""
 
-Asked = list[tuple[str, int]]
+# Prompts with their max_tokens.
+Requests = list[tuple[str, int]]
 
 
-async def with_semaphore(client: FoundryAPIClient, asked: Asked, at_once: int) -> int:
-    """As one writes it by hand. The tokens of all answers."""
-    gate = asyncio.Semaphore(at_once)
+async def run_with_semaphore(client: FoundryAPIClient, requests: Requests, concurrency: int) -> int:
+    """Return the total of completion tokens."""
+    semaphore = asyncio.Semaphore(concurrency)
 
-    async def one(prompt: str, limit: int) -> int:
-        async with gate:
+    async def complete(prompt: str, limit: int) -> int:
+        async with semaphore:
             answer = await client.complete(prompt, max_tokens=limit)
             return answer.usage.completion_tokens
 
-    return sum(await asyncio.gather(*(one(*each) for each in asked)))
+    return sum(await asyncio.gather(*(complete(*request) for request in requests)))
 
 
-async def with_batch(client: FoundryAPIClient, asked: Asked) -> int:
-    """Ours."""
-    requests = [
+async def run_batch(client: FoundryAPIClient, requests: Requests) -> int:
+    """Return the total of completion tokens."""
+    items = [
         BatchRequest(
             custom_id=str(index),
             body={"messages": [{"role": "user", "content": prompt}], "max_tokens": limit},
         )
-        for index, (prompt, limit) in enumerate(asked)
+        for index, (prompt, limit) in enumerate(requests)
     ]
     tokens = 0
-    async for result in client.batch(requests, errors="raise"):
+    async for result in client.batch(items, errors="raise"):
         usage = result.unwrap().usage
         tokens += usage.completion_tokens if usage else 0
     return tokens
 
 
-async def rate(
+async def measure_rate(
     base_url: str, limits: LimiterSettings, run: Callable[[FoundryAPIClient], Awaitable[int]]
 ) -> float:
-    """Tokens a second of a client that begins anew."""
+    """Measure the tokens per second of a new client."""
     async with FoundryAPIClient(base_url, model="demo", timeout=300, limiter=limits) as client:
         await client.complete("Hello", max_tokens=2)
         started = time.perf_counter()
@@ -74,30 +75,35 @@ async def rate(
         return tokens / (time.perf_counter() - started)
 
 
-async def measure(base_url: str, asked: Asked) -> dict[str, float]:
-    """Medians of all ways in turn, so that all meet the same machine."""
-    seen: dict[str, list[float]] = {}
-    none = LimiterSettings(concurrency=256)
+async def measure(base_url: str, requests: Requests) -> dict[str, float]:
+    """Measure all ways in turn, so that they see the same machine; return the medians."""
+    samples: dict[str, list[float]] = {}
+    unlimited = LimiterSettings(concurrency=256)
     for _ in range(ROUNDS):
         for n in SEMAPHORES:
-            told = await rate(base_url, none, lambda client, n=n: with_semaphore(client, asked, n))  # type: ignore[misc]
-            seen.setdefault(f"semaphore {n}", []).append(told)
-        ours = await rate(base_url, LimiterSettings(), lambda client: with_batch(client, asked))
-        seen.setdefault("batch", []).append(ours)
-        peer = await asyncio.to_thread(work, "gather", "openai", base_url, json.dumps(asked))
-        seen.setdefault("gather with openai", []).append(peer)
-    return {name: statistics.median(values) for name, values in seen.items()}
+            rate = await measure_rate(
+                base_url,
+                unlimited,
+                lambda client, n=n: run_with_semaphore(client, requests, n),  # type: ignore[misc]
+            )
+            samples.setdefault(f"semaphore {n}", []).append(rate)
+        rate = await measure_rate(
+            base_url, LimiterSettings(), lambda client: run_batch(client, requests)
+        )
+        samples.setdefault("batch", []).append(rate)
+        rate = await asyncio.to_thread(run_job, "gather", "openai", base_url, json.dumps(requests))
+        samples.setdefault("gather with openai", []).append(rate)
+    return {name: statistics.median(values) for name, values in samples.items()}
 
 
 async def main() -> None:
-    """Measure each kind of file."""
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="foundry-api-bench-") as home:
         async with FoundryAPIClient(service="embedded", home=Path(home)) as own:
             service = (await own.complete("Hello", model="demo", max_tokens=2)).service
             for name, limit in FILES.items():
-                asked = [(f"Tell me fact {n}.", limit(n)) for n in range(LINES)]
-                rates = await measure(service, asked)
+                requests = [(f"Tell me fact {n}.", limit(n)) for n in range(LINES)]
+                rates = await measure(service, requests)
                 best = max(value for way, value in rates.items() if way.startswith("semaphore"))
                 figures |= {f"tokens/s, {name}, {way}": value for way, value in rates.items()}
                 figures[f"{name}: batch / best semaphore"] = rates["batch"] / best
@@ -106,7 +112,7 @@ async def main() -> None:
                     rates["batch"] / rates["gather with openai"]
                 )
                 print(name, f"{rates['batch'] / best:.3f}", flush=True)
-    keep("batch", figures)
+    save_figures("batch", figures)
 
 
 if __name__ == "__main__":

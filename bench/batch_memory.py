@@ -1,6 +1,6 @@
-"""The memory of a batch's command line: it is to be the same for 10,000 lines and for 100,000.
+"""Peak memory of `foundry-api batch`, which should be equal for 10,000 and for 100,000 lines.
 
-Short answers of the demo model on the real engine, which is a process of its own and not counted.
+Short answers of the demo model on the real engine, whose own process is not counted.
 `python3 dev.py bench batch_memory [LINES ...]`
 """
 
@@ -11,9 +11,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from parts.at_once import write_input
+from parts.instant_engine import write_input
 from parts.programs import Program, batch_command
-from parts.results import keep
+from parts.results import save_figures
 
 from foundry_api import FoundryAPIClient
 
@@ -22,7 +22,6 @@ ANSWER_TOKENS = 4
 
 
 async def main(sizes: tuple[int, ...]) -> None:
-    """A batch of each size, on one engine."""
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="foundry-api-bench-") as path:
         async with FoundryAPIClient(service="embedded", home=Path(path) / "home") as own:
@@ -34,12 +33,12 @@ async def main(sizes: tuple[int, ...]) -> None:
                 )
                 write_input(source, lines, ANSWER_TOKENS)
                 command = batch_command(source, output, "--base-url", service, "--model", "demo")
-                run = await asyncio.to_thread(Program(command).ended)
-                if run.code or sum(1 for _ in output.open("rb")) != lines:
-                    sys.exit(f"the batch of {lines} lines ended with {run.code}")
+                run = await asyncio.to_thread(Program(command).wait)
+                if run.exit_code or sum(1 for _ in output.open("rb")) != lines:
+                    sys.exit(f"the batch of {lines} lines ended with {run.exit_code}")
                 figures[f"peak MB, {lines} lines"] = run.peak_mb
                 figures[f"lines/s, {lines} lines"] = lines / run.wall_s
-    keep("batch_memory", figures)
+    save_figures("batch_memory", figures)
 
 
 if __name__ == "__main__":

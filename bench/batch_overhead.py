@@ -1,7 +1,7 @@
-"""What a batch costs for each line beside the engine's time, and beside reading and writing JSONL.
+"""Overhead of a batch per line, compared with only reading and writing JSONL.
 
-The engine's time is taken away: by an engine that answers at once, for all but the client, and by a
-service that costs next to nothing, in a process of its own, for the client.
+All layers but the client are measured with an engine that answers immediately, the client with a
+service in its own process that costs next to nothing.
 
 python3 dev.py bench batch_overhead
 """
@@ -19,10 +19,9 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 import msgspec
-from parts import server
-from parts.at_once import BODY, AtOnce, write_input
-from parts.floor import by_hand
-from parts.results import keep
+from parts import baseline, server
+from parts.instant_engine import BODY, InstantEngine, write_input
+from parts.results import save_figures
 
 from foundry_api import FoundryAPIClient, LimiterSettings
 from foundry_api.batch.async_tools import SerialExecutor
@@ -42,43 +41,46 @@ if TYPE_CHECKING:
 
 ROUNDS = 5
 LINES = 20_000
+# Lines that go to the service, which take longer.
 CALLS = 4_000
-"""Lines that go to the service, which take longer."""
-
-AT_ONCE = 16
+CONCURRENCY = 16
 PREFIX = "foundry-api-bench-"
 
 
 @dataclass(slots=True)
-class Watch:
-    """Seconds of a layer: on the wall, and of this process's processors, all threads."""
+class Stopwatch:
+    """Measures laps in wall time and in processor time of this process."""
 
-    _began: tuple[float, float] = field(
+    _started: tuple[float, float] = field(
         default_factory=lambda: (time.perf_counter(), time.process_time())
     )
 
     def lap(self) -> tuple[float, float]:
-        """Since it was made, or since the last lap."""
-        wall, busy = self._began
-        self._began = now = time.perf_counter(), time.process_time()
-        return now[0] - wall, now[1] - busy
+        """Return the wall and processor seconds since the previous lap."""
+        wall, cpu = self._started
+        self._started = now = time.perf_counter(), time.process_time()
+        return now[0] - wall, now[1] - cpu
 
 
-def floor(source: Path, target: Path) -> None:
-    """Read, decode, encode, write, and sync once: what a script does that has its answers."""
+def copy_jsonl(source: Path, target: Path) -> None:
+    """Read, decode, encode, write, and sync once, as a minimal script does."""
     decode, encode = msgspec.json.Decoder().decode, msgspec.json.Encoder().encode
     with source.open("rb") as lines, target.open("wb") as output:
         for line in lines:
-            name = decode(line)["custom_id"]
-            told = {"status_code": 200, "request_id": "req_1", "body": msgspec.Raw(BODY)}
-            answer = {"id": "batch_req_1", "custom_id": name, "response": told, "error": None}
+            custom_id = decode(line)["custom_id"]
+            response = {"status_code": 200, "request_id": "req_1", "body": msgspec.Raw(BODY)}
+            answer = {
+                "id": "batch_req_1",
+                "custom_id": custom_id,
+                "response": response,
+                "error": None,
+            }
             output.write(encode(answer) + b"\n")
         output.flush()
         os.fsync(output.fileno())
 
 
-async def unrecorded(source: Path, engine: BatchEngine) -> None:
-    """A run that remembers nothing."""
+async def run_without_journal(source: Path, engine: BatchEngine) -> None:
     task = RunPlan(source=open_source(InputOptions(path=str(source))))
     with SerialExecutor() as thread, io.BytesIO() as answers:
         ledger = StdoutStore(answers)
@@ -87,112 +89,113 @@ async def unrecorded(source: Path, engine: BatchEngine) -> None:
         ).run()
 
 
-async def recorded(source: Path, engine: BatchEngine) -> dict[str, tuple[float, float]]:
-    """A whole batch: the laps of checking, of running and of publishing."""
+async def run_batch(source: Path, engine: BatchEngine) -> dict[str, tuple[float, float]]:
+    """Run a whole batch; return the laps of checking, running and publishing."""
     laps: dict[str, tuple[float, float]] = {}
-    watch, phase = Watch(), "checking"
+    stopwatch, phase = Stopwatch(), "checking"
 
-    def hear(progress: BatchProgress) -> None:
+    def on_progress(progress: BatchProgress) -> None:
         nonlocal phase
         if progress.phase not in {phase, "waiting"}:
-            laps[phase] = watch.lap()
+            laps[phase] = stopwatch.lap()
             phase = progress.phase
 
     with tempfile.TemporaryDirectory(prefix=PREFIX) as scratch:
         options = BatchOptions(
             input=InputOptions(path=str(source)), output=str(Path(scratch) / "answers.jsonl")
         )
-        await BatchJob(options, on_progress=hear).run(engine)
-    laps[phase] = watch.lap()
+        await BatchJob(options, on_progress=on_progress).run(engine)
+    laps[phase] = stopwatch.lap()
     return laps
 
 
-def read_through(source: Path) -> None:
-    """Read the lines, and understand them."""
+def parse_all(source: Path) -> None:
     reading = InputPass(open_source(InputOptions(path=str(source))), StdoutStore())
     for _ in reading.iter_blocks():
         pass
 
 
-def without_client(source: Path) -> dict[str, tuple[float, float]]:
-    """The layers of one round."""
-    watch = Watch()
+def measure_layers(source: Path) -> dict[str, tuple[float, float]]:
+    stopwatch = Stopwatch()
 
     def lap(layer: Callable[[], object]) -> tuple[float, float]:
-        watch.lap()
+        stopwatch.lap()
         layer()
-        return watch.lap()
+        return stopwatch.lap()
 
-    told = {
-        "floor": lap(lambda: floor(source, source.with_name("floor.jsonl"))),
+    layers = {
+        "baseline": lap(lambda: copy_jsonl(source, source.with_name("copy.jsonl"))),
         "check": lap(lambda: check(open_source(InputOptions(path=str(source))))),
-        "read": lap(lambda: read_through(source)),
-        "run without a journal": lap(lambda: asyncio.run(unrecorded(source, AtOnce()))),
+        "read": lap(lambda: parse_all(source)),
+        "run without a journal": lap(
+            lambda: asyncio.run(run_without_journal(source, InstantEngine()))
+        ),
     }
-    laps = asyncio.run(recorded(source, AtOnce()))
-    told["first look: fingerprint and check"] = laps["checking"]
-    told["run with its journal"] = laps["running"]
-    told["publish"] = laps["publishing"]
-    told["whole batch"] = _sum(*laps.values())
-    return told
+    laps = asyncio.run(run_batch(source, InstantEngine()))
+    layers["start: fingerprint and check"] = laps["checking"]
+    layers["run with its journal"] = laps["running"]
+    layers["publish"] = laps["publishing"]
+    layers["whole batch"] = (
+        sum(wall for wall, _ in laps.values()),
+        sum(cpu for _, cpu in laps.values()),
+    )
+    return layers
 
 
-def _sum(*laps: tuple[float, float]) -> tuple[float, float]:
-    return sum(lap[0] for lap in laps), sum(lap[1] for lap in laps)
-
-
-async def with_client(url: str, source: Path) -> dict[str, tuple[float, float]]:
-    """A batch over the service, the client alone, and the same calls by hand."""
-    at_once = LimiterSettings(concurrency=AT_ONCE)
-    told: dict[str, tuple[float, float]] = {}
-    async with FoundryAPIClient(url, model="tiny:1", limiter=at_once) as client:
+async def measure_http(url: str, source: Path) -> dict[str, tuple[float, float]]:
+    """Measure a batch over HTTP, the client alone, and the same calls with raw aiohttp."""
+    limits = LimiterSettings(concurrency=CONCURRENCY)
+    layers: dict[str, tuple[float, float]] = {}
+    async with FoundryAPIClient(url, model="tiny:1", limiter=limits) as client:
         await client.complete("short")
-        watch = Watch()
-        await unrecorded(source, LocalEngine(client))
-        told["run over HTTP, without a journal"] = watch.lap()
-        await called(lambda prompt: client.complete(prompt, max_tokens=50))
-        told["client.complete"] = watch.lap()
+        stopwatch = Stopwatch()
+        await run_without_journal(source, LocalEngine(client))
+        layers["run over HTTP, without a journal"] = stopwatch.lap()
+        await call_all(lambda prompt: client.complete(prompt, max_tokens=50))
+        layers["client.complete"] = stopwatch.lap()
     async with aiohttp.ClientSession() as session:
-        watch.lap()
-        await called(lambda prompt: by_hand(session, url, prompt))
-        told["raw aiohttp by hand"] = watch.lap()
-    return told
+        stopwatch.lap()
+        await call_all(lambda prompt: baseline.complete(session, url, prompt))
+        layers["raw aiohttp"] = stopwatch.lap()
+    return layers
 
 
-async def called(call: Callable[[str], Awaitable[object]]) -> None:
-    """All prompts, so many at once as the batch has."""
+async def call_all(call: Callable[[str], Awaitable[object]]) -> None:
+    """Send all prompts with the concurrency of the batch."""
     numbers = iter(range(CALLS))
 
     async def caller() -> None:
         for number in numbers:
             await call(f"Give a short answer to question {number}, in one sentence.")
 
-    await asyncio.gather(*(caller() for _ in range(AT_ONCE)))
+    await asyncio.gather(*(caller() for _ in range(CONCURRENCY)))
 
 
 def main() -> None:
-    """All layers in turn, so that all meet the same machine."""
-    seen: dict[str, list[tuple[float, float]]] = {}
-    with server.started() as url, tempfile.TemporaryDirectory(prefix=PREFIX) as scratch:
+    samples: dict[str, list[tuple[float, float]]] = {}
+    with server.start() as url, tempfile.TemporaryDirectory(prefix=PREFIX) as scratch:
         many, few = Path(scratch) / "many.jsonl", Path(scratch) / "few.jsonl"
         write_input(many, LINES)
         write_input(few, CALLS)
+        # Layers take turns, so that all see the same machine.
         for _ in range(ROUNDS):
-            for layer, laps in without_client(many).items():
-                seen.setdefault(layer, []).append((laps[0] / LINES, laps[1] / LINES))
-            for layer, laps in asyncio.run(with_client(url, few)).items():
-                seen.setdefault(layer, []).append((laps[0] / CALLS, laps[1] / CALLS))
+            for layer, laps in measure_layers(many).items():
+                samples.setdefault(layer, []).append((laps[0] / LINES, laps[1] / LINES))
+            for layer, laps in asyncio.run(measure_http(url, few)).items():
+                samples.setdefault(layer, []).append((laps[0] / CALLS, laps[1] / CALLS))
     figures: dict[str, float] = {}
-    for layer, values in seen.items():
-        # The least of the rounds: what is above it is other programs' doing.
+    for layer, values in samples.items():
+        # The minimum of the rounds has the least disturbance by other programs.
         figures[f"µs/line, {layer}"] = min(wall for wall, _ in values) * 1e6
-        figures[f"CPU µs/line, {layer}"] = min(busy for _, busy in values) * 1e6
-    busy = {layer: figures[f"CPU µs/line, {layer}"] for layer in seen}
-    figures["CPU µs/line, journal"] = busy["run with its journal"] - busy["run without a journal"]
-    figures["CPU, whole batch / floor"] = busy["whole batch"] / busy["floor"]
+        figures[f"CPU µs/line, {layer}"] = min(cpu for _, cpu in values) * 1e6
+    cpu_us = {layer: figures[f"CPU µs/line, {layer}"] for layer in samples}
+    figures["CPU µs/line, journal"] = (
+        cpu_us["run with its journal"] - cpu_us["run without a journal"]
+    )
+    figures["CPU, whole batch / baseline"] = cpu_us["whole batch"] / cpu_us["baseline"]
     for layer in ("run over HTTP, without a journal", "client.complete"):
-        figures[f"CPU, {layer} / raw aiohttp by hand"] = busy[layer] / busy["raw aiohttp by hand"]
-    keep("batch_overhead", figures)
+        figures[f"CPU, {layer} / raw aiohttp"] = cpu_us[layer] / cpu_us["raw aiohttp"]
+    save_figures("batch_overhead", figures)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""A batch on a Ray cluster of two nodes on this machine, beside the same batch on one engine.
+"""A batch on a Ray cluster of two nodes on this machine, compared with one engine.
 
-Both share this machine's cores, so what differs is what the cluster costs: in its start, until the
-first line is answered, and from there on in lines a second and in the processor time of all
-processes. The latter tells more on a machine that has other work, too.
+Both share the cores of this machine, so the difference is the cost of the cluster: time to the
+first answer, then lines per second and processor time of all processes. Processor time is the
+better figure on a machine with other load.
 
 python3 dev.py bench batch_ray [LINES]
 """
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
-from parts.results import keep
+from parts.results import save_figures
 
 from foundry_api import FoundryAPIClient
 from foundry_api.batch.engine import LocalEngine
@@ -42,8 +42,7 @@ NODES = 2
 STORE_BYTES = 80 * 2**20
 
 
-async def works() -> AsyncIterator[WorkItem]:
-    """The lines."""
+async def iter_items() -> AsyncIterator[WorkItem]:
     for index in range(LINES):
         message = {"role": "user", "content": f"Tell me fact {index}."}
         body = {"model": "demo", "messages": [message], "max_tokens": ANSWER_TOKENS}
@@ -51,52 +50,55 @@ async def works() -> AsyncIterator[WorkItem]:
         yield WorkItem(Line(index, index + 1, index, None), request)
 
 
-def processor_s() -> dict[psutil.Process, float]:
-    """Of this process and each beneath it, which are the engines and the cluster, too."""
-    spent: dict[psutil.Process, float] = {}
+def read_cpu_s() -> dict[psutil.Process, float]:
+    """Read the processor time of this process and its descendants: engines and cluster."""
+    cpu_s: dict[psutil.Process, float] = {}
     for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
         with suppress(psutil.NoSuchProcess):
             times = process.cpu_times()
-            spent[process] = times.user + times.system
-    return spent
+            cpu_s[process] = times.user + times.system
+    return cpu_s
 
 
-def since(before: dict[psutil.Process, float]) -> float:
-    """Processor seconds since then, of those that are there now: what ended takes nothing along."""
-    return sum(spent - before.get(process, 0.0) for process, spent in processor_s().items())
+def compute_used_s(before: dict[psutil.Process, float]) -> float:
+    """Return the processor seconds since `before` of all processes that still run."""
+    return sum(cpu_s - before.get(process, 0.0) for process, cpu_s in read_cpu_s().items())
 
 
 async def measure(engine: BatchEngine) -> tuple[float, float, float]:
-    """Seconds to the first answer; from there to the last, lines a second, processor ms a line."""
-    began = time.perf_counter()
-    first, before, spent, count = began, processor_s(), 0.0, 0
-    async with aclosing(engine.run(works())) as answers:
+    """Return seconds to the first answer, then lines per second and processor ms per line."""
+    started_at = time.perf_counter()
+    first_at, before, used_s, count = started_at, read_cpu_s(), 0.0, 0
+    async with aclosing(engine.run(iter_items())) as answers:
         async for finished in answers:
             if finished.failed:
                 sys.exit(finished.output.decode())
             count += 1
             if count == 1:
-                first, before = time.perf_counter(), processor_s()
+                first_at, before = time.perf_counter(), read_cpu_s()
             if count == LINES:
-                last, spent = time.perf_counter(), since(before)
+                last_at, used_s = time.perf_counter(), compute_used_s(before)
     if count != LINES:
         sys.exit(f"{count} answers for {LINES} lines")
-    return first - began, (LINES - 1) / (last - first), 1000 * spent / (LINES - 1)
+    return (
+        first_at - started_at,
+        (LINES - 1) / (last_at - first_at),
+        1000 * used_s / (LINES - 1),
+    )
 
 
-async def on_one_engine(settings: Settings) -> tuple[float, float, float]:
-    """A new engine of this process's own."""
+async def measure_one_engine(settings: Settings) -> tuple[float, float, float]:
     async with FoundryAPIClient(settings=settings) as client:
         return await measure(LocalEngine(client))
 
 
 @contextmanager
-def cluster(directory: str) -> Iterator[str]:
-    """The address of a head without CPUs, which has two nodes beside it; its files lie there."""
+def start_cluster(directory: str) -> Iterator[str]:
+    """Start a head without CPUs and two nodes; yield the address."""
     os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": directory}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from ray.cluster_utils import Cluster  # noqa: PLC0415 - Ray reads the variable when imported
+        from ray.cluster_utils import Cluster  # noqa: PLC0415 - Ray reads the variables on import
 
         options = {"object_store_memory": STORE_BYTES}
         head = {"num_cpus": 0, "include_dashboard": False, **options}
@@ -110,30 +112,30 @@ def cluster(directory: str) -> Iterator[str]:
 
 
 async def main() -> None:
-    """Measure both in turn, so that they meet the same machine."""
     one: list[tuple[float, float, float]] = []
     many: list[tuple[float, float, float]] = []
     with (
         tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as home,
-        cluster(home) as address,
+        start_cluster(home) as address,
     ):
         settings = Settings(home=Path(home), model="demo", service="embedded")
+        # Both take turns, so that they see the same machine.
         for _ in range(ROUNDS):
-            one.append(await on_one_engine(settings))
+            one.append(await measure_one_engine(settings))
             many.append(await measure(RayEngine(address=address, settings=settings)))
             print(
                 f"{one[-1][1]:.0f} lines/s on one engine, {many[-1][1]:.0f} on two nodes",
                 flush=True,
             )
     figures: dict[str, float] = {}
-    whats = ("s to the first answer", "lines/s", "processor ms/line")
-    for what, ours, theirs in zip(
-        whats, zip(*one, strict=True), zip(*many, strict=True), strict=True
+    units = ("s to the first answer", "lines/s", "processor ms/line")
+    for unit, ours, theirs in zip(
+        units, zip(*one, strict=True), zip(*many, strict=True), strict=True
     ):
-        figures[f"{what}, one engine"] = statistics.median(ours)
-        figures[f"{what}, Ray with {NODES} nodes"] = statistics.median(theirs)
-        figures[f"{what}, Ray / one engine"] = statistics.median(map(truediv, theirs, ours))
-    keep("batch_ray", figures)
+        figures[f"{unit}, one engine"] = statistics.median(ours)
+        figures[f"{unit}, Ray with {NODES} nodes"] = statistics.median(theirs)
+        figures[f"{unit}, Ray / one engine"] = statistics.median(map(truediv, theirs, ours))
+    save_figures("batch_ray", figures)
 
 
 if __name__ == "__main__":

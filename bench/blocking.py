@@ -1,8 +1,8 @@
-"""What `FoundryClient` adds to `FoundryAPIClient`: the way to another thread and back.
+"""The cost of `FoundryClient` over `FoundryAPIClient`: each call goes to another thread and back.
 
 python3 dev.py bench blocking
 
-Both call the same service that costs next to nothing, in turn, so that all that differs is seen.
+Both call the same service in turn. It costs next to nothing, so that the difference is visible.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from parts import server
-from parts.results import keep
+from parts.results import save_figures
 
 from foundry_api import FoundryAPIClient, FoundryClient
 from foundry_api.resilience.limiter import LimiterSettings
@@ -25,50 +25,43 @@ if TYPE_CHECKING:
 ROUNDS = 9
 CALLS = 200
 STREAMS = 10
+# A long answer has this many more tokens than a short one.
 CHUNKS = 498
-"""Tokens that a long answer has more than a short one."""
-
-AT_ONCE = 64
-LIMITS = LimiterSettings(initial=AT_ONCE, maximum=256)
+CONCURRENCY = 64
+LIMITS = LimiterSettings(initial=CONCURRENCY, maximum=256)
 
 
-class Blocking:
-    """`FoundryClient`."""
-
+class SyncWorkload:
     def __init__(self, base_url: str) -> None:
         self._client = FoundryClient(base_url, model="tiny", limiter=LIMITS)
-        self._pool = ThreadPoolExecutor(AT_ONCE)
+        self._pool = ThreadPoolExecutor(CONCURRENCY)
 
     def calls(self) -> None:
-        """Calls, one after another."""
+        """Call one after another."""
         for _ in range(CALLS):
             self._client.complete("short")
 
-    def rush(self) -> None:
-        """As many calls, many at once."""
+    def concurrent_calls(self) -> None:
+        """Make as many calls concurrently."""
         list(self._pool.map(lambda _: self._client.complete("short"), range(CALLS)))
 
     def streams(self) -> None:
-        """Long answers, one after another."""
+        """Stream long answers one after another."""
         for _ in range(STREAMS):
             for _ in self._client.stream_complete("long"):
                 pass
 
     def close(self) -> None:
-        """Close what is open."""
         self._pool.shutdown()
         self._client.close()
 
 
-class Awaited:
-    """`FoundryAPIClient`."""
-
+class AsyncWorkload:
     def __init__(self, base_url: str) -> None:
         self._client = FoundryAPIClient(base_url, model="tiny", limiter=LIMITS)
         self._runner = asyncio.Runner()
 
     def calls(self) -> None:
-        """As above."""
 
         async def calls() -> None:
             for _ in range(CALLS):
@@ -76,20 +69,18 @@ class Awaited:
 
         self._runner.run(calls())
 
-    def rush(self) -> None:
-        """As above."""
+    def concurrent_calls(self) -> None:
 
         async def caller() -> None:
-            for _ in range(CALLS // AT_ONCE):
+            for _ in range(CALLS // CONCURRENCY):
                 await self._client.complete("short")
 
         async def callers() -> None:
-            await asyncio.gather(*(caller() for _ in range(AT_ONCE)))
+            await asyncio.gather(*(caller() for _ in range(CONCURRENCY)))
 
         self._runner.run(callers())
 
     def streams(self) -> None:
-        """As above."""
 
         async def streams() -> None:
             for _ in range(STREAMS):
@@ -99,45 +90,46 @@ class Awaited:
         self._runner.run(streams())
 
     def close(self) -> None:
-        """As above."""
         self._runner.run(self._client.close())
         self._runner.close()
 
 
-def seconds(work: Callable[[], None]) -> tuple[float, float]:
-    """What some work took on the clock and of the processor."""
-    clock, processor = time.perf_counter(), time.process_time()
+def measure_s(work: Callable[[], None]) -> tuple[float, float]:
+    """Measure the wall time and the processor time of some work."""
+    wall, cpu = time.perf_counter(), time.process_time()
     work()
-    return time.perf_counter() - clock, time.process_time() - processor
+    return time.perf_counter() - wall, time.process_time() - cpu
 
 
 def main() -> None:
-    """Measure them in turn, so that both meet the same machine."""
-    seen: dict[str, list[float]] = {}
-    with server.started() as url:
-        clients = {"sync": Blocking(url), "async": Awaited(url)}
+    samples: dict[str, list[float]] = {}
+    with server.start() as url:
+        clients = {"sync": SyncWorkload(url), "async": AsyncWorkload(url)}
+        # Both take turns, so that they see the same machine.
         for _ in range(ROUNDS):
             for name, client in clients.items():
-                for what, work, units in (
+                for unit, work, units in (
                     ("call", client.calls, CALLS),
-                    (f"call, {AT_ONCE} at once", client.rush, CALLS // AT_ONCE * AT_ONCE),
+                    (
+                        f"call, {CONCURRENCY} at once",
+                        client.concurrent_calls,
+                        CALLS // CONCURRENCY * CONCURRENCY,
+                    ),
                     ("chunk", client.streams, STREAMS * CHUNKS),
                 ):
-                    clock, processor = seconds(work)
-                    seen.setdefault(f"µs per {what}, {name}", []).append(clock / units * 1e6)
-                    seen.setdefault(f"CPU µs per {what}, {name}", []).append(
-                        processor / units * 1e6
-                    )
+                    wall_s, cpu_s = measure_s(work)
+                    samples.setdefault(f"µs per {unit}, {name}", []).append(wall_s / units * 1e6)
+                    samples.setdefault(f"CPU µs per {unit}, {name}", []).append(cpu_s / units * 1e6)
         for client in clients.values():
             client.close()
-    figures = {name: statistics.median(values) for name, values in seen.items()}
+    figures = {name: statistics.median(values) for name, values in samples.items()}
     ratios = {
         f"{name.removesuffix(', sync')}, sync / async": value
         / figures[f"{name.removesuffix(', sync')}, async"]
         for name, value in figures.items()
         if name.endswith(", sync")
     }
-    keep("blocking", {**figures, **ratios})
+    save_figures("blocking", {**figures, **ratios})
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What a cache costs and saves: a hit, and a call that misses, beside a call without a cache.
+"""The cost and gain of a cache: a hit and a miss, compared with a call without a cache.
 
 python3 dev.py bench cache
 
-First the client's processor time, one call at a time, at a service that costs next to nothing. Then
-what a user waits for: an answer of the demo model by the real engine, and from the caches.
+First the client's processor time, one call at a time, with a service that costs next to nothing.
+Then the time of an answer of the demo model from the real engine, and from the caches.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from parts import server
-from parts.results import keep
+from parts.results import save_figures
 
 from foundry_api import FoundryAPIClient, MemoryCache, SqliteCache
 
@@ -28,48 +28,49 @@ if TYPE_CHECKING:
     from foundry_api import ResponseCache
 
 ROUNDS = 7
+# Calls of one measurement, for answers of 2 and of 500 tokens.
 CALLS = {"short": 200, "long": 40}
-"""Calls of one measurement, for an answer of 2 tokens and one of 500."""
 
 
-async def seconds(call: Callable[[], Awaitable[object]], calls: int) -> float:
-    """Processor seconds of this process for one call, all its threads included."""
+async def measure_cpu_s(call: Callable[[], Awaitable[object]], calls: int) -> float:
+    """Measure the processor seconds per call of this process, all threads included."""
     started = time.process_time()
     for _ in range(calls):
         await call()
     return (time.process_time() - started) / calls
 
 
-async def waited(call: Callable[[], Awaitable[object]], calls: int) -> float:
-    """Seconds that the median call takes."""
-    took: list[float] = []
+async def measure_wall_s(call: Callable[[], Awaitable[object]], calls: int) -> float:
+    """Measure the median duration of a call."""
+    samples: list[float] = []
     for _ in range(calls):
         started = time.perf_counter()
         await call()
-        took.append(time.perf_counter() - started)
-    return statistics.median(took)
+        samples.append(time.perf_counter() - started)
+    return statistics.median(samples)
 
 
-async def answered(directory: Path) -> dict[str, float]:
-    """The real engine, and what is kept of its answer."""
-    told: dict[str, float] = {}
+async def measure_engine(directory: Path) -> dict[str, float]:
+    """Measure an answer of the real engine and cache hits of it."""
+    figures: dict[str, float] = {}
     caches = {"memory": MemoryCache(), "SQLite": SqliteCache(directory / "demo.db")}
     for name, cache in caches.items():
         async with FoundryAPIClient(
             service="embedded", model="demo", cache=cache, home=directory
         ) as client:
-            ask = partial(client.complete, "Explain quantum computing", temperature=0)
-            first = await ask()
-            made = await waited(partial(ask, cache="never"), ROUNDS)
-            hit = await waited(ask, 200)
-            told[f"ms per answer of {first.usage.completion_tokens} tokens, engine"] = made * 1e3
-            told[f"ms per hit of it, {name}"] = hit * 1e3
-            told[f"hit, {name} / engine"] = hit / made
-    return told
+            complete = partial(client.complete, "Explain quantum computing", temperature=0)
+            first = await complete()
+            engine_s = await measure_wall_s(partial(complete, cache="never"), ROUNDS)
+            hit_s = await measure_wall_s(complete, 200)
+            tokens = first.usage.completion_tokens
+            figures[f"ms per answer of {tokens} tokens, engine"] = engine_s * 1e3
+            figures[f"ms per hit of it, {name}"] = hit_s * 1e3
+            figures[f"hit, {name} / engine"] = hit_s / engine_s
+    return figures
 
 
-async def measured(url: str, directory: Path) -> dict[str, float]:
-    """Processor time. Every client in turn, so that all see the same machine."""
+async def measure_client(url: str, directory: Path) -> dict[str, float]:
+    """Measure processor time. Clients take turns, so that all see the same machine."""
     caches: dict[str, ResponseCache | None] = {
         "no cache": None,
         "memory": MemoryCache(),
@@ -80,41 +81,43 @@ async def measured(url: str, directory: Path) -> dict[str, float]:
         for name, cache in caches.items()
     }
     seeds = itertools.count()
-    seen: dict[tuple[str, str, str], list[float]] = {}
+    samples: dict[tuple[str, str, str], list[float]] = {}
     for client in clients.values():
         await client.complete("short", seed=next(seeds))
     for _ in range(ROUNDS):
         for prompt, calls in CALLS.items():
             for name, client in clients.items():
-                ask = partial(client.complete, prompt)
-                again = await seconds(partial(ask, temperature=0), calls)
-                new = await seconds(lambda ask=ask: ask(seed=next(seeds)), calls)  # type: ignore[misc]
-                seen.setdefault((prompt, name, "again"), []).append(again)
-                seen.setdefault((prompt, name, "new"), []).append(new)
+                complete = partial(client.complete, prompt)
+                again = await measure_cpu_s(partial(complete, temperature=0), calls)
+                new = await measure_cpu_s(
+                    lambda complete=complete: complete(seed=next(seeds)),  # type: ignore[misc]
+                    calls,
+                )
+                samples.setdefault((prompt, name, "again"), []).append(again)
+                samples.setdefault((prompt, name, "new"), []).append(new)
     for client in clients.values():
         await client.close()
-    return ratios({key: statistics.median(values) for key, values in seen.items()})
+    return compute_ratios({key: statistics.median(values) for key, values in samples.items()})
 
 
-def ratios(took: dict[tuple[str, str, str], float]) -> dict[str, float]:
-    """Ratios to the call without a cache."""
-    told: dict[str, float] = {}
+def compute_ratios(cpu_s: dict[tuple[str, str, str], float]) -> dict[str, float]:
+    """Compute ratios to the call without a cache."""
+    figures: dict[str, float] = {}
     for prompt in CALLS:
-        plain = took[prompt, "no cache", "new"]
-        told[f"CPU µs per {prompt} call without a cache"] = plain * 1e6
+        plain = cpu_s[prompt, "no cache", "new"]
+        figures[f"CPU µs per {prompt} call without a cache"] = plain * 1e6
         for name in ("memory", "SQLite"):
-            hit, miss = took[prompt, name, "again"], took[prompt, name, "new"]
-            told[f"CPU µs per {prompt} hit, {name}"] = hit * 1e6
-            told[f"{prompt} hit, {name} / call without"] = hit / plain
-            told[f"{prompt} miss, {name} / call without"] = miss / plain
-    return told
+            hit, miss = cpu_s[prompt, name, "again"], cpu_s[prompt, name, "new"]
+            figures[f"CPU µs per {prompt} hit, {name}"] = hit * 1e6
+            figures[f"{prompt} hit, {name} / call without"] = hit / plain
+            figures[f"{prompt} miss, {name} / call without"] = miss / plain
+    return figures
 
 
 def main() -> None:
-    """Measure, and keep the figures."""
-    with server.started() as url, tempfile.TemporaryDirectory() as directory:
-        figures = asyncio.run(measured(url, Path(directory)))
-        keep("cache", figures | asyncio.run(answered(Path(directory))))
+    with server.start() as url, tempfile.TemporaryDirectory() as directory:
+        figures = asyncio.run(measure_client(url, Path(directory)))
+        save_figures("cache", figures | asyncio.run(measure_engine(Path(directory))))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The path of one warm call: our files that it passes, and our functions that it calls.
+"""Trace one warm call: the files of this package that it passes, and the functions it calls.
 
-python bench/call_path.py          # the two figures, and the files
+python bench/call_path.py          # the number of calls, and the files
 python bench/call_path.py --calls  # every call, indented by its depth
 """
 
@@ -26,25 +26,22 @@ PACKAGE = Path(foundry_api.__file__).parent
 
 
 class Tracer:
-    """Records the calls of this package's functions. To go on with a coroutine is no call.
-
-    Attributes:
-        calls: Depth, file and name of each, in order.
-    """
+    """Records the depth, file and name of each call of a function of this package, in order."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[int, str, str]] = []
         self._started: set[FrameType] = set()
 
     def __call__(self, frame: FrameType, event: str, _argument: object) -> None:
-        """See `sys.setprofile`."""
         path = frame.f_code.co_filename
         if event != "call" or not path.startswith(str(PACKAGE)):
             return
         if frame in self._started:
             return
         if frame.f_code.co_flags & _SUSPENDABLE:
-            self._started.add(frame)  # kept, so that no later frame has the same identity
+            # Resuming a coroutine is no call. The reference keeps the frame alive, so that no later
+            # frame has the same identity.
+            self._started.add(frame)
         depth, outer = 0, frame.f_back
         while outer is not None:
             depth += outer.f_code.co_filename.startswith(str(PACKAGE))
@@ -54,7 +51,7 @@ class Tracer:
 
 
 async def trace(url: str) -> Tracer:
-    """Trace one short call of a client that has made some before."""
+    """Trace one short call of a client that is warmed up."""
     tracer = Tracer()
     async with foundry_api.FoundryAPIClient(url, model=server.MODEL) as client:
         for _ in range(WARM_UP_CALLS):
@@ -66,8 +63,7 @@ async def trace(url: str) -> Tracer:
 
 
 def main() -> None:
-    """Trace a call and print what it passed."""
-    with server.started() as url:
+    with server.start() as url:
         tracer = asyncio.run(trace(url))
     if "--calls" in sys.argv:
         for depth, file, name in tracer.calls:

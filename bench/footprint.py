@@ -1,4 +1,4 @@
-"""Import time, process start to one completion, and memory for 1,000 open streams.
+"""Import time, time from process start to a completion, and memory for 1,000 open streams.
 
 python3 dev.py bench footprint
 """
@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from parts import peers, server
-from parts.results import keep
+from parts.results import save_figures
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,34 +27,33 @@ IMPORTS = {
 }
 
 
-def wall_s(command: list[str | Path]) -> float:
-    """Seconds that a program runs."""
+def measure_wall_s(command: list[str | Path]) -> float:
     started = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=peers.environment())
     return time.perf_counter() - started
 
 
 def main() -> None:
-    """All clients in turn, so that all meet the same machine."""
-    pythons = {peer: peers.python_of(peer) for peer in IMPORTS}
+    pythons = {peer: peers.find_python(peer) for peer in IMPORTS}
     empty: dict[str, list[float]] = {peer: [] for peer in IMPORTS}
     imports: dict[str, list[float]] = {peer: [] for peer in IMPORTS}
     firsts: dict[str, list[float]] = {peer: [] for peer in IMPORTS}
     figures: dict[str, float] = {}
-    with server.started() as url:
+    with server.start() as url:
+        # Clients take turns, so that all see the same machine.
         for _ in range(ROUNDS):
             for peer, python in pythons.items():
-                empty[peer].append(wall_s([python, "-c", "pass"]))
-                imports[peer].append(wall_s([python, "-c", IMPORTS[peer]]))
-                firsts[peer].append(wall_s([python, peers.WORKER, "once", peer, url]))
+                empty[peer].append(measure_wall_s([python, "-c", "pass"]))
+                imports[peer].append(measure_wall_s([python, "-c", IMPORTS[peer]]))
+                firsts[peer].append(measure_wall_s([python, peers.WORKER, "once", peer, url]))
         for peer in IMPORTS:
             bare = statistics.median(empty[peer])
             figures[f"import, s, {peer}"] = statistics.median(imports[peer]) - bare
             figures[f"start to completion, s, {peer}"] = statistics.median(firsts[peer])
             figures[f"KiB per open stream, {peer}"] = (
-                peers.work("memory", peer, url, str(STREAMS)) / 1024
+                peers.run_job("memory", peer, url, str(STREAMS)) / 1024
             )
-    keep("footprint", figures)
+    save_figures("footprint", figures)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""An outage of 30 s under 200 callers a second: what is sent in it, and how long until all is well.
+"""An outage of 30 s at 200 calls per second: requests sent during it, and the time to recover.
 
 python3 dev.py bench outage
 python3 dev.py bench outage foundry-api
@@ -14,29 +14,29 @@ import urllib.request
 from typing import Any
 
 from parts import peers, server
-from parts.results import keep, kept
+from parts.results import load_figures, save_figures
 
-EACH_SECOND = 200
+CALLS_PER_S = 200
 BEFORE_S = 5
 OUTAGE_S = 30
 AFTER_S = 40
-FULL = 0.95
+FULL_SPEED = 0.95
 
 
-def ask(url: str, what: str) -> dict[str, int]:
-    """Tell the service to go down or up, or ask what it counted."""
-    with urllib.request.urlopen(f"{url}/bench/{what}", timeout=5) as response:  # noqa: S310 - it is http
-        told: dict[str, int] = json.load(response)
-    return told
+def control(url: str, command: str) -> dict[str, int]:
+    """Send `down` or `up` to the service; return its counts."""
+    with urllib.request.urlopen(f"{url}/bench/{command}", timeout=5) as response:  # noqa: S310 - always http
+        counts: dict[str, int] = json.load(response)
+    return counts
 
 
-def through(peer: str) -> tuple[int, float]:
-    """Requests sent in the outage, and seconds from its end to full speed."""
-    with server.started() as url:
-        command = [peers.python_of(peer), peers.WORKER, "callers", peer, url]
+def measure(peer: str) -> tuple[int, float]:
+    """Return the requests sent during the outage, and the seconds from its end to full speed."""
+    with server.start() as url:
+        command = [peers.find_python(peer), peers.WORKER, "callers", peer, url]
         seconds = BEFORE_S + OUTAGE_S + AFTER_S
         with subprocess.Popen(
-            [*command, str(EACH_SECOND), str(seconds)],
+            [*command, str(CALLS_PER_S), str(seconds)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -47,35 +47,37 @@ def through(peer: str) -> tuple[int, float]:
                 pass
             started = time.perf_counter()
             time.sleep(BEFORE_S)
-            ask(url, "down")
+            control(url, "down")
             time.sleep(OUTAGE_S)
-            counts = ask(url, "up")
+            counts = control(url, "up")
             ended_s = time.perf_counter() - started
             out, _ = worker.communicate()
     answered: list[float] = json.loads(out.splitlines()[-1])
-    return counts["down"], full_speed_s(answered, ended_s)
+    return counts["down"], compute_recovery_s(answered, ended_s)
 
 
-def full_speed_s(answered: list[float], ended_s: float) -> float:
-    """Seconds after the outage from which on a second's callers are all answered."""
-    later = sorted(moment for moment in answered if moment >= ended_s)
-    wanted = int(EACH_SECOND * FULL)
-    for first, last in zip(later, later[wanted:], strict=False):
+def compute_recovery_s(answered: list[float], ended_s: float) -> float:
+    """Return the seconds from the end of the outage until answers come at full speed."""
+    later = sorted(at for at in answered if at >= ended_s)
+    full_count = int(CALLS_PER_S * FULL_SPEED)
+    for first, last in zip(later, later[full_count:], strict=False):
         if last - first <= 1.0:
             return first - ended_s
     return float("inf")
 
 
 def main() -> None:
-    """One client after the other; those of the arguments only, if there are any."""
-    figures: dict[str, Any] = kept("outage")
+    figures: dict[str, Any] = load_figures("outage")
     for peer in sys.argv[1:] or ("foundry-api", *peers.PEERS):
-        sent, full_s = through(peer)
+        sent, recovery_s = measure(peer)
         figures[f"requests sent in the outage, {peer}"] = sent
-        figures[f"s to full speed, {peer}"] = full_s
-        print(f"{peer}: {sent} requests in the outage, full speed {full_s:.2f} s after", flush=True)
-    figures["callers in the outage"] = EACH_SECOND * OUTAGE_S
-    keep("outage", figures)
+        figures[f"s to full speed, {peer}"] = recovery_s
+        print(
+            f"{peer}: {sent} requests in the outage, full speed {recovery_s:.2f} s after it",
+            flush=True,
+        )
+    figures["callers in the outage"] = CALLS_PER_S * OUTAGE_S
+    save_figures("outage", figures)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Processor time of each client for a call and for a chunk, beside raw aiohttp by hand.
+"""Processor time of each client per call and per chunk, relative to raw aiohttp.
 
 python3 dev.py bench overhead
 python3 dev.py bench overhead foundry-api
@@ -9,20 +9,20 @@ from __future__ import annotations
 import sys
 
 from parts import peers, server
-from parts.results import keep, kept
+from parts.results import load_figures, save_figures
 
 
 def main() -> None:
-    """Ours and the floor in one process in turn, each peer in its own, each beside a floor."""
-    figures = kept("overhead")
-    with server.started() as url:
+    figures = load_figures("overhead")
+    with server.start() as url:
         for peer in sys.argv[1:] or ("foundry-api", *peers.PEERS):
-            told = peers.work("cpu", "aiohttp,foundry-api", url)
-            mine = told if peer == "foundry-api" else peers.work("cpu", peer, url)
-            for what, seconds in told["aiohttp"].items():
-                figures[f"µs per {what}, raw aiohttp"] = seconds * 1e6
-                figures[f"{what}, {peer} / raw aiohttp"] = mine[peer][what] / seconds
-    keep("overhead", figures)
+            # The baseline runs again next to each peer, so that both see the same machine.
+            baseline = peers.run_job("cpu", "aiohttp,foundry-api", url)
+            own = baseline if peer == "foundry-api" else peers.run_job("cpu", peer, url)
+            for unit, seconds in baseline["aiohttp"].items():
+                figures[f"µs per {unit}, raw aiohttp"] = seconds * 1e6
+                figures[f"{unit}, {peer} / raw aiohttp"] = own[peer][unit] / seconds
+    save_figures("overhead", figures)
 
 
 if __name__ == "__main__":

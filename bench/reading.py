@@ -1,10 +1,10 @@
-"""How long it takes to read what a model wrote, and that a longer text costs no more per byte.
+"""Time to parse the output of a model, and whether it stays linear in the length of the text.
 
 python3 dev.py bench reading
 
-Each reader gets texts that a model in a loop, or one that means harm, may write, of 16 KB to 1 MB.
-What counts is the time per byte at 1 MB beside that at 16 KB: for a reader that looks back in the
-text it is 64. Texts come in pieces of 4 characters where a reader takes pieces.
+Each parser gets texts of 16 KB to 1 MB that a looping or hostile model may write. The result is
+the time per byte at 1 MB relative to 16 KB: a quadratic parser has 64. Streaming parsers get pieces
+of 4 characters.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from parts.results import keep
+from parts.results import save_figures
 
 from foundry_api.structured.errors import ValidationFailed
 from foundry_api.structured.find_json import decode_json, iter_json_candidates
@@ -26,12 +26,12 @@ from foundry_api.wire.chat.tool_call_parser import ToolCallParser
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    Reader = Callable[[str], object]
+    Parser = Callable[[str], object]
 
 SIZES = {"16 KB": 1 << 14, "64 KB": 1 << 16, "256 KB": 1 << 18, "1 MB": 1 << 20}
 PIECE = 4
+# The time per byte of the worst text at 1 MB may be this many times that at 16 KB.
 MAX_RATIO = 3
-"""Goal: the worst text, per byte of 1 MB beside 16 KB."""
 
 TEXTS = {
     "an open fence": ("```", "a"),
@@ -59,13 +59,12 @@ TEXTS = {
 }
 
 
-def text_of(opening: str, unit: str, size: int) -> str:
-    """A text of a size."""
+def make_text(opening: str, unit: str, size: int) -> str:
     return (opening + unit * (size // len(unit) + 1))[:size]
 
 
 def find_json(text: str) -> None:
-    """Find the JSON in an answer, as a `to_response_model` does."""
+    """Find the JSON in an answer, as `response_model` does."""
     try:
         for candidate in iter_json_candidates(text):
             try:
@@ -76,77 +75,79 @@ def find_json(text: str) -> None:
         return
 
 
-def read_partial(text: str) -> None:
-    """The value of a stream so far, with each piece."""
+def parse_partial(text: str) -> None:
     partial = PartialJsonParser()
-    for at in range(0, len(text), PIECE):
-        partial.feed(text[at : at + PIECE])
+    for start in range(0, len(text), PIECE):
+        partial.feed(text[start : start + PIECE])
     partial.finish()
 
 
 def split_reasoning(text: str) -> None:
-    """The reasoning of an answer, and the answer."""
     splitter = ReasoningSplitter()
-    for at in range(0, len(text), PIECE):
-        splitter.feed(text[at : at + PIECE])
+    for start in range(0, len(text), PIECE):
+        splitter.feed(text[start : start + PIECE])
     splitter.flush()
 
 
-def find_calls(text: str) -> None:
-    """The calls of tools in a text."""
+def find_tool_calls(text: str) -> None:
     finder = ToolCallParser(("clock",))
     try:
-        for at in range(0, len(text), PIECE):
-            list(finder.feed(text[at : at + PIECE]))
+        for start in range(0, len(text), PIECE):
+            list(finder.feed(text[start : start + PIECE]))
         list(finder.finish())
     except MalformedCall:
         return
 
 
 def validate(text: str) -> None:
-    """Whether the objects in a list differ."""
+    """Compare the items of a list for `uniqueItems`."""
     items: list[dict[str, Any]] = [{"a": index} for index in range(len(text) // 12)]
     SchemaValidator({"type": "array", "uniqueItems": True}).find_errors(items)
 
 
-READERS: dict[str, Reader] = {
-    "json_texts": find_json,
-    "PartialJson": read_partial,
-    "ThinkSplitter": split_reasoning,
-    "CallFinder": find_calls,
+PARSERS: dict[str, Parser] = {
+    "iter_json_candidates": find_json,
+    "PartialJsonParser": parse_partial,
+    "ReasoningSplitter": split_reasoning,
+    "ToolCallParser": find_tool_calls,
 }
 
 
-def nanoseconds(read: Reader, text: str) -> float:
-    """Processor time per byte; of short texts the best of some rounds."""
-    took: list[float] = []
+def measure_ns_per_byte(parse: Parser, text: str) -> float:
+    """Measure processor time; of short texts the best of some rounds."""
+    samples: list[float] = []
     for _ in range(max(1, min(5, SIZES["64 KB"] // len(text)))):
         started = time.process_time()
-        read(text)
-        took.append(time.process_time() - started)
-    return min(took) * 1e9 / len(text)
+        parse(text)
+        samples.append(time.process_time() - started)
+    return min(samples) * 1e9 / len(text)
 
 
 def main() -> None:
-    """Measure each reader with each text, and keep the worst of each."""
+    """Measure each parser with each text, and report the worst of each."""
     figures: dict[str, float] = {}
-    cases = {(name, kind): (read, *TEXTS[kind]) for name, read in READERS.items() for kind in TEXTS}
+    cases = {
+        (name, kind): (parse, *TEXTS[kind]) for name, parse in PARSERS.items() for kind in TEXTS
+    }
     cases["uniqueItems", "objects"] = (validate, "", "x")
     worst: dict[str, float] = {}
-    for (name, kind), (read, opening, unit) in cases.items():
-        per_byte = {at: nanoseconds(read, text_of(opening, unit, SIZES[at])) for at in SIZES}
+    for (name, kind), (parse, opening, unit) in cases.items():
+        per_byte = {
+            label: measure_ns_per_byte(parse, make_text(opening, unit, size))
+            for label, size in SIZES.items()
+        }
         ratio = per_byte["1 MB"] / per_byte["16 KB"]
-        columns = "  ".join(f"{at} {value:8.1f}" for at, value in per_byte.items())
-        print(f"{name:14} {kind:22} {columns}  ns per byte, ratio {ratio:.2f}", flush=True)
+        columns = "  ".join(f"{label} {value:8.1f}" for label, value in per_byte.items())
+        print(f"{name:20} {kind:22} {columns}  ns per byte, ratio {ratio:.2f}", flush=True)
         worst[name] = max(worst.get(name, 0), ratio)
-        for at in ("16 KB", "1 MB"):
-            key = f"ns per byte, {name}, worst text of {at}"
-            figures[key] = max(figures.get(key, 0), per_byte[at])
+        for label in ("16 KB", "1 MB"):
+            key = f"ns per byte, {name}, worst text of {label}"
+            figures[key] = max(figures.get(key, 0), per_byte[label])
     for name, ratio in worst.items():
         figures[f"{name}: 1 MB / 16 KB per byte, worst text"] = ratio
-    keep("reading", figures)
+    save_figures("reading", figures)
     if max(worst.values()) > MAX_RATIO:
-        sys.exit(f"a reader takes over {MAX_RATIO} times as long per byte of 1 MB as of 16 KB")
+        sys.exit(f"a parser takes over {MAX_RATIO} times as long per byte at 1 MB as at 16 KB")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""From process start to the first printed token, beside the SDK in its own process.
+"""Time from process start to the first printed token, compared with the SDK in process.
 
 python3 dev.py bench start
 """
@@ -22,7 +22,7 @@ PEER = Path(__file__).parent / "peers" / "sdk_in_process.py"
 
 
 def seconds_to_first_byte(command: list[str], environment: dict[str, str]) -> float:
-    """How long a program takes from its start to its first output."""
+    """Measure the time from the start of a program to its first output."""
     started = time.perf_counter()
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
@@ -37,11 +37,12 @@ def seconds_to_first_byte(command: list[str], environment: dict[str, str]) -> fl
 
 
 def main() -> None:
-    """Measure both in turn, so that both meet the same machine."""
     with tempfile.TemporaryDirectory(prefix="foundry-api-bench-") as directory:
         home = Path(directory)
         environment = {**os.environ, "FOUNDRY_HOME": str(home / "ours")}
-        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # both compiled, as after any first run
+        environment.pop(
+            "PYTHONDONTWRITEBYTECODE", None
+        )  # both use compiled modules, as after any first run
         commands = {
             "sdk in process": [
                 *(sys.executable, str(PEER), str(DEMO_MODEL), str(home / "sdk"), PROMPT)
@@ -50,17 +51,18 @@ def main() -> None:
                 *(sys.executable, "-m", "foundry_api", "chat", "--model", "demo", PROMPT)
             ],
         }
-        for command in commands.values():  # registers the model, fills the file cache
+        for command in commands.values():  # registers the model, and fills the file cache
             seconds_to_first_byte(command, environment)
-        took: dict[str, list[float]] = {name: [] for name in commands}
+        samples: dict[str, list[float]] = {name: [] for name in commands}
+        # Both take turns, so that they see the same machine.
         for _ in range(ROUNDS):
             for name, command in commands.items():
-                took[name].append(seconds_to_first_byte(command, environment))
-    floor = statistics.median(took["sdk in process"])
-    for name, seconds in took.items():
+                samples[name].append(seconds_to_first_byte(command, environment))
+    baseline = statistics.median(samples["sdk in process"])
+    for name, seconds in samples.items():
         median = statistics.median(seconds)
         spread = f"{min(seconds):.3f} to {max(seconds):.3f}"
-        print(f"{name:16} {median:.3f} s median of {ROUNDS} ({spread}), {median / floor:.2f}x")
+        print(f"{name:16} {median:.3f} s median of {ROUNDS} ({spread}), {median / baseline:.2f}x")
 
 
 if __name__ == "__main__":

@@ -116,7 +116,7 @@ async def test_leaving_a_call_frees_the_engine(
 ) -> None:
     """The answers have no end, so an engine that is not freed is never idle again.
 
-    How soon it is, bench/leftover.py measures: a machine that is busy itself would say nothing.
+    How soon it is, bench/cancellation.py measures: a machine that is busy itself would say nothing.
     """
     build(tmp_path / "scripted")
     async with FoundryAPIClient(service="embedded", home=own_home) as client:

@@ -1,1 +1,1 @@
-"""What the benchmarks share."""
+"""Helpers that the benchmarks share."""

@@ -1,4 +1,4 @@
-"""A TCP forwarder in front of a service, which can have outages of several kinds."""
+"""A TCP forwarder in front of a service that can simulate outages."""
 
 from __future__ import annotations
 
@@ -14,14 +14,9 @@ BLOCK = 64 * 1024
 
 
 class Forwarder:
-    """Listens on a port of its own and passes everything on to another one.
+    """Listens on a port and forwards connections to the port `target` of this machine.
 
-    Args:
-        target: The port of the service on this machine.
-
-    Attributes:
-        target: As above; may be changed at any time, for the connections to come.
-        port: Its own port, once it is entered.
+    `target` may be changed at any time; new connections then go there.
     """
 
     def __init__(self, target: int) -> None:
@@ -39,24 +34,23 @@ class Forwarder:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._deaf()
-        self._cut()
+        await self._stop_listening()
+        self._abort_all()
         self._flowing.set()
         if self._serving:
             await asyncio.wait(self._serving)
 
     async def begin(self, outage: Outage) -> None:
-        """Refuse connections, cut those that are there, or let nothing through."""
+        """Refuse or drop connections, or stall them."""
         self._outage = outage
         if outage == "stall":
             self._flowing.clear()
             return
         if outage == "refuse":
-            await self._deaf()
-        self._cut()
+            await self._stop_listening()
+        self._abort_all()
 
     async def end(self) -> None:
-        """Pass everything on again."""
         outage, self._outage = self._outage, None
         self._flowing.set()
         if outage == "refuse":
@@ -66,12 +60,12 @@ class Forwarder:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
-    async def _deaf(self) -> None:
+    async def _stop_listening(self) -> None:
         server, self._server = self._server, None
         if server is not None:
             server.close()
 
-    def _cut(self) -> None:
+    def _abort_all(self) -> None:
         for writer in list(self._writers):
             writer.transport.abort()
 
@@ -81,34 +75,34 @@ class Forwarder:
         self._serving.add(task)
         self._writers.add(writer)
         try:
-            # A target that is gone, and connections that are cut, are what outages are made of.
+            # Failing connections are the purpose of an outage.
             with contextlib.suppress(OSError):
                 if self._outage != "drop":
-                    await self._join(reader, writer)
+                    await self._forward(reader, writer)
         finally:
             self._close(writer)
             self._serving.discard(task)
 
-    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection("127.0.0.1", self.target)
-        self._writers.add(back)
-        ways = [
-            asyncio.create_task(self._pass(reader, back)),
-            asyncio.create_task(self._pass(there, writer)),
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        target_reader, target_writer = await asyncio.open_connection("127.0.0.1", self.target)
+        self._writers.add(target_writer)
+        directions = [
+            asyncio.create_task(self._copy(reader, target_writer)),
+            asyncio.create_task(self._copy(target_reader, writer)),
         ]
         try:
-            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._close(back)
-            for way in ways:
-                way.cancel()
-            await asyncio.gather(*ways, return_exceptions=True)
+            self._close(target_writer)
+            for direction in directions:
+                direction.cancel()
+            await asyncio.gather(*directions, return_exceptions=True)
 
     def _close(self, writer: asyncio.StreamWriter) -> None:
         self._writers.discard(writer)
         writer.transport.abort()
 
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while block := await reader.read(BLOCK):
             await self._flowing.wait()
             writer.write(block)

@@ -1,4 +1,4 @@
-"""Programs that a benchmark starts, and what they used."""
+"""Run a program and measure its time and memory."""
 
 from __future__ import annotations
 
@@ -15,69 +15,53 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["Ended", "Program", "batch_command"]
+__all__ = ["Program", "ProgramResult", "batch_command"]
 
+# The unit of `ru_maxrss`.
 MAX_RSS_BYTES = 1 if sys.platform == "darwin" else 1024
-"""What `getrusage` counts in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
-    """What a program used.
+class ProgramResult:
+    """The exit code, time, processor time and peak memory of a program."""
 
-    Attributes:
-        code: Its exit code.
-        wall_s: Seconds that it ran.
-        cpu_s: Seconds of processors that it used.
-        peak_mb: Most memory that it had at once, in millions of bytes.
-    """
-
-    code: int
+    exit_code: int
     wall_s: float
     cpu_s: float
     peak_mb: float
 
 
 class Program:
-    """A program that runs, and says nothing.
-
-    Args:
-        command: What to start.
-
-    Attributes:
-        began: When, by `time.perf_counter`.
-    """
+    """A running program whose output is discarded."""
 
     def __init__(self, command: Sequence[str]) -> None:
-        self.began = time.perf_counter()
+        self.started_at = time.perf_counter()
         self._process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
 
     @property
-    def runs(self) -> bool:
-        """Whether it has not ended."""
+    def is_running(self) -> bool:
+        # WNOWAIT leaves the process for `wait4`, which returns what it used.
         return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
     @property
     def cpu_s(self) -> float:
-        """Seconds of processors that it used so far."""
         times = psutil.Process(self._process.pid).cpu_times()
         return times.user + times.system
 
-    def ended(self) -> Ended:
-        """Wait for its end. A program that starts none itself is measured alone."""
+    def wait(self) -> ProgramResult:
+        """Wait for the program and return what it used, child processes it waited for included."""
         _, status, used = os.wait4(self._process.pid, 0)
-        self._process.returncode = code = os.waitstatus_to_exitcode(status)
-        return Ended(
-            code=code,
-            wall_s=time.perf_counter() - self.began,
+        self._process.returncode = exit_code = os.waitstatus_to_exitcode(status)
+        return ProgramResult(
+            exit_code=exit_code,
+            wall_s=time.perf_counter() - self.started_at,
             cpu_s=used.ru_utime + used.ru_stime,
             peak_mb=used.ru_maxrss * MAX_RSS_BYTES / 1e6,
         )
 
 
 def batch_command(source: Path, output: Path, *more: str) -> list[str]:
-    """The command line of a batch."""
     run = [sys.executable, "-m", "foundry_api", "batch", "run", str(source), "-o", str(output)]
     return [*run, "--json", *more]

@@ -1,4 +1,4 @@
-"""Keeps what was measured, for the table in the README."""
+"""Store measured figures in bench/results, for the table in the README."""
 
 from __future__ import annotations
 
@@ -10,15 +10,10 @@ from pathlib import Path
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 
 
-def keep(bench: str, figures: dict[str, float]) -> None:
-    """Write the figures of a benchmark to `bench/results/`, and print them.
-
-    Args:
-        bench: Its name.
-        figures: What was measured; each name says the unit.
-    """
+def save_figures(bench: str, figures: dict[str, float]) -> None:
+    """Print the figures of a benchmark and write them to `bench/results/`."""
     rounded = {name: float(f"{value:.4g}") for name, value in figures.items()}
-    told = {
+    result = {
         "measured": datetime.now(UTC).date().isoformat(),
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
@@ -26,13 +21,13 @@ def keep(bench: str, figures: dict[str, float]) -> None:
     }
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{bench}.json"
-    path.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     for name, value in rounded.items():
         print(f"{name:55} {value:g}")
 
 
-def kept(bench: str) -> dict[str, float]:
-    """The figures that were written last; none if there are none."""
+def load_figures(bench: str) -> dict[str, float]:
+    """Return the figures that were written last, or an empty dict."""
     path = RESULTS / f"{bench}.json"
     if not path.exists():
         return {}

@@ -1,8 +1,8 @@
-"""Random JSON schemas, the same ones in every run: objects as programs ask for them.
+"""Random JSON schemas of objects as programs use them, the same in every run.
 
-Nested objects, lists, choices, numbers and texts with and without bounds, formats, patterns,
-references (some of them recursive), alternatives, and now and then a keyword that the engine of
-2.2.1 refuses.
+They have nested objects, lists, enums, numbers and strings with and without bounds, formats,
+patterns, references (some recursive), alternatives, and sometimes a keyword that the engine of SDK
+2.2.1 rejects.
 """
 
 from __future__ import annotations
@@ -27,74 +27,77 @@ Schema = dict[str, Any]
 
 
 def objects(inner: st.SearchStrategy[Schema]) -> st.SearchStrategy[Schema]:
-    """Objects, some open, some closed, some of whose members may be left out."""
+    """Objects with required and optional members; some allow additional ones."""
 
     @st.composite
     def build(draw: st.DrawFn) -> Schema:
         names = draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=5, unique=True))
         required = [name for name in names if draw(st.integers(0, 3))]
-        told: Schema = {
+        schema: Schema = {
             "type": "object",
             "properties": {name: draw(inner) for name in names},
             "required": required,
         }
         if draw(st.booleans()):
-            told["additionalProperties"] = False
+            schema["additionalProperties"] = False
         if len(names) > 1 and not draw(st.integers(0, 9)):
-            told["dependentRequired"] = {names[0]: [names[1]]}
-        return told
+            schema["dependentRequired"] = {names[0]: [names[1]]}
+        return schema
 
     return build()
 
 
 def arrays(inner: st.SearchStrategy[Schema]) -> st.SearchStrategy[Schema]:
-    """Lists of few items, which have to differ now and then."""
+    """Short lists, some with unique items."""
 
     @st.composite
     def build(draw: st.DrawFn) -> Schema:
         low = draw(st.integers(0, 2))
         high = low + draw(st.integers(1, 2))
-        told = {"type": "array", "items": draw(inner), "minItems": low, "maxItems": high}
+        schema = {"type": "array", "items": draw(inner), "minItems": low, "maxItems": high}
         if not draw(st.integers(0, 9)):
-            told = {"type": "array", "items": {"enum": [*WORDS]}, "minItems": low, "maxItems": high}
-            told["uniqueItems"] = True
-        return told
+            schema = {
+                "type": "array",
+                "items": {"enum": [*WORDS]},
+                "minItems": low,
+                "maxItems": high,
+            }
+            schema["uniqueItems"] = True
+        return schema
 
     return build()
 
 
 @st.composite
 def integers(draw: st.DrawFn) -> Schema:
-    """Between two bounds, a multiple, or any."""
     low = draw(st.integers(-1000, 1000))
     high = low + draw(st.integers(10, 10_000))
-    told: Schema = {"type": "integer", "minimum": low, "maximum": high}
+    schema: Schema = {"type": "integer", "minimum": low, "maximum": high}
     match draw(st.integers(0, 5)):
         case 0:
-            told["multipleOf"] = draw(st.sampled_from([2, 5, 10]))
+            schema["multipleOf"] = draw(st.sampled_from([2, 5, 10]))
         case 1:
-            told = {"type": "integer", "exclusiveMinimum": low}
+            schema = {"type": "integer", "exclusiveMinimum": low}
         case 2:
-            told = {"type": "integer"}
-    return told
+            schema = {"type": "integer"}
+    return schema
 
 
 @st.composite
 def numbers(draw: st.DrawFn) -> Schema:
-    """Between two bounds, hundredths, or any."""
     low = draw(st.sampled_from([-100, -1.5, 0, 0.25, 10]))
-    told: Schema = {"type": "number", "minimum": low, "maximum": low + draw(st.integers(1, 500))}
+    schema: Schema = {"type": "number", "minimum": low, "maximum": low + draw(st.integers(1, 500))}
     match draw(st.integers(0, 3)):
         case 0:
-            told["multipleOf"] = draw(st.sampled_from([0.01, 0.1, 0.5]))
+            schema["multipleOf"] = draw(st.sampled_from([0.01, 0.1, 0.5]))
         case 1:
-            told = {"type": "number"}
-    return told
+            schema = {"type": "number"}
+    return schema
 
 
 @st.composite
 def texts(draw: st.DrawFn) -> Schema:
-    """With a bound, a pattern or a format; seldom without."""
+    """Strings, most of them with a length, a pattern or a format."""
     match draw(st.integers(0, 9)):
         case 0:
             return {"type": "string"}
@@ -119,13 +122,12 @@ leaves = st.one_of(integers(), numbers(), texts(), choices, plain, references)
 
 
 def alternatives(inner: st.SearchStrategy[Schema]) -> st.SearchStrategy[Schema]:
-    """One of several, or none."""
-    several = st.lists(inner, min_size=2, max_size=3).map(lambda each: {"anyOf": each})
-    optional = inner.map(lambda each: {"anyOf": [each, {"type": "null"}]})
+    several = st.lists(inner, min_size=2, max_size=3).map(lambda options: {"anyOf": options})
+    optional = inner.map(lambda schema: {"anyOf": [schema, {"type": "null"}]})
     small = {"type": "integer", "minimum": 0, "maximum": 20}
     either = st.just({"oneOf": [small, {"type": "integer", "minimum": 10, "maximum": 99}]})
     unlike = st.just({"type": "string", "maxLength": 6, "not": {"enum": ["", "x"]}})
-    # The engine refuses the last two, which are as rare in programs.
+    # The engine rejects the last two, which are rare in programs, too.
     return st.one_of(*[several, optional] * 3, either, unlike)
 
 
@@ -136,9 +138,9 @@ nested = st.recursive(
 
 @st.composite
 def schemas(draw: st.DrawFn) -> Schema:
-    """An object with what its references mean."""
-    told = draw(objects(nested))
-    if "$ref" in json.dumps(told):
+    """An object with the definitions that it refers to."""
+    schema = draw(objects(nested))
+    if "$ref" in json.dumps(schema):
         part = draw(objects(st.one_of(integers(), choices, plain)))
         tree = {
             "type": "object",
@@ -149,12 +151,12 @@ def schemas(draw: st.DrawFn) -> Schema:
             "required": ["value"],
             "additionalProperties": False,
         }
-        told["$defs"] = {"part": part, "tree": tree}
-    return told
+        schema["$defs"] = {"part": part, "tree": tree}
+    return schema
 
 
 def random_schemas(count: int) -> list[Schema]:
-    """So many different schemas."""
+    """Return `count` different schemas."""
     drawn: dict[str, Schema] = {}
 
     @seed(SEED)

@@ -1,13 +1,13 @@
-"""A service that costs far less than any client: rendered bytes, in a process of its own.
+"""A service that sends prepared bytes from its own process and costs far less than any client.
 
-It speaks as SDK 2.2.1, as OpenAI's API and as Ollama's. The prompt says what it answers:
+It implements parts of SDK 2.2.1, OpenAI's API and Ollama's. The prompt selects the answer:
 
-- `short`: two tokens, each in a packet of its own;
-- `long`: 500 tokens, five to a packet;
-- `slow`: a token a second, until the client leaves.
+- `short`: two tokens, each in its own packet;
+- `long`: 500 tokens, five per packet;
+- `slow`: one token per second, until the client disconnects.
 
-`GET /bench/down`, `/bench/up` and `/bench/counts` begin an outage, end it, and tell how many
-requests came while it was up and down, and how many of them were answered with chats.
+`GET /bench/down` and `/bench/up` start and end an outage. These and `/bench/counts` return the
+number of requests while up, while down, and for chats.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ PER_PACKET = 5
 
 
 def piece(data: bytes) -> bytes:
-    """One chunk of a chunked body."""
+    """Encode a chunk of a chunked body."""
     return f"{len(data):x}\r\n".encode() + data + b"\r\n"
 
 
-def event(told: dict[str, Any]) -> bytes:
-    """One server-sent event."""
-    return b"data: " + json.dumps(told).encode() + b"\n\n"
+def event(content: dict[str, Any]) -> bytes:
+    """Encode a server-sent event."""
+    return b"data: " + json.dumps(content).encode() + b"\n\n"
 
 
 def chunk(delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
-    """One token as OpenAI's API and Foundry Local send it."""
+    """Encode a token as OpenAI's API and Foundry Local do."""
     choice = {"delta": delta, "finish_reason": finish_reason, "index": 0}
     return event(
         {
@@ -52,25 +52,25 @@ def chunk(delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
 
 
 def line(text: str, *, done: bool) -> bytes:
-    """One token as Ollama sends it."""
-    told: dict[str, Any] = {
+    """Encode a token as Ollama does."""
+    content: dict[str, Any] = {
         "model": MODEL,
         "created_at": "2026-11-24T00:00:00.000000Z",
         "message": {"role": "assistant", "content": text},
         "done": done,
     }
     if done:
-        told |= {"done_reason": "stop", "prompt_eval_count": 3, "eval_count": 2}
-    return json.dumps(told).encode() + b"\n"
+        content |= {"done_reason": "stop", "prompt_eval_count": 3, "eval_count": 2}
+    return json.dumps(content).encode() + b"\n"
 
 
 def word(number: int) -> str:
-    """A token. No two are the same: litellm takes repetition for a fault of the model."""
+    # Consecutive tokens differ: litellm treats a repeated one as an error of the model.
     return f" tok{number % 100:02}"
 
 
 def sse(tokens: int) -> list[bytes]:
-    """An answer's packets, as events."""
+    """Encode an answer as server-sent events."""
     total = {"prompt_tokens": 3, "completion_tokens": tokens, "total_tokens": tokens + 3}
     usage = event(
         {
@@ -88,26 +88,25 @@ def sse(tokens: int) -> list[bytes]:
 
 
 def ndjson(tokens: int) -> list[bytes]:
-    """An answer's packets, as lines."""
+    """Encode an answer as JSON lines."""
     lines = [*(line(word(n), done=False) for n in range(tokens)), line("", done=True)]
-    return [piece(told) for told in lines]
+    return [piece(content) for content in lines]
 
 
 def packets(pieces: list[bytes], size: int) -> list[bytes]:
-    """So many pieces in each packet, and the end of the body in the last one."""
+    """Join `size` pieces per packet, with the end of the body in the last one."""
     groups = [b"".join(pieces[i : i + size]) for i in range(0, len(pieces), size)]
     return [*groups[:-1], groups[-1] + b"0\r\n\r\n"]
 
 
-def whole(told: object, status: str = "200 OK") -> bytes:
-    """An answer in one piece of JSON."""
-    body = json.dumps(told).encode()
+def render_json(content: object, status: str = "200 OK") -> bytes:
+    """Encode a complete HTTP response."""
+    body = json.dumps(content).encode()
     head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
     return f"{head}\r\nServer: oatpp/1.3.0\r\n\r\n".encode() + body
 
 
 def stream_head(kind: str) -> bytes:
-    """The head of a streamed answer."""
     fields = ("Transfer-Encoding: chunked", "Cache-Control: no-cache", "Connection: keep-alive")
     return "\r\n".join(["HTTP/1.1 200 OK", f"Content-Type: {kind}", *fields, "", ""]).encode()
 
@@ -121,23 +120,21 @@ ANSWERS = {
 }
 STATUS = {"endpoints": [], "modelDirPath": "/x", "modelCachePath": "/x", "pid": 1}
 PLAIN = {
-    "/status": whole(STATUS),
-    "/catalogs/local/v1/models": whole({"object": "list", "data": [{"id": MODEL}]}),
-    "/catalogs/local/models/loaded": whole([MODEL]),
+    "/status": render_json(STATUS),
+    "/catalogs/local/v1/models": render_json({"object": "list", "data": [{"id": MODEL}]}),
+    "/catalogs/local/models/loaded": render_json([MODEL]),
 }
-DOWN = whole({"error": {"message": "Service Unavailable"}}, "503 Service Unavailable")
+DOWN = render_json({"error": {"message": "Service Unavailable"}}, "503 Service Unavailable")
 
 
 class State:
-    """Whether it is up, and what came."""
-
     def __init__(self) -> None:
         self.up = True
         self.counts = {"up": 0, "down": 0, "chats": 0}
 
 
 class Service(asyncio.Protocol):
-    """One connection."""
+    """A connection to the service."""
 
     def __init__(self, state: State) -> None:
         self._state = state
@@ -145,19 +142,16 @@ class Service(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take note of the connection."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - asyncio says no more
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - asyncio declares the base class
         self._transport = transport
 
     def connection_lost(self, _error: Exception | None) -> None:
-        """The client left."""
         self._transport = None
 
     def data_received(self, data: bytes) -> None:
-        """Answer each whole request."""
         self._received += data
         while (end := self._received.find(b"\r\n\r\n")) >= 0:
-            size = length_of(self._received[:end])
+            size = get_content_length(self._received[:end])
             if len(self._received) < end + 4 + size:
                 return
             path = self._received.split(b" ", 2)[1].decode()
@@ -168,7 +162,7 @@ class Service(asyncio.Protocol):
     def _answer(self, path: str, body: bytes) -> None:
         if path.startswith("/bench/"):
             self._state.up = {"down": False, "up": True}.get(path[7:], self._state.up)
-            self._write(whole(self._state.counts))
+            self._write(render_json(self._state.counts))
             return
         self._state.counts["up" if self._state.up else "down"] += 1
         if not self._state.up:
@@ -178,7 +172,7 @@ class Service(asyncio.Protocol):
             form = "ndjson" if path.endswith("/api/chat") else "sse"
             asyncio.get_running_loop().create_task(self._stream(form, body))
         else:
-            self._write(PLAIN.get(path) or whole({}))
+            self._write(PLAIN.get(path) or render_json({}))
 
     def _write(self, data: bytes) -> None:
         if self._transport is not None:
@@ -194,8 +188,7 @@ class Service(asyncio.Protocol):
             await asyncio.sleep(0)
 
 
-def length_of(head: bytes) -> int:
-    """The length of a request's body."""
+def get_content_length(head: bytes) -> int:
     for field in head.lower().split(b"\r\n"):
         if field.startswith(b"content-length:"):
             return int(field[15:])
@@ -203,8 +196,8 @@ def length_of(head: bytes) -> int:
 
 
 @contextmanager
-def started() -> Generator[str]:
-    """The service in a process of its own; gives its base URL."""
+def start() -> Generator[str]:
+    """Run the service in its own process and yield its base URL."""
     with subprocess.Popen(
         [sys.executable, __file__], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True
     ) as process:
@@ -216,7 +209,7 @@ def started() -> Generator[str]:
 
 
 async def main() -> None:
-    """Serve, until killed."""
+    """Serve until killed."""
     state = State()
     server = await asyncio.get_running_loop().create_server(lambda: Service(state), "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)

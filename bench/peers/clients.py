@@ -1,4 +1,4 @@
-"""One face for every client: a whole answer, and an answer piece by piece."""
+"""One interface for all the clients: complete an answer, or stream it."""
 
 from __future__ import annotations
 
@@ -9,173 +9,148 @@ if TYPE_CHECKING:
 
 
 class Client(Protocol):
-    """What every client can do."""
+    """The interface that every client implements here."""
 
-    async def complete(self, prompt: str) -> str:
-        """A whole answer."""
-        ...
+    async def complete(self, prompt: str) -> str: ...
 
-    def stream(self, prompt: str) -> AsyncGenerator[str]:
-        """An answer, piece by piece."""
-        ...
+    def stream(self, prompt: str) -> AsyncGenerator[str]: ...
 
-    async def close(self) -> None:
-        """Close what is open."""
-        ...
+    async def close(self) -> None: ...
 
 
-def turns(prompt: str) -> list[dict[str, str]]:
-    """The conversation."""
+def make_messages(prompt: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": prompt}]
 
 
-class ByHand:
-    """The floor."""
+class RawAiohttp:
+    """The baseline."""
 
-    def __init__(self, base_url: str, most: int) -> None:
+    def __init__(self, base_url: str, max_concurrency: int) -> None:
         import aiohttp
-        from parts import floor
+        from parts import baseline
 
-        self._by_hand = floor.by_hand
-        self._pieces = floor.pieces
-        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=most))
+        self._complete = baseline.complete
+        self._stream = baseline.stream
+        connector = aiohttp.TCPConnector(limit=max_concurrency)
+        self._session = aiohttp.ClientSession(connector=connector)
         self._base_url = base_url
 
     async def complete(self, prompt: str) -> str:
-        """A whole answer."""
-        return await self._by_hand(self._session, self._base_url, prompt)
+        return await self._complete(self._session, self._base_url, prompt)
 
     async def stream(self, prompt: str) -> AsyncGenerator[str]:
-        """An answer, piece by piece."""
-        async for text in self._pieces(self._session, self._base_url, prompt):
+        async for text in self._stream(self._session, self._base_url, prompt):
             yield text
 
     async def close(self) -> None:
-        """Close what is open."""
         await self._session.close()
 
 
-class Ours:
-    """`foundry_api` as its users have it, with every guard on."""
+class FoundryAPI:
+    """`foundry_api` with its default protections."""
 
-    def __init__(self, base_url: str, most: int) -> None:
+    def __init__(self, base_url: str, max_concurrency: int) -> None:
         from foundry_api import FoundryAPIClient, LimiterSettings
 
-        # The peers have no limiter: so many calls at once have to be in flight at once.
-        limits = LimiterSettings(initial=most, maximum=max(256, most))
+        # The peers have no limiter, so this one must start at the concurrency that they have.
+        limits = LimiterSettings(initial=max_concurrency, maximum=max(256, max_concurrency))
         self._client = FoundryAPIClient(base_url, model="tiny", limiter=limits)
 
     async def complete(self, prompt: str) -> str:
-        """A whole answer."""
         return (await self._client.complete(prompt)).content
 
     async def stream(self, prompt: str) -> AsyncGenerator[str]:
-        """An answer, piece by piece."""
         async for chunk in self._client.stream_complete(prompt):
             yield chunk.content
 
     async def close(self) -> None:
-        """Close what is open."""
         await self._client.close()
 
 
 class Streaming:
-    """What the peers share: they stream, and whole answers are put together."""
+    """A client that always streams, and joins the pieces of a complete answer."""
 
     def stream(self, prompt: str) -> AsyncGenerator[str]:
-        """An answer, piece by piece."""
         raise NotImplementedError
 
     async def complete(self, prompt: str) -> str:
-        """A whole answer."""
         return "".join([text async for text in self.stream(prompt)])
 
     async def close(self) -> None:
-        """Nothing, where the library does it itself."""
+        """Do nothing, if the library has no close."""
 
 
 class OpenAI(Streaming):
-    """`openai`, which allows 1,000 connections."""
+    """`openai`, which allows 1,000 connections by default."""
 
-    def __init__(self, base_url: str, _most: int) -> None:
+    def __init__(self, base_url: str, _max_concurrency: int) -> None:
         import openai
 
         self._client = openai.AsyncOpenAI(base_url=f"{base_url}/v1", api_key="none")
 
     async def stream(self, prompt: str) -> AsyncGenerator[str]:
-        """An answer, piece by piece."""
-        told: Any = await self._client.chat.completions.create(
+        chunks: Any = await self._client.chat.completions.create(
             model="tiny:1",
-            messages=turns(prompt),
+            messages=make_messages(prompt),
             stream=True,
             stream_options={"include_usage": True},
         )
-        async for chunk in told:
+        async for chunk in chunks:
             for choice in chunk.choices:
                 yield choice.delta.content or ""
 
     async def close(self) -> None:
-        """Close what is open."""
         await self._client.close()
 
 
 class Ollama(Streaming):
-    """`ollama`."""
-
-    def __init__(self, base_url: str, most: int) -> None:
+    def __init__(self, base_url: str, max_concurrency: int) -> None:
         import httpx
         import ollama
 
-        limits = httpx.Limits(max_connections=most, max_keepalive_connections=most)
+        limits = httpx.Limits(
+            max_connections=max_concurrency, max_keepalive_connections=max_concurrency
+        )
         self._client = ollama.AsyncClient(host=base_url, limits=limits)
 
     async def stream(self, prompt: str) -> AsyncGenerator[str]:
-        """An answer, piece by piece."""
-        told: Any = await self._client.chat(model="tiny:1", messages=turns(prompt), stream=True)
-        async for part in told:
+        chunks: Any = await self._client.chat(
+            model="tiny:1", messages=make_messages(prompt), stream=True
+        )
+        async for part in chunks:
             yield part.message.content or ""
 
 
 class LiteLLM(Streaming):
-    """`litellm`."""
-
-    def __init__(self, base_url: str, _most: int) -> None:
+    def __init__(self, base_url: str, _max_concurrency: int) -> None:
         import litellm
 
         self._base_url = f"{base_url}/v1"
         self._acompletion = litellm.acompletion
 
     async def stream(self, prompt: str) -> AsyncGenerator[str]:
-        """An answer, piece by piece."""
-        told: Any = await self._acompletion(
+        chunks: Any = await self._acompletion(
             model="openai/tiny:1",
             api_base=self._base_url,
             api_key="none",
-            messages=turns(prompt),
+            messages=make_messages(prompt),
             stream=True,
             stream_options={"include_usage": True},
         )
-        async for chunk in told:
+        async for chunk in chunks:
             for choice in chunk.choices:
                 yield choice.delta.content or ""
 
 
 CLIENTS: dict[str, type[Any]] = {
-    "aiohttp": ByHand,
-    "foundry-api": Ours,
+    "aiohttp": RawAiohttp,
+    "foundry-api": FoundryAPI,
     "openai": OpenAI,
     "ollama": Ollama,
     "litellm": LiteLLM,
 }
 
 
-def opened(peer: str, base_url: str, most: int) -> Client:
-    """A client.
-
-    Args:
-        peer: Its name.
-        base_url: Whom it calls.
-        most: Calls at once that it has to allow.
-    """
-    client: Client = CLIENTS[peer](base_url, most)
+def open_client(peer: str, base_url: str, max_concurrency: int) -> Client:
+    client: Client = CLIENTS[peer](base_url, max_concurrency)
     return client

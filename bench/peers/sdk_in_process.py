@@ -1,4 +1,4 @@
-"""The floor for `start.py`: the first token of the demo model from the SDK in its own process."""
+"""The baseline of `start.py`: print the first token of the demo model with the SDK in process."""
 
 import os
 import sys
@@ -16,7 +16,7 @@ from foundry_local_sdk import (
 
 
 def main(directory: str, home: str, prompt: str) -> None:
-    """Print the first piece of the answer and leave as fast as can be."""
+    """Print the first piece of the answer and exit immediately."""
     FoundryLocalManager.initialize(
         Configuration(
             "bench", app_data_dir=home, logs_dir=home, disable_nonessential_telemetry=True
@@ -25,9 +25,9 @@ def main(directory: str, home: str, prompt: str) -> None:
     catalog = FoundryLocalManager.instance.get_catalog(CatalogType.LOCAL)
     model = catalog.get_model("demo")
     if model is None:
-        with ModelInfoBuilder() as about:
-            about.set_string_property("task", "chat-completion")
-            model = catalog.register_model(directory, "demo:1", about)
+        with ModelInfoBuilder() as builder:
+            builder.set_string_property("task", "chat-completion")
+            model = catalog.register_model(directory, "demo:1", builder)
     model.load()
     session = ChatSession(model)
     session.set_streaming(enabled=True)
@@ -35,7 +35,7 @@ def main(directory: str, home: str, prompt: str) -> None:
     request.add_item(MessageItem(MessageRole.USER, prompt))
     for item in session.process_streaming_request(request):
         print(item.text, end="", flush=True)
-        # Closing the manager takes 2 s and is no part of what is measured.
+        # Closing the manager takes 2 s, which are not part of the measurement.
         os._exit(0)
 
 

@@ -1,4 +1,4 @@
-"""One job for one client, in a process of its own. Prints a line of JSON.
+"""Run one measurement of a client in its own process, and print its result as a line of JSON.
 
 python bench/peers/worker.py JOB PEER[,PEER] BASE_URL [MORE ...]
 """
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from peers.clients import opened
+from peers.clients import open_client
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -24,88 +24,90 @@ if TYPE_CHECKING:
     from peers.clients import Client
 
 ROUNDS = 9
+# Short and long answers of one measurement, by concurrency.
 CALLS = {1: (200, 10), 64: (512, 64)}
-"""Short and long answers of one measurement, at each concurrency."""
-
+# A long answer has this many more tokens than a short one.
 CHUNKS = 498
-"""Tokens that a long answer has more than a short one."""
 
 
-async def seconds(call: Callable[[], Awaitable[object]], calls: int, at_once: int) -> float:
-    """Processor seconds of this process for one call."""
+async def measure_cpu_s(
+    call: Callable[[], Awaitable[object]], calls: int, concurrency: int
+) -> float:
+    """Measure the processor seconds of this process per call."""
 
     async def caller() -> None:
-        for _ in range(calls // at_once):
+        for _ in range(calls // concurrency):
             await call()
 
     started = time.process_time()
-    await asyncio.gather(*(caller() for _ in range(at_once)))
-    return (time.process_time() - started) / (calls // at_once * at_once)
+    await asyncio.gather(*(caller() for _ in range(concurrency)))
+    return (time.process_time() - started) / (calls // concurrency * concurrency)
 
 
 async def drain(client: Client, prompt: str) -> None:
-    """Read an answer piece by piece."""
     async for _ in client.stream(prompt):
         pass
 
 
 async def cpu(peers: str, base_url: str) -> dict[str, dict[str, float]]:
-    """Processor time for a short call and for a chunk, of several clients in turn."""
-    clients = {peer: opened(peer, base_url, 64) for peer in peers.split(",")}
-    seen: dict[tuple[str, str], list[float]] = {}
+    """Measure processor time per short call and per chunk, of several clients in turn."""
+    clients = {peer: open_client(peer, base_url, 64) for peer in peers.split(",")}
+    samples: dict[tuple[str, str], list[float]] = {}
     for client in clients.values():
         await drain(client, "short")
-    for at_once, (shorts, longs) in CALLS.items():
+    for concurrency, (shorts, longs) in CALLS.items():
         for _ in range(ROUNDS):
             for peer, client in clients.items():
-                call = await seconds(lambda c=client: c.complete("short"), shorts, at_once)  # type: ignore[misc]
-                long = await seconds(lambda c=client: drain(c, "long"), longs, at_once)  # type: ignore[misc]
-                seen.setdefault((peer, f"call at {at_once}"), []).append(call)
-                seen.setdefault((peer, f"chunk at {at_once}"), []).append((long - call) / CHUNKS)
+                call = await measure_cpu_s(
+                    lambda c=client: c.complete("short"), shorts, concurrency
+                )  # type: ignore[misc]
+                long = await measure_cpu_s(lambda c=client: drain(c, "long"), longs, concurrency)  # type: ignore[misc]
+                samples.setdefault((peer, f"call at {concurrency}"), []).append(call)
+                samples.setdefault((peer, f"chunk at {concurrency}"), []).append(
+                    (long - call) / CHUNKS
+                )
     for client in clients.values():
         await client.close()
-    told: dict[str, dict[str, float]] = {}
-    for (peer, what), values in seen.items():
-        told.setdefault(peer, {})[what] = statistics.median(values)
-    return told
+    medians: dict[str, dict[str, float]] = {}
+    for (peer, figure), values in samples.items():
+        medians.setdefault(peer, {})[figure] = statistics.median(values)
+    return medians
 
 
 async def once(peer: str, base_url: str) -> str:
-    """One completion."""
-    client = opened(peer, base_url, 1)
+    client = open_client(peer, base_url, 1)
     text = await client.complete("short")
     await client.close()
     return text
 
 
 async def memory(peer: str, base_url: str, streams: str) -> NoReturn:
-    """Resident bytes for each stream that is open, of so many at once."""
+    """Measure resident bytes per open stream."""
     import psutil
 
-    allow_files()
+    raise_file_limit()
     process = psutil.Process(os.getpid())
-    client = opened(peer, base_url, int(streams))
+    client = open_client(peer, base_url, int(streams))
     await client.complete("short")
     before = process.memory_info().rss
-    opened_streams = [client.stream("slow") for _ in range(int(streams))]
+    open_streams = [client.stream("slow") for _ in range(int(streams))]
     for start in range(0, int(streams), 100):
-        await asyncio.gather(*(anext(one) for one in opened_streams[start : start + 100]))
+        await asyncio.gather(*(anext(stream) for stream in open_streams[start : start + 100]))
     print(json.dumps((process.memory_info().rss - before) / int(streams)), flush=True)
-    os._exit(0)  # openai and litellm close streams that are open with a thousand tracebacks
+    os._exit(0)  # openai and litellm close open streams with a thousand tracebacks
 
 
-def allow_files() -> None:
-    """Allow as many sockets as the system lets us have."""
+def raise_file_limit() -> None:
     if sys.platform != "win32":
         import resource
 
-        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        _, maximum = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (maximum, maximum))
 
 
-async def callers(peer: str, base_url: str, each_second: str, for_s: str) -> list[float]:
-    """Moments at which calls were answered, when so many callers come each second."""
-    client = opened(peer, base_url, 1000)
+async def callers(peer: str, base_url: str, per_second: str, duration_s: str) -> list[float]:
+    """Start calls at a fixed rate; return the times of the answers, in seconds from the start."""
+    client = open_client(peer, base_url, 1000)
     await client.complete("short")
     answered: list[float] = []
     started = time.perf_counter()
@@ -114,13 +116,13 @@ async def callers(peer: str, base_url: str, each_second: str, for_s: str) -> lis
     async def caller() -> None:
         try:
             await client.complete("short")
-        except Exception:  # noqa: BLE001 - each library has its own, and all mean the same here
+        except Exception:  # noqa: BLE001 - each library has its own errors, and any is a failed call
             return
         answered.append(time.perf_counter() - started)
 
     tasks: set[asyncio.Task[None]] = set()
-    for number in range(int(each_second) * int(for_s)):
-        await asyncio.sleep(started + number / int(each_second) - time.perf_counter())
+    for number in range(int(per_second) * int(duration_s)):
+        await asyncio.sleep(started + number / int(per_second) - time.perf_counter())
         task = asyncio.create_task(caller())
         tasks.add(task)
         task.add_done_callback(tasks.discard)
@@ -131,52 +133,56 @@ async def callers(peer: str, base_url: str, each_second: str, for_s: str) -> lis
     return answered
 
 
-async def gather(_: str, base_url: str, asked: str) -> float:
-    """Tokens a second of `openai`, with all calls begun at once."""
+async def gather(_: str, base_url: str, requests: str) -> float:
+    """Measure the tokens per second of `openai` when all calls start at once."""
     import openai
 
-    async with openai.AsyncOpenAI(base_url=f"{base_url}/catalogs/local/v1", api_key="none") as it:
+    async with openai.AsyncOpenAI(
+        base_url=f"{base_url}/catalogs/local/v1", api_key="none"
+    ) as client:
 
-        async def one(prompt: str, limit: int) -> int:
-            told: Any = await it.chat.completions.create(
+        async def complete(prompt: str, limit: int) -> int:
+            completion: Any = await client.chat.completions.create(
                 model="demo:1",
                 messages=[{"role": "user", "content": prompt}],
                 max_tokens=limit,
             )
-            return int(told.usage.completion_tokens)
+            return int(completion.usage.completion_tokens)
 
-        await one("Hello", 2)
+        await complete("Hello", 2)
         started = time.perf_counter()
-        tokens = await asyncio.gather(*(one(*each) for each in json.loads(asked)))
+        tokens = await asyncio.gather(*(complete(*request) for request in json.loads(requests)))
         return sum(tokens) / (time.perf_counter() - started)
 
 
 async def parse(_: str, base_url: str, path: str) -> list[dict[str, str]]:
-    """How `openai`'s parse fares with each schema of a file: how the answer ended, and its text."""
+    """Call `openai`'s parse with each schema of a file; return the outcome and text of each."""
     import openai
 
-    asked = json.loads(Path(path).read_text(encoding="utf-8"))  # noqa: ASYNC240 - nothing else runs
-    told: list[dict[str, str]] = []
-    async with openai.AsyncOpenAI(base_url=f"{base_url}/catalogs/local/v1", api_key="none") as it:
-        for schema in asked["schemas"]:
-            wanted = {"name": "answer", "schema": schema, "strict": True}
-            form: Any = {"type": "json_schema", "json_schema": wanted}
+    request = json.loads(Path(path).read_text(encoding="utf-8"))  # noqa: ASYNC240 - no other task runs
+    outcomes: list[dict[str, str]] = []
+    async with openai.AsyncOpenAI(
+        base_url=f"{base_url}/catalogs/local/v1", api_key="none"
+    ) as client:
+        for schema in request["schemas"]:
+            json_schema = {"name": "answer", "schema": schema, "strict": True}
+            response_format: Any = {"type": "json_schema", "json_schema": json_schema}
             try:
-                answer = await it.chat.completions.parse(
+                answer = await client.chat.completions.parse(
                     model="demo:1",
-                    messages=[{"role": "user", "content": asked["prompt"]}],
-                    response_format=form,
-                    max_tokens=asked["max_tokens"],
+                    messages=[{"role": "user", "content": request["prompt"]}],
+                    response_format=response_format,
+                    max_tokens=request["max_tokens"],
                     temperature=0,
                 )
             except openai.LengthFinishReasonError:
-                told.append({"end": "cut", "text": ""})
+                outcomes.append({"end": "cut", "text": ""})
             except openai.APIStatusError as error:
-                told.append({"end": "refused", "text": str(error)})
+                outcomes.append({"end": "refused", "text": str(error)})
             else:
                 (choice,) = answer.choices
-                told.append({"end": "returned", "text": choice.message.content or ""})
-    return told
+                outcomes.append({"end": "returned", "text": choice.message.content or ""})
+    return outcomes
 
 
 JOBS: dict[str, Callable[..., Any]] = {

@@ -1,6 +1,6 @@
-"""512 calls at once on the real engine: the adaptive limiter beside every fixed concurrency.
+"""512 concurrent calls to the real engine: the adaptive limiter and every fixed concurrency.
 
-python3 dev.py bench rush
+python3 dev.py bench burst
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from parts.results import keep
+from parts.results import save_figures
 
 from foundry_api import FoundryAPIClient
 from foundry_api.resilience.limiter import LimiterSettings
@@ -20,12 +20,12 @@ CALLS = 512
 TOKENS = 16
 ROUNDS = 5
 FIXED = (1, 2, 4, 8, 16, 32)
-NAIVE = CALLS
-"""What `asyncio.gather` without a limiter has in flight."""
+# `asyncio.gather` without a limiter has all calls in flight.
+UNLIMITED = CALLS
 
 
 async def tokens_per_second(base_url: str, limits: LimiterSettings) -> tuple[float, int]:
-    """The throughput of all calls together, and the limit in the end."""
+    """Measure the throughput of all calls, and the limit at the end."""
     async with FoundryAPIClient(base_url, model="demo", timeout=300, limiter=limits) as client:
         await client.complete("Hello", max_tokens=2)
         started = time.perf_counter()
@@ -38,26 +38,29 @@ async def tokens_per_second(base_url: str, limits: LimiterSettings) -> tuple[flo
 
 
 async def main() -> None:
-    """Measure them in turn, so that all meet the same machine."""
-    ways = {f"fixed at {n}": LimiterSettings(concurrency=n, maximum=NAIVE) for n in (*FIXED, NAIVE)}
-    ways["adaptive"] = LimiterSettings()
-    seen: dict[str, list[float]] = {name: [] for name in ways}
+    # Configurations take turns, so that all see the same machine.
+    configurations = {
+        f"fixed at {n}": LimiterSettings(concurrency=n, maximum=UNLIMITED)
+        for n in (*FIXED, UNLIMITED)
+    }
+    configurations["adaptive"] = LimiterSettings()
+    samples: dict[str, list[float]] = {name: [] for name in configurations}
     with tempfile.TemporaryDirectory(prefix="foundry-api-bench-") as home:
         async with FoundryAPIClient(service="embedded", home=Path(home)) as own:
             service = (await own.complete("Hello", model="demo", max_tokens=2)).service
             for _ in range(ROUNDS):
-                for name, limits in ways.items():
+                for name, limits in configurations.items():
                     rate, limit = await tokens_per_second(service, limits)
-                    seen[name].append(rate)
-                    print(f"{name:14} {rate:8.0f} tokens/s, limit {limit} in the end", flush=True)
-    rates = {name: statistics.median(values) for name, values in seen.items()}
+                    samples[name].append(rate)
+                    print(f"{name:14} {rate:8.0f} tokens/s, limit {limit} at the end", flush=True)
+    rates = {name: statistics.median(values) for name, values in samples.items()}
     best = max(rate for name, rate in rates.items() if name != "adaptive")
-    keep(
-        "rush",
+    save_figures(
+        "burst",
         {
             **{f"tokens/s, {name}": rate for name, rate in rates.items()},
             "adaptive / best fixed": rates["adaptive"] / best,
-            "gather / best fixed": rates[f"fixed at {NAIVE}"] / best,
+            "gather / best fixed": rates[f"fixed at {UNLIMITED}"] / best,
         },
     )
 

@@ -1,4 +1,4 @@
-"""An engine of batches that answers at once, and the file that it answers."""
+"""A batch engine that answers immediately, and an input file for it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from foundry_api.batch.types import WorkItem
 
-__all__ = ["BODY", "AtOnce", "write_input"]
+__all__ = ["BODY", "InstantEngine", "write_input"]
 
 BODY = msgspec.json.encode(
     {
@@ -39,21 +39,19 @@ BODY = msgspec.json.encode(
 )
 
 
-class AtOnce:
-    """A `BatchEngine` that costs nothing but its answer's line, which any script writes as well.
+class InstantEngine:
+    """A `BatchEngine` that only encodes the line of its answer, as any script does too.
 
-    Args:
-        most: It goes away after so many lines.
+    After `max_lines` it fails as if the service was gone.
     """
 
-    def __init__(self, most: float = math.inf) -> None:
-        self._most = most
+    def __init__(self, max_lines: float = math.inf) -> None:
+        self._max_lines = max_lines
 
     async def run(self, items: AsyncIterable[WorkItem], /) -> AsyncGenerator[BatchLineResult]:
-        """See `BatchEngine.run`."""
         count = 0
         async for work in items:
-            if count >= self._most:
+            if count >= self._max_lines:
                 raise ServiceNotRunning("the engine went away")
             count += 1
             yield BatchLineResult(
@@ -71,19 +69,18 @@ class AtOnce:
             )
 
     def drain(self) -> None:
-        """Nothing is ever in flight."""
+        """Do nothing: no request is ever in flight."""
 
     def state(self) -> EngineState:
-        """See `BatchEngine.state`."""
         return EngineState()
 
 
 def write_input(path: Path, lines: int, max_tokens: int = 50) -> None:
-    """As OpenAI's batch files are."""
+    """Write an OpenAI batch file."""
     with path.open("wb") as file:
         for number in range(lines):
             prompt = f"Give a short answer to question {number}, in one sentence."
             body = {"messages": [{"role": "user", "content": prompt}], "max_tokens": max_tokens}
-            told: dict[str, Any] = {"custom_id": f"request-{number}", "method": "POST"}
-            told |= {"url": "/v1/chat/completions", "body": body}
-            file.write(msgspec.json.encode(told) + b"\n")
+            request: dict[str, Any] = {"custom_id": f"request-{number}", "method": "POST"}
+            request |= {"url": "/v1/chat/completions", "body": body}
+            file.write(msgspec.json.encode(request) + b"\n")

@@ -1,4 +1,4 @@
-"""The floor: the same streamed request by hand on raw aiohttp with msgspec, and nothing around."""
+"""The baseline of overhead: the same streamed request with only aiohttp and msgspec."""
 
 from __future__ import annotations
 
@@ -15,28 +15,20 @@ JSON = {"Content-Type": "application/json"}
 
 
 class Delta(msgspec.Struct):
-    """What is read of a chunk."""
-
     content: str | None = None
 
 
 class Choice(msgspec.Struct):
-    """As above."""
-
     delta: Delta
     finish_reason: str | None = None
 
 
 class Usage(msgspec.Struct):
-    """As above."""
-
     prompt_tokens: int
     completion_tokens: int
 
 
 class Event(msgspec.Struct):
-    """As above."""
-
     choices: list[Choice] = []
     usage: Usage | None = None
 
@@ -44,13 +36,11 @@ class Event(msgspec.Struct):
 _DECODE = msgspec.json.Decoder(Event).decode
 
 
-async def by_hand(session: aiohttp.ClientSession, base_url: str, prompt: str) -> str:
-    """A whole answer."""
-    return "".join([text async for text in pieces(session, base_url, prompt)])
+async def complete(session: aiohttp.ClientSession, base_url: str, prompt: str) -> str:
+    return "".join([text async for text in stream(session, base_url, prompt)])
 
 
-async def pieces(session: aiohttp.ClientSession, base_url: str, prompt: str) -> AsyncGenerator[str]:
-    """An answer, piece by piece."""
+async def stream(session: aiohttp.ClientSession, base_url: str, prompt: str) -> AsyncGenerator[str]:
     body = {
         "model": "tiny:1",
         "messages": [{"role": "user", "content": prompt}],
