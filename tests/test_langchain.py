@@ -1,4 +1,4 @@
-"""The chat model for LangChain, in the real langchain-core, on the real engine."""
+"""The chat model for LangChain, with the real langchain-core and the real engine."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ HELLO = script("say-hello").text
 
 @pytest.fixture(autouse=True)
 def no_tracing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A developer's own settings would have LangChain tell a cloud of every call."""
+    """With a developer's settings, LangChain may send every call to a cloud service."""
     for name in ("LANGSMITH_TRACING", "LANGCHAIN_TRACING_V2"):
         monkeypatch.setenv(name, "false")
 
@@ -66,13 +66,13 @@ async def model(engine: Endpoint) -> AsyncIterator[ChatFoundryLocal]:
 
 
 class Tokens(BaseCallbackHandler):
-    """Hears what LangChain tells of every token."""
+    """Records the tokens that LangChain reports."""
 
     def __init__(self) -> None:
-        self.heard: list[str] = []
+        self.tokens: list[str] = []
 
     def on_llm_new_token(self, token: str, **_: object) -> None:
-        self.heard.append(token)
+        self.tokens.append(token)
 
 
 def check(answer: BaseMessage, prompt: list[dict[str, str]]) -> None:
@@ -91,7 +91,7 @@ def check(answer: BaseMessage, prompt: list[dict[str, str]]) -> None:
 PROMPT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "say-hello"}]
 
 
-def test_the_first_call_imports_nothing_of_langchains_tracing() -> None:
+def test_first_call_imports_no_tracing() -> None:
     # In several threads at once that import failed.
     program = """
 import sys
@@ -110,28 +110,30 @@ except FoundryError:
     assert ran.stdout.strip() == "[]"
 
 
-async def test_an_answer_has_its_usage_and_why_it_ended(model: ChatFoundryLocal) -> None:
-    asked = [SystemMessage("Be brief."), HumanMessage("say-hello")]
-    check(model.invoke(asked), PROMPT)
-    check(await model.ainvoke(asked), PROMPT)
+async def test_answer_has_usage_and_finish_reason(model: ChatFoundryLocal) -> None:
+    messages = [SystemMessage("Be brief."), HumanMessage("say-hello")]
+    check(model.invoke(messages), PROMPT)
+    check(await model.ainvoke(messages), PROMPT)
 
 
-async def test_a_stream_adds_up_to_the_same(model: ChatFoundryLocal) -> None:
+async def test_stream_adds_up_to_the_answer(model: ChatFoundryLocal) -> None:
     blocking, asynchronous = Tokens(), Tokens()
-    asked = [SystemMessage("Be brief."), HumanMessage("say-hello")]
-    pieces = list(model.stream(asked, config={"callbacks": [blocking]}))
-    apieces = [piece async for piece in model.astream(asked, config={"callbacks": [asynchronous]})]
+    messages = [SystemMessage("Be brief."), HumanMessage("say-hello")]
+    pieces = list(model.stream(messages, config={"callbacks": [blocking]}))
+    apieces = [
+        piece async for piece in model.astream(messages, config={"callbacks": [asynchronous]})
+    ]
 
-    for parts, heard in ((pieces, blocking.heard), (apieces, asynchronous.heard)):
+    for parts, tokens in ((pieces, blocking.tokens), (apieces, asynchronous.tokens)):
         assert [part.text for part in parts][: len(HELLO)] == list(HELLO)
-        assert "".join(heard) == HELLO
-        whole = AIMessageChunk("")
+        assert "".join(tokens) == HELLO
+        merged = AIMessageChunk("")
         for part in parts:
-            whole += part  # type: ignore[assignment] # chunks add up to a chunk
-        check(whole, PROMPT)
+            merged += part  # type: ignore[assignment] # chunks add up to a chunk
+        check(merged, PROMPT)
 
 
-async def test_options_of_the_model_and_of_the_call_reach_the_engine(
+async def test_options_of_the_model_and_of_the_call(
     model: ChatFoundryLocal,
 ) -> None:
     assert model.invoke("say-stop", stop=["STOP"]).text == "one two "
@@ -146,43 +148,43 @@ async def test_options_of_the_model_and_of_the_call_reach_the_engine(
     assert caught.value.field == "temperature"
 
 
-async def test_reasoning_is_a_block_of_its_own(model: ChatFoundryLocal) -> None:
+async def test_reasoning_is_a_content_block(model: ChatFoundryLocal) -> None:
     thought = {"type": "reasoning", "reasoning": "Six times seven."}
     answer = model.invoke("say-think")
     assert answer.text == "42"
     assert thought in answer.content_blocks
 
-    whole = AIMessageChunk("")
+    merged = AIMessageChunk("")
     for piece in model.stream("say-think"):
-        whole += piece  # type: ignore[assignment] # as above
-    assert whole.text == "42"
-    assert thought in whole.content_blocks
+        merged += piece  # type: ignore[assignment] # as above
+    assert merged.text == "42"
+    assert thought in merged.content_blocks
 
 
-async def test_a_chain_of_langchains_own_parts_runs(model: ChatFoundryLocal) -> None:
+async def test_chain_with_prompt_and_parser(model: ChatFoundryLocal) -> None:
     prompt = ChatPromptTemplate([("system", "Be {how}."), ("user", "{what}")])
     chain = prompt | model | StrOutputParser()
 
     assert chain.invoke({"how": "brief", "what": "say-hello"}) == HELLO
-    asked = [{"how": "brief", "what": keyword} for keyword in ("say-hello", "say-json")]
-    assert chain.batch(asked) == [HELLO, script("say-json").text]
-    assert await chain.abatch(asked) == [HELLO, script("say-json").text]
+    inputs = [{"how": "brief", "what": keyword} for keyword in ("say-hello", "say-json")]
+    assert chain.batch(inputs) == [HELLO, script("say-json").text]
+    assert await chain.abatch(inputs) == [HELLO, script("say-json").text]
 
 
 class City(BaseModel):
-    """What is wanted of an answer."""
+    """The type of the answers."""
 
     name: Literal["Rome", "Paris"]
 
 
 @dataclass
 class Native:
-    """A type that LangChain itself does not know."""
+    """A type that LangChain does not know."""
 
     name: Literal["Rome", "Paris"]
 
 
-async def test_an_answer_is_a_value_of_a_type(model: ChatFoundryLocal) -> None:
+async def test_structured_output(model: ChatFoundryLocal) -> None:
     typed = model.with_structured_output(City)
     for city in (typed.invoke("say-json"), await typed.ainvoke("say-json")):
         assert isinstance(city, City)
@@ -200,7 +202,7 @@ async def test_an_answer_is_a_value_of_a_type(model: ChatFoundryLocal) -> None:
         model.with_structured_output(City, temprature=0)
 
 
-async def test_an_answer_that_does_not_pass_is_an_error_or_stands_beside_it(
+async def test_invalid_structured_output(
     model: ChatFoundryLocal,
 ) -> None:
     short = ChatFoundryLocal(
@@ -231,26 +233,26 @@ CALLED = {
 }
 
 
-async def test_tools_are_called_and_their_results_are_read(model: ChatFoundryLocal) -> None:
+async def test_tool_calls_and_results(model: ChatFoundryLocal) -> None:
     bound = model.bind_tools([calculate], max_tokens=200)
-    asked = HumanMessage("call-calculator")
-    for answer in (bound.invoke([asked]), await bound.ainvoke([asked])):
+    question = HumanMessage("call-calculator")
+    for answer in (bound.invoke([question]), await bound.ainvoke([question])):
         (call,) = answer.tool_calls
         assert {**call, "id": None} == {**CALLED, "id": None}
         assert answer.response_metadata["finish_reason"] == "tool_calls"
 
     told = calculate.invoke(answer.tool_calls[0])
     assert isinstance(told, ToolMessage)
-    assert bound.invoke([asked, answer, told]).text == HELLO
+    assert bound.invoke([question, answer, told]).text == HELLO
 
 
-async def test_tool_calls_of_a_stream_add_up(model: ChatFoundryLocal) -> None:
+async def test_tool_calls_of_a_stream(model: ChatFoundryLocal) -> None:
     bound = model.bind_tools([calculate, clock], tool_choice="any", max_tokens=200)
-    whole = AIMessageChunk("")
+    merged = AIMessageChunk("")
     for piece in bound.stream("call-two-tools"):
-        whole += piece  # type: ignore[assignment] # as above
-    assert [call["name"] for call in whole.tool_calls] == ["calculate", "clock"]
-    assert whole.tool_calls[1]["args"] == {"city": "Zürich"}
+        merged += piece  # type: ignore[assignment] # as above
+    assert [call["name"] for call in merged.tool_calls] == ["calculate", "clock"]
+    assert merged.tool_calls[1]["args"] == {"city": "Zürich"}
 
 
 def clock(city: str) -> str:
@@ -275,7 +277,7 @@ def clock(city: str) -> str:
         ({"type": "function", "function": {"name": "calculate"}}, "calculate"),
     ],
 )
-def test_a_choice_of_tools_is_translated(said: object, ours: str | None) -> None:
+def test_tool_choice(said: object, ours: str | None) -> None:
     assert to_tool_choice(said) == ours  # type: ignore[arg-type] # each is one that it takes
 
 
@@ -287,7 +289,7 @@ async def test_leaving_an_async_stream_frees_the_engine(model: ChatFoundryLocal)
         await asyncio.sleep(0.01)
 
 
-def test_messages_are_translated() -> None:
+def test_messages_are_converted() -> None:
     call = {"name": "add", "args": {"a": 1}, "id": "c1", "type": "tool_call"}
     told: list[BaseMessage] = [
         SystemMessage("Be brief."),
@@ -312,20 +314,20 @@ def test_messages_are_translated() -> None:
         (FunctionMessage(name="f", content=""), "'function'"),
     ],
 )
-def test_what_no_model_here_reads_is_refused_by_name(message: BaseMessage, told: str) -> None:
+def test_error_names_unsupported_content(message: BaseMessage, told: str) -> None:
     with pytest.raises(InvalidRequest, match=told):
         to_messages([message])
 
 
-def test_a_key_is_not_shown() -> None:
+def test_api_key_is_not_shown() -> None:
     model = ChatFoundryLocal(base_url="http://127.0.0.1:1", api_key="secret")
     assert "secret" not in repr(model) + str(model.model_dump())
     with pytest.raises(ValueError, match="extra"):
         ChatFoundryLocal(modle="demo")
 
 
-def test_the_program_of_the_documentation_runs(own_home: Path) -> None:
-    """On a machine where nothing runs."""
+def test_program_of_the_documentation(own_home: Path) -> None:
+    """On a machine without a running service."""
     page = Path(__file__).parents[1] / "docs" / "integrations.md"
     (source,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     done = subprocess.run(

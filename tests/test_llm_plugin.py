@@ -1,4 +1,4 @@
-"""The plugin for `llm`, in the real `llm`, on the real engine."""
+"""The plugin for `llm`, with the real `llm` and the real engine."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ HELLO = script("say-hello").text
 
 @pytest.fixture(autouse=True)
 def user_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """`llm` keeps its keys and its logs there."""
+    """The directory of the keys and logs of `llm`."""
     monkeypatch.setenv("LLM_USER_PATH", str(tmp_path / "llm"))
     return tmp_path / "llm"
 
 
 @pytest.fixture
 def shared(engine: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The run's engine is the user's."""
+    """Use the engine of the test run."""
     monkeypatch.setenv("FOUNDRY_HOME", os.environ[HOME])
 
 
@@ -58,7 +58,7 @@ def program(*arguments: str, **variables: str) -> subprocess.CompletedProcess[st
     )
 
 
-def test_an_answer_has_its_text_usage_and_model(model: llm.Model) -> None:
+def test_answer_has_text_usage_and_model(model: llm.Model) -> None:
     response = model.prompt("say-hello", system="Be brief.")
 
     assert response.text() == HELLO
@@ -69,7 +69,7 @@ def test_an_answer_has_its_text_usage_and_model(model: llm.Model) -> None:
     assert response.response_json == {"model": "scripted:1", "finish_reason": "stop"}
 
 
-def test_an_answer_comes_piece_by_piece(model: llm.Model) -> None:
+def test_answer_is_streamed(model: llm.Model) -> None:
     assert list(model.prompt("say-hello")) == list(HELLO)
 
 
@@ -82,7 +82,7 @@ def test_options_reach_the_engine(model: llm.Model) -> None:
         model.prompt("say-hello", temperature=3)
 
 
-def test_a_conversation_has_its_history(model: llm.Model) -> None:
+def test_conversation_has_its_history(model: llm.Model) -> None:
     conversation = model.conversation()
     conversation.prompt("say-hello").text()
     second = conversation.prompt("say-json")
@@ -96,7 +96,7 @@ def test_a_conversation_has_its_history(model: llm.Model) -> None:
     assert second.usage().input == prompt_tokens(turns)
 
 
-def test_reasoning_is_apart_from_the_answer(model: llm.Model) -> None:
+def test_reasoning_is_not_part_of_the_text(model: llm.Model) -> None:
     response = model.prompt("say-think")
 
     assert response.text() == "42"
@@ -104,7 +104,7 @@ def test_reasoning_is_apart_from_the_answer(model: llm.Model) -> None:
     assert "".join(reasoned) == "Six times seven."
 
 
-def test_an_answer_is_kept_to_a_schema(model: llm.Model) -> None:
+def test_answer_with_a_schema(model: llm.Model) -> None:
     class City(BaseModel):
         name: Literal["Rome", "Paris"]
 
@@ -121,7 +121,7 @@ def calculate(expression: str) -> str:
     return f"{expression} is 42, say-hello"
 
 
-async def test_tools_are_called_by_llm(model: llm.Model, shared: None) -> None:
+async def test_llm_calls_tools(model: llm.Model, shared: None) -> None:
     chain = model.chain("call-calculator", tools=[calculate], options={"max_tokens": 200})
     assert chain.text() == HELLO
     asking, _ = chain._responses
@@ -135,7 +135,7 @@ async def test_tools_are_called_by_llm(model: llm.Model, shared: None) -> None:
     await other._clients.loop_clients.aclose()
 
 
-async def test_there_is_an_async_model(shared: None) -> None:
+async def test_async_model(shared: None) -> None:
     model = llm.get_async_model("foundry/scripted")
     assert isinstance(model, llm_plugin.AsyncFoundryModel)
     pieces = [piece async for piece in model.prompt("say-hello")]
@@ -149,9 +149,7 @@ async def test_there_is_an_async_model(shared: None) -> None:
     await model._clients.loop_clients.aclose()
 
 
-def test_registration_knows_what_is_here_and_starts_nothing(
-    own_home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_model_names_are_read_from_files(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FOUNDRY_MODEL", "qwen3-0.6b")
     cache = own_home / "engine" / "cache" / "models"
     for file, text in {
@@ -168,7 +166,7 @@ def test_registration_knows_what_is_here_and_starts_nothing(
 
 
 @pytest.mark.parametrize("broken", ["settings", "registry"])
-def test_what_is_broken_is_told_and_stops_no_other_model(
+def test_broken_files_do_not_hide_other_models(
     broken: str, own_home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     if broken == "settings":
@@ -182,8 +180,8 @@ def test_what_is_broken_is_told_and_stops_no_other_model(
     assert "cannot all be listed" in caplog.text
 
 
-def test_the_program_answers_and_goes_on_with_the_conversation(own_home: Path) -> None:
-    """On a machine where nothing runs: each command has an engine of its own, which leaves."""
+def test_llm_command(own_home: Path) -> None:
+    """On a machine without a running service: each command starts an engine and stops it."""
     first = program(
         "-m", "foundry/demo", "What is the capital of France?", "-o", "temperature", "0"
     )
@@ -204,7 +202,7 @@ def test_the_program_answers_and_goes_on_with_the_conversation(own_home: Path) -
     assert logged[1]["input_tokens"] > logged[0]["input_tokens"]
 
 
-def test_the_program_says_what_is_wrong_and_what_to_do(own_home: Path) -> None:
+def test_llm_command_reports_errors(own_home: Path) -> None:
     failed = program(
         "-m",
         "foundry/phi-4-mini",

@@ -1,4 +1,4 @@
-"""examples/notebook.ipynb runs in a real kernel, offline, and leaves nothing behind."""
+"""examples/notebook.ipynb runs in a real kernel, offline, and leaves no process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 @pytest.fixture(autouse=True)
 def own_jupyter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Jupyter writes nothing into the developer's home."""
+    """Keep Jupyter from writing to the developer's home."""
     for name in ("JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR"):
         monkeypatch.setenv(name, str(tmp_path / name.lower()))
 
@@ -32,7 +32,7 @@ def run(cells: Any) -> None:
 
 
 def outputs(cells: Any) -> list[str]:
-    """What each code cell shows."""
+    """Return the output of each code cell."""
     shown: list[str] = []
     for cell in cells.cells:
         if cell.cell_type == "code":
@@ -41,7 +41,7 @@ def outputs(cells: Any) -> list[str]:
     return shown
 
 
-def test_the_notebook_runs(own_home: Path) -> None:
+def test_notebook_runs(own_home: Path) -> None:
     cells = notebook()
     assert not any(output for output in outputs(cells)), "it is kept without outputs"
 
@@ -57,8 +57,8 @@ def test_the_notebook_runs(own_home: Path) -> None:
     assert not list_hosts(own_home)
 
 
-def test_a_kernel_that_ends_takes_its_engine_with_it(own_home: Path) -> None:
-    """And a cell that fails shows our error."""
+def test_engine_ends_with_the_kernel(own_home: Path) -> None:
+    """Also, a cell that fails shows the error of this package."""
     cells = notebook()
     cells.cells = cells.cells[:4]  # not the one that closes
     hello = "client.complete('Hello', max_tokens=2)"

@@ -1,1 +1,1 @@
-"""foundry_api as a provider of models for other libraries. Each module needs its extra."""
+"""Model providers for other libraries. Each module needs its extra."""

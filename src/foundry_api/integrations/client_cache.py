@@ -1,4 +1,4 @@
-"""One async client for each event loop, for frameworks that call from whichever loop they run."""
+"""One async client per event loop, for frameworks that call from different loops."""
 
 from __future__ import annotations
 
@@ -14,43 +14,38 @@ if TYPE_CHECKING:
 
 __all__ = ["LoopClientCache"]
 
+# Seconds for closing a client on the event loop of another thread.
 CLOSE_S = 5.0
-"""Seconds that closing a client may take on an event loop of another thread."""
 
 
 class LoopClientCache:
-    """Keeps a client for each event loop that runs.
-
-    The client of a loop that has ended is used again by the next loop, with the engine that it may
-    have started; what is left over then is closed.
-    """
+    """The async clients of the running event loops."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._clients: dict[asyncio.AbstractEventLoop, FoundryAPIClient] = {}
 
     def __reduce__(self) -> tuple[type[LoopClientCache], tuple[()]]:
-        return LoopClientCache, ()  # a copy has clients of its own
+        # A copy, as LangChain makes of a model, starts without clients. A lock cannot be copied.
+        return LoopClientCache, ()
 
     async def get(self, make_client: Callable[[], FoundryAPIClient]) -> FoundryAPIClient:
-        """Return the client of the running event loop.
-
-        Args:
-            make_client: Makes one.
-        """
+        """Return the client of the running event loop."""
         loop = asyncio.get_running_loop()
         with self._lock:
+            # The client of a closed loop is reused, with the engine that it may have started:
+            # `asyncio.run` for each call would start an engine each time.
             closed_loops = [client_loop for client_loop in self._clients if client_loop.is_closed()]
             unused = [self._clients.pop(client_loop) for client_loop in closed_loops]
             client = self._clients.get(loop)
             if client is None:
                 client = self._clients[loop] = unused.pop() if unused else make_client()
-        for client_loop in unused:
-            await client_loop.close()
+        for unused_client in unused:
+            await unused_client.close()
         return client
 
     async def aclose(self) -> None:
-        """Close all clients, each on its own event loop if that still runs."""
+        """Close all clients, each on its own event loop if that is still running."""
         with self._lock:
             clients, self._clients = self._clients, {}
         for loop, client in clients.items():
@@ -58,6 +53,6 @@ class LoopClientCache:
                 await client.close()
                 continue
             closing = asyncio.run_coroutine_threadsafe(client.close(), loop)
-            with contextlib.suppress(TimeoutError):  # the loop ended, or is blocked
+            with contextlib.suppress(TimeoutError):  # the loop was stopped, or is blocked
                 async with asyncio.timeout(CLOSE_S):
                     await asyncio.wrap_future(closing)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from contextlib import aclosing
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import langsmith.run_helpers
 from langchain_core.language_models import BaseChatModel, LangSmithParams
@@ -51,36 +51,37 @@ if TYPE_CHECKING:
 
 __all__ = ["ChatFoundryLocal"]
 
-# LangChain imports these only in the first call. Where several threads make it at once, one of them
-# may find such a module half initialised.
+# LangChain imports these only in the first call. If several threads make it at once, one of them
+# may find a module that is half initialized.
 _ = langsmith.run_helpers, context, langchain, stdout
 
 
 class ChatFoundryLocal(BaseChatModel):
-    """A model of Microsoft Foundry Local, for LangChain.
+    """A LangChain chat model for Microsoft Foundry Local.
 
-    The first call finds a running service or starts an engine, as `FoundryClient` and
-    `FoundryAPIClient` do: blocking calls use the one, async calls the other. Programs that use
-    both should start the service with `foundry-api up`, so that both find the same one. Failures
-    are the errors of this package.
+    The first call finds a running service or starts an engine. Blocking calls use a
+    `FoundryClient`, async calls a `FoundryAPIClient`. Programs that use both should start the
+    service with `foundry-api up`, so that both use the same one. Failed calls raise the errors of
+    this package.
 
     Attributes:
-        model: Alias, id, or id without version; default `FOUNDRY_MODEL`, else phi-4-mini.
-        temperature: 0 to 2; default the model's own.
-        max_tokens: Upper bound of the answer in tokens; default 2048, or what fits.
-        top_p: 0 to 1; default the model's own.
-        seed: Makes sampling repeatable where the engine allows it.
+        model: Alias, id, or id without version; by default `FOUNDRY_MODEL`, or phi-4-mini.
+        temperature: 0 to 2; by default the model's own.
+        max_tokens: Maximum length of the answer in tokens; by default 2048, or what fits.
+        top_p: 0 to 1; by default the model's own.
+        seed: Makes sampling repeatable if the engine supports it.
         stop: Up to four strings that end the answer.
-        timeout: Seconds without a token before a call gives up, or `auto`; default
-            `FOUNDRY_TIMEOUT`, else 30.
-        deadline: Seconds for a whole call; default `FOUNDRY_DEADLINE`, else none.
-        streaming: Tell callbacks every token, also of `invoke`.
-        max_retries: Further attempts after a failed one; default `FOUNDRY_RETRIES`, else 3.
-        base_url: Address of a service; default `FOUNDRY_BASE_URL`, else one is found or started.
-        api_key: Bearer token for `base_url`; default `FOUNDRY_API_KEY`.
-        client: Makes the blocking calls; default one of its own, which ends with the model.
-        async_client: Makes the async calls, on one event loop at a time; default one of its own for
-            each event loop.
+        timeout: Seconds without a token before a call fails, or `auto`; by default
+            `FOUNDRY_TIMEOUT`, or 30.
+        deadline: Seconds for a complete call; by default `FOUNDRY_DEADLINE`, or none.
+        streaming: Whether callbacks receive every token, also of `invoke`.
+        max_retries: Further attempts after a failed one; by default `FOUNDRY_RETRIES`, or 3.
+        base_url: Address of a service; by default `FOUNDRY_BASE_URL`, or a service is found or
+            started.
+        api_key: Bearer token for `base_url`; by default `FOUNDRY_API_KEY`.
+        client: Client for blocking calls; by default the model creates one and closes it.
+        async_client: Client for async calls, on one event loop at a time; by default the model
+            creates one per event loop.
     """
 
     model_config = ConfigDict(populate_by_name=True, extra="forbid")
@@ -102,12 +103,12 @@ class ChatFoundryLocal(BaseChatModel):
     _own_async_clients: LoopClientCache = PrivateAttr(default_factory=LoopClientCache)
 
     def close(self) -> None:
-        """Close the blocking client, if it is the model's own."""
+        """Close the blocking client, unless it was passed in."""
         if self.client is None:
             self._sync_client.close()
 
     async def aclose(self) -> None:
-        """Close the async clients that are the model's own."""
+        """Close the async clients that the model created."""
         await self._own_async_clients.aclose()
 
     def bind_tools(
@@ -117,13 +118,16 @@ class ChatFoundryLocal(BaseChatModel):
         tool_choice: str | bool | dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
-        """A model that may call tools.
+        """Bind tools to the model.
 
         Args:
-            tools: Whatever LangChain takes for a tool.
+            tools: Anything that LangChain accepts as a tool.
             tool_choice: `auto` (default), `none`, `any`, `required` or True for at least one call,
                 or the name of the tool to call, also in OpenAI's form.
             kwargs: Further options of every call.
+
+        Returns:
+            A model that may call the tools.
         """
         definitions = [to_definition(tool) for tool in tools]
         return self.bind(tools=definitions, tool_choice=to_tool_choice(tool_choice), **kwargs)
@@ -131,17 +135,21 @@ class ChatFoundryLocal(BaseChatModel):
     def with_structured_output(
         self, schema: dict[str, Any] | type, *, include_raw: bool = False, **kwargs: Any
     ) -> Runnable[LanguageModelInput, Any]:
-        """A model whose answers are values of a type; see `response_model` of `complete`.
+        """Make the model return values of a type, like `response_model` of `complete`.
 
         Args:
             schema: A pydantic model, a TypedDict, a dataclass, a msgspec Struct, a JSON schema, or
-                a function's description in OpenAI's form.
-            include_raw: Give a dict with `raw`, `parsed` and `parsing_error` instead.
-            kwargs: `method` and `strict` are allowed, and change nothing: every answer is kept to
-                the schema where the service can do that, and validated everywhere.
+                a function definition in OpenAI's form.
+            include_raw: Whether to return a dict with `raw`, `parsed` and `parsing_error`. Without
+                it, calls raise `StructuredOutputError` if no answer is valid.
+            kwargs: `method` and `strict` are accepted and ignored: answers are always validated,
+                and the service enforces the schema if it can.
+
+        Returns:
+            A runnable that returns the values.
 
         Raises:
-            StructuredOutputError: While it runs and without `include_raw`: no answer passed.
+            InvalidRequest: `kwargs` has another argument.
         """
         if unknown := sorted(kwargs.keys() - {"method", "strict"}):
             raise InvalidRequest(f"{unknown[0]} is not an argument here", field=unknown[0])
@@ -192,9 +200,8 @@ class ChatFoundryLocal(BaseChatModel):
         return params
 
     def _make_options(self, stop: list[str] | None, extra: dict[str, Any]) -> ChatOptions:
-        arguments: Any = {**self._model_arguments, **extra, **({"stop": stop} if stop else {})}
-        options: ChatOptions = arguments
-        return options
+        options: Any = {**self._model_arguments, **extra, **({"stop": stop} if stop else {})}
+        return cast("ChatOptions", options)
 
     def _generate(
         self,

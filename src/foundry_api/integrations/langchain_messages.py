@@ -1,4 +1,4 @@
-"""LangChain's messages from ours, and ours from LangChain's."""
+"""Convert messages, tools and schemas from and to LangChain's."""
 
 from __future__ import annotations
 
@@ -47,19 +47,15 @@ __all__ = [
 
 
 PROVIDER = "foundry-local"
+# The key of the parsed value in additional_kwargs, as in LangChain's other models.
 PARSED = "parsed"
-"""Under that name an answer's value stands beside its text, as with LangChain's other models."""
 
+# Types of content blocks that are text, or that repeat other fields of the message.
 TEXT_PARTS = {"text", "reasoning", "thinking", "tool_call", "tool_use"}
-"""Blocks that are text, or that stand elsewhere in a message too."""
 
 
 def to_messages(messages: Iterable[BaseMessage]) -> list[Message]:
-    """A conversation as the client takes it.
-
-    Raises:
-        InvalidRequest: A message is of a kind that models here do not read.
-    """
+    """Convert a conversation from LangChain. Raises InvalidRequest for other content than text."""
     return [_to_message(message) for message in messages]
 
 
@@ -71,9 +67,11 @@ def _to_message(message: BaseMessage) -> Message:
         case SystemMessage():
             return Message("system", text)
         case AIMessage():
-            return Message(
-                "assistant", text, tool_calls=tuple(map(_to_tool_call, message.tool_calls))
+            calls = tuple(
+                ToolCall(call["id"] or "", FunctionCall(call["name"], json.dumps(call["args"])))
+                for call in message.tool_calls
             )
+            return Message("assistant", text, tool_calls=calls)
         case ToolMessage():
             return Message("tool", text, tool_call_id=message.tool_call_id)
         case ChatMessage(role=("system" | "user" | "assistant") as role):
@@ -103,12 +101,7 @@ def _get_text(message: BaseMessage) -> str:
     return str(message.text)
 
 
-def _to_tool_call(call: LangChainToolCall) -> ToolCall:
-    return ToolCall(call["id"] or "", FunctionCall(call["name"], json.dumps(call["args"])))
-
-
 def to_ai_message(completion: Completion[Any]) -> AIMessage:
-    """A whole answer."""
     calls: list[LangChainToolCall] = []
     invalid: list[InvalidToolCall] = []
     for call in completion.tool_calls:
@@ -130,12 +123,8 @@ def to_ai_message(completion: Completion[Any]) -> AIMessage:
 
 
 def to_ai_chunk(chunk: Chunk, index: int) -> AIMessageChunk:
-    """A piece of an answer.
-
-    Args:
-        chunk: The piece.
-        index: How many calls of tools came before it: LangChain tells them apart by that.
-    """
+    """Convert a chunk; `index` is the number of tool calls in the chunks before it."""
+    # LangChain merges chunks of tool calls that have the same index.
     calls = [
         tool_call_chunk(
             name=call.function.name, args=call.function.arguments, id=call.id, index=number
@@ -176,7 +165,6 @@ def _make_metadata(model: str, finish_reason: FinishReason) -> dict[str, Any]:
 
 
 def to_definition(tool: Any) -> ToolDefinition:
-    """What the model is told of a tool."""
     function = convert_to_openai_tool(tool)["function"]
     return ToolDefinition(
         name=function["name"],
@@ -186,7 +174,7 @@ def to_definition(tool: Any) -> ToolDefinition:
 
 
 def to_tool_choice(tool_choice: str | bool | dict[str, Any] | None) -> str | None:  # noqa: FBT001 - LangChain's own
-    """Which tool has to be called, in this package's words."""
+    """Convert LangChain's `tool_choice`."""
     match tool_choice:
         case True | "any":
             return "required"
@@ -199,28 +187,27 @@ def to_tool_choice(tool_choice: str | bool | dict[str, Any] | None) -> str | Non
 
 
 def to_response_model(schema: Any) -> Any:
-    """The type or JSON schema of what LangChain calls a schema."""
+    """Convert a schema of LangChain, which may be a function definition of OpenAI's."""
     if isinstance(schema, type) or not hasattr(schema, "get"):
         return schema
     return schema.get("function", schema).get("parameters", schema)
 
 
 def add_metadata(schema: Any) -> dict[str, Any]:
-    """What LangChain's tracers are told of a schema."""
+    """Describe a schema for LangChain's tracers."""
     try:
         json_schema: Any = convert_to_json_schema(schema)
-    except (ValueError, TypeError):  # of a type that LangChain does not know
+    except (ValueError, TypeError):  # LangChain does not know the type
         json_schema = repr(schema)
     return {"kwargs": {"method": "json_schema"}, "schema": json_schema}
 
 
 def get_parsed(message: BaseMessage) -> Any:
-    """The value of an answer."""
     return message.additional_kwargs.get(PARSED)
 
 
 def with_raw(model: Runnable[LanguageModelInput, AIMessage]) -> Runnable[LanguageModelInput, Any]:
-    """The answer beside its value, and an answer that does not pass beside its error."""
+    """Return the answer, its value, and the error of an invalid answer as a dict."""
 
     def invoke(prompt: Any, config: RunnableConfig) -> dict[str, Any]:
         try:

@@ -1,7 +1,7 @@
 """The plugin for `llm`: `pip install foundry-api[llm]`, then `llm -m foundry/demo "…"`.
 
-It registers `demo`, the model of `FOUNDRY_MODEL`, and what was registered or downloaded here, each
-as `foundry/NAME`. To know their names, no engine is started and no service is asked.
+It registers `demo`, the model of `FOUNDRY_MODEL`, and the registered and downloaded models of this
+machine, each as `foundry/NAME`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import llm
 from llm.parts import StreamEvent, TextPart, ToolCallPart, ToolResultPart
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
         FoundryAPIClient,
         FoundryClient,
         Message,
-        ToolDefinition,
     )
 
 __all__ = ["AsyncFoundryModel", "FoundryModel", "register_models"]
@@ -43,50 +42,47 @@ DEMO = "demo"
 
 
 class ClientCache:
-    """The clients of the registered models, each made when the first of them is used."""
+    """The clients of all registered models. Each client is created on first use."""
 
     @cached_property
     def sync(self) -> FoundryClient:
-        """For the models."""
-        from foundry_api import FoundryClient  # noqa: PLC0415 - `llm` imports all plugins always
+        from foundry_api import FoundryClient  # noqa: PLC0415 - every `llm` imports all plugins
 
         return FoundryClient()
 
     async def get_async(self) -> FoundryAPIClient:
-        """For the async models, on the running event loop."""
         from foundry_api import FoundryAPIClient  # noqa: PLC0415 - as above
 
         return await self.loop_clients.get(FoundryAPIClient)
 
     @cached_property
     def loop_clients(self) -> LoopClientCache:
-        """The async clients."""
         return LoopClientCache()
 
 
 class FoundryModel(llm.Model):
-    """A model of Foundry Local.
-
-    Args:
-        name: What the service calls it.
-        clients: Who asks the service.
-    """
+    """A model of Foundry Local."""
 
     can_stream = True
     supports_schema = True
     supports_tools = True
 
     class Options(llm.Model.Options):
-        """What `llm -o NAME VALUE` takes."""
+        """The options of `llm -o NAME VALUE`."""
 
-        max_tokens: int | None = Field(default=None, ge=1, description="Longest answer, in tokens")
+        max_tokens: int | None = Field(
+            default=None, ge=1, description="Maximum length of the answer in tokens"
+        )
         temperature: float | None = Field(
-            default=None, ge=0, le=2, description="0 (always the likeliest token) to 2"
+            default=None, ge=0, le=2, description="0 (always the most likely token) to 2"
         )
         top_p: float | None = Field(
-            default=None, gt=0, le=1, description="Sample only from this much of the probability"
+            default=None,
+            gt=0,
+            le=1,
+            description="Sample from the most likely tokens with this total probability",
         )
-        seed: int | None = Field(default=None, description="Makes sampling repeatable")
+        seed: int | None = Field(default=None, description="Make sampling repeatable")
         stop: str | list[str] | None = Field(default=None, description="Text that ends the answer")
 
     def __init__(self, name: str, clients: ClientCache) -> None:
@@ -101,26 +97,29 @@ class FoundryModel(llm.Model):
         response: llm.Response,
         conversation: llm.Conversation | None,
     ) -> Iterator[str | StreamEvent]:
-        """The answer as it comes, and one of a schema when it has passed."""
-        del stream, conversation  # `llm` puts pieces together, and the prompt has the history
-        client, chosen = self._clients.sync, make_options(self._model_name, prompt)
-        if (schema := get_schema(prompt)) is not None:
-            answer = client.chat(to_messages(prompt), response_model=schema, **chosen)
+        """Stream the answer. With a schema, return it when it is valid."""
+        # `llm` joins the chunks if it does not stream, and the prompt has the history.
+        del stream, conversation
+        client, options = self._clients.sync, make_options(self._model_name, prompt)
+        schema = cast("Any", prompt).schema
+        if schema is not None:
+            # Not streamed: an invalid answer is requested again.
+            answer = client.chat(to_messages(prompt), response_model=schema, **options)
             yield from to_events(answer, response)
             return
-        for chunk in client.stream_chat(to_messages(prompt), **chosen):
+        for chunk in client.stream_chat(to_messages(prompt), **options):
             yield from to_events(chunk, response)
 
 
 class AsyncFoundryModel(llm.AsyncModel):
-    """A model of Foundry Local, for programs with asyncio. Arguments as `FoundryModel`."""
+    """A model of Foundry Local, for programs with asyncio."""
 
     can_stream = True
     supports_schema = True
     supports_tools = True
 
     class Options(FoundryModel.Options):
-        """As there."""
+        """The options of `FoundryModel`."""
 
     def __init__(self, name: str, clients: ClientCache) -> None:
         self.model_id = f"foundry/{name}"
@@ -134,33 +133,32 @@ class AsyncFoundryModel(llm.AsyncModel):
         response: llm.AsyncResponse,
         conversation: llm.AsyncConversation | None,
     ) -> AsyncGenerator[str | StreamEvent, None]:
-        """As the other one."""
+        """Stream the answer. With a schema, return it when it is valid."""
         del stream, conversation
-        client, chosen = await self._clients.get_async(), make_options(self._model_name, prompt)
-        if (schema := get_schema(prompt)) is not None:
-            answer = await client.chat(to_messages(prompt), response_model=schema, **chosen)
+        client, options = await self._clients.get_async(), make_options(self._model_name, prompt)
+        schema = cast("Any", prompt).schema
+        if schema is not None:
+            answer = await client.chat(to_messages(prompt), response_model=schema, **options)
             for event in to_events(answer, response):
                 yield event
             return
-        async for chunk in client.stream_chat(to_messages(prompt), **chosen):
+        async for chunk in client.stream_chat(to_messages(prompt), **options):
             for event in to_events(chunk, response):
                 yield event
 
 
 @llm.hookimpl
 def register_models(register: Callable[..., None]) -> None:
-    """Tell `llm` of the models that are here."""
+    """Register the models of this machine with `llm`."""
     clients = ClientCache()
     for name in list_model_names():
         register(FoundryModel(name, clients), AsyncFoundryModel(name, clients))
 
 
 def list_model_names() -> list[str]:
-    """The models that may be asked for, the most likely first.
-
-    What is wrong with settings or files is told, and no reason for `llm` to fail: it asks for the
-    names at every start, whatever model is wanted.
-    """
+    """Return the names of the models, the most likely ones first."""
+    # `llm` needs the names at every start, for whatever model. They are read from files, without
+    # starting an engine, and an invalid setting or file must not make `llm` fail.
     model_names = [DEMO]
     try:
         settings = Settings.from_environment()
@@ -180,30 +178,24 @@ def list_model_names() -> list[str]:
 
 
 def make_options(name: str, prompt: llm.Prompt) -> ChatOptions:
-    """The options of a call."""
-    arguments: Any = {"model": name, **prompt.options.model_dump(exclude_none=True)}
-    chosen: ChatOptions = arguments
-    if prompt.tools:
-        chosen["tools"] = [to_definition(tool) for tool in prompt.tools]
-    return chosen
-
-
-def to_definition(tool: Any) -> ToolDefinition:
-    """A tool of `llm`, which calls it by itself."""
     from foundry_api import ToolDefinition  # noqa: PLC0415 - as above
 
-    return ToolDefinition(
-        name=tool.name, description=tool.description or "", parameters=tool.input_schema
-    )
-
-
-def get_schema(prompt: Any) -> Any:
-    """The JSON schema that the answer has to follow; None for any answer."""
-    return prompt.schema
+    options: Any = {"model": name, **prompt.options.model_dump(exclude_none=True)}
+    if prompt.tools:
+        # Definitions, not functions: `llm` calls the tools.
+        options["tools"] = [
+            ToolDefinition(
+                name=tool.name,
+                description=tool.description or "",
+                parameters=cast("Any", tool).input_schema,
+            )
+            for tool in prompt.tools
+        ]
+    return cast("ChatOptions", options)
 
 
 def to_messages(prompt: llm.Prompt) -> list[Message]:
-    """The conversation, with its history."""
+    """Convert the conversation, with its history."""
     return [item for message in prompt.messages for item in _convert_message(message)]
 
 
@@ -228,7 +220,7 @@ def _convert_message(message: llm.Message) -> Iterator[Message]:
 def to_events(
     chunk: Chunk | Completion[Any], response: llm.Response | llm.AsyncResponse
 ) -> Iterator[StreamEvent]:
-    """What an answer or a piece of it is to `llm`; its end is noted on the response."""
+    """Convert an answer or a chunk; set tool calls, usage and model on the response."""
     if chunk.reasoning:
         yield StreamEvent(type="reasoning", chunk=chunk.reasoning)
     if chunk.content:

@@ -1,4 +1,4 @@
-"""What LangChain gets of an answer."""
+"""Conversion of messages from and to LangChain."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from langchain_core.messages import ChatMessage
 from foundry_api.integrations.langchain_messages import to_ai_chunk, to_ai_message, to_messages
 
 
-def test_a_refusal_is_where_langchain_looks_for_it() -> None:
+def test_refusal_is_in_additional_kwargs() -> None:
     answer = Completion(
         content="",
         refusal="I may not.",
@@ -31,6 +31,6 @@ def test_a_refusal_is_where_langchain_looks_for_it() -> None:
     assert to_ai_chunk(Chunk("", "m", refusal="No."), 0).additional_kwargs == {"refusal": "No."}
 
 
-def test_a_role_that_no_model_knows_is_named() -> None:
+def test_error_names_an_unknown_role() -> None:
     with pytest.raises(InvalidRequest, match="a message has the role 'bot'"):
         to_messages([ChatMessage(role="bot", content="Hi")])
