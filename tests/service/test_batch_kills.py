@@ -1,4 +1,4 @@
-"""A batch whose runner is killed again and again: each line is in its output once."""
+"""A batch whose runner is killed repeatedly has each line in its output once."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def prompts(tmp_path: Path) -> Path:
     return path
 
 
-def runner(engine: Endpoint, prompts: Path, output: Path) -> subprocess.Popen[bytes]:
+def start_runner(engine: Endpoint, prompts: Path, output: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "foundry_api", "batch", "run", str(prompts), "--json"]
     return subprocess.Popen(
         [*command, "-o", str(output), "--base-url", engine.base_url, "--ordered"],
@@ -48,24 +48,25 @@ def runner(engine: Endpoint, prompts: Path, output: Path) -> subprocess.Popen[by
     )
 
 
-def ids(path: Path) -> list[str]:
+def read_ids(path: Path) -> list[str]:
     lines = path.read_text(encoding="utf-8").splitlines()
     return [json.loads(line)["custom_id"] for line in lines]
 
 
-def test_a_runner_that_is_killed_at_any_moment_loses_nothing_and_repeats_nothing(
+def test_runner_killed_at_any_moment_loses_and_repeats_no_line(
     engine: Endpoint, prompts: Path, tmp_path: Path
 ) -> None:
-    output, moments = tmp_path / "answers.jsonl", random.Random(20261125)  # noqa: S311 - to be the same each time
+    output, moments = tmp_path / "answers.jsonl", random.Random(20261125)  # noqa: S311 - the same each time
     for _ in range(KILLS):
-        with runner(engine, prompts, output) as process:
-            time.sleep(moments.uniform(0.1, 1.2))  # the moment is what varies, not a condition
+        with start_runner(engine, prompts, output) as process:
+            # The time varies on purpose: there is no condition to wait for.
+            time.sleep(moments.uniform(0.1, 1.2))
             process.kill()
-    with runner(engine, prompts, output) as process:
+    with start_runner(engine, prompts, output) as process:
         assert process.wait(100) == 3, "finished, and one line failed"
-    assert ids(output) == [f"n-{number}" for number in range(LINES)]
-    assert Counter(ids(tmp_path / "answers.errors.jsonl")) == {"bad": 1}
-    assert sorted(each.name for each in (tmp_path / "answers.jsonl.batch").iterdir()) == [
+    assert read_ids(output) == [f"n-{number}" for number in range(LINES)]
+    assert Counter(read_ids(tmp_path / "answers.errors.jsonl")) == {"bad": 1}
+    assert sorted(path.name for path in (tmp_path / "answers.jsonl.batch").iterdir()) == [
         "journal.sqlite",
         "lock",
     ]

@@ -1,4 +1,4 @@
-"""Batches over a real Ray cluster: nodes are processes of this machine, engines are real ones."""
+"""Batches on a real Ray cluster, whose nodes are processes on this machine, with real engines."""
 
 from __future__ import annotations
 
@@ -36,17 +36,16 @@ pytest.importorskip("ray", reason="Ray has no build for this platform")
 pytestmark = [
     pytest.mark.timeout(300),
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),
-    pytest.mark.skipif(sys.platform == "win32", reason="it has neither such clusters nor Ctrl-C"),
+    pytest.mark.skipif(
+        sys.platform == "win32", reason="Windows has neither such clusters nor Ctrl-C"
+    ),
 ]
 
-PATIENCE_S = 120
-"""A run takes some twenty processes: on a busy machine that lasts."""
+PATIENCE_S = 120  # a run starts about twenty processes, which takes time on a busy machine
 
-QUESTIONS = 20
-"""Of which the lines ask one after the other."""
+QUESTIONS = 20  # the lines repeat them in turn
 
-WIDE = 2_000
-"""Characters of a line: few of them lie in a pipe and in the reader's buffer."""
+LINE_LENGTH = 2_000  # so long that few lines fit into a pipe and the reader's buffer
 
 
 def body(number: int) -> dict[str, Any]:
@@ -54,50 +53,51 @@ def body(number: int) -> dict[str, Any]:
     return {"model": "demo", "messages": [message], "max_tokens": 8, "temperature": 0}
 
 
-def written(index: int) -> str:
-    """A line of OpenAI's batch files."""
+def format_line(index: int) -> str:
+    """Return a line of an OpenAI batch file."""
     name = {"custom_id": str(index), "method": "POST", "url": "/v1/chat/completions"}
-    return json.dumps({**name, "body": body(index % QUESTIONS)}).ljust(WIDE) + "\n"
+    return json.dumps({**name, "body": body(index % QUESTIONS)}).ljust(LINE_LENGTH) + "\n"
 
 
-async def works(wanted: Callable[[], bool]) -> AsyncIterator[WorkItem]:
-    """As many as are wanted, each question twice."""
+async def make_items(is_needed: Callable[[], bool]) -> AsyncIterator[WorkItem]:
+    """Yield lines until they are no longer needed, each question twice."""
     index = 0
-    while wanted():
+    while is_needed():
         request = BatchRequest(custom_id=str(index), body=body(index // 2))
         yield WorkItem(Line(index, index + 1, 7 * index, b"raw"), request)
         index += 1
 
 
-def read(path: Path) -> dict[int, str]:
-    """What each line was answered. Fails if one comes twice."""
-    told: dict[int, str] = {}
+def read_answers(path: Path) -> dict[int, str]:
+    """Return the answers by index. Fails if a line occurs twice."""
+    answers: dict[int, str] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         output = json.loads(line)
         index = int(output["custom_id"])
-        assert index not in told
-        told[index] = output["response"]["body"]["choices"][0]["message"]["content"]
-    return told
+        assert index not in answers
+        answers[index] = output["response"]["body"]["choices"][0]["message"]["content"]
+    return answers
 
 
 async def local_answers(home: Path) -> list[str]:
-    """What an engine of this machine answers to each of the questions."""
+    """Return the answers of an engine on this machine."""
     async with FoundryAPIClient(home=home, model="demo", service="embedded") as client:
-        asked = [body(number)["messages"][0]["content"] for number in range(QUESTIONS)]
+        prompts = [body(number)["messages"][0]["content"] for number in range(QUESTIONS)]
         return [
-            (await client.complete(each, max_tokens=8, temperature=0)).content for each in asked
+            (await client.complete(prompt, max_tokens=8, temperature=0)).content
+            for prompt in prompts
         ]
 
 
 @pytest.fixture(scope="module")
-def alone() -> Iterator[None]:
-    """One cluster at a time, whoever else runs these tests: each is half a dozen processes."""
+def cluster_lock() -> Iterator[None]:
+    """Run one cluster at a time on this machine: each has half a dozen processes."""
     with FileLock(Path(os.environ["FOUNDRY_TEST_HOME"]) / "ray.lock", timeout_s=240):
         yield
 
 
 @pytest.fixture(scope="module")
-def nodes(alone: None) -> Iterator[Nodes]:
+def nodes(cluster_lock: None) -> Iterator[Nodes]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", ROOT)
         patch.setenv("RAY_AUTH_MODE", "disabled")
@@ -113,25 +113,19 @@ def cluster(nodes: Nodes) -> Nodes:
 
 
 class Runner:
-    """`foundry-api batch run`, at the head of a process group as in a terminal.
-
-    Args:
-        directory: Where its output goes.
-        home: Of its engines.
-        engine: What answers.
-    """
+    """A `batch run` command that leads a process group, as in a terminal."""
 
     def __init__(self, directory: Path, home: Path, *engine: str) -> None:
         self.output = directory / "answers.jsonl"
-        self._told = directory / "told.txt"
+        self._log_path = directory / "log.txt"
         run = ("batch", "run", "-", "-o", str(self.output), "--format", "openai", "--no-check")
-        with self._told.open("w") as told:
+        with self._log_path.open("w") as log:
             self.process = subprocess.Popen(
                 command(*run, "--service", "embedded", "--engine", *engine),
                 stdin=subprocess.PIPE,
-                stdout=told,
-                stderr=told,
-                # Ray's own code is not free of warnings.
+                stdout=log,
+                stderr=log,
+                # Ray's own code raises warnings.
                 env=environment(home, PYTHONWARNINGS=""),
                 start_new_session=True,
                 text=True,
@@ -147,19 +141,19 @@ class Runner:
         self.process.communicate()
 
     @property
-    def told(self) -> str:
-        return self._told.read_text(encoding="utf-8")
+    def log(self) -> str:
+        return self._log_path.read_text(encoding="utf-8")
 
     def feed(self, count: int) -> None:
-        """Write so many lines, as soon as they are taken."""
+        """Write lines. Blocks while the pipe is full."""
         assert self.process.stdin is not None
         for _ in range(count):
-            self.process.stdin.write(written(self.count))
+            self.process.stdin.write(format_line(self.count))
             self.count += 1
         self.process.stdin.flush()
 
     def interrupt(self) -> None:
-        """What Ctrl-C does."""
+        """Send what Ctrl-C sends."""
         os.killpg(self.process.pid, signal.SIGINT)
 
     def exit_code(self) -> int:
@@ -167,19 +161,19 @@ class Runner:
         return self.process.returncode
 
 
-class Scene:
-    """What happens to a run: each thing when the one before it has shown its effect."""
+class Steps:
+    """Steps of a test: each runs once its condition holds, in order."""
 
     def __init__(self, *steps: tuple[Callable[[], object], Callable[[], object]]) -> None:
         self._steps = list(steps)
 
-    def go_on(self) -> None:
-        """Do the next thing, if it is time for it."""
+    def advance(self) -> None:
+        """Run the next step, if its condition holds."""
         if self._steps and self._steps[0][0]():
             self._steps.pop(0)[1]()
 
     @property
-    def over(self) -> bool:
+    def is_over(self) -> bool:
         return not self._steps
 
 
@@ -188,8 +182,8 @@ def kill(process: psutil.Process) -> None:
     process.wait()
 
 
-def test_ctrl_c_leaves_nothing_of_a_ray_of_its_own_and_the_batch_goes_on(
-    alone: None, home: Path, tmp_path: Path
+def test_ctrl_c_ends_a_local_ray_and_the_batch_resumes(
+    cluster_lock: None, home: Path, tmp_path: Path
 ) -> None:
     with Runner(tmp_path, home, "ray") as runner:
         runner.feed(BLOCK_LINES)
@@ -197,19 +191,19 @@ def test_ctrl_c_leaves_nothing_of_a_ray_of_its_own_and_the_batch_goes_on(
         family = psutil.Process(runner.process.pid).children(recursive=True)
         assert any("raylet" in process.name() for process in family)
         runner.interrupt()
-        assert runner.exit_code() == 130, runner.told
-        assert "Run the same command to resume." in runner.told
-        assert "Traceback" not in runner.told
+        assert runner.exit_code() == 130, runner.log
+        assert "Run the same command to resume." in runner.log
+        assert "Traceback" not in runner.log
     wait_until(lambda: not any(map(psutil.Process.is_running, family)))
-    with Runner(tmp_path, home, "local") as runner:  # which is begun sooner than another Ray
+    with Runner(tmp_path, home, "local") as runner:  # starts sooner than another Ray
         runner.feed(BLOCK_LINES)
-        assert runner.exit_code() == 0, runner.told
-    assert sorted(read(runner.output)) == list(range(BLOCK_LINES))
+        assert runner.exit_code() == 0, runner.log
+    assert sorted(read_answers(runner.output)) == list(range(BLOCK_LINES))
 
 
 @contextmanager
 def no_cpu_free(cluster: Nodes) -> Iterator[None]:
-    """Another program has reserved all CPUs. This process is part of the cluster meanwhile."""
+    """Connect to the cluster, and reserve all its CPUs."""
     import ray  # noqa: PLC0415 - half a second
 
     class Other:
@@ -225,33 +219,33 @@ def no_cpu_free(cluster: Nodes) -> Iterator[None]:
         ray.shutdown()
 
 
-async def test_given_services_are_used_where_no_cpu_is_free_and_one_that_ends_is_left_out(
+async def test_services_work_without_free_cpus_and_a_closed_one_is_left_out(
     cluster: Nodes, home: Path, start: Callable[..., EngineHost]
 ) -> None:
     one, two = start(models=get_demo_models()), start(models=get_demo_models())
-    urls = [(await each.wait_ready()).base_url for each in (one, two)]
+    urls = [(await host.wait_ready()).base_url for host in (one, two)]
     settings = Settings(home=home, model="demo", base_urls=tuple(urls))
-    told: list[str] = []
-    left_out = Scene((lambda: any("left out" in each for each in told), lambda: None))
+    notices: list[str] = []
+    left_out = Steps((lambda: any("left out" in notice for notice in notices), lambda: None))
     with no_cpu_free(cluster):
-        engine = RayEngine(settings=settings, patience_s=0.1, dedupe=True, on_notice=told.append)
+        engine = RayEngine(settings=settings, patience_s=0.1, dedupe=True, on_notice=notices.append)
         seen: dict[int, bool] = {}
-        async with aclosing(engine.run(works(lambda: not left_out.over))) as answers:
-            async for each in answers:
-                assert each.index not in seen
-                assert not each.failed, each.output
-                seen[each.index] = each.shared
+        async with aclosing(engine.run(make_items(lambda: not left_out.is_over))) as answers:
+            async for result in answers:
+                assert result.index not in seen
+                assert not result.failed, result.output
+                seen[result.index] = result.shared
                 if len(seen) == QUESTIONS:
                     await one.aclose()
-                left_out.go_on()
+                left_out.advance()
     assert sorted(seen) == list(range(len(seen)))
-    assert sum(seen.values()) == len(seen) // 2, "whichever of them asks, the other one is told"
-    assert {each.partition("an actor for ")[2] for each in told if "an actor for" in each} == {
-        *urls
-    }
+    assert sum(seen.values()) == len(seen) // 2, "one line of each pair shares the answer"
+    assert {
+        notice.partition("an actor for ")[2] for notice in notices if "an actor for" in notice
+    } == {*urls}
 
 
-async def test_a_node_without_the_package_is_named_with_what_to_do(
+async def test_node_without_the_package_is_reported(
     cluster: Nodes, home: Path, tmp_path: Path
 ) -> None:
     missing = "raise ModuleNotFoundError(\"No module named 'foundry_api'\")"
@@ -263,31 +257,31 @@ async def test_a_node_without_the_package_is_named_with_what_to_do(
         cluster.add_node(PYTHONPATH=str(tmp_path)),
         pytest.raises(errors.BatchError, match="cannot load foundry-api: No module") as caught,
     ):
-        await anext(engine.run(works(lambda: True)))
+        await anext(engine.run(make_items(lambda: True)))
     assert "pip install 'foundry-api[ray]==" in caught.value.hint
 
 
-async def test_each_line_comes_once_though_an_engine_and_a_node_are_killed(
+async def test_killed_engine_and_node_lose_and_repeat_no_line(
     cluster: Nodes, home: Path, tmp_path: Path
 ) -> None:
     with Runner(tmp_path, home, "ray", "--ray-address", cluster.address) as runner:
-        scene = Scene(
+        steps = Steps(
             (lambda: len(list_hosts(home)) == 2, lambda: kill(list_hosts(home)[0])),
             (lambda: len(list_hosts(home)) == 2, cluster.kill),
-            (lambda: "an actor was lost" in runner.told, lambda: None),
+            (lambda: "an actor was lost" in runner.log, lambda: None),
         )
-        while not scene.over:
+        while not steps.is_over:
             runner.feed(5)
-            scene.go_on()
-        assert runner.exit_code() == 0, runner.told
-    assert f"{runner.count} lines: {runner.count} succeeded" in runner.told
-    assert runner.told.count("an engine of its own") == 2
-    answers, local = read(runner.output), await local_answers(home)
+            steps.advance()
+        assert runner.exit_code() == 0, runner.log
+    assert f"{runner.count} lines: {runner.count} succeeded" in runner.log
+    assert runner.log.count("an engine of its own") == 2
+    answers, local = read_answers(runner.output), await local_answers(home)
     assert answers == {index: local[index % QUESTIONS] for index in range(runner.count)}
     wait_until(lambda: not list_hosts(home))
 
 
-async def test_a_cluster_that_is_not_there_is_named(home: Path) -> None:
+async def test_missing_cluster_is_reported(home: Path) -> None:
     engine = RayEngine(address="127.0.0.1:1", settings=Settings(home=home, model="demo"))
     with pytest.raises(errors.BatchError, match=r"127\.0\.0\.1:1 cannot be joined"):
-        await anext(engine.run(works(lambda: True)))
+        await anext(engine.run(make_items(lambda: True)))

@@ -1,4 +1,4 @@
-"""A batch over two real services, of which one or both go away while it runs."""
+"""A batch over two real services, of which one or both are killed during the run."""
 
 from __future__ import annotations
 
@@ -23,12 +23,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LINES = 160
-ANSWER_TOKENS = 40
-"""Together they take two cores a second and more, so that a service dies in the middle."""
+ANSWER_TOKENS = 40  # enough that a service is killed in the middle of the batch
 
 
 class Services:
-    """Two engines, each on a home of its own, with the demo model."""
+    """Two engines with the demo model, each with its own home."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -36,19 +35,19 @@ class Services:
         self.urls: list[str] = []
 
     def start(self) -> list[str]:
-        """Two more engines; where they serve."""
-        new = [self._host(len(self._hosts) + number) for number in range(2)]
+        """Start two more engines, and return their URLs."""
+        new = [self._make_host(len(self._hosts) + number) for number in range(2)]
         self._hosts += new
         for host in new:
             host.start()
         self.urls = [asyncio.run(host.wait_ready()).base_url for host in new]
         return self.urls
 
-    def _host(self, number: int) -> EngineHost:
+    def _make_host(self, number: int) -> EngineHost:
         return EngineHost(HostOptions(paths=Paths.from_home(self._directory / f"home-{number}")))
 
     def kill(self, number: int) -> None:
-        """As the kernel does when memory runs out."""
+        """Kill an engine, as the kernel does when memory runs out."""
         pid = self._hosts[number].pid
         assert pid is not None
         process = psutil.Process(pid)
@@ -75,14 +74,23 @@ def prompts(tmp_path: Path) -> Path:
 
 
 class Batch:
-    """The command line of a batch, as a process of its own."""
+    """A `batch run` command in a process."""
 
     def __init__(self, prompts: Path, urls: list[str], *more: str) -> None:
         self.output = prompts.with_name("answers.jsonl")
-        told = ["batch", "run", str(prompts), "-o", str(self.output), "--model", "demo", "--json"]
-        told += ["--set", f"max_tokens={ANSWER_TOKENS}", "--base-urls", ",".join(urls), *more]
+        arguments = [
+            "batch",
+            "run",
+            str(prompts),
+            "-o",
+            str(self.output),
+            "--model",
+            "demo",
+            "--json",
+        ]
+        arguments += ["--set", f"max_tokens={ANSWER_TOKENS}", "--base-urls", ",".join(urls), *more]
         self._process = subprocess.Popen(
-            command(*told), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
+            command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
         )
 
     def __enter__(self) -> Self:
@@ -92,26 +100,26 @@ class Batch:
         self._process.kill()
         self._process.communicate()
 
-    def ended(self) -> tuple[int, dict[str, Any]]:
-        """Its exit code, and what it told."""
+    def wait_for_exit(self) -> tuple[int, dict[str, Any]]:
+        """Return the exit code and the JSON summary."""
         stdout, stderr = self._process.communicate(timeout=2 * TIMEOUT_S)
         assert b"Traceback" not in stderr, stderr.decode()
         return self._process.returncode, json.loads(stdout)
 
-    def answered(self) -> list[str]:
-        """The requests in the output."""
+    def read_ids(self) -> list[str]:
+        """Return the ids in the output."""
         lines = self.output.read_text(encoding="utf-8").splitlines()
         return sorted(json.loads(line)["custom_id"] for line in lines)
 
 
-AWAY = {"ServiceNotRunning", "CircuitOpen"}
-"""Whether the last try found nobody, or the breaker in front of nobody, is up to the moment."""
+# Which of the two ends the batch depends on whether the breaker was open at the last attempt.
+UNREACHABLE = {"ServiceNotRunning", "CircuitOpen"}
 
 EVERY_LINE = sorted(f"line-{number + 1}" for number in range(LINES))
 
 
-def are_asked(urls: list[str]) -> None:
-    """Wait until each service has loaded a model, which none does before it is asked."""
+def wait_for_requests(urls: list[str]) -> None:
+    """Wait until each service has loaded a model, which the first request does."""
     for url in urls:
         with FoundryClient(url) as client:
             wait_until(lambda client=client: client.health_check().loaded_models)  # type: ignore[misc]
@@ -119,37 +127,35 @@ def are_asked(urls: list[str]) -> None:
 
 def test_two_services_share_the_lines(services: Services, prompts: Path) -> None:
     with Batch(prompts, services.start()) as batch:
-        are_asked(services.urls)
-        code, told = batch.ended()
-        assert (code, told["done"], told["failed"]) == (0, LINES, 0)
-        assert batch.answered() == EVERY_LINE
+        wait_for_requests(services.urls)
+        code, summary = batch.wait_for_exit()
+        assert (code, summary["done"], summary["failed"]) == (0, LINES, 0)
+        assert batch.read_ids() == EVERY_LINE
 
 
-def test_where_one_of_two_dies_the_other_answers_the_rest(
+def test_one_service_answers_the_rest_after_the_other_is_killed(
     services: Services, prompts: Path
 ) -> None:
     with Batch(prompts, services.start()) as batch:
-        are_asked(services.urls)
+        wait_for_requests(services.urls)
         services.kill(0)
-        code, told = batch.ended()
-        assert (code, told["done"], told["failed"]) == (0, LINES, 0)
-        assert batch.answered() == EVERY_LINE
+        code, summary = batch.wait_for_exit()
+        assert (code, summary["done"], summary["failed"]) == (0, LINES, 0)
+        assert batch.read_ids() == EVERY_LINE
 
 
-def test_where_both_die_it_ends_and_goes_on_once_there_are_services_again(
-    services: Services, prompts: Path
-) -> None:
+def test_batch_resumes_after_both_services_were_killed(services: Services, prompts: Path) -> None:
     with Batch(prompts, services.start(), "--patience", "1s") as batch:
-        are_asked(services.urls)
+        wait_for_requests(services.urls)
         services.kill(0)
         services.kill(1)
-        code, told = batch.ended()
-        assert (code, told["error"]["type"] in AWAY) == (1, True), told
+        code, summary = batch.wait_for_exit()
+        assert (code, summary["error"]["type"] in UNREACHABLE) == (1, True), summary
         assert not batch.output.exists()
-    kept = read_status(get_journal_directory(batch.output)).counts.done
-    assert kept < LINES
+    stored = read_status(get_journal_directory(batch.output)).counts.done
+    assert stored < LINES
     with Batch(prompts, services.start()) as batch:
-        code, told = batch.ended()
-        assert (code, told["done"], told["failed"]) == (0, LINES, 0)
-        assert told["resumed"] == kept
-        assert batch.answered() == EVERY_LINE
+        code, summary = batch.wait_for_exit()
+        assert (code, summary["done"], summary["failed"]) == (0, LINES, 0)
+        assert summary["resumed"] == stored
+        assert batch.read_ids() == EVERY_LINE
