@@ -21,9 +21,9 @@ import pytest
 
 from foundry_api import FoundryAPIClient
 from foundry_api.cli.doctor import foundry_command
+from foundry_api.cli.doctor.context import DiagnosticContext, Probes
 from foundry_api.cli.doctor.environment import make_usable_settings
 from foundry_api.cli.doctor.finding import Finding
-from foundry_api.cli.doctor.machine import DiagnosticContext, Probes
 from foundry_api.cli.doctor.runner import run_checks
 from foundry_api.engine import discovery, shared
 from foundry_api.engine.control import ControlClient

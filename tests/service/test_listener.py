@@ -15,7 +15,7 @@ import pytest
 
 from foundry_api.cli import main
 from foundry_api.cli.doctor import services
-from foundry_api.cli.doctor.machine import DiagnosticContext, Probes
+from foundry_api.cli.doctor.context import DiagnosticContext, Probes
 from foundry_api.engine import discovery
 from foundry_api.engine.listener import find_other_user
 from foundry_api.types.settings import Settings

@@ -77,8 +77,8 @@ def command(
     """Chat with a model, or send a single prompt.
 
     The prompt is the arguments, followed by a blank line and standard input unless that is a
-    terminal. Standard input is ignored if it is open but silent for 10 s; in a loop that itself
-    reads standard input, add < /dev/null.
+    terminal. Standard input is ignored if it is open but silent for 10 s. Inside a loop that reads
+    standard input, pass < /dev/null.
 
     Without a prompt, on a terminal, a conversation starts. Ctrl-C stops the answer, and the
     generation in the engine.
@@ -126,10 +126,20 @@ def run_repl(runner: ChatRunner, system: str | None) -> None:
     with contextlib.suppress(ImportError):  # not every Python has readline, which edits lines
         importlib.import_module("readline")
     _echo(f"Chatting with {model.alias}. /help lists commands; Ctrl-D quits.")
+
+    def print_turn(model: str, messages: Sequence[Message]) -> str | None:
+        printer = AnswerPrinter()
+        # Ctrl-C stops the answer, but not the conversation.
+        with contextlib.suppress(KeyboardInterrupt, click.Abort):
+            last = runner.print_answer(model, messages, printer)
+            _print_end(runner, last, printer)
+            return printer.text
+        return printer.text if printer.has_begun else None
+
     Conversation(
         model=name,
         system=system,
-        complete=lambda model, messages: _print_turn(runner, model, messages),
+        complete=print_turn,
         select_model=runner.load_model,
         read=_read_line,
         echo=_echo,
@@ -151,16 +161,6 @@ def to_json(completion: Completion) -> dict[str, object]:
         "service": completion.service,
         "service_generation": completion.service_generation,
     }
-
-
-def _print_turn(runner: ChatRunner, model: str, messages: Sequence[Message]) -> str | None:
-    printer = AnswerPrinter()
-    # Ctrl-C stops the answer, but not the conversation.
-    with contextlib.suppress(KeyboardInterrupt, click.Abort):
-        last = runner.print_answer(model, messages, printer)
-        _print_end(runner, last, printer)
-        return printer.text
-    return printer.text if printer.has_begun else None
 
 
 def _print_end(runner: ChatRunner, last: Chunk | Completion | None, printer: AnswerPrinter) -> None:

@@ -92,7 +92,7 @@ class MonitorOptions:
     help="Time between checks.",
 )
 @click.option(
-    "-n", "--count", type=click.IntRange(min=1), help="Watch, and stop after this many checks."
+    "-n", "--count", type=click.IntRange(min=1), metavar="N", help="Watch, and stop after N checks."
 )
 @click.option(
     "--until-ready",

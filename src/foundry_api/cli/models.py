@@ -132,7 +132,10 @@ def pull_command(common: GlobalOptions, name: str) -> None:
 @common_options
 @pass_common
 def load_command(common: GlobalOptions, names: tuple[str, ...], *, yes: bool) -> None:
-    """Load models into the memory of a running service, one after another."""
+    """Load models into the memory of a running service.
+
+    Several models are loaded one after another.
+    """
     loaded: list[Model] = []
     with Session(common) as session:
         _require_running(session)

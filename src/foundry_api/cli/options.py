@@ -11,7 +11,14 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["GlobalOptions", "common_options", "format_examples", "output_options", "pass_common"]
+__all__ = [
+    "GlobalOptions",
+    "apply_options",
+    "common_options",
+    "format_examples",
+    "output_options",
+    "pass_common",
+]
 
 _F = TypeVar("_F", bound="Callable[..., Any]")
 
@@ -81,15 +88,16 @@ _OUTPUT = (
 
 def common_options(command: _F) -> _F:
     """Add the options of commands that use a service."""
-    return _apply_options((*_SERVICE, *_OUTPUT), _name_options_in_errors(command))
+    return apply_options((*_SERVICE, *_OUTPUT), _name_options_in_errors(command))
 
 
 def output_options(command: _F) -> _F:
     """Add the options of commands that use no service."""
-    return _apply_options(_OUTPUT, _name_options_in_errors(command))
+    return apply_options(_OUTPUT, _name_options_in_errors(command))
 
 
-def _apply_options(options: tuple[Callable[[_F], _F], ...], command: _F) -> _F:
+def apply_options(options: tuple[Callable[[_F], _F], ...], command: _F) -> _F:
+    """Apply decorators of click; `--help` lists the options in the order of the tuple."""
     for option in reversed(options):
         command = option(command)
     return command

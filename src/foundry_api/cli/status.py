@@ -44,7 +44,13 @@ def command(common: GlobalOptions) -> None:
     """
     with Session(common) as session:
         settings = session.settings
-        services = session.run(_check_services(settings))
+
+        async def check() -> ServiceHealth:
+            endpoints = await find_all_services(settings)
+            checks = (check_endpoint(endpoint, settings) for endpoint in endpoints)
+            return list(zip(endpoints, await asyncio.gather(*checks), strict=True))
+
+        services = session.run(check())
     if common.as_json:
         print_json(to_json(services, settings))
         return
@@ -64,12 +70,6 @@ def command(common: GlobalOptions) -> None:
     if not services:
         click.echo("No service is running. Each command starts a temporary engine;")
         click.echo("`foundry-api up` keeps one running.")
-
-
-async def _check_services(settings: Settings) -> ServiceHealth:
-    endpoints = await find_all_services(settings)
-    states = await asyncio.gather(*(check_endpoint(endpoint, settings) for endpoint in endpoints))
-    return list(zip(endpoints, states, strict=True))
 
 
 def to_json(services: ServiceHealth, settings: Settings) -> dict[str, Any]:

@@ -43,7 +43,7 @@ EPILOG = format_examples(
 )
 @click.option("--temperature", type=float, help="Sampling temperature, 0 to 1; 0 is greedy.")
 @click.option(
-    "--timeout", type=float, help="Seconds to wait for the next text. [FOUNDRY_TIMEOUT, else 30]"
+    "--timeout", type=float, help="Seconds to wait for more text. [FOUNDRY_TIMEOUT, else 30]"
 )
 @click.option("--deadline", type=float, help="Seconds for the entire file. [FOUNDRY_DEADLINE]")
 @click.option("-y", "--yes", is_flag=True, help="Download a missing model.")

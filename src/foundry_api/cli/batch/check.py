@@ -33,14 +33,14 @@ MAX_PROBLEMS = 20
 @add_input_options
 @output_options
 @pass_common
-def command(common: GlobalOptions, *, read: InputOptions) -> int:
+def command(common: GlobalOptions, *, input_options: InputOptions) -> int:
     """Validate an input file without running it.
 
     The exit code is 2 if a line is invalid.
     """
     with (
-        open_seekable(read) as source,
-        report_progress(f"Checking {read.path}", common, LastProgress()) as on_progress,
+        open_seekable(input_options) as source,
+        report_progress(f"Checking {input_options.path}", common, LastProgress()) as on_progress,
     ):
 
         def report_check(progress: CheckProgress) -> None:

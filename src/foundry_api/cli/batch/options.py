@@ -10,6 +10,7 @@ import click
 
 from foundry_api.batch.request_body import parse_members
 from foundry_api.batch.types import InputOptions
+from foundry_api.cli.options import apply_options
 from foundry_api.cli.output import sanitize
 from foundry_api.cli.session import Session
 from foundry_api.observe.format import parse_duration
@@ -139,7 +140,7 @@ _ENGINE = (
 
 
 def add_input_options(command: _F) -> _F:
-    """Add the options of the input, which are passed as one argument `read`."""
+    """Add the options of the input, which are passed as one argument `input_options`."""
 
     @functools.wraps(command)
     def wrapper(
@@ -153,7 +154,7 @@ def add_input_options(command: _F) -> _F:
         members: tuple[str, ...],
         **rest: Any,
     ) -> Any:
-        read = InputOptions(
+        options = InputOptions(
             path=path,
             format=format,
             column=column,
@@ -162,9 +163,9 @@ def add_input_options(command: _F) -> _F:
             model=model,
             members=parse_members(members),
         )
-        return command(*arguments, read=read, **rest)
+        return command(*arguments, input_options=options, **rest)
 
-    return _apply_options(_INPUT, cast("_F", wrapper))
+    return apply_options(_INPUT, cast("_F", wrapper))
 
 
 def add_engine_options(command: _F) -> _F:
@@ -204,13 +205,7 @@ def add_engine_options(command: _F) -> _F:
         )
         return command(*arguments, engine_options=options, **rest)
 
-    return _apply_options(_ENGINE, cast("_F", wrapper))
-
-
-def _apply_options(options: tuple[Callable[[Any], Any], ...], command: _F) -> _F:
-    for option in reversed(options):
-        command = option(command)
-    return command
+    return apply_options(_ENGINE, cast("_F", wrapper))
 
 
 def make_session(

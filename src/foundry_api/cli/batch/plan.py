@@ -67,7 +67,7 @@ SMALL_SAMPLE = 20  # with fewer lines, the confidence interval means little
 def command(
     common: GlobalOptions,
     *,
-    read: InputOptions,
+    input_options: InputOptions,
     sample: int,
     within: float | None,
     engine_options: EngineOptions,
@@ -76,11 +76,13 @@ def command(
 
     Runs a sample of the lines on the service. Their answers are not stored.
     """
-    read = msgspec.structs.replace(read, model=make_settings(common, model=read.model).model)
-    defaults = BatchOptions(input=read, output=STANDARD_STREAM)
+    input_options = msgspec.structs.replace(
+        input_options, model=make_settings(common, model=input_options.model).model
+    )
+    defaults = BatchOptions(input=input_options, output=STANDARD_STREAM)
     with (
-        open_seekable(read) as source,
-        make_session(common, engine_options, model=read.model) as session,
+        open_seekable(input_options) as source,
+        make_session(common, engine_options, model=input_options.model) as session,
     ):
         engine = make_engine(
             session,
@@ -90,7 +92,9 @@ def command(
         )
 
         async def run() -> BatchPlan:
-            with report_progress(f"Sampling {read.path}", common, LastProgress()) as on_progress:
+            with report_progress(
+                f"Sampling {input_options.path}", common, LastProgress()
+            ) as on_progress:
                 random = Random()  # noqa: S311 - the choice of lines need not be secure
                 return await make_plan(
                     source, engine, sample=sample, random=random, on_progress=on_progress

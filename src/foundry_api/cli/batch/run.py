@@ -82,7 +82,7 @@ Exit codes:
 def command(
     common: GlobalOptions,
     *,
-    read: InputOptions,
+    input_options: InputOptions,
     output: str,
     errors: str | None,
     output_format: Literal["auto", "jsonl", "parquet"],
@@ -107,9 +107,9 @@ def command(
     for name, value in (("--errors", errors), ("--report", report)):
         if value is not None and output == STANDARD_STREAM:
             raise click.UsageError(f"{name} cannot be used with -o -: give a file for the answers.")
-    model = make_settings(common, model=read.model).model
+    model = make_settings(common, model=input_options.model).model
     options = BatchOptions(
-        input=msgspec.structs.replace(read, model=model),
+        input=msgspec.structs.replace(input_options, model=model),
         output=output,
         errors=errors,
         output_format=output_format,

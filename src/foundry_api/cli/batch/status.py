@@ -56,8 +56,7 @@ def command(common: GlobalOptions, *, output: str) -> None:
 def cancel_command(common: GlobalOptions, *, output: str, now: bool) -> None:
     """Stop a batch.
 
-    Requests in progress are finished first. Nothing is lost: the command that started the batch
-    resumes it.
+    Requests in progress are finished first. Run the command that started the batch again to resume.
     """
     requested = request_cancel(get_journal_directory(output), "stop" if now else "drain")
     if common.as_json:

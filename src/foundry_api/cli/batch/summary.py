@@ -250,15 +250,15 @@ def _write_page(path: str, page: str, *, hint: str) -> None:
 def _make_settings(
     options: BatchOptions, session: Session, output: Path | None, errors: Path | None
 ) -> tuple[tuple[str, str], ...]:
-    read = options.input
+    batch_input = options.input
     settings = {
-        "Input": read.path,
+        "Input": batch_input.path,
         "Answers": str(output or ""),
         "Failed lines": str(errors or ""),
-        "Model of lines without one": read.model or session.settings.model,
-        "Parameters": ", ".join(f"{name}={value}" for name, value in read.members.items()),
-        "Template": read.template or "",
-        "System": read.system or "",
+        "Model of lines without one": batch_input.model or session.settings.model,
+        "Parameters": ", ".join(f"{name}={value}" for name, value in batch_input.members.items()),
+        "Template": batch_input.template or "",
+        "System": batch_input.system or "",
         "Services": ", ".join(service.name for service in session.client.services),
         "Keep the order of the input": "yes" if options.ordered else "no",
         "Run identical lines once": "yes" if options.dedupe else "no",

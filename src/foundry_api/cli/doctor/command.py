@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from foundry_api.cli.doctor.context import DiagnosticContext
 from foundry_api.cli.doctor.environment import make_usable_settings
 from foundry_api.cli.doctor.finding import LEVELS
-from foundry_api.cli.doctor.machine import DiagnosticContext
 from foundry_api.cli.doctor.report import TITLE, current_user, render_markdown
 from foundry_api.cli.doctor.runner import run_checks
 from foundry_api.cli.options import GlobalOptions, common_options, format_examples, pass_common

@@ -6,8 +6,8 @@ import importlib.metadata
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from foundry_api.cli.doctor.context import run_abandonable
 from foundry_api.cli.doctor.finding import CheckGroup, Finding, FindingKind
-from foundry_api.cli.doctor.machine import run_abandonable
 from foundry_api.client.client import FoundryAPIClient
 from foundry_api.engine.models.registry_file import find_damage
 from foundry_api.observe.format import format_duration
@@ -16,8 +16,8 @@ from foundry_api.types.errors import ConfigurationError, FoundryError, ServiceSt
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from foundry_api.cli.doctor.context import DiagnosticContext
     from foundry_api.cli.doctor.finding import Level
-    from foundry_api.cli.doctor.machine import DiagnosticContext
     from foundry_api.engine.endpoint import Endpoint
 
 __all__ = ["GROUP", "SDK", "get_installed_version"]

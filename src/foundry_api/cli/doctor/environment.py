@@ -14,7 +14,7 @@ from foundry_api.wire.transport import is_loopback
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from foundry_api.cli.doctor.machine import DiagnosticContext
+    from foundry_api.cli.doctor.context import DiagnosticContext
 
 __all__ = ["GROUP", "is_key_exposed", "make_usable_settings"]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 if TYPE_CHECKING:
-    from foundry_api.cli.doctor.machine import DiagnosticContext
+    from foundry_api.cli.doctor.context import DiagnosticContext
 
 __all__ = ["LEVELS", "Check", "CheckGroup", "Finding", "FindingKind", "Level"]
 

@@ -17,7 +17,7 @@ from foundry_api.observe.format import format_duration
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from foundry_api.cli.doctor.machine import CommandResults, DiagnosticContext
+    from foundry_api.cli.doctor.context import CommandResults, DiagnosticContext
 
 __all__ = ["GROUP", "detect_generation", "find_programs", "reports_running"]
 

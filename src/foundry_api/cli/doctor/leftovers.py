@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import psutil
 
+from foundry_api.cli.doctor.context import run_abandonable
 from foundry_api.cli.doctor.finding import CheckGroup, Finding, FindingKind
-from foundry_api.cli.doctor.machine import run_abandonable
 from foundry_api.engine import state
 from foundry_api.engine.handshake import HostConfig
 from foundry_api.engine.state import is_alive
@@ -22,7 +22,7 @@ from foundry_api.storage.lock import FileLock, LockTimeout
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from foundry_api.cli.doctor.machine import DiagnosticContext
+    from foundry_api.cli.doctor.context import DiagnosticContext
     from foundry_api.storage.paths import Paths
 
 __all__ = ["GROUP", "get_root"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from foundry_api.cli.doctor.context import run_abandonable
 from foundry_api.cli.doctor.engine import DEMO
 from foundry_api.cli.doctor.finding import CheckGroup, Finding, FindingKind
-from foundry_api.cli.doctor.machine import run_abandonable
 from foundry_api.core.connection import match_model
 from foundry_api.engine.host.variants import DIGEST
 from foundry_api.engine.models.directory import compute_digest
@@ -17,7 +17,7 @@ from foundry_api.types.errors import CatalogUnavailable
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from foundry_api.cli.doctor.machine import DiagnosticContext
+    from foundry_api.cli.doctor.context import DiagnosticContext
     from foundry_api.engine.models.registry_file import Registered
     from foundry_api.storage.paths import Paths
     from foundry_api.types.models import Model

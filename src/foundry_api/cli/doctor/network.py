@@ -8,8 +8,8 @@ import socket
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from foundry_api.cli.doctor.context import run_abandonable
 from foundry_api.cli.doctor.finding import CheckGroup, Finding, FindingKind
-from foundry_api.cli.doctor.machine import run_abandonable
 from foundry_api.cli.doctor.redact import strip_credential
 from foundry_api.engine import discovery
 from foundry_api.observe.format import format_duration
@@ -18,7 +18,7 @@ from foundry_api.wire.transport import is_loopback
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from foundry_api.cli.doctor.machine import DiagnosticContext
+    from foundry_api.cli.doctor.context import DiagnosticContext
 
 __all__ = ["GROUP", "get_proxies", "is_loopback_bypassed"]
 
@@ -122,7 +122,14 @@ async def _is_dead(proxy: str) -> bool:
 
 
 async def check_loopback(_: DiagnosticContext) -> Iterable[Finding]:
-    addresses = await run_abandonable(_resolve_localhost)
+    def resolve() -> list[str]:
+        try:
+            found = socket.getaddrinfo("localhost", None, type=socket.SOCK_STREAM)
+        except OSError:
+            return []
+        return sorted({str(address[0]).partition("%")[0] for *_, address in found})
+
+    addresses = await run_abandonable(resolve)
     elsewhere = [address for address in addresses if not ipaddress.ip_address(address).is_loopback]
     if elsewhere or not addresses:
         return [
@@ -137,14 +144,6 @@ async def check_loopback(_: DiagnosticContext) -> Iterable[Finding]:
     return [
         LOOPBACK_OK.make_finding(f"127.0.0.1:{port} answered; localhost is {', '.join(addresses)}")
     ]
-
-
-def _resolve_localhost() -> list[str]:
-    try:
-        addresses = socket.getaddrinfo("localhost", None, type=socket.SOCK_STREAM)
-    except OSError:
-        return []
-    return sorted({str(address[0]).partition("%")[0] for *_, address in addresses})
 
 
 async def _connect_to_self() -> int:

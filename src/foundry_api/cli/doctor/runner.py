@@ -25,8 +25,8 @@ from foundry_api.observe.format import format_duration
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from foundry_api.cli.doctor.context import DiagnosticContext
     from foundry_api.cli.doctor.finding import Check, Finding
-    from foundry_api.cli.doctor.machine import DiagnosticContext
 
 __all__ = ["CHECK_FAILED", "CHECK_TIMED_OUT", "CHECK_TIMEOUT_S", "GROUPS", "run_checks"]
 

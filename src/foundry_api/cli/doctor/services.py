@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Literal
 
 import psutil
 
+from foundry_api.cli.doctor.context import run_abandonable
 from foundry_api.cli.doctor.environment import is_key_exposed
 from foundry_api.cli.doctor.finding import CheckGroup, Finding, FindingKind
-from foundry_api.cli.doctor.machine import run_abandonable
 from foundry_api.core.connection import Connection
 from foundry_api.engine import discovery, state
 from foundry_api.engine.listener import find_other_user
@@ -28,7 +28,7 @@ from foundry_api.types.errors import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from foundry_api.cli.doctor.machine import DiagnosticContext
+    from foundry_api.cli.doctor.context import DiagnosticContext
     from foundry_api.engine.endpoint import Endpoint
 
 __all__ = ["GROUP", "ProbeResult", "State", "detect_confinement", "probe_address"]

@@ -8,15 +8,15 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from foundry_api.cli.doctor.context import run_abandonable
 from foundry_api.cli.doctor.finding import CheckGroup, Finding, FindingKind
-from foundry_api.cli.doctor.machine import run_abandonable
 from foundry_api.cli.doctor.models import find_model_in_use
 from foundry_api.observe.format import format_bytes, format_megabytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from foundry_api.cli.doctor.machine import DiagnosticContext
+    from foundry_api.cli.doctor.context import DiagnosticContext
 
 __all__ = ["GROUP"]
 

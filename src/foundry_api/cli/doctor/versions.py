@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foundry_api._version import __version__
+from foundry_api.cli.doctor.context import run_abandonable
 from foundry_api.cli.doctor.engine import SDK, get_installed_version
 from foundry_api.cli.doctor.finding import CheckGroup, Finding, FindingKind
 from foundry_api.cli.doctor.leftovers import get_root
-from foundry_api.cli.doctor.machine import run_abandonable
 from foundry_api.engine import state
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from foundry_api.cli.doctor.machine import DiagnosticContext
+    from foundry_api.cli.doctor.context import DiagnosticContext
     from foundry_api.storage.paths import Paths
 
 __all__ = ["GROUP", "explain_missing_engine", "is_satisfied"]

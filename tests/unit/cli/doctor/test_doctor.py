@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from foundry_api.cli.doctor import foundry_command, network, services, versions
-from foundry_api.cli.doctor.environment import make_usable_settings
-from foundry_api.cli.doctor.finding import CheckGroup, Finding, FindingKind
-from foundry_api.cli.doctor.machine import (
+from foundry_api.cli.doctor.context import (
     CommandResults,
     DiagnosticContext,
     LazyTask,
     run_abandonable,
 )
+from foundry_api.cli.doctor.environment import make_usable_settings
+from foundry_api.cli.doctor.finding import CheckGroup, Finding, FindingKind
 from foundry_api.cli.doctor.runner import CHECK_FAILED, CHECK_TIMED_OUT, GROUPS, run_checks
 from foundry_api.engine.foundry_command import CommandResult
 from foundry_api.types.errors import ConfigurationError
@@ -34,7 +34,7 @@ KIND = FindingKind("a-kind", "problem", "It is broken", "Mend {what}.")
 
 
 @pytest.fixture
-async def machine(own_home: Path) -> DiagnosticContext:
+async def context(own_home: Path) -> DiagnosticContext:
     return DiagnosticContext(make_usable_settings({}), {"FOUNDRY_HOME": str(own_home)}, quick=True)
 
 
@@ -65,7 +65,7 @@ def test_the_table_in_the_documentation_is_current() -> None:
 
 
 async def test_failing_and_hanging_checks_do_not_affect_the_others(
-    machine: DiagnosticContext,
+    context: DiagnosticContext,
 ) -> None:
     async def fails(_: DiagnosticContext) -> Iterable[Finding]:
         raise OSError("no such thing")
@@ -83,7 +83,7 @@ async def test_failing_and_hanging_checks_do_not_affect_the_others(
     steps: list[tuple[int, int]] = []
     group = CheckGroup("Group", (fails, hangs, times_out_itself, works), (KIND,))
     found = await run_checks(
-        machine, (group,), timeout_s=0.05, progress=lambda *step: steps.append(step)
+        context, (group,), timeout_s=0.05, progress=lambda *step: steps.append(step)
     )
     assert [finding.id for finding in found] == [
         "check-failed",
@@ -165,8 +165,8 @@ def test_an_invalid_argument_is_rejected() -> None:
 
 
 async def found_in(module_group: CheckGroup, **environ: str) -> set[str]:
-    async with DiagnosticContext(make_usable_settings(environ), environ, quick=True) as machine:
-        return {finding.id for finding in await run_checks(machine, (module_group,))}
+    async with DiagnosticContext(make_usable_settings(environ), environ, quick=True) as context:
+        return {finding.id for finding in await run_checks(context, (module_group,))}
 
 
 @pytest.mark.parametrize(

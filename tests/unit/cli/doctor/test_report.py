@@ -8,9 +8,9 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from foundry_api.cli.doctor.context import DiagnosticContext
 from foundry_api.cli.doctor.environment import make_usable_settings
 from foundry_api.cli.doctor.finding import Finding
-from foundry_api.cli.doctor.machine import DiagnosticContext
 from foundry_api.cli.doctor.redact import Redactor, UserIdentity, strip_credential
 from foundry_api.cli.doctor.report import PUBLIC_WORDS, current_user, render_markdown
 from foundry_api.cli.doctor.runner import GROUPS, run_checks
@@ -67,8 +67,8 @@ async def test_a_secret_in_the_wrong_variable_is_not_in_the_report(name: str, pl
     """A key was pasted into the wrong variable, whose value is part of a finding."""
     assume(planted.lower() not in PUBLIC_WORDS.lower())
     environ = {name: planted, "FOUNDRY_BASE_URLS": f"http://u:{planted}@127.0.0.1:9"}
-    async with DiagnosticContext(make_usable_settings(environ), environ, quick=True) as machine:
-        findings = await run_checks(machine, NETWORK_FREE)
+    async with DiagnosticContext(make_usable_settings(environ), environ, quick=True) as context:
+        findings = await run_checks(context, NETWORK_FREE)
     report = render_markdown(findings, environ, PERSON)
     assume(planted not in written("", {}))
     assert planted.lower() not in report.lower()

@@ -105,7 +105,7 @@ class DiagnosticContext:
         self.probes = probes or Probes()
         self.paths = Paths.from_home(settings.home)
         self.starts_engine = online or not (quick or settings.base_url or settings.base_urls)
-        self.shared = LazyTask(self._find_shared)
+        self.shared = LazyTask(lambda: discovery.find_shared(self.paths, self.get_transport))
         self.own = LazyTask(self._start_host)
         self.command = LazyTask(self._run_command)
         self.catalog = LazyTask(self._query_catalog)
@@ -146,9 +146,6 @@ class DiagnosticContext:
         if host is None or host.control is None:
             return None
         return ControlClient(self.get_transport(), host.control)
-
-    async def _find_shared(self) -> Endpoint | None:
-        return await discovery.find_shared(self.paths, self.get_transport)
 
     async def _start_host(self) -> Endpoint:
         started_at = time.monotonic()
