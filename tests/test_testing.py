@@ -1,4 +1,4 @@
-"""What this package gives to tests of programs that use it."""
+"""The public test helpers: FakeService and skip_sleeps."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def client_of(service: FakeService) -> FoundryAPIClient:
     return FoundryAPIClient(service.base_url, model="fake")
 
 
-async def test_the_answers_come_in_their_order_and_the_last_one_for_ever() -> None:
+async def test_answers_follow_the_script_and_the_last_repeats() -> None:
     async with FakeService("One", "Two words") as service, client_of(service) as client:
         told = [(await client.complete("Hi")).content for _ in range(3)]
     assert told == ["One", "Two words", "Two words"]
 
 
-async def test_the_requests_are_there_to_look_at() -> None:
+async def test_requests_are_recorded() -> None:
     async with FakeService() as service, client_of(service) as client:
         await client.complete("Greet me", system="Be kind", max_tokens=5)
     (request,) = service.requests
@@ -50,11 +50,11 @@ async def test_an_answer_streams_word_by_word() -> None:
 
 
 @given(st.text())
-def test_no_character_of_an_answer_is_lost_between_its_words(text: str) -> None:
+def test_splitting_an_answer_loses_no_character(text: str) -> None:
     assert "".join(_CHUNK_PATTERN.findall(text)) == text
 
 
-async def test_how_an_answer_ends_can_be_told() -> None:
+async def test_finish_reason_and_usage_can_be_set() -> None:
     usage = Usage(7, 5, 12)
     script = Reply("Half a sent", finish_reason="length", usage=usage)
     async with FakeService(script) as service, client_of(service) as client:
@@ -62,7 +62,7 @@ async def test_how_an_answer_ends_can_be_told() -> None:
     assert (completion.finish_reason, completion.usage) == ("length", usage)
 
 
-async def test_retries_take_no_time_when_they_need_not() -> None:
+async def test_skip_sleeps_skips_the_waits_of_retries() -> None:
     script = (ErrorReply(503, retry_after_s=20), Disconnect(), ErrorReply(), "Hello")
     async with FakeService(*script) as service, client_of(service) as client:
         with skip_sleeps() as waits:
@@ -74,7 +74,7 @@ async def test_retries_take_no_time_when_they_need_not() -> None:
     assert 20 <= waits[0] <= 20.1
 
 
-async def test_a_cut_keeps_the_text_before_it() -> None:
+async def test_a_disconnect_keeps_the_text_before_it() -> None:
     async with FakeService(Disconnect(after="Half a")) as service, client_of(service) as client:
         with pytest.raises(StreamInterrupted) as caught:
             await client.complete("Hi")
@@ -82,7 +82,7 @@ async def test_a_cut_keeps_the_text_before_it() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "Half a"])
-async def test_silence_lasts_until_the_client_gives_up(text: str) -> None:
+async def test_a_stall_lasts_until_the_client_disconnects(text: str) -> None:
     async with FakeService(Stall(after=text)) as service, client_of(service) as client:
         with pytest.raises(ReadTimeout) as caught:
             await client.complete("Hi", timeout=0.1)
@@ -90,7 +90,7 @@ async def test_silence_lasts_until_the_client_gives_up(text: str) -> None:
     assert len(service.requests) == 1
 
 
-async def test_its_model_may_have_any_name() -> None:
+async def test_the_model_may_have_any_name() -> None:
     async with FakeService(model="phi-4-mini") as service, client_of(service) as client:
         assert (await client.complete("Hi", model="phi-4-mini")).model == "phi-4-mini:1"
         assert (await client.health_check()).loaded_models == ("phi-4-mini:1",)

@@ -1,4 +1,4 @@
-"""Importing the package costs nothing until a part of it is used."""
+"""Importing the package loads only what is used."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ HEAVY = {
 
 
 def modules_after(statement: str) -> set[str]:
-    """The modules in a fresh interpreter after a statement, beyond those without it."""
+    """Return the modules that a statement loads in a new interpreter."""
     program = (
         "import sys; before = set(sys.modules)\n"
         f"{statement}\n"
@@ -53,7 +53,7 @@ def heavy(modules: set[str]) -> set[str]:
     return {module.partition(".")[0] for module in modules} & HEAVY
 
 
-def test_importing_the_package_loads_nothing_heavy_and_little_at_all() -> None:
+def test_importing_the_package_loads_few_modules() -> None:
     modules = modules_after("import foundry_api")
     assert heavy(modules) == set()
     assert {m for m in modules if m.startswith("foundry_api")} == {
@@ -63,21 +63,21 @@ def test_importing_the_package_loads_nothing_heavy_and_little_at_all() -> None:
     assert len(modules) < 50
 
 
-def test_an_error_type_loads_nothing_heavy() -> None:
+def test_importing_an_error_loads_nothing_heavy() -> None:
     assert heavy(modules_after("from foundry_api import FoundryError")) == set()
 
 
 @pytest.mark.parametrize("client", ["FoundryAPIClient", "FoundryClient"])
-def test_the_client_loads_neither_the_http_library_nor_the_engine_nor_the_command_line(
+def test_creating_a_client_loads_no_http_library_or_engine(
     client: str,
 ) -> None:
-    """They come with the first call, with the engine host and with the command."""
+    """They are loaded by the first call, by the engine host and by the command."""
     modules = modules_after(f"from foundry_api import {client}; {client}()")
     assert heavy(modules) <= {"asyncio", "msgspec", "platformdirs", "psutil"}
 
 
-def test_the_engine_host_starts_without_the_imports_of_its_control_api() -> None:
-    """They take 250 ms, which every start would wait for."""
+def test_the_engine_host_starts_without_its_control_api() -> None:
+    """They would add 250 ms to each start."""
     modules = modules_after("import foundry_api.engine.host.main")
     assert heavy(modules) <= {"asyncio", "msgspec"}
 
@@ -94,7 +94,7 @@ def test_the_engine_host_starts_without_the_imports_of_its_control_api() -> None
         "core.call",
     ],
 )
-def test_the_ground_floor_stands_alone(module: str) -> None:
+def test_low_level_modules_load_nothing_heavy(module: str) -> None:
     modules = modules_after(f"import foundry_api.{module}")
     assert heavy(modules) <= {"asyncio", "msgspec"}
     assert not {
@@ -103,7 +103,7 @@ def test_the_ground_floor_stands_alone(module: str) -> None:
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_every_module_is_python_3_11(source: Path) -> None:
+def test_every_module_parses_as_python_3_11(source: Path) -> None:
     ast.parse(source.read_text(encoding="utf-8"), feature_version=(3, 11))
 
 

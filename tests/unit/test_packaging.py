@@ -1,4 +1,4 @@
-"""What is pinned, and what the wheel holds."""
+"""The pinned requirements and the content of the wheel."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 
 
 def lines(name: str) -> list[str]:
-    """A requirements file without comments and blank lines."""
+    """Return a requirements file without comments and blank lines."""
     text = (CHECKOUT / name).read_text(encoding="utf-8")
     return [line for line in text.splitlines() if line and not line.startswith("#")]
 
@@ -40,7 +40,7 @@ def pins(*names: str) -> list[Requirement]:
 
 
 def environment(platform: str, python: str) -> dict[str, str]:
-    """What markers are evaluated against."""
+    """Return the environment for markers."""
     sys_platform, platform_system, os_name, machine = PLATFORMS[platform]
     return {
         "sys_platform": sys_platform,
@@ -74,7 +74,7 @@ class TestPins:
 
     @pytest.mark.parametrize("python", PYTHONS)
     @pytest.mark.parametrize("platform", PLATFORMS)
-    def test_what_a_pinned_package_needs_is_pinned(self, platform: str, python: str) -> None:
+    def test_dependencies_of_pinned_packages_are_pinned(self, platform: str, python: str) -> None:
         where = environment(platform, python)
         applying = [
             pin
@@ -90,13 +90,13 @@ class TestPins:
         ]
         assert unmet == []
 
-    def test_runtime_pins_suffice_without_the_developers(self) -> None:
+    def test_runtime_pins_suffice_without_developer_pins(self) -> None:
         where = environment("linux", "3.11")
         pinned = {pin.name for pin in pins("requirements.txt")}
         needed = {canonicalize_name(need.name) for name in pinned for need in needs(name, where)}
         assert needed <= pinned
 
-    def test_the_projects_ranges_admit_the_pins(self, project: dict[str, Any]) -> None:
+    def test_the_projects_ranges_include_the_pins(self, project: dict[str, Any]) -> None:
         versions = {pin.name: str(pin.specifier)[2:] for pin in pins("requirements.txt")}
         ranges = [*project["dependencies"], *project["optional-dependencies"]["embedded"]]
         for given in map(Requirement, ranges):
@@ -109,10 +109,7 @@ class TestPins:
 
 
 def needs(package: str, where: dict[str, str]) -> list[Requirement]:
-    """What an installed package needs there, without its extras; nothing if it is not installed.
-
-    Nor is pip told of, which every environment brings with it.
-    """
+    """Return the requirements of an installed package, without extras and pip."""
     try:
         given = metadata.requires(package) or []
     except metadata.PackageNotFoundError:
@@ -131,14 +128,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 
 
 class TestWheel:
-    def test_it_holds_the_package_and_nothing_else(self, wheel: zipfile.ZipFile) -> None:
+    def test_it_contains_only_the_package(self, wheel: zipfile.ZipFile) -> None:
         tops = {name.partition("/")[0] for name in wheel.namelist()}
         assert len(tops) == 2
         assert tops > {"foundry_api"}
         assert all(top == "foundry_api" or top.endswith(".dist-info") for top in tops)
         assert not any("__pycache__" in name for name in wheel.namelist())
 
-    def test_type_checkers_are_invited(self, wheel: zipfile.ZipFile) -> None:
+    def test_it_is_marked_as_typed(self, wheel: zipfile.ZipFile) -> None:
         assert "foundry_api/py.typed" in wheel.namelist()
 
     def test_the_command_is_installed(self, wheel: zipfile.ZipFile) -> None:
@@ -147,7 +144,7 @@ class TestWheel:
         parser.read_string(wheel.read(name).decode())
         assert dict(parser["console_scripts"]) == {"foundry-api": "foundry_api.cli:main"}
 
-    def test_the_demo_model_is_there(self, wheel: zipfile.ZipFile) -> None:
+    def test_it_contains_the_demo_model(self, wheel: zipfile.ZipFile) -> None:
         files = [path.name for path in (CHECKOUT / DEMO_MODEL).iterdir() if path.is_file()]
         assert "model.onnx" in files
         shipped = wheel.namelist()
@@ -159,7 +156,7 @@ class TestWheel:
         assert wheel.filename is not None
         assert Path(wheel.filename).stat().st_size < MAX_WHEEL_BYTES
 
-    def test_its_needs_are_the_projects(
+    def test_its_requirements_are_the_projects(
         self, wheel: zipfile.ZipFile, project: dict[str, Any]
     ) -> None:
         (name,) = (name for name in wheel.namelist() if name.endswith("/METADATA"))

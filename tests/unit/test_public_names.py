@@ -1,4 +1,4 @@
-"""The names that users may import: these, and no others."""
+"""The public names of the package."""
 
 from __future__ import annotations
 
@@ -161,19 +161,19 @@ PUBLIC = [
 ]
 
 
-def test_the_public_names_are_these() -> None:
+def test_all_lists_the_public_names() -> None:
     assert sorted(foundry_api.__all__) == PUBLIC
     assert len(foundry_api.__all__) == len(set(foundry_api.__all__))
 
 
 @pytest.mark.parametrize("name", PUBLIC)
-def test_every_public_name_is_there(name: str) -> None:
+def test_every_public_name_can_be_imported(name: str) -> None:
     assert getattr(foundry_api, name) is not None
 
 
 @pytest.mark.parametrize("name", [name for name in PUBLIC if name != "__version__"])
-def test_every_public_name_and_its_members_have_docstrings(name: str) -> None:
-    """The lint rule covers whole modules; public classes also live beside internal ones."""
+def test_public_names_and_members_have_docstrings(name: str) -> None:
+    """The lint rule does not apply to rooms that contain public and internal classes."""
     value = getattr(foundry_api, name)
     if not isinstance(value, type | types.FunctionType):
         return  # a type alias has no docstring of its own
@@ -193,12 +193,12 @@ def test_dir_lists_the_public_names() -> None:
     assert dir(foundry_api) == PUBLIC
 
 
-def test_another_name_is_an_attribute_error_that_names_it() -> None:
+def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match=r"'foundry_api' has no attribute 'Nothing'"):
         foundry_api.Nothing  # noqa: B018 - looking is the test
 
 
-def test_every_name_is_public_in_the_module_it_comes_from() -> None:
+def test_every_name_is_public_in_its_module() -> None:
     for module, names in foundry_api._NAMES_BY_MODULE.items():
         exported = importlib.import_module(f"foundry_api.{module}").__all__
         assert set(names) <= set(exported), module
@@ -225,8 +225,8 @@ def test_the_package_is_marked_as_typed() -> None:
 
 
 @pytest.mark.parametrize("module", ["api_client", "health_monitor"])
-def test_the_facades_beside_the_checkout_give_the_same_objects(module: str) -> None:
-    """In a process of its own, because a facade puts the checkout in the path."""
+def test_the_facades_give_the_same_objects(module: str) -> None:
+    """In a separate process, because a facade adds the checkout to sys.path."""
     root = Path(foundry_api.__file__).parents[2]
     if not (root / f"{module}.py").is_file():
         pytest.skip("not a checkout")

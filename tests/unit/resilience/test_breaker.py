@@ -1,4 +1,4 @@
-"""A service that fails is left alone for a while, and one call, not fifty, finds it back."""
+"""The circuit breaker, also against a model."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     Change = tuple[BreakerState, BreakerState, float]
 
 SMALL = BreakerSettings(minimum_calls=2, open_s=2.0, open_cap_s=16.0, slow_s=3.0)
-"""Opens at the second failed call, for 2, 4, 8 and at most 16 seconds where the dice show sixes."""
+"""Opens at the second failed call, for 2, 4, 8 and at most 16 seconds without jitter."""
 
 
 def change_of(event: Event) -> Change:
@@ -48,7 +48,7 @@ def change_of(event: Event) -> Change:
 
 @dataclass
 class Bench:
-    """A breaker whose time and dice are in the test's hands."""
+    """A breaker with a controlled clock and controlled random numbers."""
 
     settings: BreakerSettings = SMALL
     now: float = 1000.0
@@ -75,7 +75,7 @@ class Bench:
         return permit
 
     def report(self, told: str, duration_s: float = 0.1) -> None:
-        """Results in a row: `F` a failed call, `.` an answered one, `s` and `S` slow ones."""
+        """Report results: `.` success, `F` failure, `s` slow success, `S` slow failure."""
         for letter in told:
             took_s = self.settings.slow_s if letter in "sS" else duration_s
             permit = self.permit()
@@ -90,7 +90,7 @@ class Bench:
         return caught.value
 
     async def trial(self) -> CallPermit:
-        """The trial's permit, taken when the breaker is due."""
+        """Return the permit of the trial, at the time when the breaker is due."""
         self.now += self.statistics().retry_after_s
         return await self.breaker.enter(there)
 
@@ -103,7 +103,7 @@ def tripped(settings: BreakerSettings = SMALL) -> Bench:
 
 
 async def there() -> None:
-    """A probe that finds the service."""
+    """A successful probe."""
 
 
 async def gone() -> None:
@@ -117,21 +117,21 @@ async def unasked() -> None:
 # --- closed -----------------------------------------------------------------------------------
 
 
-def test_a_new_breaker_lets_everybody_through() -> None:
+def test_a_new_breaker_is_closed() -> None:
     bench = Bench()
     assert bench.statistics() == BreakerStatistics("closed", 0, 0, 0, 0.0, 0.0, 0, 0, 0.0)
     assert all(bench.breaker.try_enter() for _ in range(100))
     bench.breaker.check()
 
 
-async def test_a_closed_breaker_gives_a_permit_without_a_probe() -> None:
+async def test_a_closed_breaker_needs_no_probe() -> None:
     bench = Bench()
     permit = await bench.breaker.enter(unasked)
     permit.failed(0.1)
     assert bench.statistics().failures == 1
 
 
-def test_statistics_tell_what_is_in_the_window() -> None:
+def test_statistics_describe_the_window() -> None:
     bench = Bench(BreakerSettings())
     bench.report("F.sS.")
     told = bench.statistics()
@@ -139,7 +139,7 @@ def test_statistics_tell_what_is_in_the_window() -> None:
     assert (told.failure_rate, told.slow_rate) == (0.4, 0.4)
 
 
-def test_the_share_of_failed_calls_opens_it_exactly_when_it_is_reached() -> None:
+def test_it_opens_at_the_failure_rate() -> None:
     bench = Bench(BreakerSettings(failure_rate=0.5, minimum_calls=4))
     bench.report("...FF")
     assert bench.statistics().state == "closed"
@@ -147,21 +147,21 @@ def test_the_share_of_failed_calls_opens_it_exactly_when_it_is_reached() -> None
     assert bench.statistics().state == "open"
 
 
-def test_a_share_that_floating_point_multiplication_would_miss_counts_as_reached() -> None:
+def test_the_rate_is_exact_despite_floating_point() -> None:
     assert 0.07 * 100 > 7
     bench = Bench(BreakerSettings(failure_rate=0.07, window_calls=100, minimum_calls=100))
     bench.report("." * 93 + "F" * 7)
     assert bench.breaker.state == "open"
 
 
-def test_the_share_of_slow_calls_opens_it_whether_they_succeeded_or_failed() -> None:
+def test_it_opens_at_the_slow_rate() -> None:
     bench = Bench(BreakerSettings(failure_rate=1.0, slow_rate=0.5, minimum_calls=4))
     bench.report("..sS")
     assert bench.breaker.state == "open"
     assert (bench.statistics().slow, bench.statistics().failures) == (2, 1)
 
 
-def test_slow_begins_at_the_bound() -> None:
+def test_a_call_of_slow_s_is_slow() -> None:
     bench = Bench()
     bench.report(".", duration_s=2.999)
     assert bench.statistics().slow == 0
@@ -169,7 +169,7 @@ def test_slow_begins_at_the_bound() -> None:
     assert bench.statistics().slow == 1
 
 
-def test_fewer_results_than_the_minimum_never_open_it() -> None:
+def test_fewer_than_minimum_calls_never_open_it() -> None:
     bench = Bench(BreakerSettings(minimum_calls=10))
     bench.report("F" * 9)
     assert bench.statistics().state == "closed"
@@ -177,7 +177,7 @@ def test_fewer_results_than_the_minimum_never_open_it() -> None:
     assert bench.statistics().state == "open"
 
 
-def test_a_count_window_forgets_all_but_the_last_results() -> None:
+def test_a_count_window_keeps_the_last_results() -> None:
     bench = Bench(BreakerSettings(window_calls=4, minimum_calls=4, failure_rate=0.75))
     bench.report("FsF..")
     told = bench.statistics()
@@ -188,7 +188,7 @@ def test_a_count_window_forgets_all_but_the_last_results() -> None:
     assert bench.statistics().slow == 0
 
 
-def test_a_time_window_forgets_what_is_as_old_as_it_is_long() -> None:
+def test_a_time_window_drops_old_results() -> None:
     bench = Bench(BreakerSettings(window_s=10.0, minimum_calls=3))
     bench.report("FS")
     bench.now += 9.9
@@ -199,13 +199,13 @@ def test_a_time_window_forgets_what_is_as_old_as_it_is_long() -> None:
     assert bench.breaker.state == "closed"
 
 
-def test_a_time_window_counts_results_whatever_the_count_window_says() -> None:
+def test_a_time_window_ignores_window_calls() -> None:
     bench = Bench(BreakerSettings(window_s=10.0, window_calls=3, minimum_calls=10))
     bench.report("." * 10)
     assert bench.statistics().calls == 10
 
 
-def test_a_time_window_is_bounded_too() -> None:
+def test_a_time_window_is_limited_in_size() -> None:
     bench = Bench(BreakerSettings(window_s=10.0))
     bench.report("F" + "." * MAX_TIMED_RESULTS)
     assert bench.statistics().calls == MAX_TIMED_RESULTS
@@ -216,7 +216,7 @@ def test_a_time_window_is_bounded_too() -> None:
 
 
 @pytest.mark.parametrize("first", ["succeeded", "failed", "released"])
-def test_only_the_first_word_of_a_permit_counts(first: str) -> None:
+def test_only_the_first_report_of_a_permit_counts(first: str) -> None:
     bench = Bench(BreakerSettings())
     permit = bench.permit()
     getattr(permit, first)(*() if first == "released" else (0.1,))
@@ -232,7 +232,7 @@ def test_a_permit_is_small() -> None:
     assert not hasattr(Bench().permit(), "__dict__")
 
 
-def test_results_of_before_the_trip_are_ignored() -> None:
+def test_results_from_before_the_trip_are_ignored() -> None:
     bench = Bench()
     early = [bench.permit() for _ in range(3)]
     bench.report("FF")
@@ -243,7 +243,7 @@ def test_results_of_before_the_trip_are_ignored() -> None:
     assert bench.statistics() == before
 
 
-async def test_results_of_before_the_trip_do_not_decide_the_trial_either() -> None:
+async def test_results_from_before_the_trip_do_not_end_the_trial() -> None:
     bench = Bench()
     early = [bench.permit() for _ in range(3)]
     bench.report("FF")
@@ -254,7 +254,7 @@ async def test_results_of_before_the_trip_do_not_decide_the_trial_either() -> No
     assert bench.breaker.state == "half-open"
 
 
-async def test_results_of_before_it_closed_again_are_ignored() -> None:
+async def test_results_from_before_it_closed_are_ignored() -> None:
     bench = Bench()
     early = bench.permit()
     bench.report("FF")
@@ -266,7 +266,7 @@ async def test_results_of_before_it_closed_again_are_ignored() -> None:
 # --- open -------------------------------------------------------------------------------------
 
 
-async def test_an_open_breaker_refuses_until_its_time_is_over() -> None:
+async def test_an_open_breaker_rejects_until_its_time_is_over() -> None:
     bench = tripped()
     bench.now += 1.5
     assert bench.breaker.try_enter() is None
@@ -287,7 +287,7 @@ async def refusal_of(bench: Bench) -> CircuitOpen:
     return caught.value
 
 
-async def test_a_refusal_is_counted_and_changes_nothing_else() -> None:
+async def test_a_rejection_only_changes_its_count() -> None:
     bench = tripped()
     before = bench.statistics()
     bench.refusal()
@@ -320,7 +320,7 @@ def astuple(told: BreakerStatistics) -> tuple[Any, ...]:
         ),
     ],
 )
-def test_the_error_tells_why_it_opened_and_when_it_lets_one_through(
+def test_the_error_has_the_reason_and_the_time(
     settings: BreakerSettings, told: str, why: str
 ) -> None:
     bench = Bench(settings)
@@ -331,7 +331,7 @@ def test_the_error_tells_why_it_opened_and_when_it_lets_one_through(
     )
 
 
-async def test_the_numbers_in_the_error_are_those_of_the_trip() -> None:
+async def test_the_error_has_the_numbers_of_the_trip() -> None:
     bench = tripped(BreakerSettings(minimum_calls=4, window_s=5.0, open_s=8.0))
     bench.now += 7.0
     assert bench.statistics().calls == 0
@@ -341,7 +341,7 @@ async def test_the_numbers_in_the_error_are_those_of_the_trip() -> None:
     assert "4 of the 4 calls in the last 5 s failed" in bench.refusal().message
 
 
-def test_the_error_never_promises_no_time_at_all() -> None:
+def test_the_time_in_the_error_is_never_zero() -> None:
     bench = tripped()
     bench.now += 1.999
     assert bench.refusal().message.endswith("in 0.1 s")
@@ -351,7 +351,7 @@ def test_the_error_never_promises_no_time_at_all() -> None:
 # --- half-open --------------------------------------------------------------------------------
 
 
-async def test_of_fifty_callers_at_once_exactly_one_probes() -> None:
+async def test_of_fifty_concurrent_callers_one_probes() -> None:
     bench = tripped()
     bench.now += 2.0
     probes, answer = [], asyncio.Event()
@@ -377,7 +377,7 @@ async def test_of_fifty_callers_at_once_exactly_one_probes() -> None:
     assert bench.breaker.state == "closed"
 
 
-async def test_while_the_trial_is_under_way_the_error_says_so() -> None:
+async def test_during_the_trial_the_error_says_so() -> None:
     bench = tripped()
     await bench.trial()
     refused = bench.refusal()
@@ -390,9 +390,7 @@ async def test_while_the_trial_is_under_way_the_error_says_so() -> None:
     assert bench.breaker.try_enter() is None
 
 
-async def test_a_trial_that_succeeds_closes_it_with_a_fresh_window_and_the_first_open_time() -> (
-    None
-):
+async def test_a_successful_trial_closes_and_resets_it() -> None:
     bench = tripped()
     bench.now += 2.0
     with pytest.raises(ServerError):
@@ -404,7 +402,7 @@ async def test_a_trial_that_succeeds_closes_it_with_a_fresh_window_and_the_first
     assert bench.statistics().opened == 2
 
 
-async def test_a_trial_that_fails_opens_it_for_longer() -> None:
+async def test_a_failed_trial_opens_it_for_longer() -> None:
     bench = tripped()
     (await bench.trial()).failed(0.1)
     told = bench.statistics()
@@ -412,7 +410,7 @@ async def test_a_trial_that_fails_opens_it_for_longer() -> None:
     assert told.calls == 2
 
 
-async def test_a_trial_that_was_left_opens_it_and_the_next_caller_may_probe_at_once() -> None:
+async def test_after_a_released_trial_the_next_caller_probes() -> None:
     bench = tripped()
     (await bench.trial()).released()
     assert (bench.breaker.state, bench.statistics().retry_after_s) == ("open", 0.0)
@@ -420,7 +418,7 @@ async def test_a_trial_that_was_left_opens_it_and_the_next_caller_may_probe_at_o
     assert bench.statistics().retry_after_s == 4.0
 
 
-async def test_a_probe_that_fails_opens_it_for_longer_and_its_error_is_the_callers() -> None:
+async def test_a_failed_probe_opens_it_for_longer() -> None:
     bench = tripped()
     bench.now += 2.0
     with pytest.raises(ServerError, match="the service is gone"):
@@ -428,7 +426,7 @@ async def test_a_probe_that_fails_opens_it_for_longer_and_its_error_is_the_calle
     assert (bench.breaker.state, bench.statistics().retry_after_s) == ("open", 4.0)
 
 
-async def test_a_cancelled_probe_leaves_it_open_and_due() -> None:
+async def test_after_a_cancelled_probe_it_is_open_and_due() -> None:
     bench = tripped()
     bench.now += 2.0
     caller = asyncio.create_task(bench.breaker.enter(forever))
@@ -446,7 +444,7 @@ async def forever() -> None:
     await asyncio.Event().wait()
 
 
-async def test_a_fault_in_the_probe_itself_says_nothing_of_the_service() -> None:
+async def test_a_bug_in_the_probe_is_not_a_failure() -> None:
     bench = tripped()
     bench.now += 2.0
     with pytest.raises(AssertionError):
@@ -454,7 +452,7 @@ async def test_a_fault_in_the_probe_itself_says_nothing_of_the_service() -> None
     assert (bench.breaker.state, bench.statistics().retry_after_s) == ("open", 0.0)
 
 
-async def test_the_open_time_doubles_up_to_its_cap_and_is_drawn_from_its_upper_half() -> None:
+async def test_the_open_time_doubles_up_to_its_cap() -> None:
     bench = tripped()
     bench.fraction = 0.0
     for _ in range(4):
@@ -463,14 +461,14 @@ async def test_the_open_time_doubles_up_to_its_cap_and_is_drawn_from_its_upper_h
     assert [after_s for _, new, after_s in bench.changes if new == "open"] == [2, 2, 4, 8, 8]
 
 
-async def test_the_open_time_survives_a_service_that_is_gone_for_a_year() -> None:
+async def test_the_open_time_does_not_overflow() -> None:
     bench = tripped()
     for _ in range(1100):
         (await bench.trial()).failed(0.1)
     assert bench.statistics().retry_after_s == 16.0
 
 
-def test_two_clients_do_not_come_back_together() -> None:
+def test_two_clients_have_different_open_times() -> None:
     breakers = [CircuitBreaker(SMALL, monotonic=lambda: 0.0) for _ in range(2)]
     for breaker in breakers * 2:
         permit = breaker.try_enter()
@@ -483,7 +481,7 @@ def test_two_clients_do_not_come_back_together() -> None:
 # --- reset ------------------------------------------------------------------------------------
 
 
-async def test_a_reset_breaker_is_as_new_but_for_what_it_counted_in_its_life() -> None:
+async def test_a_reset_keeps_only_the_lifetime_counts() -> None:
     bench = tripped()
     (await bench.trial()).failed(0.1)
     bench.refusal()
@@ -493,7 +491,7 @@ async def test_a_reset_breaker_is_as_new_but_for_what_it_counted_in_its_life() -
     assert bench.statistics().retry_after_s == 2.0
 
 
-def test_a_reset_empties_the_window_of_a_closed_breaker_and_ends_its_permits() -> None:
+def test_a_reset_clears_the_window_and_voids_permits() -> None:
     bench = Bench()
     bench.report("F")
     early = bench.permit()
@@ -514,7 +512,7 @@ async def test_a_reset_ends_a_trial(tell: str) -> None:
 
 
 @pytest.mark.parametrize("failure", [ServerError("gone"), asyncio.CancelledError()])
-async def test_a_probe_of_the_service_of_before_a_reset_changes_nothing(
+async def test_a_probe_from_before_a_reset_changes_nothing(
     failure: BaseException,
 ) -> None:
     bench = tripped()
@@ -532,7 +530,7 @@ async def test_a_probe_of_the_service_of_before_a_reset_changes_nothing(
 # --- listeners --------------------------------------------------------------------------------
 
 
-async def test_a_listener_hears_every_change_and_how_long_it_will_be_open() -> None:
+async def test_a_listener_gets_every_state_change() -> None:
     bench = tripped()
     (await bench.trial()).failed(0.1)
     (await bench.trial()).released()
@@ -548,7 +546,7 @@ async def test_a_listener_hears_every_change_and_how_long_it_will_be_open() -> N
     ]
 
 
-def test_further_listeners_may_come_and_go() -> None:
+def test_listeners_can_subscribe_and_unsubscribe() -> None:
     bench = Bench()
     heard: list[Change] = []
     unsubscribe = bench.breaker.subscribe(lambda event: heard.append(change_of(event)))
@@ -559,7 +557,7 @@ def test_further_listeners_may_come_and_go() -> None:
     assert len(bench.changes) == 2
 
 
-def test_a_listener_sees_the_breaker_as_it_is_after_the_change() -> None:
+def test_a_listener_sees_the_new_state() -> None:
     bench = Bench()
     seen: list[BreakerStatistics] = []
     bench.breaker.subscribe(lambda _: seen.append(bench.statistics()))
@@ -575,7 +573,7 @@ def broken(_: Event) -> None:
     raise ZeroDivisionError
 
 
-def test_a_listener_that_fails_is_logged_and_the_call_goes_on(
+def test_a_failing_listener_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     bench = Bench()
@@ -600,7 +598,7 @@ def test_a_listener_that_fails_is_logged_and_the_call_goes_on(
         *((name, float("nan")) for name in BreakerSettings.__slots__),
     ],
 )
-def test_a_setting_that_cannot_work_is_refused_with_its_name(name: str, value: float) -> None:
+def test_an_invalid_setting_is_named(name: str, value: float) -> None:
     settings: dict[str, Any] = {name: value}
     with pytest.raises(ConfigurationError) as caught:
         BreakerSettings(**settings)
@@ -608,29 +606,29 @@ def test_a_setting_that_cannot_work_is_refused_with_its_name(name: str, value: f
     assert "above 0, at most" in str(caught.value)
 
 
-def test_settings_at_their_bounds_work() -> None:
+def test_settings_at_their_limits_are_valid() -> None:
     BreakerSettings(failure_rate=1, slow_rate=1, window_calls=1, minimum_calls=1)
     BreakerSettings(window_s=0.001, window_calls=1, minimum_calls=MAX_TIMED_RESULTS)
 
 
-def test_a_minimum_that_the_window_cannot_hold_is_refused() -> None:
+def test_minimum_calls_above_the_window_is_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"minimum_calls is 10\b.*at most 5\."):
         BreakerSettings(window_calls=5)
     with pytest.raises(ConfigurationError, match=r"minimum_calls is 10001\b.*at most 10,000\."):
         BreakerSettings(window_s=60.0, minimum_calls=MAX_TIMED_RESULTS + 1)
 
 
-# --- any order of events, against the specification written down in lists ---------------------
+# --- random sequences of events, compared with a simple model ---------------------------------
 
 
 @dataclass(eq=False)
 class Ticket:
-    """What the model knows of a permit."""
+    """A permit in the model."""
 
 
 @dataclass
 class Model:
-    """The specification, without any cleverness."""
+    """A simple implementation of the specification."""
 
     settings: BreakerSettings
     fraction: float = 1.0
@@ -718,7 +716,7 @@ class Model:
 
 @dataclass
 class Probing:
-    """A caller who waits for the answer to the probe."""
+    """A caller that waits for its probe."""
 
     caller: Coroutine[None, None, CallPermit]
     ticket: Ticket
@@ -730,7 +728,7 @@ def until_told() -> Generator[None]:
 
 
 async def held() -> None:
-    """A probe that the machine answers, fails or cancels."""
+    """A probe that the state machine completes, fails or cancels."""
     await until_told()
 
 
@@ -755,7 +753,7 @@ def breaker_settings(draw: st.DrawFn) -> BreakerSettings:
 
 
 class BreakerAgainstModel(RuleBasedStateMachine):
-    """Whatever happens in whatever order, breaker and model agree."""
+    """Breaker and model agree after any sequence of events."""
 
     permits = Bundle("permits")
     probings = Bundle("probings")
@@ -791,7 +789,7 @@ class BreakerAgainstModel(RuleBasedStateMachine):
     @rule()
     @precondition(lambda self: self.model.state != "half-open")
     def the_breaker_opens_and_comes_due(self) -> None:
-        """Random steps alone come this far too seldom."""
+        """Random steps rarely trip the breaker."""
         self.calls_come_and_go("failed", 0.0, 6)
         self.time_passes(16.0)
 
@@ -799,7 +797,7 @@ class BreakerAgainstModel(RuleBasedStateMachine):
     def a_call_ends(
         self, permit: tuple[CallPermit, Ticket], outcome: Outcome, duration_s: float
     ) -> None:
-        """It may have ended before, and the breaker may have opened and closed since."""
+        """The probe may have ended, and the breaker opened and closed since."""
         self.tell(permit, outcome, duration_s)
 
     def tell(self, permit: tuple[CallPermit, Ticket], outcome: Outcome, duration_s: float) -> None:
@@ -818,7 +816,7 @@ class BreakerAgainstModel(RuleBasedStateMachine):
 
     @rule(target=permits, callers=st.integers(1, 5))
     def many_enter(self, callers: int) -> Any:
-        """Callers of an open breaker that is due: the first probes, the others are refused."""
+        """The first caller of a due breaker probes; the others are rejected."""
         return multiple(*(permit for _ in range(callers) for permit in self.enter()))
 
     def enter(self) -> Generator[tuple[CallPermit, Ticket]]:

@@ -1,4 +1,4 @@
-"""By when work has to be over, everything inside it included, on a clock that the loop moves."""
+"""Deadlines, on an event loop with a simulated clock."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def fail() -> None:
 
 
 @given(st.lists(st.floats(0.1, 100), max_size=6))
-def test_of_several_deadlines_the_earliest_counts(limits: list[float]) -> None:
+def test_of_several_deadlines_the_earliest_applies(limits: list[float]) -> None:
     async def nested() -> None:
         now = asyncio.get_running_loop().time()
         with ExitStack() as stack:
@@ -46,7 +46,7 @@ def test_of_several_deadlines_the_earliest_counts(limits: list[float]) -> None:
         runner.run(nested())
 
 
-def test_work_that_is_over_in_time_is_not_disturbed(run: Run) -> None:
+def test_work_before_the_deadline_is_not_affected(run: Run) -> None:
     async def main() -> None:
         with deadline(10):
             assert await work(9.99) == "done"
@@ -55,7 +55,7 @@ def test_work_that_is_over_in_time_is_not_disturbed(run: Run) -> None:
     run(main())
 
 
-def test_work_that_is_not_over_is_ended_at_the_deadline(run: Run) -> None:
+def test_work_is_cancelled_at_the_deadline(run: Run) -> None:
     async def main() -> None:
         with deadline(10), pytest.raises(DeadlineExceeded, match="10 s") as caught:
             await work(1000)
@@ -65,7 +65,7 @@ def test_work_that_is_not_over_is_ended_at_the_deadline(run: Run) -> None:
     run(main())
 
 
-def test_what_one_piece_of_work_took_the_next_one_lacks(run: Run) -> None:
+def test_later_work_has_the_remaining_time(run: Run) -> None:
     async def main() -> None:
         with deadline(10):
             await work(6)
@@ -75,7 +75,7 @@ def test_what_one_piece_of_work_took_the_next_one_lacks(run: Run) -> None:
     run(main())
 
 
-def test_tasks_that_are_started_inside_are_bound_too(run: Run) -> None:
+def test_tasks_inside_have_the_deadline(run: Run) -> None:
     async def main() -> None:
         with deadline(10):
             task = asyncio.create_task(work(1000))
@@ -85,7 +85,7 @@ def test_tasks_that_are_started_inside_are_bound_too(run: Run) -> None:
     run(main())
 
 
-def test_a_timeout_inside_the_work_is_not_the_deadlines(run: Run) -> None:
+def test_a_timeout_inside_is_not_the_deadline(run: Run) -> None:
     async def main() -> None:
         with deadline(10), pytest.raises(TimeoutError) as caught:
             await fail()
@@ -94,7 +94,7 @@ def test_a_timeout_inside_the_work_is_not_the_deadlines(run: Run) -> None:
     run(main())
 
 
-def test_a_deadline_may_be_set_around_the_event_loop() -> None:
+def test_a_deadline_may_enclose_asyncio_run() -> None:
     async def main() -> float:
         return current().at - asyncio.get_running_loop().time()
 
@@ -102,7 +102,7 @@ def test_a_deadline_may_be_set_around_the_event_loop() -> None:
         assert 0 < asyncio.run(main()) <= 1000
 
 
-def test_a_calls_own_deadline_counts_if_it_is_earlier(run: Run) -> None:
+def test_the_deadline_of_a_call_applies_if_earlier(run: Run) -> None:
     async def main() -> None:
         with deadline(10) as outer:
             assert Deadline.after(5).limit_s == 5
@@ -114,14 +114,14 @@ def test_a_calls_own_deadline_counts_if_it_is_earlier(run: Run) -> None:
 
 
 @pytest.mark.parametrize("seconds", [math.nan, "5", True, [1], 1j])
-async def test_what_is_no_number_of_seconds_is_a_mistake(seconds: float) -> None:
+async def test_an_invalid_deadline_is_refused(seconds: float) -> None:
     with pytest.raises(InvalidRequest) as caught, deadline(seconds):
         pass
     assert caught.value.field == "deadline"
 
 
 @pytest.mark.parametrize("seconds", [0, 0.0, -0.0, -1, -1e300])
-async def test_nothing_begins_after_a_deadline_that_has_passed(seconds: float) -> None:
+async def test_nothing_starts_after_the_deadline(seconds: float) -> None:
     begun = []
 
     @enforce_deadline
@@ -133,7 +133,7 @@ async def test_nothing_begins_after_a_deadline_that_has_passed(seconds: float) -
     assert not begun
 
 
-def test_the_error_says_how_far_the_work_was() -> None:
+def test_the_error_has_the_stage() -> None:
     error = Deadline(1.0, 2.5).exceeded("streaming")
     assert (error.limit_s, error.stage) == (2.5, "streaming")
     assert "the deadline of 2.5 s passed; it was streaming" in str(error)

@@ -1,4 +1,4 @@
-"""The limit finds what an engine can use, on engines that are curves."""
+"""The hill climber finds the best limit for simulated engines."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ LIMITS = range(1, MAXIMUM + 1)
 
 
 def serial(limit: int) -> float:
-    """One call at a time, as the CPU builds of 1.x work."""
+    """An engine that runs one call at a time, like the CPU builds of SDK 1.x."""
     return 1000.0 / (1 + 0.001 * (limit - 1))
 
 
 def two_cores(limit: int) -> float:
-    """The demo model on two cores: more than a few at once gain nothing."""
+    """The demo model on two cores, where more than a few calls gain nothing."""
     return 4300.0 * limit / (limit + 0.35) / (1 + 0.0004 * limit)
 
 
 def batching(limit: int) -> float:
-    """A GPU that serves 48 calls nearly as fast as one, and thrashes beyond."""
+    """A GPU that runs 48 calls nearly as fast as one, and degrades beyond."""
     return 50.0 * min(limit, 48) / (1 + max(0, limit - 48) / 48)
 
 
@@ -47,29 +47,29 @@ def climbed(curve: Curve, windows: int, noise: float = 0.0) -> tuple[HillClimber
 
 
 def share(curve: Curve, limits: list[int]) -> float:
-    """Throughput at these limits, beside that of the best one."""
+    """Return the throughput at the limits, relative to the best one."""
     return statistics.mean(map(curve, limits)) / max(map(curve, LIMITS))
 
 
 @pytest.mark.parametrize("curve", [serial, two_cores, batching])
 @pytest.mark.parametrize("noise", [0.0, 0.03])
-def test_it_finds_what_the_engine_can_use_and_stays_there(curve: Curve, noise: float) -> None:
+def test_it_finds_the_best_limit_and_keeps_it(curve: Curve, noise: float) -> None:
     _, limits = climbed(curve, 400, noise)
     assert share(curve, limits[-200:]) >= 0.95
 
 
-def test_it_goes_no_higher_than_pays() -> None:
-    """Every call pays for more in flight with its latency."""
+def test_it_does_not_raise_the_limit_without_gain() -> None:
+    """More calls in flight raise the latency of every call."""
     _, limits = climbed(two_cores, 400)
     assert statistics.median(limits[-200:]) <= 12
 
 
-def test_it_gets_there_in_a_few_windows() -> None:
+def test_it_takes_few_windows() -> None:
     _, limits = climbed(batching, 30)
     assert share(batching, limits[-5:]) >= 0.8
 
 
-def test_it_notices_that_the_engine_can_use_more_than_before() -> None:
+def test_it_adapts_to_a_faster_engine() -> None:
     climb, _ = climbed(serial, 300)
     limits: list[int] = []
     for _ in range(200):
@@ -78,7 +78,7 @@ def test_it_notices_that_the_engine_can_use_more_than_before() -> None:
     assert share(batching, limits[-100:]) >= 0.9
 
 
-def test_it_notices_that_the_engine_can_use_less_than_before() -> None:
+def test_it_adapts_to_a_slower_engine() -> None:
     climb, _ = climbed(batching, 300)
     limits: list[int] = []
 
@@ -91,7 +91,7 @@ def test_it_notices_that_the_engine_can_use_less_than_before() -> None:
     assert share(crowded, limits[-100:]) >= 0.8
 
 
-def test_it_rests_where_nothing_else_is_better() -> None:
+def test_it_rests_at_the_best_limit() -> None:
     _, limits = climbed(two_cores, 800)
     usual = statistics.mode(limits[-400:])
     assert sum(limit != usual for limit in limits[-400:]) <= 400 / 20
@@ -103,9 +103,7 @@ def test_it_rests_where_nothing_else_is_better() -> None:
     st.integers(0, 100),
     st.lists(st.floats(1e-3, 1e9), max_size=60),
 )
-def test_it_never_leaves_its_bounds(
-    minimum: int, above: int, room: int, rates: list[float]
-) -> None:
+def test_it_never_leaves_its_range(minimum: int, above: int, room: int, rates: list[float]) -> None:
     climb = HillClimber(minimum, minimum + above, minimum + above + room)
     for rate in rates:
         climb.add_window(rate)

@@ -1,4 +1,4 @@
-"""What `timeout="auto"` means for a model, from what it was seen to do."""
+"""Timeouts for `timeout="auto"`."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ def after(firsts: list[float], gap_s: float = 0.1) -> ModelLatency:
     return latency
 
 
-def test_the_default_holds_until_enough_was_seen() -> None:
+def test_the_default_applies_until_there_are_samples() -> None:
     assert after([]).bounds_s == (COLD_S, COLD_S)
     assert after([0.1] * (MIN_SAMPLES - 1)).bounds_s == (COLD_S, COLD_S)
     assert after([0.1] * MIN_SAMPLES).bounds_s == (FLOOR_S, FLOOR_S)
 
 
 @given(waits)
-def test_a_bound_is_a_multiple_of_the_quantile_of_what_was_seen_lately(seen: list[float]) -> None:
+def test_a_timeout_is_a_multiple_of_the_quantile(seen: list[float]) -> None:
     lately = sorted(seen[-WINDOW:])
     quantile = lately[math.ceil(QUANTILE * len(lately)) - 1]
     first_s, _ = after(seen).bounds_s
     assert first_s == min(max(FLOOR_S, FACTOR * quantile), CEILING_S)
 
 
-def test_the_first_token_and_the_gaps_have_bounds_of_their_own() -> None:
+def test_first_token_and_gaps_have_separate_timeouts() -> None:
     assert after([10.0] * MIN_SAMPLES, gap_s=1.0).bounds_s == (30.0, 3.0)
 
 
-def test_a_bound_that_fell_is_longer_the_next_time() -> None:
-    """A model that became slower must not be cut off for ever."""
+def test_a_timeout_is_longer_after_it_expired() -> None:
+    """A model that became slower must not time out for ever."""
     latency = after([1.0] * MIN_SAMPLES)
     falls = 0
     while (bound_s := latency.bounds_s[0]) < CEILING_S:
@@ -59,17 +59,17 @@ def test_a_bound_that_fell_is_longer_the_next_time() -> None:
     assert latency.bounds_s[1] == FLOOR_S
 
 
-def test_a_gap_that_fell_leaves_the_first_token_alone() -> None:
+def test_a_gap_timeout_does_not_affect_the_first_token() -> None:
     latency = after([1.0] * MIN_SAMPLES)
     latency.record_timeout(50.0, streaming=True)
     assert latency.bounds_s == (3.0, 150.0)
 
 
-def test_what_is_long_ago_is_forgotten() -> None:
+def test_old_samples_are_dropped() -> None:
     assert after([100.0] * MIN_SAMPLES + [1.0] * WINDOW).bounds_s[0] == 3.0
 
 
-def test_each_model_is_known_for_itself() -> None:
+def test_each_model_has_its_own_latency() -> None:
     latencies = Latencies()
     latencies.for_model("slow:1").record_timeout(60.0, streaming=False)
     assert latencies.for_model("slow:1") is latencies.for_model("slow:1")

@@ -1,4 +1,4 @@
-"""Turns are given in order, never more than the limit, and none is lost."""
+"""The limiter, also against a model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from foundry_api.types.errors import ConfigurationError, QueueFull
 
 @dataclass
 class Line:
-    """A limiter with callers, whose clock is in the test's hands."""
+    """A limiter with callers and a controlled clock."""
 
     settings: LimiterSettings
     now: float = 0.0
@@ -35,22 +35,22 @@ class Line:
         self.limiter.service = "http://a"
 
     async def come(self, caller: int, *, again: bool = False) -> None:
-        """A caller lines up."""
+        """Start a caller."""
         self.tasks[caller] = asyncio.create_task(self._acquire(caller, again=again))
         await settle()
 
     async def leave(self, caller: int) -> None:
-        """A caller gives up."""
+        """Cancel a caller."""
         self.tasks.pop(caller).cancel()
         await settle()
 
     async def done(self, caller: int) -> None:
-        """A caller's turn is over."""
+        """Release a caller's slot."""
         self.slots.pop(caller).release()
         await settle()
 
     async def end(self) -> None:
-        """All of them go home."""
+        """Cancel all callers."""
         for task in self.tasks.values():
             task.cancel()
         await asyncio.gather(*self.tasks.values(), return_exceptions=True)
@@ -61,17 +61,17 @@ class Line:
 
     @property
     def statistics(self) -> LimiterStatistics:
-        """Of the limiter."""
+        """The limiter's statistics."""
         return self.limiter.statistics()
 
 
 async def settle() -> None:
-    """Let every task go as far as it can."""
+    """Run all tasks until they wait."""
     for _ in range(3):
         await asyncio.sleep(0)
 
 
-async def test_turns_are_given_first_in_first_out() -> None:
+async def test_the_queue_is_first_in_first_out() -> None:
     line = Line(LimiterSettings(concurrency=2))
     for caller in range(6):
         await line.come(caller)
@@ -82,7 +82,7 @@ async def test_turns_are_given_first_in_first_out() -> None:
     await line.end()
 
 
-async def test_a_call_that_had_waited_before_need_not_line_up_again() -> None:
+async def test_a_retried_call_goes_to_the_front() -> None:
     line = Line(LimiterSettings(concurrency=1))
     for caller in range(3):
         await line.come(caller)
@@ -92,7 +92,7 @@ async def test_a_call_that_had_waited_before_need_not_line_up_again() -> None:
     await line.end()
 
 
-async def test_nobody_overtakes_those_who_wait() -> None:
+async def test_no_call_overtakes_the_queue() -> None:
     line = Line(LimiterSettings(concurrency=1))
     await line.come(0)
     await line.come(1)
@@ -103,7 +103,7 @@ async def test_nobody_overtakes_those_who_wait() -> None:
     await line.end()
 
 
-async def test_a_full_queue_refuses_at_once_and_says_for_which_service() -> None:
+async def test_a_full_queue_rejects_and_names_the_service() -> None:
     line = Line(LimiterSettings(concurrency=1, queue=2))
     for caller in range(3):
         await line.come(caller)
@@ -114,7 +114,7 @@ async def test_a_full_queue_refuses_at_once_and_says_for_which_service() -> None
     await line.end()
 
 
-async def test_a_call_that_had_waited_before_is_never_refused() -> None:
+async def test_a_retried_call_is_never_rejected() -> None:
     line = Line(LimiterSettings(concurrency=1, queue=0))
     await line.come(0)
     await line.come(1, again=True)
@@ -123,7 +123,7 @@ async def test_a_call_that_had_waited_before_is_never_refused() -> None:
     await line.end()
 
 
-async def test_the_time_in_the_queue_is_told() -> None:
+async def test_a_slot_has_the_queue_time() -> None:
     line = Line(LimiterSettings(concurrency=1))
     await line.come(0)
     await line.come(1)
@@ -133,17 +133,17 @@ async def test_the_time_in_the_queue_is_told() -> None:
     await line.end()
 
 
-async def test_a_caller_who_leaves_as_the_turn_comes_passes_it_on() -> None:
+async def test_a_caller_cancelled_with_a_slot_passes_it_on() -> None:
     line = Line(LimiterSettings(concurrency=1))
     for caller in range(3):
         await line.come(caller)
-    line.slots.pop(0).release()  # its turn is given to 1, who leaves before hearing of it
+    line.slots.pop(0).release()  # caller 1 gets the slot, and is cancelled before it runs
     await line.leave(1)
     assert line.turns == [0, 2]
     await line.end()
 
 
-async def test_a_turn_can_be_given_back_only_once() -> None:
+async def test_a_slot_is_released_only_once() -> None:
     line = Line(LimiterSettings(concurrency=1))
     await line.come(0)
     line.slots[0].release()
@@ -152,8 +152,8 @@ async def test_a_turn_can_be_given_back_only_once() -> None:
     assert line.statistics.in_flight == 0
 
 
-def test_who_waited_on_an_event_loop_that_ended_waits_no_more() -> None:
-    """One client serves several `asyncio.run` calls one after the other."""
+def test_callers_of_an_ended_event_loop_are_dropped() -> None:
+    """One client may be used in several calls of `asyncio.run`."""
     limiter = Limiter(LimiterSettings(concurrency=1))
 
     async def first() -> None:
@@ -173,14 +173,14 @@ def test_who_waited_on_an_event_loop_that_ended_waits_no_more() -> None:
 
 
 async def work(line: Line, rate: float, seconds: float) -> None:
-    """Calls in flight bring tokens, at a rate for each of them that five at once share."""
+    """Calls in flight receive tokens; the rate grows up to five calls."""
     for _ in range(int(seconds / 0.01)):
         line.now += 0.01
         together = min(line.statistics.in_flight, 5) * rate * 0.01
         next(iter(line.slots.values())).progress(round(together))
 
 
-async def test_the_limit_follows_the_throughput_while_calls_wait() -> None:
+async def test_the_limit_adapts_while_calls_are_queued() -> None:
     line = Line(LimiterSettings(initial=1))
     for caller in range(40):
         await line.come(caller)
@@ -192,8 +192,8 @@ async def test_the_limit_follows_the_throughput_while_calls_wait() -> None:
     await line.end()
 
 
-async def test_without_a_queue_the_limit_stays() -> None:
-    """Then the throughput is the callers', not the engine's."""
+async def test_without_a_queue_the_limit_is_constant() -> None:
+    """Then the callers determine the throughput, not the engine."""
     line = Line(LimiterSettings(initial=4))
     for caller in range(4):
         await line.come(caller)
@@ -202,7 +202,7 @@ async def test_without_a_queue_the_limit_stays() -> None:
     await line.end()
 
 
-async def test_a_fixed_limit_stays() -> None:
+async def test_a_fixed_limit_is_constant() -> None:
     line = Line(LimiterSettings(concurrency=3))
     for caller in range(20):
         await line.come(caller)
@@ -223,13 +223,13 @@ async def test_a_fixed_limit_stays() -> None:
         ("queue", -1),
     ],
 )
-def test_a_setting_that_cannot_work_is_refused_by_name(setting: str, value: object) -> None:
+def test_an_invalid_setting_is_named(setting: str, value: object) -> None:
     with pytest.raises(ConfigurationError, match=f"limiter's {setting} is {value!r}"):
         LimiterSettings(**{setting: value})  # type: ignore[arg-type]
 
 
 class Queue(RuleBasedStateMachine):
-    """The limiter beside two plain lists: who is in, and who waits."""
+    """Compares the limiter with two lists: calls in flight and calls in the queue."""
 
     @initialize(fixed=st.integers(1, 3), queue=st.integers(0, 3))
     def begin(self, fixed: int, queue: int) -> None:

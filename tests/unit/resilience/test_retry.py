@@ -1,4 +1,4 @@
-"""How soon a failed attempt is followed by another one, and how many there may be at all."""
+"""Retry delays and the retry budget."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HIGHEST = Backoff(0.1, 5.0, uniform=lambda _, high: high)
 
 
 class BudgetMachine(RuleBasedStateMachine):
-    """The budget beside plain bookkeeping in whole cents."""
+    """Compares the budget with integer arithmetic."""
 
     @initialize(capacity=st.integers(0, 5), deposit=st.integers(0, 150))
     def begin(self, capacity: int, deposit: int) -> None:
@@ -70,8 +70,8 @@ def test_the_backoff_doubles_up_to_its_cap() -> None:
     assert delays == [0.1, 0.2, 0.4, 3.2, 5.0, 5.0]
 
 
-def test_the_jitter_is_full_and_still_varies_at_the_cap() -> None:
-    """Else clients that all reached the cap would come back together."""
+def test_the_jitter_varies_at_the_cap() -> None:
+    """Otherwise clients at the cap would retry together."""
     dice = random.Random(7)  # noqa: S311 - dice, no secret
     delays = [
         retry(Backoff(0.1, 5.0, dice.uniform)).delay_s(errors.ServerError("x"), 99)
@@ -84,7 +84,7 @@ def test_the_jitter_is_full_and_still_varies_at_the_cap() -> None:
 
 @pytest.mark.parametrize("kind", [errors.ServiceOverloaded, errors.CircuitOpen])
 @given(asked_s=st.floats(0, 1e6))
-def test_a_service_is_left_alone_for_as_long_as_it_asks_but_not_for_ever(
+def test_retry_after_is_respected_up_to_a_limit(
     kind: type[errors.ServiceOverloaded | errors.CircuitOpen], asked_s: float
 ) -> None:
     error = kind("x")
@@ -92,11 +92,11 @@ def test_a_service_is_left_alone_for_as_long_as_it_asks_but_not_for_ever(
     assert retry().delay_s(error, 1) == min(asked_s, RETRY_AFTER_CEILING_S) + 0.1
 
 
-def test_without_being_asked_the_backoff_decides() -> None:
+def test_without_retry_after_the_backoff_applies() -> None:
     assert retry().delay_s(errors.ServiceOverloaded("x"), 1) == 0.1
 
 
-async def test_how_to_wait_can_be_changed_for_one_context() -> None:
+async def test_the_sleep_can_be_replaced_in_a_context() -> None:
     waits: list[float] = []
 
     async def wait(seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""The bound on silence, on a clock that only moves when everybody waits: exact, and in no time."""
+"""Timeouts, on an event loop with a simulated clock."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _T = TypeVar("_T")
 
 
 class Bound:
-    """A watch over waits for a stream, without or with a deadline."""
+    """A guard of the waits for a stream, with or without a deadline."""
 
     def __init__(self, silence_s: float, deadline: Deadline = NEVER) -> None:
         self.watch = TimeoutGuard(deadline)
@@ -46,7 +46,7 @@ async def ready() -> str:
     return "life"
 
 
-def test_a_wait_below_the_bound_gives_its_value(run: Run) -> None:
+def test_a_wait_below_the_limit_returns_its_value(run: Run) -> None:
     async def body() -> None:
         assert await Bound(10).wait(after(9.9)) == "life"
         assert now() == pytest.approx(9.9)
@@ -54,7 +54,7 @@ def test_a_wait_below_the_bound_gives_its_value(run: Run) -> None:
     run(body())
 
 
-def test_a_wait_above_the_bound_ends_at_the_bound(run: Run) -> None:
+def test_a_wait_above_the_limit_ends_at_the_limit(run: Run) -> None:
     async def body() -> None:
         with pytest.raises(ReadTimeout, match="nothing for 10 s") as caught:
             await Bound(10).wait(after(10.1))
@@ -65,7 +65,7 @@ def test_a_wait_above_the_bound_ends_at_the_bound(run: Run) -> None:
     run(body())
 
 
-def test_each_wait_has_the_whole_bound(run: Run) -> None:
+def test_each_wait_has_the_full_limit(run: Run) -> None:
     async def body() -> None:
         bound = Bound(10)
         for _ in range(100):
@@ -76,7 +76,7 @@ def test_each_wait_has_the_whole_bound(run: Run) -> None:
     run(body())
 
 
-def test_life_without_a_token_ends_at_the_cap(run: Run) -> None:
+def test_keep_alives_without_a_token_end_at_the_cap(run: Run) -> None:
     async def body() -> None:
         bound = Bound(10)
 
@@ -92,7 +92,7 @@ def test_life_without_a_token_ends_at_the_cap(run: Run) -> None:
     run(body())
 
 
-def test_silence_ends_the_call_also_after_much_life(run: Run) -> None:
+def test_silence_after_keep_alives_ends_the_call(run: Run) -> None:
     async def body() -> None:
         bound = Bound(10)
         for _ in range(100):
@@ -104,7 +104,7 @@ def test_silence_ends_the_call_also_after_much_life(run: Run) -> None:
     run(body())
 
 
-def test_a_token_starts_the_cap_anew(run: Run) -> None:
+def test_a_token_restarts_the_cap(run: Run) -> None:
     async def body() -> None:
         bound = Bound(10)
         for _ in range(99):
@@ -117,7 +117,7 @@ def test_a_token_starts_the_cap_anew(run: Run) -> None:
     run(body())
 
 
-def test_the_time_between_two_waits_is_the_callers_own(run: Run) -> None:
+def test_the_time_between_two_waits_does_not_count(run: Run) -> None:
     async def body() -> None:
         bound = Bound(10)
         for _ in range(99):
@@ -127,8 +127,8 @@ def test_the_time_between_two_waits_is_the_callers_own(run: Run) -> None:
     run(body())
 
 
-def test_what_is_ready_is_never_too_late(run: Run) -> None:
-    """A chunk that lies here already is delivered, even if the cap was used up before it."""
+def test_data_that_is_ready_is_never_too_late(run: Run) -> None:
+    """A received chunk is delivered, even if the cap has expired."""
 
     async def body() -> None:
         bound = Bound(10)
@@ -139,7 +139,7 @@ def test_what_is_ready_is_never_too_late(run: Run) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), TimeoutError("the awaited one's own")])
-def test_errors_of_the_awaited_pass_through(run: Run, error: Exception) -> None:
+def test_errors_inside_a_wait_pass_through(run: Run, error: Exception) -> None:
     async def fail() -> None:
         await asyncio.sleep(1)
         raise error
@@ -152,7 +152,7 @@ def test_errors_of_the_awaited_pass_through(run: Run, error: Exception) -> None:
     run(body())
 
 
-def test_a_timeout_around_it_is_not_mistaken_for_its_own(run: Run) -> None:
+def test_an_enclosing_timeout_is_not_its_own(run: Run) -> None:
     async def body() -> None:
         with pytest.raises(TimeoutError) as caught:
             async with asyncio.timeout(3):
@@ -163,7 +163,7 @@ def test_a_timeout_around_it_is_not_mistaken_for_its_own(run: Run) -> None:
     run(body())
 
 
-def test_cancelling_the_waiter_cancels_the_awaited(run: Run) -> None:
+def test_cancelling_the_caller_cancels_the_wait(run: Run) -> None:
     cancelled: list[bool] = []
 
     async def awaited() -> None:
@@ -184,8 +184,8 @@ def test_cancelling_the_waiter_cancels_the_awaited(run: Run) -> None:
     run(body())
 
 
-def test_a_deadline_may_be_moved_while_somebody_waits(run: Run) -> None:
-    """For work that others join who have more time. What is earlier changes nothing."""
+def test_a_deadline_can_be_extended_during_a_wait(run: Run) -> None:
+    """For shared work that a caller with a later deadline joins. An earlier one is ignored."""
 
     async def body() -> None:
         bound = Bound(100, Deadline(5, 5))
@@ -202,7 +202,7 @@ def test_a_deadline_may_be_moved_while_somebody_waits(run: Run) -> None:
     run(body())
 
 
-def test_more_time_does_not_excuse_silence(run: Run) -> None:
+def test_a_later_deadline_keeps_the_silence_limit(run: Run) -> None:
     async def body() -> None:
         bound = Bound(10, Deadline(5, 5))
         waiting = asyncio.create_task(bound.wait(after(50)))
@@ -215,7 +215,7 @@ def test_more_time_does_not_excuse_silence(run: Run) -> None:
     run(body())
 
 
-def test_an_endless_bound_waits_for_ever(run: Run) -> None:
+def test_an_infinite_limit_never_expires(run: Run) -> None:
     async def body() -> None:
         waiting: Awaitable[str] = Bound(float("inf")).wait(after(10_000))
         assert await waiting == "life"

@@ -1,4 +1,4 @@
-"""Callers that want the same thing at the same time share one making of it."""
+"""Concurrent callers with the same key share one task."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from foundry_api.resilience.single_flight import SingleFlight
 
 
 class Work:
-    """Something worth doing once, which waits until it is let go."""
+    """A task that waits until the test releases it."""
 
     def __init__(self) -> None:
         self.runs = 0
@@ -25,7 +25,7 @@ class Work:
         try:
             await self.let_go.wait()
         except asyncio.CancelledError:
-            await asyncio.sleep(0)  # cleaning up takes a while
+            await asyncio.sleep(0)  # the cleanup takes a while
             self.cancelled += 1
             raise
         if self.error:
@@ -42,7 +42,7 @@ async def callers(
     return tasks
 
 
-async def test_fifty_callers_make_one_run() -> None:
+async def test_fifty_callers_share_one_task() -> None:
     flight, work = SingleFlight[str](), Work()
     tasks = await callers(flight, work, 50)
     work.let_go.set()
@@ -50,7 +50,7 @@ async def test_fifty_callers_make_one_run() -> None:
     assert flight._flights == {}
 
 
-async def test_different_things_are_made_side_by_side() -> None:
+async def test_different_keys_run_concurrently() -> None:
     flight, work = SingleFlight[str](), Work()
     tasks = await callers(flight, work, 2, "a") + await callers(flight, work, 2, "b")
     work.let_go.set()
@@ -58,13 +58,13 @@ async def test_different_things_are_made_side_by_side() -> None:
     assert work.runs == 2
 
 
-async def test_a_later_caller_makes_it_anew() -> None:
+async def test_a_later_caller_starts_a_new_task() -> None:
     flight, work = SingleFlight[str](), Work()
     work.let_go.set()
     assert [await flight.run("key", work) for _ in range(2)] == ["result 1", "result 2"]
 
 
-async def test_a_caller_that_leaves_does_not_disturb_the_others() -> None:
+async def test_a_cancelled_caller_does_not_affect_the_others() -> None:
     flight, work = SingleFlight[str](), Work()
     first, *others = await callers(flight, work, 50)
     first.cancel()
@@ -75,7 +75,7 @@ async def test_a_caller_that_leaves_does_not_disturb_the_others() -> None:
     assert work.cancelled == 0
 
 
-async def test_the_last_caller_who_leaves_stops_the_work_and_waits_for_its_cleaning_up() -> None:
+async def test_the_last_cancelled_caller_waits_for_the_cleanup() -> None:
     flight, work = SingleFlight[str](), Work()
     tasks = await callers(flight, work, 50)
     for task in tasks:
@@ -86,7 +86,7 @@ async def test_the_last_caller_who_leaves_stops_the_work_and_waits_for_its_clean
     assert flight._flights == {}
 
 
-async def test_a_caller_after_the_last_one_left_starts_anew() -> None:
+async def test_a_caller_after_the_last_one_starts_a_new_task() -> None:
     flight, work = SingleFlight[str](), Work()
     (task,) = await callers(flight, work, 1)
     task.cancel()
@@ -98,7 +98,7 @@ async def test_a_caller_after_the_last_one_left_starts_anew() -> None:
     assert flight._flights == {}
 
 
-async def test_a_failure_reaches_every_caller_and_the_next_one_tries_anew() -> None:
+async def test_a_failure_reaches_every_caller() -> None:
     flight, work = SingleFlight[str](), Work()
     work.error = ValueError("no")
     tasks = await callers(flight, work, 50)
@@ -109,8 +109,8 @@ async def test_a_failure_reaches_every_caller_and_the_next_one_tries_anew() -> N
     assert await flight.run("key", work) == "result 2"
 
 
-async def test_a_failure_that_nobody_waits_for_any_more_is_not_reported_as_lost() -> None:
-    """asyncio would log "exception was never retrieved" to the loop's handler."""
+async def test_a_failure_without_callers_is_not_logged_as_lost() -> None:
+    """asyncio would report "exception was never retrieved" to the loop's handler."""
     reported: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, told: reported.append(told))
     flight = SingleFlight[str]()
@@ -132,7 +132,7 @@ async def test_a_failure_that_nobody_waits_for_any_more_is_not_reported_as_lost(
     assert reported == []
 
 
-def test_a_new_loop_does_not_wait_for_the_old_ones_work() -> None:
+def test_a_new_event_loop_starts_a_new_task() -> None:
     flight = SingleFlight[str]()
 
     async def leave_it_hanging() -> None:
@@ -154,7 +154,7 @@ def test_a_new_loop_does_not_wait_for_the_old_ones_work() -> None:
     assert flight._flights == {}
 
 
-async def test_a_caller_whose_coroutine_is_closed_does_not_wait() -> None:
+async def test_closing_a_callers_coroutine_does_not_wait() -> None:
     flight, work = SingleFlight[str](), Work()
     caller = flight.run("key", work)
     caller.send(None)

@@ -1,4 +1,4 @@
-"""The directories of a home: made private, unless they are somebody else's."""
+"""The directories of a home are private, unless they are foreign."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def mode(path: Path) -> int:
 
 
 @pytest.mark.parametrize("before", [(), ("host.json",), ("host-20260101T000000Z-1.log",)])
-def test_directories_that_are_new_empty_or_ours_are_private(
+def test_new_empty_and_own_directories_become_private(
     before: tuple[str, ...], tmp_path: Path
 ) -> None:
     for name in ("state", "logs"):
@@ -34,7 +34,7 @@ def test_directories_that_are_new_empty_or_ours_are_private(
     assert {mode(tmp_path / name) for name in ("state", "logs", "engine")} == {0o700}
 
 
-def test_a_directory_of_something_else_keeps_its_permissions(tmp_path: Path) -> None:
+def test_a_foreign_directory_keeps_its_permissions(tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "nginx.log").touch()
     (tmp_path / "logs").chmod(0o755)
@@ -42,7 +42,7 @@ def test_a_directory_of_something_else_keeps_its_permissions(tmp_path: Path) -> 
     assert mode(tmp_path / "logs") == 0o755
 
 
-def test_what_a_link_leads_to_keeps_its_permissions(tmp_path: Path) -> None:
+def test_the_target_of_a_link_keeps_its_permissions(tmp_path: Path) -> None:
     target = tmp_path / "disk"
     target.mkdir()
     target.chmod(0o755)
@@ -54,14 +54,14 @@ def test_what_a_link_leads_to_keeps_its_permissions(tmp_path: Path) -> None:
     assert mode(target) == 0o755
 
 
-def test_a_file_in_the_place_of_a_directory_is_named(tmp_path: Path) -> None:
+def test_a_file_in_place_of_a_directory_is_named(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("mine", encoding="utf-8")
     with pytest.raises(ConfigurationError, match="state cannot be used"):
         Paths.from_home(tmp_path).create()
     assert (tmp_path / "state").read_text(encoding="utf-8") == "mine"
 
 
-def test_a_link_in_a_locks_place_makes_no_file(tmp_path: Path) -> None:
+def test_a_link_in_place_of_a_lock_creates_no_file(tmp_path: Path) -> None:
     (tmp_path / "lock").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError, match="lock"), FileLock(tmp_path / "lock", timeout_s=0):
         pass

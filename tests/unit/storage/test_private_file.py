@@ -1,4 +1,4 @@
-"""Files for this user only: made beside others that use them."""
+"""Private files."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ database.close()
 """
 
 
-def test_a_file_is_made_for_this_user_only(tmp_path: Path) -> None:
+def test_a_new_file_is_private(tmp_path: Path) -> None:
     create_file(tmp_path / "secret")
     assert (tmp_path / "secret").read_bytes() == b""
     if os.name == "posix":
         assert stat.S_IMODE((tmp_path / "secret").stat().st_mode) == 0o600
 
 
-def test_a_file_that_is_there_stays_as_it_is(tmp_path: Path) -> None:
+def test_an_existing_file_is_unchanged(tmp_path: Path) -> None:
     (tmp_path / "notes").write_text("mine", encoding="utf-8")
     create_file(tmp_path / "notes")
     assert (tmp_path / "notes").read_text(encoding="utf-8") == "mine"
 
 
 @pytest.mark.parametrize("looks", [create_file, read_samples])
-def test_a_look_at_a_database_leaves_the_locks_of_this_process(
+def test_create_file_keeps_the_locks_of_this_process(
     tmp_path: Path, looks: Callable[[Path], Any]
 ) -> None:
-    """Without them another process takes itself for the last one, and removes what is written."""
+    """Without them another process would delete the WAL as the last user of the database."""
     path = tmp_path / "health.db"
     with closing(SampleStore(path, keep_s=60)):
         looks(path)

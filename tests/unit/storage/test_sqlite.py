@@ -1,4 +1,4 @@
-"""The four SQLite files of this package: what is not ours stays as it is, and damage is ours."""
+"""The four SQLite databases: foreign files are left alone, and damage is handled."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def _read_journal(path: Path) -> None:
 
 @dataclass(frozen=True)
 class Database:
-    """One of our files, and everything that is done with it."""
+    """One kind of database, and the operations on it."""
 
     name: str
     place: Callable[[Path], Path]
@@ -158,7 +158,7 @@ def kind(request: pytest.FixtureRequest) -> Database:
     return request.param  # type: ignore[no-any-return]
 
 
-# --- what is not ours ---
+# --- foreign files ---
 
 
 def _text(path: Path) -> None:
@@ -210,7 +210,7 @@ def _marked(path: Path) -> None:
 
 
 def _in_wal_mode(path: Path) -> None:
-    """Another program's, which crashed: its log is not taken over."""
+    """A database of another program, which crashed and left its WAL."""
     _database_of(path, "pragma journal_mode = wal", "create table theirs (x)")
     with closing(sqlite3.connect(path)) as database:
         database.execute("insert into theirs values (1)")
@@ -222,7 +222,7 @@ def _in_wal_mode(path: Path) -> None:
 
 
 def _all_in_its_log(path: Path) -> None:
-    """Another program's, which crashed before any of its tables were in the file itself."""
+    """A database of another program, which crashed with all tables in the WAL."""
     with closing(sqlite3.connect(path)) as database:
         database.execute("pragma journal_mode = wal")
         database.execute("create table theirs (x)")
@@ -258,7 +258,7 @@ FOREIGN = [
 
 
 def _snapshot(root: Path) -> dict[str, tuple[int, bytes]]:
-    """Every file below: mode and content, or what it leads to."""
+    """Return mode and content, or link target, of every file in a directory."""
     found: dict[str, tuple[int, bytes]] = {}
     for path in sorted(root.rglob("*")):
         mode = path.lstat().st_mode
@@ -268,7 +268,7 @@ def _snapshot(root: Path) -> dict[str, tuple[int, bytes]]:
 
 
 @pytest.mark.parametrize("foreign", FOREIGN)
-def test_what_is_not_ours_is_neither_changed_nor_moved(
+def test_foreign_files_are_neither_changed_nor_moved(
     kind: Database,
     foreign: Callable[[Path], None],
     tmp_path: Path,
@@ -285,7 +285,7 @@ def test_what_is_not_ours_is_neither_changed_nor_moved(
     before = _snapshot(path.parent)
     for work in (kind.use, *kind.readers):
         if kind is CACHE and work is kind.use:
-            with pytest.raises(kind.errors):  # its calls go on without, and its statistics fail
+            with pytest.raises(kind.errors):  # calls continue, but statistics fail
                 work(path)
         else:
             with pytest.raises(kind.errors) as raised:
@@ -296,8 +296,8 @@ def test_what_is_not_ours_is_neither_changed_nor_moved(
 
 
 @posix_only
-def test_no_device_is_written(kind: Database, tmp_path: Path) -> None:
-    """A link leads to it, as nobody can make one here."""
+def test_devices_are_not_written(kind: Database, tmp_path: Path) -> None:
+    """Through a link, because tests cannot create a device."""
     path = kind.place(tmp_path)
     path.parent.mkdir()
     path.symlink_to(os.devnull)
@@ -308,7 +308,7 @@ def test_no_device_is_written(kind: Database, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("side", ["-wal", "-shm", "-journal"])
-def test_a_foreign_file_where_sqlite_keeps_its_own_is_moved_and_not_lost(
+def test_a_foreign_side_file_is_renamed(
     kind: Database, side: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = kind.place(tmp_path)
@@ -322,7 +322,7 @@ def test_a_foreign_file_where_sqlite_keeps_its_own_is_moved_and_not_lost(
 
 
 @posix_only
-def test_a_file_of_ours_is_closed_to_others(kind: Database, tmp_path: Path) -> None:
+def test_our_files_are_private(kind: Database, tmp_path: Path) -> None:
     path = kind.place(tmp_path)
     kind.use(path)
     path.chmod(0o644)
@@ -339,7 +339,7 @@ def _work_on_journal(path: Path) -> None:
 
 @pytest.mark.parametrize("kind", [CACHE, HISTORY, JOURNAL], ids=str)
 @pytest.mark.parametrize("state", ["missing", "empty", "closed"])
-def test_readers_create_and_change_nothing(kind: Database, state: str, tmp_path: Path) -> None:
+def test_readers_do_not_change_anything(kind: Database, state: str, tmp_path: Path) -> None:
     path = kind.place(tmp_path)
     if state == "closed":
         kind.use(path)
@@ -354,7 +354,7 @@ def test_readers_create_and_change_nothing(kind: Database, state: str, tmp_path:
     assert _snapshot(path.parent) == before
 
 
-def test_clearing_a_cache_leaves_what_others_named_like_its_own(tmp_path: Path) -> None:
+def test_clearing_a_cache_keeps_foreign_files_with_similar_names(tmp_path: Path) -> None:
     path = CACHE.place(tmp_path)
     path.parent.mkdir()
     names = ["answers.db.corrupt-1", "answers.db.corrupt-2-wal", "answers.db.format-7"]
@@ -375,7 +375,7 @@ def test_clearing_a_cache_leaves_what_others_named_like_its_own(tmp_path: Path) 
         assert path.with_name(name).read_text(encoding="utf-8") == "my thesis"
 
 
-def test_a_journal_does_not_begin_among_answers_that_it_would_remove(tmp_path: Path) -> None:
+def test_a_journal_refuses_to_replace_existing_answers(tmp_path: Path) -> None:
     path = JOURNAL.place(tmp_path)
     path.parent.mkdir()
     part = path.with_name("part-000001.jsonl")
@@ -386,12 +386,12 @@ def test_a_journal_does_not_begin_among_answers_that_it_would_remove(tmp_path: P
     assert part.read_text(encoding="utf-8") == "an answer\n"
 
 
-# --- damage of what is ours ---
+# --- damaged databases ---
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Each database as it is left, with all that lies beside it."""
+    """Write each database, and return the directories by name."""
     roots: dict[str, Path] = {}
     for kind in DATABASES:
         roots[kind.name] = root = tmp_path_factory.mktemp(kind.name)
@@ -400,7 +400,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_flipped_bytes_end_in_our_errors_or_a_new_file(
+def test_flipped_bytes_cause_our_errors_or_a_new_file(
     kind: Database, seed: int, written: dict[str, Path], tmp_path: Path
 ) -> None:
     shutil.copytree(written[kind.name], tmp_path, dirs_exist_ok=True)  # times included
@@ -454,9 +454,7 @@ UPDATES = [
 
 
 @pytest.mark.parametrize(("name", "statement"), UPDATES)
-def test_a_value_that_was_never_written_is_damage(
-    name: str, statement: str, tmp_path: Path
-) -> None:
+def test_an_impossible_value_is_damage(name: str, statement: str, tmp_path: Path) -> None:
     (kind,) = [kind for kind in DATABASES if kind.name == name]
     path = kind.place(tmp_path)
     kind.use(path)
@@ -470,7 +468,7 @@ def test_a_value_that_was_never_written_is_damage(
         kind.use(path)
 
 
-def test_damaged_uses_are_set_aside_and_the_next_call_goes_on(tmp_path: Path) -> None:
+def test_a_damaged_usage_database_is_quarantined(tmp_path: Path) -> None:
     path = USES.place(tmp_path)
     USES.use(path)
     with closing(sqlite3.connect(path)) as database:
@@ -482,7 +480,7 @@ def test_damaged_uses_are_set_aside_and_the_next_call_goes_on(tmp_path: Path) ->
     assert path.with_name("uses.db.damaged-1").exists()
 
 
-def test_uses_whose_application_id_is_damaged_are_set_aside(tmp_path: Path) -> None:
+def test_a_damaged_application_id_is_quarantined(tmp_path: Path) -> None:
     path = USES.place(tmp_path)
     USES.use(path)
     _database_of(path, "pragma application_id = 7")
@@ -490,7 +488,7 @@ def test_uses_whose_application_id_is_damaged_are_set_aside(tmp_path: Path) -> N
     assert path.with_name("uses.db.damaged-1").exists()
 
 
-def test_uses_from_before_they_had_an_application_id_are_ours(tmp_path: Path) -> None:
+def test_a_usage_database_without_application_id_is_ours(tmp_path: Path) -> None:
     path = USES.place(tmp_path)
     USES.use(path)
     _database_of(path, "pragma application_id = 0")
@@ -498,7 +496,7 @@ def test_uses_from_before_they_had_an_application_id_are_ours(tmp_path: Path) ->
     assert not list(path.parent.glob("*damaged*"))
 
 
-def test_a_journal_that_is_refused_leaves_no_lock_behind(tmp_path: Path) -> None:
+def test_a_refused_journal_leaves_no_lock(tmp_path: Path) -> None:
     path = JOURNAL.place(tmp_path)
     path.parent.mkdir()
     path.with_name("part-000001.jsonl").write_text("answers", encoding="utf-8")
@@ -507,7 +505,7 @@ def test_a_journal_that_is_refused_leaves_no_lock_behind(tmp_path: Path) -> None
     assert [found.name for found in path.parent.iterdir()] == ["part-000001.jsonl"]
 
 
-def test_a_damaged_journal_says_what_to_do(tmp_path: Path) -> None:
+def test_a_damaged_journal_has_a_hint(tmp_path: Path) -> None:
     path = JOURNAL.place(tmp_path)
     JOURNAL.use(path)
     with path.open("r+b") as file:
@@ -519,7 +517,7 @@ def test_a_damaged_journal_says_what_to_do(tmp_path: Path) -> None:
         assert f"Move {path.parent} away" in raised.value.hint
 
 
-def test_a_history_that_is_damaged_while_it_is_written_is_set_aside(tmp_path: Path) -> None:
+def test_a_history_damaged_during_writes_is_quarantined(tmp_path: Path) -> None:
     path = HISTORY.place(tmp_path)
     with closing(SampleStore(path, keep_s=1e12)) as store:
         store.add(seen("healthy", 1000))
@@ -532,14 +530,14 @@ def test_a_history_that_is_damaged_while_it_is_written_is_set_aside(tmp_path: Pa
 
 
 @pytest.mark.parametrize("row", [None, (), (1, 2), ("1",), (None,), (b"",)])
-def test_a_row_is_of_the_types_that_were_written(row: tuple[object, ...] | None) -> None:
+def test_check_row_refuses_other_types(row: tuple[object, ...] | None) -> None:
     assert check_row((1,), int) == (1,)
     with pytest.raises(DamagedFile):
         check_row(row, int)
 
 
-def test_a_file_that_is_set_aside_while_it_is_opened_is_opened_anew(tmp_path: Path) -> None:
-    """Its log would be taken for that of the new file."""
+def test_a_file_quarantined_during_open_is_reopened(tmp_path: Path) -> None:
+    """SQLite would use its WAL for the new file."""
     path = tmp_path / "a.db"
     laid_out: list[Path] = []
 

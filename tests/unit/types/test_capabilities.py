@@ -1,4 +1,4 @@
-"""What is refused ahead of a service that would ignore it. Its abilities are measured elsewhere."""
+"""Requests that a service generation would ignore are refused."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HI = [{"role": "user", "content": "Hi"}]
         {"metadata": {"top_k": "5"}, "user": "me"},
     ],
 )
-def test_what_asks_for_nothing_is_let_through(generation: Any, extra: dict[str, Any]) -> None:
+def test_neutral_values_are_accepted(generation: Any, extra: dict[str, Any]) -> None:
     CAPABILITIES[generation].check(make_chat_request(HI, extra=extra))
 
 
@@ -34,13 +34,13 @@ def test_what_asks_for_nothing_is_let_through(generation: Any, extra: dict[str, 
 @pytest.mark.parametrize(
     "extra", [{"n": 2}, {"logprobs": True}, {"top_logprobs": 3}, {"logit_bias": {"1": 2}}]
 )
-def test_what_would_be_ignored_is_refused_by_name(generation: Any, extra: dict[str, Any]) -> None:
+def test_an_ignored_parameter_is_refused(generation: Any, extra: dict[str, Any]) -> None:
     (name,) = extra
     with pytest.raises(UnsupportedFeature, match=rf"{generation} has no {name}"):
         CAPABILITIES[generation].check(make_chat_request(HI, extra=extra))
 
 
-def test_a_seed_beyond_the_engines_integers_is_refused() -> None:
+def test_a_seed_above_the_maximum_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="seed is 2147483648") as caught:
         CAPABILITIES["sdk-1"].check(make_chat_request(HI, seed=2**31))
     assert caught.value.field == "seed"
@@ -49,7 +49,7 @@ def test_a_seed_beyond_the_engines_integers_is_refused() -> None:
 
 
 @pytest.mark.parametrize("generation", CAPABILITIES)
-def test_a_grammar_is_refused_where_it_would_be_ignored(generation: Any) -> None:
+def test_a_grammar_is_refused_without_support(generation: Any) -> None:
     said = CAPABILITIES[generation]
     for constraint in (JsonSchemaConstraint({"type": "integer"}), ChoiceConstraint(("yes", "no"))):
         said.check(make_chat_request(HI, constraint=constraint))

@@ -1,4 +1,4 @@
-"""What cannot be sent is refused before it is sent, and the refusal names the argument."""
+"""Invalid arguments are refused before a request is sent, by name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from foundry_api.types.messages import ChatRequest, FunctionCall, Message, ToolC
 HI = [{"role": "user", "content": "Hi"}]
 
 
-def test_a_request_holds_what_was_asked_for() -> None:
+def test_a_request_has_the_arguments() -> None:
     request = make_chat_request(
         [{"role": "system", "content": "Be brief"}, Message("user", "Hi")],
         max_tokens=5,
@@ -39,7 +39,7 @@ def test_a_request_holds_what_was_asked_for() -> None:
     )
 
 
-def test_what_is_not_given_is_left_to_the_service() -> None:
+def test_omitted_arguments_are_none() -> None:
     assert make_chat_request(HI) == ChatRequest(messages=(Message("user", "Hi"),))
 
 
@@ -51,11 +51,11 @@ def test_messages_may_come_from_any_iterable() -> None:
 
 
 @pytest.mark.parametrize(("stop", "strings"), [(None, ()), ("END", ("END",)), ([], ())])
-def test_a_stop_string_may_stand_alone(stop: Any, strings: tuple[str, ...]) -> None:
+def test_stop_may_be_a_single_string(stop: Any, strings: tuple[str, ...]) -> None:
     assert make_chat_request(HI, stop=stop).stop == strings
 
 
-def test_changing_what_was_passed_does_not_change_the_request() -> None:
+def test_a_request_copies_its_arguments() -> None:
     extra = {"user": "me"}
     request = make_chat_request(HI, extra=extra)
     extra["user"] = "you"
@@ -105,7 +105,7 @@ REFUSALS: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("field", "arguments"), REFUSALS)
-def test_an_argument_that_cannot_be_sent_is_named(field: str, arguments: dict[str, Any]) -> None:
+def test_an_invalid_argument_is_named(field: str, arguments: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest) as caught:
         make_chat_request(HI, **arguments)
     assert caught.value.field == field
@@ -145,7 +145,7 @@ def test_an_argument_that_cannot_be_sent_is_named(field: str, arguments: dict[st
         ("messages[1].content", [*HI, Message("user", "a\ud800")]),
     ],
 )
-def test_a_message_that_cannot_be_sent_is_named(field: str, messages: Any) -> None:
+def test_an_invalid_message_is_named(field: str, messages: Any) -> None:
     with pytest.raises(InvalidRequest) as caught:
         validate_messages(messages)
     assert caught.value.field == field
@@ -153,19 +153,19 @@ def test_a_message_that_cannot_be_sent_is_named(field: str, messages: Any) -> No
 
 
 @pytest.mark.parametrize("timeout", [0, -1, math.nan, True, "soon"])
-def test_a_timeout_that_no_call_can_meet_is_refused(timeout: Any) -> None:
+def test_an_invalid_timeout_is_refused(timeout: Any) -> None:
     with pytest.raises(InvalidRequest) as caught:
         check_timeout(timeout)
     assert caught.value.field == "timeout"
 
 
 @pytest.mark.parametrize("timeout", [None, 0.001, 30, math.inf])
-def test_a_timeout_may_be_short_or_endless(timeout: float | None) -> None:
+def test_a_timeout_may_be_short_or_infinite(timeout: float | None) -> None:
     check_timeout(timeout)
 
 
 def request_or_field(messages: Any, **options: Any) -> ChatRequest | str | None:
-    """The request if it can be sent, else the argument at fault."""
+    """Return the request if it is valid, else the name of the invalid argument."""
     try:
         request = make_chat_request(messages, **options)
     except InvalidRequest as error:
@@ -175,7 +175,7 @@ def request_or_field(messages: Any, **options: Any) -> ChatRequest | str | None:
 
 
 @given(text=st.text(alphabet=st.characters(), max_size=50))
-def test_any_text_is_refused_by_name_or_can_be_sent(text: str) -> None:
+def test_any_text_is_either_refused_or_encodable(text: str) -> None:
     request = request_or_field([Message("user", text)], stop=text, extra={"user": text})
     if isinstance(request, ChatRequest):
         assert msgspec.json.decode(msgspec.json.encode(request))["messages"][0]["content"] == text
@@ -199,9 +199,7 @@ ANYTHING = st.recursive(
         ),
     ),
 )
-def test_no_argument_of_any_type_raises_anything_else(
-    messages: Any, options: dict[str, Any]
-) -> None:
+def test_any_argument_raises_only_invalid_request(messages: Any, options: dict[str, Any]) -> None:
     for given_messages in (messages, HI):
         assert request_or_field(given_messages, **options)
 
@@ -218,20 +216,18 @@ def test_no_argument_of_any_type_raises_anything_else(
         ("hello", "\udfff", "system"),
     ],
 )
-def test_a_prompt_that_cannot_be_sent_is_named_as_the_caller_named_it(
-    prompt: Any, system: Any, field: str
-) -> None:
+def test_an_invalid_prompt_has_the_callers_name(prompt: Any, system: Any, field: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         prompt_to_messages(prompt, system)
     assert caught.value.field == field
 
 
-def test_a_member_that_would_be_lost_is_refused() -> None:
+def test_an_unknown_message_member_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="audio"):
         validate_messages([{"role": "user", "content": "4", "audio": {"id": "1"}}])
 
 
-def test_the_turns_of_a_tool_call_are_kept() -> None:
+def test_tool_call_messages_are_kept() -> None:
     call = {"id": "call_1", "type": "function", "function": {"name": "add", "arguments": "{}"}}
     asked, answered = validate_messages(
         [
@@ -246,14 +242,14 @@ def test_the_turns_of_a_tool_call_are_kept() -> None:
     assert validate_messages([asked, answered]) == (asked, answered)
 
 
-def test_parts_of_text_become_one_text() -> None:
+def test_text_parts_are_joined() -> None:
     parts = [{"type": "text", "text": "Hello, "}, {"type": "text", "text": "world"}]
     assert validate_messages([{"role": "user", "content": parts}]) == (
         Message("user", "Hello, world"),
     )
 
 
-def test_a_part_that_no_generation_reads_is_refused_by_its_place() -> None:
+def test_an_unsupported_part_is_refused() -> None:
     image = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
     with pytest.raises(UnsupportedFeature, match=r"messages\[0\]\.content\[1\]"):
         validate_messages([{"role": "user", "content": [{"type": "text", "text": "See:"}, image]}])

@@ -1,4 +1,4 @@
-"""Every error tells what happened and what to do next, whatever the service said."""
+"""Every error has a message and a hint, and errors of services are classified."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BASES = {"BatchError", "ToolError", "FoundryError", "ModelError", "ServiceError"
 
 
 def drawn_tree() -> dict[str, tuple[str, ...]]:
-    """The bases of every class, as the module's docstring draws them."""
+    """Parse the class tree from the module's docstring."""
     tree = {"FoundryError": ("Exception",)}
     parents = ["FoundryError"]
     for line in (errors.__doc__ or "").splitlines():
@@ -38,7 +38,7 @@ def drawn_tree() -> dict[str, tuple[str, ...]]:
     return tree
 
 
-def test_the_tree_drawn_in_the_docstring_is_the_tree_of_the_classes() -> None:
+def test_the_docstring_shows_the_class_tree() -> None:
     classes = {c.__name__: tuple(base.__name__ for base in c.__bases__) for c in CLASSES}
     assert drawn_tree() == classes
 
@@ -48,14 +48,14 @@ def test_every_error_is_public() -> None:
 
 
 @pytest.mark.parametrize("kind", CLASSES)
-def test_every_error_that_is_raised_says_what_to_do_next(kind: type[FoundryError]) -> None:
-    needs_its_own = {"ConfigurationError"}  # each of its raisers knows better
-    assert bool(kind.default_hint) != (kind.__name__ in BASES | needs_its_own)
+def test_every_error_class_has_a_hint(kind: type[FoundryError]) -> None:
+    without_default = {"ConfigurationError"}  # each of its raisers knows better
+    assert bool(kind.default_hint) != (kind.__name__ in BASES | without_default)
     assert not kind.default_hint or kind.default_hint.endswith(".")
 
 
 @pytest.mark.parametrize("kind", CLASSES)
-def test_an_error_survives_pickling_and_copying_whole(kind: type[FoundryError]) -> None:
+def test_errors_can_be_pickled_and_copied(kind: type[FoundryError]) -> None:
     error = kind("it broke").with_context(model="m", service="http://s", attempts=2)
     for field in ("hint", "field", "partial", "log_path"):
         if hasattr(error, field):
@@ -70,7 +70,7 @@ def test_an_error_survives_pickling_and_copying_whole(kind: type[FoundryError]) 
         assert twin.args == error.args
 
 
-def test_an_error_names_model_service_status_attempts_and_the_way_out() -> None:
+def test_the_text_has_all_details_and_the_hint() -> None:
     error = errors.ServerError("it broke", model="m", service="http://s", status=500, attempts=2)
     assert str(error) == (
         "it broke (model m, service http://s, HTTP 500, after 2 attempts). "
@@ -78,7 +78,7 @@ def test_an_error_names_model_service_status_attempts_and_the_way_out() -> None:
     )
 
 
-def test_nothing_is_said_twice() -> None:
+def test_the_text_repeats_no_detail() -> None:
     error = errors.ServerError(
         "m at http://s answered HTTP 500",
         hint="",
@@ -90,21 +90,21 @@ def test_nothing_is_said_twice() -> None:
     assert str(error) == "m at http://s answered HTTP 500."
 
 
-def test_a_location_fills_in_only_what_is_not_known() -> None:
+def test_with_context_sets_only_missing_details() -> None:
     error = errors.ServerError("it broke", model="known")
     assert error.with_context(model="other", service="http://s", attempts=3) is error
     assert (error.model, error.service, error.attempts) == ("known", "http://s", 3)
     assert error.with_context().attempts == 3
 
 
-def test_the_nearest_names_are_suggested() -> None:
+def test_similar_model_names_are_suggested() -> None:
     error = errors.ModelNotFound("no such model", nearest=["phi-4", "phi-3"])
     assert error.nearest == ("phi-4", "phi-3")
     assert error.hint.startswith("Did you mean phi-4 or phi-3? ")
     assert isinstance(error, LookupError)
 
 
-def test_a_failed_start_points_to_its_log() -> None:
+def test_a_failed_start_names_its_log() -> None:
     error = errors.ServiceStartFailed("it did not start", log_path="/logs/host.log")
     assert str(error).endswith("/logs/host.log")
 
@@ -150,7 +150,7 @@ BUDGET = (
         ("", ""),
     ],
 )
-def test_the_engines_source_places_are_not_shown(said: str, told: str) -> None:
+def test_the_engines_source_locations_are_removed(said: str, told: str) -> None:
     assert clean_message(said) == told
 
 
@@ -240,23 +240,21 @@ E = errors
         (599, "\t ", E.ServerError),
     ],
 )
-def test_what_the_services_say_becomes_a_type(
-    status: int, said: str, kind: type[FoundryError]
-) -> None:
+def test_service_errors_are_classified(status: int, said: str, kind: type[FoundryError]) -> None:
     error = classify(status, said)
     assert type(error) is kind
     assert error.status == status
     assert str(error).endswith(error.hint)
 
 
-def test_an_overflow_tells_the_numbers() -> None:
+def test_an_overflow_has_the_token_counts() -> None:
     error = classify(400, BUDGET)
     assert isinstance(error, errors.ContextOverflow)
     assert (error.prompt_tokens, error.max_tokens, error.context_length) == (20, 9000, 8192)
     assert error.field == "max_tokens"
 
 
-def test_an_overflow_with_absurd_numbers_tells_none() -> None:
+def test_an_overflow_ignores_huge_numbers() -> None:
     error = classify(400, BUDGET.replace("20 input", f"{'9' * 5000} input"))
     assert not isinstance(error, errors.ContextOverflow) or error.prompt_tokens is None
 
@@ -269,13 +267,13 @@ TEXTS = st.text() | st.lists(
 
 
 @given(text=TEXTS)
-def test_any_text_can_be_cleaned_and_nothing_is_left_to_clean(text: str) -> None:
+def test_any_message_is_cleaned_completely(text: str) -> None:
     assert len(clean_message(text)) <= len(text)
     assert not _SOURCE_LOCATION.search(clean_message(text))
 
 
 @given(status=st.integers(100, 599), text=TEXTS)
-def test_any_answer_has_a_type_and_a_hint(status: int, text: str) -> None:
+def test_any_status_and_text_are_classified(status: int, text: str) -> None:
     error = classify(status, text)
     assert error.message
     assert error.hint
@@ -284,5 +282,5 @@ def test_any_answer_has_a_type_and_a_hint(status: int, text: str) -> None:
 
 @pytest.mark.timeout(10)
 @pytest.mark.parametrize("text", ["a", "a.h:1 ", "a.h:1 (", "(", "a.", "./"])
-def test_a_megabyte_of_nonsense_is_no_work(text: str) -> None:
+def test_cleaning_a_large_message_is_fast(text: str) -> None:
     assert len(clean_message(text * 2**20)) <= MAX_MESSAGE_CHARS

@@ -1,4 +1,4 @@
-"""What happens is told once, in order, to whoever wants to hear it."""
+"""Events and the event bus."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FIRST = FirstToken(call=1, attempt=1, model="tiny:1", service="x", time_to_first
 CHANGED = BreakerChanged(service="x", old="closed", new="open", retry_after_s=2.0)
 
 
-def test_a_listener_hears_everything_unless_it_says_what() -> None:
+def test_a_listener_gets_all_events_or_its_types() -> None:
     all_heard: list[Event] = []
     some_heard: list[Event] = []
     events = EventBus(all_heard.append)
@@ -37,7 +37,7 @@ def test_a_listener_hears_everything_unless_it_says_what() -> None:
     assert some_heard == [CHANGED]
 
 
-def test_a_listener_that_left_hears_no_more() -> None:
+def test_an_unsubscribed_listener_gets_no_events() -> None:
     heard: list[Event] = []
     events = EventBus()
     leave = events.subscribe(heard.append)
@@ -48,7 +48,7 @@ def test_a_listener_that_left_hears_no_more() -> None:
     assert heard == [FIRST]
 
 
-def test_an_event_that_nobody_hears_need_not_be_made() -> None:
+def test_observed_types_are_those_with_a_listener() -> None:
     events = EventBus()
     leave = events.subscribe(lambda _: None, FirstToken)
     assert [kind for kind in EVENT_TYPES if kind in events.observed_types] == [FirstToken]
@@ -56,7 +56,7 @@ def test_an_event_that_nobody_hears_need_not_be_made() -> None:
     assert FirstToken not in events.observed_types
 
 
-def test_a_listener_that_fails_does_not_disturb_the_call_or_the_others(
+def test_a_failing_listener_is_isolated(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def fails(_event: Event) -> None:
@@ -89,12 +89,12 @@ def test_a_listener_that_fails_does_not_disturb_the_call_or_the_others(
     ],
     ids=["the prompt", "the answer"],
 )
-def test_the_text_of_an_event_does_not_show(make: Callable[[str], Event]) -> None:
+def test_the_repr_of_an_event_hides(make: Callable[[str], Event]) -> None:
     assert "secret" not in repr(make("secret"))
     assert repr(make("x")).startswith(f"{type(make('x')).__name__}(call=1, ")
 
 
 @pytest.mark.parametrize("event", [FIRST, CHANGED])
-def test_an_event_cannot_be_changed(event: Event) -> None:
+def test_events_are_immutable(event: Event) -> None:
     with pytest.raises(AttributeError):
         event.service = "y"  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Paths and text of the user: what another process understands, and what is refused."""
+"""Paths and text from the command line and the environment."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ latin = pytest.mark.skipif(sys.platform != "linux", reason="names of other bytes
 
 
 @latin
-def test_a_working_directory_whose_name_is_no_utf8_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_working_directory_must_be_utf8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory = tmp_path / os.fsdecode(b"d\xe9")
     directory.mkdir()
     monkeypatch.chdir(directory)
@@ -29,7 +27,7 @@ def test_a_working_directory_whose_name_is_no_utf8_is_named(
 
 
 @latin
-def test_a_name_that_the_locale_hides_is_not_called_damaged(
+def test_an_ascii_locale_is_reported_as_the_cause(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     text = b"caf\xc3\xa9".decode("ascii", "surrogateescape")
@@ -40,7 +38,7 @@ def test_a_name_that_the_locale_hides_is_not_called_damaged(
 
 
 @latin
-def test_text_that_is_no_utf8_is_refused() -> None:
+def test_text_must_be_utf8() -> None:
     with pytest.raises(ValueError, match="codec"):
         decode_system_text("caf\udce9")
     with pytest.raises(ValueError, match="its name is not valid UTF-8"):

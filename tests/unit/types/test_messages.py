@@ -1,4 +1,4 @@
-"""What callers send and get are frozen values that survive pickling and JSON."""
+"""Messages and results are immutable and can be pickled."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ COMPLETION = Completion(
 
 
 @pytest.mark.parametrize("struct", STRUCTS)
-def test_every_value_is_frozen_and_documented(struct: type[msgspec.Struct]) -> None:
+def test_every_type_is_frozen_and_documented(struct: type[msgspec.Struct]) -> None:
     assert struct.__struct_config__.frozen
     told = inspect.getdoc(struct) or ""
     assert all(f"    {name}: " in told for name in struct.__struct_fields__)
 
 
-def test_values_cannot_be_changed() -> None:
+def test_values_are_immutable() -> None:
     with pytest.raises(AttributeError):
         COMPLETION.content = "Bye"  # type: ignore[misc]
 
@@ -55,18 +55,18 @@ def test_values_cannot_be_changed() -> None:
         Model(id="tiny:1", alias="tiny", catalog="local"),
     ],
 )
-def test_values_compare_hash_and_survive_pickling(value: msgspec.Struct) -> None:
+def test_values_compare_hash_and_pickle(value: msgspec.Struct) -> None:
     twin = pickle.loads(pickle.dumps(value))  # noqa: S301 - our own
     assert twin == value
     assert hash(twin) == hash(value)
 
 
-def test_a_failed_attempt_survives_pickling_with_its_error() -> None:
+def test_a_failed_attempt_is_pickled_with_its_error() -> None:
     twin = pickle.loads(pickle.dumps(AttemptRecord(0.1, ServerError("it broke", status=500))))  # noqa: S301
     assert str(twin.error) == "it broke (HTTP 500). " + ServerError.default_hint
 
 
-def test_a_model_is_json_without_what_is_not_known() -> None:
+def test_a_models_json_omits_unknown_members() -> None:
     model = Model(id="tiny:1", alias="tiny", catalog="local", cached=True)
     assert msgspec.json.encode(model) == (
         b'{"id":"tiny:1","alias":"tiny","catalog":"local","cached":true}'
@@ -74,7 +74,7 @@ def test_a_model_is_json_without_what_is_not_known() -> None:
     assert msgspec.json.decode(msgspec.json.encode(model), type=Model) == model
 
 
-def test_a_chunk_before_the_last_carries_nothing_but_text() -> None:
+def test_a_chunk_before_the_last_has_only_text() -> None:
     chunk = Chunk("Hi", "tiny:1")
     assert (chunk.finish_reason, chunk.usage, chunk.timings) == (None, None, None)
     assert (chunk.attempts, chunk.raw) == ((), b"")

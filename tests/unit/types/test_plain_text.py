@@ -1,4 +1,4 @@
-"""What comes from outside steers no terminal, forges no log line and turns no text around."""
+"""Text from outside is escaped in terminals, logs and reports."""
 
 from __future__ import annotations
 
@@ -51,22 +51,22 @@ def dangerous(text: str) -> set[str]:
 
 
 @everything
-def test_nothing_that_steers_is_left(text: str) -> None:
+def test_control_characters_are_escaped(text: str) -> None:
     assert not dangerous(sanitize(text))
     assert not dangerous(sanitize_line(text))
 
 
-def test_text_keeps_its_lines_and_a_line_has_none() -> None:
+def test_sanitize_keeps_lines_and_sanitize_line_does_not() -> None:
     assert sanitize("a\tb\r\nc\n") == "a\tb\nc\n"
     assert sanitize_line("a\tb\r\nc\n") == "a\tb\\r\\nc\\n"
 
 
-def test_honest_text_stays_as_it_is() -> None:
+def test_harmless_text_is_unchanged() -> None:
     assert sanitize(HONEST) == sanitize_line(HONEST) == escape_json(HONEST) == HONEST
 
 
 @everything
-def test_json_on_a_terminal_is_the_same_document(
+def test_escaped_json_decodes_to_the_same_document(
     text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output.print_json({text: [text]})
@@ -94,18 +94,18 @@ def logged(monkeypatch: pytest.MonkeyPatch, *arguments: object, **further: objec
 
 @everything
 @pytest.mark.parametrize("kind", [str, ServerError])
-def test_logs_quote_harmlessly(monkeypatch: pytest.MonkeyPatch, text: str, kind: type) -> None:
+def test_log_arguments_are_escaped(monkeypatch: pytest.MonkeyPatch, text: str, kind: type) -> None:
     assert dangerous(logged(monkeypatch, "it said %s", kind(text))) <= {"\n"}
     assert dangerous(logged(monkeypatch, f"it said {text}")) <= {"\n"}
 
 
-def test_a_line_end_in_a_message_begins_no_record(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_break_in_a_message_starts_no_record(monkeypatch: pytest.MonkeyPatch) -> None:
     assert logged(monkeypatch, "it %s", ServerError(FORGED)).count("\n") == 1
     lines = logged(monkeypatch, "unexpected", exc_info=ServerError(FORGED)).splitlines()
     assert [line for line in lines[1:] if not line.startswith("    ")] == []
 
 
-def test_handlers_of_others_get_one_line_too(caplog: pytest.LogCaptureFixture) -> None:
+def test_foreign_handlers_get_one_line(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("DEBUG", "foundry_api"):
         log = logging.getLogger("foundry_api")
         log.warning("%s said %s", "a\nb", ServerError(FORGED))
@@ -115,7 +115,7 @@ def test_handlers_of_others_get_one_line_too(caplog: pytest.LogCaptureFixture) -
 
 
 @everything
-def test_errors_tables_and_fields_are_harmless(
+def test_errors_tables_and_fields_are_escaped(
     text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     errors.print_error(ServerError(text, hint=text, model=text))
@@ -133,7 +133,7 @@ def test_a_cell_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @everything
-def test_a_report_shows_text_as_it_is_stored(text: str) -> None:
+def test_reports_escape_bidi_characters(text: str) -> None:
     assert not dangerous(element("p", text, title=text))
 
 
@@ -145,7 +145,7 @@ BODIES = {
 
 
 @pytest.mark.parametrize(("body", "piped"), BODIES.values(), ids=BODIES)
-def test_a_body_goes_exactly_into_a_pipe_and_harmlessly_to_a_terminal(
+def test_a_body_is_escaped_only_on_a_terminal(
     body: bytes, piped: bytes, monkeypatch: pytest.MonkeyPatch, capfdbinary: CaptureBytes
 ) -> None:
     reply = RawResponse(status=200, headers={}, body=body, service="http://127.0.0.1:1")

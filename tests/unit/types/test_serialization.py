@@ -1,4 +1,4 @@
-"""Every result goes wherever plain data does: a dict, JSON, a pickle, a field of pydantic."""
+"""Results convert to dicts and JSON, and work with pickle and pydantic."""
 
 from __future__ import annotations
 
@@ -137,8 +137,8 @@ RESULTS: list[Any] = [
 ]
 
 
-def told(members: Any) -> Any:
-    """Members as JSON has them; a set has no order."""
+def to_json(members: Any) -> Any:
+    """Return members as JSON values, with sets sorted."""
     plain = json.loads(json.dumps(members))
     return (
         {**plain, "ignored_parameters": sorted(plain["ignored_parameters"])}
@@ -149,44 +149,44 @@ def told(members: Any) -> Any:
 
 @pytest.mark.parametrize("result", RESULTS, ids=lambda each: type(each).__name__)
 class TestResults:
-    def test_one_is_a_dict_that_json_takes(self, result: Result) -> None:
+    def test_to_dict_gives_json_values(self, result: Result) -> None:
         members = result.to_dict()
         assert json.loads(json.dumps(members)) == msgspec.json.decode(msgspec.json.encode(members))
         assert set(members) <= {field.name for field in msgspec.structs.fields(result)}  # type: ignore[type-var]
 
-    def test_msgspec_encodes_it_without_help(self, result: Result) -> None:
+    def test_msgspec_encodes_a_result(self, result: Result) -> None:
         encoded = msgspec.json.encode(result)
-        assert told(msgspec.json.decode(encoded)) == told(result.to_dict())
+        assert to_json(msgspec.json.decode(encoded)) == to_json(result.to_dict())
 
-    def test_it_is_pickled_and_copied(self, result: Result) -> None:
+    def test_results_can_be_pickled_and_copied(self, result: Result) -> None:
         for twin in (
             pickle.loads(pickle.dumps(result)),  # noqa: S301 - our own
             copy.copy(result),
             copy.deepcopy(result),
         ):
             assert type(twin) is type(result)
-            assert told(twin.to_dict()) == told(result.to_dict())
+            assert to_json(twin.to_dict()) == to_json(result.to_dict())
 
-    def test_a_pydantic_model_may_have_it_as_a_field(self, result: Result) -> None:
+    def test_a_result_can_be_a_pydantic_field(self, result: Result) -> None:
         model = pydantic.create_model("Mine", result=(type(result), ...))
         mine: Any = model(result=result)
         assert mine.result is result
         dumped = mine.model_dump_json()
-        assert told(json.loads(dumped)["result"]) == told(result.to_dict())
-        assert told(mine.model_dump()["result"]) == told(result.to_dict())
+        assert to_json(json.loads(dumped)["result"]) == to_json(result.to_dict())
+        assert to_json(mine.model_dump()["result"]) == to_json(result.to_dict())
         again: Any = model.model_validate_json(dumped)
-        assert told(again.result.to_dict()) == told(result.to_dict())
+        assert to_json(again.result.to_dict()) == to_json(result.to_dict())
         assert len(repr(again.result)) < 1_000
         assert model.model_json_schema()["properties"]["result"]["type"] == "object"
         with pytest.raises(pydantic.ValidationError):
             model(result=5)
 
-    def test_printing_it_is_short(self, result: Result) -> None:
+    def test_the_repr_is_short(self, result: Result) -> None:
         assert len(str(result)) < 1_000
         assert len(repr(result)) < 1_000
 
 
-def test_statistics_are_results_too() -> None:
+def test_statistics_are_results() -> None:
     client = FoundryAPIClient("http://127.0.0.1:1")
     for each in (client.breaker.statistics(), client.limiter.statistics()):
         assert isinstance(each, BreakerStatistics | LimiterStatistics)
@@ -195,8 +195,8 @@ def test_statistics_are_results_too() -> None:
         ).replace(",", ", ")
 
 
-def test_every_public_value_of_a_call_is_a_result() -> None:
-    """One that is added later has to be one too; options and settings go the other way."""
+def test_public_value_types_are_results() -> None:
+    """Also those added later, except for options and settings, which are inputs."""
     inputs = {"BatchOptions", "InputOptions", "Request", "ResponseHead"}
     public = {name: getattr(foundry_api, name) for name in foundry_api.__all__}
     structs = {
@@ -237,21 +237,19 @@ class Place:
         ({1: (2, {3})}, {"1": [2, [3]]}),
     ],
 )
-def test_a_value_of_a_foreign_type_is_what_its_library_makes_of_it(
-    parsed: Any, expected: Any
-) -> None:
+def test_a_foreign_value_is_converted_by_its_library(parsed: Any, expected: Any) -> None:
     members = msgspec.structs.replace(COMPLETION, parsed=parsed).to_dict()
     assert json.loads(json.dumps(members))["parsed"] == expected
 
 
-def test_an_error_in_a_result_has_its_type_and_its_members() -> None:
+def test_an_error_becomes_its_attributes() -> None:
     (failed, _) = COMPLETION.to_dict()["attempts"]
     error = failed["error"]
     assert (error["type"], error["message"], error["status"]) == ("ServerError", "it failed", 500)
 
 
-def test_an_error_that_was_made_of_its_members_can_be_printed_raised_and_pickled() -> None:
-    """In another process, since one without its arguments ends the process when it is printed."""
+def test_a_decoded_error_can_be_printed_raised_and_pickled() -> None:
+    """In another process, because printing an error without args would crash it."""
     attempt = AttemptRecord(1.0, ServerError("it failed", status=500, model="demo"))
     finished = subprocess.run(
         [sys.executable, "-c", PRINTED, msgspec.json.encode(attempt)],
@@ -279,7 +277,7 @@ except FoundryError as caught:
 """
 
 
-def test_printing_a_completion_shows_what_a_reader_looks_for() -> None:
+def test_the_repr_of_a_completion_omits_details() -> None:
     long = msgspec.structs.replace(COMPLETION, content="x" * 10_000)
     assert str(COMPLETION).startswith("Completion(content='Paris', ")
     for shown in ("'demo:1'", "'stop'", "prompt_tokens=1"):
@@ -289,7 +287,7 @@ def test_printing_a_completion_shows_what_a_reader_looks_for() -> None:
     assert len(str(long)) < 500
 
 
-def test_headers_compare_without_case_and_the_first_of_doubled_ones_counts() -> None:
+def test_headers_are_case_insensitive_and_the_first_applies() -> None:
     headers = Headers({"X-A": "1", "x-a": "2", "B": "3"})
     assert (headers["x-A"], headers.get("b"), headers.get("c"), headers.get("c", "d")) == (
         "1",
@@ -304,7 +302,7 @@ def test_headers_compare_without_case_and_the_first_of_doubled_ones_counts() -> 
     assert dict(pickle.loads(pickle.dumps(headers))) == {"X-A": "1", "B": "3"}  # noqa: S301 - our own
 
 
-async def test_what_a_service_really_answered_is_encoded() -> None:
+async def test_recorded_responses_can_be_encoded() -> None:
     with skip_sleeps():
         async with (
             FakeService(ErrorReply(503), Reply("Hello"), Reply("Hello")) as service,
@@ -320,7 +318,7 @@ async def test_what_a_service_really_answered_is_encoded() -> None:
     assert reply.headers["CONTENT-TYPE"].startswith("application/json")
 
 
-def test_a_header_whose_bytes_are_no_utf8_goes_into_json() -> None:
+def test_a_header_that_is_not_utf8_can_be_encoded() -> None:
     headers = Headers({"X-A": "caf\udce9", "B": "caf\u00e9"})
     assert headers == {"X-A": "caf\u00e9", "B": "caf\u00e9"}
     assert msgspec.json.decode(msgspec.json.encode(headers)) == headers

@@ -1,4 +1,4 @@
-"""Arguments win over the environment, it wins over the defaults, and nonsense is refused."""
+"""Settings from arguments, the environment and defaults."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from foundry_api.types.errors import ConfigurationError
 from foundry_api.types.settings import Settings, normalize_url
 
 
-def test_the_defaults_are_the_documented_ones() -> None:
+def test_the_defaults_are_as_documented() -> None:
     settings = Settings.from_environment({})
     assert settings == Settings()
     assert dataclasses.asdict(settings) == {
@@ -60,7 +60,7 @@ def test_the_environment_is_read() -> None:
     )
 
 
-def test_the_bounds_and_the_services_are_read() -> None:
+def test_limits_and_services_are_read() -> None:
     settings = Settings.from_environment(
         {
             "FOUNDRY_TIMEOUT": "Auto",
@@ -85,7 +85,7 @@ def test_the_bounds_and_the_services_are_read() -> None:
     assert Settings(model="x").per_service() == (Settings(model="x"),)
 
 
-def test_one_address_takes_the_place_of_several_and_the_reverse() -> None:
+def test_base_url_and_base_urls_override_each_other() -> None:
     several = {"FOUNDRY_BASE_URLS": "localhost:1,localhost:2"}
     settings = Settings.from_environment(several, base_url="localhost:3")
     assert (settings.base_url, settings.base_urls) == ("http://localhost:3", ())
@@ -93,24 +93,24 @@ def test_one_address_takes_the_place_of_several_and_the_reverse() -> None:
     assert (settings.base_url, settings.base_urls) == (None, ("http://localhost:1",))
 
 
-def test_one_address_and_several_at_once_are_refused() -> None:
+def test_base_url_and_base_urls_exclude_each_other() -> None:
     with pytest.raises(ConfigurationError, match="both"):
         Settings(base_url="localhost:1", base_urls=("localhost:2",))
 
 
-def test_the_processes_own_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_of_the_process_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FOUNDRY_MODEL", "mine")
     assert Settings.from_environment().model == "mine"
     assert Settings.resolve(None).model == "mine"
 
 
-def test_arguments_win_over_the_environment() -> None:
+def test_arguments_override_the_environment() -> None:
     environ = {"FOUNDRY_MODEL": "theirs", "FOUNDRY_RETRIES": "9", "FOUNDRY_TIMEOUT": "9"}
     settings = Settings.from_environment(environ, model="mine", max_retries=0, timeout_s=None)
     assert (settings.model, settings.max_retries, settings.timeout_s) == ("mine", 0, 9.0)
 
 
-def test_arguments_win_over_given_settings_and_the_environment_is_not_read(
+def test_arguments_override_settings_without_the_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("FOUNDRY_MODEL", "the environment's")
@@ -122,7 +122,7 @@ def test_arguments_win_over_given_settings_and_the_environment_is_not_read(
 
 
 @pytest.mark.parametrize("blank", ["", "  ", "\t\n"])
-def test_a_blank_variable_counts_as_not_set(blank: str) -> None:
+def test_a_blank_variable_is_ignored(blank: str) -> None:
     names = ("MODEL", "TIMEOUT", "RETRIES", "LOG_LEVEL", "BASE_URL", "BASE_URLS", "API_KEY", "HOME")
     assert Settings.from_environment({f"FOUNDRY_{name}": blank for name in names}) == Settings()
 
@@ -147,13 +147,13 @@ def test_a_blank_variable_counts_as_not_set(blank: str) -> None:
         ("FOUNDRY_LOG_LEVEL", "LOUD"),
     ],
 )
-def test_a_value_that_cannot_be_used_names_its_variable(variable: str, value: str) -> None:
+def test_an_invalid_value_names_its_variable(variable: str, value: str) -> None:
     with pytest.raises(ConfigurationError, match=variable) as caught:
         Settings.from_environment({variable: value})
     assert caught.value.hint
 
 
-def test_a_service_that_does_not_exist_is_refused() -> None:
+def test_an_unknown_service_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="service is 'cloud'"):
         Settings.from_environment({}, service="cloud")
 
@@ -188,7 +188,7 @@ def test_settings_are_frozen() -> None:
         ("https://models.example/v1beta", "https://models.example/v1beta"),
     ],
 )
-def test_a_url_is_taken_as_users_paste_it(given: str, normal: str) -> None:
+def test_pasted_urls_are_normalized(given: str, normal: str) -> None:
     assert normalize_url(given) == normal
     assert Settings(base_url=given).base_url == normal
 
@@ -211,7 +211,7 @@ def test_a_url_is_taken_as_users_paste_it(given: str, normal: str) -> None:
         "http://[nonsense]:5273",
     ],
 )
-def test_what_is_no_address_is_refused(url: str) -> None:
+def test_an_invalid_url_is_refused(url: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         Settings(base_url=url)
     assert caught.value.hint
@@ -220,7 +220,7 @@ def test_what_is_no_address_is_refused(url: str) -> None:
 @example(url="0 ?")
 @example(url="http://0/ ?")
 @given(url=st.text() | st.from_regex(r"(https?://)?[\w.:@\[\]]*(:\d+)?(/v1|/openai/status|/)*"))
-def test_any_text_is_a_normal_url_or_a_configuration_error(url: str) -> None:
+def test_any_text_is_a_url_or_a_configuration_error(url: str) -> None:
     try:
         normal = normalize_url(url)
     except ConfigurationError:
@@ -243,13 +243,13 @@ SECRET = "hunter2"  # noqa: S105 - what must not be shown
         f"http://user:{SECRET}@",
     ],
 )
-def test_a_credential_in_a_url_is_refused_and_not_repeated(url: str) -> None:
+def test_a_credential_in_a_url_is_refused_and_hidden(url: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         Settings(base_url=url)
     assert SECRET not in str(caught.value)
 
 
-def test_no_credential_is_ever_shown() -> None:
+def test_the_repr_shows_no_credential() -> None:
     settings = Settings.from_environment({"FOUNDRY_API_KEY": SECRET})
     assert settings.api_key == SECRET
     assert SECRET not in repr(settings)
@@ -257,17 +257,17 @@ def test_no_credential_is_ever_shown() -> None:
 
 
 @pytest.mark.parametrize("level", ["debug", "Debug", "DEBUG"])
-def test_the_case_of_a_log_level_does_not_matter(level: str) -> None:
+def test_a_log_level_is_case_insensitive(level: str) -> None:
     assert Settings(log_level=level).log_level == "DEBUG"
     assert Settings.from_environment({"FOUNDRY_LOG_LEVEL": level}).log_level == "DEBUG"
 
 
-def test_a_log_level_that_there_is_none_of_is_shown_as_it_was_written() -> None:
+def test_an_unknown_log_level_is_shown_as_given() -> None:
     with pytest.raises(ConfigurationError, match="FOUNDRY_LOG_LEVEL is 'loud'"):
         Settings.from_environment({"FOUNDRY_LOG_LEVEL": "loud"})
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the environment is UTF-16 there")
-def test_a_variable_in_another_encoding_is_named() -> None:
+def test_a_variable_must_be_utf8() -> None:
     with pytest.raises(ConfigurationError, match=r"FOUNDRY_MODEL is .*, which is not text"):
         Settings.from_environment({"FOUNDRY_MODEL": os.fsdecode(b"mod\xe8le")})

@@ -1,4 +1,4 @@
-"""Values of callers as Python's own types, in every argument that is sent or kept."""
+"""Arguments of any type become Python's built-in types."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ from foundry_api.types.values import (
 
 
 class Text(str):
-    """As Django's SafeString and BeautifulSoup's NavigableString."""
+    """Like Django's SafeString and BeautifulSoup's NavigableString."""
 
     __slots__ = ("parent",)
 
@@ -102,7 +102,7 @@ REALS = [Real(1), np.float64(1), np.float32(1), np.float16(1), Decimal(1), Fract
 
 
 @pytest.mark.parametrize("value", TEXTS)
-def test_a_text_of_any_type_is_a_plain_one_wherever_it_is_given(value: Any) -> None:
+def test_text_subclasses_become_str(value: Any) -> None:
     assert type(as_text(value)) is str
     request = make_chat_request(
         [{"role": "user", "content": value}, Message("user", value)],
@@ -127,13 +127,13 @@ def test_a_text_of_any_type_is_a_plain_one_wherever_it_is_given(value: Any) -> N
 
 
 @pytest.mark.parametrize("role", [np.str_("user"), Text("user")])
-def test_a_role_of_any_type_of_text_is_known(role: Any) -> None:
+def test_a_role_may_be_a_text_subclass(role: Any) -> None:
     for message in ({"role": role, "content": "Hi"}, Message(role, "Hi")):
         assert type(validate_messages([message])[0].role) is str
 
 
 @pytest.mark.parametrize("value", REALS)
-def test_a_number_of_any_type_is_a_plain_one_wherever_it_is_given(value: Any) -> None:
+def test_number_types_become_float_or_int(value: Any) -> None:
     request = make_chat_request(
         prompt_to_messages("x"), temperature=value, top_p=value, extra={"a": value}
     )
@@ -151,7 +151,7 @@ def test_a_number_of_any_type_is_a_plain_one_wherever_it_is_given(value: Any) ->
 
 
 @pytest.mark.parametrize("value", WHOLES)
-def test_a_whole_number_of_any_type_is_a_plain_one(value: Any) -> None:
+def test_integer_types_become_int(value: Any) -> None:
     request = make_chat_request(prompt_to_messages("x"), max_tokens=value, seed=value)
     assert {type(request.max_tokens), type(request.seed)} == {int}
     assert type(check_batch_size(value)) is int
@@ -161,7 +161,7 @@ def test_a_whole_number_of_any_type_is_a_plain_one(value: Any) -> None:
 
 
 @pytest.mark.parametrize("value", [np.True_, True, 1])
-def test_a_truth_value_of_any_type_is_a_plain_one(value: Any) -> None:
+def test_bool_types_become_bool(value: Any) -> None:
     assert check_flag("download", value) is True
     assert (
         build_operation("x", {"store": value, "parallel_tool_calls": value}).members["store"]
@@ -170,13 +170,13 @@ def test_a_truth_value_of_any_type_is_a_plain_one(value: Any) -> None:
 
 
 @pytest.mark.parametrize("value", ["yes", 2, [], 0.5, object()])
-def test_what_is_neither_true_nor_false_is_named(value: Any) -> None:
+def test_an_invalid_flag_is_named(value: Any) -> None:
     with pytest.raises(InvalidRequest, match=r"^download is .*, neither True nor False") as caught:
         check_flag("download", value)
     assert caught.value.field == "download"
 
 
-def test_a_batch_request_of_foreign_types_is_sent_as_plain_json() -> None:
+def test_a_batch_request_of_foreign_types_becomes_plain_json() -> None:
     body: Any = {
         Text("messages"): [{"role": np.str_("user"), "content": Text("Hi")}],
         "temperature": np.float64(0.5),
@@ -189,26 +189,26 @@ def test_a_batch_request_of_foreign_types_is_sent_as_plain_json() -> None:
 
 
 @pytest.mark.parametrize("value", [True, np.True_, "1", None, 1.5, 1 + 2j, b"1", [1], math.nan])
-def test_what_is_no_whole_number_is_none(value: Any) -> None:
+def test_as_int_refuses_other_types(value: Any) -> None:
     assert as_int(value) is None
 
 
 @pytest.mark.parametrize("value", [True, np.True_, "1", None, 1 + 2j, np.complex128(1), 10**400])
-def test_what_is_no_number_is_none(value: Any) -> None:
+def test_as_float_refuses_other_types(value: Any) -> None:
     assert as_float(value) is None
     assert as_float(Decimal("sNaN")) is None
     assert as_bool("1") is None
 
 
 class Stubborn(float):
-    """A float whose own conversion fails."""
+    """A float whose conversion fails."""
 
     def __float__(self) -> float:
         raise RuntimeError
 
 
 class Odd(int):
-    """An int whose own arithmetic gives something else."""
+    """An int with wrong arithmetic."""
 
     def __add__(self, other: object) -> Any:
         return "sum"
@@ -217,12 +217,12 @@ class Odd(int):
         raise RuntimeError
 
 
-def test_a_subclass_is_its_number_whatever_its_methods_do() -> None:
+def test_a_subclass_keeps_its_number_despite_its_methods() -> None:
     assert (as_float(Stubborn(0.5)), type(as_float(Stubborn(0.5)))) == (0.5, float)
     assert (as_int(Odd(5)), type(as_int(Odd(5)))) == (5, int)
 
 
-def test_an_infinite_bound_of_silence_is_one_that_a_float_can_hold() -> None:
+def test_a_timeout_may_be_infinite_but_not_too_large() -> None:
     assert check_timeout(math.inf) == math.inf
     for seconds, wrong in (
         (10**400, "neither seconds nor 'auto'"),
@@ -245,7 +245,7 @@ NOT_FINITE = [
 
 
 @pytest.mark.parametrize("value", [*NOT_FINITE, Decimal("sNaN"), np.float32("inf")])
-def test_a_number_that_json_has_no_word_for_is_refused_by_its_place(value: Any) -> None:
+def test_a_number_that_is_not_finite_is_refused_with_its_path(value: Any) -> None:
     for function in (encode, to_plain):
         with pytest.raises(ValueError, match=r"^\['a'\]\[1\]\['b'\] is .*no word for that"):
             function({"a": [None, {"b": value}]})
@@ -255,7 +255,7 @@ def test_a_number_that_json_has_no_word_for_is_refused_by_its_place(value: Any) 
 
 
 @pytest.mark.parametrize("value", NOT_FINITE)
-def test_no_argument_turns_a_number_that_is_none_into_null(value: Any) -> None:
+def test_no_argument_accepts_a_number_that_is_not_finite(value: Any) -> None:
     schema = {"type": "object", "properties": {"n": {"type": "number", "default": value}}}
     body: Any = {"messages": [{"role": "user", "content": "Hi"}], "tools": [value]}
     for argument, call in (
@@ -287,7 +287,7 @@ def test_no_argument_turns_a_number_that_is_none_into_null(value: Any) -> None:
         ({"parameters": {"default": math.nan}}, "parameters"),
     ],
 )
-def test_a_tool_that_cannot_be_described_is_refused_where_it_is_made(
+def test_an_invalid_tool_is_refused_when_it_is_defined(
     arguments: dict[str, Any], field: str
 ) -> None:
     with pytest.raises(ToolDefinitionError) as caught:
@@ -295,7 +295,7 @@ def test_a_tool_that_cannot_be_described_is_refused_where_it_is_made(
     assert caught.value.field == field
 
 
-def test_a_tool_is_described_in_plain_values() -> None:
+def test_a_tool_definition_has_plain_values() -> None:
     schema: Any = {"type": "object", "default": np.float64(1)}
     made = tool(lambda: None, name=np.str_("f"), description=Text("F."), parameters=schema)
     assert msgspec.json.encode(made.definition) == (
@@ -303,20 +303,20 @@ def test_a_tool_is_described_in_plain_values() -> None:
     )
 
 
-def test_a_default_that_json_has_no_word_for_is_left_out_of_a_schema() -> None:
+def test_a_default_that_is_not_finite_is_omitted() -> None:
     def weigh(kilos: float = math.nan) -> float:
         return kilos
 
     assert tool(weigh).definition.parameters["properties"] == {"kilos": {"type": "number"}}
 
 
-def test_an_array_of_tools_is_one_of_none() -> None:
+def test_an_empty_array_of_tools_is_no_tools() -> None:
     assert make_chat_request(prompt_to_messages("x"), tools=np.array([])).tools == ()  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("message", [{"role": "user", "content": "Hi"}, Message("user", "Hi")])
 @pytest.mark.parametrize("text", ["a\0b", "\ud800", "", " "])
-def test_the_commonest_form_of_a_message_is_checked_as_the_others(message: Any, text: str) -> None:
+def test_simple_messages_are_checked_like_others(message: Any, text: str) -> None:
     assert validate_messages([message, message]) == (Message("user", "Hi"),) * 2
     spoilt: Any = (
         {**message, "content": text} if isinstance(message, dict) else Message("user", text)
@@ -330,24 +330,24 @@ def test_the_commonest_form_of_a_message_is_checked_as_the_others(message: Any, 
     "message",
     [{"role": ["user"], "content": "Hi"}, {"role": "robot", "content": "Hi"}, {"role": "user"}],
 )
-def test_a_message_of_a_wrong_role_is_named(message: Any) -> None:
+def test_a_message_with_an_invalid_role_is_named(message: Any) -> None:
     with pytest.raises(InvalidRequest) as caught:
         validate_messages([message])
     assert (caught.value.field or "").startswith("messages[0]")
 
 
-def test_a_path_is_one_that_a_system_could_have() -> None:
+def test_as_path_refuses_invalid_paths() -> None:
     assert as_path(Path("a")) == as_path(Text("a")) == "a"
     assert [as_path(each) for each in ("", "a\0b", 5, None, b"a")] == [None] * 5
 
 
 @pytest.mark.parametrize("value", [object(), {(1, 2): 3}, np.float64("nan"), [b"x", object()]])
-def test_what_has_no_form_in_json_is_refused(value: Any) -> None:
+def test_values_without_a_json_form_are_refused(value: Any) -> None:
     with pytest.raises(UNENCODABLE):
         to_plain(value)
 
 
-def test_a_value_is_shown_briefly_whatever_its_repr_does() -> None:
+def test_format_value_is_short_and_never_fails() -> None:
     class Broken:
         def __repr__(self) -> str:
             raise RuntimeError
@@ -371,14 +371,14 @@ def test_a_value_is_shown_briefly_whatever_its_repr_does() -> None:
         "http://host:hunter2@",
     ],
 )
-def test_no_address_in_an_error_shows_its_secret(url: str) -> None:
+def test_a_url_in_an_error_shows_no_secret(url: str) -> None:
     assert "hunter2" not in strip_secrets(url)
     with pytest.raises(Exception) as caught:  # noqa: PT011 - its text is what is looked at
         FoundryAPIClient(f"{url}\0")
     assert "hunter2" not in f"{caught.value!r} {caught.value}"
 
 
-def test_a_range_is_told_with_all_of_its_digits() -> None:
+def test_a_range_is_shown_with_all_digits() -> None:
     with pytest.raises(InvalidRequest, match="must be from 1 to 2147483647"):
         make_chat_request(prompt_to_messages("x"), max_tokens=0)
     with pytest.raises(InvalidRequest, match="to 9223372036854775807"):
@@ -396,26 +396,26 @@ def test_a_range_is_told_with_all_of_its_digits() -> None:
         ({"temperature": "warm"}, "temperature is 'warm', not a number"),
     ],
 )
-def test_a_wrong_type_says_what_is_wanted(arguments: dict[str, Any], message: str) -> None:
+def test_a_wrong_type_names_the_expected_one(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         make_chat_request(prompt_to_messages("x"), **arguments)
     assert caught.value.message == message
 
 
 @pytest.mark.parametrize("messages", ["hi", {"role": "user", "content": "hi"}, None, 5])
-def test_what_is_no_list_of_messages_says_what_is_wanted(messages: Any) -> None:
+def test_messages_must_be_a_list(messages: Any) -> None:
     with pytest.raises(InvalidRequest, match=r"^messages is .*, not a list of messages"):
         validate_messages(messages)
 
 
 @pytest.mark.parametrize("model", [5, {"a": 1}, b"demo", 1.5])
-def test_what_is_no_model_says_what_is_wanted(model: Any) -> None:
+def test_a_model_must_be_a_name_or_a_list(model: Any) -> None:
     with pytest.raises(InvalidRequest, match=r"^model is .*, not a model's name or a list"):
         model_names(model)
 
 
 @pytest.mark.parametrize("name", ["a\0b", "a\x1b[2J", "a\nb", "", " ", "\ud800", 5, None])
-def test_what_is_no_name_of_a_model_is_refused(name: Any) -> None:
+def test_an_invalid_model_name_is_refused(name: Any) -> None:
     with pytest.raises(InvalidRequest) as caught:
         check_name("alias", name)
     assert caught.value.field == "alias"
@@ -427,13 +427,13 @@ class TestEmptyTurns:
 
     @pytest.mark.parametrize("content", ["", " \n", None, [], [{"type": "text", "text": ""}]])
     @pytest.mark.parametrize("role", ["system", "assistant"])
-    def test_those_of_system_and_assistant_are_left_out(self, role: str, content: Any) -> None:
+    def test_system_and_assistant_messages_are_omitted(self, role: str, content: Any) -> None:
         assert validate_messages([self.ASK, {"role": role, "content": content}, self.ASK]) == (
             self.ASK,
             self.ASK,
         )
 
-    def test_an_assistant_that_calls_tools_stays(self) -> None:
+    def test_an_assistant_message_with_tool_calls_stays(self) -> None:
         turn = {
             "role": "assistant",
             "content": None,
@@ -442,24 +442,24 @@ class TestEmptyTurns:
         assert validate_messages([self.ASK, turn])[1].tool_calls[0].id == "1"
 
     @pytest.mark.parametrize("content", ["", " ", None])
-    def test_the_empty_result_of_a_tool_is_sent_as_run_sends_it(self, content: Any) -> None:
+    def test_an_empty_tool_result_becomes_json(self, content: Any) -> None:
         turn = {"role": "tool", "content": content, "tool_call_id": "1"}
         assert validate_messages([self.ASK, turn])[1] == Message("tool", '""', tool_call_id="1")
 
     @pytest.mark.parametrize("before", [[], [ASK], [Message("assistant", "Hello")]])
-    def test_an_empty_turn_of_the_user_is_refused(self, before: list[Message]) -> None:
+    def test_an_empty_user_message_is_refused(self, before: list[Message]) -> None:
         with pytest.raises(InvalidRequest) as caught:
             validate_messages([*before, Message("user", "")])
         assert caught.value.message == f"messages[{len(before)}].content is empty"
 
-    def test_nothing_but_empty_turns_is_refused(self) -> None:
+    def test_only_empty_messages_are_refused(self) -> None:
         with pytest.raises(InvalidRequest, match=r"^messages has only empty messages"):
             validate_messages([Message("system", ""), Message("assistant", " ")])
 
-    def test_an_empty_system_is_none(self) -> None:
+    def test_an_empty_system_prompt_is_omitted(self) -> None:
         assert prompt_to_messages("Hi", " ") == [self.ASK]
 
-    def test_a_response_is_asked_without_them(self) -> None:
+    def test_responses_omit_them_too(self) -> None:
         said = [
             {"role": "system", "content": ""},
             {"role": "assistant", "content": [{"type": "output_text", "text": " "}]},
@@ -493,9 +493,7 @@ class TestEmptyTurns:
         (AlertCommand, {"command": ["a"], "timeout_s": 0}),
     ],
 )
-def test_a_setting_of_a_wrong_type_is_a_typed_error_that_names_it(
-    kind: Any, arguments: dict[str, Any]
-) -> None:
+def test_a_setting_of_a_wrong_type_is_named(kind: Any, arguments: dict[str, Any]) -> None:
     name = next(reversed(arguments))
     with pytest.raises(FoundryError) as caught:
         kind(**arguments)
@@ -521,21 +519,21 @@ def test_a_setting_of_a_wrong_type_is_a_typed_error_that_names_it(
         {"alerts": ["x"]},
     ],
 )
-def test_an_argument_of_a_monitor_is_named(arguments: dict[str, Any]) -> None:
+def test_an_invalid_monitor_argument_is_named(arguments: dict[str, Any]) -> None:
     (name,) = arguments
     with pytest.raises(InvalidRequest) as caught:
         HealthMonitor(FoundryAPIClient("http://127.0.0.1:1"), **arguments)
     assert (caught.value.field or "").partition("[")[0] == name
 
 
-def test_settings_of_foreign_number_types_are_plain_numbers() -> None:
+def test_settings_convert_number_types() -> None:
     residency = ModelResidency(keep_alive_s=np.float32(60), max_loaded=np.int64(2))  # type: ignore[arg-type]
     assert (type(residency.keep_alive_s), type(residency.max_loaded)) == (float, int)
     assert type(BreakerSettings(slow_s=Decimal(5)).slow_s) is float  # type: ignore[arg-type]
     assert type(LimiterSettings(concurrency=np.int64(5)).concurrency) is int  # type: ignore[arg-type]
 
 
-async def test_a_wait_whose_time_is_over_is_a_timeout() -> None:
+async def test_a_timeout_of_zero_expires_at_once() -> None:
     monitor = HealthMonitor(FoundryAPIClient("http://127.0.0.1:1"))
     for seconds in (0, -1):
         with pytest.raises(CallTimeout):
@@ -544,13 +542,13 @@ async def test_a_wait_whose_time_is_over_is_a_timeout() -> None:
         await monitor.wait_until_ready(timeout="5")  # type: ignore[arg-type]
 
 
-def test_a_tool_of_foreign_text_types_is_described_in_plain_ones() -> None:
+def test_a_tool_definition_converts_text_types() -> None:
     given = {"type": "function", "function": {"name": Text("f"), "description": np.str_("d")}}
     (definition,) = to_definitions([given])
     assert (type(definition.name), type(definition.description)) == (str, str)
 
 
-async def test_no_query_is_shown() -> None:
+async def test_errors_show_no_query() -> None:
     request = Request("GET", "http://127.0.0.1:1/x?token=hunter2")
     assert repr(request) == "Request(GET http://127.0.0.1:1/x)"
     async with FoundryAPIClient("http://127.0.0.1:1", max_retries=0) as client:
@@ -565,7 +563,7 @@ async def test_no_query_is_shown() -> None:
 
 
 @pytest.mark.parametrize("name", ["Host", "Content-Length", "X-A"])
-async def test_a_hook_cannot_frame_a_request(name: str) -> None:
+async def test_a_hook_cannot_set_framing_headers(name: str) -> None:
     def hook(request: Request) -> Request:
         return request.with_headers({name: "1\r\nX: y" if name == "X-A" else "1"})
 
@@ -577,7 +575,7 @@ async def test_a_hook_cannot_frame_a_request(name: str) -> None:
             await client.request("GET", "/v1/models")
 
 
-def test_langchains_empty_turns_are_sent_as_ours_are() -> None:
+def test_empty_langchain_messages_are_handled_alike() -> None:
     said = [
         SystemMessage(""),
         HumanMessage("Hi"),
@@ -596,7 +594,7 @@ def test_langchains_empty_turns_are_sent_as_ours_are() -> None:
 
 
 @pytest.mark.parametrize("validators", [5, print, "x"])
-async def test_validators_that_are_no_list_are_named(validators: Any) -> None:
+async def test_validators_must_be_a_list(validators: Any) -> None:
     client = FoundryAPIClient("http://127.0.0.1:1")
     with pytest.raises(InvalidRequest, match=r"^validators is .*, not a list"):
         await client.complete("Hi", validators=validators)
