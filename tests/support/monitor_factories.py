@@ -1,4 +1,4 @@
-"""What the tests of the monitor share: samples, and a client whose service follows a script."""
+"""Samples and a scripted service, for the tests of the monitor."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
     from foundry_api.wire.transport import Request
 
+# On another machine, whose processes are not read: their times do not follow the tests' clock.
 URL = "http://192.0.2.1:5273"
-"""Of another machine, whose processes are not looked at: their clock is the real one."""
 
 CHAT = "/catalogs/local/v1/chat/completions"
 
 
-def seen(status: str, at: float = 1_800_000_000.0, **members: Any) -> HealthSample:
-    """A sample in which state and status agree, unless told otherwise."""
-    told = {"state": status, "interval_s": 1.0, **members}
-    return HealthSample(status=status, checked_at=at, **told)  # type: ignore[arg-type]
+def make_sample(status: str, at: float = 1_800_000_000.0, **members: Any) -> HealthSample:
+    """Make a sample with a state equal to its status, unless `members` has another one."""
+    values = {"state": status, "interval_s": 1.0, **members}
+    return HealthSample(status=status, checked_at=at, **values)  # type: ignore[arg-type]
 
 
 class _Response:
@@ -52,15 +52,15 @@ class _Response:
 
 
 class ScriptedTransport:
-    """A transport whose service is up, down or slow as it is told; no socket is involved.
+    """A transport to a simulated service, without a socket.
 
     Attributes:
-        up: Whether anything answers.
-        slow: Seconds that a route takes, by its path.
+        up: Whether the service answers.
+        slow: Response times in seconds, by path.
         loaded: Ids of the models in memory.
-        pid: The process that it says it is.
-        asked: The paths that were asked for.
-        chatting: Set once a completion was asked for.
+        pid: The pid that the service reports.
+        requested_paths: The paths of all requests.
+        has_chat_request: Set by the first request for a completion.
     """
 
     def __init__(self) -> None:
@@ -68,14 +68,14 @@ class ScriptedTransport:
         self.slow: dict[str, float] = {}
         self.loaded: list[str] = []
         self.pid = 6230
-        self.asked: list[str] = []
-        self.chatting = asyncio.Event()
+        self.requested_paths: list[str] = []
+        self.has_chat_request = asyncio.Event()
 
     async def send(self, request: Request) -> _Response:
         path = request.url.removeprefix(URL)
-        self.asked.append(path)
+        self.requested_paths.append(path)
         if path == CHAT:
-            self.chatting.set()
+            self.has_chat_request.set()
         if not self.up:
             raise ServiceNotRunning("nothing is there", service=URL)
         await asyncio.sleep(self.slow.get(path, 0.0))
@@ -101,7 +101,7 @@ class ScriptedTransport:
 
 
 class WatchedService:
-    """What a monitor looks at, over a `ScriptedTransport`."""
+    """A target of a monitor, with a `ScriptedTransport`."""
 
     def __init__(self, limits: LimiterSettings | None = None) -> None:
         self.transport = ScriptedTransport()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from foundry_api.types.errors import ConfigurationError, ServiceError
@@ -20,8 +19,8 @@ __all__ = ["Hysteresis", "StateMachine", "Status", "Transition", "evaluate"]
 
 Status = Literal["healthy", "degraded", "down"]
 
+_STATUSES: tuple[Status, ...] = ("healthy", "degraded", "down")  # from best to worst
 _RANK = {"healthy": 0, "degraded": 1, "down": 2, "unknown": 3}
-_STATUSES: tuple[Status, ...] = ("healthy", "degraded", "down")
 _HEALTHY: frozenset[Status] = frozenset({"healthy"})
 _NOT_HEALTHY: frozenset[Status] = frozenset({"degraded", "down"})
 _DOWN: frozenset[Status] = frozenset({"down"})
@@ -104,16 +103,20 @@ class StateMachine:
             return "degraded", _NOT_HEALTHY
         if self.state == "unknown":
             return ("healthy" if self._all_last(1, _HEALTHY) else "unknown"), _HEALTHY
-        better = frozenset(status for status in _STATUSES if _RANK[status] < _RANK[self.state])
+        better = frozenset(_STATUSES[: _RANK[self.state]])
         if self._all_last(needs.recover_after, better):
             # The worst of the better statuses, so that one healthy check is not enough.
-            newest = (status for status, _ in islice(reversed(self._statuses), needs.recover_after))
-            return max(newest, key=lambda status: _RANK[status]), better
+            newest = self._get_newest(needs.recover_after)
+            return max(newest, key=_RANK.__getitem__), better
         return self.state, better
 
     def _all_last(self, count: int, statuses: frozenset[Status]) -> bool:
-        newest = [status for status, _ in islice(reversed(self._statuses), count)]
+        newest = self._get_newest(count)
         return len(newest) == count and statuses.issuperset(newest)
+
+    def _get_newest(self, count: int) -> list[Status]:
+        statuses: list[Status] = [status for status, _ in self._statuses]
+        return statuses[-count:]
 
 
 class Evaluation(NamedTuple):

@@ -32,7 +32,7 @@ from foundry_api.cli.services import check_endpoint
 from foundry_api.engine.endpoint import Endpoint
 from foundry_api.monitor.store import SampleStore
 from foundry_api.monitor.summary import summarise
-from support.monitor_factories import seen
+from support.monitor_factories import make_sample
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -58,7 +58,7 @@ def full(**members: Any) -> HealthSample:
         "threads": 9,
         "cpu_percent": 140.4,
     }
-    return seen("healthy", **{**defaults, **members})
+    return make_sample("healthy", **{**defaults, **members})
 
 
 def test_a_sample_as_fields() -> None:
@@ -78,7 +78,7 @@ def test_a_sample_as_fields() -> None:
 
 
 def test_a_sample_as_a_line() -> None:
-    assert format_line(seen("down", detail="nothing runs")).split("  ")[1:] == [
+    assert format_line(make_sample("down", detail="nothing runs")).split("  ")[1:] == [
         "down",
         "-",
         "nothing runs",
@@ -153,7 +153,9 @@ def test_a_summary_of_stored_checks(tmp_path: Path, capsys: pytest.CaptureFixtur
     path = tmp_path / "health.db"
     store = SampleStore(path, keep_s=1e9)
     for at in range(10):
-        store.add(seen("down" if at in {4, 5} else "healthy", 1.8e9 + at, memory_usage=2**30))
+        store.add(
+            make_sample("down" if at in {4, 5} else "healthy", 1.8e9 + at, memory_usage=2**30)
+        )
     store.close()
     assert main(["health", "--summary", "--store", str(path)]) == 0
     output = capsys.readouterr().out
@@ -209,7 +211,7 @@ def test_the_view_shows_state_figures_and_changes(monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_view_shows_why_a_service_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
-    screen = draw(monkeypatch, [seen("down", detail="no service \x1b[2J is running")])
+    screen = draw(monkeypatch, [make_sample("down", detail="no service \x1b[2J is running")])
     assert "no service" in screen
     assert "\\x1b[2J is running" in screen
 

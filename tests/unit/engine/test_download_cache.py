@@ -1,4 +1,4 @@
-"""Where a service says that its models lie: what it says may be no directory."""
+"""The cache directory that a service reports, which may be invalid."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from foundry_api.engine.models.download_cache import list_downloaded, may_hold_downloads
 
 
-@pytest.mark.parametrize("told", ["/x\0y", "/x\ud800", __file__])
-def test_what_is_no_directory_may_hold_downloads_as_far_as_anybody_knows(told: str) -> None:
-    assert may_hold_downloads("http://127.0.0.1:1", told)
+@pytest.mark.parametrize("cache_dir", ["/x\0y", "/x\ud800", __file__])
+def test_an_invalid_cache_directory_counts_as_having_downloads(cache_dir: str) -> None:
+    assert may_hold_downloads("http://127.0.0.1:1", cache_dir)
     with pytest.raises(OSError, match=r"null|surrogates|Not a directory"):
-        list_downloaded(Path(told))
+        list_downloaded(Path(cache_dir))

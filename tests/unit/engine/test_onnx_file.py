@@ -1,4 +1,4 @@
-"""Reading what an ONNX file names outside of itself, against the onnx package's own writing."""
+"""Reading ONNX files that the onnx package has written."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def model(*tensors: onnx.TensorProto) -> bytes:
     return bytes(onnx.helper.make_model(graph).SerializeToString())
 
 
-def told(path: Path, content: bytes) -> dict[str, int]:
+def read_files(path: Path, content: bytes) -> dict[str, int]:
     path.write_bytes(content)
     return read_external_data(path)
 
@@ -41,18 +41,18 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "model.onnx"
 
 
-def test_the_files_are_told_with_the_bytes_that_they_need(path: Path) -> None:
+def test_external_files_are_returned_with_their_needed_sizes(path: Path) -> None:
     content = model(
         weights("inside"),
         weights("a", location="model.onnx.data", offset=0, length=8),
         weights("b", location="model.onnx.data", offset=4096, length=8),
         weights("c", location="other.bin"),
     )
-    assert told(path, content) == {"model.onnx.data": 4104, "other.bin": 0}
+    assert read_files(path, content) == {"model.onnx.data": 4104, "other.bin": 0}
 
 
-def test_a_graph_that_holds_its_weights_names_no_file(path: Path) -> None:
-    assert told(path, model(weights("inside"))) == {}
+def test_a_graph_with_inline_weights_needs_no_file(path: Path) -> None:
+    assert read_files(path, model(weights("inside"))) == {}
 
 
 @pytest.mark.parametrize(
@@ -67,28 +67,28 @@ def test_a_graph_that_holds_its_weights_names_no_file(path: Path) -> None:
         model(weights("a"))[:-3],
     ],
 )
-def test_what_is_no_graph_is_told(path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_graph_is_rejected(path: Path, content: bytes) -> None:
     with pytest.raises(InvalidOnnx):
-        told(path, content)
+        read_files(path, content)
 
 
-def test_a_name_of_unheard_of_length_is_no_name(path: Path) -> None:
+def test_a_file_name_that_is_too_long_is_rejected(path: Path) -> None:
     with pytest.raises(InvalidOnnx, match="longer than 4096 bytes"):
-        told(path, model(weights("a", location="x" * 5000)))
+        read_files(path, model(weights("a", location="x" * 5000)))
 
 
 @given(st.binary(max_size=300), st.integers(0, 300))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-def test_no_bytes_raise_anything_else(path: Path, noise: bytes, at: int) -> None:
+def test_random_bytes_raise_only_invalid_onnx(path: Path, noise: bytes, at: int) -> None:
     good = model(weights("a", location="model.onnx.data", offset=0, length=8))
     for content in (noise, good[:at] + noise + good[at:]):
         try:
-            told(path, content)
+            read_files(path, content)
         except InvalidOnnx:
             continue
 
 
-def test_the_outputs_of_a_graph_are_told(path: Path) -> None:
+def test_the_outputs_of_a_graph_are_returned(path: Path) -> None:
     values = [
         onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, "n"])
         for name in ("logits", "hidden_states")
@@ -98,7 +98,7 @@ def test_the_outputs_of_a_graph_are_told(path: Path) -> None:
     assert read_outputs(path) == {"logits", "hidden_states"}
 
 
-def test_what_is_no_graph_has_no_outputs(path: Path) -> None:
+def test_reading_outputs_rejects_a_file_that_is_not_a_graph(path: Path) -> None:
     path.write_bytes(b"")
     with pytest.raises(InvalidOnnx):
         read_outputs(path)

@@ -1,4 +1,4 @@
-"""Alerts: functions, webhooks and programs, none of which can harm the monitor."""
+"""Alerts to functions, webhooks and programs."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 from aiohttp import web
 
 from foundry_api import AlertCommand, AlertWebhook, HealthChanged, InvalidRequest
-from foundry_api.monitor import alerts as listeners_module
+from foundry_api.monitor import alerts as alerts_module
 from foundry_api.monitor.alerts import Notifier, format_change
-from support.monitor_factories import seen
+from support.monitor_factories import make_sample
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 
     Serve = Callable[[Callable[[web.Request], Awaitable[web.StreamResponse]]], Awaitable[str]]
 
-NOTED = """
+RECORD = """
 import json, os, pathlib, sys
-facts = {name: value for name, value in os.environ.items() if name.startswith("FOUNDRY_HEALTH_")}
-pathlib.Path(sys.argv[1]).write_text(json.dumps([facts, json.load(sys.stdin), sys.argv[2:]]))
+variables = {name: os.environ[name] for name in os.environ if name.startswith("FOUNDRY_HEALTH_")}
+pathlib.Path(sys.argv[1]).write_text(json.dumps([variables, json.load(sys.stdin), sys.argv[2:]]))
 """
 
 
 def change(old: str = "healthy", new: str = "down", reason: str = "it is gone") -> HealthChanged:
-    sample = seen(new, service="http://127.0.0.1:5273", detail=reason)
+    sample = make_sample(new, service="http://127.0.0.1:5273", detail=reason)
     return HealthChanged(old=old, new=new, since=1.0, at=2.0, reason=reason, sample=sample)  # type: ignore[arg-type]
 
 
 @pytest.fixture
 async def serve() -> AsyncIterator[Serve]:
-    """Starts a real receiver of webhooks; its address."""
+    """Return a function that starts a webhook server and returns its URL."""
     runners: list[web.AppRunner] = []
 
     async def serve(handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> str:
@@ -53,15 +53,15 @@ async def serve() -> AsyncIterator[Serve]:
         await runner.cleanup()
 
 
-async def test_a_webhook_posts_the_change_and_a_sentence_for_people(serve: Serve) -> None:
-    got: list[tuple[str | None, Any]] = []
+async def test_a_webhook_posts_the_change_and_a_sentence(serve: Serve) -> None:
+    requests: list[tuple[str | None, Any]] = []
 
-    async def take(request: web.Request) -> web.Response:
-        got.append((request.headers.get("X-Key"), await request.json()))
+    async def receive(request: web.Request) -> web.Response:
+        requests.append((request.headers.get("X-Key"), await request.json()))
         return web.Response()
 
-    await AlertWebhook(await serve(take), headers={"X-Key": "k"})(change())
-    [(key, body)] = got
+    await AlertWebhook(await serve(receive), headers={"X-Key": "k"})(change())
+    [(key, body)] = requests
     assert key == "k"
     assert body["text"] == "http://127.0.0.1:5273 is down (was healthy): it is gone"
     assert (body["old"], body["new"], body["since"]) == ("healthy", "down", 1.0)
@@ -69,7 +69,7 @@ async def test_a_webhook_posts_the_change_and_a_sentence_for_people(serve: Serve
 
 
 @pytest.mark.parametrize("fault", ["500", "hangs", "nothing there"])
-async def test_a_webhook_that_fails_is_logged_without_its_secret(
+async def test_a_failed_webhook_is_logged_without_its_secret(
     serve: Serve, fault: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def refuse(_: web.Request) -> web.Response:
@@ -97,19 +97,19 @@ async def test_a_webhook_that_fails_is_logged_without_its_secret(
         "http://[",
     ],
 )
-def test_a_webhook_that_would_tell_the_world_is_refused(url: str) -> None:
+def test_an_unsafe_webhook_url_is_rejected(url: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         AlertWebhook(url)
     assert caught.value.field == "webhook"
     assert "pass" not in str(caught.value).replace("password", "")
 
 
-async def test_a_program_is_given_the_facts(tmp_path: Path) -> None:
-    noted = tmp_path / "noted.json"
-    harmless = "$(touch x); `y`"
-    await AlertCommand([sys.executable, "-c", NOTED, str(noted), harmless])(change())
-    facts, body, arguments = json.loads(noted.read_text(encoding="utf-8"))
-    assert facts == {
+async def test_a_program_receives_the_change(tmp_path: Path) -> None:
+    record_path = tmp_path / "record.json"
+    shell_code = "$(touch x); `y`"
+    await AlertCommand([sys.executable, "-c", RECORD, str(record_path), shell_code])(change())
+    variables, body, arguments = json.loads(record_path.read_text(encoding="utf-8"))
+    assert variables == {
         "FOUNDRY_HEALTH_OLD": "healthy",
         "FOUNDRY_HEALTH_NEW": "down",
         "FOUNDRY_HEALTH_REASON": "it is gone",
@@ -117,7 +117,7 @@ async def test_a_program_is_given_the_facts(tmp_path: Path) -> None:
         "FOUNDRY_HEALTH_TEXT": "http://127.0.0.1:5273 is down (was healthy): it is gone",
     }
     assert body["new"] == "down"
-    assert arguments == [harmless]
+    assert arguments == [shell_code]
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ async def test_a_program_is_given_the_facts(tmp_path: Path) -> None:
         (["no-such-program-anywhere"], "cannot be run"),
     ],
 )
-async def test_a_program_that_fails_is_logged(
+async def test_a_failed_program_is_logged(
     command: list[str], logged: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "foundry_api"):
@@ -142,13 +142,13 @@ def test_a_command_has_to_be_a_list(command: Any) -> None:
         AlertCommand(command)
 
 
-async def test_nobody_is_woken_because_all_is_well(tmp_path: Path) -> None:
+async def test_a_healthy_start_sends_no_alert(tmp_path: Path) -> None:
     command = AlertCommand(["no-such-program-anywhere"])
     await command(change("unknown", "healthy", ""))
     await AlertWebhook("http://127.0.0.1:9/")(change("unknown", "healthy", ""))
 
 
-def test_a_change_in_words() -> None:
+def test_a_change_is_described_in_a_sentence() -> None:
     assert format_change(change("unknown", "down")) == "http://127.0.0.1:5273 is down: it is gone"
     assert (
         format_change(change("down", "healthy", ""))
@@ -156,24 +156,24 @@ def test_a_change_in_words() -> None:
     )
 
 
-async def test_listeners_hear_in_order_however_slow_they_are() -> None:
-    heard: list[str] = []
+async def test_a_slow_listener_receives_the_changes_in_order() -> None:
+    received: list[str] = []
 
     async def slow(event: HealthChanged) -> None:
         await asyncio.sleep(0.02 if event.new == "down" else 0)
-        heard.append(event.new)
+        received.append(event.new)
 
-    listeners = Notifier(slow)
+    notifier = Notifier(slow)
     for new in ("down", "healthy", "degraded"):
-        listeners.notify(change(new=new))
-    await listeners.aclose()
-    assert heard == ["down", "healthy", "degraded"]
+        notifier.notify(change(new=new))
+    await notifier.aclose()
+    assert received == ["down", "healthy", "degraded"]
 
 
-async def test_one_that_fails_is_logged_and_the_others_hear(
+async def test_a_failing_listener_is_logged_and_the_others_run(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    heard: list[HealthChanged] = []
+    received: list[HealthChanged] = []
 
     def broken(_: HealthChanged) -> None:
         raise RuntimeError("broken")
@@ -181,29 +181,29 @@ async def test_one_that_fails_is_logged_and_the_others_hear(
     async def broken_later(_: HealthChanged) -> None:
         raise RuntimeError("broken later")
 
-    listeners = Notifier(broken, broken_later, heard.append)
-    listeners.notify(change())
-    await listeners.aclose()
-    assert len(heard) == 1
+    notifier = Notifier(broken, broken_later, received.append)
+    notifier.notify(change())
+    await notifier.aclose()
+    assert len(received) == 1
     assert "broken" in caplog.text
     assert "broken later" in caplog.text
 
 
-def test_one_that_left_hears_no_more() -> None:
-    heard: list[HealthChanged] = []
-    listeners = Notifier()
-    leave = listeners.add(heard.append)
-    listeners.notify(change())
-    leave()
-    leave()
-    listeners.notify(change())
-    assert len(heard) == 1
+def test_a_removed_listener_is_not_called() -> None:
+    received: list[HealthChanged] = []
+    notifier = Notifier()
+    remove = notifier.add(received.append)
+    notifier.notify(change())
+    remove()
+    remove()
+    notifier.notify(change())
+    assert len(received) == 1
 
 
-async def test_an_alert_that_hangs_does_not_keep_the_monitor_from_ending(
+async def test_an_alert_that_hangs_is_cancelled_when_the_monitor_ends(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(listeners_module, "GRACE_S", 0.05)
+    monkeypatch.setattr(alerts_module, "GRACE_S", 0.05)
     cancelled = asyncio.Event()
 
     async def hang(_: HealthChanged) -> None:
@@ -213,22 +213,22 @@ async def test_an_alert_that_hangs_does_not_keep_the_monitor_from_ending(
             cancelled.set()
             raise
 
-    listeners = Notifier(hang)
-    listeners.notify(change())
-    await listeners.aclose()
+    notifier = Notifier(hang)
+    notifier.notify(change())
+    await notifier.aclose()
     assert cancelled.is_set()
     assert "1 alerts were cancelled" in caplog.text
 
 
 class Panic(BaseException):
-    """What a library in Rust raises: no `Exception`."""
+    """Raised by libraries in Rust, and not an `Exception`."""
 
 
 @pytest.mark.parametrize("failure", [ValueError, asyncio.CancelledError, GeneratorExit, Panic])
-async def test_an_alert_that_raises_anything_harms_neither_the_others_nor_the_monitor(
+async def test_any_exception_of_an_alert_is_logged(
     failure: type[BaseException], caplog: pytest.LogCaptureFixture
 ) -> None:
-    heard: list[str] = []
+    received: list[str] = []
 
     def at_once(_: HealthChanged) -> None:
         raise failure("oops")
@@ -236,10 +236,10 @@ async def test_an_alert_that_raises_anything_harms_neither_the_others_nor_the_mo
     async def later(_: HealthChanged) -> None:
         raise failure("oops")
 
-    listeners = Notifier(at_once, later, lambda change: heard.append(change.new))
-    listeners.notify(change())
-    listeners.notify(change(new="healthy"))
-    await listeners.aclose()
-    assert heard == ["down", "healthy"]
+    notifier = Notifier(at_once, later, lambda change: received.append(change.new))
+    notifier.notify(change())
+    notifier.notify(change(new="healthy"))
+    await notifier.aclose()
+    assert received == ["down", "healthy"]
     assert "a listener failed" in caplog.text
     assert "an alert failed" in caplog.text

@@ -1,4 +1,4 @@
-"""The monitor over a service that follows a script, on a clock that only moves when all wait."""
+"""The monitor of a scripted service, on a clock that advances only when every task waits."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 LOADED = "/catalogs/local/models/loaded"
 
 
-async def first(monitor: HealthMonitor, count: int) -> list[HealthSample]:
+async def take_samples(monitor: HealthMonitor, count: int) -> list[HealthSample]:
     found: list[HealthSample] = []
     async with aclosing(monitor.samples()) as samples:
         async for sample in samples:
@@ -43,30 +43,28 @@ async def first(monitor: HealthMonitor, count: int) -> list[HealthSample]:
     return found
 
 
-def now() -> float:
+def loop_time() -> float:
     return asyncio.get_running_loop().time()
 
 
-def test_it_looks_at_the_interval(run: Run) -> None:
+def test_checks_run_at_the_interval(run: Run) -> None:
     async def main() -> None:
         watched = WatchedService()
-        moments: list[float] = []
+        times: list[float] = []
         async with aclosing(HealthMonitor(watched, interval=0.5).samples()) as samples:
             async for sample in samples:
-                moments.append(now())
+                times.append(loop_time())
                 assert (sample.status, sample.state, sample.ready) == ("healthy", "healthy", True)
-                if len(moments) == 5:
+                if len(times) == 5:
                     break
-        assert moments == pytest.approx([0, 0.5, 1, 1.5, 2])
+        assert times == pytest.approx([0, 0.5, 1, 1.5, 2])
 
     run(main())
 
 
 @pytest.mark.parametrize("kind", ["refused", "stalled"])
 @pytest.mark.parametrize("phase", [0.01, 0.1, 0.25, 0.4, 0.49])
-def test_an_outage_of_two_seconds_is_seen_whenever_it_begins(
-    run: Run, kind: str, phase: float
-) -> None:
+def test_an_outage_of_two_seconds_is_always_detected(run: Run, kind: str, phase: float) -> None:
     changes: list[HealthChanged] = []
 
     async def main() -> None:
@@ -77,14 +75,14 @@ def test_an_outage_of_two_seconds_is_seen_whenever_it_begins(
                 watched.transport.up = False
             else:
                 watched.transport.slow["/status"] = 2.0
-            began = now()
+            began = loop_time()
             await asyncio.sleep(2)
             assert [change.new for change in changes] == ["healthy", "down"]
             watched.transport.up = True
             watched.transport.slow.clear()
             await asyncio.sleep(1.01)
             assert [change.new for change in changes] == ["healthy", "down", "healthy"]
-            assert began < now()
+            assert began < loop_time()
 
     run(main())
     assert changes[1].reason
@@ -92,7 +90,7 @@ def test_an_outage_of_two_seconds_is_seen_whenever_it_begins(
     assert changes[1].at >= changes[1].since
 
 
-def test_one_look_without_an_answer_changes_nothing(run: Run) -> None:
+def test_one_failed_check_does_not_change_the_state(run: Run) -> None:
     async def main() -> None:
         watched = WatchedService()
         monitor = HealthMonitor(watched, interval=1)
@@ -105,49 +103,49 @@ def test_one_look_without_an_answer_changes_nothing(run: Run) -> None:
             watched.transport.up = True
             await asyncio.sleep(3)
         assert [change.new for change in changes] == ["healthy"]
-        assert [look.status for look in monitor.history].count("down") == 1
+        assert [sample.status for sample in monitor.history].count("down") == 1
         assert monitor.summary().outages == 0
 
     run(main())
 
 
-def test_looks_that_stall_keep_the_interval(run: Run) -> None:
+def test_checks_that_time_out_keep_the_interval(run: Run) -> None:
     async def main() -> None:
         watched = WatchedService()
         watched.transport.slow["/status"] = 60
-        moments: list[float] = []
+        times: list[float] = []
         async with aclosing(HealthMonitor(watched, interval=3).samples()) as samples:
             async for sample in samples:
-                moments.append(now())
+                times.append(loop_time())
                 assert "did not answer within 2 s" in sample.detail
-                if len(moments) == 3:
+                if len(times) == 3:
                     break
-        assert moments == pytest.approx([2, 5, 8])
+        assert times == pytest.approx([2, 5, 8])
 
     run(main())
 
 
-def test_a_program_that_stood_still_does_not_blame_the_service(run: Run) -> None:
-    """A laptop that slept, a task that blocked the loop: the answer came, but nobody was there."""
+def test_a_suspended_program_is_not_an_outage(run: Run) -> None:
+    """As after a laptop's sleep, or a task that blocked the loop."""
 
     async def main() -> None:
         watched = WatchedService()
         watched.transport.slow["/status"] = 0.1
         loop: Any = asyncio.get_running_loop()
 
-        def stand_still() -> None:
+        def suspend() -> None:
             loop._now += 3600
 
         async with HealthMonitor(watched, interval=0.5) as monitor:
             for moment in (1.05, 2.05, 3.05):
-                loop.call_later(moment, stand_still)
+                loop.call_later(moment, suspend)
             await asyncio.sleep(3600 * 3 + 10)
-        assert {look.status for look in monitor.history} == {"healthy"}
+        assert {sample.status for sample in monitor.history} == {"healthy"}
 
     run(main())
 
 
-def test_a_service_that_is_only_started_is_not_down(run: Run) -> None:
+def test_a_service_that_is_being_started_is_not_down(run: Run) -> None:
     async def main() -> None:
         watched = WatchedService()
         watched.connect_s = 20
@@ -164,7 +162,7 @@ def test_a_service_that_is_only_started_is_not_down(run: Run) -> None:
     run(main())
 
 
-def test_another_process_at_the_same_address_is_a_restart_and_found_anew(run: Run) -> None:
+def test_another_process_at_the_same_address_is_a_restart(run: Run) -> None:
     async def main() -> None:
         watched = WatchedService()
         async with HealthMonitor(watched, interval=1) as monitor:
@@ -173,13 +171,13 @@ def test_another_process_at_the_same_address_is_a_restart_and_found_anew(run: Ru
             watched.transport.pid += 1
             await asyncio.sleep(2)
             assert watched.service.connection is not before
-            assert {look.status for look in monitor.history} == {"healthy"}
-            assert [look.restarts for look in monitor.history] == [0, 1, 1]
+            assert {sample.status for sample in monitor.history} == {"healthy"}
+            assert [sample.restarts for sample in monitor.history] == [0, 1, 1]
 
     run(main())
 
 
-def test_one_that_cannot_be_started_is(run: Run) -> None:
+def test_a_service_that_cannot_be_started_is_down(run: Run) -> None:
     async def main() -> None:
         watched = WatchedService()
         watched.transport.up = False
@@ -187,46 +185,46 @@ def test_one_that_cannot_be_started_is(run: Run) -> None:
             await asyncio.sleep(1.5)
             assert monitor.state == "down"
             assert monitor.status is not None
-            assert monitor.status.service is None  # none was ever found
+            assert monitor.status.service is None  # no service was ever found
 
     run(main())
 
 
-def test_a_slow_list_of_models_delays_no_look(run: Run) -> None:
-    """On 2.2.1 the first one takes 4 s offline."""
+def test_a_slow_list_of_models_delays_no_check(run: Run) -> None:
+    """On 2.2.1 the first list takes 4 s offline."""
 
     async def main() -> None:
         watched = WatchedService()
         watched.transport.slow[LOADED] = 4.2
         watched.transport.loaded = ["demo:1"]
-        looks = await first(HealthMonitor(watched, interval=1, models=["demo"]), 8)
-        assert {look.status for look in looks} == {"healthy"}
-        known = [bool(look.loaded_models) for look in looks]
+        samples = await take_samples(HealthMonitor(watched, interval=1, models=["demo"]), 8)
+        assert {sample.status for sample in samples} == {"healthy"}
+        known = [bool(sample.loaded_models) for sample in samples]
         assert known[0] is False
         assert known[-1] is True
-        assert [look.ready for look in looks] == known
+        assert [sample.ready for sample in samples] == known
 
     run(main())
 
 
 @pytest.mark.parametrize("name", ["demo", "DEMO", "demo:1", " demo"])
-def test_a_wanted_model_may_be_named_as_in_calls(run: Run, name: str) -> None:
+def test_a_required_model_may_have_any_of_its_names(run: Run, name: str) -> None:
     async def main() -> None:
         watched = WatchedService()
         watched.transport.loaded = ["demo:1", "other:2"]
-        (look,) = await first(HealthMonitor(watched, models=[name]), 1)
-        assert look.ready
+        (sample,) = await take_samples(HealthMonitor(watched, models=[name]), 1)
+        assert sample.ready
 
     run(main())
 
 
-def test_a_wanted_model_that_is_missing_degrades(run: Run) -> None:
+def test_a_missing_required_model_is_degraded(run: Run) -> None:
     async def main() -> None:
         watched = WatchedService()
         watched.transport.loaded = ["other:2"]
         monitor = HealthMonitor(watched, interval=1, models=["demo", "other"])
-        looks = await first(monitor, 3)
-        assert {(look.status, look.ready, look.detail) for look in looks} == {
+        samples = await take_samples(monitor, 3)
+        assert {(sample.status, sample.ready, sample.detail) for sample in samples} == {
             ("degraded", False, "Not in memory: demo.")
         }
         assert monitor.state == "degraded"
@@ -234,24 +232,24 @@ def test_a_wanted_model_that_is_missing_degrades(run: Run) -> None:
     run(main())
 
 
-def test_waiting_hurries_and_returns_what_it_saw(run: Run) -> None:
+def test_waiting_shortens_the_interval(run: Run) -> None:
     async def main() -> None:
         watched = WatchedService()
         async with HealthMonitor(watched, interval=60, models=["demo"]) as monitor:
             await asyncio.sleep(5)
             asyncio.get_running_loop().call_later(3, watched.transport.loaded.append, "demo:1")
-            began = now()
+            began = loop_time()
             sample = await monitor.wait_until_ready(timeout=10)
             assert sample.loaded_models == ("demo:1",)
-            assert now() - began == pytest.approx(3, abs=0.25)
-            looks = len(monitor.history)
+            assert loop_time() - began == pytest.approx(3, abs=0.25)
+            count = len(monitor.history)
             await asyncio.sleep(50)
-            assert len(monitor.history) <= looks + 1
+            assert len(monitor.history) <= count + 1
 
     run(main())
 
 
-def test_waiting_in_vain_tells_what_was_seen_last(run: Run) -> None:
+def test_a_wait_that_times_out_reports_the_last_status(run: Run) -> None:
     async def main() -> None:
         watched = WatchedService()
         watched.transport.up = False
@@ -264,7 +262,7 @@ def test_waiting_in_vain_tells_what_was_seen_last(run: Run) -> None:
     run(main())
 
 
-def test_an_open_breaker_degrades(run: Run) -> None:
+def test_an_open_breaker_is_degraded(run: Run) -> None:
     async def main() -> None:
         watched = WatchedService()
         breaker = watched.service.breaker
@@ -273,35 +271,42 @@ def test_an_open_breaker_degrades(run: Run) -> None:
             permit = breaker.try_enter()
             assert permit is not None
             permit.failed(0.1)
-        (look,) = await first(HealthMonitor(watched), 1)
-        assert look.status == "degraded"
-        assert "circuit breaker is open" in look.detail
-        assert look.breaker is not None
-        assert look.breaker.state == "open"
+        (sample,) = await take_samples(HealthMonitor(watched), 1)
+        assert sample.status == "degraded"
+        assert "circuit breaker is open" in sample.detail
+        assert sample.breaker is not None
+        assert sample.breaker.state == "open"
 
     run(main())
 
 
-def ended(outcome: str, service: str | None = URL, rate: float | None = None) -> CallEnded:
+def make_call_ended(
+    outcome: str, service: str | None = URL, rate: float | None = None
+) -> CallEnded:
     timings = Timings(time_to_first_token_s=None, total_s=1.0, tokens_per_second=rate)
     return CallEnded(
         call=1, outcome=outcome, model="m", service=service, attempts=(), timings=timings
     )  # type: ignore[arg-type]
 
 
-def begun(seconds: float, service: str = URL) -> FirstToken:
+def make_first_token(seconds: float, service: str = URL) -> FirstToken:
     return FirstToken(call=1, attempt=1, model="m", service=service, time_to_first_token_s=seconds)
 
 
-def test_what_callers_saw_since_the_last_look_is_told(run: Run) -> None:
+def test_traffic_since_the_last_check_is_counted(run: Run) -> None:
     async def main() -> None:
         watched = WatchedService()
         async with HealthMonitor(watched, interval=1) as monitor:
             await asyncio.sleep(0.5)
-            for event in (begun(0.1), begun(0.2), begun(9.0), ended("answered", rate=50.0)):
+            for event in (
+                make_first_token(0.1),
+                make_first_token(0.2),
+                make_first_token(9.0),
+                make_call_ended("answered", rate=50.0),
+            ):
                 watched.events.emit(event)
-            watched.events.emit(ended("failed", service=None))
-            watched.events.emit(ended("cancelled"))
+            watched.events.emit(make_call_ended("failed", service=None))
+            watched.events.emit(make_call_ended("cancelled"))
             await asyncio.sleep(1)
             assert monitor.status is not None
             traffic = monitor.status.traffic
@@ -315,27 +320,27 @@ def test_what_callers_saw_since_the_last_look_is_told(run: Run) -> None:
     run(main())
 
 
-async def test_no_canary_is_made_where_callers_have_every_turn() -> None:
+async def test_no_canary_runs_while_callers_use_every_slot() -> None:
     watched = WatchedService(LimiterSettings(concurrency=1))
     watched.transport.loaded = ["demo:1"]
     monitor = HealthMonitor(watched, interval=0.05, canary_every=1)
     slot = watched.service.limiter.try_acquire()
-    look = await monitor.check()
-    assert look.canary is not None
-    assert (look.canary.outcome, look.canary.detail) == ("skipped", "callers use every slot")
-    assert (look.status, look.ready) == ("healthy", False)
+    sample = await monitor.check()
+    assert sample.canary is not None
+    assert (sample.canary.outcome, sample.canary.detail) == ("skipped", "callers use every slot")
+    assert (sample.status, sample.ready) == ("healthy", False)
     assert slot is not None
     slot.release()
-    assert CHAT not in watched.transport.asked
-    look = await monitor.check()
-    assert look.canary is not None
-    assert look.canary.outcome == "failed"  # the script has no chat route
-    assert look.status == "degraded"
-    assert "The canary failed" in look.detail
+    assert CHAT not in watched.transport.requested_paths
+    sample = await monitor.check()
+    assert sample.canary is not None
+    assert sample.canary.outcome == "failed"  # the script has no chat route
+    assert sample.status == "degraded"
+    assert "The canary failed" in sample.detail
     await monitor._sampler.aclose()
 
 
-def test_a_callers_answer_stands_for_a_canary(run: Run) -> None:
+def test_an_answered_call_replaces_a_canary(run: Run) -> None:
     async def main() -> None:
         watched = WatchedService()
         async with HealthMonitor(watched, interval=1, canary_every=1) as monitor:
@@ -343,7 +348,7 @@ def test_a_callers_answer_stands_for_a_canary(run: Run) -> None:
             assert monitor.status is not None
             assert monitor.status.canary is not None
             assert monitor.status.canary.detail == "no model is in memory"
-            watched.events.emit(ended("answered"))
+            watched.events.emit(make_call_ended("answered"))
             sample = await monitor.wait_until_ready(timeout=5)
             assert sample.canary is not None
             assert sample.canary.outcome == "traffic"
@@ -351,20 +356,20 @@ def test_a_callers_answer_stands_for_a_canary(run: Run) -> None:
     run(main())
 
 
-async def test_a_canary_gives_way_to_a_call_that_begins() -> None:
+async def test_a_call_that_starts_cancels_the_canary() -> None:
     watched = WatchedService()
     watched.transport.loaded = ["demo:1"]
     watched.transport.slow[CHAT] = 60
     async with HealthMonitor(watched, interval=0.05, canary_every=1) as monitor:
-        await watched.transport.chatting.wait()
+        await watched.transport.has_chat_request.wait()
         watched.events.emit(CallStarted(call=1, model="m", request=ChatRequest(messages=())))
-        looks = await first(monitor, 2)
-    canary = looks[-1].canary
+        samples = await take_samples(monitor, 2)
+    canary = samples[-1].canary
     assert canary is not None
     assert (canary.outcome, canary.detail) == ("skipped", "a call started, which has priority")
 
 
-def test_a_deadline_around_whoever_starts_it_is_not_the_monitors(run: Run) -> None:
+def test_a_deadline_of_the_caller_does_not_apply_to_the_monitor(run: Run) -> None:
     async def main() -> None:
         watched = WatchedService()
         watched.connect_s = 0.5
@@ -372,13 +377,13 @@ def test_a_deadline_around_whoever_starts_it_is_not_the_monitors(run: Run) -> No
         with deadline(0.2):
             await monitor.__aenter__()
         await asyncio.sleep(5.5)
-        assert [look.status for look in monitor.history] == ["healthy"] * 6
+        assert [sample.status for sample in monitor.history] == ["healthy"] * 6
         await monitor.__aexit__()
 
     run(main())
 
 
-def test_a_fault_of_its_own_is_logged_and_it_goes_on(
+def test_an_internal_error_is_logged_and_the_monitor_continues(
     run: Run, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def main() -> None:
@@ -396,7 +401,7 @@ def test_a_fault_of_its_own_is_logged_and_it_goes_on(
     assert "a health check failed" in caplog.text
 
 
-def test_when_the_client_is_closed_whoever_waits_is_told(
+def test_a_closed_client_is_reported_to_every_caller(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def main() -> None:
@@ -408,7 +413,7 @@ def test_when_the_client_is_closed_whoever_waits_is_told(
         monitor = HealthMonitor(watched, interval=1)
         monkeypatch.setattr(watched.service, "connect", closed)
         with pytest.raises(ClientClosed):
-            await first(monitor, 2)
+            await take_samples(monitor, 2)
         with pytest.raises(ClientClosed):
             await monitor.wait_until_ready(timeout=5)
         with pytest.raises(ClientClosed):
@@ -416,35 +421,35 @@ def test_when_the_client_is_closed_whoever_waits_is_told(
         async with monitor:
             await asyncio.sleep(1)
             with pytest.raises(ClientClosed):
-                await first(monitor, 1)
+                await take_samples(monitor, 1)
 
     run(main())
 
 
-def test_several_may_use_one_monitor(run: Run) -> None:
+def test_several_callers_share_one_monitor(run: Run) -> None:
     async def main() -> None:
         watched = WatchedService()
         monitor = HealthMonitor(watched, interval=1)
-        both = await asyncio.gather(first(monitor, 3), first(monitor, 5))
-        assert [len(looks) for looks in both] == [3, 5]
+        both = await asyncio.gather(take_samples(monitor, 3), take_samples(monitor, 5))
+        assert [len(samples) for samples in both] == [3, 5]
         assert both[0] == both[1][:3]
-        assert watched.transport.asked.count("/status") == 5
+        assert watched.transport.requested_paths.count("/status") == 5
         assert len(asyncio.all_tasks()) == 1
 
     run(main())
 
 
-def test_the_ring_keeps_the_newest(run: Run) -> None:
+def test_the_history_keeps_the_newest_samples(run: Run) -> None:
     async def main() -> None:
         monitor = HealthMonitor(WatchedService(), interval=1, history=3)
-        looks = await first(monitor, 5)
-        assert monitor.history == tuple(looks[-3:])
-        assert monitor.status == looks[-1]
+        samples = await take_samples(monitor, 5)
+        assert monitor.history == tuple(samples[-3:])
+        assert monitor.status == samples[-1]
 
     run(main())
 
 
-def test_whoever_comes_while_the_last_one_leaves_finds_it_running(run: Run) -> None:
+def test_a_caller_that_joins_during_the_stop_gets_samples(run: Run) -> None:
     async def main() -> None:
         watched = WatchedService()
         monitor = HealthMonitor(watched, interval=1)
@@ -453,16 +458,16 @@ def test_whoever_comes_while_the_last_one_leaves_finds_it_running(run: Run) -> N
             await asyncio.sleep(2)
 
         monitor.on_change(hang)
-        leaving = asyncio.create_task(first(monitor, 1))
+        leaving = asyncio.create_task(take_samples(monitor, 1))
         await asyncio.sleep(0.5)
-        assert len(await first(monitor, 2)) == 2
+        assert len(await take_samples(monitor, 2)) == 2
         await leaving
         assert len(asyncio.all_tasks()) == 1
 
     run(main())
 
 
-async def test_a_history_file_that_cannot_be_used_is_told_and_nothing_runs(tmp_path: Path) -> None:
+async def test_an_invalid_history_file_is_an_error_and_nothing_runs(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("mine", encoding="utf-8")
     watched = WatchedService()
@@ -474,29 +479,29 @@ async def test_a_history_file_that_cannot_be_used_is_told_and_nothing_runs(tmp_p
     assert CallEnded not in watched.events.observed_types
 
 
-async def test_a_history_file_is_written_while_it_runs(tmp_path: Path) -> None:
+async def test_the_history_file_is_written_while_the_monitor_runs(tmp_path: Path) -> None:
     from foundry_api.monitor.store import read_samples  # noqa: PLC0415 - only here
 
     path = tmp_path / "health.db"
     monitor = HealthMonitor(WatchedService(), interval=0.01, history=path)
-    looks = await first(monitor, 3)
-    assert read_samples(path)[:3] == looks
+    samples = await take_samples(monitor, 3)
+    assert read_samples(path)[:3] == samples
 
 
-def test_the_same_monitor_serves_one_event_loop_after_another() -> None:
+def test_one_monitor_works_on_one_event_loop_after_another() -> None:
     watched = WatchedService()
     monitor = HealthMonitor(watched, interval=0.01)
 
     async def main() -> None:
         watched.transport.slow[LOADED] = 60
-        await monitor.check()  # leaves a request behind, which ends with the loop
+        await monitor.check()  # leaves a request that ends with the loop
         watched.transport.slow.clear()
-        both = await asyncio.gather(first(monitor, 2), first(monitor, 2))
-        assert [len(looks) for looks in both] == [2, 2]
+        both = await asyncio.gather(take_samples(monitor, 2), take_samples(monitor, 2))
+        assert [len(samples) for samples in both] == [2, 2]
 
     for _ in range(2):
         asyncio.run(main())
-    assert {look.status for look in monitor.history} == {"healthy"}
+    assert {sample.status for sample in monitor.history} == {"healthy"}
 
 
 @pytest.mark.parametrize(
@@ -513,27 +518,25 @@ def test_the_same_monitor_serves_one_event_loop_after_another() -> None:
         ({"models": "demo"}, "models"),
     ],
 )
-def test_an_argument_that_cannot_be_is_refused_by_its_name(
-    arguments: dict[str, Any], field: str
-) -> None:
+def test_an_invalid_argument_is_rejected_by_name(arguments: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         HealthMonitor(WatchedService(), **arguments)
     assert caught.value.field == field
 
 
-def test_hysteresis_is_the_callers_choice(run: Run) -> None:
+def test_the_hysteresis_can_be_set(run: Run) -> None:
     async def main() -> None:
         watched = WatchedService()
         watched.transport.up = False
         monitor = HealthMonitor(watched, interval=1, hysteresis=Hysteresis(down_after=4))
-        states = [look.state for look in await first(monitor, 5)]
+        states = [sample.state for sample in await take_samples(monitor, 5)]
         assert states == ["unknown"] * 3 + ["down"] * 2
 
     run(main())
 
 
 @pytest.mark.parametrize("failure", [RuntimeError, asyncio.CancelledError])
-def test_what_the_callers_code_raises_neither_ends_the_monitor_nor_hides_an_outage(
+def test_exceptions_of_user_code_do_not_hide_an_outage(
     run: Run, failure: type[BaseException]
 ) -> None:
     def fail(*_: object) -> None:
@@ -560,7 +563,7 @@ def test_what_the_callers_code_raises_neither_ends_the_monitor_nor_hides_an_outa
     run(main())
 
 
-def test_a_monitor_that_is_cancelled_ends(run: Run) -> None:
+def test_a_cancelled_monitor_ends(run: Run) -> None:
     async def main() -> None:
         monitor = HealthMonitor(WatchedService(), interval=0.5)
 

@@ -1,4 +1,4 @@
-"""From looks to a state."""
+"""The state of a service after a series of checks."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ COUNTS = st.integers(1, 5)
 LETTERS = {"h": "healthy", "d": "degraded", "x": "down"}
 
 
-def turns(looks: str, **needs: int) -> list[tuple[str, str, float]]:
-    """The changes after looks, a letter each, one a second."""
+def find_changes(statuses: str, **needs: int) -> list[tuple[str, str, float]]:
+    """Return the changes after checks, given as one letter for each second."""
     machine = StateMachine(Hysteresis(**needs))
-    found = [machine.update(LETTERS[look], float(at)) for at, look in enumerate(looks)]  # type: ignore[arg-type]
-    return [tuple(turn) for turn in found if turn is not None]  # type: ignore[misc]
+    found = [machine.update(LETTERS[status], float(at)) for at, status in enumerate(statuses)]  # type: ignore[arg-type]
+    return [tuple(change) for change in found if change is not None]  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(
-    ("looks", "expected"),
+    ("statuses", "expected"),
     [
         ("h", [("unknown", "healthy", 0)]),
         ("x", []),
@@ -43,78 +43,78 @@ def turns(looks: str, **needs: int) -> list[tuple[str, str, float]]:
         ),
     ],
 )
-def test_a_state_changes_when_enough_looks_agree(
-    looks: str, expected: list[tuple[str, str, float]]
+def test_the_state_changes_when_enough_checks_agree(
+    statuses: str, expected: list[tuple[str, str, float]]
 ) -> None:
-    assert turns(looks) == expected
+    assert find_changes(statuses) == expected
 
 
 @pytest.mark.parametrize("name", ["down_after", "degraded_after", "recover_after"])
 @pytest.mark.parametrize("value", [0, -1, True, 1.5])
-def test_a_count_that_cannot_be_is_refused_by_its_name(name: str, value: object) -> None:
+def test_an_invalid_count_is_rejected_by_name(name: str, value: object) -> None:
     with pytest.raises(ConfigurationError, match=name):
         Hysteresis(**{name: value})  # type: ignore[arg-type]
 
 
 @given(VERDICTS, COUNTS, COUNTS, COUNTS)
-def test_down_is_told_exactly_after_so_many_looks_without_an_answer(
-    looks: list[str], down: int, degraded: int, recover: int
+def test_down_needs_exactly_down_after_failed_checks(
+    statuses: list[str], down: int, degraded: int, recover: int
 ) -> None:
     machine = StateMachine(
         Hysteresis(down_after=down, degraded_after=degraded, recover_after=recover)
     )
     run = 0
-    for at, look in enumerate(looks):
+    for at, status in enumerate(statuses):
         before = machine.state
-        turn = machine.update(look, float(at))  # type: ignore[arg-type]
-        run = run + 1 if look == "down" else 0
+        change = machine.update(status, float(at))  # type: ignore[arg-type]
+        run = run + 1 if status == "down" else 0
         if run >= down:
             assert machine.state == "down"
-        if turn is not None and turn.new == "down":
-            assert (run, turn.since) == (down, at - down + 1)
-        assert (turn is None) == (machine.state == before)
+        if change is not None and change.new == "down":
+            assert (run, change.since) == (down, at - down + 1)
+        assert (change is None) == (machine.state == before)
 
 
 @given(VERDICTS, COUNTS, COUNTS, COUNTS)
-def test_no_state_comes_from_fewer_looks_than_it_needs(
-    looks: list[str], down: int, degraded: int, recover: int
+def test_each_state_needs_its_number_of_checks(
+    statuses: list[str], down: int, degraded: int, recover: int
 ) -> None:
     machine = StateMachine(
         Hysteresis(down_after=down, degraded_after=degraded, recover_after=recover)
     )
     changes = [
-        (at, turn)
-        for at, look in enumerate(looks)
-        if (turn := machine.update(look, float(at))) is not None  # type: ignore[arg-type]
+        (at, change)
+        for at, status in enumerate(statuses)
+        if (change := machine.update(status, float(at))) is not None  # type: ignore[arg-type]
     ]
-    for at, turn in changes:
-        run = looks[int(turn.since) : at + 1]
-        if turn.new == "healthy" and turn.old != "unknown":
+    for at, change in changes:
+        run = statuses[int(change.since) : at + 1]
+        if change.new == "healthy" and change.old != "unknown":
             assert len(run) >= recover
             assert set(run[-recover:]) == {"healthy"}
-        if turn.new == "down":
+        if change.new == "down":
             assert set(run) == {"down"}
-        if turn.new == "degraded":
+        if change.new == "degraded":
             assert len(run) >= min(degraded, recover)
-            assert "degraded" in run or turn.old in {"unknown", "healthy"}
+            assert "degraded" in run or change.old in {"unknown", "healthy"}
 
 
 @given(VERDICTS)
-def test_changes_join_each_other(looks: list[str]) -> None:
+def test_each_change_starts_from_the_previous_state(statuses: list[str]) -> None:
     machine = StateMachine(Hysteresis())
-    found = [machine.update(look, float(at)) for at, look in enumerate(looks)]  # type: ignore[arg-type]
-    changes: list[Transition] = [turn for turn in found if turn is not None]
-    assert all(turn.old != turn.new for turn in changes)
+    found = [machine.update(status, float(at)) for at, status in enumerate(statuses)]  # type: ignore[arg-type]
+    changes: list[Transition] = [change for change in found if change is not None]
+    assert all(change.old != change.new for change in changes)
     assert all(a.new == b.old for a, b in pairwise(changes))
-    assert [turn.since for turn in changes] == sorted(turn.since for turn in changes)
+    assert [change.since for change in changes] == sorted(change.since for change in changes)
 
 
 @given(VERDICTS)
-def test_looks_that_only_flicker_change_nothing(looks: list[str]) -> None:
-    """Between two healthy looks, one that is not never counts."""
-    alone = [look for look, _ in groupby(looks)]
-    flicker = [one for look in alone for one in ("healthy", look)]
+def test_alternating_checks_change_nothing(statuses: list[str]) -> None:
+    """A single bad check between two healthy ones never counts."""
+    single_statuses = [status for status, _ in groupby(statuses)]
+    flicker = [one for status in single_statuses for one in ("healthy", status)]
     machine = StateMachine(Hysteresis())
-    for at, look in enumerate(["healthy", *flicker]):
-        machine.update(look, float(at))  # type: ignore[arg-type]
+    for at, status in enumerate(["healthy", *flicker]):
+        machine.update(status, float(at))  # type: ignore[arg-type]
     assert machine.state == "healthy"

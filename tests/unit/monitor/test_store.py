@@ -1,4 +1,4 @@
-"""History in a SQLite file."""
+"""Samples in a SQLite file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from foundry_api import BreakerStatistics, Canary, ConfigurationError, LimiterStatistics, Traffic
 from foundry_api.monitor import store as store_module
 from foundry_api.monitor.store import SampleStore, StoreWriter, read_samples
-from support.monitor_factories import seen
+from support.monitor_factories import make_sample
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,11 +29,11 @@ def path(tmp_path: Path) -> Path:
 def fill(path: Path, *ats: float, keep_s: float = 7 * DAY_S, now: float = 2_000.0) -> None:
     with closing(SampleStore(path, keep_s=keep_s, wall_clock=lambda: now)) as store:
         for at in ats:
-            store.add(seen("healthy", at))
+            store.add(make_sample("healthy", at))
 
 
-def test_a_sample_comes_back_as_it_was(path: Path) -> None:
-    sample = seen(
+def test_a_sample_is_read_as_it_was_written(path: Path) -> None:
+    sample = make_sample(
         "degraded",
         loaded_models=("demo:1",),
         detail="It's wrong; DROP TABLE samples",
@@ -47,7 +47,7 @@ def test_a_sample_comes_back_as_it_was(path: Path) -> None:
     assert read_samples(path) == [sample]
 
 
-def test_samples_of_several_runs_are_read_in_their_order(path: Path) -> None:
+def test_samples_of_several_runs_are_read_in_order_of_time(path: Path) -> None:
     fill(path, 1000, 1002)
     fill(path, 1001)
     assert [sample.checked_at for sample in read_samples(path)] == [1000, 1001, 1002]
@@ -55,15 +55,15 @@ def test_samples_of_several_runs_are_read_in_their_order(path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such permissions")
-def test_only_its_owner_may_read_it_and_its_side_files(path: Path) -> None:
+def test_only_the_owner_may_read_the_file_and_its_side_files(path: Path) -> None:
     with closing(SampleStore(path, keep_s=DAY_S)) as store:
-        store.add(seen("healthy"))
+        store.add(make_sample("healthy"))
         modes = {file.name: file.stat().st_mode & 0o777 for file in path.parent.iterdir()}
     assert set(modes) == {"health.db", "health.db-wal", "health.db-shm", "health.db.lock"}
     assert set(modes.values()) == {0o600}
 
 
-def test_what_is_too_old_is_deleted_at_the_start_and_while_it_grows(
+def test_old_samples_are_deleted_at_the_start_and_later(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(path, 1000, 1900)
@@ -75,7 +75,7 @@ def test_what_is_too_old_is_deleted_at_the_start_and_while_it_grows(
 
 
 @pytest.mark.parametrize("damage", ["middle", "end"])
-def test_a_damaged_file_is_set_aside_and_a_new_one_begun(
+def test_a_damaged_file_is_renamed_and_a_new_one_written(
     path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     fill(path, *range(1000, 1200))
@@ -88,22 +88,22 @@ def test_a_damaged_file_is_set_aside_and_a_new_one_begun(
     with caplog.at_level(logging.WARNING, "foundry_api"):
         fill(path, 1500)
     assert [sample.checked_at for sample in read_samples(path)] == [1500]
-    (aside,) = path.parent.glob("health.db.damaged-*")
-    assert aside.read_bytes() == data
-    assert aside.name in caplog.text
+    (renamed,) = path.parent.glob("health.db.damaged-*")
+    assert renamed.read_bytes() == data
+    assert renamed.name in caplog.text
 
 
 @pytest.mark.parametrize("reads", [True, False])
-def test_a_file_that_is_something_else_is_left_alone(path: Path, reads: bool) -> None:  # noqa: FBT001 - a parameter of the test
+def test_a_file_of_another_kind_is_left_alone(path: Path, reads: bool) -> None:  # noqa: FBT001 - a parameter of the test
     path.parent.mkdir()
-    path.write_text("my notes, by no means a database\n", encoding="utf-8")
+    path.write_text("my notes, not a database\n", encoding="utf-8")
     with pytest.raises(ConfigurationError, match="is not a history"):
         read_samples(path) if reads else fill(path, 1)
     assert path.read_text(encoding="utf-8").startswith("my notes")
 
 
 @pytest.mark.parametrize("number", [0, 7])
-def test_another_programs_database_is_left_alone(path: Path, number: int) -> None:
+def test_the_database_of_another_program_is_left_alone(path: Path, number: int) -> None:
     path.parent.mkdir()
     with closing(sqlite3.connect(path)) as database:
         database.execute(f"PRAGMA application_id = {number}")
@@ -114,18 +114,18 @@ def test_another_programs_database_is_left_alone(path: Path, number: int) -> Non
     assert path.read_bytes() == before
 
 
-def test_a_history_that_is_not_there_is_told(path: Path) -> None:
+def test_a_missing_history_is_an_error(path: Path) -> None:
     with pytest.raises(ConfigurationError, match="there is no history"):
         read_samples(path)
 
 
-def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_an_unwritable_path_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(ConfigurationError, match="cannot be written"):
         fill(tmp_path / "file" / "health.db", 1)
 
 
-def test_what_cannot_be_understood_is_left_out_and_told(
+def test_unreadable_samples_are_skipped_and_logged(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     fill(path, 1000)
@@ -136,7 +136,7 @@ def test_what_cannot_be_understood_is_left_out_and_told(
     assert "1 samples" in caplog.text
 
 
-def test_a_writer_that_fails_says_so_once_and_when_it_is_well_again(
+def test_a_writer_logs_a_failure_once_and_its_recovery(
     path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add = SampleStore.add
@@ -152,9 +152,9 @@ def test_a_writer_that_fails_says_so_once_and_when_it_is_well_again(
     writer.open().result()
     with caplog.at_level(logging.WARNING, "foundry_api"):
         for at in range(3):
-            writer.add(seen("healthy", 1000 + at))
+            writer.add(make_sample("healthy", 1000 + at))
         writer._thread.submit(failing.clear).result()
-        writer.add(seen("healthy", 1003))
+        writer.add(make_sample("healthy", 1003))
         writer.close().result()
     assert [record.message for record in caplog.records] == [
         f"samples are not written to {path}: database or disk is full",

@@ -27,7 +27,7 @@ from foundry_api.storage.database_files import FileFormat, quarantine
 from foundry_api.storage.sqlite import DamagedFile, check_row, open_database
 from foundry_api.types.models import Model
 from support.journal_factories import answer, failure, make_options, opened
-from support.monitor_factories import seen
+from support.monitor_factories import make_sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,7 +72,7 @@ async def _clear_cache(path: Path) -> None:
 def _use_history(path: Path) -> None:
     with closing(SampleStore(path, keep_s=1e12)) as store:
         for at in range(20):
-            store.add(seen("healthy", 1000 + at))
+            store.add(make_sample("healthy", 1000 + at))
 
 
 def _read_history(path: Path) -> None:
@@ -520,11 +520,11 @@ def test_a_damaged_journal_has_a_hint(tmp_path: Path) -> None:
 def test_a_history_damaged_during_writes_is_quarantined(tmp_path: Path) -> None:
     path = HISTORY.place(tmp_path)
     with closing(SampleStore(path, keep_s=1e12)) as store:
-        store.add(seen("healthy", 1000))
+        store.add(make_sample("healthy", 1000))
         with closing(sqlite3.connect(path)) as database:
             database.execute("drop table samples")
             database.commit()
-        store.add(seen("healthy", 1001))
+        store.add(make_sample("healthy", 1001))
     assert [sample.checked_at for sample in read_samples(path)] == [1001]
     assert path.with_name("health.db.damaged-1").exists()
 
