@@ -1,4 +1,4 @@
-"""A client of the 0.10 command line's server, which doubles of it and of `foundry` stand in for."""
+"""A client of the server of Foundry Local 0.10, with fakes of the server and of `foundry`."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def client_of(double: Cli010ServiceDouble) -> FoundryAPIClient:
 
 
 def models_of(double: Cli010ServiceDouble, verb: str) -> list[str]:
-    """What `foundry model VERB` was run for."""
+    """The models that `foundry model VERB` was run for."""
     return [each[2] for each in double.commands if each[:2] == ["model", verb]]
 
 
 @pytest.mark.parametrize("knows_variants", [False, True])
 @pytest.mark.parametrize("versioned", [False, True])
-async def test_the_users_own_command_loads_a_model_on_first_use(
+async def test_the_foundry_command_loads_a_model_on_first_use(
     bare_path: Path,
     versioned: bool,  # noqa: FBT001 - a parameter of the test
     knows_variants: bool,  # noqa: FBT001 - as above
@@ -73,7 +73,7 @@ async def test_the_users_own_command_loads_a_model_on_first_use(
     assert models_of(double, "load") == [MINI]
 
 
-async def test_an_answer_ends_at_its_bound_at_the_services_own_and_at_a_stop_string() -> None:
+async def test_finish_reasons_of_max_tokens_service_limit_and_stop() -> None:
     async with Cli010ServiceDouble() as double, client_of(double) as client:
         double.models[0].loaded = True
         bound = {"max_completion_tokens": 5}
@@ -88,7 +88,7 @@ async def test_an_answer_ends_at_its_bound_at_the_services_own_and_at_a_stop_str
     assert (stopped.content, stopped.finish_reason) == ("one two ", "stop")
 
 
-async def test_leaving_a_stream_frees_the_engine() -> None:
+async def test_closing_a_stream_stops_the_engine() -> None:
     async with Cli010ServiceDouble() as double, client_of(double) as client:
         double.models[0].loaded = True
         async for _ in client.stream_complete("say-slowly"):
@@ -96,7 +96,7 @@ async def test_leaving_a_stream_frees_the_engine() -> None:
         await wait_until_async(lambda: not double.generating)
 
 
-async def test_a_load_command_that_runs_on_is_not_waited_for(bare_path: Path) -> None:
+async def test_a_load_command_that_keeps_running_is_not_awaited(bare_path: Path) -> None:
     double = Cli010ServiceDouble(lingering_load=True)
     async with double, client_of(double) as client:
         foundry_cli_double(bare_path, double)
@@ -105,7 +105,7 @@ async def test_a_load_command_that_runs_on_is_not_waited_for(bare_path: Path) ->
         assert double.models[0].loaded
 
 
-async def test_a_load_that_fails_has_the_commands_last_word(bare_path: Path) -> None:
+async def test_a_failed_load_has_the_last_line_of_the_command(bare_path: Path) -> None:
     async with Cli010ServiceDouble(failing="Not enough memory") as double:
         foundry_cli_double(bare_path, double)
         async with client_of(double) as client:
@@ -115,7 +115,7 @@ async def test_a_load_that_fails_has_the_commands_last_word(bare_path: Path) -> 
 
 
 @pytest.mark.parametrize("model_routes", [False, True])
-async def test_a_model_that_cannot_be_loaded_is_told(bare_path: Path, model_routes: bool) -> None:  # noqa: FBT001 - a parameter of the test
+async def test_a_model_that_cannot_be_loaded(bare_path: Path, model_routes: bool) -> None:  # noqa: FBT001 - a parameter of the test
     async with (
         Cli010ServiceDouble(model_routes=model_routes) as double,
         client_of(double) as client,
@@ -127,7 +127,7 @@ async def test_a_model_that_cannot_be_loaded_is_told(bare_path: Path, model_rout
 
 
 @pytest.mark.parametrize("mute_streams", [False, True])
-async def test_a_prompt_that_does_not_fit_is_told_however_streams_fail(mute_streams: bool) -> None:  # noqa: FBT001 - a parameter of the test
+async def test_a_prompt_that_is_too_long_with_and_without_stream_errors(mute_streams: bool) -> None:  # noqa: FBT001 - a parameter of the test
     async with (
         Cli010ServiceDouble(mute_streams=mute_streams) as double,
         client_of(double) as client,
@@ -138,9 +138,7 @@ async def test_a_prompt_that_does_not_fit_is_told_however_streams_fail(mute_stre
     assert caught.value.context_length == 8192
 
 
-async def test_a_load_that_takes_too_long_is_given_up(
-    bare_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_load_times_out(bare_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(foundry_command, "LOAD_TIMEOUT_S", 1.0)
     double = Cli010ServiceDouble(held_load=True)
     async with double, client_of(double) as client:
@@ -150,7 +148,7 @@ async def test_a_load_that_takes_too_long_is_given_up(
         await wait_until_async(lambda: not double.running)
 
 
-async def test_the_deadline_of_a_call_ends_the_load_command(bare_path: Path) -> None:
+async def test_the_deadline_of_a_call_stops_the_load_command(bare_path: Path) -> None:
     double = Cli010ServiceDouble(held_load=True)
     async with double, client_of(double) as client:
         foundry_cli_double(bare_path, double)
@@ -175,33 +173,33 @@ async def test_models_are_listed_loaded_and_unloaded(bare_path: Path) -> None:
         assert not await client.models.loaded()
 
 
-async def test_a_download_is_the_commands(bare_path: Path) -> None:
-    told: list[float] = []
+async def test_the_foundry_command_downloads_a_model(bare_path: Path) -> None:
+    percents: list[float] = []
     async with Cli010ServiceDouble() as double, client_of(double) as client:
         foundry_cli_double(bare_path, double)
         with pytest.raises(ModelNotCached):
             await client.complete("say-hello", model="far-away")
-        model = await client.models.download("far-away", lambda step: told.append(step.percent))
+        model = await client.models.download("far-away", lambda step: percents.append(step.percent))
     assert (model.id, model.cached) == (FAR, True)
-    assert told[-1] == 100.0
-    assert told == sorted(told)
+    assert percents[-1] == 100.0
+    assert percents == sorted(percents)
 
 
-async def test_a_failed_download_has_the_commands_last_word(bare_path: Path) -> None:
+async def test_a_failed_download_has_the_last_line_of_the_command(bare_path: Path) -> None:
     async with Cli010ServiceDouble(failing="No space left") as double, client_of(double) as client:
         foundry_cli_double(bare_path, double)
         with pytest.raises(DownloadFailed, match="No space left"):
             await client.models.download("far-away")
 
 
-async def test_cancelling_a_download_ends_the_command(bare_path: Path) -> None:
-    told: list[float] = []
+async def test_cancelling_a_download_stops_the_command(bare_path: Path) -> None:
+    percents: list[float] = []
     async with Cli010ServiceDouble(held_download=True) as double, client_of(double) as client:
         foundry_cli_double(bare_path, double)
         download = asyncio.ensure_future(
-            client.models.download("far-away", lambda step: told.append(step.percent))
+            client.models.download("far-away", lambda step: percents.append(step.percent))
         )
-        await wait_until_async(lambda: 12.5 in told)
+        await wait_until_async(lambda: 12.5 in percents)
         download.cancel()
         with pytest.raises(asyncio.CancelledError):
             await download
@@ -209,7 +207,7 @@ async def test_cancelling_a_download_ends_the_command(bare_path: Path) -> None:
 
 
 @pytest.mark.parametrize("lists", ["cached", "loaded"])
-async def test_without_the_command_what_is_loaded_answers(lists: str) -> None:
+async def test_without_the_command_loaded_models_work(lists: str) -> None:
     double = Cli010ServiceDouble(lists=lists)  # type: ignore[arg-type] # of the parameters above
     async with double, client_of(double) as client:
         double.models[0].loaded = True
@@ -227,7 +225,7 @@ async def test_without_the_command_the_error_names_it() -> None:
     assert "Run `foundry model download far-away` on its machine" in str(download.value)
 
 
-async def test_a_command_that_manages_another_service_is_left_alone(bare_path: Path) -> None:
+async def test_a_command_of_another_service_is_not_used(bare_path: Path) -> None:
     async with (
         Cli010ServiceDouble() as double,
         Cli010ServiceDouble() as other,
@@ -240,7 +238,7 @@ async def test_a_command_that_manages_another_service_is_left_alone(bare_path: P
         assert not await FoundryModels("http://192.0.2.1:5273").is_available()
 
 
-async def test_routes_for_models_are_used_where_they_are() -> None:
+async def test_model_routes_are_used_if_the_service_has_them() -> None:
     double = Cli010ServiceDouble(model_routes=True, versioned=True)
     async with double, client_of(double) as client:
         assert (await client.complete("say-hello")).content == "Hello, world!"
@@ -250,7 +248,7 @@ async def test_routes_for_models_are_used_where_they_are() -> None:
 
 
 @pytest.mark.parametrize("mute_streams", [False, True])
-async def test_a_model_that_left_memory_is_told_however_streams_fail(mute_streams: bool) -> None:  # noqa: FBT001 - a parameter of the test
+async def test_an_unloaded_model_with_and_without_stream_errors(mute_streams: bool) -> None:  # noqa: FBT001 - a parameter of the test
     double = Cli010ServiceDouble(model_routes=True, mute_streams=mute_streams)
     async with double, client_of(double) as client:
         await client.complete("say-hello")
@@ -261,7 +259,7 @@ async def test_a_model_that_left_memory_is_told_however_streams_fail(mute_stream
     assert double.loads == 2
 
 
-async def test_an_unknown_model_is_told_with_the_nearest(bare_path: Path) -> None:
+async def test_an_unknown_model_suggests_a_similar_name(bare_path: Path) -> None:
     async with Cli010ServiceDouble() as double, client_of(double) as client:
         foundry_cli_double(bare_path, double)
         with pytest.raises(ModelNotFound) as caught:
@@ -270,10 +268,8 @@ async def test_an_unknown_model_is_told_with_the_nearest(bare_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["--help", "a & calc", "a b", 'a"b', "a%PATH%", ""])
-async def test_no_name_of_a_model_is_an_option_or_a_second_command(
-    bare_path: Path, name: str
-) -> None:
-    """On Windows `foundry` may be a batch file, for which the shell reads its arguments again."""
+async def test_a_model_name_cannot_be_an_option_or_a_command(bare_path: Path, name: str) -> None:
+    """On Windows, `foundry` may be a batch file, whose arguments the shell parses again."""
     async with Cli010ServiceDouble((DoubledModel(name, "odd"),)) as double:
         foundry_cli_double(bare_path, double)
         with pytest.raises(ModelError, match="cannot be used on a command line"):
@@ -281,7 +277,7 @@ async def test_no_name_of_a_model_is_an_option_or_a_second_command(
     assert not models_of(double, "load")
 
 
-async def test_a_command_that_prints_no_list_is_a_protocol_error(bare_path: Path) -> None:
+async def test_a_command_without_a_list_is_a_protocol_error(bare_path: Path) -> None:
     async with Cli010ServiceDouble(knows_variants=False) as double:
         foundry_cli_double(bare_path, double)
         (bare_path / "foundry_double.py").write_text("print('oops {')", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""`foundry-api batch` as another process, against the real engine."""
+"""`foundry-api batch` as a separate process, with the real engine."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ MODEL = ("--model", "scripted")
 
 @pytest.fixture
 def shared_home(engine: Endpoint) -> Path:
-    """The home of the run's engine, which has the scripted model."""
+    """The home of the shared engine, which has the scripted model."""
     del engine
     return Path(os.environ["FOUNDRY_TEST_HOME"])
 
 
 @pytest.fixture
 def prompts(tmp_path: Path) -> Path:
-    """Lines of text, each with a number of its own."""
+    """Numbered lines of text."""
     path = tmp_path / "prompts.txt"
     text = "".join(f"{number} say-hello\n" for number in range(ROWS))
     path.write_text(text, encoding="utf-8")
@@ -46,7 +46,7 @@ def contents(lines: list[dict[str, Any]]) -> set[str]:
 
 
 def with_a_bad_line(prompts: Path) -> Path:
-    """OpenAI's form, whose second line asks for something that there is not."""
+    """OpenAI batch lines, the second with an unknown URL."""
     path = prompts.with_suffix(".jsonl")
     message = {"role": "user", "content": "say-hello"}
     lines = [
@@ -62,7 +62,7 @@ def with_a_bad_line(prompts: Path) -> Path:
     return path
 
 
-def test_a_file_of_prompts_is_answered_and_the_same_command_has_nothing_left(
+def test_a_file_of_prompts_is_answered_once(
     shared_home: Path, prompts: Path, tmp_path: Path
 ) -> None:
     output, report = tmp_path / "answers.jsonl", tmp_path / "report.html"
@@ -76,8 +76,8 @@ def test_a_file_of_prompts_is_answered_and_the_same_command_has_nothing_left(
     assert contents(answers) == {script("say-hello").text}
     assert "<svg" in report.read_text(encoding="utf-8")
 
-    told = json.loads(run(*command, "--json", home=shared_home).stdout)
-    assert (told["total"], told["resumed"], told["failed"]) == (ROWS, ROWS, 0)
+    document = json.loads(run(*command, "--json", home=shared_home).stdout)
+    assert (document["total"], document["resumed"], document["failed"]) == (ROWS, ROWS, 0)
     assert read(output) == answers
 
     status = run("batch", "status", str(output), home=shared_home)
@@ -86,7 +86,7 @@ def test_a_file_of_prompts_is_answered_and_the_same_command_has_nothing_left(
     assert cancelled.stdout.startswith("No process is running")
 
 
-def test_a_line_that_cannot_be_asked_goes_to_the_error_file(
+def test_an_invalid_line_goes_to_the_error_file(
     shared_home: Path, prompts: Path, tmp_path: Path
 ) -> None:
     bad, output = with_a_bad_line(prompts), tmp_path / "answers.jsonl"
@@ -104,7 +104,7 @@ def test_a_line_that_cannot_be_asked_goes_to_the_error_file(
     assert len(read(output)) == 2
 
 
-def test_a_strict_run_refuses_such_an_input(
+def test_a_strict_run_rejects_an_invalid_line(
     shared_home: Path, prompts: Path, tmp_path: Path
 ) -> None:
     bad, output = with_a_bad_line(prompts), tmp_path / "answers.jsonl"
@@ -116,7 +116,7 @@ def test_a_strict_run_refuses_such_an_input(
 
 
 def openai_lines(path: Path, *names: str) -> Path:
-    """The same request under some names."""
+    """The same request with several ids."""
     body = {"messages": [{"role": "user", "content": "say-hello"}], "temperature": 0}
     lines = [
         {"custom_id": name, "method": "POST", "url": "/v1/chat/completions", "body": body}
@@ -126,7 +126,7 @@ def openai_lines(path: Path, *names: str) -> Path:
     return path
 
 
-def test_without_a_check_lines_of_the_same_name_are_all_answered(
+def test_without_check_lines_with_the_same_id_are_all_answered(
     shared_home: Path, tmp_path: Path
 ) -> None:
     asked = openai_lines(tmp_path / "prompts.jsonl", "twin", "other", "twin")
@@ -137,56 +137,54 @@ def test_without_a_check_lines_of_the_same_name_are_all_answered(
     assert [line["custom_id"] for line in read(output)] == ["twin", "other", "twin"]
 
 
-def test_identical_lines_are_asked_once_and_a_restart_asks_anew(
+def test_identical_lines_run_once_and_restart_runs_them_again(
     shared_home: Path, tmp_path: Path
 ) -> None:
     asked = openai_lines(tmp_path / "prompts.jsonl", "one", "two", "three")
     output = tmp_path / "answers.jsonl"
     command = ("batch", "run", str(asked), "-o", str(output), *MODEL, "--dedupe", "--json")
     for again in ((), ("--restart",)):
-        told = json.loads(run(*command, *again, home=shared_home).stdout)
-        assert (told["done"], told["shared"], told["resumed"]) == (3, 2, 0)
+        document = json.loads(run(*command, *again, home=shared_home).stdout)
+        assert (document["done"], document["shared"], document["resumed"]) == (3, 2, 0)
 
 
-def test_a_batch_uses_the_cache_and_counts_what_came_of_it(
-    shared_home: Path, tmp_path: Path
-) -> None:
+def test_a_batch_uses_the_cache_and_counts_hits(shared_home: Path, tmp_path: Path) -> None:
     asked = openai_lines(tmp_path / "prompts.jsonl", "one")
     cache = {"FOUNDRY_CACHE": str(tmp_path / "kept.db")}
     for name, shared in (("first", 0), ("second", 1)):
         command = ("batch", "run", str(asked), "-o", str(tmp_path / f"{name}.jsonl"), *MODEL)
-        told = json.loads(run(*command, "--json", home=shared_home, **cache).stdout)
-        assert (told["done"], told["shared"]) == (1, shared)
+        document = json.loads(run(*command, "--json", home=shared_home, **cache).stdout)
+        assert (document["done"], document["shared"]) == (1, shared)
 
 
-def test_a_check_tells_what_is_wrong_without_asking_anything(prompts: Path) -> None:
+def test_check_reports_problems_without_a_service(prompts: Path) -> None:
     good = run("batch", "check", str(prompts))
     assert (good.returncode, good.stderr) == (0, "")
     assert f"{ROWS} lines, all valid" in good.stdout
     bad = run("batch", "check", "--json", str(with_a_bad_line(prompts)))
-    told = json.loads(bad.stdout)
-    assert (bad.returncode, told["lines"], told["bad"]) == (2, 3, 1)
-    assert "prompts.jsonl line 2" in told["problems"][0]["message"]
+    document = json.loads(bad.stdout)
+    assert (bad.returncode, document["lines"], document["bad"]) == (2, 3, 1)
+    assert "prompts.jsonl line 2" in document["problems"][0]["message"]
 
 
-def test_a_plan_tells_how_long_and_writes_nothing(shared_home: Path, prompts: Path) -> None:
+def test_plan_estimates_and_writes_nothing(shared_home: Path, prompts: Path) -> None:
     before = sorted(prompts.parent.iterdir())
     finished = run(
         "batch", "plan", str(prompts), "--sample", "20", "--within", "2h", "--json", *MODEL,
         home=shared_home,
     )  # fmt: skip
-    told = json.loads(finished.stdout)
-    assert (told["total"], told["failed"], told["machines"]) == (ROWS, 0, 1)
-    assert told["sampled"] == 10, "half of the sample warms it up"
-    assert told["seconds"]["low"] <= told["seconds"]["likely"] <= told["seconds"]["high"]
-    tokens = told["completion_tokens"]
+    document = json.loads(finished.stdout)
+    assert (document["total"], document["failed"], document["machines"]) == (ROWS, 0, 1)
+    assert document["sampled"] == 10, "half of the sample warms it up"
+    assert (
+        document["seconds"]["low"] <= document["seconds"]["likely"] <= document["seconds"]["high"]
+    )
+    tokens = document["completion_tokens"]
     assert tokens["low"] == tokens["high"] > 0, "all answers have the same length"
     assert sorted(prompts.parent.iterdir()) == before
 
 
-def test_answers_go_to_standard_output_and_nothing_else_does(
-    shared_home: Path, prompts: Path
-) -> None:
+def test_only_answers_go_to_standard_output(shared_home: Path, prompts: Path) -> None:
     finished = run("batch", "run", str(prompts), "-o", "-", *MODEL, home=shared_home)
     answers = [json.loads(line) for line in finished.stdout.splitlines()]
     assert len(answers) == ROWS
@@ -196,9 +194,7 @@ def test_answers_go_to_standard_output_and_nothing_else_does(
 @pytest.mark.skipif(
     sys.platform == "win32", reason="the standard library opens no pseudo terminal on Windows"
 )
-def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(
-    shared_home: Path, prompts: Path, tmp_path: Path
-) -> None:
+def test_ctrl_c_keeps_finished_lines(shared_home: Path, prompts: Path, tmp_path: Path) -> None:
     output = tmp_path / "answers.jsonl"
     slow = prompts.read_text(encoding="utf-8") + "say-slowly\n"  # for most of a minute
     prompts.write_text(slow, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""`foundry-api cache` as a user sees it."""
+"""`foundry-api cache` as a separate process."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ async def fill(path: Path) -> None:
     await cache.close()
 
 
-def test_what_is_kept_is_told_and_cleared(own_home: Path) -> None:
+def test_stats_and_clear(own_home: Path) -> None:
     path = own_home / "cache" / "answers.db"
     asyncio.run(fill(path))
-    told = run("cache", "stats", home=own_home)
-    assert told.returncode == 0
-    assert told.stdout.splitlines() == [
+    finished = run("cache", "stats", home=own_home)
+    assert finished.returncode == 0
+    assert finished.stdout.splitlines() == [
         f"{path}  in use",
         "  answers  3, 6 KB",
         "  lookups  1 of 2 found (50%)",
@@ -61,27 +61,27 @@ def test_what_is_kept_is_told_and_cleared(own_home: Path) -> None:
     assert run("cache", home=own_home).stdout.startswith(f"{path}  empty\n")
 
 
-def test_where_nothing_is_kept_it_says_how_to_begin_and_makes_no_file(own_home: Path) -> None:
+def test_without_a_cache_no_file_is_created(own_home: Path) -> None:
     path = own_home / "cache" / "answers.db"
-    told = run("cache", home=own_home)
-    assert told.returncode == 0
-    assert told.stdout.startswith(f"{path}  does not exist\n")
-    assert "FOUNDRY_CACHE=sqlite" in told.stdout
+    finished = run("cache", home=own_home)
+    assert finished.returncode == 0
+    assert finished.stdout.startswith(f"{path}  does not exist\n")
+    assert "FOUNDRY_CACHE=sqlite" in finished.stdout
     assert run("cache", "clear", home=own_home).stdout == f"There are no answers in {path}.\n"
     assert not path.exists()
 
 
-def test_the_file_is_the_one_that_the_setting_or_the_option_names(tmp_path: Path) -> None:
+def test_the_option_wins_over_the_setting(tmp_path: Path) -> None:
     one, other = tmp_path / "one.db", tmp_path / "other.db"
     for variables, arguments, expected in (
         ({"FOUNDRY_CACHE": str(one)}, (), one),
         ({"FOUNDRY_CACHE": str(one)}, ("--file", str(other)), other),
     ):
-        told = run("cache", "stats", "--json", *arguments, **variables)
-        assert json.loads(told.stdout)["file"] == str(expected)
+        finished = run("cache", "stats", "--json", *arguments, **variables)
+        assert json.loads(finished.stdout)["file"] == str(expected)
 
 
-def test_another_programs_database_is_neither_read_nor_cleared(tmp_path: Path) -> None:
+def test_a_database_of_another_program_is_not_touched(tmp_path: Path) -> None:
     path = tmp_path / "mine.db"
     with closing(sqlite3.connect(path)) as mine:
         mine.execute("create table precious (x)")
@@ -94,7 +94,7 @@ def test_another_programs_database_is_neither_read_nor_cleared(tmp_path: Path) -
     assert path.read_bytes() == before
 
 
-def test_a_text_that_is_named_as_the_cache_stays_and_the_user_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_no_cache_is_not_touched(tmp_path: Path) -> None:
     path = tmp_path / "thesis.txt"
     path.write_text("my thesis", encoding="utf-8")
     path.chmod(0o644)
@@ -111,7 +111,7 @@ def test_a_text_that_is_named_as_the_cache_stays_and_the_user_is_told(tmp_path: 
     assert [file.name for file in tmp_path.iterdir() if "thesis" in file.name] == ["thesis.txt"]
 
 
-def test_looking_at_a_file_of_ours_changes_nothing(tmp_path: Path) -> None:
+def test_stats_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "answers.db"
     asyncio.run(fill(path))
     path.with_name("answers.db.lock").unlink()

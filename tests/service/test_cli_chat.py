@@ -1,4 +1,4 @@
-"""`foundry-api chat` as another process, against the real engine."""
+"""`foundry-api chat` as a separate process, with the real engine."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ needs_sigint = pytest.mark.skipif(
 
 @pytest.fixture
 def shared_home(engine: Endpoint) -> Path:
-    """The home of the run's engine, which has the scripted model."""
+    """The home of the shared engine, which has the scripted model."""
     del engine
     return Path(os.environ["FOUNDRY_TEST_HOME"])
 
 
-def test_one_prompt_is_answered_and_nothing_else_is_printed(shared_home: Path) -> None:
+def test_only_the_answer_is_printed(shared_home: Path) -> None:
     finished = run("chat", "--model", "scripted", "say-hello", home=shared_home)
     assert (finished.returncode, finished.stdout, finished.stderr) == (0, "Hello, world!\n", "")
 
 
 @pytest.mark.parametrize("flags", [[], ["--no-stream"]])
-def test_text_comes_through_pipes_unchanged(shared_home: Path, flags: list[str]) -> None:
+def test_pipes_get_unchanged_text(shared_home: Path, flags: list[str]) -> None:
     finished = run(
         "chat", "-m", "scripted", *flags, home=shared_home, stdin="crème say-multibyte\n"
     )
     assert (finished.stdout, finished.stderr) == (script("say-multibyte").text + "\n", "")
 
 
-def test_json_tells_all_about_an_answer(shared_home: Path) -> None:
+def test_json_has_all_members_of_an_answer(shared_home: Path) -> None:
     finished = run(
         *("chat", "--json", "--system", "Be brief.", "--stop", "STOP", "--seed", "1"),
         *("--temperature", "0", "--max-tokens", "99", "-m", "scripted", "say-stop"),
@@ -68,8 +68,8 @@ def test_json_tells_all_about_an_answer(shared_home: Path) -> None:
 
 
 @pytest.mark.parametrize("flags", [[], ["--no-stream"]])
-def test_a_cut_answer_names_the_limit_that_cut_it(shared_home: Path, flags: list[str]) -> None:
-    """The engine gives an answer 2048 tokens when no bound is named, or else what room is left."""
+def test_a_cut_answer_reports_its_limit(shared_home: Path, flags: list[str]) -> None:
+    """Without --max-tokens, the limit is 2048 tokens, or what is left of the context."""
     chat = ("chat", "-m", "scripted", *flags)
     default = run(*chat, "say-forever", home=shared_home)
     assert default.returncode == 0
@@ -88,7 +88,7 @@ def test_a_cut_answer_names_the_limit_that_cut_it(shared_home: Path, flags: list
 
 
 @pytest.mark.parametrize("flags", [[], ["--no-stream"]])
-async def test_an_answer_without_text_says_so(tmp_path: Path, flags: list[str]) -> None:
+async def test_an_answer_without_text_is_reported(tmp_path: Path, flags: list[str]) -> None:
     async with FakeService("<think>Let me see.</think>", "") as service:
         chat = ("chat", "--base-url", service.base_url, "-m", "fake", *flags, "hi")
         thought = await asyncio.to_thread(run, *chat, home=tmp_path)
@@ -99,7 +99,7 @@ async def test_an_answer_without_text_says_so(tmp_path: Path, flags: list[str]) 
     assert silent.stderr == "The model returned no text.\n"
 
 
-def test_a_prompt_that_fills_the_context_is_not_blamed_on_tokens_nobody_asked_for(
+def test_a_full_context_is_not_blamed_on_max_tokens(
     shared_home: Path,
 ) -> None:
     finished = run("chat", "-m", "scripted", "-", home=shared_home, stdin="x" * 9000)
@@ -110,13 +110,13 @@ def test_a_prompt_that_fills_the_context_is_not_blamed_on_tokens_nobody_asked_fo
     assert "max_tokens" not in finished.stderr
 
 
-def test_a_bad_option_is_wrong_usage(shared_home: Path) -> None:
+def test_an_invalid_option_is_a_usage_error(shared_home: Path) -> None:
     finished = run("chat", "-m", "scripted", "--temperature", "9", "hello", home=shared_home)
     assert (finished.returncode, finished.stdout) == (2, "")
     assert finished.stderr.startswith("Error: --temperature is 9.0")
 
 
-def test_silence_is_an_error_with_a_hint(shared_home: Path) -> None:
+def test_a_timeout_is_an_error_with_a_hint(shared_home: Path) -> None:
     finished = run(
         "chat", "-m", "scripted", "--timeout", "0.2", "say-after-a-while", home=shared_home,
         FOUNDRY_RETRIES="0",
@@ -125,7 +125,7 @@ def test_silence_is_an_error_with_a_hint(shared_home: Path) -> None:
     assert "FOUNDRY_TIMEOUT" in finished.stderr
 
 
-def test_an_answer_that_takes_too_long_tells_how_far_it_was(shared_home: Path) -> None:
+def test_a_deadline_reports_the_stage(shared_home: Path) -> None:
     finished = run(
         "chat", "-m", "scripted", "--deadline", "0.2", "say-after-a-while", home=shared_home
     )
@@ -133,14 +133,14 @@ def test_an_answer_that_takes_too_long_tells_how_far_it_was(shared_home: Path) -
     assert "the deadline of 0.2 s passed; it was " in finished.stderr
 
 
-def test_logs_go_to_standard_error_when_asked_for(shared_home: Path) -> None:
+def test_logs_go_to_standard_error_on_request(shared_home: Path) -> None:
     for flags, variables in ((["-v"], {}), ([], {"FOUNDRY_LOG_LEVEL": "info"})):
         finished = run("chat", *flags, "-m", "scripted", "say-hello", home=shared_home, **variables)
         assert finished.stdout == "Hello, world!\n"
         assert "INFO foundry_api: call 1 to scripted:1 answered" in finished.stderr
 
 
-def test_a_reader_that_leaves_ends_it_quietly(shared_home: Path) -> None:
+def test_a_closed_pipe_ends_the_command_quietly(shared_home: Path) -> None:
     with chatting("say-forever", home=shared_home) as chat:
         assert chat.stdout is not None
         assert chat.stdout.read(4) == b"tick"
@@ -151,8 +151,8 @@ def test_a_reader_that_leaves_ends_it_quietly(shared_home: Path) -> None:
 
 
 @needs_sigint
-def test_ctrl_c_stops_an_answer_and_the_engine_with_it(own_home: Path, tmp_path: Path) -> None:
-    """No service runs in this home, so the command has an engine of its own, which must leave."""
+def test_ctrl_c_stops_the_answer_and_the_engine(own_home: Path, tmp_path: Path) -> None:
+    """No service is running, so the command starts a temporary engine, which must stop."""
     from support.scripted_model import build  # noqa: PLC0415 - onnx is slow to import
 
     build(tmp_path / "scripted")
@@ -164,13 +164,13 @@ def test_ctrl_c_stops_an_answer_and_the_engine_with_it(own_home: Path, tmp_path:
         assert chat.stdout is not None
         said = chat.stdout.read(len("tock tock"))
         chat.send_signal(signal.SIGINT)
-        rest, told = chat.communicate(timeout=DEADLINE_S)
+        rest, stderr = chat.communicate(timeout=DEADLINE_S)
         assert said + rest == ("tock " * 99).encode()[: len(said + rest) - 1] + b"\n"
-        assert (told.strip(), chat.returncode) == (b"", 130)
+        assert (stderr.strip(), chat.returncode) == (b"", 130)
     wait_until(lambda: not list_hosts(own_home))
 
 
-def test_a_model_that_is_not_here_tells_how_to_get_it(own_home: Path) -> None:
+def test_a_missing_model_says_how_to_download_it(own_home: Path) -> None:
     with catalog_engine(own_home):
         finished = run("chat", "hello", home=own_home)
         assert (finished.returncode, finished.stdout) == (1, "")
@@ -187,7 +187,7 @@ def test_a_model_that_is_not_here_tells_how_to_get_it(own_home: Path) -> None:
 
 
 def chatting(prompt: str, *, home: Path) -> subprocess.Popen[bytes]:
-    """A chat that is still answering."""
+    """A chat whose answer is in progress."""
     return subprocess.Popen(
         command("chat", "-m", "scripted", prompt),
         stdin=subprocess.DEVNULL,

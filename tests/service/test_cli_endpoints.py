@@ -1,4 +1,4 @@
-"""`foundry-api embed`, `transcribe` and `request`, as users run them on a real engine."""
+"""`foundry-api embed`, `transcribe` and `request` with the real engine."""
 
 from __future__ import annotations
 
@@ -41,33 +41,33 @@ class TestEmbed:
         ("given", "texts"),
         [(["one"], ["one", "Hello", "you"]), (["one", "-", "two"], ["one", "Hello", "you", "two"])],
     )
-    def test_lines_of_standard_input_come_beside_the_arguments(
+    def test_lines_of_standard_input_follow_the_arguments(
         self, home: Path, given: list[str], texts: list[str]
     ) -> None:
         done = run("embed", "-m", "embedder", *given, home=home, stdin="Hello\n\nyou\n")
         vectors = [json.loads(line) for line in done.stdout.splitlines()]
         assert vectors == [embedding(text) for text in texts]
 
-    def test_as_one_document(self, home: Path) -> None:
+    def test_json_is_one_document(self, home: Path) -> None:
         done = run("embed", "--json", "-m", "embedder", "Hello", home=home)
-        told = json.loads(done.stdout)
-        assert (told["model"], told["dimensions"]) == ("embedder:1", 32)
-        assert told["vectors"] == [embedding("Hello")]
+        document = json.loads(done.stdout)
+        assert (document["model"], document["dimensions"]) == ("embedder:1", 32)
+        assert document["vectors"] == [embedding("Hello")]
 
-    def test_a_chat_model_is_refused_with_what_to_do(self, home: Path) -> None:
+    def test_a_chat_model_is_rejected_with_a_hint(self, home: Path) -> None:
         done = run("embed", "-m", "scripted", "Hello", home=home)
         assert (done.returncode, done.stdout) == (1, "")
         assert "makes no embeddings" in done.stderr
         assert "models list" in done.stderr
 
-    def test_nothing_to_embed_is_told(self, home: Path) -> None:
+    def test_an_empty_input_is_a_usage_error(self, home: Path) -> None:
         done = run("embed", "-m", "embedder", home=home, stdin="\n")
         assert done.returncode == 2
         assert "texts is empty" in done.stderr
 
 
 class TestTranscribe:
-    def test_what_is_heard_is_said(self, home: Path, tmp_path: Path) -> None:
+    def test_the_text_is_printed(self, home: Path, tmp_path: Path) -> None:
         tone = str(write_tone(tmp_path / "tone.wav"))
         done = run("transcribe", "-m", "transcriber", "--language", "de", tone, home=home)
         assert (done.returncode, done.stdout) == (0, heard("de") + "\n")
@@ -78,18 +78,18 @@ class TestTranscribe:
         done = run("transcribe", *arguments, tone, home=home)
         assert json.loads(done.stdout)["text"] == heard()
 
-    def test_a_long_one_is_heard_to_its_end(self, home: Path, tmp_path: Path) -> None:
+    def test_a_long_recording_is_transcribed_to_its_end(self, home: Path, tmp_path: Path) -> None:
         talk = str(write_sounds(tmp_path / "talk.wav", (31, 0), (3, 0.5)))
         done = run("transcribe", "-m", "transcriber", "--language", "de", talk, home=home)
         assert (done.returncode, done.stdout) == (0, f"{SILENCE} {heard('de')}\n")
 
-    def test_the_language_is_not_guessed(self, home: Path, tmp_path: Path) -> None:
+    def test_the_language_is_required(self, home: Path, tmp_path: Path) -> None:
         tone = str(write_tone(tmp_path / "tone.wav"))
         done = run("transcribe", "-m", "transcriber", tone, home=home)
         assert (done.returncode, done.stdout) == (2, "")
         assert "no language is given" in done.stderr
 
-    def test_what_is_no_recording_is_told(self, home: Path, tmp_path: Path) -> None:
+    def test_a_file_that_is_no_recording_is_rejected(self, home: Path, tmp_path: Path) -> None:
         (tmp_path / "notes.txt").write_text("no sound", encoding="utf-8")
         notes = str(tmp_path / "notes.txt")
         done = run("transcribe", "-m", "transcriber", "--language", "en", notes, home=home)
@@ -104,12 +104,12 @@ class TestRequest:
         assert done.returncode == 0
         assert "endpoints" in json.loads(done.stdout)
 
-    def test_with_status_and_headers(self, home: Path) -> None:
+    def test_json_has_status_and_headers(self, home: Path) -> None:
         done = run("request", "--json", "get", "/status", home=home)
-        told = json.loads(done.stdout)
-        assert told["status"] == 200
-        assert told["headers"]["content-type"].startswith("application/json")
-        assert "pid" in told["body"]
+        document = json.loads(done.stdout)
+        assert document["status"] == 200
+        assert document["headers"]["content-type"].startswith("application/json")
+        assert "pid" in document["body"]
 
     def test_a_body_may_come_from_standard_input(self, home: Path) -> None:
         assert run("chat", "-m", "scripted", "Hi", home=home).returncode == 0  # it is loaded
@@ -128,7 +128,7 @@ class TestRequest:
         assert json.loads(done.stdout)["object"] == "list"
 
     @pytest.mark.parametrize(
-        ("arguments", "code", "told"),
+        ("arguments", "code", "message"),
         [
             (("GET", "/nothing"), 1, "Check the method and the path"),
             (("GET", "nothing"), 2, "not a path on the service"),
@@ -137,9 +137,9 @@ class TestRequest:
             (("GET", "/x", "-H", "a"), 2, "NAME:VALUE"),
         ],
     )
-    def test_what_is_wrong_is_told(
-        self, home: Path, arguments: tuple[str, ...], code: int, told: str
+    def test_usage_errors(
+        self, home: Path, arguments: tuple[str, ...], code: int, message: str
     ) -> None:
         done = run("request", *arguments, home=home)
         assert (done.returncode, done.stdout) == (code, "")
-        assert told in done.stderr
+        assert message in done.stderr

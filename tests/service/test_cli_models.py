@@ -1,4 +1,4 @@
-"""`foundry-api models` with the real engine, its catalog and its downloads on loopback."""
+"""`foundry-api models` with the real engine, and a catalog and downloads on loopback."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def home(own_home: Path, blobs: Site) -> Iterator[Path]:
 
 
 @linux
-def test_a_model_is_pulled_shown_and_deleted(home: Path) -> None:
+def test_a_model_is_pulled_shown_and_removed(home: Path) -> None:
     pulled = run("models", "pull", MODEL, home=home)
     assert (pulled.returncode, pulled.stderr) == (0, "")
     assert pulled.stdout == f"{ALIAS} is on this machine: {MODEL}\n"
@@ -89,7 +89,7 @@ def test_a_model_is_pulled_shown_and_deleted(home: Path) -> None:
 
 
 @linux
-def test_a_terminal_sees_how_far_it_is_and_ctrl_c_stops_it(home: Path, blobs: Site) -> None:
+def test_a_terminal_shows_progress_and_ctrl_c_stops(home: Path, blobs: Site) -> None:
     blobs.serve_only(6)
     with Terminal("models", "pull", MODEL, home=home) as terminal:
         terminal.expect("of 6 MB")
@@ -103,7 +103,7 @@ def test_a_terminal_sees_how_far_it_is_and_ctrl_c_stops_it(home: Path, blobs: Si
 
 
 @linux
-def test_a_program_reads_how_far_it_is(home: Path, blobs: Site) -> None:
+def test_progress_as_json(home: Path, blobs: Site) -> None:
     blobs.pause_s = 0.05
     pulled = run("models", "pull", MODEL, "--json", home=home)
     assert json.loads(pulled.stdout)["model"]["id"] == MODEL
@@ -113,7 +113,7 @@ def test_a_program_reads_how_far_it_is(home: Path, blobs: Site) -> None:
 
 
 @linux
-def test_a_terminal_is_asked_before_files_are_deleted(home: Path) -> None:
+def test_the_user_is_asked_before_files_are_deleted(home: Path) -> None:
     run("models", "pull", MODEL, home=home)
     for answer, there in (("n", True), ("y", False)):
         with Terminal("models", "remove", ALIAS, home=home) as terminal:
@@ -122,7 +122,7 @@ def test_a_terminal_is_asked_before_files_are_deleted(home: Path) -> None:
         assert (ALIAS in run("models", "list", home=home).stdout) is there
 
 
-def test_an_added_directory_is_served_over_rest_like_any_other(home: Path, tmp_path: Path) -> None:
+def test_a_registered_directory_is_served_over_rest(home: Path, tmp_path: Path) -> None:
     directory = str(tmp_path / "blobs")
     added = run("models", "register", directory, "--alias", "mine", home=home)
     assert added.stdout == "mine is registered: mine:1\n"
@@ -149,7 +149,7 @@ def test_an_added_directory_is_served_over_rest_like_any_other(home: Path, tmp_p
     assert (tmp_path / "blobs" / "model.onnx").is_file()
 
 
-def test_an_unknown_name_is_told_with_the_nearest(home: Path) -> None:
+def test_an_unknown_name_suggests_a_similar_one(home: Path) -> None:
     shown = run("models", "show", "far-awya", home=home)
     assert shown.returncode == 1
     assert "far-away" in shown.stderr

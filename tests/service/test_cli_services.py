@@ -34,18 +34,18 @@ Run = Callable[..., CompletedProcess[str]]
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs a command to its end."""
+    """Runs a command and returns its result."""
 
     def run(*arguments: str) -> CompletedProcess[str]:
         capsys.readouterr()
         code = main(arguments)
-        told = capsys.readouterr()
-        return CompletedProcess(arguments, code, told.out, told.err)
+        captured = capsys.readouterr()
+        return CompletedProcess(arguments, code, captured.out, captured.err)
 
     return run
 
 
-def test_the_life_of_a_shared_engine(run: Run, own_home: Path) -> None:
+def test_a_shared_engine_from_up_to_down(run: Run, own_home: Path) -> None:
     started = run("up", "--idle-timeout", "1")
     try:
         running = shared.find_endpoint(Paths.from_home(own_home))
@@ -73,7 +73,7 @@ def test_the_life_of_a_shared_engine(run: Run, own_home: Path) -> None:
     assert not list_hosts(own_home)
 
 
-def test_where_nothing_runs_nothing_is_started(run: Run, own_home: Path) -> None:
+def test_commands_that_start_no_engine(run: Run, own_home: Path) -> None:
     assert json.loads(run("down", "--json").stdout) == {"was_running": False}
 
     status = run("status")
@@ -91,13 +91,13 @@ def test_where_nothing_runs_nothing_is_started(run: Run, own_home: Path) -> None
     assert not list_hosts(own_home)
 
 
-def test_an_address_where_nothing_answers_is_down(run: Run) -> None:
+def test_a_url_without_a_service_is_down(run: Run) -> None:
     health = run("health", "--base-url", "http://127.0.0.1:9", "--json")
     assert health.returncode == 2
     assert json.loads(health.stdout)["service"] == "http://127.0.0.1:9"
 
 
-def test_a_program_can_wait_for_a_service_that_is_yet_to_start(run: Run, own_home: Path) -> None:
+def test_until_ready_waits_for_a_service(run: Run, own_home: Path) -> None:
     waiting = subprocess.Popen(
         command("health", "--until-ready", "30", "--json"),
         stdout=subprocess.PIPE,
@@ -105,15 +105,17 @@ def test_a_program_can_wait_for_a_service_that_is_yet_to_start(run: Run, own_hom
     )
     try:
         run("up", "--idle-timeout", "1")
-        told, _ = waiting.communicate(timeout=30)
+        output, _ = waiting.communicate(timeout=30)
     finally:
         waiting.kill()
         run("down")
     assert waiting.returncode == 0
-    assert json.loads(told)["ready"] is True
+    assert json.loads(output)["ready"] is True
 
 
-def test_models_come_and_go(run: Run, own_home: Path, tmp_path: Path) -> None:
+def test_models_are_registered_loaded_unloaded_and_removed(
+    run: Run, own_home: Path, tmp_path: Path
+) -> None:
     build(tmp_path / "model")
     with catalog_engine(own_home):
         added = run("models", "register", str(tmp_path / "model"), "--alias", "mine")
@@ -142,8 +144,8 @@ def test_models_come_and_go(run: Run, own_home: Path, tmp_path: Path) -> None:
         assert "cannot be served as a model: it has no genai_config.json" in refused.stderr
 
 
-def test_a_download_that_breaks_off_is_told(run: Run, own_home: Path) -> None:
-    """The test's catalog lists models, but has no files to give."""
+def test_a_failed_download_is_reported(run: Run, own_home: Path) -> None:
+    """The catalog of the test lists models, but has no files."""
     with catalog_engine(own_home):
         for arguments in (["models", "pull", "far-away"], ["chat", "-y", "-m", "far-away", "hi"]):
             pulled = run(*arguments)
@@ -151,7 +153,7 @@ def test_a_download_that_breaks_off_is_told(run: Run, own_home: Path) -> None:
             assert pulled.stderr.startswith("Error: ")
 
 
-async def test_a_service_that_others_started_is_found_and_named(
+async def test_a_service_of_another_program_is_found(
     engine: Endpoint, own_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     port = int(engine.base_url.rpartition(":")[2])
@@ -162,7 +164,7 @@ async def test_a_service_that_others_started_is_found_and_named(
     assert (await check_endpoint(found, settings)).status == "healthy"
 
 
-async def test_a_command_that_hangs_does_not_hold_up_what_else_was_found(
+async def test_a_hanging_command_does_not_delay_other_services(
     engine: Endpoint, own_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(foundry_command, "discover_urls", asyncio.Event().wait)
@@ -172,7 +174,7 @@ async def test_a_command_that_hangs_does_not_hold_up_what_else_was_found(
     assert [endpoint.base_url for endpoint in found] == [engine.base_url]
 
 
-async def test_a_service_that_the_command_names_is_waited_for_beside_others(
+async def test_a_slow_command_is_awaited(
     engine: Endpoint, own_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked = asyncio.Event()
@@ -194,7 +196,7 @@ async def test_a_service_that_the_command_names_is_waited_for_beside_others(
     assert (found.base_url, found.origin) == (engine.base_url, "cli")
 
 
-async def test_looking_for_a_running_service_starts_none(own_home: Path) -> None:
+async def test_discovery_starts_no_engine(own_home: Path) -> None:
     with pytest.raises(ServiceNotRunning):
         await find_running(Settings(home=own_home))
     assert not list_hosts(own_home)

@@ -1,4 +1,4 @@
-"""Standard streams that are full, closed or left by their reader, and locales without Unicode."""
+"""Standard streams that are full or closed, closed pipes, and locales without Unicode."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ VERBS = (
 
 @pytest.fixture
 def home(engine: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The home of the run's engine; the working directory has a batch."""
+    """The home of the shared engine; the working directory has a batch."""
     assert engine
     monkeypatch.chdir(tmp_path)
     (tmp_path / "prompts.txt").write_text("say-hello\nsay-lines\n", encoding="utf-8")
@@ -50,7 +50,7 @@ def home(engine: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 
 def shell(line: str, arguments: tuple[str, ...], home: Path, **variables: str) -> tuple[int, str]:
-    """The exit code and standard error of a line of shell, in which "$@" is the command."""
+    """Run a line of shell, in which "$@" is the command; return exit code and standard error."""
     done = subprocess.run(
         ["/bin/bash", "-c", line, "bash", *command(*arguments)],
         stdin=subprocess.DEVNULL,
@@ -63,16 +63,16 @@ def shell(line: str, arguments: tuple[str, ...], home: Path, **variables: str) -
 
 
 @pytest.mark.parametrize("verb", VERBS, ids=" ".join)
-def test_an_output_that_cannot_be_written_is_told(home: Path, verb: tuple[str, ...]) -> None:
-    code, told = shell('"$@" > /dev/full', verb, home)
-    assert (code, told.splitlines()[0]) == (
+def test_a_failed_write_is_reported(home: Path, verb: tuple[str, ...]) -> None:
+    code, stderr = shell('"$@" > /dev/full', verb, home)
+    assert (code, stderr.splitlines()[0]) == (
         1,
         "Error: standard output cannot be written: No space left on device.",
     )
-    assert "bug" not in told
-    code, told = shell('"$@" --json >&-', verb, home)
+    assert "bug" not in stderr
+    code, stderr = shell('"$@" --json >&-', verb, home)
     assert code == 1
-    assert told.startswith(
+    assert stderr.startswith(
         ("Error: standard output is closed.", "Error: standard output cannot be written: Bad file")
     )
 
@@ -90,25 +90,25 @@ def test_an_output_that_cannot_be_written_is_told(home: Path, verb: tuple[str, .
         ('PYTHONUNBUFFERED=1 "$@" > /dev/full', 1),
     ],
 )
-def test_the_exit_code_tells_where_nothing_else_can(home: Path, line: str, code: int) -> None:
-    """A full standard error changes nothing, and a reader that left needs no message."""
-    ended, told = shell(line, ("chat", "-m", "scripted", "say-hello"), home)
+def test_exit_codes_when_nothing_can_be_printed(home: Path, line: str, code: int) -> None:
+    """A full standard error changes nothing, and a closed pipe needs no message."""
+    ended, stderr = shell(line, ("chat", "-m", "scripted", "say-hello"), home)
     assert ended == code
-    assert "bug" not in told
-    assert "Traceback" not in told
-    assert "Exception ignored" not in told
+    assert "bug" not in stderr
+    assert "Traceback" not in stderr
+    assert "Exception ignored" not in stderr
 
 
 @pytest.mark.parametrize("line", ['"$@" --json > /dev/full', '"$@" --json >&-'])
-def test_an_error_that_json_cannot_carry_is_told_in_words(home: Path, line: str) -> None:
-    code, told = shell(line, ("chat", "-m", "scripted", "--temperature", "9", "hi"), home)
+def test_a_failed_write_of_json_is_reported_as_text(home: Path, line: str) -> None:
+    code, stderr = shell(line, ("chat", "-m", "scripted", "--temperature", "9", "hi"), home)
     assert code == 2
-    assert told.startswith("Error: --temperature is 9")
-    assert "standard output" in told.splitlines()[-1]
+    assert stderr.startswith("Error: --temperature is 9")
+    assert "standard output" in stderr.splitlines()[-1]
 
 
-def test_files_do_not_take_the_place_of_closed_streams(home: Path) -> None:
-    """Else the answer would be written into the first file that is opened."""
+def test_files_do_not_replace_closed_streams(home: Path) -> None:
+    """Otherwise the answer would be written to the first file that is opened."""
     batch = ("batch", "run", "prompts.txt", "-m", "scripted", "-o", "answers.jsonl")
     assert shell('"$@" <&- >&- 2>&-', batch, home)[0] == 1
     answers = [json.loads(line) for line in Path("answers.jsonl").read_text("utf-8").splitlines()]
@@ -136,7 +136,7 @@ def test_prompts_and_answers_are_utf_8_in_any_locale(home: Path, locale: dict[st
     done.stdout.decode()
 
 
-def test_a_prompt_that_is_not_utf_8_is_refused(home: Path) -> None:
+def test_a_prompt_that_is_not_utf_8_is_rejected(home: Path) -> None:
     done = subprocess.run(
         [*map(os.fsencode, command("chat", "-m", "scripted")), b"caf\xe9"],
         stdin=subprocess.DEVNULL,
@@ -149,12 +149,12 @@ def test_a_prompt_that_is_not_utf_8_is_refused(home: Path) -> None:
     assert b"not valid UTF-8" in done.stderr
 
 
-def test_a_file_is_found_by_its_name_in_any_locale(home: Path, tmp_path: Path) -> None:
+def test_file_names_in_any_locale(home: Path, tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").rename(tmp_path / "für alle.txt")
     assert shell('"$@"', ("batch", "check", "für alle.txt"), home, **ASCII) == (0, "")
 
 
-def test_a_model_of_the_environment_is_read_in_any_locale(home: Path) -> None:
+def test_environment_variables_in_any_locale(home: Path) -> None:
     done = subprocess.run(
         command("chat", "hi"),
         stdin=subprocess.DEVNULL,

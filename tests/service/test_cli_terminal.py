@@ -1,4 +1,4 @@
-"""The command line at a terminal: conversation, colours, spinner and questions."""
+"""The command line on a terminal: conversation, colours, spinner and questions."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture
 def shared_home(engine: Endpoint) -> Path:
-    """The home of the run's engine, which has the scripted model."""
+    """The home of the shared engine, which has the scripted model."""
     del engine
     return Path(os.environ["FOUNDRY_TEST_HOME"])
 
 
-def test_a_conversation_goes_on_after_ctrl_c_and_ends_with_ctrl_d(shared_home: Path) -> None:
+def test_a_conversation_continues_after_ctrl_c_and_ends_with_ctrl_d(shared_home: Path) -> None:
     with Terminal("chat", "-m", "scripted", home=shared_home) as terminal:
         terminal.expect("Chatting with scripted. /help lists commands; Ctrl-D quits.")
         terminal.say("say-hello", "Hello, world!")
@@ -43,7 +43,7 @@ def test_a_conversation_goes_on_after_ctrl_c_and_ends_with_ctrl_d(shared_home: P
         assert terminal.exit_code() == 0
 
 
-async def test_a_question_that_the_model_only_thought_about_stays(tmp_path: Path) -> None:
+async def test_a_question_with_only_reasoning_stays_in_the_history(tmp_path: Path) -> None:
     def talk(base_url: str) -> None:
         with Terminal("chat", "--base-url", base_url, "-m", "fake", home=tmp_path) as terminal:
             terminal.expect("> ")
@@ -60,7 +60,7 @@ async def test_a_question_that_the_model_only_thought_about_stays(tmp_path: Path
     assert said == [("user", "one"), ("user", "two")]
 
 
-def test_ctrl_c_at_the_prompt_leaves(shared_home: Path) -> None:
+def test_ctrl_c_at_the_prompt_quits(shared_home: Path) -> None:
     with Terminal("chat", "-m", "scripted", home=shared_home) as terminal:
         terminal.expect("> ")
         time.sleep(0.2)  # readline loses a signal between its prompt and its wait for a key
@@ -68,14 +68,14 @@ def test_ctrl_c_at_the_prompt_leaves(shared_home: Path) -> None:
         assert terminal.exit_code() == 0
 
 
-def test_a_long_wait_shows_a_spinner_that_the_answer_replaces(shared_home: Path) -> None:
+def test_a_spinner_is_shown_until_the_answer(shared_home: Path) -> None:
     with Terminal("chat", "-m", "scripted", "say-after-a-while", home=shared_home) as terminal:
         terminal.expect("Waiting for scripted ...")
         terminal.expect("Sorry to be late.")
         assert terminal.exit_code() == 0
 
 
-def test_a_model_that_is_not_here_is_offered(own_home: Path) -> None:
+def test_a_missing_model_is_offered_for_download(own_home: Path) -> None:
     with catalog_engine(own_home), Terminal("chat", home=own_home) as terminal:
         terminal.expect("phi-4-mini is known, but its files (1 MB) are not on this machine.")
         terminal.say("n", "Download it now (1 MB)? [y/N]")
@@ -83,7 +83,7 @@ def test_a_model_that_is_not_here_is_offered(own_home: Path) -> None:
         assert terminal.exit_code() == 1
 
 
-def test_watching_health_draws_graphs_and_ends_with_a_summary(shared_home: Path) -> None:
+def test_health_shows_graphs_and_a_summary(shared_home: Path) -> None:
     with Terminal("health", "--count", "2", "--interval", "0.1", home=shared_home) as terminal:
         terminal.expect("healthy")
         terminal.expect("latency")
@@ -92,7 +92,7 @@ def test_watching_health_draws_graphs_and_ends_with_a_summary(shared_home: Path)
         assert terminal.exit_code() == 0
 
 
-def test_ctrl_c_ends_watching_with_the_summary(shared_home: Path) -> None:
+def test_ctrl_c_ends_health_with_the_summary(shared_home: Path) -> None:
     with Terminal("health", "--watch", "--interval", "0.1", home=shared_home) as terminal:
         terminal.expect("latency")
         terminal.interrupt()
@@ -100,7 +100,7 @@ def test_ctrl_c_ends_watching_with_the_summary(shared_home: Path) -> None:
         assert terminal.exit_code() == 130
 
 
-def test_reasoning_is_shown_to_whoever_looks_and_stays_out_of_the_answer(shared_home: Path) -> None:
+def test_reasoning_is_shown_only_on_a_terminal(shared_home: Path) -> None:
     with Terminal("chat", "-m", "scripted", "say-think", home=shared_home) as terminal:
         terminal.expect("Six times seven.")
         terminal.expect("42")
