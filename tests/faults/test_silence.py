@@ -76,7 +76,7 @@ async def test_signs_of_life_without_a_token_end_too(
 ) -> None:
     monkeypatch.setattr(silence, "KEEP_ALIVE_CAP", 2)
     async with ScriptedServer(script) as server:
-        with pytest.raises(errors.ReadTimeout, match="signs of life") as caught:
+        with pytest.raises(errors.ReadTimeout, match="keep-alives") as caught:
             await caller.make_call(server.base_url, timeout_s=0.2).result()
         await server.wait_closed()
     assert caught.value.limit_s == pytest.approx(0.4)

@@ -116,18 +116,18 @@ def enforce_deadline(
 
     @functools.wraps(function)
     async def inside(*args: _P.args, **kwargs: _P.kwargs) -> _T:
-        bound = current()
-        if bound is NEVER:
+        outer = current()
+        if outer is NEVER:
             return await function(*args, **kwargs)
-        bound.check()
-        scope = asyncio.timeout_at(bound.at)
+        outer.check()
+        scope = asyncio.timeout_at(outer.at)
         try:
             async with scope:
                 return await function(*args, **kwargs)
         except TimeoutError as error:
             if not scope.expired():
                 raise  # a timeout inside the function
-            raise bound.exceeded() from error
+            raise outer.exceeded() from error
 
     return inside
 

@@ -168,7 +168,7 @@ class TimeoutGuard:
             return self._deadline.exceeded(self.stage)
         # __enter__ shortens a wait only when the keep-alive cap expires before the limit.
         only_alive = self._due_at < self._started_at + self._silence_s
-        what = "only signs of life, but no token," if only_alive else "nothing"
+        what = "only keep-alives, but no token," if only_alive else "nothing"
         limit_s = self._silence_s * (KEEP_ALIVE_CAP if only_alive else 1)
         return ReadTimeout(
             f"the engine sent {what} for {limit_s:g} s", limit_s=limit_s, stage=self.stage

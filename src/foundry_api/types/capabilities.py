@@ -128,7 +128,7 @@ class Capabilities(Result, msgspec.Struct, frozen=True, kw_only=True):
         seed = request.seed
         if seed is not None and not -self.max_seed - 1 <= seed <= self.max_seed:
             raise InvalidRequest(
-                f"seed is {seed}, but {self.service_generation} takes {self.max_seed} at most",
+                f"seed is {seed}, but {self.service_generation} accepts {self.max_seed} at most",
                 field="seed",
             )
         forces_tool = request.tool_choice not in (None, "auto", "none")
@@ -136,19 +136,19 @@ class Capabilities(Result, msgspec.Struct, frozen=True, kw_only=True):
             raise UnsupportedFeature(
                 f"a service of generation {self.service_generation} cannot make a model call "
                 "a tool",
-                hint="Leave tool_choice out, and ask for the call in the prompt.",
+                hint="Leave tool_choice out, and request the call in the prompt.",
             )
         if self.grammar == "unsupported" and isinstance(request.constraint, GrammarConstraint):
             raise UnsupportedFeature(
-                f"a service of generation {self.service_generation} keeps no answer to a grammar",
+                f"a service of generation {self.service_generation} does not support grammars",
                 hint="Use response_model= or choice=, which are checked everywhere, "
                 "or a service of SDK 2.1 or later.",
             )
         for name, value in request.extra.items():
             if name in self.ignored_parameters and value not in _NEUTRAL.get(name, (None,)):
                 raise UnsupportedFeature(
-                    f"a service of generation {self.service_generation} has no {name}",
-                    hint=f"Leave {name} out, or use a service that has it.",
+                    f"a service of generation {self.service_generation} does not support {name}",
+                    hint=f"Leave {name} out, or use a service that supports it.",
                 )
 
 

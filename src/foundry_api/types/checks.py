@@ -159,9 +159,9 @@ def _join_parts(field: str, content: object) -> str:
         members: Mapping[Any, Any] = part if is_mapping(part) else {}
         if members.get("type") != "text":
             raise UnsupportedFeature(
-                f"{field}[{index}] is of type {members.get('type')!r}; chat completions read text "
-                "alone, in every generation",
-                hint="Leave it out: the service would drop it without a word.",
+                f"{field}[{index}] is of type {members.get('type')!r}; chat completions accept "
+                "text only, in every generation",
+                hint="Leave it out: the service would silently drop it.",
             )
         texts.append(check_encodable(f"{field}[{index}].text", members.get("text")))
     return "".join(texts)

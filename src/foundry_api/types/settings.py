@@ -381,7 +381,7 @@ def _parse(variable: str, text: str, parse: Callable[[str], object]) -> object:
         return parse(text if parse in {Path, _cache} else decode_system_text(text))
     except UnicodeError as error:
         raise ConfigurationError(
-            f"{variable} is {text!r}, which is not text in UTF-8", hint="Set it once more."
+            f"{variable} is {text!r}, which is not text in UTF-8", hint="Set it to UTF-8 text."
         ) from error
     except ValueError as error:
         raise ConfigurationError(

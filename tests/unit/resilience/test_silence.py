@@ -84,7 +84,7 @@ def test_keep_alives_without_a_token_end_at_the_cap(run: Run) -> None:
             while True:
                 await bound.wait(after(0.25))
 
-        with pytest.raises(ReadTimeout, match="only signs of life") as caught:
+        with pytest.raises(ReadTimeout, match="only keep-alives") as caught:
             await listen()
         assert now() == pytest.approx(10 * KEEP_ALIVE_CAP)
         assert caught.value.limit_s == 10 * KEEP_ALIVE_CAP

@@ -36,7 +36,7 @@ def test_neutral_values_are_accepted(generation: Any, extra: dict[str, Any]) -> 
 )
 def test_an_ignored_parameter_is_refused(generation: Any, extra: dict[str, Any]) -> None:
     (name,) = extra
-    with pytest.raises(UnsupportedFeature, match=rf"{generation} has no {name}"):
+    with pytest.raises(UnsupportedFeature, match=rf"{generation} does not support {name}"):
         CAPABILITIES[generation].check(make_chat_request(HI, extra=extra))
 
 
@@ -57,5 +57,7 @@ def test_a_grammar_is_refused_without_support(generation: Any) -> None:
     if said.grammar == "native":
         said.check(request)
         return
-    with pytest.raises(UnsupportedFeature, match=f"generation {generation} keeps no answer"):
+    with pytest.raises(
+        UnsupportedFeature, match=f"generation {generation} does not support grammars"
+    ):
         said.check(request)
