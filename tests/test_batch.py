@@ -371,7 +371,7 @@ class TestLines:
     async def test_state_includes_the_services(self, client: FoundryAPIClient) -> None:
         engine = LocalEngine(client)
         await run_engine(engine, chat("a"))
-        state = engine.state()
+        state = engine.get_state()
         assert (state.in_flight, state.queued) == (0, 0)
         assert state.limit
         assert [breaker for _, breaker in state.services] == ["closed"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from foundry_api.batch.engine import EngineState
-from foundry_api.batch.response_line import success_line
+from foundry_api.batch.response_line import make_success_line
 from foundry_api.batch.types import BatchLineResult
 from foundry_api.types.errors import ServiceNotRunning
 
@@ -57,7 +57,7 @@ class InstantEngine:
             yield BatchLineResult(
                 index=work.line.index,
                 digest=work.line.digest,
-                output=success_line(work.request, BODY),
+                output=make_success_line(work.request, BODY),
                 failed=False,
                 at=0.0,
                 model="tiny:1",
@@ -71,7 +71,7 @@ class InstantEngine:
     def drain(self) -> None:
         """Do nothing: no request is ever in flight."""
 
-    def state(self) -> EngineState:
+    def get_state(self) -> EngineState:
         return EngineState()
 
 

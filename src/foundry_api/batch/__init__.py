@@ -1,1 +1,1 @@
-"""Batches: many requests, each answered exactly once, whatever dies meanwhile."""
+"""Run many requests, and return exactly one result for each, even after crashes."""

@@ -15,10 +15,10 @@ from foundry_api.batch.dedupe import ANSWERS_FILE, LruResults, make_request_key
 from foundry_api.batch.dispatch import dispatch, get_model
 from foundry_api.batch.response_line import (
     ResultMetadata,
-    error_result,
-    metadata_from,
-    response_body,
-    success_line,
+    encode_response,
+    extract_metadata,
+    make_error_result,
+    make_success_line,
 )
 from foundry_api.batch.scheduler import make_scheduler
 from foundry_api.batch.task import BatchTask
@@ -69,7 +69,7 @@ class BatchEngine(Protocol):
         """Start no more lines; those in flight still finish."""
         ...
 
-    def state(self) -> EngineState: ...
+    def get_state(self) -> EngineState: ...
 
 
 class CachedAnswer(msgspec.Struct, frozen=True):
@@ -129,8 +129,8 @@ class FileLineTask(BatchTask[LineOutcome]):
         call_options, request = self._call_options, self._item.request
         response = await dispatch(call_options.client, request, call_options.overrides, self.group)
         answer = CachedAnswer(
-            metadata_from(response),
-            msgspec.Raw(response_body(request, response, time.time())),
+            extract_metadata(response),
+            msgspec.Raw(encode_response(request, response, time.time())),
         )
         if store is not None:
             await store.put(name, _ENCODER.encode(answer), model=answer.metadata.model)
@@ -138,7 +138,7 @@ class FileLineTask(BatchTask[LineOutcome]):
 
     def make_failed_result(self, error: FoundryError) -> LineOutcome:
         line, request = self._item.line, self._item.request
-        result = error_result(
+        result = make_error_result(
             line.index,
             line.digest,
             request.custom_id,
@@ -162,7 +162,7 @@ class FileLineTask(BatchTask[LineOutcome]):
         result = BatchLineResult(
             index=line.index,
             digest=line.digest,
-            output=success_line(self._item.request, answer.body),
+            output=make_success_line(self._item.request, answer.body),
             failed=False,
             at=time.time(),
             model=metadata.model,
@@ -231,7 +231,7 @@ class LocalEngine:
         if self._scheduler is not None:
             self._scheduler.drain()
 
-    def state(self) -> EngineState:
+    def get_state(self) -> EngineState:
         limiters = [service.limiter.statistics() for service in self._client.services]
         waiting = self._scheduler.queued if self._scheduler else 0
         return EngineState(

@@ -44,7 +44,9 @@ class ModelPlan:
     model: str  # the name in the lines; empty for lines that name none
     lines: int
     sampled: int
-    seconds_a_line: float  # how long the service is busy with one line while it answers others too
+    seconds_per_line: (
+        float  # how long the service is busy with one line while it answers others too
+    )
     completion_tokens: float  # the mean per answer
 
 
@@ -145,7 +147,7 @@ async def make_plan(
 
     def record(result: BatchLineResult) -> None:
         meter.count(result)
-        on_progress(meter.make_progress("running", total=line_count, engine=engine.state()))
+        on_progress(meter.make_progress("running", total=line_count, engine=engine.get_state()))
 
     warmup = await _run_trial(first, engine, record)
     trial = await _run_trial(measured or first, engine, record)
@@ -205,7 +207,7 @@ def _build_plan(drawn: Sample, warmup: _Trial, trial: _Trial) -> BatchPlan:
             model=model,
             lines=drawn.sizes[model],
             sampled=len(answers),
-            seconds_a_line=busy_s[model],
+            seconds_per_line=busy_s[model],
             completion_tokens=fmean(result.completion_tokens for result in answers),
         )
         for model, answers in answers_by_model.items()
@@ -220,5 +222,5 @@ def _build_plan(drawn: Sample, warmup: _Trial, trial: _Trial) -> BatchPlan:
         seconds=estimate(trial.get_busy_seconds).add(warmup_s),
         prompt_tokens=estimate(lambda result: result.prompt_tokens),
         completion_tokens=estimate(lambda result: result.completion_tokens),
-        models=tuple(sorted(models, key=lambda plan: -plan.lines * plan.seconds_a_line)),
+        models=tuple(sorted(models, key=lambda plan: -plan.lines * plan.seconds_per_line)),
     )

@@ -68,5 +68,5 @@ class RayEngine:
     def drain(self) -> None:
         """Do nothing: the nodes finish the lines they have, which are few."""
 
-    def state(self) -> EngineState:
-        return EngineState() if self._runner is None else self._runner.state()
+    def get_state(self) -> EngineState:
+        return EngineState() if self._runner is None else self._runner.get_state()

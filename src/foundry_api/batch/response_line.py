@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from foundry_api.types.results import Response, Vector
 
 __all__ = [
-    "error_line",
-    "error_result",
-    "metadata_from",
-    "response_body",
-    "success_line",
-    "with_custom_id",
+    "copy_with_custom_id",
+    "encode_response",
+    "extract_metadata",
+    "make_error_line",
+    "make_error_result",
+    "make_success_line",
 ]
 
 MIN_ERROR_STATUS = 400
@@ -64,7 +64,7 @@ _DECODER = msgspec.json.Decoder(_OutputLine)
 _ENCODER = msgspec.json.Encoder()
 
 
-def metadata_from(answer: BatchAnswer) -> ResultMetadata:
+def extract_metadata(answer: BatchAnswer) -> ResultMetadata:
     usage = answer.usage or Usage()
     timings: Timings | None = answer.timings
     return ResultMetadata(
@@ -78,19 +78,19 @@ def metadata_from(answer: BatchAnswer) -> ResultMetadata:
     )
 
 
-def response_body(request: BatchRequest, answer: BatchAnswer, at: float) -> bytes:
+def encode_response(request: BatchRequest, answer: BatchAnswer, at: float) -> bytes:
     """Encode the JSON object that the request's route responds with."""
     if isinstance(answer, Completion):
-        return _ENCODER.encode(_chat_completion_body(answer, at))
+        return _ENCODER.encode(_make_completion(answer, at))
     if isinstance(answer, Embeddings):
-        return _ENCODER.encode(_embeddings_body(request, answer))
-    return _response_object(answer)
+        return _ENCODER.encode(_make_embeddings(request, answer))
+    return _encode_response_object(answer)
 
 
-def success_line(request: BatchRequest, body: bytes) -> bytes:
+def make_success_line(request: BatchRequest, body: bytes) -> bytes:
     # Ids are random: `custom_id` names a line only within its batch, and the answers of several
     # batches may be put together.
-    name = _random_id()
+    name = _make_id()
     return _ENCODER.encode(
         {
             "id": f"batch_req_{name}",
@@ -105,10 +105,10 @@ def success_line(request: BatchRequest, body: bytes) -> bytes:
     )
 
 
-def with_custom_id(line: bytes, custom_id: str) -> bytes:
+def copy_with_custom_id(line: bytes, custom_id: str) -> bytes:
     """Copy a line, successful or failed, for an identical request."""
     output_line = _DECODER.decode(line)
-    name = _random_id()
+    name = _make_id()
     output_line.id, output_line.custom_id = f"batch_req_{name}", custom_id
     if output_line.response is not None:
         output_line.response.request_id = f"req_{name}"
@@ -116,8 +116,8 @@ def with_custom_id(line: bytes, custom_id: str) -> bytes:
     return _ENCODER.encode(output_line)
 
 
-def error_line(custom_id: str | None, error: FoundryError) -> bytes:
-    name = _random_id()
+def make_error_line(custom_id: str | None, error: FoundryError) -> bytes:
+    name = _make_id()
     error_body = {
         "code": type(error).__name__,
         "message": error.message,
@@ -128,13 +128,13 @@ def error_line(custom_id: str | None, error: FoundryError) -> bytes:
         {
             "id": f"batch_req_{name}",
             "custom_id": custom_id,
-            "response": _error_response(name, error, error_body),
+            "response": _make_error_response(name, error, error_body),
             "error": error_body,
         }
     )
 
 
-def error_result(
+def make_error_result(
     index: int,
     digest: int,
     custom_id: str | None,
@@ -147,7 +147,7 @@ def error_result(
     return BatchLineResult(
         index=index,
         digest=digest,
-        output=error_line(custom_id, error),
+        output=make_error_line(custom_id, error),
         failed=True,
         at=at,
         model=error.model or model,
@@ -157,7 +157,7 @@ def error_result(
     )
 
 
-def _error_response(
+def _make_error_response(
     name: str, error: FoundryError, error_body: dict[str, Any]
 ) -> dict[str, Any] | None:
     # An error within a stream has the status of a success: its headers were sent before it.
@@ -176,8 +176,8 @@ def _error_response(
     }
 
 
-def _chat_completion_body(answer: Completion[Any], at: float) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": "assistant", "content": _message_content(answer)}
+def _make_completion(answer: Completion[Any], at: float) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": _get_content(answer)}
     message["refusal"] = answer.refusal or None
     if answer.reasoning:
         message["reasoning_content"] = answer.reasoning
@@ -190,7 +190,7 @@ def _chat_completion_body(answer: Completion[Any], at: float) -> dict[str, Any]:
         "finish_reason": answer.finish_reason,
     }
     return {
-        "id": f"chatcmpl-{_random_id()}",
+        "id": f"chatcmpl-{_make_id()}",
         "object": "chat.completion",
         "created": int(at),
         "model": answer.model,
@@ -199,7 +199,7 @@ def _chat_completion_body(answer: Completion[Any], at: float) -> dict[str, Any]:
     }
 
 
-def _message_content(answer: Completion[Any]) -> str | None:
+def _get_content(answer: Completion[Any]) -> str | None:
     """Return the text; if JSON was requested, only the JSON in it."""
     if answer.tool_calls:
         return answer.content or None
@@ -212,7 +212,7 @@ def _message_content(answer: Completion[Any]) -> str | None:
     return answer.content
 
 
-def _response_object(answer: Response) -> bytes:
+def _encode_response_object(answer: Response) -> bytes:
     raw: Any = msgspec.json.decode(answer.raw) if answer.raw else {}
     usage = answer.usage and {
         "input_tokens": answer.usage.prompt_tokens,
@@ -220,7 +220,7 @@ def _response_object(answer: Response) -> bytes:
         "total_tokens": answer.usage.total_tokens,
     }
     members: dict[str, Any] = {
-        "id": f"resp_{_random_id()}",
+        "id": f"resp_{_make_id()}",
         "object": "response",
         "created_at": answer.created_at,
         "output": [],
@@ -236,7 +236,7 @@ def _response_object(answer: Response) -> bytes:
     return _ENCODER.encode(members)
 
 
-def _embeddings_body(request: BatchRequest, answer: Embeddings) -> dict[str, Any]:
+def _make_embeddings(request: BatchRequest, answer: Embeddings) -> dict[str, Any]:
     in_base64 = request.body.get("encoding_format") == "base64"
     usage = answer.usage or Usage()
     return {
@@ -259,7 +259,7 @@ def _encode_base64(vector: Vector) -> str:
     return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
 
 
-def _random_id() -> str:
+def _make_id() -> str:
     return secrets.token_hex(ID_DIGITS // 2)
 
 

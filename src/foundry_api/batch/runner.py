@@ -14,7 +14,7 @@ import msgspec
 
 from foundry_api.batch.journal import BLOCK_LINES
 from foundry_api.batch.queues import ReorderBuffer
-from foundry_api.batch.response_line import error_result
+from foundry_api.batch.response_line import make_error_result
 from foundry_api.batch.types import Line, WorkItem
 from foundry_api.types.errors import BatchCancelled, BatchError, BatchMismatch, InvalidRequest
 
@@ -313,7 +313,7 @@ class BatchRunner:
                             continue
                         line = item.line
                         await self._add_result(
-                            error_result(
+                            make_error_result(
                                 line.index,
                                 line.digest,
                                 item.custom_id,
@@ -372,4 +372,6 @@ class BatchRunner:
                 self._on_progress(self._make_progress())
 
     def _make_progress(self) -> BatchProgress:
-        return self._meter.make_progress(self._phase, total=self.total, engine=self._engine.state())
+        return self._meter.make_progress(
+            self._phase, total=self.total, engine=self._engine.get_state()
+        )

@@ -147,7 +147,7 @@ class Timeline:
         sums = [[0, 0, 0, 0] for _ in range(count)]
         for second in seconds:
             # A line counts to the middle of its second: the second may lie across a run's edge.
-            place = min(count - 1, int(self.active_time_at(second.at + 0.5) / span))
+            place = min(count - 1, int(self.get_active_s(second.at + 0.5) / span))
             values = (second.lines, second.failed, second.prompt_tokens, second.completion_tokens)
             sums[place] = [old + new for old, new in zip(sums[place], values, strict=True)]
         return tuple(
@@ -163,7 +163,7 @@ class Timeline:
             for place, (lines, failed, prompt_tokens, completion_tokens) in enumerate(sums)
         )
 
-    def active_time_at(self, at: float) -> float:
+    def get_active_s(self, at: float) -> float:
         """Return the seconds of work before `at`; a time in a gap counts as the gap's begin."""
         for (begin, end), before in zip(self._intervals, self._elapsed_before, strict=False):
             if at <= end:

@@ -75,7 +75,7 @@ class Engine:
     def drain(self) -> None:
         self.is_drained.set()
 
-    def state(self) -> EngineState:
+    def get_state(self) -> EngineState:
         return EngineState()
 
 

@@ -20,10 +20,10 @@ def second(at: int, lines: int = 1) -> SecondStatistics:
 def test_time_between_runs_does_not_count() -> None:
     timeline = Timeline([run(50_000, 50_005), run(100, 110)])
     assert timeline.elapsed_s == 15
-    assert timeline.active_time_at(105) == 5
-    assert timeline.active_time_at(30_000) == 10, "between them"
-    assert timeline.active_time_at(50_002) == 12
-    assert timeline.active_time_at(90_000) == 15, "after all"
+    assert timeline.get_active_s(105) == 5
+    assert timeline.get_active_s(30_000) == 10, "between them"
+    assert timeline.get_active_s(50_002) == 12
+    assert timeline.get_active_s(90_000) == 15, "after all"
 
 
 def test_overlapping_runs_count_once() -> None:

@@ -1,1 +1,1 @@
-"""Batches over a Ray cluster: what happens in the driver, at its desk and in the actors."""
+"""Batches on a Ray cluster: a driver, a coordinator, and the actors that answer the lines."""

@@ -99,7 +99,7 @@ class WorkerLoop:
 
     async def _serve(self, engine: BatchEngine) -> None:
         async def send_heartbeats() -> None:
-            while not await self._coordinator.heartbeat(self._worker_id.actor, engine.state()):
+            while not await self._coordinator.heartbeat(self._worker_id.actor, engine.get_state()):
                 pass
 
         tasks = {
@@ -139,10 +139,10 @@ class WorkerLoop:
     async def _deliver(self, engine: BatchEngine) -> None:
         while True:
             await self._has_results.wait()
-            await asyncio.sleep(FLUSH_DELAY_S if engine.state().queued else FLUSH_DELAY_IDLE_S)
+            await asyncio.sleep(FLUSH_DELAY_S if engine.get_state().queued else FLUSH_DELAY_IDLE_S)
             self._has_results.clear()
             results, self._results = self._results, []
-            await self._coordinator.deliver(self._worker_id.actor, results, engine.state())
+            await self._coordinator.deliver(self._worker_id.actor, results, engine.get_state())
             self._resolve_waiting([result.index for result in results])
 
     def _resolve_waiting(self, indexes: Sequence[int]) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
     from collections.abc import Set as AbstractSet
 
-__all__ = ["ANSWER_TIMEOUT_S", "START_TIMEOUT_S", "Node", "connect_cluster", "usable_nodes"]
+__all__ = ["ANSWER_TIMEOUT_S", "START_TIMEOUT_S", "Node", "connect_cluster", "find_usable_nodes"]
 
 
 # About the minimum that Ray accepts. It only holds block numbers.
@@ -164,7 +164,7 @@ def _set_environment(variables: dict[str, str]) -> Generator[None]:
                 os.environ.pop(name, None)
 
 
-async def usable_nodes(
+async def find_usable_nodes(
     nodes: Sequence[Node],
     get_version: Callable[[str], Awaitable[str]],
     on_notice: Callable[[str], None],

@@ -19,7 +19,7 @@ import msgspec
 from foundry_api.batch.cluster.membership import BLOCKS_AT_ONCE, BlockSizer, WorkerRegistry
 from foundry_api.batch.cluster.messages import DrainedResults, LostLine
 from foundry_api.batch.dedupe import LruResults
-from foundry_api.batch.response_line import with_custom_id
+from foundry_api.batch.response_line import copy_with_custom_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -321,7 +321,7 @@ def _copy_result(item: WorkItem, result: BatchLineResult) -> BatchLineResult:
         result,
         index=line.index,
         digest=line.digest,
-        output=with_custom_id(result.output, item.request.custom_id),
+        output=copy_with_custom_id(result.output, item.request.custom_id),
         duration_s=0.0,
         queued_s=0.0,
         time_to_first_token_s=None,

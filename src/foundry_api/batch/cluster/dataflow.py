@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from foundry_api.batch.cluster.remote import ActorOptions
 
-__all__ = ["node_selector", "run_blocks"]
+__all__ = ["make_node_selector", "run_blocks"]
 
 
 def run_blocks(coordinator: Any, options: ActorOptions, nodes: Sequence[str], actors: int) -> None:
@@ -41,7 +41,7 @@ def run_blocks(coordinator: Any, options: ActorOptions, nodes: Sequence[str], ac
                 num_cpus=0,
                 override_num_blocks=1,
                 # The reader is next to the coordinator: without this node, the run ends anyway.
-                **node_selector(ray.get_runtime_context().get_node_id()),
+                **make_node_selector(ray.get_runtime_context().get_node_id()),
             )
             .map_batches(
                 BlockWorker,
@@ -70,13 +70,13 @@ class _SpreadPlacement:
 
     def __init__(self, nodes: Sequence[str]) -> None:
         self._nodes = cycle(nodes)
-        self._any = node_selector(f"in({','.join(nodes)})")
+        self._any = make_node_selector(f"in({','.join(nodes)})")
 
     def __call__(self) -> dict[str, Any]:
-        return {**node_selector(next(self._nodes)), "fallback_strategy": [self._any]}
+        return {**make_node_selector(next(self._nodes)), "fallback_strategy": [self._any]}
 
 
-def node_selector(nodes: str) -> dict[str, Any]:
+def make_node_selector(nodes: str) -> dict[str, Any]:
     """Return Ray's options to start something on a node, or on one of `in(…)`."""
     return {"label_selector": {"ray.io/node-id": nodes}}
 

@@ -13,15 +13,15 @@ import msgspec
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from foundry_api.batch.async_tools import closing_iter
-from foundry_api.batch.cluster.cluster import Node, usable_nodes
+from foundry_api.batch.cluster.cluster import Node, find_usable_nodes
 from foundry_api.batch.cluster.coordinator import ChangeNotifier, Coordinator
-from foundry_api.batch.cluster.dataflow import node_selector, run_blocks
+from foundry_api.batch.cluster.dataflow import make_node_selector, run_blocks
 from foundry_api.batch.cluster.untyped import ray
 from foundry_api.batch.dedupe import make_request_key
 from foundry_api.batch.dispatch import get_model
 from foundry_api.batch.engine import EngineState
 from foundry_api.batch.queues import GroupedQueue
-from foundry_api.batch.response_line import error_result
+from foundry_api.batch.response_line import make_error_result
 from foundry_api.batch.types import WorkItem
 from foundry_api.types.errors import BatchError, ServiceCrashed
 
@@ -60,7 +60,7 @@ class ClusterRunner:
         """Yield each result once, as lines finish."""
         nodes = [
             node.id
-            for node in await usable_nodes(_list_worker_nodes(), _get_version, self._on_notice)
+            for node in await find_usable_nodes(_list_worker_nodes(), _get_version, self._on_notice)
         ]
         urls = tuple(
             settings.base_url
@@ -95,7 +95,7 @@ class ClusterRunner:
             ray.kill(coordinator)
             await asyncio.gather(dataflow, return_exceptions=True)
 
-    def state(self) -> EngineState:
+    def get_state(self) -> EngineState:
         """Return the sum of the states that the actors last reported."""
         states = self._last_drained.states if self._last_drained else ()
         in_flight = sum(state.in_flight for _, state in states)
@@ -198,7 +198,7 @@ def _list_worker_nodes() -> list[Node]:
 
 async def _get_version(node: str) -> str:
     # The remote function is one of Python's own: the node may not have this package.
-    remote_function = ray.remote(num_cpus=0, **node_selector(node))(resolve_name)
+    remote_function = ray.remote(num_cpus=0, **make_node_selector(node))(resolve_name)
     answer = remote_function.remote("foundry_api._version:__version__")
     try:
         version: str = await answer
@@ -218,7 +218,7 @@ def _make_lost_result(lost: LostLine) -> BatchLineResult:
         f"its actor crashed {lost.crashes} times",
         hint="Send it alone: it may be the cause of the crashes. See Ray's logs.",
     )
-    return error_result(line.index, line.digest, request.custom_id, error, at=time.time())
+    return make_error_result(line.index, line.digest, request.custom_id, error, at=time.time())
 
 
 async def iter_blocks(

@@ -222,7 +222,7 @@ def _speed_sections(statistics: BatchStatistics) -> Iterable[SafeHtml]:
         return
     timeline = Timeline(statistics.runs)
     # The time between two runs is left out, so a later run starts where the earlier one ended.
-    starts = [timeline.active_time_at(run.begun_at) for run in statistics.runs]
+    starts = [timeline.get_active_s(run.begun_at) for run in statistics.runs]
     marks = [at for at in starts if at > 0]
 
     def plot(unit: str, get_amount: Callable[[TimelineBucket], int]) -> SafeHtml:

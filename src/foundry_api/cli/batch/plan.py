@@ -151,7 +151,7 @@ def _print_plan(name: str, plan: BatchPlan, within: float | None) -> None:
             [
                 model_plan.model,
                 format_int(model_plan.lines),
-                format_duration(model_plan.lines * model_plan.seconds_a_line),
+                format_duration(model_plan.lines * model_plan.seconds_per_line),
                 format_rate(model_plan.completion_tokens),
             ]
             for model_plan in plan.models

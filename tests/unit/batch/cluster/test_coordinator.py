@@ -16,7 +16,7 @@ from foundry_api.batch.cluster.membership import MAX_BLOCK_LINES, BlockSizer
 from foundry_api.batch.cluster.messages import Assignment, WorkerId
 from foundry_api.batch.dedupe import make_request_key
 from foundry_api.batch.engine import EngineState
-from foundry_api.batch.response_line import error_result, success_line
+from foundry_api.batch.response_line import make_error_result, make_success_line
 from foundry_api.batch.types import BatchLineResult, BatchRequest, Line, WorkItem
 from foundry_api.types.errors import ModelNotFound, ServiceCrashed
 
@@ -152,7 +152,7 @@ def make_requests(*texts: str, first: int = 0) -> list[WorkItem]:
 
 
 def answered(item: WorkItem) -> BatchLineResult:
-    output = success_line(item.request, b'"yes"')
+    output = make_success_line(item.request, b'"yes"')
     return msgspec.structs.replace(done(item.line.index)[0], output=output, completion_tokens=3)
 
 
@@ -186,9 +186,9 @@ async def test_failure_is_shared_with_waiting_lines_but_not_stored() -> None:
     coordinator.submit(make_requests("red", "red"))
     await coordinator.claim(0, "a")
     error = ModelNotFound("no such model")
-    coordinator.deliver("a", [error_result(0, 0, "0", error, at=0.0)], IDLE)
+    coordinator.deliver("a", [make_error_result(0, 0, "0", error, at=0.0)], IDLE)
     finished = (await coordinator.drain_results()).results
-    expected = error_result(1, 1, "1", error, at=0.0)
+    expected = make_error_result(1, 1, "1", error, at=0.0)
     assert msgspec.structs.replace(finished[1], output=b"") == msgspec.structs.replace(
         expected, output=b""
     )
