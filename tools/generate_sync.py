@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Generate the blocking classes of the client: `src/foundry_api/client/sync/generated.py`.
 
-python3 dev.py generate            after changing a public method
+python3 dev.py generate            write the file, after changing a public method
 python3 dev.py generate --check    only check that the file is up to date
 
-Signatures, overloads and docstrings are copied from the async classes. Each body is one call that
-is passed to the background loop, so nothing here depends on a particular method.
+Signatures, overloads and docstrings are copied from the async classes. The body of each method is
+one call that is passed to the background loop, so nothing here depends on a particular method.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 @dataclass(frozen=True)
 class ClassPair:
-    """A class and its blocking twin.
+    """An async class and its blocking twin.
 
     Attributes:
-        module: Of the async class, below foundry_api.
+        module: The module of the async class, relative to foundry_api.
         name: The async class.
         twin: The blocking class.
-        attribute: What the client calls it; None for what a call gives.
-        calls: Which of its methods users call; None for all.
-        about: Begins its docstring, in the place of the async class's prose.
-        derived: Of a class that another one only inherits from, the name of that one.
+        attribute: The client's attribute with an instance; None for a class that calls return.
+        calls: The public methods; None for all.
+        about: The prose of the docstring; empty to copy that of the async class.
+        derived: For a base class, the name of the class that inherits from it.
     """
 
     module: str
@@ -126,37 +126,35 @@ def __exit__(
 class Source:
     """The module of an async class."""
 
-    def __init__(self, face: ClassPair) -> None:
-        self.face = face
-        self.tree = ast.parse(_path(face.module).read_text(encoding="utf-8"))
+    def __init__(self, pair: ClassPair) -> None:
+        self.pair = pair
+        self.tree = ast.parse(_path(pair.module).read_text(encoding="utf-8"))
         self.node = next(
             node
             for node in self.tree.body
-            if isinstance(node, ast.ClassDef) and node.name == face.name
+            if isinstance(node, ast.ClassDef) and node.name == pair.name
         )
 
     def bases(self) -> list[ClassPair]:
-        """The classes of this package that it inherits from."""
+        """Return the base classes in this package."""
         homes = self.get_import_homes()
         names = [base.id for base in self.node.bases if isinstance(base, ast.Name)]
         modules = {name: homes.get(name, "").partition("foundry_api.")[2] for name in names}
         return [
-            ClassPair(module, name, f"Sync{name}", derived=self.face.name)
+            ClassPair(module, name, f"Sync{name}", derived=self.pair.name)
             for name, module in modules.items()
             if module
         ]
 
     def functions(self) -> list[Function]:
-        """Its public methods."""
         methods = [node for node in self.node.body if isinstance(node, Function)]
         return [node for node in methods if self._is_public(node.name)]
 
     def _is_public(self, name: str) -> bool:
-        calls = self.face.calls
+        calls = self.pair.calls
         return not name.startswith("_") if calls is None else name in calls
 
     def init(self) -> Function:
-        """What makes it."""
         return next(
             node
             for node in self.node.body
@@ -164,13 +162,13 @@ class Source:
         )
 
     def attributes(self) -> list[str]:
-        """What `__init__` sets that is public."""
+        """Return the public attributes that `__init__` sets."""
         targets = [node.targets for node in ast.walk(self.init()) if isinstance(node, ast.Assign)]
         names = [target.attr for (target,) in targets if isinstance(target, ast.Attribute)]
         return [name for name in dict.fromkeys(names) if not name.startswith("_")]
 
     def typed_attributes(self) -> Iterator[tuple[str, ast.expr]]:
-        """Those of the attributes whose types `__init__` says."""
+        """Yield the public attributes that `__init__` annotates, with their types."""
         for node in ast.walk(self.init()):
             match node:
                 case ast.AnnAssign(target=ast.Attribute(attr=name), annotation=annotation):
@@ -180,28 +178,28 @@ class Source:
                     pass
 
     def get_description(self, attribute: str) -> str:
-        """What the docstring says of an attribute."""
+        """Return the docstring's description of an attribute."""
         match = re.search(
             rf"^ +{attribute}: (.*)$", ast.get_docstring(self.node) or "", re.MULTILINE
         )
         return match[1] if match else ""
 
     def is_context(self) -> bool:
-        """Whether it is a context manager."""
         names = {node.name for node in self.node.body if isinstance(node, Function)}
         return "__aexit__" in names
 
     def get_import_homes(self) -> dict[str, str]:
-        """From where each of the module's names is imported."""
+        """Map each name of the module to the module that it is imported from."""
         by_name: dict[str, str] = {}
         for node in ast.walk(self.tree):
             if isinstance(node, ast.ImportFrom) and node.module != "__future__":
                 by_name |= {alias.name: str(node.module) for alias in node.names}
-        own = f"foundry_api.{self.face.module}"
+        own = f"foundry_api.{self.pair.module}"
         return by_name | dict.fromkeys(dict(_iter_definitions(self.tree.body)), own)
 
     def private(self, names: set[str]) -> list[ast.stmt]:
-        """Definitions that no other module may import, such as type variables, of these names."""
+        """Return the private definitions with these names, such as type variables."""
+        # They are copied into the generated module, which must not import them.
         defined = dict(_iter_definitions(self.tree.body))
         return [node for name, node in defined.items() if name in names and name.startswith("_")]
 
@@ -221,22 +219,22 @@ def _iter_definitions(body: list[ast.stmt]) -> Iterator[tuple[str, ast.stmt]]:
                 pass
 
 
-CLASS_PAIRS = tuple(pair for face in NAMED for pair in (*Source(face).bases(), face))
-TWINS = {face.name: face.twin for face in CLASS_PAIRS}
-ATTRIBUTES = {face.attribute: face.twin for face in CLASS_PAIRS if face.attribute}
-HOMES = {face.name: f"foundry_api.{face.module}" for face in CLASS_PAIRS}
+CLASS_PAIRS = tuple(pair for named in NAMED for pair in (*Source(named).bases(), named))
+TWINS = {pair.name: pair.twin for pair in CLASS_PAIRS}
+ATTRIBUTES = {pair.attribute: pair.twin for pair in CLASS_PAIRS if pair.attribute}
+HOMES = {pair.name: f"foundry_api.{pair.module}" for pair in CLASS_PAIRS}
 HOMES |= dict.fromkeys(STREAMS.values(), "collections.abc")
 HOMES |= {"BackgroundLoop": "foundry_api.client.sync.background", "TracebackType": "types"}
 HOMES |= dict.fromkeys(("Any", "Self", "TYPE_CHECKING"), "typing")
 
 
 def write_module() -> str:
-    """Return the text of the module with all blocking classes."""
+    """Make the source of the module with all blocking classes."""
     private: dict[str, ast.stmt] = {}
     classes: list[ast.stmt] = []
     homes: dict[str, str] = {}
-    for face in CLASS_PAIRS:
-        source = Source(face)
+    for pair in CLASS_PAIRS:
+        source = Source(pair)
         node = make_class(source)
         private |= {
             ast.unparse(definition): definition
@@ -246,7 +244,7 @@ def write_module() -> str:
         homes |= source.get_import_homes()
     homes |= HOMES | dict.fromkeys(TWINS.values(), "")
     body = [*private.values(), *classes]
-    public = sorted(face.twin for face in CLASS_PAIRS if face.derived is None)
+    public = sorted(pair.twin for pair in CLASS_PAIRS if pair.derived is None)
     about = "The blocking client, written by `python3 dev.py generate` from the async classes."
     parts = [
         ast.Expr(ast.Constant(about)),
@@ -258,18 +256,17 @@ def write_module() -> str:
 
 
 def make_class(source: Source) -> ast.ClassDef:
-    """Return a blocking class."""
-    face = source.face
+    pair = source.pair
     bases: list[ast.expr] = [ast.Name(base.twin) for base in source.bases()]
-    node = ast.ClassDef(face.twin, bases, [], [_make_docstring(source), *_make_init(source)], [])
+    node = ast.ClassDef(pair.twin, bases, [], [_make_docstring(source), *_make_init(source)], [])
     functions = source.functions()
     overloaded = {function.name for function in functions if "overload" in _decorators(function)}
     node.body += [
         _make_method(function, is_overloaded=function.name in overloaded)
         for function in functions
-        if not (face is CLIENT and function.name in LIFECYCLE_METHODS)
+        if not (pair is CLIENT and function.name in LIFECYCLE_METHODS)
     ]
-    if face is CLIENT:
+    if pair is CLIENT:
         node.body += ast.parse(END_OF_CLIENT).body
     elif source.is_context():
         node.body += ast.parse(CONTEXT).body
@@ -277,41 +274,41 @@ def make_class(source: Source) -> ast.ClassDef:
 
 
 def _make_docstring(source: Source) -> ast.Expr:
-    face, text = source.face, ast.get_docstring(source.node, clean=False) or ""
+    pair, text = source.pair, ast.get_docstring(source.node, clean=False) or ""
     prose, _, sections = text.partition("\n    Args:\n")
-    if face is CLIENT:
-        text = f"{face.about}\n    Args:\n{sections}"
-    else:  # its own arguments are of no interest
+    if pair is CLIENT:
+        text = f"{pair.about}\n    Args:\n{sections}"
+    else:  # users never construct it, so its Args are left out
         _, attributes, attribute_docs = sections.partition("\n    Attributes:\n")
-        text = face.about or prose + attributes + attribute_docs
+        text = pair.about or prose + attributes + attribute_docs
     return ast.Expr(ast.Constant(_to_blocking(text)))
 
 
 def _to_blocking(text: str) -> str:
-    """A docstring, whose code neither awaits nor is asynchronous."""
+    """Remove `await` and `async` from the code examples of a docstring."""
     return re.sub(r"\b(await (?=\w+\.)|async (?=for |with ))", "", text)
 
 
 def _make_init(source: Source) -> list[ast.stmt]:
-    face = source.face
-    if face.derived is not None:
-        return ast.parse(f"_loop: BackgroundLoop\n_async: {face.derived}").body
+    pair = source.pair
+    if pair.derived is not None:
+        return ast.parse(f"_loop: BackgroundLoop\n_async: {pair.derived}").body
     init = _parse_function("def __init__(self, loop: BackgroundLoop, calls: object) -> None: ...")
     made = ["self._loop = loop", "self._async = calls"]
-    if face is CLIENT:
+    if pair is CLIENT:
         init.args = source.init().args
-        made = [f"self._async = {face.name}({_format_arguments(init)})"]
+        made = [f"self._async = {pair.name}({_format_arguments(init)})"]
         made += ["self._loop = BackgroundLoop(self._async.close)"]
         made += [f"self.{name} = {_get_twin(name)}" for name in source.attributes()]
     init.body = ast.parse("\n".join(made)).body
-    if face is CLIENT:
+    if pair is CLIENT:
         return [init]
-    init.args.args[-1].annotation = ast.Name(face.name)
+    init.args.args[-1].annotation = ast.Name(pair.name)
     return [init, *(_make_property(source, *attribute) for attribute in source.typed_attributes())]
 
 
 def _make_property(source: Source, name: str, annotation: ast.expr) -> Function:
-    """An attribute that may change, as it is now."""
+    """Make a property for an attribute, which may change."""
     text = f'@property\ndef {name}(self) -> None:\n    """{source.get_description(name)}"""\n'
     function = _parse_function(f"{text}    return self._async.{name}")
     function.returns = annotation
@@ -325,7 +322,7 @@ def _get_twin(attribute: str) -> str:
 
 
 def _make_method(node: Function, *, is_overloaded: bool) -> Function:
-    """A method that has the async one called."""
+    """Make a method that runs the async one on the background loop."""
     returns = Blocking().visit(copy.deepcopy(node.returns)) if node.returns else None
     decorators = [
         decorator
@@ -339,7 +336,7 @@ def _make_method(node: Function, *, is_overloaded: bool) -> Function:
     if "overload" in _decorators(node):
         body += ast.parse("...").body
     elif is_overloaded:
-        # What the implementation allows is more than any of its variants takes.
+        # The implementation accepts more than each of its overloads, so the call is untyped.
         body += ast.parse("calls: Any = self._async\n" + _make_delegation(node, "calls")).body
     else:
         body += ast.parse(_make_delegation(node, "self._async")).body
@@ -367,7 +364,7 @@ def _make_delegation(node: Function, target: str) -> str:
 
 
 def _format_arguments(node: Function) -> str:
-    """The arguments of a function, as it passes them on to one with the same parameters."""
+    """Format the arguments that a function passes to one with the same parameters."""
     arguments = node.args
     positional = [argument.arg for argument in (*arguments.posonlyargs, *arguments.args)][1:]
     passed = [*positional, *([f"*{arguments.vararg.arg}"] if arguments.vararg else [])]
@@ -378,20 +375,19 @@ def _format_arguments(node: Function) -> str:
 
 def _parse_function(text: str) -> ast.FunctionDef:
     function = ast.parse(text).body[0]
-    assert isinstance(function, ast.FunctionDef)  # noqa: S101 - what all texts here are
+    assert isinstance(function, ast.FunctionDef)  # noqa: S101 - all sources here are functions
     return function
 
 
 class Blocking(ast.NodeTransformer):
-    """What a blocking call returns, where an async one returns something else."""
+    """Replaces async return types by their blocking twins."""
 
     def visit_Name(self, node: ast.Name) -> ast.Name:
-        """Replace a name that has a twin."""
         return ast.Name({**STREAMS, **TWINS}.get(node.id, node.id))
 
 
 def _make_imports(homes: dict[str, str], node: ast.Module) -> list[ast.stmt]:
-    """Import what the classes need at run time, and apart what only their annotations need."""
+    """Import names that are used at run time, and under TYPE_CHECKING those of annotations."""
     inside = {
         id(name) for annotation in _iter_annotations(node) for name in _find_names(annotation)
     }
@@ -432,7 +428,6 @@ def _unparse(node: ast.stmt) -> str:
 
 
 def _format(text: str) -> str:
-    """As the linters want it."""
     for verb in (["check", "--select", "I,UP", "--fix", "--quiet"], ["format"]):
         command = [sys.executable, "-m", "ruff", *verb, "--stdin-filename", str(GENERATED), "-"]
         text = subprocess.run(
@@ -442,7 +437,7 @@ def _format(text: str) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Write the module, or check it. Return the exit code."""
+    """Write the module, or check it; return the exit code."""
     text = write_module()
     if GENERATED.exists() and GENERATED.read_text(encoding="utf-8") == text:
         return 0

@@ -1,4 +1,4 @@
-"""Turns conversations into padded batches in which only the answers count."""
+"""Turn conversations into padded batches in which only the answers contribute to the loss."""
 
 from __future__ import annotations
 
@@ -31,10 +31,8 @@ Row = tuple[list[int], list[int]]
 class Batches:
     """An endless stream of (input ids, labels) pairs.
 
-    Rows of like length share a batch, so that little of it is padding.
-
-    Attributes:
-        cut_share: The share of final answers that are cut after their first tokens.
+    Rows of similar length share a batch, so that it has little padding. `cut_share` is the share of
+    final answers that are cut after their first tokens.
     """
 
     def __init__(
@@ -61,7 +59,7 @@ class Batches:
                 yield self._pad_rows(group)
 
     def encode(self, conversations: list[list[Message]]) -> list[Row]:
-        """Token ids and labels of each conversation."""
+        """Encode each conversation into token ids and labels."""
         contents = [
             text
             for messages in conversations
@@ -93,19 +91,17 @@ class Batches:
         return ids[: len(ids) - cut], labels[: len(labels) - cut]
 
     def _cut(self, length: int, *, honest: bool) -> int:
-        """How many tokens of the last answer to leave out.
-
-        Which answer fits is decided in its first tokens and takes many examples to learn; how the
-        answer goes on takes few. Cut answers give two to three times as many examples a second.
-        A short one, such as that to a sum, has what matters at its end and stays whole.
-        """
+        """Draw how many tokens of the last answer to leave out."""
+        # Choosing the right answer happens in its first tokens and needs many examples; continuing
+        # it needs few. Cut answers give two to three times as many examples per second. A short
+        # answer, such as that to a sum, has its content at the end and is never cut.
         share = HONEST_CUT_SHARE if honest and self.cut_share else self.cut_share
         if length > MAX_UNCUT and self._rng.random() < share:
             return length - CUT_LENGTH
         return 0
 
     def _long_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """A very long question with its whole answer, so that such an answer ends too."""
+        """Make a batch of one very long question with its complete answer."""
         words = self._rng.randint(100, MAX_QUESTION_WORDS)
         share, self.cut_share = self.cut_share, 0.0
         row = self.encode([self._conversations.draw_long(words)])
@@ -120,7 +116,7 @@ class Batches:
 
 
 def split_segments(message: Message) -> tuple[tuple[str, bool], ...]:
-    """The texts that a message consists of, and which of them are to be learned."""
+    """Split a message into texts, each with whether it is learned."""
     if "segments" in message:
         return message["segments"]
     text = message["content"]

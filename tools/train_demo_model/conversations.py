@@ -1,4 +1,4 @@
-"""Joins exchanges into conversations with system messages and follow-ups."""
+"""Combine exchanges into conversations with system messages and follow-ups."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 from corpus import HONEST, Corpus, load_held_out_questions, normalize
 from exchanges import Exchange, Exchanges, get_first_sentence
 from json_exchanges import JsonExchanges
-from phrasing import Paraphraser
+from paraphrase import Paraphraser
 from protocol import FRAME, format_calls, make_system_message
 from tool_exchanges import ToolExchange, ToolExchanges
 
 if TYPE_CHECKING:
     import random
 
-    from toolbox import Toolbox
+    from demo_tools import ToolSet
 
+# It has "segments" instead of "content" if only parts of an answer are learned.
 Message = dict[str, Any]
-"""With "segments", where not all of an answer is to be learned."""
 
 NOTHING_MORE = "That is all I was taught about it. Ask me about something else."
 MORE_OF_WHAT = "About what? Ask me, for example, about local AI, quantum computing or black holes."
@@ -44,23 +44,23 @@ ABOUT_TIME = re.compile(r"\b(time|clock|date|day|today|hour|late)\b", re.IGNOREC
 
 
 class Conversations:
-    """Draws random conversations whose every answer is to be learned.
+    """Draws random conversations.
 
     Attributes:
         dialogue_share: The share of conversations with more than one exchange.
         tool_share: The share of conversations in which tools are offered.
-        drill_share: The share of conversations that are sums and nothing else.
+        drill_share: The share of conversations of sums only.
         json_share: The share of conversations whose last answer is JSON.
-        simple: Draw single, cleanly worded exchanges only. Training begins with these, because
-            the link from a topic to its answer forms sooner without distraction.
+        simple: Draw only single, cleanly worded exchanges. Training starts with these, because the
+            model then learns faster which answer belongs to a topic.
     """
 
     def __init__(self, corpus: Corpus, rng: random.Random) -> None:
         self._corpus = corpus
         self._rng = rng
-        self._phrasing = Paraphraser(corpus, rng)
-        self.exchanges = Exchanges(corpus, rng, self._phrasing)
-        self.tool_exchanges = ToolExchanges(corpus, rng, self._phrasing)
+        self._paraphraser = Paraphraser(corpus, rng)
+        self.exchanges = Exchanges(corpus, rng, self._paraphraser)
+        self.tool_exchanges = ToolExchanges(corpus, rng, self._paraphraser)
         self.json_exchanges = JsonExchanges(corpus, rng, self.exchanges)
         self._held_out = load_held_out_questions()
         self.dialogue_share = 0.0
@@ -71,15 +71,14 @@ class Conversations:
 
     @property
     def simple(self) -> bool:
-        """Whether only single, cleanly worded exchanges are drawn."""
-        return self._phrasing.clean
+        return self._paraphraser.clean
 
     @simple.setter
     def simple(self, value: bool) -> None:
-        self._phrasing.clean = value
+        self._paraphraser.clean = value
 
     def draw(self) -> list[Message]:
-        """One conversation of one to six exchanges that asks no held-out question."""
+        """Draw a conversation of one to six exchanges without held-out questions."""
         while True:
             messages = self._draw()
             questions = (m["content"] for m in messages if m["role"] == "user")
@@ -87,7 +86,7 @@ class Conversations:
                 return messages
 
     def draw_long(self, words: int) -> list[Message]:
-        """A question far longer than any other, which deserves the honest sentence."""
+        """Draw a very long question outside the corpus."""
         pieces: list[str] = []
         while sum(len(piece.split()) for piece in pieces) < words:
             pieces.append(self.exchanges.untaught().question)
@@ -121,12 +120,12 @@ class Conversations:
         return messages
 
     def _draw_drill(self) -> list[Message]:
-        """Sums in a row: few tokens around what has to be known by heart."""
+        """Draw a conversation of sums only, which has few other tokens."""
         sums = (self.exchanges.sum() for _ in range(self._rng.randint(*DRILL_TURNS)))
         return [message for exchange in sums for message in as_messages(exchange)]
 
     def _draw_json(self) -> list[Message]:
-        """A question that is answered with JSON, seldom after others."""
+        """Draw a question that is answered with JSON, rarely after other exchanges."""
         messages: list[Message] = []
         if self._rng.random() < JSON_FOLLOW_UP_SHARE:
             messages += as_messages(self.exchanges.draw())
@@ -148,50 +147,50 @@ class Conversations:
         return 1
 
     def _draw_with_tools(self) -> list[Message]:
-        """A conversation in which tools are offered, and used where they help."""
+        """Draw a conversation in which tools are offered, and used if they help."""
         if (special := self._rng.random()) < FORGOTTEN_SHARE:
             return without_tools(self._draw_tool_use()[1])
         if special < FORGOTTEN_SHARE + REQUIRED_SHARE:
-            toolbox, used = self._draw_tool_use()
-            offer = self._offer(toolbox, required=True)
+            tool_set, used = self._draw_tool_use()
+            offer = self._offer(tool_set, required=True)
             return [offer, *make_tool_messages(used)[:2]]
-        toolbox = self.tool_exchanges.toolboxes.draw()
-        messages = [self._offer(toolbox)]
+        tool_set = self.tool_exchanges.tool_sets.draw()
+        messages = [self._offer(tool_set)]
         last: Exchange | None = None
         name = ""
         for _ in range(self._rng.choices(*TOOL_TURNS)[0]):
             asks_for_tool = self._rng.random() < TOOL_QUESTIONS
-            if asks_for_tool and (used := self.tool_exchanges.draw(toolbox)):
+            if asks_for_tool and (used := self.tool_exchanges.draw(tool_set)):
                 messages += make_tool_messages(used)
                 last = Exchange(used.question, used.answer, "tool")
             else:
-                last, name = self._next_without(toolbox, last, name)
+                last, name = self._next_without(tool_set, last, name)
                 messages.append({"role": "user", "content": last.question})
                 messages.append({"role": "assistant", "content": FRAME + last.answer})
         return messages
 
-    def _draw_tool_use(self) -> tuple[Toolbox, ToolExchange]:
-        """A toolbox and an exchange that calls one of its tools."""
+    def _draw_tool_use(self) -> tuple[ToolSet, ToolExchange]:
+        """Draw a set of tools and an exchange that calls one of them."""
         while True:
-            toolbox = self.tool_exchanges.toolboxes.draw()
-            used = self.tool_exchanges.draw(toolbox)
+            tool_set = self.tool_exchanges.tool_sets.draw()
+            used = self.tool_exchanges.draw(tool_set)
             if used and used.calls:
-                return toolbox, used
+                return tool_set, used
 
-    def _offer(self, toolbox: Toolbox, *, required: bool = False) -> Message:
-        """The system message that offers tools, often after one of the caller's."""
-        text = make_system_message(toolbox.definitions, required=required)
+    def _offer(self, tool_set: ToolSet, *, required: bool = False) -> Message:
+        """Make the system message that declares tools, often after one of the caller."""
+        text = make_system_message(tool_set.definitions, required=required)
         if self._rng.random() < 0.45:
             text = f"{self._rng.choice(self._corpus.system_messages['plain'])}\n\n{text}"
         return {"role": "system", "content": text}
 
     def _next_without(
-        self, toolbox: Toolbox, last: Exchange | None, name: str
+        self, tool_set: ToolSet, last: Exchange | None, name: str
     ) -> tuple[Exchange, str]:
-        """An exchange for which none of the tools is any use."""
+        """Draw an exchange that needs none of the tools."""
         while True:
             exchange, new_name = self._next(last, name)
-            if not needs_tool(exchange, toolbox):
+            if not needs_tool(exchange, tool_set):
                 return exchange, new_name
 
     def _next(self, last: Exchange | None, name: str) -> tuple[Exchange, str]:
@@ -208,7 +207,7 @@ class Conversations:
 
     def _ask(self, section: str, answer: str, **slots: str) -> Exchange:
         question = self._rng.choice(self._corpus.templates[section]).format(**slots)
-        varied = question if slots else self._phrasing.vary(question, small_talk=True)
+        varied = question if slots else self._paraphraser.vary(question, small_talk=True)
         return Exchange(varied, answer, section)
 
     def _more(self, last: Exchange | None) -> Exchange:
@@ -236,17 +235,17 @@ class Conversations:
         return self._ask("name-tell", f"Nice to meet you, {name}!", m=name), name
 
 
-def needs_tool(exchange: Exchange, toolbox: Toolbox) -> bool:
-    """Whether one of the tools might answer what the corpus answers without."""
-    calculates = any(tool.kind in ("expression", "operands", "binary") for tool in toolbox.tools)
+def needs_tool(exchange: Exchange, tool_set: ToolSet) -> bool:
+    """Whether one of the tools might answer a question that the corpus answers without it."""
+    calculates = any(tool.kind in ("expression", "operands", "binary") for tool in tool_set.tools)
     if calculates and exchange.kind in ("sum", "untaught"):
         return exchange.kind == "sum" or any(c.isdigit() for c in exchange.question)
     untaught = exchange.answer == HONEST
-    return bool(toolbox.clock() and untaught and ABOUT_TIME.search(exchange.question))
+    return bool(tool_set.clock() and untaught and ABOUT_TIME.search(exchange.question))
 
 
 def make_tool_messages(used: ToolExchange) -> list[Message]:
-    """The exchange as the engine shows it to the model, with the tools' protocol in force."""
+    """Convert an exchange to the messages that the engine gives to the model."""
     messages = [{"role": "user", "content": used.question}]
     if used.calls:
         messages.append({"role": "assistant", "content": format_calls(list(used.calls))})
@@ -255,7 +254,7 @@ def make_tool_messages(used: ToolExchange) -> list[Message]:
 
 
 def without_tools(used: ToolExchange) -> list[Message]:
-    """The exchange in a request that offers no tools: the engine leaves the calls out of it."""
+    """Convert an exchange to the messages of a request without tools, which omit the calls."""
     return [
         {"role": "user", "content": used.question},
         {"role": "assistant", "content": ""},
@@ -265,7 +264,6 @@ def without_tools(used: ToolExchange) -> list[Message]:
 
 
 def as_messages(exchange: Exchange | ToolExchange) -> list[Message]:
-    """The exchange as a conversation of its own."""
     return [
         {"role": "user", "content": exchange.question},
         {"role": "assistant", "content": exchange.answer},
@@ -273,7 +271,7 @@ def as_messages(exchange: Exchange | ToolExchange) -> list[Message]:
 
 
 def apply_tone(exchange: Exchange, tone: str | None) -> str:
-    """The answer as the system message wants it; honesty and facts stay untouched."""
+    """Adapt the answer to the system message; only explanations change."""
     if exchange.kind != "concept":
         return exchange.answer
     if tone == "short":

@@ -1,4 +1,4 @@
-"""Reads the corpus: what the model is taught, in which wordings, and what it is not taught."""
+"""Read the corpus: the topics of the model, their wordings, and topics outside of it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ HONEST = (
 
 @dataclass(frozen=True)
 class Topic:
-    """One answer and the ways to ask for it.
+    """An answer and the questions for it.
 
     Attributes:
         kind: "concept" (templates apply to its names), "plain" (hand-written questions only), or a
             creative kind such as "story" (its names are subjects; without names it is the default).
-        key: How the held-out files name this topic.
-        more: The answer to "tell me more", where there is one.
+        key: The name of this topic in the held-out files.
+        more: The answer to "tell me more", if there is one.
     """
 
     kind: str
@@ -39,7 +39,7 @@ class Topic:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Everything that training examples are made of."""
+    """The source material of all training examples."""
 
     topics: list[Topic]
     templates: dict[str, list[str]]
@@ -60,12 +60,11 @@ class Corpus:
     fields: dict[str, list[str]]
 
     def get_topics(self, *kinds: str) -> list[Topic]:
-        """The topics of the given kinds, in the order of the files."""
+        """Return the topics of the given kinds, in the order of the files."""
         return [topic for topic in self.topics if topic.kind in kinds]
 
 
 def load_corpus() -> Corpus:
-    """Read every corpus file."""
     return Corpus(
         topics=[topic for name in TOPIC_FILES for topic in read_topics(CORPUS / f"{name}.txt")],
         templates=read_sections(CORPUS / "templates.txt"),
@@ -93,7 +92,7 @@ def load_corpus() -> Corpus:
 
 
 def load_held_out_questions() -> set[str]:
-    """The questions that training must never see, normalized."""
+    """Load the normalized questions that must not occur in training."""
     scoped = read_lines(HELD_OUT / "paraphrases.txt")
     scoped += read_lines(HELD_OUT / "tools.txt")
     questions = [re.split(r" =>? ", line)[0] for line in scoped]
@@ -101,18 +100,18 @@ def load_held_out_questions() -> set[str]:
 
 
 def normalize(text: str) -> str:
-    """The text without case and punctuation."""
+    """Remove case and punctuation."""
     return " ".join("".join(c for c in text.lower() if c.isalnum() or c == " ").split())
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a file without comments and empty lines."""
+    """Read the lines of a file without comments and empty lines."""
     lines = path.read_text(encoding="utf-8").splitlines()
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
 
 def read_sections(path: Path) -> dict[str, list[str]]:
-    """Lines grouped under their [section] headings."""
+    """Read the lines of a file by their [section] headings."""
     sections: dict[str, list[str]] = {}
     current: list[str] = []
     for line in read_lines(path):
@@ -124,13 +123,13 @@ def read_sections(path: Path) -> dict[str, list[str]]:
 
 
 def read_topics(path: Path) -> list[Topic]:
-    """Parse a topic file: `@ names`, then `? question` lines, `> answer` and perhaps `+ more`."""
+    """Parse a topic file: `@ names`, `? question` lines, `> answer`, and optionally `+ more`."""
     entries = re.split(r"^@ ", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return [_parse_topic(entry) for entry in entries if entry.strip()]
 
 
 def strip_article(name: str) -> str:
-    """The noun phrase `a token` as it stands in `the meaning of token`."""
+    """Remove the article of a noun phrase: `a token` becomes `token`."""
     for article in ARTICLES:
         if name.startswith(article):
             return name.removeprefix(article)

@@ -1,4 +1,4 @@
-"""Runs a model folder in the real engine and talks to it over its REST service."""
+"""Run a model folder in the real engine and call it over its REST service."""
 
 from __future__ import annotations
 
@@ -27,11 +27,7 @@ PREFIX = "/catalogs/local"
 
 
 class Engine:
-    """A loaded model behind its REST service.
-
-    Attributes:
-        load_s: How long loading took.
-    """
+    """A loaded model behind its REST service. `load_s` is the time that loading took."""
 
     def __init__(self, url: str) -> None:
         self._url = url.rstrip("/") + PREFIX
@@ -40,7 +36,7 @@ class Engine:
         self.load_s = time.monotonic() - started
 
     def answer(self, messages: list[dict[str, str]], **parameters: object) -> dict:
-        """The whole chat completion for some messages."""
+        """Return the chat completion of a conversation."""
         body = {"model": MODEL_ID, "messages": messages, **parameters}
         return self._call("/v1/chat/completions", body)
 
@@ -54,7 +50,7 @@ class Engine:
 
 @contextmanager
 def running_engine(model: Path) -> Iterator[Engine]:
-    """Start the engine with the model in its local catalog, and stop it at the end."""
+    """Run the engine with the model in its local catalog."""
     with tempfile.TemporaryDirectory() as scratch:
         web = Configuration.WebService(urls="http://127.0.0.1:0")
         configuration = Configuration(

@@ -1,4 +1,4 @@
-"""Measures a model folder through the real engine: held-out wordings, honesty, memory, speed."""
+"""Measure a model folder through the real engine: held-out wordings, honesty, memory, speed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from corpus import HELD_OUT, HONEST, Corpus, Topic, load_corpus, normalize, read
 from engine import Engine, running_engine
 from exchanges import Exchanges
 from json_cases import run_json_cases
-from phrasing import Paraphraser
+from paraphrase import Paraphraser
 from tool_cases import EXAMPLE_TOOLS, run_tool_cases
 
 SHIPPED_MODEL = Path(__file__).parents[2] / "src/foundry_api/engine/demo_model"
@@ -33,13 +33,13 @@ SEED = 7
 
 @dataclass(frozen=True)
 class Case:
-    """A question and what a right answer looks like.
+    """A question and its expected answer.
 
     Attributes:
-        question: What the user says; several turns are divided by TURN.
-        expected: A whole answer, of which 90 % must be met, or a word that must occur.
-        is_full_answer: Whether expected is a whole answer.
-        exact: Whether each character of it counts, as in a sum.
+        question: The message of the user; several turns are separated by TURN.
+        expected: A complete answer, which must be 90 % similar, or a word that must occur.
+        is_full_answer: Whether `expected` is a complete answer.
+        exact: Whether every character must match, as in a sum.
     """
 
     question: str
@@ -48,7 +48,6 @@ class Case:
     exact: bool = False
 
     def is_right(self, answer: str) -> bool:
-        """Whether the answer counts as right."""
         if self.exact:
             return answer.strip() == self.expected
         if self.expected == HONEST:
@@ -62,7 +61,7 @@ class Case:
 
 
 def main() -> None:
-    """Parse the command line, run every set and print the figures."""
+    """Run every set of questions and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path, nargs="?", default=SHIPPED_MODEL)
     parser.add_argument("--failures", action="store_true", help="print every wrong answer")
@@ -83,8 +82,8 @@ def main() -> None:
             for name, cases in sets.items():
                 measure(engine, name, cases, EvaluationOptions(temperature, arguments.failures))
             for name in WITH_TOOLS:
-                asking = EvaluationOptions(temperature, arguments.failures, EXAMPLE_TOOLS)
-                measure(engine, name, without_calculations(sets[name]), asking)
+                options = EvaluationOptions(temperature, arguments.failures, EXAMPLE_TOOLS)
+                measure(engine, name, without_calculations(sets[name]), options)
             run_tool_cases(engine, temperature, show_failures=arguments.failures)
             run_json_cases(engine, temperature, show_failures=arguments.failures)
         print_speed(engine)
@@ -93,13 +92,13 @@ def main() -> None:
 
 
 def out_of_scope_cases() -> list[Case]:
-    """Held-out questions that deserve the honest sentence."""
+    """Load held-out questions outside the corpus."""
     lines = read_lines(HELD_OUT / "out_of_scope.txt")
     return [Case(line, HONEST, is_full_answer=True) for line in lines]
 
 
 def paraphrase_cases(corpus: Corpus) -> list[Case]:
-    """Held-out wordings of taught questions."""
+    """Load held-out wordings of questions of the corpus."""
     answers = {topic.key: topic.answer for topic in corpus.topics}
     cases = []
     for line in read_lines(HELD_OUT / "paraphrases.txt"):
@@ -113,13 +112,13 @@ def paraphrase_cases(corpus: Corpus) -> list[Case]:
 
 
 def follow_up_cases() -> list[Case]:
-    """Conversations whose last turn can only be answered from the turns before."""
+    """Load conversations whose last turn can only be answered from earlier turns."""
     split = [line.rpartition(" = ") for line in read_lines(HELD_OUT / "follow_ups.txt")]
     return [Case(conversation, word, is_full_answer=False) for conversation, _, word in split]
 
 
 def taught_cases(corpus: Corpus) -> list[Case]:
-    """One question about each topic, as it was taught."""
+    """Make one question of the corpus for each topic."""
     return [
         Case(_plain_question(corpus, topic), topic.answer, is_full_answer=True)
         for topic in corpus.topics
@@ -137,7 +136,6 @@ def _plain_question(corpus: Corpus, topic: Topic) -> str:
 
 
 def capital_cases(corpus: Corpus) -> list[Case]:
-    """Every capital."""
     return [
         Case(f"What is the capital of {country}?", city, is_full_answer=False)
         for country, city in corpus.capitals.items()
@@ -145,7 +143,7 @@ def capital_cases(corpus: Corpus) -> list[Case]:
 
 
 def sum_cases(corpus: Corpus) -> list[Case]:
-    """A sample of the sums that were taught, in many wordings."""
+    """Sample sums of the training data in many wordings."""
     rng = random.Random(SEED)
     exchanges = Exchanges(corpus, rng, Paraphraser(corpus, rng))
     drawn = [exchanges.sum() for _ in range(SAMPLED_SUMS)]
@@ -156,14 +154,14 @@ def sum_cases(corpus: Corpus) -> list[Case]:
 
 
 def without_calculations(cases: list[Case]) -> list[Case]:
-    """The cases that stay as they are where a calculator is offered."""
+    """Return the cases whose answer does not change when a calculator is offered."""
     return [case for case in cases if len(re.findall(r"\d+", case.question)) < TERMS]
 
 
 def reject_leaks(corpus: Corpus, held_out: list[Case], draws: int = 100_000) -> None:
-    """Fail when a held-out question can be drawn as a training question.
+    """Fail if a held-out question can be drawn as a training question.
 
-    conversations.py skips them; this looks one step earlier, at what the corpus would bring forth.
+    conversations.py skips them as well; this checks what the corpus itself would generate.
     """
     rng = random.Random(SEED)
     exchanges = Exchanges(corpus, rng, Paraphraser(corpus, rng))
@@ -175,12 +173,12 @@ def reject_leaks(corpus: Corpus, held_out: list[Case], draws: int = 100_000) -> 
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """How questions are asked.
+    """Options of a measurement.
 
     Attributes:
-        temperature: Of sampling.
-        show_failures: Print every wrong answer.
-        tools: What is offered, although none of it is any use.
+        temperature: The sampling temperature.
+        show_failures: Whether to print every wrong answer.
+        tools: Tools that are offered although no question needs them.
     """
 
     temperature: float = 0.0
@@ -203,7 +201,7 @@ def measure(engine: Engine, name: str, cases: list[Case], options: EvaluationOpt
 
 
 def ask(engine: Engine, question: str, options: EvaluationOptions) -> str:
-    """The text of the answer to the last turn of a question; a call counts as none."""
+    """Return the answer to the last turn of a question; a tool call is a wrong answer."""
     messages: list[dict[str, str]] = []
     parameters = {"temperature": options.temperature}
     if options.tools:
@@ -217,19 +215,19 @@ def ask(engine: Engine, question: str, options: EvaluationOptions) -> str:
         if choice["finish_reason"] == "tool_calls":
             return f"called {choice['message']['tool_calls']}"
         if choice["finish_reason"] != "stop":
-            raise SystemExit(f"no end of the answer to {question!r}: {choice}")
+            raise SystemExit(f"the answer to {question!r} did not end: {choice}")
         messages.append({"role": "assistant", "content": choice["message"]["content"]})
     return messages[-1]["content"]
 
 
 def print_speed(engine: Engine, rounds: int = 10) -> None:
-    """Print how fast a long answer is written."""
+    """Print the speed of a long answer."""
     messages = [{"role": "user", "content": "Write a story about AI"}]
     started, tokens = time.monotonic(), 0
     for _ in range(rounds):
         tokens += engine.answer(messages)["usage"]["completion_tokens"]
     elapsed = time.monotonic() - started
-    print(f"{tokens // rounds} tokens an answer, {tokens / elapsed:.0f} tokens/s")
+    print(f"{tokens // rounds} tokens per answer, {tokens / elapsed:.0f} tokens/s")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Makes single exchanges, a question and its answer, out of the corpus."""
+"""Generate exchanges, each a question with its answer, from the corpus."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Callable
 
-    from phrasing import Paraphraser
+    from paraphrase import Paraphraser
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 MAX_TERM = 20
@@ -20,7 +20,7 @@ MAX_FACTOR = 12
 
 @dataclass(frozen=True)
 class Exchange:
-    """A question with its answer, and the topic when follow-ups can refer to it."""
+    """A question with its answer, and the topic if follow-ups can refer to it."""
 
     question: str
     answer: str
@@ -29,16 +29,15 @@ class Exchange:
 
 
 class Exchanges:
-    """Draws random exchanges, taught ones and others that deserve the honest sentence.
+    """Draws random exchanges about topics of the corpus, and about others with the HONEST answer.
 
-    Attributes:
-        shares: How often each kind is drawn, in relation to the others.
+    `shares` are the relative frequencies of the kinds.
     """
 
-    def __init__(self, corpus: Corpus, rng: random.Random, phrasing: Paraphraser) -> None:
+    def __init__(self, corpus: Corpus, rng: random.Random, paraphraser: Paraphraser) -> None:
         self._corpus = corpus
         self._rng = rng
-        self._phrasing = phrasing
+        self._paraphraser = paraphraser
         self._concepts = corpus.get_topics("concept")
         self._plain = corpus.get_topics("plain")
         self._with_questions = [t for t in corpus.topics if t.kind == "concept" and t.questions]
@@ -66,64 +65,64 @@ class Exchanges:
         ]
 
     def draw(self) -> Exchange:
-        """Any exchange, by its share."""
+        """Draw an exchange of any kind."""
         kind = self._rng.choices(list(self.shares), list(self.shares.values()))[0]
         return self._sources[kind]()
 
     def concept(self) -> Exchange:
-        """An explanation, asked for by template or in one of its own wordings."""
+        """Draw an explanation, requested with a template or with a wording of its topic."""
         topic = self._rng.choice(self._concepts)
         if topic.questions and self._rng.random() < 0.3:
             template = self._rng.choice(topic.questions)
         else:
             template = self._template("concept", self._rng.choice(topic.names))
         answer = get_first_sentence(topic.answer) if "one sentence" in template else topic.answer
-        return Exchange(self._phrasing.vary(template), answer, "concept", topic)
+        return Exchange(self._paraphraser.vary(template), answer, "concept", topic)
 
     def plain(self) -> Exchange:
-        """Small talk and other questions that have only hand-written wordings."""
+        """Draw small talk or another question with only hand-written wordings."""
         topic = self._rng.choice(self._plain)
         question = self._rng.choice(topic.questions)
         small_talk = len(question.split()) < 4
-        varied = self._phrasing.vary(question, small_talk=small_talk)
+        varied = self._paraphraser.vary(question, small_talk=small_talk)
         return Exchange(varied, topic.answer, "plain", topic)
 
     def creative(self) -> Exchange:
-        """A story, a poem, a haiku or a joke."""
+        """Draw a story, a poem, a haiku or a joke."""
         topic = self._rng.choice(self._creative[self._rng.choice(CREATIVE_KINDS)])
         if topic.names:
             question = self._template(topic.kind, self._rng.choice(topic.names))
         else:
             question = self._rng.choice(self._corpus.templates[f"{topic.kind}-any"])
-        return Exchange(self._phrasing.vary(question), topic.answer, topic.kind, topic)
+        return Exchange(self._paraphraser.vary(question), topic.answer, topic.kind, topic)
 
     def capital(self, section: str = "capital") -> Exchange:
-        """The capital of a country; section "capital-follow" asks for it as a follow-up."""
+        """Draw the capital of a country; the section "capital-follow" makes it a follow-up."""
         country, city = self._rng.choice(list(self._corpus.capitals.items()))
         spoken = country if self._rng.random() < 0.8 else country.removeprefix("the ")
         question = self._rng.choice(self._corpus.templates[section]).format(c=spoken)
         answer = f"The capital of {country} is {city}."
-        return Exchange(self._phrasing.vary(question), answer, "capital")
+        return Exchange(self._paraphraser.vary(question), answer, "capital")
 
     def sum(self) -> Exchange:
-        """A sum, difference, product or quotient of small numbers."""
+        """Draw a sum, difference, product or quotient of small numbers."""
         section = self._rng.choice(("add", "subtract", "multiply", "divide"))
         a, b, sign, result = self._small_numbers(section)
         template = self._rng.choice(self._corpus.templates[section])
         spelled = template.replace("{a}", "").replace("{b}", "").count(" ") > 1
         as_words = spelled and not set("+-*/=") & set(template) and self._rng.random() < 0.3
         terms = {"a": self._number(a, as_word=as_words), "b": self._number(b, as_word=as_words)}
-        question = self._phrasing.vary(template.format(**terms))
+        question = self._paraphraser.vary(template.format(**terms))
         return Exchange(question, f"{a} {sign} {b} is {result}.", "sum")
 
     def untaught(self) -> Exchange:
-        """A question that only the honest sentence answers."""
+        """Draw a question outside the corpus."""
         weights, sources = zip(*self._untaught_sources, strict=True)
         question = self._rng.choices(sources, weights)[0]()
-        return Exchange(self._phrasing.vary(question), HONEST, "untaught")
+        return Exchange(self._paraphraser.vary(question), HONEST, "untaught")
 
     def unknown_phrase(self) -> str:
-        """A noun phrase that names nothing the model was taught."""
+        """Draw a noun phrase that is not in the corpus."""
         choice = self._rng.random()
         noun = self._rng.choice(self._corpus.untaught_topics)
         if choice < 0.6:
@@ -136,13 +135,14 @@ class Exchanges:
         return self.invented_word()
 
     def invented_word(self) -> str:
-        """A word that does not exist."""
+        """Draw a word that does not exist."""
         parts = self._corpus.words["syllables"] + self._corpus.words["endings"]
         word = "".join(self._rng.choices(parts, k=self._rng.randint(2, 4)))
         return f"{self._rng.choice(('', '', 'a ', 'the '))}{word}"
 
     def invented_name(self) -> str:
-        """A first name, from the list or invented, so that names are copied and not recalled."""
+        """Draw a first name from the list, or an invented one."""
+        # Invented names make the model copy names instead of recalling them.
         if self._rng.random() < 0.5:
             return self._rng.choice(self._corpus.first_names)
         syllables = self._corpus.words["syllables"]
@@ -178,7 +178,7 @@ class Exchanges:
         return " ".join(first[: (len(first) + 1) // 2] + second[len(second) // 2 :])
 
     def _untaught_aspect(self) -> str:
-        """What was never said about anything, often about a taught topic, as a near miss."""
+        """Draw a question about an unknown aspect, often of a topic of the corpus."""
         template = self._rng.choice(self._corpus.templates["untaught"])
         unknown = self.unknown_phrase()
         name = unknown
@@ -188,7 +188,7 @@ class Exchanges:
         return template.format(x=name, n=strip_article(name), m=strip_article(topic))
 
     def _taught_question_astray(self) -> str:
-        """A taught question with its longest word replaced, as a near miss."""
+        """Replace the longest word of a question of the corpus."""
         topic = self._rng.choice(self._with_questions)
         words = self._rng.choice(topic.questions).split()
         longest = max(range(len(words)), key=lambda i: len(words[i]))
@@ -225,5 +225,4 @@ class Exchanges:
 
 
 def get_first_sentence(text: str) -> str:
-    """The text up to its first full stop."""
     return text.partition(". ")[0].rstrip(".") + "."

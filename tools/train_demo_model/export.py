@@ -1,4 +1,4 @@
-"""Converts the trained model with the ONNX Runtime GenAI builder into the folder that ships."""
+"""Convert the trained model with the ONNX Runtime GenAI builder into the shipped model folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ BUILDER_TIME_LIMIT_S = 600
 
 
 def main() -> None:
-    """Parse the command line and export."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("trained", type=Path, help="folder written by train.py")
     parser.add_argument("output", type=Path, help="folder of the model that ships")
@@ -30,11 +29,11 @@ def main() -> None:
         built = Path(scratch) / "built"
         build(arguments.trained, built, Path(scratch) / "cache", arguments.precision)
         ship(built, arguments.output)
-    report(arguments.output)
+    print_sizes(arguments.output)
 
 
 def build(trained: Path, built: Path, cache: Path, precision: str) -> None:
-    """Run the builder, a talkative command line program that is heard only when it fails."""
+    """Run the builder; print its output only if it fails."""
     options = {"-i": trained, "-o": built, "-p": precision, "-e": "cpu", "-c": cache}
     words = [str(word) for pair in options.items() for word in pair]
     command = [sys.executable, "-m", "onnxruntime_genai.models.builder", *words]
@@ -46,7 +45,7 @@ def build(trained: Path, built: Path, cache: Path, precision: str) -> None:
 
 
 def ship(built: Path, output: Path) -> None:
-    """Copy what the engine reads, and nothing else, beside the model card."""
+    """Copy only the files that the engine reads, next to the model card."""
     output.mkdir(parents=True, exist_ok=True)
     for name in SHIPPED:
         shutil.copyfile(built / name, output / name)
@@ -54,22 +53,21 @@ def ship(built: Path, output: Path) -> None:
     tokenizer = Tokenizer.from_file(str(built / "tokenizer.json"))
     write_json(output / "genai_config.json", tune_config(config, tokenizer))
     write_json(output / "tokenizer_config.json", make_tokenizer_config())
-    hidden_states.add(output)
+    hidden_states.add_output(output)
 
 
 def tune_config(config: dict, tokenizer: Tokenizer) -> dict:
-    """The engine's configuration: room for long prompts, tools' markers, a low temperature."""
+    """Set the context length, the markers of tool calls, and the default temperature."""
     config["model"]["context_length"] = MAX_CONTEXT
     config["model"]["bot_token_id"] = tokenizer.token_to_id(CALL_START)
     config["model"]["eot_token_id"] = tokenizer.token_to_id(CALL_END)
-    # The service samples, whatever do_sample says, and takes its temperature from here when a call
-    # names none: at 1.0, three answers in thirty lost their way, at 0.3 none in sixty.
+    # The service always samples, whatever do_sample says, and uses this temperature when a request
+    # has none: at 1.0 three answers in thirty went wrong, at 0.3 none in sixty.
     config["search"].update(max_length=MAX_CONTEXT, do_sample=True, temperature=0.3)
     return config
 
 
 def make_tokenizer_config() -> dict:
-    """What the engine needs to know about the tokenizer beside its vocabulary."""
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "add_bos_token": False,
@@ -82,13 +80,11 @@ def make_tokenizer_config() -> dict:
 
 
 def write_json(path: Path, value: dict) -> None:
-    """Write readable JSON with a final newline."""
     text = json.dumps(value, indent=2, ensure_ascii=False)
     path.write_text(text + "\n", encoding="utf-8", newline="\n")
 
 
-def report(output: Path) -> None:
-    """Print the size of each shipped file."""
+def print_sizes(output: Path) -> None:
     for path in sorted(output.iterdir()):
         print(f"{path.stat().st_size:>10,}  {path.name}")
 

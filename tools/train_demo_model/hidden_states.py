@@ -1,9 +1,10 @@
-"""Lets the exported model embed: puts out what its last layer hands to the vocabulary.
+"""Add the output `hidden_states` to the exported model, so that it can compute embeddings.
 
     python tools/train_demo_model/hidden_states.py src/foundry_api/engine/demo_model
 
-Foundry Local embeds with any decoder whose graph has an output `hidden_states`. The weights stay as
-they are, and so do the model's answers. Does nothing to a graph that has it.
+Foundry Local computes embeddings with any decoder whose graph has this output: the input of the
+layer that produces the logits. Weights and answers do not change. A graph that already has the
+output is left as it is.
 """
 
 from __future__ import annotations
@@ -18,8 +19,7 @@ from onnx import TensorProto, helper
 NAME = "hidden_states"
 
 
-def add(directory: Path) -> None:
-    """Add the output to the model in a directory."""
+def add_output(directory: Path) -> None:
     path = directory / "model.onnx"
     model = onnx.load(path, load_external_data=False)
     graph = model.graph
@@ -35,4 +35,4 @@ def add(directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    add(Path(sys.argv[1]))
+    add_output(Path(sys.argv[1]))

@@ -1,6 +1,6 @@
-"""Draws data types that training never shows, and measures whether the model's JSON fits them.
+"""Measure whether the model's JSON is valid for types that are not in the training data.
 
-The tests of the package draw the same types.
+The tests of the package use the same types.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MAX_ANSWER = 300
 
 @dataclass(frozen=True)
 class JsonCase:
-    """A question, the type that its answer must have, and what it should say if that is known."""
+    """A question, the type of its answer, and the expected values if they are known."""
 
     question: str
     model: type[Any]
@@ -42,14 +42,14 @@ class JsonCase:
 
 
 def make_unseen_models(count: int = COUNT, seed: int = SEED) -> list[JsonCase]:
-    """Dataclasses of two to six members whose names training never shows."""
+    """Make dataclasses of two to six fields whose names are not in the training data."""
     words = _read_sections(HELD_OUT / "fields.txt")
     rng = random.Random(seed)
     return [_make_case(words, rng, number) for number in range(count)]
 
 
-def known_models() -> list[JsonCase]:
-    """Dataclasses whose values the question tells or the model knows."""
+def make_known_models() -> list[JsonCase]:
+    """Make dataclasses whose values are in the question, or known to the model."""
     lines = (HELD_OUT / "people.txt").read_text(encoding="utf-8").splitlines()
     cases = []
     for line in lines:
@@ -57,13 +57,14 @@ def known_models() -> list[JsonCase]:
         if arrow:
             expected = json.loads(text)
             fields = [(name, type(value)) for name, value in expected.items()]
-            cases.append(JsonCase(question, dataclasses.make_dataclass("Told", fields), expected))
+            cases.append(JsonCase(question, dataclasses.make_dataclass("Known", fields), expected))
     return cases
 
 
 def run_json_cases(engine: Engine, temperature: float, *, show_failures: bool) -> None:
-    """Ask for every type as `make_response_type=` does, and print how many answers are valid."""
-    for name, cases in (("unseen types", make_unseen_models()), ("told values", known_models())):
+    """Request every type as `response_model=` does, and print how many answers are valid."""
+    sets = {"unseen types": make_unseen_models(), "known values": make_known_models()}
+    for name, cases in sets.items():
         outcomes = [_evaluate_case(engine, case, temperature) for case in cases]
         valid = sum(value is not None for value, _ in outcomes)
         print(f"T={temperature}  JSON, {name}: {valid} of {len(cases)} valid")
@@ -79,7 +80,7 @@ def run_json_cases(engine: Engine, temperature: float, *, show_failures: bool) -
 
 
 def _evaluate_case(engine: Engine, case: JsonCase, temperature: float) -> tuple[Any, str]:
-    """The value of an answer, None if it is not valid or was cut, and its text."""
+    """Return the decoded answer, or None if it is invalid or truncated, and its text."""
     spec = make_response_type(case.model)
     grammar = {"type": "lark_grammar", "lark_grammar": make_schema_grammar(spec.schema)}
     choice = engine.answer(

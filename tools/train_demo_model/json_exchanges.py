@@ -1,7 +1,7 @@
-"""Makes JSON answers as the engine holds the model to them, with questions of many kinds.
+"""Generate JSON answers under the constraints of the engine, with questions of many kinds.
 
-A request's schema reaches the engine as a grammar and the model not at all: it sees a question, and
-the names of the members are forced upon it. So only what is between them is learned.
+The engine gets the schema of a request as a grammar, and the model does not see it: the names of
+the members are forced. So only the values between them are learned.
 """
 
 from __future__ import annotations
@@ -40,34 +40,27 @@ INFORMED_SHARE = 0.62
 TAUGHT_SHARE = 0.16
 MAX_TEXT = 160
 
+# Text, and whether it is learned.
 Segment = tuple[str, bool]
-"""Text, and whether it is to be learned."""
 Value = str | int | float | bool | None | list | dict
+# The name of a member, its name in a question, and its value.
 Field = tuple[str, str, Value]
-"""The name of a member, what it is called in speech, and its value."""
 
 
 @dataclass(frozen=True)
 class JsonExchange:
-    """A question and its answer in segments, each of which becomes tokens by itself."""
+    """A question and its answer in segments, each of which is tokenized separately."""
 
     question: str
     segments: tuple[Segment, ...]
 
     @property
     def answer(self) -> str:
-        """The whole answer."""
         return "".join(text for text, _ in self.segments)
 
 
 class JsonExchanges:
-    """Draws questions that are answered with JSON objects.
-
-    Args:
-        corpus: Gives names, values and wordings.
-        rng: The source of randomness.
-        exchanges: Give questions whose answers the model knows.
-    """
+    """Draws questions that are answered with JSON objects."""
 
     def __init__(self, corpus: Corpus, rng: random.Random, exchanges: Exchanges) -> None:
         self._rng = rng
@@ -81,7 +74,7 @@ class JsonExchanges:
         self._copied = 0.0
 
     def draw(self) -> JsonExchange:
-        """A question with a JSON answer."""
+        """Draw a question with a JSON answer."""
         choice = self._rng.random()
         if choice < TAUGHT_SHARE:
             question, fields = self._taught()
@@ -89,7 +82,7 @@ class JsonExchanges:
             question, fields = self._person()
         else:
             is_informed = self._rng.random() < INFORMED_SHARE
-            # What the question tells can be anything, so that it is copied and not recalled.
+            # Values in the question can be anything, so that the model copies them.
             self._copied = COPIED_SHARE if is_informed else 0.0
             fields = self._fields(self._rng.choices(*FIELDS)[0])
             self._copied = 0.0
@@ -148,17 +141,15 @@ class JsonExchanges:
         return self._text(values)
 
     def _number(self, kind: str, low: int, high: int) -> int | float:
-        # A price may have to be an integer, as the model sees no types.
+        # The model does not see types, so any number may have to be an integer.
         if kind == "whole" or self._rng.random() < ROUND_SHARE:
             return self._rng.randint(low, high)
         return round(self._rng.uniform(low, high), self._rng.choice((1, 1, 2, 2, 2)))
 
     def _list(self, values: str) -> list[Value]:
-        """Items that differ; or one that is repeated, after which a list is over.
-
-        After each item an end is likelier than another item: the likeliest item, which temperature
-        0 chooses, would otherwise come again and again.
-        """
+        """Draw different items, or rarely one repeated item."""
+        # After each item the end is more likely than another item. Otherwise temperature 0 would
+        # repeat the most likely item forever.
         count = self._rng.choices(*ITEMS)[0]
         if self._rng.random() < REPETITION_SHARE:
             return [self._text(values)] * (self._rng.choices(*REPETITIONS)[0])
@@ -173,7 +164,7 @@ class JsonExchanges:
         return self._rng.choice(choices)
 
     def _question(self, fields: list[Field], *, informed: bool) -> str:
-        """A question that says what the answer holds, or nothing of it."""
+        """Draw a question that contains the values of the answer, or none of them."""
         subject = self._rng.choice(self._subjects)
         words = {"x": subject, "n": strip_article(subject), "fields": self._names(fields)}
         if informed:
@@ -189,17 +180,17 @@ class JsonExchanges:
         return text[:1].upper() + text[1:] if self._rng.random() < 0.7 else text
 
     def _names(self, fields: list[Field]) -> str:
-        names = [self._rng.choice((called, to_snake_case(name))) for name, called, _ in fields]
+        names = [self._rng.choice((label, to_snake_case(name))) for name, label, _ in fields]
         if len(names) > 1 and self._rng.random() < 0.6:
             return f"{', '.join(names[:-1])} and {names[-1]}"
         return ", ".join(names)
 
     def _facts(self, fields: list[Field]) -> str:
-        """The members in words, not always all of them, and not always in their order."""
+        """Describe the members in sentences, sometimes incomplete or in another order."""
         flat = list(fields)
         for name, _, value in fields:
             if isinstance(value, dict):
-                flat += [(inner, f"{name} {inner}", it) for inner, it in value.items()]
+                flat += [(key, f"{name} {key}", item) for key, item in value.items()]
         flat = [field for field in flat if not isinstance(field[2], dict | None)]
         if self._rng.random() < 0.3:
             self._rng.shuffle(flat)
@@ -207,10 +198,10 @@ class JsonExchanges:
             flat.pop(self._rng.randrange(len(flat)))
         template = self._rng.choice(self._words["facts"])
         sentences = []
-        for _, called, value in flat:
+        for _, label, value in flat:
             if self._rng.random() < 0.4:
                 template = self._rng.choice(self._words["facts"])
-            sentences.append(template.format(field=called, value=self._spell_value(value)))
+            sentences.append(template.format(field=label, value=self._spell_value(value)))
         return " ".join(sentences).rstrip(",;")
 
     def _spell_value(self, value: Value) -> str:
@@ -221,7 +212,7 @@ class JsonExchanges:
         return str(value)
 
     def _person(self) -> tuple[str, list[Field]]:
-        """What people try first: a name, an age and a town, told in a sentence."""
+        """Draw a name, an age and a city in a sentence, which users often try first."""
         known = {
             "name": self._text("@names"),
             "age": self._rng.randint(2, 98),
@@ -246,7 +237,7 @@ class JsonExchanges:
         return self._cased(text), fields
 
     def _taught(self) -> tuple[str, list[Field]]:
-        """A question that the model can answer, with the answer as a member."""
+        """Draw a question of the corpus, with its answer as a member."""
         choice = self._rng.random()
         if choice < 0.3:
             exchange = self._exchanges.sum()
@@ -277,15 +268,9 @@ class JsonExchanges:
 
 
 class Writer:
-    """Writes values as JSON in segments, divided where the engine's grammar forces what follows.
+    """Writes JSON in segments that are split where the engine's grammar forces the next text.
 
-    Args:
-        rng: The source of randomness.
-        case: Spells the names.
-        spaced: Put a space after commas and colons.
-
-    Attributes:
-        segments: What was written.
+    `case` spells the names. With `spaced` a space follows commas and colons.
     """
 
     def __init__(
@@ -297,20 +282,20 @@ class Writer:
         self.segments: list[Segment] = []
 
     def write(self, value: Value, end: str = "") -> None:
-        """Write a value and what follows it."""
+        """Write a value and the text after it."""
         if isinstance(value, dict):
             self._object(value, end)
             return
         separators = (f",{self._space}", f":{self._space}")
         text = json.dumps(value, ensure_ascii=False, separators=separators) + end
         forced = 0
-        if not self._space:  # then an opening quote is one token with what is before it
+        if not self._space:  # an opening quote is then one token with the text before it
             forced = len(text) - len(text.lstrip('["'))
         self._add(text[:forced], learned=False)
         if self._space and text[0] != "[" and self._rng.random() < APART_SHARE:
-            # The grammar takes the space as a token of its own, too.
+            # The grammar also accepts the space as a separate token.
             self._add(self._space, learned=False)
-            if text[0] == '"':  # and other tokens that begin with a quote, such as '"],"'
+            if text[0] == '"':  # so that other tokens starting with a quote, such as '"],"', occur
                 self.segments += [('"', True), (text[1:], True)]
             else:
                 self._add(text)
@@ -331,14 +316,14 @@ class Writer:
                 self.write(value, ',"')
 
     def _name(self, name: str) -> None:
-        """Names are not always divided as the tokenizer would: the grammar takes any division."""
+        # The grammar accepts any tokenization of a name, so names are not always split as usual.
         cut = self._rng.randint(1, len(name)) if self._rng.random() < SPLIT_SHARE else len(name)
         self._add(name[:cut], learned=False)
         if name[cut:]:
             self.segments.append((name[cut:], False))
 
     def _add(self, text: str, *, learned: bool = True) -> None:
-        """Add to the last segment or begin another."""
+        """Extend the last segment, or start another."""
         if self.segments and self.segments[-1][1] == learned:
             text = self.segments.pop()[0] + text
         if text:
@@ -346,23 +331,20 @@ class Writer:
 
 
 def to_snake_case(name: str) -> str:
-    """The usual spelling of a name."""
     return name.replace(" ", "_")
 
 
 def to_camel_case(name: str) -> str:
-    """As in JavaScript."""
     first, *rest = name.split(" ")
     return first + "".join(word.capitalize() for word in rest)
 
 
 def to_title_case(name: str) -> str:
-    """As in a heading."""
     return name.capitalize()
 
 
 def load_held_out_names() -> set[str]:
-    """The names that training must never see."""
+    """Load the names that must not occur in training."""
     sections = read_sections(HELD_OUT / "fields.txt")
     lines = [line.partition(":")[0] for kind in KINDS for line in sections[kind]]
     return set(" ".join(lines).split())

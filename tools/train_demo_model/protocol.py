@@ -1,8 +1,8 @@
-"""What the engine of Foundry Local shows a model that is given tools, and what it wants back.
+"""The prompts and output format that Foundry Local's engine uses for tools.
 
-Recorded from foundry-local-sdk 2.2.1. The engine adds the protocol to the system message, holds
-every answer to a grammar (FRAME and text, or a call between the markers) and puts FRAME before the
-assistant's earlier texts too.
+Recorded from foundry-local-sdk 2.2.1. The engine adds the protocol to the system message,
+constrains every answer with a grammar (FRAME and text, or a call between the markers), and puts
+FRAME before earlier texts of the assistant, too.
 """
 
 from __future__ import annotations
@@ -35,17 +35,12 @@ TEXT_RULES = (
     "tool boundary instead. Never return an unframed description, JSON array, or textual "
     "imitation of a tool call."
 )
+# Each fixed passage is one token of the vocabulary, so that the protocol takes 7 tokens, not 400.
 PASSAGES = (TOOLS_FOLLOW, TO_CALL, CALL_FORM, CALL_RULES, TEXT_RULES)
-"""The fixed passages: each is a token of the vocabulary, so that the protocol takes 7, not 400."""
 
 
 def make_system_message(definitions: list[dict], *, required: bool = False) -> str:
-    """The system message that offers tools.
-
-    Args:
-        definitions: The functions, with name, description and parameters.
-        required: The request says that a tool must be called.
-    """
+    """Make the system message that declares tools; `required` if the request forces a call."""
     tools = [{"type": "function", "function": definition} for definition in definitions]
     parts = (
         TOOLS_FOLLOW,
@@ -60,15 +55,14 @@ def make_system_message(definitions: list[dict], *, required: bool = False) -> s
 
 
 def format_calls(calls: list[tuple[str, dict]]) -> str:
-    """What the model says to call tools, given their names and arguments."""
+    """Format calls, each a name and arguments, as the model writes them."""
     return f"{CALL_START}{to_compact_json(to_call_list(calls))}{CALL_END}"
 
 
 def to_call_list(calls: list[tuple[str, dict]]) -> list[dict]:
-    """Calls in the form that the protocol asks for."""
     return [{"name": name, "parameters": arguments} for name, arguments in calls]
 
 
 def to_compact_json(value: object) -> str:
-    """JSON as the engine writes it."""
+    """Encode JSON as the engine does."""
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False)

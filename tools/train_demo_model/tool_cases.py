@@ -1,4 +1,4 @@
-"""Measures tool use through the real engine: the right call, and the right answer from it."""
+"""Measure tool use through the real engine: correct calls, and correct answers from results."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SIGNS = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/"}
 
 
 def make_function(name: str, description: str, required: str = "", **parameters: str) -> dict:
-    """A declared tool; parameters map names to types."""
+    """Make a tool declaration; `parameters` maps names to types."""
     schema = {
         "type": "object",
         "properties": {parameter: {"type": kind} for parameter, kind in parameters.items()},
@@ -29,13 +29,14 @@ def make_function(name: str, description: str, required: str = "", **parameters:
     return {"type": "function", "function": definition}
 
 
+# The simplest declarations.
 EXAMPLE_TOOLS = [
     make_function(
         "calculate", "Evaluate an arithmetic expression.", "expression", expression="string"
     ),
     make_function("current_time", "Tell the time in a time zone.", timezone="string"),
 ]
-"""As plain as can be."""
+# Descriptions and other tools that are not in the training data.
 MIXED_TOOLS = [
     make_function(
         "get_forecast", "Weather for the next days.", "town", town="string", days="integer"
@@ -44,7 +45,6 @@ MIXED_TOOLS = [
     make_function("find_document", "Look for a document by its words.", "words", words="string"),
     make_function("calculator", "Gives the exact result of a sum.", "formula", formula="string"),
 ]
-"""Descriptions and neighbours that training never shows."""
 TOOLS_FOR_TWO_NUMBERS = [
     make_function("get_time", "The time in a city.", city="string"),
     *(
@@ -61,12 +61,12 @@ TOOL_SETS = {
 
 @dataclass(frozen=True)
 class ToolCase:
-    """A held-out question and what the tool must be asked.
+    """A held-out question and the expected call.
 
     Attributes:
-        question: What the user says.
-        expression: What to calculate, or nothing.
-        city: Where the time is asked for, or nothing.
+        question: The message of the user.
+        expression: The expression to calculate, or "".
+        city: The city whose time is requested, or "".
     """
 
     question: str
@@ -75,14 +75,14 @@ class ToolCase:
 
     @property
     def result(self) -> str:
-        """What the tool returns."""
+        """The result that the tool returns."""
         if self.expression:
-            value = eval(self.expression, {"__builtins__": {}})  # noqa: S307 - our own file
+            value = eval(self.expression, {"__builtins__": {}})  # noqa: S307 - from a file of this project
             return str(int(value)) if value == int(value) else str(value)
         return TIME_RESULTS[len(self.question) % len(TIME_RESULTS)]
 
     def is_called(self, name: str, arguments: dict) -> bool:
-        """Whether a call asks for the right thing."""
+        """Whether a call is correct."""
         if not self.expression:
             zones = load_corpus().time_zones
             places = {self.city, zones.get(self.city)} if self.city else {""}
@@ -92,14 +92,14 @@ class ToolCase:
         return list(arguments.values()) == [self.expression]
 
     def is_answered(self, answer: str) -> bool:
-        """Whether the answer passes the result on."""
+        """Whether the answer contains the result."""
         if self.expression:
             return answer == f"{self.expression} is {self.result}."
         return re.search(rf"\b{TIME}\b", answer) is not None and self.city in answer
 
 
 def load_tool_cases() -> dict[str, list[ToolCase]]:
-    """The held-out questions for the calculator and for the clock."""
+    """Load the held-out questions for the calculator and for the clock."""
     cases: dict[str, list[ToolCase]] = {"calculator": [], "clock": []}
     for line in read_lines(HELD_OUT / "tools.txt"):
         question, _, expected = line.partition(" => ")
@@ -112,32 +112,32 @@ def load_tool_cases() -> dict[str, list[ToolCase]]:
 
 
 def run_tool_cases(engine: Engine, temperature: float, *, show_failures: bool) -> None:
-    """Ask every tool question with every set of tools and print the figures."""
+    """Ask every question with every set of tools and print the figures."""
     for set_name, tools in TOOL_SETS.items():
         for name, cases in load_tool_cases().items():
             usable = [case for case in cases if fits(case, set_name)]
             outcomes = [evaluate_case(engine, case, tools, temperature) for case in usable]
-            called = sum(right for right, _, _ in outcomes)
-            answered = sum(right for _, right, _ in outcomes)
+            called = sum(is_called for is_called, _, _ in outcomes)
+            answered = sum(is_answered for _, is_answered, _ in outcomes)
             print(
                 f"T={temperature}  tools ({set_name}), {name}: "
                 f"{called} of {len(usable)} calls right, {100 * called / len(usable):.1f} %; "
                 f"{answered} final answers right, {100 * answered / len(usable):.1f} %"
             )
-            for case, (call, answer, seen) in zip(usable, outcomes, strict=True):
-                if show_failures and not (call and answer):
-                    print(f"  WRONG  {case.question!r} -> {seen}")
+            for case, (is_called, is_answered, response) in zip(usable, outcomes, strict=True):
+                if show_failures and not (is_called and is_answered):
+                    print(f"  WRONG  {case.question!r} -> {response}")
 
 
 def fits(case: ToolCase, set_name: str) -> bool:
-    """Whether a set of tools can do it: two numbers make no longer expression."""
+    """Whether a set of tools can calculate it: tools for two numbers take no long expression."""
     return set_name != "two numbers" or len(case.expression.split()) in (0, 3)
 
 
 def evaluate_case(
     engine: Engine, case: ToolCase, tools: list[dict], temperature: float
 ) -> tuple[bool, bool, str]:
-    """Whether the call is right, whether the final answer is, and what was seen."""
+    """Return whether the call is right, whether the final answer is, and the response."""
     messages: list[dict] = [{"role": "user", "content": case.question}]
     try:
         message = _complete(engine, messages, tools, temperature)

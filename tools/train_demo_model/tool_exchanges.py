@@ -1,4 +1,4 @@
-"""Makes questions for the tools of a conversation, with the calls, their results and the answer."""
+"""Generate questions for tools, with the calls, their results and the answer."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from demo_tools import OPERATIONS, Tool, ToolSet, ToolSetGenerator
 from exchanges import MAX_TERM
-from toolbox import OPERATIONS, Tool, Toolbox, Toolboxes
 
 if TYPE_CHECKING:
     import random
 
     from corpus import Corpus
-    from phrasing import Paraphraser
+    from paraphrase import Paraphraser
 
 SECTIONS = {"+": "add", "-": "subtract", "*": "multiply", "/": "divide"}
 FAILED = "The tool reported an error, so I cannot answer that."
@@ -32,13 +32,13 @@ Call = tuple[str, dict]
 
 @dataclass(frozen=True)
 class Problem:
-    """Something to calculate.
+    """A calculation.
 
     Attributes:
-        question: How it is asked.
+        question: The question.
         sign: The operation, or "e" for a longer expression.
         terms: The two numbers as text, none for a longer expression.
-        expression: The whole as text.
+        expression: The expression as text.
     """
 
     question: str
@@ -49,7 +49,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class ToolExchange:
-    """A question, the calls that it needs, what they return, and the answer from that."""
+    """A question, the calls that it needs, their results, and the answer."""
 
     question: str
     calls: tuple[Call, ...]
@@ -58,35 +58,29 @@ class ToolExchange:
 
 
 class ToolExchanges:
-    """Draws exchanges that use the tools of a toolbox.
+    """Draws exchanges that use the tools of a set."""
 
-    Args:
-        corpus: Gives wordings, cities and failures.
-        rng: The source of randomness.
-        phrasing: Varies the questions.
-    """
-
-    def __init__(self, corpus: Corpus, rng: random.Random, phrasing: Paraphraser) -> None:
+    def __init__(self, corpus: Corpus, rng: random.Random, paraphraser: Paraphraser) -> None:
         self._corpus = corpus
         self._rng = rng
-        self._phrasing = phrasing
-        self.toolboxes = Toolboxes(corpus, rng)
+        self._paraphraser = paraphraser
+        self.tool_sets = ToolSetGenerator(corpus, rng)
         self._cities = list(corpus.time_zones.items())
 
-    def draw(self, toolbox: Toolbox) -> ToolExchange | None:
-        """An exchange for one of the tools, or for two; None if chance found no use for them."""
+    def draw(self, tool_set: ToolSet) -> ToolExchange | None:
+        """Draw an exchange for one tool or two; None if the drawn question fits none of them."""
         kind = self._rng.choices(("sum", "clock", "both"), (0.55, 0.4, 0.05))[0]
         if kind == "both":
-            return self._both(toolbox)
-        return self.draw_calculation(toolbox) if kind == "sum" else self.draw_time(toolbox)
+            return self._both(tool_set)
+        return self.draw_calculation(tool_set) if kind == "sum" else self.draw_time(tool_set)
 
-    def draw_calculation(self, toolbox: Toolbox) -> ToolExchange | None:
-        """A calculation, if the toolbox has a tool for it."""
+    def draw_calculation(self, tool_set: ToolSet) -> ToolExchange | None:
+        """Draw a calculation, if there is a tool for it."""
         problem = self.draw_problem()
-        tool = toolbox.calculator(problem.sign)
+        tool = tool_set.calculator(problem.sign)
         if tool is None:
             return None
-        question = self._phrasing.vary(problem.question)
+        question = self._paraphraser.vary(problem.question)
         call = (tool.name, make_arguments(tool, problem))
         value = self._value(problem.expression)
         if value is None or self._rng.random() < FAILURE_SHARE:
@@ -94,9 +88,9 @@ class ToolExchanges:
         result = self._result_text(problem.expression, value)
         return ToolExchange(question, (call,), (result,), f"{problem.expression} is {value}.")
 
-    def draw_time(self, toolbox: Toolbox) -> ToolExchange | None:
-        """A question about the time, if there is a clock."""
-        clock = toolbox.clock()
+    def draw_time(self, tool_set: ToolSet) -> ToolExchange | None:
+        """Draw a question about the time, if there is a clock."""
+        clock = tool_set.clock()
         if clock is None:
             return None
         kind = self._rng.choices(("time", "place", "date"), (0.42, 0.48, 0.1))[0]
@@ -116,7 +110,7 @@ class ToolExchanges:
         return ToolExchange(question, (call,), (result,), answer)
 
     def draw_problem(self) -> Problem:
-        """Something to calculate, mostly two numbers."""
+        """Draw a calculation, mostly of two numbers."""
         kind = self._rng.choices(("two", "expression", "percent"), (0.82, 0.13, 0.05))[0]
         wordings = self._corpus.large_sums
         if kind == "expression":
@@ -132,12 +126,12 @@ class ToolExchanges:
             b = "0"
         section = SECTIONS[sign]
         template = self._rng.choice(self._corpus.templates[section] + wordings[section])
-        spoken = [self._spell(n) if not set("+-*/=") & set(template) else n for n in (a, b)]
-        question = template.format(a=spoken[0], b=spoken[1])
+        spelled = [self._spell(n) if not set("+-*/=") & set(template) else n for n in (a, b)]
+        question = template.format(a=spelled[0], b=spelled[1])
         return Problem(question, sign, (a, b), f"{a} {sign} {b}")
 
-    def _both(self, toolbox: Toolbox) -> ToolExchange | None:
-        first, second = self.draw_calculation(toolbox), self.draw_time(toolbox)
+    def _both(self, tool_set: ToolSet) -> ToolExchange | None:
+        first, second = self.draw_calculation(tool_set), self.draw_time(tool_set)
         if first is None or second is None or not second.calls:
             return None
         if FAILED in (first.answer, second.answer):
@@ -175,9 +169,9 @@ class ToolExchanges:
                 return expression
 
     def _value(self, expression: str) -> str | None:
-        """What a calculator returns for it; the corpus made the expression, so it may be run."""
+        """Return what a calculator would."""
         try:
-            value = eval(expression, {"__builtins__": {}})  # noqa: S307 - see above
+            value = eval(expression, {"__builtins__": {}})  # noqa: S307 - generated here
         except ZeroDivisionError:
             return None
         if isinstance(value, float):
@@ -204,7 +198,7 @@ class ToolExchanges:
 
     def _time_question(self, kind: str, city: str) -> str:
         question = self._rng.choice(self._corpus.clock_questions[kind]).format(p=city)
-        return self._phrasing.vary(question)
+        return self._paraphraser.vary(question)
 
     def _format_reading(self, kind: str, city: str, place: str) -> tuple[str, str]:
         moment = dt.datetime(
@@ -243,7 +237,7 @@ class ToolExchanges:
 
 
 def make_arguments(tool: Tool, problem: Problem) -> dict:
-    """The arguments that put a problem to a calculator."""
+    """Make the arguments of a calculator for a problem."""
     if tool.kind == "expression":
         return {tool.parameters[0]: problem.expression}
     numbers = [json.loads(term) for term in problem.terms]

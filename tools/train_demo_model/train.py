@@ -1,4 +1,4 @@
-"""Trains the demo model and saves it in the Hugging Face layout, for export.py to convert."""
+"""Train the demo model and save it in the Hugging Face layout, which export.py converts."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ REPORT_EVERY = 25
 
 @dataclass(frozen=True)
 class Round:
-    """One stretch of training with its own warm-up and decay.
+    """A round of training with its own warm-up and decay.
 
     Attributes:
         rate: The highest learning rate of the layers' matrices.
-        simple_steps: For how long only single, cleanly worded questions are asked.
-        cut_share: How many answers are cut short: many while the model learns which answer fits
-            which question, few while it learns to write the answers to their end.
-        dialogue_share: How many conversations have more than one exchange.
-        percent: How often each of KINDS is drawn.
-        tool_share: How many conversations offer tools.
-        drill_share: How many conversations are sums and nothing else.
-        json_share: How many conversations end with JSON.
+        simple_steps: The number of first steps with only single, cleanly worded questions.
+        cut_share: The share of answers that are cut: high while the model learns which answer fits
+            a question, low while it learns to complete the answers.
+        dialogue_share: The share of conversations with more than one exchange.
+        percent: The frequency of each of KINDS.
+        tool_share: The share of conversations that offer tools.
+        drill_share: The share of conversations of sums only.
+        json_share: The share of conversations that end with JSON.
     """
 
     steps: int
@@ -95,7 +95,7 @@ def attention_in_float32(
     *_: object,
     **__: object,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention in single precision: on a CPU its backward pass is slow in bfloat16."""
+    """Compute causal attention in float32: on a CPU its backward pass is slow in bfloat16."""
     with torch.autocast("cpu", enabled=False):
         output = functional.scaled_dot_product_attention(
             query.float(),
@@ -110,11 +110,12 @@ AttentionInterface.register(ATTENTION, attention_in_float32)
 
 
 def main() -> None:
-    """Parse the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("output", type=Path, help="folder for the trained model")
-    parser.add_argument("--threads", type=int, default=0, help="0: as many as torch chooses")
-    parser.add_argument("--round", type=int, default=1, help="continue in output with this round")
+    parser.add_argument("--threads", type=int, default=0, help="0: torch chooses")
+    parser.add_argument(
+        "--round", type=int, default=1, help="continue from the model in output with this round"
+    )
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -124,7 +125,7 @@ def main() -> None:
 
 
 def run_round(corpus: Corpus, number: int, output: Path) -> None:
-    """Train one round; the first starts from nothing, the others from the round before."""
+    """Train one round; the first starts with a new model, the others with the previous round."""
     seed = SEED + number - 1
     torch.manual_seed(seed)
     if number == 1:
@@ -146,13 +147,13 @@ def run_round(corpus: Corpus, number: int, output: Path) -> None:
 
 
 def average_weights(model: LlamaForCausalLM, before: dict[str, torch.Tensor]) -> None:
-    """Keep the mean of the weights before and after a round, which does better than either."""
+    """Average the weights before and after a round, which is better than either."""
     after = model.state_dict()
     model.load_state_dict({name: (before[name] + after[name]) / 2 for name in after})
 
 
 def make_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """An untrained Llama of about two million parameters."""
+    """Make an untrained Llama of about two million parameters."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=192,
@@ -177,7 +178,7 @@ def train(
     plan: Round,
     output: Path,
 ) -> None:
-    """Minimise the loss of the answers' tokens, saving the model now and then and at the end."""
+    """Minimize the loss of the answers' tokens, and save the model regularly."""
     optimizers = make_optimizers(model, plan.rate)
     schedulers = [
         torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: get_rate_factor(step, plan.steps))
@@ -209,10 +210,8 @@ def train(
 
 
 def compute_loss(model: LlamaForCausalLM, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of the answers' tokens; logits are computed for those positions only.
-
-    No attention mask is needed: the padding is on the right, where causal attention does not look.
-    """
+    """Compute the cross-entropy of the answers' tokens, with logits only for their positions."""
+    # No attention mask is needed: causal attention ignores the padding on the right.
     with torch.autocast("cpu", torch.bfloat16):
         hidden = model.model(ids).last_hidden_state[:, :-1]
         targets = labels[:, 1:]
@@ -222,10 +221,10 @@ def compute_loss(model: LlamaForCausalLM, ids: torch.Tensor, labels: torch.Tenso
 
 
 def make_optimizers(model: LlamaForCausalLM, rate: float) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the layers, which it trains in fewer steps; AdamW for the rest."""
+    """Make Muon for the layers' matrices, which it trains faster, and AdamW for the rest."""
     matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
-    chosen = {id(p) for p in matrices}
-    other_parameters = [p for p in model.parameters() if id(p) not in chosen]
+    matrix_ids = {id(p) for p in matrices}
+    other_parameters = [p for p in model.parameters() if id(p) not in matrix_ids]
     muon = torch.optim.Muon(
         matrices, lr=rate, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw"
     )
@@ -238,7 +237,7 @@ def make_optimizers(model: LlamaForCausalLM, rate: float) -> list[torch.optim.Op
 
 
 def get_rate_factor(step: int, steps: int) -> float:
-    """Warm up, stay, and fall to nothing over the last two thirds."""
+    """Warm up, stay constant, and decay to almost 0 over the last two thirds."""
     return min(1.0, (step + 1) / WARM_UP_STEPS, 1.5 * (1 - step / steps) + 0.002)
 
 

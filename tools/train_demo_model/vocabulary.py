@@ -1,4 +1,4 @@
-"""The tokenizer: byte-level BPE of our own, small enough for a model of two million parameters."""
+"""Train the tokenizer: a byte-level BPE small enough for a model of two million parameters."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MAX_CONTEXT = 4096
 
 
 def train_tokenizer(corpus: Corpus, seed: int) -> PreTrainedTokenizerFast:
-    """Learn the vocabulary from sampled conversations, and add what tools need."""
+    """Train the vocabulary on sampled conversations, and add the tokens for tools."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -43,11 +43,9 @@ def train_tokenizer(corpus: Corpus, seed: int) -> PreTrainedTokenizerFast:
 
 
 def add_tools(tokenizer: Tokenizer, corpus: Corpus, seed: int) -> PreTrainedTokenizerFast:
-    """Add the markers, the engine's passages and merges for the JSON of tools.
-
-    The engine splits declarations, calls and contents without added tokens, so only merges can
-    shorten those. They come after all others: the text of other conversations stays as it was.
-    """
+    """Add the markers, the engine's passages and merges for the JSON of tools."""
+    # The engine tokenizes declarations, calls and contents without added tokens, so only merges can
+    # shorten them. They come last, so that other conversations are tokenized as before.
     if tokenizer.token_to_id(CALL_START) is None:
         counts = _tool_words(corpus, seed)
         tokenizer = _add_merges(tokenizer, counts, TOOL_MERGES)
@@ -69,31 +67,29 @@ def _make_token(text: str, *, special: bool) -> AddedToken:
 
 
 def _sample_texts(corpus: Corpus, seed: int) -> list[str]:
-    """What the vocabulary is counted on.
-
-    Digits are left out, so that each digit stays its own token. Of the questions only taught ones
-    count, so that no room is wasted on gibberish.
-    """
+    """Sample the texts that the vocabulary is trained on."""
     conversations = Conversations(corpus, random.Random(seed))
     texts = [f"{topic.answer} {topic.more}" for topic in corpus.topics]
     for _ in range(SAMPLE_CONVERSATIONS):
         contents = [message["content"] for message in conversations.draw()]
+        # Questions outside the corpus are left out, so that no token is wasted on gibberish.
         texts += contents if HONEST not in contents else []
+    # Without digits in the sample, each digit stays its own token.
     return [re.sub(r" ?\d+", "", text) for text in texts]
 
 
 def _tool_words(corpus: Corpus, seed: int) -> Counter[str]:
-    """The words of declarations and calls with their frequencies, in byte-level characters."""
+    """Count the words of declarations and calls, in byte-level characters."""
     tools = Conversations(corpus, random.Random(seed)).tool_exchanges
     splitter = pre_tokenizers.ByteLevel(add_prefix_space=False)
     counts: Counter[str] = Counter()
     for _ in range(SAMPLE_CONVERSATIONS):
-        toolbox = tools.toolboxes.draw()
+        tool_set = tools.tool_sets.draw()
         texts = [
             FRAME,
-            to_compact_json([{"type": "function", "function": d} for d in toolbox.definitions]),
+            to_compact_json([{"type": "function", "function": d} for d in tool_set.definitions]),
         ]
-        if used := tools.draw(toolbox):
+        if used := tools.draw(tool_set):
             texts += [to_compact_json(to_call_list(list(used.calls))), *used.results, used.answer]
         for text in texts:
             plain = re.sub(r" ?\d+", "", text)
@@ -102,7 +98,7 @@ def _tool_words(corpus: Corpus, seed: int) -> Counter[str]:
 
 
 def _add_merges(tokenizer: Tokenizer, counts: Counter[str], merges: int) -> Tokenizer:
-    """Go on with byte-pair encoding where the tokenizer's training ended."""
+    """Continue byte-pair encoding after the trained merges."""
     description = json.loads(tokenizer.to_str())
     model = description["model"]
     words = {word: tokenizer.model.tokenize(word) for word in counts}
@@ -120,10 +116,10 @@ def _add_merges(tokenizer: Tokenizer, counts: Counter[str], merges: int) -> Toke
 
 
 def _merge(parts: list[str], first: str, second: str) -> list[str]:
-    done: list[str] = []
+    merged: list[str] = []
     for part in parts:
-        if done and done[-1] == first and part == second:
-            done[-1] = first + second
+        if merged and merged[-1] == first and part == second:
+            merged[-1] = first + second
         else:
-            done.append(part)
-    return done
+            merged.append(part)
+    return merged

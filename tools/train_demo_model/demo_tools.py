@@ -1,4 +1,4 @@
-"""Draws sets of tools as callers declare them: calculators, clocks, and others to leave alone."""
+"""Generate sets of tools as callers declare them: calculators, clocks, and tools without use."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ OPERATION_WORDS = (
 
 @dataclass(frozen=True)
 class Tool:
-    """One declared function and how it is used.
+    """A declared function and its use.
 
     Attributes:
         kind: "expression", "operands" (two numbers and an operation), "binary" (two numbers),
             "clock" (no parameter), "zone", "place" or "other".
-        definition: Its name, description and parameters, as in a request.
+        definition: The name, description and parameters, as in a request.
         parameters: The names of the parameters that the model fills in.
-        sign: Which operation a binary tool does.
-        words: What the operation parameter takes for each sign.
-        needs_place: The time zone or place must be given.
+        sign: The operation of a binary tool.
+        words: The value of the operation parameter for each sign.
+        needs_place: Whether the time zone or place is required.
     """
 
     kind: str
@@ -43,23 +43,22 @@ class Tool:
 
     @property
     def name(self) -> str:
-        """The declared name."""
         return self.definition["name"]
 
 
 @dataclass(frozen=True)
-class Toolbox:
+class ToolSet:
     """The tools of one conversation, in the order in which they are declared."""
 
     tools: tuple[Tool, ...]
 
     @property
     def definitions(self) -> list[dict]:
-        """What the request declares."""
+        """The declarations of the request."""
         return [tool.definition for tool in self.tools]
 
     def calculator(self, sign: str) -> Tool | None:
-        """The tool for an operation; "e" asks for one that takes whole expressions."""
+        """Return the tool for an operation; the sign "e" stands for a whole expression."""
         for tool in self.tools:
             if tool.kind == "expression" or (tool.kind == "operands" and sign != "e"):
                 return tool
@@ -68,24 +67,18 @@ class Toolbox:
         return None
 
     def clock(self) -> Tool | None:
-        """The tool that tells the time."""
         return next((t for t in self.tools if t.kind in ("clock", "zone", "place")), None)
 
 
-class Toolboxes:
-    """Draws random toolboxes.
-
-    Args:
-        corpus: Names and descriptions.
-        rng: The source of randomness.
-    """
+class ToolSetGenerator:
+    """Draws random sets of tools."""
 
     def __init__(self, corpus: Corpus, rng: random.Random) -> None:
         self._words = corpus.tools
         self._rng = rng
 
-    def draw(self) -> Toolbox:
-        """One to five tools, most often a calculator and a clock among them."""
+    def draw(self) -> ToolSet:
+        """Draw one to five tools, usually including a calculator and a clock."""
         while True:
             tools: list[Tool] = []
             if self._chance(0.75):
@@ -100,13 +93,13 @@ class Toolboxes:
             names = {tool.name for tool in tools}
             if tools and len(names) == len(tools):
                 self._rng.shuffle(tools)
-                return Toolbox(tuple(tools))
+                return ToolSet(tuple(tools))
 
     def _chance(self, probability: float) -> bool:
         return self._rng.random() < probability
 
     def _pick(self, section: str) -> str:
-        """A name or a description; of the names, mostly the first of its section."""
+        """Draw a name or description; of names, mostly the first of its section."""
         words = self._words[section]
         if section.endswith("-names") and self._chance(USUAL_SHARE):
             return words[0]

@@ -1,8 +1,8 @@
-"""Turns the shipped model back into what train.py goes on from, as no checkpoint is kept.
+"""Turn the shipped model back into a checkpoint that train.py can continue from.
 
-The int4 weights become the numbers they stand for, so nothing is lost but what quantization took.
-A tokenizer that knows nothing of tools gets what they need; the embedding of a new token starts as
-the mean of those of the tokens that spelled it so far.
+The int4 weights are dequantized, so only the loss of quantization remains. A tokenizer from before
+tools gets the tokens for them; the embedding of a new token starts as the mean of the embeddings of
+the tokens that it replaces.
 """
 
 from __future__ import annotations
@@ -30,14 +30,13 @@ PARTS = {
     "mlp.up_proj": "mlp.up_proj",
     "mlp.down_proj": "mlp.down_proj",
 }
-VALUE_OF_ZERO = 8
+ZERO_POINT = 8
 FULL_PRECISION = ("model.embed_tokens.weight", "lm_head.weight")
 
 
 def main() -> None:
-    """Parse the command line and restore."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("output", type=Path, help="folder for the model, as train.py writes it")
+    parser.add_argument("output", type=Path, help="folder for the checkpoint")
     parser.add_argument("model", type=Path, nargs="?", default=SHIPPED_MODEL)
     arguments = parser.parse_args()
     old = Tokenizer.from_file(str(arguments.model / "tokenizer.json"))
@@ -53,7 +52,7 @@ def main() -> None:
 def restore_model(
     directory: Path, tokenizer: PreTrainedTokenizerFast, old: Tokenizer
 ) -> LlamaForCausalLM:
-    """The model of a directory with a row in its embeddings for every token."""
+    """Load the model of a directory, with an embedding row for every token."""
     weights = read_weights(directory / "model.onnx")
     for name in FULL_PRECISION:
         weights[name] = add_rows(weights[name], tokenizer, old)
@@ -63,7 +62,7 @@ def restore_model(
 
 
 def read_weights(path: Path) -> dict[str, np.ndarray]:
-    """The weights of the builder's graph under the names that transformers gives them."""
+    """Read the weights of the builder's graph under their transformers names."""
     graph = onnx.load(path).graph
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     layers = sum(name.endswith("qkv_proj.MatMul.weight_Q4") for name in stored)
@@ -83,16 +82,16 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
 
 
 def unpack_matrix(stored: dict[str, np.ndarray], name: str) -> np.ndarray:
-    """The numbers that the nibbles of a MatMulNBits weight stand for, low nibble first."""
+    """Dequantize a MatMulNBits weight, whose low nibbles come first."""
     packed = stored[f"{name}.MatMul.weight_Q4"]
     nibbles = np.stack((packed & 15, packed >> 4), axis=-1).astype(np.float32)
-    blocks = nibbles.reshape(*packed.shape[:2], -1) - VALUE_OF_ZERO
+    blocks = nibbles.reshape(*packed.shape[:2], -1) - ZERO_POINT
     scales = stored[f"{name}.MatMul.weight_scales"].reshape(*packed.shape[:2], 1)
     return (blocks * scales).reshape(packed.shape[0], -1)
 
 
 def split_attention(layer: str, packed: np.ndarray) -> dict[str, np.ndarray]:
-    """Queries, keys and values, which the builder packs into one matrix in this order."""
+    """Split the matrix into which the builder packs queries, keys and values, in this order."""
     queries = packed.shape[1]
     keys = (packed.shape[0] - queries) // 2
     parts = np.split(packed, [queries, queries + keys])
@@ -103,7 +102,7 @@ def split_attention(layer: str, packed: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def add_rows(weight: np.ndarray, tokenizer: PreTrainedTokenizerFast, old: Tokenizer) -> np.ndarray:
-    """Give each token that the old tokenizer lacks the mean of the rows that it consisted of."""
+    """Append a row for each new token: the mean of the rows of the tokens that it replaces."""
     known = old.get_vocab_size()
     rows = [
         weight[old.encode(tokenizer.decode([token]), add_special_tokens=False).ids].mean(axis=0)

@@ -1,4 +1,4 @@
-"""Varies the wording of questions, so that the model learns the meaning and not one spelling."""
+"""Vary the wording of questions, so that the model learns the meaning rather than one spelling."""
 
 from __future__ import annotations
 
@@ -25,14 +25,9 @@ ENDINGS = ("", "", "", "?", "?", "?", ".", "!", "...", "??", " ?")
 
 
 class Paraphraser:
-    """Random but reproducible changes to a question that leave its meaning alone.
+    """Changes a question at random without changing its meaning.
 
-    Args:
-        corpus: Gives the words around a question and the usual spellings, such as "API".
-        rng: The source of randomness.
-
-    Attributes:
-        clean: Vary case and punctuation only.
+    With `clean` it varies only case and punctuation.
     """
 
     def __init__(self, corpus: Corpus, rng: random.Random) -> None:
@@ -44,9 +39,7 @@ class Paraphraser:
     def vary(self, question: str, *, small_talk: bool = False) -> str:
         """Return the question in another wording, spelling, case and punctuation.
 
-        Args:
-            question: As the corpus has it.
-            small_talk: The question is a greeting or the like, which takes but one word before.
+        With `small_talk`, such as a greeting, only one word is added around it.
         """
         text = question.rstrip("?")
         if self.clean:
