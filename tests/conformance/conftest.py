@@ -1,4 +1,4 @@
-"""One service of each generation for a whole run, and clients of it."""
+"""One service of each generation per test run, and clients of it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def start(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Callable[[ServiceGeneration], Service]]:
-    """Starts the service of a generation when a test first wants it."""
+    """Starts the service of a generation when a test first needs it."""
     started: dict[ServiceGeneration, Service] = {}
     with contextlib.ExitStack() as stack:
 
@@ -58,7 +58,7 @@ async def service(
 
 @pytest.fixture
 def expected(service: Service) -> Expected:
-    """What is peculiar to the service."""
+    """The expected differences of the service."""
     return EXPECTED[service.service_generation]
 
 
@@ -70,7 +70,7 @@ async def client(service: Service) -> AsyncIterator[FoundryAPIClient]:
 
 @pytest.fixture
 async def settled(service: Service, client: FoundryAPIClient) -> AsyncIterator[None]:
-    """For a test that leaves work to an engine that goes on with it: waits until that is done."""
+    """Waits after a test until the engine has finished the work that the test left behind."""
     yield
     if service.is_double:
         return
@@ -82,14 +82,14 @@ async def settled(service: Service, client: FoundryAPIClient) -> AsyncIterator[N
 async def _at_rest(service: Service, client: FoundryAPIClient) -> bool:
     if service.service_generation != "sdk-1":
         return await _unloaded(client)
-    # An unloading to find out would kill it. It rests when it takes no time of the processor.
+    # Unloading to find out would kill it. It is idle when it uses no CPU time.
     before = service.cpu_s()
     await asyncio.sleep(0.3)
     return service.cpu_s() - before < 0.02
 
 
 async def _unloaded(client: FoundryAPIClient) -> bool:
-    """Whether the service lets go of the model, which it does once no call uses it."""
+    """Return whether the service can unload the model, which no call may be using."""
     try:
         await client.models.unload(ALIAS)
     except ModelInUse:
@@ -98,7 +98,7 @@ async def _unloaded(client: FoundryAPIClient) -> bool:
 
 
 class RawClient:
-    """Asks the service without anything of ours in between."""
+    """Sends requests to the service directly, without this package."""
 
     def __init__(self, service: Service, transport: HttpTransport) -> None:
         self.transport = transport
@@ -121,7 +121,7 @@ class RawClient:
         return await fetch(self.transport, self.build_chat_request(prompt, **members), timeout_s=60)
 
     async def choice(self, prompt: str, **members: Any) -> dict[str, Any]:
-        """The choice of a chat completion that is not streamed."""
+        """Return the choice of a chat completion that is not streamed."""
         reply = await self.chat(prompt, **members)
         assert reply.status == 200, reply.body
         choice: dict[str, Any] = msgspec.json.decode(reply.body)["choices"][0]
@@ -130,7 +130,7 @@ class RawClient:
 
 @pytest.fixture
 async def raw(service: Service, client: FoundryAPIClient) -> AsyncIterator[RawClient]:
-    """The service with its model in memory."""
+    """The service with its model loaded."""
     await client.models.load(ALIAS)
     transport = HttpTransport()
     yield RawClient(service, transport)

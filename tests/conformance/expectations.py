@@ -1,4 +1,4 @@
-"""Where the generations differ in what callers see: one table, for the tests that hold for all."""
+"""What callers may expect of each generation, for the tests that run on all of them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = ["EXPECTED", "Expected"]
 
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """What is peculiar to a generation.
+    """The properties of a generation.
 
     Attributes:
-        counts_tokens: Whether it sends a usage.
-        default_max_tokens: Where it cuts an answer without a bound.
-        tells_overflow: Whether it is known what it says of a prompt that does not fit.
-        drops_reasoning: Whether it keeps to itself what a model thinks that is known to reason.
-        far_away: The error for a model of the catalog whose files are not on this machine.
+        counts_tokens: Whether it sends usage.
+        default_max_tokens: Where it truncates an answer without a limit.
+        tells_overflow: Whether its message for a prompt that does not fit is known.
+        drops_reasoning: Whether it does not send the reasoning of a known reasoning model.
+        far_away: The error for a model of the catalog that is not cached.
     """
 
     counts_tokens: bool = True

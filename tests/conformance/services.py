@@ -1,4 +1,4 @@
-"""The services of the suite: real ones of each generation that runs here, doubles of the rest."""
+"""The services under test: real ones where they run here, and doubles of the others."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 BROKEN = "broken"
 FAR_AWAY = "far-away"
 OTHER, OTHER_VARIANT = "nickname", "Scripted-other-instruct-generic-cpu"
-"""A model whose alias nobody could guess from its id, nor that it calls tools."""
+"""A model whose id reveals neither its alias nor that it supports tools."""
 
 THINKER, THINKER_VARIANT = "scripted-thinker", "Scripted-thinker-instruct-generic-cpu"
 """A model that is known to reason."""
@@ -47,10 +47,10 @@ VERSIONS: Mapping[ServiceGeneration, str] = {
     "sdk-2.0": "2.0.1",
     "sdk-2.1": "2.2.1",
 }
-"""Which version stands for a generation."""
+"""The version that is tested for a generation."""
 
 DOUBLES: tuple[ServiceGeneration, ...] = ("legacy", "cli-0.10")
-"""Generations of the command line, which runs on Windows and macOS alone."""
+"""Generations of the CLI, which runs only on Windows and macOS."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,10 @@ class Service:
     """A service under test.
 
     Attributes:
-        service_generation: What it is.
-        base_url: Where it answers.
-        model: The id by which it takes the scripted model in a chat completion.
-        process: What runs it; None for a double, which runs in this process.
+        service_generation: Its generation.
+        base_url: Its address.
+        model: The id of the scripted model in chat completions.
+        process: The process that runs it; None for a double, which runs in this process.
     """
 
     service_generation: ServiceGeneration
@@ -74,14 +74,14 @@ class Service:
         return self.process is None
 
     def cpu_s(self) -> float:
-        """Processor seconds that it has used so far."""
+        """CPU seconds that the process has used so far."""
         assert self.process
         spent = self.process.cpu_times()
         return spent.user + spent.system
 
 
 def prepare(home: Path, generation: ServiceGeneration) -> None:
-    """A cache with models that chat, embed, hear and see, and one that cannot be loaded."""
+    """A cache with models for chat, embeddings, audio and vision, and one that cannot be loaded."""
     for variant in (VARIANT, OTHER_VARIANT, THINKER_VARIANT):
         put_into_cache(home / "cache", variant, markers=generation != "sdk-1")
     put_into_cache(home / "cache", EMBEDDER_VARIANT, build=build_embedder)
@@ -98,8 +98,8 @@ async def run_double(generation: ServiceGeneration, directory: Path) -> AsyncIte
     """A double of a service that cannot run here.
 
     Args:
-        generation: Which one.
-        directory: Where the double of its `foundry` goes, which has to be on PATH.
+        generation: The generation of the service.
+        directory: The directory for the double of `foundry`, which has to be on PATH.
     """
     model = f"{VARIANT}:1"
     if generation == "legacy":
@@ -113,7 +113,7 @@ async def run_double(generation: ServiceGeneration, directory: Path) -> AsyncIte
 
 @contextlib.contextmanager
 def run_suite_catalog() -> Iterator[str]:
-    """The scripted models, one that cannot be loaded, and one whose files are not here."""
+    """The scripted models, one that cannot be loaded, and one that is not cached."""
     entities = [
         entity(ALIAS, VARIANT),
         entity(OTHER, OTHER_VARIANT, tags={}),

@@ -1,4 +1,4 @@
-"""The table of generations for readers, made of what the suite measures.
+"""The table of generations for the documentation.
 
 `python -m tests.conformance.table` puts it into docs/generations.md.
 """
@@ -56,7 +56,7 @@ BEGIN, END = "<!-- table -->\n", "<!-- /table -->\n"
 
 
 def make_table() -> str:
-    """The table."""
+    """Return the table in Markdown."""
     generations = [name for name in COLUMNS if name in CAPABILITIES]
     lines = [
         f"|  | {' | '.join(COLUMNS[name] for name in generations)} |",
@@ -69,7 +69,7 @@ def make_table() -> str:
 
 
 def make_page() -> str:
-    """The page with the table as it is now."""
+    """Return the page with the current table."""
     before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
     return before + BEGIN + make_table() + END + rest.split(END)[1]
 

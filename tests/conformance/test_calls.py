@@ -1,4 +1,4 @@
-"""What every generation does alike, because a dialect makes it so."""
+"""What all generations do in the same way, because of their dialects."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 ENDING = [each for each in SCRIPTS if not each.repeats]
 ENOUGH = 2000
-"""Tokens for every answer: some services would cut the longest of themselves."""
+"""The limit of every answer; some services would truncate the longest at their default."""
 
 SAID = [each for each in ENDING if each.text]
 
@@ -31,7 +31,7 @@ def asked(prompt: str) -> int:
 
 
 @pytest.mark.parametrize("name", [ALIAS, ALIAS.upper(), VARIANT, VARIANT.lower(), f"{VARIANT}:1"])
-async def test_a_model_is_called_by_any_of_its_names(
+async def test_model_can_be_called_by_any_name(
     client: FoundryAPIClient, service: Service, name: str
 ) -> None:
     response = await client.complete("say-hello", model=name)
@@ -40,10 +40,8 @@ async def test_a_model_is_called_by_any_of_its_names(
 
 
 @pytest.mark.parametrize("service", VERSIONS, indirect=True)
-async def test_an_alias_that_cannot_be_guessed_is_found(
-    client: FoundryAPIClient, service: Service
-) -> None:
-    """2.x lists ids alone; which one an alias means shows when it is loaded."""
+async def test_unguessable_alias_is_found(client: FoundryAPIClient, service: Service) -> None:
+    """2.x lists only ids. Which one an alias means shows when it is loaded."""
     response = await client.complete("say-hello", model=OTHER)
     assert response.content == script("say-hello").text
     assert response.model.startswith(OTHER_VARIANT)
@@ -52,9 +50,7 @@ async def test_an_alias_that_cannot_be_guessed_is_found(
     assert response.model not in (await client.health_check()).loaded_models
 
 
-async def test_an_answer_that_was_kept_comes_again_as_it_was_cut(
-    client: FoundryAPIClient, service: Service
-) -> None:
+async def test_cached_stream_replays_its_chunks(client: FoundryAPIClient, service: Service) -> None:
     cached = FoundryAPIClient(service.base_url, model=service.model, cache=MemoryCache())
     async with cached:
         first, again = [
@@ -72,7 +68,7 @@ async def test_an_answer_that_was_kept_comes_again_as_it_was_cut(
 
 
 @pytest.mark.parametrize("told", ENDING, ids=lambda each: each.keyword)
-async def test_a_whole_answer_is_exact(
+async def test_complete_answer_is_exact(
     client: FoundryAPIClient, told: Script, expected: Expected
 ) -> None:
     response = await client.complete(f"Please {told.keyword}.", max_tokens=ENOUGH)
@@ -84,7 +80,7 @@ async def test_a_whole_answer_is_exact(
 
 
 @pytest.mark.parametrize("told", SAID, ids=lambda each: each.keyword)
-async def test_a_streamed_answer_is_the_same(client: FoundryAPIClient, told: Script) -> None:
+async def test_streamed_answer_is_the_same(client: FoundryAPIClient, told: Script) -> None:
     stream = client.stream_complete(told.keyword, max_tokens=ENOUGH)
     pieces = [chunk async for chunk in stream]
     assert "".join(piece.reasoning for piece in pieces) == told.reasoning
@@ -94,14 +90,14 @@ async def test_a_streamed_answer_is_the_same(client: FoundryAPIClient, told: Scr
 
 
 @pytest.mark.parametrize("bound", [{"max_tokens": 5}, {"extra": {"max_completion_tokens": 5}}])
-async def test_an_answer_cut_at_its_bound_says_so(
+async def test_answer_truncated_at_max_tokens(
     client: FoundryAPIClient, bound: dict[str, Any]
 ) -> None:
     response = await client.complete("say-long", **bound)
     assert (response.content, response.finish_reason) == ("w0 w1", "length")
 
 
-async def test_an_answer_cut_at_the_services_own_bound_says_so(
+async def test_answer_truncated_at_the_default_limit(
     client: FoundryAPIClient, expected: Expected
 ) -> None:
     """Its tokens are single bytes."""
@@ -112,10 +108,10 @@ async def test_an_answer_cut_at_the_services_own_bound_says_so(
 
 @pytest.mark.usefixtures("settled")
 @pytest.mark.parametrize("stop", ["STOP", "TOP", ["never", "STOP thr"], ["e t", "STOP"], "x"])
-async def test_an_answer_ends_at_a_stop_string(
+async def test_answer_ends_at_a_stop_string(
     client: FoundryAPIClient, stop: str | list[str]
 ) -> None:
-    """Its tokens are single characters, so that every stop string is spread over several."""
+    """Its tokens are single characters, so that every stop string spans several of them."""
     text = script("say-stop").text
     found = [text.find(each) for each in ([stop] if isinstance(stop, str) else stop)]
     expected = text[: min((at for at in found if at >= 0), default=len(text))]
@@ -126,27 +122,27 @@ async def test_an_answer_ends_at_a_stop_string(
 
 
 @pytest.mark.usefixtures("settled")
-async def test_an_endless_answer_ends_at_a_stop_string(client: FoundryAPIClient) -> None:
+async def test_endless_answer_ends_at_a_stop_string(client: FoundryAPIClient) -> None:
     response = await client.complete("say-forever", stop="k tick t")
     assert response.content == "tic"
 
 
-async def test_parts_of_text_are_one_text(client: FoundryAPIClient) -> None:
-    """1.x would paste the JSON of the parts into the prompt."""
+async def test_text_parts_are_joined(client: FoundryAPIClient) -> None:
+    """1.x would insert the JSON of the parts into the prompt."""
     parts = [{"type": "text", "text": "Please say-"}, {"type": "text", "text": "hello."}]
     response = await client.chat([{"role": "user", "content": parts}])
     assert response.content == script("say-hello").text
     assert response.usage.prompt_tokens in {asked("Please say-hello."), 0}
 
 
-async def test_an_image_is_refused_ahead_of_it(client: FoundryAPIClient) -> None:
+async def test_image_is_refused_before_sending(client: FoundryAPIClient) -> None:
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
     with pytest.raises(errors.UnsupportedFeature, match=r"messages\[0\]\.content\[0\]"):
         await client.chat([{"role": "user", "content": [image]}])
 
 
-async def test_the_result_of_a_tool_reaches_the_model(client: FoundryAPIClient) -> None:
-    """2.0 drops such turns from the prompt."""
+async def test_tool_result_reaches_the_model(client: FoundryAPIClient) -> None:
+    """2.0 drops such messages from the prompt."""
     call = {"id": "call_1", "function": {"name": "look", "arguments": '{"at": "it"}'}}
     response = await client.chat(
         [
@@ -158,31 +154,31 @@ async def test_the_result_of_a_tool_reaches_the_model(client: FoundryAPIClient) 
     assert response.content == script("say-hello").text
 
 
-async def test_an_unknown_model_is_not_found(client: FoundryAPIClient, service: Service) -> None:
+async def test_unknown_model_is_not_found(client: FoundryAPIClient, service: Service) -> None:
     with pytest.raises(errors.ModelNotFound) as caught:
         await client.complete("say-hello", model="scripted-minni")
     assert ALIAS in caught.value.nearest
     assert caught.value.service == service.base_url
 
 
-async def test_a_model_that_is_not_here_is_told_from_one_that_is(
+async def test_uncached_model_is_distinguished(
     client: FoundryAPIClient, expected: Expected
 ) -> None:
     with pytest.raises(expected.far_away):
         await client.complete("say-hello", model=FAR_AWAY)
 
 
-async def test_a_model_that_cannot_be_loaded_says_so(client: FoundryAPIClient) -> None:
+async def test_unloadable_model_is_an_error(client: FoundryAPIClient) -> None:
     with pytest.raises(errors.ModelLoadFailed) as caught:
         await client.models.load(BROKEN)
     assert caught.value.hint
 
 
 @pytest.mark.parametrize("max_tokens", [9000, None])
-async def test_what_does_not_fit_says_so_with_its_numbers(
+async def test_context_overflow_has_token_counts(
     client: FoundryAPIClient, max_tokens: int | None, expected: Expected
 ) -> None:
-    """Streams of 1.x break off without a word; the message is fetched by a plain request."""
+    """Streams of 1.x end without a message, which a plain request gets."""
     if not expected.tells_overflow:
         pytest.skip("what this generation says of it is not known")
     prompt = "say-hello" if max_tokens else "x" * 9000
@@ -192,7 +188,7 @@ async def test_what_does_not_fit_says_so_with_its_numbers(
     assert caught.value.prompt_tokens == asked(prompt)
 
 
-async def test_a_prompt_that_leaves_less_room_than_the_default_is_answered(
+async def test_long_prompt_gets_a_smaller_output_limit(
     client: FoundryAPIClient,
 ) -> None:
     response = await client.complete("x" * 7000 + " say-hello")
@@ -200,15 +196,15 @@ async def test_a_prompt_that_leaves_less_room_than_the_default_is_answered(
 
 
 @pytest.mark.usefixtures("settled")
-async def test_a_silent_engine_is_a_timeout(client: FoundryAPIClient) -> None:
-    """2.1 tells of its life while it reads a prompt, up to ten times the bound."""
+async def test_silent_engine_is_a_timeout(client: FoundryAPIClient) -> None:
+    """2.1 sends keep-alives while it reads a prompt, which count up to ten times the timeout."""
     await client.models.load(ALIAS)
     with pytest.raises(errors.ReadTimeout):
         await client.complete("say-after-a-while", timeout=0.05, max_tokens=1)
 
 
 @pytest.mark.usefixtures("settled")
-async def test_a_deadline_holds_while_text_flows(client: FoundryAPIClient) -> None:
+async def test_deadline_applies_while_text_arrives(client: FoundryAPIClient) -> None:
     await client.models.load(ALIAS)
     with pytest.raises(errors.DeadlineExceeded) as caught:
         await client.complete("say-at-a-crawl", deadline=1, max_tokens=60)
@@ -217,7 +213,7 @@ async def test_a_deadline_holds_while_text_flows(client: FoundryAPIClient) -> No
     assert ("tack " * 60).startswith(partial)
 
 
-async def test_many_calls_at_once_are_all_answered(client: FoundryAPIClient) -> None:
+async def test_concurrent_calls_are_all_answered(client: FoundryAPIClient) -> None:
     responses = await asyncio.gather(*(client.complete("say-hello") for _ in range(40)))
     assert {response.content for response in responses} == {script("say-hello").text}
 
@@ -231,7 +227,7 @@ async def test_loading_and_unloading(client: FoundryAPIClient, service: Service)
     assert (await client.complete("say-hello")).content == script("say-hello").text
 
 
-async def test_its_health(client: FoundryAPIClient, service: Service) -> None:
+async def test_health(client: FoundryAPIClient, service: Service) -> None:
     await client.models.load(ALIAS)
     health = await client.health_check()
     assert (health.status, health.detail) == ("healthy", "")
@@ -239,13 +235,13 @@ async def test_its_health(client: FoundryAPIClient, service: Service) -> None:
     assert health.loaded_models == (service.model,)
 
 
-async def test_a_listed_model_is_listed_once(client: FoundryAPIClient) -> None:
+async def test_model_is_listed_once(client: FoundryAPIClient) -> None:
     ids = [model.id for model in await client.models.list(catalog=True)]
     assert len(ids) == len(set(ids))
 
 
 @pytest.mark.parametrize("name", ["n", "logit_bias", "logprobs", "top_logprobs"])
-async def test_what_it_would_ignore_is_refused_ahead_of_it(
+async def test_ignored_options_are_refused_before_sending(
     client: FoundryAPIClient, name: str
 ) -> None:
     with pytest.raises(errors.UnsupportedFeature, match=name) as caught:

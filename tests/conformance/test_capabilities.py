@@ -1,7 +1,7 @@
-"""Every word of `CAPABILITIES`, held against what the real services do.
+"""`CAPABILITIES` is compared with what the real services do.
 
-A service is asked without anything of ours in between: what it does by itself is `native`. What it
-does not, and a client of ours does all the same, is `corrected`; the rest is `unsupported`.
+A service is called directly first: what it does itself is `native`. What only works through this
+client is `corrected`, and the rest is `unsupported`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ YES_OR_NO = {"type": "lark_grammar", "lark_grammar": 'start: "yes" | "no"'}
 
 
 class Subject:
-    """A service, asked directly and through a client."""
+    """A service, and both direct and client access to it."""
 
     def __init__(self, service: Service, raw: RawClient, client: FoundryAPIClient) -> None:
         self.service = service
@@ -53,13 +53,13 @@ class Subject:
         self.client = client
 
     async def events(self, prompt: str, **members: Any) -> list[dict[str, Any]]:
-        """The events of a stream, as they come from the service."""
+        """Return the events of a stream as the service sends them."""
         reply = await self.raw.chat(prompt, stream=True, **members)
         data = [event.data for event in EventDecoder().feed(reply.body)]
         return [msgspec.json.decode(each) for each in data if each != b"[DONE]"]
 
     async def has_route(self, path: str, **members: Any) -> Support:
-        """Whether a route is there: an unknown model is refused by its handler in JSON."""
+        """Return whether a route exists: its handler refuses an unknown model in JSON."""
         reply = await self.raw.send("POST", path, model="nobody", **members)
         return "native" if reply.body.startswith(b"{") else "unsupported"
 
@@ -90,7 +90,7 @@ async def stop(subject: Subject) -> Support:
 
 
 async def finish_reason(subject: Subject) -> Support:
-    """With the bound that it is given, and with its own."""
+    """Checks both the requested and the default limit."""
     given = await subject.raw.choice("say-long", max_completion_tokens=5)
     own = await subject.raw.choice("say-forever")
     ours = await subject.client.complete("say-forever")
@@ -118,7 +118,7 @@ async def stream_errors(subject: Subject) -> Support:
 
 
 async def cancellation(subject: Subject) -> Support:
-    """Whether it still works, half a second after its caller left."""
+    """Return whether the engine still works half a second after its client left."""
     request = subject.raw.build_chat_request("say-slowly", stream=True, max_tokens=100)
     response = await subject.raw.transport.send(request)
     await response.read()
@@ -130,7 +130,7 @@ async def cancellation(subject: Subject) -> Support:
 
 
 async def parallel_calls(subject: Subject) -> Support:
-    """Whether a short answer overtakes a long one that has begun."""
+    """Return whether a short answer overtakes a long one that has begun."""
     request = subject.raw.build_chat_request("say-slowly", stream=True, max_tokens=100)
     response = await subject.raw.transport.send(request)
     await response.read()
@@ -153,7 +153,7 @@ async def keep_alive(subject: Subject) -> Support:
 
 
 async def json_schema(subject: Subject) -> Support:
-    """In the form that 2.1 takes."""
+    """Uses the format of 2.1."""
     wanted = {"type": "json_schema", "json_schema": NUMBER}
     choice = await subject.raw.choice("say-hello", max_tokens=4, response_format=wanted)
     ours = await subject.client.complete("say-json", response_model={"required": ["born"]})
@@ -198,7 +198,7 @@ TOOLS = [
 
 
 async def tools(subject: Subject) -> Support:
-    """Whether a stream has the calls apart from the text, and says what it ends for."""
+    """Return whether a stream has separate tool calls and the right finish reason."""
     asked: dict[str, Any] = {"tools": TOOLS, "temperature": 0, "max_tokens": 300}
     events = await subject.events("call-two-tools", **asked)
     choices = [each["choices"][0] for each in events if each["choices"]]
@@ -229,7 +229,7 @@ async def tool_choice(subject: Subject) -> Support:
 
 
 async def tool_history(subject: Subject) -> Support:
-    """Whether the model sees what a tool returned: it names the script to recite."""
+    """Return whether the model sees a tool's result, which names the script to recite."""
     call = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     messages = [
         {"role": "user", "content": "What is it?"},
@@ -269,7 +269,7 @@ async def unload(subject: Subject) -> Support:
 
 
 async def parallel_loads(subject: Subject) -> Support:
-    """Whether two models may be loaded at once, again and again."""
+    """Return whether two models can be loaded concurrently, several times."""
     for _ in range(3):
         await subject.client.models.unload(ALIAS)
         await subject.client.models.unload(OTHER)
@@ -290,7 +290,7 @@ async def download(subject: Subject) -> Support:
 
 
 async def cached(subject: Subject) -> Support:
-    """Whether what is here and not in memory is told from what is not here."""
+    """Return whether cached models are distinguished from those that are not cached."""
     await subject.client.models.unload(ALIAS)
     reply = await subject.raw.send("GET", "/v1/models")
     listed = reply.body
@@ -298,7 +298,7 @@ async def cached(subject: Subject) -> Support:
 
 
 async def responses(subject: Subject) -> Support:
-    """Whether one that was cut says so."""
+    """Return whether a truncated response is reported as incomplete."""
     asked = {"model": subject.service.model, "input": "say-long", "max_output_tokens": 5}
     reply = await subject.raw.send("POST", "/v1/responses", **asked)
     ours = await subject.client.responses.create("say-long", max_output_tokens=5)
@@ -330,7 +330,7 @@ async def audio(subject: Subject) -> Support:
 
 
 async def response_images(subject: Subject) -> Support:
-    """1.2.4 wants the kind of the image beside it."""
+    """1.2.4 also requires the media type of the image."""
     image = {"type": "input_image", "image_url": DOT, "media_type": "image/png"}
     said = [{"type": "message", "role": "user", "content": [image]}]
     ours = await subject.client.responses.create(said, model=SEER)
@@ -342,7 +342,7 @@ async def response_images(subject: Subject) -> Support:
 
 
 async def refuses_images(subject: Subject) -> Support:
-    """Whether a model that sees none is not shown one, or the image is lost without a word."""
+    """Return whether an image is refused for a text model, instead of being ignored."""
     image = {"type": "input_image", "image_url": DOT, "media_type": "image/png"}
     parts = [{"type": "input_text", "text": "say-hello"}, image]
     said = [{"type": "message", "role": "user", "content": parts}]
@@ -353,7 +353,7 @@ async def refuses_images(subject: Subject) -> Support:
 
 
 async def images(subject: Subject) -> Support:
-    """An image in a chat completion: accepted by all, and read by none."""
+    """Sends an image in a chat completion, which all services accept and none reads."""
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
     with pytest.raises(errors.UnsupportedFeature):
         await subject.client.chat([{"role": "user", "content": [image]}])
@@ -367,17 +367,17 @@ MEASURES: tuple[Measure, ...] = (
     response_images, refuses_images,
 )  # fmt: skip
 
+# They may kill the service: see test_unloading.py and test_embedding_a_chat_model.py.
 MEASURED_ELSEWHERE = {"unload_while_generating", "embed_with_chat_model"}
-"""They may kill the service; see test_unloading.py and test_embedding_a_chat_model.py."""
 
 
 @pytest.mark.parametrize("measure", MEASURES, ids=lambda each: each.__name__)
-async def test_a_capability_is_what_it_is_said_to_be(subject: Subject, measure: Measure) -> None:
+async def test_measured_capability_matches_the_table(subject: Subject, measure: Measure) -> None:
     said = CAPABILITIES[subject.service.service_generation]
     assert await measure(subject) == getattr(said, measure.__name__)
 
 
-async def test_the_largest_seed_is_taken_and_no_larger_one(subject: Subject) -> None:
+async def test_largest_seed(subject: Subject) -> None:
     largest = CAPABILITIES[subject.service.service_generation].max_seed
     reply = await subject.raw.chat("say-hello", seed=largest)
     assert reply.status == 200
@@ -385,16 +385,16 @@ async def test_the_largest_seed_is_taken_and_no_larger_one(subject: Subject) -> 
         await subject.client.complete("say-hello", seed=largest + 1)
 
 
-async def test_what_a_client_says_of_its_service_is_the_table(subject: Subject) -> None:
+async def test_client_reports_the_table(subject: Subject) -> None:
     assert await subject.client.capabilities() == CAPABILITIES[subject.service.service_generation]
 
 
-def test_every_capability_is_measured_or_said_not_to_be() -> None:
+def test_every_capability_is_measured_or_listed_as_not() -> None:
     levels = {name for name, kind in Capabilities.__annotations__.items() if kind == "Support"}
     assert {each.__name__ for each in MEASURES} | MEASURED_ELSEWHERE == levels
 
 
-def test_the_table_in_the_documentation_is_this_one() -> None:
+def test_documentation_has_this_table() -> None:
     assert PAGE.read_text(encoding="utf-8") == make_page()
     assert ROWS.keys() == {
         name for name, kind in Capabilities.__annotations__.items() if kind == "Support"

@@ -1,4 +1,4 @@
-"""Asking a chat model for embeddings: what the real services make of it, and what ours does."""
+"""Embeddings of a chat model: what the real services do, and what this client does."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 @pytest.fixture(params=VERSIONS)
 def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Service]:
-    """A service that may die."""
+    """A service that may crash."""
     with run_real(request.param, tmp_path / "home") as service:
         yield service
 
 
-async def test_whether_it_survives_being_asked_is_as_it_is_said_to_be(service: Service) -> None:
+async def test_survival_matches_the_table(service: Service) -> None:
     said = CAPABILITIES[service.service_generation].embed_with_chat_model
     async with FoundryAPIClient(service.base_url, max_retries=0) as client:
         await client.models.load(ALIAS)

@@ -1,4 +1,4 @@
-"""The endpoints beside chat completions, alike on every generation that has them."""
+"""Endpoints other than chat completions, on every generation that has them."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ class TestEmbeddings:
 
     @real_ones
     @pytest.mark.parametrize("name", [EMBEDDER.upper(), EMBEDDER_VARIANT, f"{EMBEDDER_VARIANT}:1"])
-    async def test_the_model_has_any_of_its_names(
+    async def test_model_can_be_called_by_any_name(
         self, client: FoundryAPIClient, name: str
     ) -> None:
         assert list((await client.embed("Hello", model=name))[0]) == embedding("Hello")
 
     @real_ones
-    async def test_a_chat_model_is_refused_and_the_service_lives(
+    async def test_chat_model_is_refused_and_the_service_survives(
         self, client: FoundryAPIClient, service: Service
     ) -> None:
-        """A service of SDK 1.x would die of being asked."""
+        """The request would crash a service of SDK 1.x."""
         with pytest.raises(errors.ModelTaskMismatch, match="no embeddings") as caught:
             await client.embed("Hello", model=ALIAS)
         assert caught.value.attempts == 1
@@ -60,7 +60,7 @@ class TestEmbeddings:
         assert (await client.complete("say-hello")).content == HELLO
 
     @pytest.mark.parametrize("service", ["legacy", "cli-0.10"], indirect=True)
-    async def test_elsewhere_nothing_is_sent(self, client: FoundryAPIClient) -> None:
+    async def test_unsupported_generation_gets_no_request(self, client: FoundryAPIClient) -> None:
         refusals = (errors.UnsupportedFeature, errors.ModelTaskMismatch)
         with pytest.raises(refusals, match="generation"):
             await client.embed("Hello", model=ALIAS)
@@ -69,7 +69,7 @@ class TestEmbeddings:
 class TestTranscription:
     @of_sdk_2
     @pytest.mark.parametrize("language", ["en", "de"])
-    async def test_it_is_exact(
+    async def test_transcription_is_exact(
         self, client: FoundryAPIClient, tmp_path: Path, language: str
     ) -> None:
         tone = write_tone(tmp_path / "tone.wav")
@@ -78,7 +78,7 @@ class TestTranscription:
         assert told.raw
 
     @of_sdk_2
-    async def test_it_comes_in_pieces(self, client: FoundryAPIClient, tmp_path: Path) -> None:
+    async def test_transcription_streams(self, client: FoundryAPIClient, tmp_path: Path) -> None:
         quiet = write_tone(tmp_path / "quiet.wav", volume=0)
         stream = client.stream_transcribe(quiet, model=LISTENER, language="en")
         pieces = [piece async for piece in stream]
@@ -87,21 +87,19 @@ class TestTranscription:
         assert pieces[-1].attempts
 
     @of_sdk_2
-    async def test_what_is_no_recording_is_the_callers_mistake(
-        self, client: FoundryAPIClient
-    ) -> None:
+    async def test_invalid_audio_is_a_caller_error(self, client: FoundryAPIClient) -> None:
         with pytest.raises(errors.InvalidRequest, match="AudioDecoder"):
             await client.transcribe(b"This is no sound at all.", model=LISTENER, language="en")
 
     @of_sdk_2
-    async def test_a_chat_model_does_not_listen(
+    async def test_chat_model_cannot_transcribe(
         self, client: FoundryAPIClient, tmp_path: Path
     ) -> None:
         with pytest.raises(errors.ModelTaskMismatch, match="audio transcription"):
             await client.transcribe(write_tone(tmp_path / "tone.wav"), model=ALIAS)
 
     @pytest.mark.parametrize("service", ["sdk-1", "cli-0.10"], indirect=True)
-    async def test_elsewhere_nothing_is_sent(
+    async def test_unsupported_generation_gets_no_request(
         self, client: FoundryAPIClient, tmp_path: Path
     ) -> None:
         with pytest.raises(errors.UnsupportedFeature, match="does not transcribe"):
@@ -110,7 +108,7 @@ class TestTranscription:
 
 class TestResponses:
     @real_ones
-    async def test_a_response_is_exact(self, client: FoundryAPIClient, service: Service) -> None:
+    async def test_response_is_exact(self, client: FoundryAPIClient, service: Service) -> None:
         made = await client.responses.create("Please say-hello.", metadata={"who": "tests"})
         assert (made.output_text, made.status) == (HELLO, "completed")
         assert (made.model, made.service_generation) == (service.model, service.service_generation)
@@ -122,19 +120,19 @@ class TestResponses:
         assert made.timings
 
     @real_ones
-    async def test_messages_are_an_input_too(self, client: FoundryAPIClient) -> None:
-        """1.2.4 wants them to say that they are messages."""
+    async def test_messages_as_input(self, client: FoundryAPIClient) -> None:
+        """1.2.4 requires "type": "message"."""
         made = await client.responses.create([{"role": "user", "content": "say-hello"}])
         assert made.output_text == HELLO
 
     @real_ones
-    async def test_one_that_was_cut_says_so(self, client: FoundryAPIClient) -> None:
+    async def test_truncated_response_is_incomplete(self, client: FoundryAPIClient) -> None:
         made = await client.responses.create("say-long", max_output_tokens=6)
         assert (made.output_text, made.status) == (script("say-long").text[:6], "incomplete")
         assert made.incomplete_reason == "max_output_tokens"
 
     @real_ones
-    async def test_its_events_end_with_the_whole(self, client: FoundryAPIClient) -> None:
+    async def test_events_end_with_the_complete_response(self, client: FoundryAPIClient) -> None:
         events = [each async for each in client.responses.stream("say-hello")]
         assert "".join(each.text for each in events) == HELLO
         assert events[0].type == "response.created"
@@ -145,7 +143,7 @@ class TestResponses:
         assert last.response.timings
 
     @real_ones
-    async def test_one_that_fails_is_raised_as_what_it_is(self, client: FoundryAPIClient) -> None:
+    async def test_failure_is_raised_as_its_type(self, client: FoundryAPIClient) -> None:
         with pytest.raises(errors.ContextOverflow):
             await client.responses.create("x" * 9000)
         with pytest.raises(errors.ContextOverflow):
@@ -153,21 +151,19 @@ class TestResponses:
                 pass
 
     @real_ones
-    async def test_a_model_that_is_not_known_is_not_found(self, client: FoundryAPIClient) -> None:
+    async def test_unknown_model_is_not_found(self, client: FoundryAPIClient) -> None:
         with pytest.raises(errors.ModelNotFound):
             await client.responses.create("Hi", model="nobody-knows:7")
 
     @pytest.mark.parametrize("service", ["sdk-2.1"], indirect=True)
-    async def test_a_prompt_that_fits_without_the_default_bound_is_answered(
-        self, client: FoundryAPIClient
-    ) -> None:
-        """The service adds 2048 tokens to it and refuses the sum; see `chat`."""
+    async def test_long_prompt_gets_a_smaller_output_limit(self, client: FoundryAPIClient) -> None:
+        """The service adds its default limit of 2048 tokens and refuses the sum."""
         made = await client.responses.create("x" * 7000)
         assert made.status == "completed"
         assert len(made.attempts) == 2
 
     @real_ones
-    async def test_a_stored_one_is_kept_until_it_is_deleted(self, client: FoundryAPIClient) -> None:
+    async def test_stored_response_is_kept_until_deleted(self, client: FoundryAPIClient) -> None:
         responses = client.responses
         made = await responses.create("say-hello", store=True)
         assert made.stored
@@ -181,8 +177,8 @@ class TestResponses:
                 await look(made.id)
 
     @real_ones
-    async def test_the_list_is_paged_alike(self, client: FoundryAPIClient) -> None:
-        """Left to themselves they take any order and any bound, and begin anew after nobody."""
+    async def test_list_is_paged_the_same_way(self, client: FoundryAPIClient) -> None:
+        """The services themselves accept any order, limit and cursor."""
         responses = client.responses
         ids = [await stored_in_a_second_of_its_own(client) for _ in range(3)]
         page = await responses.list(limit=2, order="asc")
@@ -197,7 +193,7 @@ class TestResponses:
             await responses.delete(name)
 
     @real_ones
-    async def test_one_goes_on_from_another(self, client: FoundryAPIClient) -> None:
+    async def test_response_continues_another(self, client: FoundryAPIClient) -> None:
         async with client.responses.conversation() as conversation:
             await conversation.send("say-hello")
             again = await conversation.send("And what was that?")
@@ -206,14 +202,14 @@ class TestResponses:
         assert (await client.responses.list()).responses == ()
 
     @real_ones
-    async def test_from_one_that_is_not_kept_none_goes_on(self, client: FoundryAPIClient) -> None:
-        """1.2.4 and 2.0.1 would answer as if there had been nothing before."""
+    async def test_unknown_previous_response_is_an_error(self, client: FoundryAPIClient) -> None:
+        """1.2.4 and 2.0.1 would answer without the earlier turns."""
         made = await client.responses.create("say-hello")
         with pytest.raises(errors.ResponseNotFound):
             await client.responses.create("And?", previous_response_id=made.id)
 
     @real_ones
-    async def test_what_a_client_had_stored_goes_with_it(
+    async def test_closing_a_client_deletes_its_responses(
         self, client: FoundryAPIClient, service: Service
     ) -> None:
         async with FoundryAPIClient(service.base_url, model=ALIAS, max_retries=0) as other:
@@ -224,18 +220,16 @@ class TestResponses:
         await client.responses.delete(kept.id)
 
     @real_ones
-    async def test_a_stored_one_is_not_in_the_way_of_unloading(
-        self, client: FoundryAPIClient
-    ) -> None:
+    async def test_stored_response_does_not_block_unloading(self, client: FoundryAPIClient) -> None:
         await client.responses.create("say-hello", store=True)
         await client.models.unload(ALIAS)
         assert (await client.responses.create("say-hello")).output_text == HELLO
 
     @real_ones
-    async def test_an_image_for_a_model_that_sees_none_is_refused(
+    async def test_image_is_refused_for_a_text_model(
         self, client: FoundryAPIClient, tmp_path: Path
     ) -> None:
-        """1.2.4 would drop it without a word."""
+        """1.2.4 would ignore it silently."""
         (tmp_path / "dot.gif").write_bytes(b"GIF89a\1\0\1\0\0\0\0;")
         image = {"type": "input_image", "image_url": str(tmp_path / "dot.gif")}
         parts = [{"type": "input_text", "text": "say-hello"}, image]
@@ -244,7 +238,7 @@ class TestResponses:
 
     @real_ones
     @pytest.mark.parametrize(("level", "told"), [(255, LIGHT), (0, DARK)])
-    async def test_a_model_that_sees_is_shown_the_image(
+    async def test_image_reaches_a_vision_model(
         self, client: FoundryAPIClient, tmp_path: Path, level: int, told: str
     ) -> None:
         path = write_image(tmp_path / "image.png", level=level)
@@ -254,7 +248,7 @@ class TestResponses:
         assert made.output_text == told
 
     @real_ones
-    async def test_a_schema_is_kept_to_or_refused(
+    async def test_schema_is_enforced_or_refused(
         self, client: FoundryAPIClient, service: Service
     ) -> None:
         schema = {"type": "object", "properties": {}, "additionalProperties": False}
@@ -267,7 +261,7 @@ class TestResponses:
                 await client.responses.create("say-hello", text=wanted)
 
     @pytest.mark.parametrize("service", ["legacy", "cli-0.10"], indirect=True)
-    async def test_elsewhere_there_are_none(self, client: FoundryAPIClient) -> None:
+    async def test_unsupported_generation_has_no_responses(self, client: FoundryAPIClient) -> None:
         with pytest.raises(errors.UnsupportedFeature, match="no Responses API"):
             await client.responses.create("Hi")
         with pytest.raises(errors.UnsupportedFeature, match="no Responses API"):
@@ -275,7 +269,7 @@ class TestResponses:
 
 
 async def stored_in_a_second_of_its_own(client: FoundryAPIClient) -> str:
-    """1.2.4 sorts them by seconds, and those of one at will."""
+    """1.2.4 sorts them by seconds, in any order within a second."""
     made = await client.responses.create("say-hello", store=True)
     while time.time() < made.created_at + 1:  # noqa: ASYNC110 - no event tells of it
         await asyncio.sleep(0.02)
@@ -286,7 +280,7 @@ async def stored_in_a_second_of_its_own(client: FoundryAPIClient) -> str:
 async def test_leaving_the_events_early_frees_the_engine(
     client: FoundryAPIClient, raw: RawClient, service: Service
 ) -> None:
-    """An answer that nobody wants any more would take most of a minute."""
+    """Without it, the abandoned answer would take most of a minute."""
     async with aclosing(client.responses.stream("say-slowly")) as events:
         async for event in events:
             if event.text:

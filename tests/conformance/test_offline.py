@@ -1,4 +1,4 @@
-"""A catalog out of reach is told from one without the model, and what is in memory goes on."""
+"""An unreachable catalog is reported as such, and loaded models keep working."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ HELLO = script("say-hello").text
 
 
 @pytest.mark.parametrize("generation", ["sdk-1", "sdk-2.1"])
-async def test_without_its_catalog_a_service_knows_no_model(
+async def test_no_model_is_known_without_the_catalog(
     generation: ServiceGeneration, tmp_path: Path
 ) -> None:
-    """Not even those whose files are there."""
+    """Not even cached models are known."""
     prepare(tmp_path / "home", generation)
     nowhere = f"http://127.0.0.1:{free_port()}"
     with run_engine(VERSIONS[generation], tmp_path / "home", nowhere) as engine:
@@ -40,7 +40,7 @@ async def test_without_its_catalog_a_service_knows_no_model(
             assert (await client.health_check()).status == "healthy"
 
 
-async def test_sdk_2_0_answers_with_what_is_on_its_disk(tmp_path: Path) -> None:
+async def test_sdk_2_0_lists_models_on_disk(tmp_path: Path) -> None:
     prepare(tmp_path / "home", "sdk-2.0")
     nowhere = f"http://127.0.0.1:{free_port()}"
     with run_engine(VERSIONS["sdk-2.0"], tmp_path / "home", nowhere) as engine:
@@ -49,7 +49,7 @@ async def test_sdk_2_0_answers_with_what_is_on_its_disk(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("generation", VERSIONS)
-async def test_a_model_in_memory_answers_after_the_catalog_went_away(
+async def test_loaded_model_answers_without_the_catalog(
     generation: ServiceGeneration, tmp_path: Path
 ) -> None:
     prepare(tmp_path / "home", generation)

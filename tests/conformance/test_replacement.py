@@ -1,4 +1,4 @@
-"""Another service at the same address: its generation is detected again, and calls go on."""
+"""Another service starts at the same address: it is detected, and calls continue."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ HELLO = script("say-hello").text
 async def replaced(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> AsyncIterator[tuple[FoundryAPIClient, ServiceGeneration]]:
-    """A client that has called one service, and the generation of the one that is there now."""
+    """A client that has called one service, and the generation of the one that replaced it."""
     before, after = request.param
     port = free_port()
     with contextlib.ExitStack() as stack:
@@ -47,7 +47,7 @@ async def replaced(
             yield client, after
 
 
-async def test_the_next_call_is_answered(
+async def test_next_call_is_answered(
     replaced: tuple[FoundryAPIClient, ServiceGeneration],
 ) -> None:
     client, generation = replaced
@@ -57,7 +57,7 @@ async def test_the_next_call_is_answered(
     assert (await client.capabilities()).service_generation == generation
 
 
-async def test_the_next_look_is_at_the_new_one(
+async def test_next_status_is_of_the_new_service(
     replaced: tuple[FoundryAPIClient, ServiceGeneration],
 ) -> None:
     client, generation = replaced
@@ -65,7 +65,7 @@ async def test_the_next_look_is_at_the_new_one(
     assert (health.status, health.service_generation) == ("healthy", generation)
 
 
-async def test_its_models_are_the_new_ones(
+async def test_models_are_those_of_the_new_service(
     replaced: tuple[FoundryAPIClient, ServiceGeneration],
 ) -> None:
     client, generation = replaced

@@ -1,4 +1,4 @@
-"""Structured output on every generation: kept to by the engine, or asked for and checked."""
+"""Structured output on every generation, enforced by the engine or requested and checked."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ def enforces(service: Service) -> bool:
 
 
 def is_json(text: str) -> None:
-    """Refuses with the keyword of the script that is JSON."""
+    """Rejects an answer with the keyword of the script that is JSON."""
     if text != JSON:
         raise ValueError("say-json instead")
 
 
-async def test_an_answer_becomes_an_object(client: FoundryAPIClient) -> None:
+async def test_answer_becomes_an_object(client: FoundryAPIClient) -> None:
     answer = await client.complete("say-json", response_model=Person)
     assert (answer.parsed, answer.content, answer.repairs) == (ADA, JSON, 0)
 
 
-async def test_the_schema_is_in_the_prompt_where_the_engine_does_not_enforce_it(
+async def test_schema_is_in_the_prompt_if_not_enforced(
     client: FoundryAPIClient, service: Service, expected: Expected
 ) -> None:
     answer = await client.complete("say-json", response_model=Person)
@@ -54,13 +54,13 @@ async def test_the_schema_is_in_the_prompt_where_the_engine_does_not_enforce_it(
         assert grew is not enforces(service)
 
 
-async def test_a_stream_has_the_value_so_far(client: FoundryAPIClient) -> None:
+async def test_stream_has_the_value_so_far(client: FoundryAPIClient) -> None:
     chunks = [each async for each in client.stream_complete("say-json", response_model=Person)]
     assert chunks[-1].parsed == ADA
     assert {"born": 1815, "languages": []} in [each.partial for each in chunks]
 
 
-async def test_a_refused_answer_is_asked_for_again(
+async def test_rejected_answer_is_requested_again(
     client: FoundryAPIClient, expected: Expected
 ) -> None:
     answer = await client.complete("say-hello", parser=str, validators=[is_json])
@@ -70,10 +70,8 @@ async def test_a_refused_answer_is_asked_for_again(
     assert expected.counts_tokens or answer.usage == Usage()
 
 
-async def test_an_answer_of_another_shape_is_never_taken(
-    client: FoundryAPIClient, service: Service
-) -> None:
-    """Where the engine enforces the schema, the same model has to say something else."""
+async def test_invalid_answer_is_never_accepted(client: FoundryAPIClient, service: Service) -> None:
+    """If the engine enforces the schema, the same model has to produce another answer."""
     wanted: dict[str, Any] = {"enum": ["Hello", 5]}
     if enforces(service):
         assert (await client.complete("say-hello", response_model=wanted)).parsed in {"Hello", 5}
@@ -86,19 +84,19 @@ async def test_an_answer_of_another_shape_is_never_taken(
     assert caught.value.service == service.base_url
 
 
-async def test_an_answer_that_was_cut_is_none(client: FoundryAPIClient) -> None:
+async def test_truncated_answer_is_an_error(client: FoundryAPIClient) -> None:
     with pytest.raises(StructuredOutputError, match="cut before its end") as caught:
         await client.complete("say-json", response_model=Person, max_tokens=20)
     assert caught.value.partial == JSON[:20]
 
 
-async def test_a_choice_is_one_of_the_texts(client: FoundryAPIClient, service: Service) -> None:
+async def test_choice_is_one_of_the_options(client: FoundryAPIClient, service: Service) -> None:
     answer = await client.complete("say-hello", choice=["hello, world", "goodbye"])
     assert answer.parsed in {"hello, world", "goodbye"}
     assert enforces(service) or answer.parsed == "hello, world"
 
 
-async def test_a_grammar_is_kept_or_refused_before_anything_is_sent(
+async def test_grammar_is_enforced_or_refused_before_sending(
     client: FoundryAPIClient, service: Service
 ) -> None:
     asking = client.complete("say-hello", grammar="start: /[0-9]{2}/", parser=int)

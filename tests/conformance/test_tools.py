@@ -1,4 +1,4 @@
-"""Calls of tools and reasoning: the same for callers in every generation."""
+"""Tool calls and reasoning, which are the same for callers in every generation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CALLED = [
     "call-after-words",
     *(script.keyword for script in TEXT_CALLS if script.keyword not in OTHER),
 ]
-"""Scripts that call tools: with the model's own markers, and in text that no engine understands."""
+"""Scripts that call tools with the model's markers, and in text that no engine parses."""
 
 ENOUGH = 400
 
@@ -54,7 +54,7 @@ def expected_of(keyword: str) -> list[tuple[str, dict[str, str]]]:
 
 
 @pytest.mark.parametrize("keyword", CALLED)
-async def test_calls_come_apart_from_the_text(client: FoundryAPIClient, keyword: str) -> None:
+async def test_calls_are_separate_from_the_text(client: FoundryAPIClient, keyword: str) -> None:
     answer = await client.complete(
         keyword, tools=[calculate, clock], max_tokens=ENOUGH, temperature=0
     )
@@ -65,7 +65,7 @@ async def test_calls_come_apart_from_the_text(client: FoundryAPIClient, keyword:
 
 
 @pytest.mark.parametrize("keyword", ["call-two-tools", "call-after-words", "write-list"])
-async def test_calls_come_whole_in_a_stream(client: FoundryAPIClient, keyword: str) -> None:
+async def test_streamed_calls_are_complete(client: FoundryAPIClient, keyword: str) -> None:
     stream = client.stream_complete(
         keyword, tools=[calculate, clock], max_tokens=ENOUGH, temperature=0
     )
@@ -76,7 +76,7 @@ async def test_calls_come_whole_in_a_stream(client: FoundryAPIClient, keyword: s
     assert chunks[-1].finish_reason == "tool_calls"
 
 
-async def test_an_answer_without_a_call_is_as_it_is(client: FoundryAPIClient) -> None:
+async def test_answer_without_a_call_is_unchanged(client: FoundryAPIClient) -> None:
     tools = [calculate, clock]
     answer = await client.complete("say-hello", tools=tools, temperature=0)
     assert (answer.content, answer.tool_calls) == ("Hello, world!", ())
@@ -86,9 +86,7 @@ async def test_an_answer_without_a_call_is_as_it_is(client: FoundryAPIClient) ->
 
 
 @pytest.mark.parametrize("keyword", ["call-two-tools", "write-bare", "write-list", "say-hello"])
-async def test_a_run_goes_on_with_what_the_tools_said(
-    client: FoundryAPIClient, keyword: str
-) -> None:
+async def test_run_continues_with_tool_results(client: FoundryAPIClient, keyword: str) -> None:
     run = await client.run_tools(keyword, [calculate, clock], max_tokens=ENOUGH, temperature=0)
     assert run.content == "Hello, world!"
     called = [] if keyword == "say-hello" else expected_of(keyword)
@@ -96,7 +94,7 @@ async def test_a_run_goes_on_with_what_the_tools_said(
     assert run.turns == 1 + bool(called)
 
 
-async def test_a_run_streams(client: FoundryAPIClient) -> None:
+async def test_run_streams(client: FoundryAPIClient) -> None:
     stream = client.stream_run_tools(
         "call-after-words", [calculate, clock], max_tokens=ENOUGH, temperature=0
     )
@@ -110,15 +108,13 @@ async def test_a_run_streams(client: FoundryAPIClient) -> None:
 
 
 @pytest.mark.parametrize("keyword", ["call-malformed", "write-malformed"])
-async def test_a_call_that_cannot_be_read_is_a_typed_error(
-    client: FoundryAPIClient, keyword: str
-) -> None:
+async def test_unreadable_call_is_a_typed_error(client: FoundryAPIClient, keyword: str) -> None:
     with pytest.raises(ToolCallError) as caught:
         await client.complete(keyword, tools=[calculate, clock], max_tokens=ENOUGH, temperature=0)
     assert caught.value.hint
 
 
-async def test_a_model_that_may_call_nothing_calls_nothing(client: FoundryAPIClient) -> None:
+async def test_tool_choice_none(client: FoundryAPIClient) -> None:
     tools = [calculate, clock]
     answer = await client.complete("say-hello", tools=tools, tool_choice="none")
     assert (answer.content, answer.tool_calls) == ("Hello, world!", ())
@@ -126,7 +122,7 @@ async def test_a_model_that_may_call_nothing_calls_nothing(client: FoundryAPICli
 
 @pytest.mark.parametrize("service", VERSIONS, indirect=True)
 @pytest.mark.parametrize("choice", ["required", "calculate"])
-async def test_a_model_can_be_made_to_call_a_tool(client: FoundryAPIClient, choice: str) -> None:
+async def test_tool_choice_required(client: FoundryAPIClient, choice: str) -> None:
     answer = await client.complete(
         "call-calculator",
         tools=[calculate, clock],
@@ -138,21 +134,21 @@ async def test_a_model_can_be_made_to_call_a_tool(client: FoundryAPIClient, choi
 
 
 @pytest.mark.parametrize("service", DOUBLES, indirect=True)
-async def test_where_it_cannot_the_caller_is_told_before(client: FoundryAPIClient) -> None:
+async def test_unsupported_tool_choice_is_refused_before_sending(client: FoundryAPIClient) -> None:
     with pytest.raises(UnsupportedFeature, match="cannot make a model call a tool"):
         await client.complete("call-calculator", tools=[calculate], tool_choice="required")
 
 
-async def test_reasoning_comes_apart_from_the_text(client: FoundryAPIClient) -> None:
+async def test_reasoning_is_separate_from_the_text(client: FoundryAPIClient) -> None:
     answer = await client.complete("reason-aloud")
     assert (answer.reasoning, answer.content) == ("Six times seven.", "42")
 
 
 @pytest.mark.parametrize("service", VERSIONS, indirect=True)
-async def test_reasoning_of_a_model_that_is_known_to_reason(
+async def test_reasoning_of_a_known_reasoning_model(
     client: FoundryAPIClient, expected: Expected
 ) -> None:
-    """2.2.1 tells it apart by itself."""
+    """2.2.1 separates it itself."""
     answer = await client.complete("reason-aloud", model=THINKER)
     reasoning = "" if expected.drops_reasoning else "Six times seven."
     assert (answer.reasoning, answer.content) == (reasoning, "42")

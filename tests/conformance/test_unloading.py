@@ -1,4 +1,4 @@
-"""Unloading a model that generates: what the real services make of it, and what ours does."""
+"""Unloading a model that is generating: what the real services do, and what this client does."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CALLS = 8
 
 @pytest.fixture(params=VERSIONS)
 def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Service]:
-    """A service that may die."""
+    """A service that may crash."""
     with run_real(request.param, tmp_path / "home") as service:
         yield service
 
@@ -39,7 +39,7 @@ def lives(service: Service) -> bool:
     return service.process.is_running() and service.process.status() != psutil.STATUS_ZOMBIE
 
 
-async def test_whether_it_survives_being_asked_is_as_it_is_said_to_be(service: Service) -> None:
+async def test_survival_matches_the_table(service: Service) -> None:
     said = CAPABILITIES[service.service_generation].unload_while_generating
     async with FoundryAPIClient(service.base_url, max_retries=0) as client:
         await client.models.load(ALIAS)
@@ -62,7 +62,7 @@ async def test_whether_it_survives_being_asked_is_as_it_is_said_to_be(service: S
         assert lives(service)
 
 
-async def test_a_client_unloads_once_its_calls_have_ended(service: Service) -> None:
+async def test_client_unloads_after_its_calls_have_ended(service: Service) -> None:
     all_at_once = LimiterSettings(concurrency=CALLS)
     async with FoundryAPIClient(
         service.base_url, model=ALIAS, max_retries=0, limiter=all_at_once

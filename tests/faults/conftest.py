@@ -1,4 +1,4 @@
-"""Calls to a hostile server, without anything between the call and the wire."""
+"""Makes calls to a hostile server over a real transport."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ REQUEST = make_chat_request([{"role": "user", "content": "Hi"}])
 
 @dataclass
 class Caller:
-    """Makes calls to one address, of a model that is taken to be loaded there.
+    """Makes calls to one address, where the model is assumed to be loaded.
 
     Attributes:
         transport: Sends the requests.
-        slept: The waits before further attempts; none of them really happened.
-        events: What the calls told.
+        slept: The waits before retries, which do not really happen.
+        events: The events of the calls.
         services: The services that were called.
         loads: The models that were loaded.
-        invalidations: How often one of them was given up.
-        service_generation: What the service is taken for.
+        invalidations: How often a service was reported lost.
+        service_generation: The assumed generation of the service.
     """
 
     transport: HttpTransport
@@ -61,12 +61,12 @@ class Caller:
         request: ChatRequest = REQUEST,
         deadline: Deadline = NEVER,
     ) -> ChatCall:
-        """A call of `tiny`."""
+        """Make a call to model `tiny`."""
         tools = self.make_context(base_url, retries=retries)
         return make_chat_call(tools, CallRequest(("tiny",), request, timeout_s, deadline))
 
     def make_context(self, base_url: str, *, retries: int = 0) -> CallContext:
-        """What the calls of a client of that address share."""
+        """Make the context that the calls of a client share."""
 
         async def connect() -> Connection:
             endpoint = Endpoint(
@@ -105,7 +105,7 @@ class Caller:
 
 @pytest.fixture
 async def caller(request: pytest.FixtureRequest) -> AsyncIterator[Caller]:
-    """Makes calls over a real HTTP transport; a parameter says what it reaches directly."""
+    """A caller over the HTTP transport; a parameter chooses what uses the loopback pool."""
     transport = HttpTransport(use_loopback=getattr(request, "param", is_loopback_http))
     caller = Caller(transport)
     yield caller

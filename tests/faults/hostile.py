@@ -1,15 +1,15 @@
-"""A service that misbehaves on purpose: a raw socket server whose every byte a test scripts.
+"""A misbehaving service: a raw socket server whose every byte is scripted by a test.
 
     async def cut_after_the_head(peer: Peer) -> None:
         await peer.request()
-        await peer.send(head(content_type="text/event-stream"))
+        await peer.send(make_head(content_type="text/event-stream"))
 
-    async with ScriptedServer(cut_after_the_head, answer("Hello")) as server:
-        ...                                 # the first connection is cut, every later one answered
+    async with ScriptedServer(cut_after_the_head, answer_all("Hello")) as server:
+        ...                                 # the first connection is cut, all others are answered
     assert server.requests[0].json["stream"] is True
 
-A script serves one connection; the last one serves all that follow. When a script returns, its
-connection is closed in the ordinary way.
+Each script serves one connection, and the last one serves all further ones. When a script returns,
+its connection is closed normally.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SOON_S = 0.5
 
 @dataclass(frozen=True)
 class Received:
-    """A request as it came."""
+    """A received request."""
 
     method: str
     path: str
@@ -53,8 +53,8 @@ class Peer:
     """The server's end of one connection.
 
     Attributes:
-        number: Which connection it is, from 0.
-        client_closed: Set when the client closed its end.
+        number: The number of the connection, from 0.
+        client_closed: Set when the client has closed its end.
     """
 
     def __init__(
@@ -72,11 +72,7 @@ class Peer:
         self._read_before: Received | None = None
 
     async def request(self) -> Received:
-        """The next whole request of the client.
-
-        Raises:
-            ConnectionError: The client left instead.
-        """
+        """Read the next request; raise ConnectionError if the client closes instead."""
         if self._read_before is not None:
             received, self._read_before = self._read_before, None
             return received
@@ -93,11 +89,11 @@ class Peer:
         return received
 
     def put_back(self, received: Received) -> None:
-        """Let the next `request` return this one."""
+        """Make the next `request` return this one."""
         self._read_before = received
 
     async def send(self, *parts: bytes) -> None:
-        """Send bytes as they are."""
+        """Send raw bytes."""
         self._writer.write(b"".join(parts))
         await self._writer.drain()
 
@@ -109,7 +105,7 @@ class Peer:
         self.client_closed.set()
 
     def reset(self) -> None:
-        """Break the connection off with a RST, as a dying process does."""
+        """Reset the connection, as a crashing process does."""
         linger_for_0_s = struct.pack("ii", 1, 0)
         self._writer.get_extra_info("socket").setsockopt(
             socket.SOL_SOCKET, socket.SO_LINGER, linger_for_0_s
@@ -123,12 +119,12 @@ class Peer:
 
 
 class ScriptedServer:
-    """Listens on a loopback port of its own, from `async with` on.
+    """Listens on a loopback port, within `async with`.
 
     Attributes:
-        requests: What was received, in order.
+        requests: The received requests, in order.
         peers: The connections, in order.
-        received_any: Set when the first request was received.
+        received_any: Set when the first request has been received.
     """
 
     def __init__(self, *scripts: Script) -> None:
@@ -159,7 +155,7 @@ class ScriptedServer:
         await self._server.wait_closed()
 
     async def wait_closed(self, connection: int = 0) -> None:
-        """Wait until the client closed a connection. It has to happen soon."""
+        """Wait until the client has closed a connection, which has to happen soon."""
         async with asyncio.timeout(SOON_S):
             await self.peers[connection].client_closed.wait()
 
@@ -183,7 +179,7 @@ class ScriptedServer:
 
 
 async def get_unused_url() -> str:
-    """The URL of a port on which nobody listens."""
+    """Return the URL of a port on which no server listens."""
     async with ScriptedServer() as server:
         return server.base_url
 
@@ -194,7 +190,7 @@ async def get_unused_url() -> str:
 def make_head(
     status: int = 200, *, content_type: str | None = None, length: int | None = None, more: str = ""
 ) -> bytes:
-    """The head of an answer; without a length the body is chunked."""
+    """Make the head of a response; without a length the body is chunked."""
     lines = [f"HTTP/1.1 {status} Whatever"]
     if content_type:
         lines.append(f"Content-Type: {content_type}")
@@ -203,7 +199,7 @@ def make_head(
 
 
 def make_stream_head() -> bytes:
-    """As SDK 2.2.1 sends it, with its headers doubled."""
+    """Make the head of a stream with repeated headers, as SDK 2.2.1 sends it."""
     doubled = "Cache-Control: no-cache\r\nConnection: keep-alive\r\n"
     return make_head(
         content_type="text/event-stream",
@@ -212,35 +208,35 @@ def make_stream_head() -> bytes:
 
 
 def encode_chunk(data: bytes) -> bytes:
-    """One chunk of a chunked body."""
+    """Encode one chunk of a chunked body."""
     return f"{len(data):x}\r\n".encode() + data + b"\r\n"
 
 
 def make_response(
     status: int, body: bytes, *, content_type: str | None = "application/json"
 ) -> bytes:
-    """An answer with its whole body."""
+    """Make a complete response."""
     return make_head(status, content_type=content_type, length=len(body)) + body
 
 
 def make_error_json(message: str) -> bytes:
-    """An error as the handlers of SDK 2.x send it."""
+    """Make an error as the handlers of SDK 2.x do."""
     error = {"code": None, "message": message, "param": None, "type": "invalid_request_error"}
     return json.dumps({"error": error}).encode()
 
 
 def encode_event(**members: Any) -> bytes:
-    """One event with these members as its data."""
+    """Encode an event with these members."""
     return b"data: " + json.dumps(members).encode() + b"\n\n"
 
 
 def encode_choice(delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
-    """An event with one choice."""
+    """Encode an event with one choice."""
     return encode_event(choices=[{"delta": delta, "finish_reason": finish_reason, "index": 0}])
 
 
 def encode_token(text: str) -> bytes:
-    """An event with text."""
+    """Encode an event with text."""
     return encode_choice({"content": text})
 
 
@@ -252,7 +248,7 @@ USAGE = encode_event(
 
 
 def encode_events(*texts: str) -> tuple[bytes, ...]:
-    """The events of a whole answer, in the order of SDK 2.2.1."""
+    """Encode the events of a complete answer in the order of SDK 2.2.1."""
     return (ROLE, *map(encode_token, texts), STOP, USAGE, DONE)
 
 
@@ -260,7 +256,7 @@ def encode_events(*texts: str) -> tuple[bytes, ...]:
 
 
 def answer_all(*texts: str) -> Script:
-    """Answers every request of the connection as a healthy service does."""
+    """Answer every request of the connection as a healthy service does."""
 
     async def serve(peer: Peer) -> None:
         while True:
@@ -273,7 +269,7 @@ def answer_all(*texts: str) -> Script:
 
 
 def send_once(*parts: bytes, stay: bool = False) -> Script:
-    """Answers one request with these bytes, then closes, or stays until the client leaves."""
+    """Answer one request with these bytes, then close, or stay until the client leaves."""
 
     async def serve(peer: Peer) -> None:
         await peer.request()
@@ -285,12 +281,12 @@ def send_once(*parts: bytes, stay: bool = False) -> Script:
 
 
 def send_stream(*pieces: bytes, stay: bool = False) -> Script:
-    """Answers with the head of a stream and these chunks, and without the body's end."""
+    """Answer with the head of a stream and these chunks, without the end of the body."""
     return send_once(make_stream_head(), *map(encode_chunk, pieces), stay=stay)
 
 
 def send_forever(first: bytes, repeated: bytes, *, pause_s: float = 0) -> Script:
-    """Answers with `first`, then with `repeated` for as long as the client listens."""
+    """Answer with `first`, then with `repeated` for as long as the client listens."""
 
     async def script(peer: Peer) -> None:
         await peer.request()
@@ -308,7 +304,7 @@ def send_forever(first: bytes, repeated: bytes, *, pause_s: float = 0) -> Script
 
 
 def send_slowly(parts: Iterable[bytes]) -> Script:
-    """Answers with each part in a packet of its own."""
+    """Answer with each part in its own packet."""
 
     async def script(peer: Peer) -> None:
         await peer.request()
@@ -320,24 +316,24 @@ def send_slowly(parts: Iterable[bytes]) -> Script:
 
 
 async def stay_silent(peer: Peer) -> None:
-    """Accepts the request and says nothing."""
+    """Accept the request and send nothing."""
     await peer.request()
     await peer.wait_closed()
 
 
 async def hang_up(peer: Peer) -> None:
-    """Closes the connection instead of answering."""
+    """Close the connection instead of answering."""
     await peer.request()
 
 
 async def break_off(peer: Peer) -> None:
-    """Resets the connection instead of answering."""
+    """Reset the connection instead of answering."""
     await peer.request()
     peer.reset()
 
 
 def close_on_reuse(script: Script) -> Script:
-    """Answers the first request, and closes its connection at the second; then `script`."""
+    """Answer the first request and close the connection at the second; then run `script`."""
 
     async def first(peer: Peer) -> None:
         if peer.number:
@@ -350,13 +346,7 @@ def close_on_reuse(script: Script) -> Script:
 
 
 def on_request(is_expected: Callable[[Received], bool], then: Script, otherwise: Script) -> Script:
-    """Serves the first request of a connection by one of two scripts.
-
-    Args:
-        is_expected: Chooses, by the request.
-        then: Serves those that are wanted.
-        otherwise: Serves the others.
-    """
+    """Run `then` if the first request of a connection is expected, else `otherwise`."""
 
     async def script(peer: Peer) -> None:
         received = await peer.request()
@@ -367,13 +357,7 @@ def on_request(is_expected: Callable[[Received], bool], then: Script, otherwise:
 
 
 def on_route(route: str, fault: Script, healthy: Callable[[str], bytes]) -> Script:
-    """Does `fault` with the requests for one route, and answers those for others.
-
-    Args:
-        route: Part of the paths that the fault is for.
-        fault: What to do there.
-        healthy: The answer for a path.
-    """
+    """Run `fault` for the paths that contain `route`, and answer all others with `healthy`."""
 
     async def script(peer: Peer) -> None:
         while route not in (received := await peer.request()).path:

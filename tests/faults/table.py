@@ -1,6 +1,6 @@
-"""The faults that a service can have, and what the caller gets for each: the table of this suite.
+"""The faults that a service can have, and what the caller gets for each of them.
 
-`docs/faults.md` is written from it:
+`docs/faults.md` is generated from this table:
 
     python -m tests.faults.table
 """
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from .hostile import Script
 
 TIMEOUT_S = 0.3
-"""The `timeout` of a call that nothing else ends."""
+"""The `timeout` of a call that ends in no other way."""
 
 PATIENCE_S = 15.0
 """The `timeout` of a call that the fault itself ends, however busy the machine is."""
@@ -55,15 +55,15 @@ RETRIES = 2
 
 @dataclass(frozen=True)
 class Fault:
-    """What a service does, and what comes of it.
+    """What a service does, and the outcome of a call.
 
     Attributes:
-        script: What it does with every request.
-        error: What the caller gets; None for the whole answer.
-        attempts: How often the call was tried, of three times at most.
-        text: The text that the caller has in the end.
-        capacity: What ended it: the fault itself, the `timeout`, or the cap on signs of life.
-        pooled: Whether the call uses the connection of one before it.
+        script: What the service does with every request.
+        error: What the caller gets; None for the complete answer.
+        attempts: The number of attempts, at most three.
+        text: The text that the caller has at the end.
+        capacity: What ends the call: the fault itself, `timeout`, or the cap on keep-alives.
+        pooled: Whether the call reuses a connection.
     """
 
     script: Script
@@ -80,22 +80,22 @@ class Fault:
 
 
 def expect_answer(script: Script) -> Fault:
-    """Odd, but a whole answer."""
+    """Expect the complete answer."""
     return Fault(script, None, text="Hello")
 
 
 def expect_retry(script: Script, error: type[errors.FoundryError]) -> Fault:
-    """Another attempt may succeed, as long as no text came."""
+    """Expect retries, because no text has arrived."""
     return Fault(script, error, attempts=1 + RETRIES)
 
 
 def expect_error(script: Script, error: type[errors.FoundryError], text: str = "") -> Fault:
-    """Sending it again would change nothing, or contradict the text that is there."""
+    """Expect no retry, because it would fail again or contradict the text so far."""
     return Fault(script, error, text=text)
 
 
 def expect_timeout(script: Script, text: str = "", bound: str = "timeout") -> Fault:
-    """Nobody can say how long it would have taken."""
+    """Expect a timeout, which is not retried."""
     return Fault(script, errors.ReadTimeout, text=text, capacity=bound)
 
 
@@ -121,7 +121,7 @@ def _split_bytes(data: bytes) -> list[bytes]:
 
 
 def send_compressed(*blocks: bytes, coding: str = "gzip") -> Script:
-    """A stream that is compressed though nobody asked for it."""
+    """Send a compressed stream that was not requested."""
     more = f"Content-Encoding: {coding}\r\n"
     return send_once(
         make_head(content_type="text/event-stream", more=more),
@@ -131,7 +131,7 @@ def send_compressed(*blocks: bytes, coding: str = "gzip") -> Script:
 
 
 def send_odd(*parts: bytes, reason: str | None = "stop") -> Script:
-    """The text, something odd, and the finish reason."""
+    """Send text, something odd, and the finish reason."""
     last = () if reason is None else (encode_choice({}, reason),)
     return send_once(
         make_stream_head(),
@@ -141,10 +141,10 @@ def send_odd(*parts: bytes, reason: str | None = "stop") -> Script:
 
 
 NOBODY = expect_retry(stay_silent, errors.ServiceNotRunning)
-"""No server, so no script: `test_faults.py` looks at a port that is closed."""
+"""No server and no script: `test_faults.py` uses a closed port."""
 
 ODD_ANSWERS: dict[str, Fault] = {
-    "headers doubled, as SDK 2.2.1 sends them": expect_answer(
+    "repeated headers, as SDK 2.2.1 sends them": expect_answer(
         send_once(make_stream_head(), *map(encode_chunk, encode_events("Hel", "lo")), LAST_CHUNK)
     ),
     "all in one packet": expect_answer(
@@ -167,7 +167,7 @@ ODD_ANSWERS: dict[str, Fault] = {
             *(encode_chunk(KEEP_ALIVE + each) for each in encode_events("Hel", "lo")),
         )
     ),
-    "the connection is kept open behind the answer": expect_answer(
+    "the connection stays open after the answer": expect_answer(
         send_stream(*encode_events("Hel", "lo"), stay=True)
     ),
     "no [DONE]": expect_answer(
@@ -197,19 +197,21 @@ ODD_ANSWERS: dict[str, Fault] = {
     "no content type": expect_answer(
         send_once(make_head(), *map(encode_chunk, encode_events("Hello")), LAST_CHUNK)
     ),
-    "gzip, unasked": expect_answer(send_compressed(gzip.compress(HELLO))),
-    "gzip in two parts, a byte at a time": expect_answer(
+    "gzip that was not requested": expect_answer(send_compressed(gzip.compress(HELLO))),
+    "gzip in two members, one byte at a time": expect_answer(
         send_compressed(*_split_bytes(gzip.compress(HELLO[:99]) + gzip.compress(HELLO[99:])))
     ),
-    "deflate, unasked": expect_answer(send_compressed(zlib.compress(HELLO), coding="Deflate")),
-    "deflate without zlib's head": expect_answer(
+    "deflate that was not requested": expect_answer(
+        send_compressed(zlib.compress(HELLO), coding="Deflate")
+    ),
+    "deflate without the zlib header": expect_answer(
         send_compressed(zlib.compress(HELLO)[2:-4], coding="deflate")
     ),
     "201": expect_answer(send_once(make_head(201, content_type="text/event-stream"), *PIECES)),
     "a media type in capitals, with a parameter": expect_answer(
         send_once(make_head(content_type='Text/Event-Stream ; Charset="UTF-8"'), *PIECES)
     ),
-    "102 and 103 ahead of the answer": expect_answer(
+    "102 and 103 before the answer": expect_answer(
         send_once(
             b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n",
             *(make_stream_head(), *PIECES),
@@ -225,12 +227,12 @@ ODD_ANSWERS: dict[str, Fault] = {
             make_head(content_type="text/event-stream", more=f"X-Long: {'a' * 2**14}\r\n"), *PIECES
         )
     ),
-    "an end mark among blanks": expect_answer(send_odd(b"data:  [DONE] \n\n", reason=None)),
-    "an end mark without a blank": expect_answer(send_odd(b"data:[DONE]\n\n", reason=None)),
-    "text and [DONE] without a finish reason": expect_answer(send_odd(DONE, reason=None)),
-    "a finish reason that is empty": expect_answer(
-        send_odd(encode_choice({}, ""), DONE, reason=None)
+    "[DONE] with white space around it": expect_answer(
+        send_odd(b"data:  [DONE] \n\n", reason=None)
     ),
+    "[DONE] without a space before it": expect_answer(send_odd(b"data:[DONE]\n\n", reason=None)),
+    "text and [DONE] without a finish reason": expect_answer(send_odd(DONE, reason=None)),
+    "an empty finish reason": expect_answer(send_odd(encode_choice({}, ""), DONE, reason=None)),
     "an unknown finish reason": expect_answer(send_odd(reason="eos_token")),
     "a last event whose delta is null": expect_answer(
         send_odd(encode_event(choices=[{"delta": None, "finish_reason": "stop"}]), reason=None)
@@ -238,18 +240,18 @@ ODD_ANSWERS: dict[str, Fault] = {
     "a last event without a delta": expect_answer(
         send_odd(encode_event(choices=[{"finish_reason": "stop"}]), reason=None)
     ),
-    "choices that are null": expect_answer(send_odd(encode_event(choices=None))),
-    "counts of tokens that are null or fractions": expect_answer(
+    "choices: null": expect_answer(send_odd(encode_event(choices=None))),
+    "token counts that are null or fractions": expect_answer(
         send_odd(encode_event(choices=[], usage={"prompt_tokens": None, "completion_tokens": 2.0}))
     ),
     "an event without data": expect_answer(send_odd(b"data:\n\n")),
-    "two answers mixed": expect_answer(
+    "two interleaved answers": expect_answer(
         send_odd(
             encode_event(choices=[{"index": 1, "delta": {"content": "No"}}]),
             encode_event(choices=[{"index": 1, "delta": {}, "finish_reason": "length"}]),
         )
     ),
-    "a pooled connection that dies when it is used again": Fault(
+    "a pooled connection that is closed when it is reused": Fault(
         close_on_reuse(answer_all("Hello")), None, attempts=2, text="Hello", pooled=True
     ),
 }
@@ -257,11 +259,11 @@ ODD_ANSWERS: dict[str, Fault] = {
 BEFORE_THE_ANSWER: dict[str, Fault] = {
     "closed instead of answered": expect_retry(hang_up, errors.ServiceCrashed),
     "reset instead of answered": expect_retry(break_off, errors.ServiceCrashed),
-    "closed within the head": expect_retry(
+    "closed within the headers": expect_retry(
         send_once(b"HTTP/1.1 200 OK\r\nContent-"), errors.ServiceCrashed
     ),
-    "accepted, and nothing said": expect_timeout(stay_silent),
-    "half a head, and nothing more": expect_timeout(
+    "accepted, but nothing sent": expect_timeout(stay_silent),
+    "half of the headers, then silence": expect_timeout(
         send_once(b"HTTP/1.1 200 OK\r\nContent-", stay=True)
     ),
     "garbage": expect_error(
@@ -270,7 +272,7 @@ BEFORE_THE_ANSWER: dict[str, Fault] = {
     "another protocol": expect_error(
         send_once(b"SSH-2.0-OpenSSH_9.9\r\n", stay=True), errors.ProtocolError
     ),
-    "no status": expect_error(
+    "an invalid status": expect_error(
         send_once(b"HTTP/1.1 fine OK\r\n\r\n", stay=True), errors.ProtocolError
     ),
     "endless headers": expect_error(
@@ -280,7 +282,7 @@ BEFORE_THE_ANSWER: dict[str, Fault] = {
         send_once(b"HTTP/1.1 200 OK\r\nX-Long: " + b"a" * 50_000 + b"\r\n\r\n", stay=True),
         errors.ProtocolError,
     ),
-    "a header that never ends": expect_error(
+    "an endless header": expect_error(
         send_forever(b"HTTP/1.1 200 OK\r\nX-Long: ", b"a" * 1000), errors.ProtocolError
     ),
     "a NUL in a header": expect_error(
@@ -302,17 +304,17 @@ BEFORE_THE_ANSWER: dict[str, Fault] = {
 }
 
 OTHER_ANSWERS: dict[str, Fault] = {
-    "400 of the caller": expect_error(
+    "400 for an invalid request": expect_error(
         send_once(make_response(400, make_error_json("Invalid request: x"))), errors.InvalidRequest
     ),
     "400 without a body": expect_error(send_once(make_response(400, b"")), errors.InvalidRequest),
-    "401 of a proxy": expect_error(
+    "401 from a proxy": expect_error(
         send_once(make_response(401, b"Unauthorized", content_type=None)), errors.InvalidRequest
     ),
-    "404 of the router": expect_error(
+    "404 for an unknown route": expect_error(
         send_once(make_response(404, NO_SUCH_ROUTE, content_type=None)), errors.RouteNotFound
     ),
-    "404 of the catalog": expect_error(
+    "404 for an unknown model": expect_error(
         send_once(
             make_response(404, make_error_json("Model not found: No model matching 'tiny:1'"))
         ),
@@ -326,7 +328,7 @@ OTHER_ANSWERS: dict[str, Fault] = {
     "503 with Retry-After": expect_retry(
         send_once(make_head(503, length=0, more="Retry-After: 1\r\n")), errors.ServiceOverloaded
     ),
-    "500 of the engine": expect_retry(
+    "500 from the engine": expect_retry(
         send_once(make_response(500, make_error_json("Inference failed: x"))), errors.ServerError
     ),
     "500 in plain text": expect_retry(
@@ -345,7 +347,7 @@ OTHER_ANSWERS: dict[str, Fault] = {
         ),
         errors.ContextOverflow,
     ),
-    "500 for a grammar": expect_error(
+    "500 for an invalid grammar": expect_error(
         send_once(make_response(500, make_error_json("Error creating grammar: x"))),
         errors.GrammarError,
     ),
@@ -358,19 +360,19 @@ OTHER_ANSWERS: dict[str, Fault] = {
     "500 with half a JSON body": expect_retry(
         send_once(make_head(500, length=999), b'{"error":'), errors.ServerError
     ),
-    "500 with half a body, and nothing more": expect_timeout(
+    "500 with half a body, then silence": expect_timeout(
         send_once(make_head(500, length=999), b'{"error":', stay=True)
     ),
-    "500 with nested JSON": expect_retry(
+    "500 with deeply nested JSON": expect_retry(
         send_once(make_response(500, b'{"x":' + DEEP)), errors.ServerError
     ),
     "500 that is not UTF-8": expect_retry(
         send_once(make_response(500, b'{"error":{"message":"\xff"}}')), errors.ServerError
     ),
-    "502 with the page of a proxy": expect_retry(
+    "502 with a proxy's HTML page": expect_retry(
         send_once(make_response(502, HTML, content_type="text/html")), errors.ServerError
     ),
-    "302 to elsewhere": expect_error(
+    "302 to another path": expect_error(
         send_once(make_head(302, length=0, more="Location: /elsewhere\r\n"), stay=True),
         errors.ProtocolError,
     ),
@@ -386,30 +388,30 @@ OTHER_ANSWERS: dict[str, Fault] = {
         send_once(make_response(200, make_error_json("Model 'tiny:1' is not loaded."))),
         errors.ModelNotLoaded,
     ),
-    "200 with a page": expect_error(
+    "200 with an HTML page": expect_error(
         send_once(make_response(200, HTML, content_type="text/html")), errors.ProtocolError
     ),
-    "200 with a whole answer instead of a stream": expect_answer(
+    "200 with a complete answer instead of a stream": expect_answer(
         send_once(make_response(200, COMPLETE_BODY))
     ),
-    "200 with a whole answer of several lines": expect_answer(
+    "200 with a complete answer in several lines": expect_answer(
         send_once(make_response(200, COMPLETE_BODY.replace(b",", b",\r\n")))
     ),
-    "200 with half a whole answer": expect_retry(
+    "200 with half of a complete answer": expect_retry(
         send_once(make_head(200, length=999) + COMPLETE_BODY[:30]), errors.StreamInterrupted
     ),
     "200 with a completion without choices": expect_error(
         send_once(make_response(200, b'{"choices":[],"usage":{}}')), errors.ProtocolError
     ),
-    "200 with a stream that is declared JSON": expect_answer(
+    "200 with a stream declared as JSON": expect_answer(
         send_once(
             make_response(200, b"".join(encode_events("Hello")), content_type="application/json")
         )
     ),
-    "200 with a stream that is declared text": expect_answer(
+    "200 with a stream declared as text": expect_answer(
         send_once(make_response(200, b"".join(encode_events("Hello")), content_type="text/plain"))
     ),
-    "200 with the JSON of an error, declared a stream": expect_error(
+    "200 with an error in JSON declared as a stream": expect_error(
         send_once(make_response(200, b'{"error":"boom"}', content_type="text/event-stream")),
         errors.ServerError,
     ),
@@ -448,19 +450,19 @@ BROKEN_STREAMS: dict[str, Fault] = {
     "comments only": expect_timeout(
         send_forever(make_stream_head(), encode_chunk(KEEP_ALIVE), pause_s=0.005), bound="cap"
     ),
-    "one byte now and then": expect_timeout(
+    "one byte from time to time": expect_timeout(
         send_forever(
             make_stream_head() + encode_chunk(b"data: "), encode_chunk(b"a"), pause_s=0.005
         ),
         bound="cap",
     ),
-    "longer than its length": expect_error(
+    "longer than its Content-Length": expect_error(
         send_once(
             make_head(content_type="text/event-stream", length=len(ROLE)), ROLE, encode_token("Hi")
         ),
         errors.ProtocolError,
     ),
-    "shorter than its length": expect_error(
+    "shorter than its Content-Length": expect_error(
         send_once(
             make_head(content_type="text/event-stream", length=9999), ROLE, encode_token("Hi")
         ),
@@ -468,17 +470,17 @@ BROKEN_STREAMS: dict[str, Fault] = {
         "Hi",
     ),
     "brotli": expect_error(send_compressed(b"\x8b\x02\x80\x03", coding="br"), errors.ProtocolError),
-    "gzip that breaks off": expect_retry(
+    "truncated gzip": expect_retry(
         send_compressed(gzip.compress(HELLO)[:30]), errors.StreamInterrupted
     ),
-    "gzip that is damaged": expect_error(
+    "damaged gzip": expect_error(
         send_compressed(gzip.compress(HELLO)[:10] + b"\xff" * 50), errors.ProtocolError
     ),
-    "a bomb of gzip": expect_error(send_compressed(BOMB), errors.ProtocolError),
-    "chunk sizes that are no numbers": expect_error(
+    "a gzip bomb": expect_error(send_compressed(BOMB), errors.ProtocolError),
+    "chunk sizes that are not numbers": expect_error(
         send_once(make_stream_head(), b"zz\r\n", ROLE, b"\r\n", stay=True), errors.ProtocolError
     ),
-    "chunks longer than told": expect_error(
+    "chunks longer than their size": expect_error(
         send_once(make_stream_head(), b"5\r\n", ROLE, b"\r\n", stay=True), errors.ProtocolError
     ),
     "an error of the engine": expect_retry(send_stream(ROLE, BOOM), errors.ServerError),
@@ -489,10 +491,10 @@ BROKEN_STREAMS: dict[str, Fault] = {
     "an error without a type": expect_error(
         send_stream(ROLE, encode_event(error={"message": "boom", "type": None})), errors.ServerError
     ),
-    "an error that is a text": expect_error(
+    "an error that is a string": expect_error(
         send_stream(ROLE, encode_event(error="boom")), errors.ServerError
     ),
-    "an event named error, of text": expect_error(
+    "an event named error with plain text": expect_error(
         send_stream(b"event: error\ndata: boom\n\n"), errors.ServerError
     ),
     "an error as vLLM sends it": expect_error(
@@ -502,7 +504,7 @@ BROKEN_STREAMS: dict[str, Fault] = {
     "an error after text": expect_error(
         send_stream(ROLE, encode_token("Hi"), BOOM), errors.ServerError, "Hi"
     ),
-    "an error in the packet of the text": expect_error(
+    "an error in the same packet as text": expect_error(
         send_once(make_stream_head(), encode_chunk(ROLE + encode_token("Hi") + BOOM)),
         errors.ServerError,
         "Hi",
@@ -510,10 +512,10 @@ BROKEN_STREAMS: dict[str, Fault] = {
     "an event named error": expect_retry(
         send_stream(b"event: error\ndata: " + BUFFER_LIMIT + b"\n\n"), errors.ServerError
     ),
-    "an event that is no JSON": expect_error(
+    "an event that is not JSON": expect_error(
         send_stream(b"data: Hi\n\n", stay=True), errors.ProtocolError
     ),
-    "an event of another shape": expect_error(
+    "an event of another type": expect_error(
         send_stream(b'data: {"choices":"x"}\n\n', stay=True), errors.ProtocolError
     ),
     "a last event without its line end": expect_answer(
@@ -521,29 +523,29 @@ BROKEN_STREAMS: dict[str, Fault] = {
             make_stream_head(), encode_chunk(encode_token("Hello") + STOP.rstrip()), LAST_CHUNK
         )
     ),
-    "a last event of which a part is missing": expect_retry(
+    "a truncated last event": expect_retry(
         send_once(make_stream_head(), encode_chunk(ROLE + STOP[:-9]), LAST_CHUNK),
         errors.StreamInterrupted,
     ),
-    "an event behind the end that is no JSON": expect_answer(
+    "an event after the end that is not JSON": expect_answer(
         send_stream(encode_token("Hello"), STOP, b"data: {\n\n", DONE)
     ),
-    "an event of nested JSON": expect_error(
+    "an event of deeply nested JSON": expect_error(
         send_stream(b'data: {"x":' + DEEP + b"\n\n", stay=True), errors.ProtocolError
     ),
-    "a finish reason that says that it broke off": expect_error(
+    "a finish reason that means an aborted answer": expect_error(
         send_stream(ROLE, encode_token("Hi"), encode_choice({}, "error"), stay=True),
         errors.StreamInterrupted,
         "Hi",
     ),
-    "an event that never ends": expect_error(
+    "an endless event": expect_error(
         send_forever(make_stream_head() + encode_chunk(b"data: "), encode_chunk(b"a" * 2**18)),
         errors.ProtocolError,
     ),
     "an event of endless lines": expect_error(
         send_forever(make_stream_head(), encode_chunk(b"data: a\n" * 2**16)), errors.ProtocolError
     ),
-    "events without text for ever": expect_error(
+    "endless events without text": expect_error(
         send_forever(
             make_stream_head(), encode_chunk(encode_event(choices=[], padding="a" * 2**16))
         ),
@@ -558,24 +560,25 @@ BROKEN_STREAMS: dict[str, Fault] = {
 FAULTS = ODD_ANSWERS | BEFORE_THE_ANSWER | OTHER_ANSWERS | BROKEN_STREAMS
 
 _HEADINGS = {
-    "Odd, but whole": ODD_ANSWERS,
-    "No answer": {"nobody listens at its address": NOBODY, **BEFORE_THE_ANSWER},
-    "Another answer than a stream": OTHER_ANSWERS,
-    "A stream that breaks": BROKEN_STREAMS,
+    "Odd but complete answers": ODD_ANSWERS,
+    "No answer": {"no server listens at the address": NOBODY, **BEFORE_THE_ANSWER},
+    "A response that is not a stream": OTHER_ANSWERS,
+    "A broken stream": BROKEN_STREAMS,
 }
 
 _INTRODUCTION = """\
 # What happens when the service fails
 
-Written by `python -m tests.faults.table` from the table that `tests/faults/` runs against a hostile
-server on a real socket, with `max_retries={retries}`. The fault itself ends a call (at once),
-its `timeout`, or ten times that where the service does send signs of life (cap). The text that had
-come is in `error.partial`, and the error of every attempt in `error.causes`.
+Generated by `python -m tests.faults.table` from the table that `tests/faults/` runs against a
+misbehaving server on a real socket, with `max_retries={retries}`. A call ends with the fault itself
+(at once), after its `timeout` (timeout), or after ten times its `timeout` if the service sends
+keep-alives (cap). The text that had arrived is in `error.partial`, and the error of every attempt
+in `error.causes`.
 """
 
 
 def make_markdown() -> str:
-    """The table for readers."""
+    """Return the table in Markdown."""
     lines = _INTRODUCTION.format(retries=RETRIES).splitlines()
     for heading, faults in _HEADINGS.items():
         lines += ["", f"## {heading}", ""]

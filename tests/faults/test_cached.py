@@ -1,4 +1,4 @@
-"""Every fault of the table, met by calls with a cache in front: they fail in the same way."""
+"""Calls with a cache fail in the same way for every fault of the table."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def _short_cap(monkeypatch: pytest.MonkeyPatch) -> None:
     [fault for fault in FAULTS.values() if not fault.pooled],
     ids=[name for name, fault in FAULTS.items() if not fault.pooled],
 )
-async def test_the_outcome_of_a_fault(
+async def test_outcome_of_a_fault(
     caller: Caller, fault: Fault, way: Callable[[CachedCall], Awaitable[str]]
 ) -> None:
-    """Whole answers are kept, and given again without the service; nothing else is."""
+    """Only complete answers are cached and returned without the service."""
     cache = MemoryCache()
     async with ScriptedServer(fault.script) as server, asyncio.timeout(HANG_S):
         calls = CachedCalls(caller.make_context(server.base_url, retries=RETRIES), cache)

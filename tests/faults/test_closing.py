@@ -1,4 +1,4 @@
-"""A client that is closed during its calls: each ends with an error of this package."""
+"""When a client is closed during its calls, each of them ends with a typed error."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ STEPS = 60
 
 
 def over_a_session(_url: str) -> bool:
-    """As services on other machines are reached."""
+    """Use the aiohttp session, as for services on other machines."""
     return False
 
 
@@ -113,7 +113,7 @@ def check(outcomes: list[Any]) -> None:
 
 @pytest.mark.parametrize("reach", [is_loopback_http, over_a_session])
 @pytest.mark.parametrize("is_warm", [False, True])
-async def test_whatever_the_moment(
+async def test_closing_at_any_moment(
     reach: Callable[[str], bool],
     caplog: pytest.LogCaptureFixture,
     *,
@@ -152,9 +152,7 @@ ENDLESS = on_route(
 
 @pytest.mark.parametrize("reach", [is_loopback_http, over_a_session])
 @pytest.mark.parametrize("way", [complete, stream])
-async def test_an_answer_that_is_being_read_ends_with_the_text_so_far(
-    reach: Callable[[str], bool], way: Way
-) -> None:
+async def test_closing_keeps_the_text_so_far(reach: Callable[[str], bool], way: Way) -> None:
     begun = asyncio.Event()
 
     def note(_: object) -> None:
@@ -175,7 +173,7 @@ async def test_an_answer_that_is_being_read_ends_with_the_text_so_far(
 
 
 @pytest.mark.parametrize("reach", [is_loopback_http, over_a_session])
-async def test_a_stream_whose_reader_is_slow_ends_when_he_reads_on(
+async def test_closing_ends_a_stream_with_a_slow_reader(
     reach: Callable[[str], bool],
 ) -> None:
     async with ScriptedServer(ENDLESS) as server:
@@ -190,10 +188,10 @@ async def test_a_stream_whose_reader_is_slow_ends_when_he_reads_on(
 
 @pytest.mark.parametrize("reach", [is_loopback_http, over_a_session])
 @pytest.mark.parametrize("steps", range(6))
-async def test_an_answer_that_is_read_on_while_its_connection_closes(
+async def test_reading_while_the_connection_closes(
     reach: Callable[[str], bool], steps: int
 ) -> None:
-    """For a moment aiohttp takes the connection for closed, and has told nobody yet."""
+    """For a moment, aiohttp considers the connection closed without having notified its reader."""
     transport = HttpTransport(use_loopback=reach)
     async with ScriptedServer(
         send_once(make_stream_head(), encode_chunk(encode_token("Hi")), stay=True)
@@ -220,9 +218,7 @@ async def read_whole(response: HttpResponse) -> None:
 
 @pytest.mark.parametrize("reach", [is_loopback_http, over_a_session])
 @pytest.mark.parametrize("steps", range(1, 12))
-async def test_a_request_that_is_sent_while_the_transport_closes(
-    reach: Callable[[str], bool], steps: int
-) -> None:
+async def test_sending_while_the_transport_closes(reach: Callable[[str], bool], steps: int) -> None:
     transport = HttpTransport(use_loopback=reach)
     async with ScriptedServer(ENDLESS) as server:
         request = Request("POST", f"{server.base_url}/chat/completions", {}, b"{}")

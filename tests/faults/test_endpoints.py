@@ -1,4 +1,4 @@
-"""The endpoints beside chat completions, at a server that misbehaves."""
+"""Endpoints other than chat completions, against a misbehaving server."""
 
 from __future__ import annotations
 
@@ -70,21 +70,21 @@ def raw(caller: Caller, base_url: str, method: str, *, retries: int = 3) -> RawC
 
 
 class TestResponses:
-    async def test_one_that_breaks_off_is_not_whole(self, caller: Caller) -> None:
-        """Nor is it asked for again: the caller has its beginning in hand."""
+    async def test_truncated_stream_is_interrupted(self, caller: Caller) -> None:
+        """It is not retried: the caller already has its beginning."""
         async with ScriptedServer(send_stream(CREATED, HEL, LO)) as server:
             with pytest.raises(errors.StreamInterrupted) as caught:
                 await responds(caller, server.base_url, retries=3).result()
         assert (caught.value.partial, caught.value.attempts) == ("Hello", 1)
 
-    async def test_one_that_ends_without_its_last_event_is_not_whole(self, caller: Caller) -> None:
+    async def test_stream_without_its_last_event_is_interrupted(self, caller: Caller) -> None:
         body = map(encode_chunk, (CREATED, HEL, DONE))
         async with ScriptedServer(send_once(make_stream_head(), *body, LAST_CHUNK)) as server:
             with pytest.raises(errors.StreamInterrupted, match="before the response did"):
                 await responds(caller, server.base_url).result()
 
     @pytest.mark.parametrize("script", [hang_up, break_off, send_stream(CREATED), send_once(BUSY)])
-    async def test_one_that_fails_before_its_first_words_is_asked_for_again(
+    async def test_failure_before_the_first_text_is_retried(
         self, caller: Caller, script: Script
     ) -> None:
         good = send_stream(CREATED, HEL, LO, COMPLETED, DONE)
@@ -93,7 +93,7 @@ class TestResponses:
         assert outcome.result.status == "completed"
         assert len(outcome.attempts) == 2
 
-    async def test_a_failure_after_the_first_words_has_them(self, caller: Caller) -> None:
+    async def test_failure_after_text_keeps_the_text(self, caller: Caller) -> None:
         error = {"code": "server_error", "message": "out of memory"}
         failed = encode_event(type="response.failed", response=response("failed", error=error))
         async with ScriptedServer(send_stream(CREATED, HEL, failed, DONE)) as server:
@@ -101,13 +101,13 @@ class TestResponses:
                 await responds(caller, server.base_url, retries=3).result()
         assert caught.value.partial == "Hel"
 
-    async def test_silence_ends_the_wait_and_the_connection(self, caller: Caller) -> None:
+    async def test_silence_times_out_and_closes_the_connection(self, caller: Caller) -> None:
         async with ScriptedServer(stay_silent) as server:
             with pytest.raises(errors.ReadTimeout):
                 await responds(caller, server.base_url, timeout_s=0.05).result()
             await server.wait_closed()
 
-    async def test_its_end_is_told_once(self, caller: Caller) -> None:
+    async def test_end_is_reported_once(self, caller: Caller) -> None:
         async with ScriptedServer(send_stream(CREATED, HEL)) as server:
             with pytest.raises(errors.StreamInterrupted):
                 await responds(caller, server.base_url).result()
@@ -124,9 +124,7 @@ class TestEmbeddings:
             b'{"data":[{"embedding":[1],"index":0},{"embedding":[1,2],"index":1}]}',
         ],
     )
-    async def test_an_answer_that_is_not_for_the_texts_is_refused(
-        self, caller: Caller, body: bytes
-    ) -> None:
+    async def test_wrong_number_of_vectors_is_refused(self, caller: Caller, body: bytes) -> None:
         async with ScriptedServer(send_once(make_response(200, body))) as server:
             with pytest.raises(errors.ProtocolError):
                 await embed(
@@ -137,7 +135,7 @@ class TestEmbeddings:
                     deadline=NEVER,
                 )
 
-    async def test_vectors_of_two_lengths_are_of_two_models(self, caller: Caller) -> None:
+    async def test_vectors_of_two_lengths_are_refused(self, caller: Caller) -> None:
         def vector(*numbers: int) -> Script:
             item = {"embedding": numbers, "index": 0}
             return send_once(make_response(200, json.dumps({"data": [item]}).encode()))
@@ -153,7 +151,7 @@ class TestEmbeddings:
                     batch_size=1,
                 )
 
-    async def test_a_batch_that_fails_for_a_while_is_sent_again(self, caller: Caller) -> None:
+    async def test_failed_embedding_batch_is_retried(self, caller: Caller) -> None:
         body = b'{"data":[{"embedding":[1],"index":0}]}'
         async with ScriptedServer(send_once(BUSY), send_once(make_response(200, body))) as server:
             tools = caller.make_context(server.base_url, retries=1)
@@ -167,9 +165,7 @@ class TestEmbeddings:
     @pytest.mark.parametrize(
         "usage", [None, {"prompt_tokens": None}, {"prompt_tokens": 0.0, "total_tokens": "x"}, []]
     )
-    async def test_odd_counts_of_tokens_do_not_cost_the_vectors(
-        self, caller: Caller, usage: object
-    ) -> None:
+    async def test_odd_usage_does_not_lose_the_vectors(self, caller: Caller, usage: object) -> None:
         body = {"data": [{"embedding": [1], "index": 0}], "usage": usage}
         async with ScriptedServer(
             send_once(make_response(201, json.dumps(body).encode()))
@@ -190,7 +186,7 @@ class TestEmbeddings:
             ),
         ],
     )
-    async def test_half_a_body_is_an_error_that_the_retries_count(
+    async def test_truncated_body_follows_the_retry_policy(
         self,
         caller: Caller,
         script: Script,
@@ -213,13 +209,13 @@ class TestTranscription:
         order = CallRequest(("tiny",), asking, 5.0, NEVER)
         return Call(caller.make_context(base_url, retries=3), order, asking)
 
-    async def test_one_that_breaks_off_is_not_whole(self, caller: Caller) -> None:
+    async def test_truncated_stream_is_interrupted(self, caller: Caller) -> None:
         async with ScriptedServer(send_stream(encode_event(text="Good mor"))) as server:
             with pytest.raises(errors.StreamInterrupted) as caught:
                 await self.listens(caller, server.base_url).result()
         assert (caught.value.partial, caught.value.attempts) == ("Good mor", 1)
 
-    async def test_a_failure_in_the_stream_is_raised(self, caller: Caller) -> None:
+    async def test_failure_in_the_stream_is_raised(self, caller: Caller) -> None:
         failed = encode_event(
             error={"message": "[AudioDecoder]: Cannot detect audio stream format"}
         )
@@ -232,7 +228,7 @@ class TestTranscription:
 class TestRequest:
     @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT", "DELETE"])
     @pytest.mark.parametrize("script", [send_once(BUSY), break_off])
-    async def test_what_may_be_done_twice_is_tried_again(
+    async def test_idempotent_request_is_retried(
         self, caller: Caller, method: str, script: Script
     ) -> None:
         async with ScriptedServer(script, send_once(make_response(200, b"{}"))) as server:
@@ -241,19 +237,21 @@ class TestRequest:
 
     @pytest.mark.parametrize("method", ["POST", "PATCH"])
     @pytest.mark.parametrize("script", [send_once(BUSY), break_off, hang_up])
-    async def test_what_may_not_is_not(self, caller: Caller, method: str, script: Script) -> None:
+    async def test_other_request_is_not_retried(
+        self, caller: Caller, method: str, script: Script
+    ) -> None:
         async with ScriptedServer(script, send_once(make_response(200, b"{}"))) as server:
             with pytest.raises(errors.ServiceError) as caught:
                 await raw(caller, server.base_url, method).result()
             assert len(server.requests) == 1
         assert caught.value.attempts == 1
 
-    async def test_unless_nobody_was_there_to_do_it(self, caller: Caller) -> None:
+    async def test_refused_connection_is_always_retried(self, caller: Caller) -> None:
         with pytest.raises(errors.ServiceNotRunning) as caught:
             await raw(caller, await get_unused_url(), "POST", retries=2).result()
         assert caught.value.attempts == 3
 
-    async def test_a_credential_is_never_in_an_error(self, caller: Caller) -> None:
+    async def test_error_never_contains_a_credential(self, caller: Caller) -> None:
         request = make_raw_request("GET", "/v1/x", params={"key": "s3cret"})
         async with ScriptedServer(send_once(make_response(500, b"{}"))) as server:
             call = make_raw_call(caller.make_context(server.base_url), request, 5.0, NEVER)

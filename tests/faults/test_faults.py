@@ -1,4 +1,4 @@
-"""Whatever a service does, the caller gets one typed error that tells what to do next."""
+"""Whatever a service does, the caller gets one typed error with a hint."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .hostile import Peer
 
 
-async def test_nobody_listening_means_that_the_service_is_not_running(caller: Caller) -> None:
+async def test_closed_port_means_not_running(caller: Caller) -> None:
     base_url = await get_unused_url()
     with pytest.raises(errors.ServiceNotRunning) as caught:
         await caller.make_call(base_url, retries=RETRIES).result()
@@ -43,10 +43,8 @@ async def test_nobody_listening_means_that_the_service_is_not_running(caller: Ca
     assert str(caught.value).endswith(caught.value.hint)
 
 
-async def test_an_answer_without_end_is_bounded(
-    caller: Caller, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A model in a loop streams tokens for ever; none of the bounds on silence falls."""
+async def test_endless_answer_is_bounded(caller: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model in a loop streams tokens forever, so no timeout for silence applies."""
     monkeypatch.setattr(attempt, "MAX_ANSWER_BYTES", 2**20)
     async with ScriptedServer(
         send_forever(make_stream_head(), encode_chunk(encode_token("again ")))
@@ -57,8 +55,8 @@ async def test_an_answer_without_end_is_bounded(
     assert caught.value.partial.startswith("again again ")
 
 
-async def test_a_deadline_ends_an_answer_without_end(caller: Caller) -> None:
-    """The text so far is the caller's."""
+async def test_deadline_ends_an_endless_answer(caller: Caller) -> None:
+    """The error has the text so far."""
     stream = send_forever(make_stream_head(), encode_chunk(encode_token("again ")), pause_s=0.001)
     async with ScriptedServer(stream) as server:
         with deadline(0.2), pytest.raises(errors.DeadlineExceeded) as caught:
@@ -68,7 +66,7 @@ async def test_a_deadline_ends_an_answer_without_end(caller: Caller) -> None:
     assert caught.value.partial.startswith("again again ")
 
 
-async def test_an_address_that_does_not_speak_tls_gets_no_request(caller: Caller) -> None:
+async def test_no_request_is_sent_without_tls(caller: Caller) -> None:
     async def plain(peer: Peer) -> None:
         await peer.send(make_response(400, b"plain HTTP only"))
         await peer.wait_closed()
@@ -81,7 +79,7 @@ async def test_an_address_that_does_not_speak_tls_gets_no_request(caller: Caller
     assert server.requests == []
 
 
-async def test_text_in_the_same_packet_as_an_error_still_reaches_the_caller(
+async def test_text_in_the_packet_of_an_error_is_returned(
     caller: Caller,
 ) -> None:
     failure = encode_event(error={"message": "boom", "type": "server_error"})
@@ -96,10 +94,8 @@ async def test_text_in_the_same_packet_as_an_error_still_reaches_the_caller(
 
 
 @pytest.mark.parametrize("garbage", [b"zz\r\n", b"-1\r\n", b"5\r\ntoo long\r\n", None])
-async def test_a_stream_that_breaks_after_its_text_keeps_the_text(
-    caller: Caller, garbage: bytes | None
-) -> None:
-    """aiohttp tells nobody of a wrong chunk behind the first packet; ours does."""
+async def test_stream_that_breaks_keeps_its_text(caller: Caller, garbage: bytes | None) -> None:
+    """aiohttp does not report an invalid chunk after the first packet; our connections do."""
     taken = asyncio.Event()
 
     async def script(peer: Peer) -> None:
@@ -132,7 +128,7 @@ async def test_redirects_are_not_followed(caller: Caller) -> None:
     assert elsewhere.requests == []
 
 
-async def test_an_error_body_is_read_no_further_than_its_bound(caller: Caller) -> None:
+async def test_error_body_is_bounded(caller: Caller) -> None:
     async with ScriptedServer(send_forever(make_head(500), encode_chunk(b"a" * 9999))) as server:
         with pytest.raises(errors.ServerError) as caught:
             await caller.make_call(server.base_url).result()
@@ -140,7 +136,7 @@ async def test_an_error_body_is_read_no_further_than_its_bound(caller: Caller) -
     assert len(str(caught.value)) < 3000
 
 
-async def test_an_oversized_event_is_not_kept(caller: Caller) -> None:
+async def test_oversized_event_is_not_kept(caller: Caller) -> None:
     block = encode_chunk(b"a" * 2**18)
     async with ScriptedServer(
         send_forever(make_stream_head() + encode_chunk(b"data: "), block)

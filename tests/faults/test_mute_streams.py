@@ -1,4 +1,4 @@
-"""Streams of SDK 1.x that break off without a byte: a plain request learns why."""
+"""When a stream of SDK 1.x ends without a byte, a plain request finds out why."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .hostile import Script
 
 MUTE = send_once(make_head(content_type="text/event-stream"))
-"""The head of a stream, and then the connection closes: as 1.2.4 tells of every failure."""
+"""Send the head of a stream and close, as 1.2.4 does for every failure."""
 
 TOO_LONG = make_error_json(
     "Failed to handle OpenAI completion: This request requires 100020 total tokens (20 input + "
@@ -47,11 +47,11 @@ def _sdk_1(caller: Caller) -> None:
 
 
 def mute_then(plain: Script) -> Script:
-    """Breaks streams off without a byte, and answers plain requests by a script."""
+    """Closes streams without a byte, and answers plain requests with a script."""
     return on_request(lambda received: bool(received.json.get("stream")), MUTE, plain)
 
 
-async def test_the_error_of_the_plain_request_is_the_calls(caller: Caller) -> None:
+async def test_call_gets_the_error_of_the_plain_request(caller: Caller) -> None:
     async with ScriptedServer(mute_then(send_once(make_response(400, TOO_LONG)))) as server:
         with pytest.raises(errors.ContextOverflow) as caught:
             await caller.make_call(server.base_url, retries=2, request=TOO_MUCH).result()
@@ -63,7 +63,7 @@ async def test_the_error_of_the_plain_request_is_the_calls(caller: Caller) -> No
         assert server.requests[1].json["messages"] == server.requests[0].json["messages"]
 
 
-async def test_a_mistake_that_comes_as_a_500_is_not_made_again(caller: Caller) -> None:
+async def test_caller_error_with_status_500_is_not_retried(caller: Caller) -> None:
     told = json.dumps(
         {"error": {"message": "Invalid OpenAI JSON request: no", "type": "server_error"}}
     )
@@ -73,8 +73,8 @@ async def test_a_mistake_that_comes_as_a_500_is_not_made_again(caller: Caller) -
         assert len(server.requests) == 2
 
 
-async def test_where_the_plain_request_succeeds_the_stream_is_tried_again(caller: Caller) -> None:
-    """It broke off for another reason than the request."""
+async def test_stream_is_retried_if_the_plain_request_succeeds(caller: Caller) -> None:
+    """The stream broke for a reason other than the request."""
     plain = send_once(make_response(200, b'{"choices":[]}'))
     async with ScriptedServer(mute_then(plain), mute_then(plain), answer_all("Hello")) as server:
         answered = await caller.make_call(server.base_url, retries=2).result()
@@ -84,20 +84,20 @@ async def test_where_the_plain_request_succeeds_the_stream_is_tried_again(caller
         assert isinstance(answered.attempts[0].error, errors.StreamInterrupted)
 
 
-async def test_a_service_that_dies_meanwhile_is_told_as_such(caller: Caller) -> None:
+async def test_crash_during_the_plain_request_is_reported(caller: Caller) -> None:
     async with ScriptedServer(mute_then(hang_up)) as server:
         with pytest.raises(errors.ServiceCrashed):
             await caller.make_call(server.base_url).result()
 
 
-async def test_the_plain_request_is_bounded_as_the_stream_is(caller: Caller) -> None:
+async def test_plain_request_has_the_timeout_of_the_stream(caller: Caller) -> None:
     async with ScriptedServer(mute_then(stay_silent)) as server:
         with pytest.raises(errors.ReadTimeout):
             await caller.make_call(server.base_url, timeout_s=0.2).result()
         await server.wait_closed(1)
 
 
-async def test_a_stream_with_text_is_not_asked_for_again(caller: Caller) -> None:
+async def test_stream_with_text_is_not_repeated(caller: Caller) -> None:
     cut = send_once(make_stream_head() + encode_chunk(encode_token("Hel")))
     async with ScriptedServer(cut) as server:
         with pytest.raises(errors.StreamInterrupted) as caught:
@@ -106,7 +106,7 @@ async def test_a_stream_with_text_is_not_asked_for_again(caller: Caller) -> None
         assert len(server.requests) == 1
 
 
-async def test_other_generations_are_not_asked_twice(caller: Caller) -> None:
+async def test_other_generations_get_no_plain_request(caller: Caller) -> None:
     caller.service_generation = "sdk-2.1"
     async with ScriptedServer(MUTE) as server:
         with pytest.raises(errors.StreamInterrupted):

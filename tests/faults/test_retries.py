@@ -1,4 +1,4 @@
-"""What is tried again, how often and how soon, and what never is."""
+"""Which failures are retried, how often and how soon, and which never are."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ TEMPORARY = {name: fault for name, fault in FAULTS.items() if fault.error and fa
 
 
 @pytest.mark.parametrize("fault", TEMPORARY.values(), ids=TEMPORARY)
-async def test_after_a_temporary_failure_the_answer_comes(caller: Caller, fault: Fault) -> None:
-    """What the table says of the failure that stays holds of one that passes, too."""
+async def test_temporary_failure_is_retried(caller: Caller, fault: Fault) -> None:
+    """A temporary failure is retried just as a permanent one in the table."""
     async with ScriptedServer(fault.script, fault.script, answer_all("Hello")) as server:
         completion = await caller.make_call(server.base_url, retries=3).result()
     assert completion.content == "Hello"
@@ -56,13 +56,13 @@ async def test_after_a_temporary_failure_the_answer_comes(caller: Caller, fault:
     assert len(server.requests) == 3
 
 
-async def test_a_model_that_was_denied_is_an_error_when_it_is_denied_again(caller: Caller) -> None:
+async def test_model_that_stays_unloaded_is_an_error(caller: Caller) -> None:
     async with ScriptedServer(send_once(NOT_LOADED)) as server:
         with pytest.raises(errors.ModelNotLoaded, match="after 3 attempts"):
             await caller.make_call(server.base_url, retries=2).result()
 
 
-async def test_a_refused_connection_is_tried_again(caller: Caller) -> None:
+async def test_refused_connection_is_retried(caller: Caller) -> None:
     base_url = await get_unused_url()
     with pytest.raises(errors.ServiceNotRunning) as caught:
         await caller.make_call(base_url, retries=2).result()
@@ -79,7 +79,7 @@ async def test_a_refused_connection_is_tried_again(caller: Caller) -> None:
     ],
     ids=["cut", "server error", "context overflow"],
 )
-async def test_nothing_is_tried_again_after_the_first_token(caller: Caller, ending: bytes) -> None:
+async def test_nothing_is_retried_after_the_first_token(caller: Caller, ending: bytes) -> None:
     async with ScriptedServer(
         send_stream(ROLE, encode_token("Hi") + ending), answer_all("Hello")
     ) as server:
@@ -97,29 +97,29 @@ async def test_no_retries_means_one_attempt(caller: Caller) -> None:
 
 
 @pytest.mark.parametrize("fault", [hang_up, break_off, send_stream(ROLE)])
-async def test_a_service_that_went_away_is_reported_lost(caller: Caller, fault: Script) -> None:
+async def test_stopped_service_is_reported_lost(caller: Caller, fault: Script) -> None:
     async with ScriptedServer(fault, answer_all("Hello")) as server:
         await caller.make_call(server.base_url, retries=1).result()
     assert caller.invalidations == 1
 
 
-async def test_a_service_that_answers_an_error_is_not_lost(caller: Caller) -> None:
+async def test_error_response_does_not_report_a_loss(caller: Caller) -> None:
     async with ScriptedServer(send_once(make_response(500, b""))) as server:
         with pytest.raises(errors.ServerError):
             await caller.make_call(server.base_url).result()
     assert caller.invalidations == 0
 
 
-async def test_a_model_that_is_denied_is_loaded_again(caller: Caller) -> None:
+async def test_unloaded_model_is_loaded_again(caller: Caller) -> None:
     async with ScriptedServer(send_once(NOT_LOADED), answer_all("Hello")) as server:
         await caller.make_call(server.base_url, retries=1).result()
     assert caller.loads == [MODEL]
 
 
-async def test_the_services_default_output_is_cut_to_what_fits_the_context(
+async def test_default_output_limit_is_reduced_to_fit(
     caller: Caller,
 ) -> None:
-    """The service adds 2048 output tokens of its own accord and then refuses what it added."""
+    """The service adds its default of 2048 output tokens and then refuses the sum."""
     refusal = OVERFLOW.format(total=2068, prompt=20, output=2048)
     async with ScriptedServer(
         send_once(make_response(400, make_error_json(refusal))), answer_all("Hello")
@@ -132,7 +132,7 @@ async def test_the_services_default_output_is_cut_to_what_fits_the_context(
     assert caller.slept == []
 
 
-async def test_what_still_does_not_fit_is_not_asked_for_a_third_time(caller: Caller) -> None:
+async def test_second_context_overflow_is_an_error(caller: Caller) -> None:
     refusal = OVERFLOW.format(total=2068, prompt=20, output=2048)
     async with ScriptedServer(send_once(make_response(400, make_error_json(refusal)))) as server:
         with pytest.raises(errors.ContextOverflow) as caught:
@@ -150,9 +150,7 @@ async def test_what_still_does_not_fit_is_not_asked_for_a_third_time(caller: Cal
         {"extra": {"max_completion_tokens": 9000}},
     ],
 )
-async def test_the_callers_own_bound_is_never_changed(
-    caller: Caller, bound: dict[str, int]
-) -> None:
+async def test_limit_of_the_caller_is_never_changed(caller: Caller, bound: dict[str, int]) -> None:
     refusal = OVERFLOW.format(total=9020, prompt=20, output=9000)
     request = make_chat_request([{"role": "user", "content": "Hi"}], **bound)
     async with ScriptedServer(send_once(make_response(400, make_error_json(refusal)))) as server:
@@ -163,7 +161,7 @@ async def test_the_callers_own_bound_is_never_changed(
     assert len(server.requests) == 1
 
 
-async def test_a_prompt_that_fills_the_context_is_not_sent_again(caller: Caller) -> None:
+async def test_prompt_that_fills_the_context_is_not_retried(caller: Caller) -> None:
     refusal = OVERFLOW.format(total=4048, prompt=2000, output=2048)
     async with ScriptedServer(send_once(make_response(400, make_error_json(refusal)))) as server:
         with pytest.raises(errors.ContextOverflow) as caught:
@@ -175,14 +173,14 @@ async def test_a_prompt_that_fills_the_context_is_not_sent_again(caller: Caller)
     assert "max_tokens" not in str(error)
 
 
-async def test_a_connection_serves_one_call_after_the_other(caller: Caller) -> None:
+async def test_connection_is_reused(caller: Caller) -> None:
     async with ScriptedServer(answer_all("Hello")) as server:
         for _ in range(3):
             await caller.make_call(server.base_url).result()
     assert [request.connection for request in server.requests] == [0, 0, 0]
 
 
-async def test_a_connection_that_ended_early_is_not_used_again(caller: Caller) -> None:
+async def test_unfinished_connection_is_not_reused(caller: Caller) -> None:
     half = send_stream(*encode_events("Hello"), stay=True)
     async with ScriptedServer(half, answer_all("again")) as server:
         await caller.make_call(server.base_url).result()

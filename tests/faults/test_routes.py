@@ -1,4 +1,4 @@
-"""The same faults on the routes that a call needs before it can be sent."""
+"""The same faults on the routes that a call requests before the completion."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ HANG_S = 20.0
 FAULTS = BEFORE_THE_ANSWER | OTHER_ANSWERS | BROKEN_STREAMS
 ROUTES = ("/status", "/v1/models", "/models/loaded", "/models/load/")
 PLAIN = (errors.ServiceCrashed, errors.ServiceNotRunning, errors.ProtocolError)
-"""What becomes of a stream that breaks where a plain body was expected."""
+"""The outcome of stream faults on routes whose responses are not streams."""
 
 IDENTIFYING = (errors.ConfigurationError, errors.UnsupportedFeature)
-"""A service that refuses the credential, or that looks like another generation, is told apart."""
+"""Responses that mean a refused credential or another generation."""
 
 
 LOOKS_BEFORE_THE_LOAD = 3
-"""With the listing, with the claim, and when it is this client's turn to load."""
+"""For the listing, for the claim, and before this client loads the model."""
 
 
 class Healthy:
-    """What SDK 2.2.1 answers, with a model that is not loaded yet."""
+    """Responds as SDK 2.2.1 with a model that is not loaded."""
 
     def __init__(self) -> None:
         self._looks = 0
 
     def __call__(self, path: str) -> bytes:
-        """The answer to a request."""
+        """Return the response to a request."""
         self._looks += path.endswith("/models/loaded")
         return answer_to(path, loaded=self._looks > LOOKS_BEFORE_THE_LOAD)
 
@@ -75,7 +75,7 @@ def _short_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(discovery, "KNOWN_TIMEOUT_S", TIMEOUT_S)
 
 
-async def test_the_routes_are_those_of_a_call() -> None:
+async def test_routes_are_those_of_a_call() -> None:
     script = on_route("nowhere", lambda _: asyncio.sleep(0), Healthy())
     async with ScriptedServer(script) as server:
         async with FoundryAPIClient(server.base_url, model="tiny") as client:
@@ -86,8 +86,8 @@ async def test_the_routes_are_those_of_a_call() -> None:
 
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-async def test_a_fault_on_any_route_is_one_typed_error(fault: Fault, route: str) -> None:
-    """None is foreign, none hangs, and each names the service and what to do next."""
+async def test_fault_on_any_route_is_a_typed_error(fault: Fault, route: str) -> None:
+    """Every call ends with a typed error that names the service and has a hint."""
     script: Script = on_route(route, fault.script, Healthy())
     async with (
         ScriptedServer(script) as server,

@@ -1,4 +1,4 @@
-"""What may have been carried out is sent again only where the retry policy says so."""
+"""Requests that may have been carried out are repeated only by the retry policy."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 
 def over_a_session(_url: str) -> bool:
-    """As services on other machines are reached."""
+    """Use the aiohttp session, as for services on other machines."""
     return False
 
 
@@ -105,11 +105,11 @@ NOT_REPEATABLE: list[Way] = [store, store_streamed, post]
 
 
 class Pool:
-    """Connections that answer one request each, and die of the second.
+    """Connections that answer one request each, and fail at the second.
 
     Args:
-        death: What they do with the second.
-        size: How many.
+        death: What they do at the second request.
+        size: Their number.
     """
 
     def __init__(self, death: Script, size: int) -> None:
@@ -118,7 +118,7 @@ class Pool:
         self._all_begun = asyncio.Event()
 
     async def warm(self, caller: Caller, base_url: str) -> None:
-        """Have all of them in the pool of the client."""
+        """Put all of them in the client's pool."""
         streams = [caller.make_call(base_url).chunks() for _ in self.scripts]
         for chunks in streams:
             await anext(chunks)
@@ -140,7 +140,7 @@ class Pool:
 @pytest.mark.parametrize("pooled", [0, 1, 4])
 @pytest.mark.parametrize("retries", [0, 2])
 @pytest.mark.parametrize("way", REPEATABLE)
-async def test_a_service_that_dies_of_every_request_gets_no_more_than_the_policy_says(
+async def test_crashing_service_gets_no_extra_requests(
     caller: Caller, death: Script, pooled: int, retries: int, way: Way
 ) -> None:
     pool = Pool(death, pooled)
@@ -157,7 +157,7 @@ async def test_a_service_that_dies_of_every_request_gets_no_more_than_the_policy
 @pytest.mark.parametrize("death", [hang_up, break_off])
 @pytest.mark.parametrize("pooled", [0, 1, 4])
 @pytest.mark.parametrize("way", NOT_REPEATABLE)
-async def test_what_would_be_done_twice_is_sent_once(
+async def test_request_with_side_effects_is_sent_once(
     caller: Caller, death: Script, pooled: int, way: Way
 ) -> None:
     pool = Pool(death, pooled)
@@ -176,14 +176,14 @@ CREATED = encode_event(
 
 
 @pytest.mark.parametrize("way", [store, store_streamed])
-async def test_a_stored_response_that_broke_off_is_not_made_again(caller: Caller, way: Way) -> None:
+async def test_interrupted_stored_response_is_not_repeated(caller: Caller, way: Way) -> None:
     async with ScriptedServer(send_stream(CREATED)) as server:
         with pytest.raises(errors.StreamInterrupted):
             await way(caller, server.base_url, 2)
         assert len(server.requests) == 1
 
 
-async def test_a_stored_response_that_was_refused_is_asked_for_again(caller: Caller) -> None:
+async def test_refused_stored_response_is_retried(caller: Caller) -> None:
     async with ScriptedServer(
         send_once(make_response(503, make_error_json("try again later")))
     ) as server:
@@ -193,7 +193,7 @@ async def test_a_stored_response_that_was_refused_is_asked_for_again(caller: Cal
 
 
 @both_ways
-async def test_a_request_that_may_be_repeated_survives_a_pool_of_dead_connections(
+async def test_idempotent_request_survives_dead_connections(
     caller: Caller,
 ) -> None:
     async def lists(peer: Peer) -> None:
@@ -211,10 +211,10 @@ async def test_a_request_that_may_be_repeated_survives_a_pool_of_dead_connection
 
 
 class IdleCloser:
-    """A service in a thread of its own, which closes each connection after one answer.
+    """A service in its own thread, which closes each connection after one answer.
 
     Attributes:
-        requests: How many it has read.
+        requests: How many requests it has read.
         closed: Set when it has closed its newest connection.
     """
 
@@ -260,10 +260,8 @@ def closer() -> Iterator[IdleCloser]:
 
 
 @both_ways
-async def test_a_connection_that_was_closed_while_it_was_idle_costs_the_caller_nothing(
-    caller: Caller, closer: IdleCloser
-) -> None:
-    """Also where the event loop was busy, and has not taken note of it yet."""
+async def test_closed_idle_connection_costs_no_attempt(caller: Caller, closer: IdleCloser) -> None:
+    """This holds even if the event loop was busy and has not noticed the close yet."""
     tools = caller.make_context(closer.base_url)
     for sent in (1, 2, 3):
         completion = await make_chat_call(
@@ -276,7 +274,7 @@ async def test_a_connection_that_was_closed_while_it_was_idle_costs_the_caller_n
 
 
 @both_ways
-async def test_a_call_that_is_cancelled_is_not_sent_again(caller: Caller) -> None:
+async def test_cancelled_call_is_not_sent_again(caller: Caller) -> None:
     async def mute(peer: Peer) -> None:
         await peer.request()
         await peer.wait_closed()

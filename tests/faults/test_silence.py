@@ -1,4 +1,4 @@
-"""How long a call waits, and that nothing goes on behind a caller who left."""
+"""Timeouts and cancellation, after which nothing continues in the background."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ SIGNS_OF_LIFE: dict[str, Script] = {
 
 
 @pytest.mark.parametrize("script", SILENCES.values(), ids=SILENCES)
-async def test_silence_ends_the_call_and_frees_the_engine(caller: Caller, script: Script) -> None:
+async def test_silence_ends_the_call_and_the_connection(caller: Caller, script: Script) -> None:
     async with ScriptedServer(script, answer_all("Hello")) as server:
         with pytest.raises(errors.ReadTimeout) as caught:
             await caller.make_call(server.base_url, retries=3, timeout_s=SILENCE_S).result()
@@ -61,7 +61,7 @@ async def test_silence_ends_the_call_and_frees_the_engine(caller: Caller, script
     assert len(server.requests) == 1
 
 
-async def test_a_stalled_stream_tells_the_text_so_far(caller: Caller) -> None:
+async def test_stalled_stream_keeps_the_text_so_far(caller: Caller) -> None:
     script = send_stream(ROLE, encode_token("Hel"), encode_token("lo"), stay=True)
     async with ScriptedServer(script) as server:
         with pytest.raises(errors.ReadTimeout) as caught:
@@ -71,7 +71,7 @@ async def test_a_stalled_stream_tells_the_text_so_far(caller: Caller) -> None:
 
 
 @pytest.mark.parametrize("script", SIGNS_OF_LIFE.values(), ids=SIGNS_OF_LIFE)
-async def test_signs_of_life_without_a_token_end_too(
+async def test_keep_alives_without_a_token_time_out(
     caller: Caller, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(silence, "KEEP_ALIVE_CAP", 2)
@@ -82,7 +82,7 @@ async def test_signs_of_life_without_a_token_end_too(
     assert caught.value.limit_s == pytest.approx(0.4)
 
 
-async def test_leaving_the_loop_early_closes_the_connection(caller: Caller) -> None:
+async def test_leaving_a_stream_early_closes_the_connection(caller: Caller) -> None:
     async with ScriptedServer(send_stream(ROLE, encode_token("Hi"), stay=True)) as server:
         chunks = caller.make_call(server.base_url).chunks()
         assert (await anext(chunks)).content == "Hi"
@@ -106,7 +106,7 @@ async def test_cancelling_a_call_closes_the_connection(caller: Caller, script: S
     assert len(server.requests) == 1
 
 
-async def test_a_timeout_of_the_callers_own_stays_the_callers(caller: Caller) -> None:
+async def test_timeout_of_the_caller_is_not_replaced(caller: Caller) -> None:
     async with ScriptedServer(stay_silent) as server:
         with pytest.raises(TimeoutError) as caught:
             async with asyncio.timeout(SILENCE_S):
@@ -115,7 +115,7 @@ async def test_a_timeout_of_the_callers_own_stays_the_callers(caller: Caller) ->
     assert type(caught.value) is TimeoutError
 
 
-async def test_cancelling_a_wait_before_the_next_attempt_sends_no_more(caller: Caller) -> None:
+async def test_cancelling_before_a_retry_sends_no_more(caller: Caller) -> None:
     waiting = asyncio.Event()
 
     async def sleep(_seconds: float) -> None:

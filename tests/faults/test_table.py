@@ -1,4 +1,4 @@
-"""Every fault of the table, met in both ways of calling: the outcome is the one that it states."""
+"""Every fault of the table has the stated outcome, on both transports."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .conftest import Caller
 
 HANG_S = 20.0
-"""A call that is not over by then hangs."""
+"""A call that takes longer is considered hanging."""
 
 CAP = 2
 
@@ -43,14 +43,14 @@ def _short_cap(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def over_a_session(_url: str) -> bool:
-    """As services on other machines are reached."""
+    """Use the aiohttp session, as for services on other machines."""
     return False
 
 
 @pytest.mark.parametrize("caller", [is_loopback_http, over_a_session], indirect=True)
 @pytest.mark.parametrize("way", [whole, streamed])
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-async def test_the_outcome_of_a_fault(
+async def test_outcome_of_a_fault(
     caller: Caller, fault: Fault, way: Callable[[ChatCall], Awaitable[str]]
 ) -> None:
     async with ScriptedServer(fault.script) as server, asyncio.timeout(HANG_S):
@@ -85,7 +85,7 @@ def check(error: errors.FoundryError, fault: Fault, server: ScriptedServer) -> N
 
 
 def check_events(caller: Caller, fault: Fault) -> None:
-    """However a call ends, its end is told once, and last."""
+    """However a call ends, its end is the last event, and is sent once."""
     *_, end = caller.events
     assert isinstance(end, CallEnded)
     assert sum(isinstance(event, CallEnded) for event in caller.events) == 1
@@ -94,6 +94,6 @@ def check_events(caller: Caller, fault: Fault) -> None:
     assert len(end.attempts) == fault.attempts
 
 
-def test_the_table_in_the_documentation_is_this_one() -> None:
+def test_documentation_has_this_table() -> None:
     written = Path(__file__).parents[2] / "docs" / "faults.md"
     assert written.read_text(encoding="utf-8") == make_markdown()

@@ -1,4 +1,4 @@
-"""Bodies that are compressed unasked: read in any split, and bounded."""
+"""Compressed bodies are decoded in any split, within limits."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def decoded(coding: str, *blocks: bytes) -> bytes:
 
 @pytest.mark.parametrize("form", FORMS)
 @given(cuts=st.lists(st.integers(0, 2000), max_size=9))
-def test_a_body_is_read_in_any_split(form: str, cuts: list[int]) -> None:
+def test_body_is_decoded_in_any_split(form: str, cuts: list[int]) -> None:
     coding, data = FORMS[form]
     places = [0, *sorted(cuts), len(data)]
     blocks = [data[a:b] for a, b in itertools.pairwise(places)]
@@ -63,25 +63,25 @@ def test_a_body_is_read_in_any_split(form: str, cuts: list[int]) -> None:
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
-def test_a_body_without_a_byte_is_empty(coding: str) -> None:
+def test_empty_body(coding: str) -> None:
     assert decoded(coding) == b""
 
 
 @pytest.mark.parametrize("form", ["gzip", "deflate", "raw deflate"])
-def test_one_that_breaks_off_is_not_whole(form: str) -> None:
+def test_truncated_body_is_an_error(form: str) -> None:
     coding, data = FORMS[form]
     with pytest.raises(StreamInterrupted, match=coding):
         decoded(coding, data[:-9])
 
 
-def test_a_damaged_one_is_an_error() -> None:
+def test_damaged_body_is_an_error() -> None:
     data = gzip.compress(TEXT)
     with pytest.raises(ProtocolError, match="damaged"):
         decoded("gzip", data[:200] + bytes(20) + data[220:])
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
-def test_a_bomb_is_refused_before_it_expands(coding: str) -> None:
+def test_decompression_bomb_is_refused_before_it_expands(coding: str) -> None:
     size = 64 * RATIO_CHECK_FROM_BYTES
     bomb = gzip.compress(bytes(size)) if coding == "gzip" else zlib.compress(bytes(size))
     body, taken = BodyDecompressor(coding, "http://x"), 0
@@ -94,7 +94,7 @@ def test_a_bomb_is_refused_before_it_expands(coding: str) -> None:
     assert taken < size
 
 
-def test_a_long_body_that_is_no_bomb_is_read() -> None:
+def test_long_body_is_not_taken_for_a_bomb() -> None:
     text = b"".join(b"data: %d\n\n" % number for number in range(400_000))
     assert len(text) > RATIO_CHECK_FROM_BYTES
     assert decoded("gzip", gzip.compress(text)) == text

@@ -1,4 +1,4 @@
-"""Connections to services on this machine: kept, replaced, closed and bounded."""
+"""The loopback connection pool."""
 
 from __future__ import annotations
 
@@ -67,14 +67,14 @@ async def read_whole(transport: HttpTransport, request: Request) -> bytes:
         ("http://127.0.0.1.example.com/status", False),
     ],
 )
-def test_only_this_machine_is_reached_directly(url: str, *, direct_one: bool) -> None:
+def test_only_loopback_http_uses_the_loopback_pool(url: str, *, direct_one: bool) -> None:
     assert is_loopback_http(url) is direct_one
 
 
 @pytest.mark.parametrize(
     "is_direct_", [is_loopback_http, lambda _: False], ids=["direct", "session"]
 )
-async def test_both_ways_send_the_same_request(is_direct_: object) -> None:
+async def test_pool_and_session_send_the_same_request(is_direct_: object) -> None:
     transport = HttpTransport(use_loopback=is_direct_)  # type: ignore[arg-type]
     async with ScriptedServer(send_once(make_response(200, b"body"))) as server:
         headers = {"Content-Type": "application/json", "X-Mine": "mine", "Accept": "text/x"}
@@ -94,7 +94,7 @@ async def test_both_ways_send_the_same_request(is_direct_: object) -> None:
 
 
 @pytest.mark.parametrize("value", ["a\r\nX-Evil: b", "a\nb", "a\0b"])
-async def test_a_header_cannot_smuggle_another_one(transport: HttpTransport, value: str) -> None:
+async def test_header_injection_is_refused(transport: HttpTransport, value: str) -> None:
     async with ScriptedServer(answer_all("Hello")) as server:
         for headers in ({"X-Mine": value}, {value: "x"}):
             with pytest.raises(errors.ConfigurationError, match="cannot be sent") as caught:
@@ -103,13 +103,13 @@ async def test_a_header_cannot_smuggle_another_one(transport: HttpTransport, val
         assert server.peers == []
 
 
-async def test_an_interim_answer_is_not_the_answer(transport: HttpTransport) -> None:
+async def test_interim_responses_are_skipped(transport: HttpTransport) -> None:
     interim = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
     async with ScriptedServer(send_once(interim, make_response(200, b"body"))) as server:
         assert await read_whole(transport, Request("GET", f"{server.base_url}/", {})) == b"body"
 
 
-async def test_a_service_that_wants_to_close_gets_a_new_connection_each_time(
+async def test_connection_close_is_respected(
     transport: HttpTransport,
 ) -> None:
     closing = send_once(make_head(200, length=0, more="Connection: close\r\n"), stay=True)
@@ -119,8 +119,8 @@ async def test_a_service_that_wants_to_close_gets_a_new_connection_each_time(
         assert [request.connection for request in server.requests] == [0, 1]
 
 
-async def test_bytes_that_nobody_asked_for_end_a_connection(transport: HttpTransport) -> None:
-    """What came behind an answer would be taken for the answer to the next request."""
+async def test_unrequested_bytes_end_a_connection(transport: HttpTransport) -> None:
+    """Otherwise they would be taken for the response to the next request."""
 
     async def talkative(peer: Peer) -> None:
         await peer.request()
@@ -134,7 +134,7 @@ async def test_bytes_that_nobody_asked_for_end_a_connection(transport: HttpTrans
         assert await read_whole(transport, request) == b"mine too"
 
 
-async def test_an_idle_connection_is_closed_after_a_while(
+async def test_idle_connection_is_closed_after_a_while(
     transport: HttpTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loopback, "IDLE_CONNECTION_S", 0.05)
@@ -144,7 +144,7 @@ async def test_an_idle_connection_is_closed_after_a_while(
         await server.wait_closed()
 
 
-async def test_closing_drops_what_is_in_use_and_what_is_idle(transport: HttpTransport) -> None:
+async def test_aclose_closes_busy_and_idle_connections(transport: HttpTransport) -> None:
     endless = send_forever(make_head(200), encode_chunk(b"a"), pause_s=0.001)
     async with ScriptedServer(once, endless) as server:
         request = Request("GET", f"{server.base_url}/", {})
@@ -159,7 +159,7 @@ async def test_closing_drops_what_is_in_use_and_what_is_idle(transport: HttpTran
         busy.close()
 
 
-def test_one_transport_serves_one_event_loop_after_another() -> None:
+def test_one_transport_serves_successive_event_loops() -> None:
     transport = HttpTransport()
 
     async def program() -> None:
@@ -172,7 +172,7 @@ def test_one_transport_serves_one_event_loop_after_another() -> None:
 
 @pytest.fixture
 def full_backlog() -> Iterator[int]:
-    """A port that listens, and whose system takes no further connection."""
+    """A listening port whose backlog is full."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen(0)
@@ -187,7 +187,7 @@ def full_backlog() -> Iterator[int]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse, or take any number")
-async def test_a_connection_that_is_not_accepted_in_time_is_an_error_of_its_own(
+async def test_connect_timeout_is_a_typed_error(
     transport: HttpTransport, full_backlog: int
 ) -> None:
     with pytest.raises(errors.ConnectTimeout, match=r"within 0\.2 s") as caught:
@@ -197,7 +197,7 @@ async def test_a_connection_that_is_not_accepted_in_time_is_an_error_of_its_own(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse, or take any number")
-async def test_the_bound_holds_for_the_first_look_at_a_service_too(full_backlog: int) -> None:
+async def test_connect_timeout_applies_to_detection(full_backlog: int) -> None:
     address = f"http://127.0.0.1:{full_backlog}"
     async with FoundryAPIClient(address, connect_timeout=0.1, max_retries=0) as client:
         with pytest.raises(errors.ConnectTimeout) as caught:
@@ -205,7 +205,7 @@ async def test_the_bound_holds_for_the_first_look_at_a_service_too(full_backlog:
     assert (caught.value.limit_s, caught.value.service) == (0.1, address)
 
 
-async def test_a_connection_that_fails_otherwise_says_how(
+async def test_other_connect_failures_name_their_cause(
     transport: HttpTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def exhausted(*_: object, **__: object) -> None:

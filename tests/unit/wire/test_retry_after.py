@@ -1,4 +1,4 @@
-"""When a service wants to be asked again, in every way in which services say it."""
+"""All forms of the Retry-After headers."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ def test_seconds_milliseconds_and_dates(headers: dict[str, str], seconds: float)
 
 
 @pytest.mark.parametrize("told", ["", "-1", "nan", "inf", "-inf", "soon", "Tue, 99 Nov", "1e999"])
-def test_what_cannot_be_read_counts_as_not_said(told: str) -> None:
+def test_invalid_values_are_ignored(told: str) -> None:
     assert parse_retry_after({"Retry-After": told}, NOW) is None
     assert parse_retry_after({"Retry-After-Ms": told}, NOW) is None
     assert parse_retry_after({}, NOW) is None
 
 
 @given(st.datetimes(datetime(1990, 1, 1), datetime(2900, 1, 1)))  # noqa: DTZ001 - hypothesis' bounds
-def test_a_date_is_the_time_until_it(moment: datetime) -> None:
+def test_date_becomes_the_time_until_it(moment: datetime) -> None:
     moment = moment.replace(tzinfo=UTC, microsecond=0)
     told = {"Retry-After": format_datetime(moment, usegmt=True)}
     assert parse_retry_after(told, NOW) == max(0.0, moment.timestamp() - NOW)
 
 
 @given(st.text())
-def test_nothing_that_a_service_says_is_an_error(told: str) -> None:
+def test_no_value_raises(told: str) -> None:
     for header in ("Retry-After", "Retry-After-Ms"):
         seconds = parse_retry_after({header: told}, NOW)
         assert seconds is None or (seconds >= 0 and math.isfinite(seconds))

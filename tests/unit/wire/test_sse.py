@@ -1,4 +1,4 @@
-"""The event-stream decoder against the standard, for any bytes in any split."""
+"""The SSE decoder agrees with the standard for any bytes in any split."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BOM = b"\xef\xbb\xbf"
 
 
 def standard(stream: bytes) -> list[tuple[str, str]]:
-    """Every event's type and data, by WHATWG HTML 9.2.6, on the whole stream at once."""
+    """Decode a complete stream as WHATWG HTML 9.2.6 specifies."""
     text = stream.removeprefix(BOM).decode("utf-8", "replace")
     *lines, _unfinished = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     events: list[tuple[str, str]] = []
@@ -59,9 +59,7 @@ STREAMS = ANY_BYTES | WELL_FORMED
 
 
 @given(stream=STREAMS, data=st.data())
-def test_any_split_of_any_stream_gives_the_standards_events(
-    stream: bytes, data: st.DataObject
-) -> None:
+def test_any_split_gives_the_events_of_the_standard(stream: bytes, data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
     edges = [0, *cuts, len(stream)]
     blocks = [stream[start:end] for start, end in itertools.pairwise(edges)]
@@ -69,12 +67,12 @@ def test_any_split_of_any_stream_gives_the_standards_events(
 
 
 @given(stream=STREAMS)
-def test_one_byte_at_a_time_gives_the_standards_events(stream: bytes) -> None:
+def test_single_bytes_give_the_events_of_the_standard(stream: bytes) -> None:
     assert readable(decoded([bytes([byte]) for byte in stream])) == standard(stream)
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r", b"\r\n"])
-def test_a_line_end_may_be_torn_apart(end: bytes) -> None:
+def test_line_end_may_be_split(end: bytes) -> None:
     stream = end.join(
         [BOM + b"event: e", b"data: a", b"data: b", b": x", b"", b"data: c", b"", b""]
     )
@@ -107,21 +105,21 @@ def test_a_line_end_may_be_torn_apart(end: bytes) -> None:
         (b"", []),
     ],
 )
-def test_the_cases_that_the_standard_tells_apart(stream: bytes, expected: list[bytes]) -> None:
+def test_cases_of_the_standard(stream: bytes, expected: list[bytes]) -> None:
     assert [event.data for event in decoded([stream])] == expected
 
 
-def test_an_event_has_the_last_name_it_was_given() -> None:
+def test_last_event_name_counts() -> None:
     events = decoded([b"event: a\nevent: error\ndata: x\n\nevent:\ndata: y\n\ndata: z\n\n"])
     assert [event.name for event in events] == [b"error", b"message", b"message"]
 
 
-def test_the_bom_may_be_torn_apart() -> None:
+def test_bom_may_be_split() -> None:
     assert [e.data for e in decoded([BOM[:1], BOM[1:2], BOM[2:] + b"data: a\n\n"])] == [b"a"]
 
 
-def test_an_event_is_there_with_its_last_byte() -> None:
-    """Also where a CR ends it, of which an LF may follow in the next block."""
+def test_event_is_returned_with_its_last_byte() -> None:
+    """Even if it ends in a CR, after which an LF may follow in the next block."""
     decoder = EventDecoder()
     assert [event.data for event in decoder.feed(b"data: a\r\r")] == [b"a"]
     assert [event.data for event in decoder.feed(b"\ndata: b\n\n")] == [b"b"]
@@ -143,7 +141,7 @@ LARGE = 1000
         pytest.param(b"event: " + b"a" * LARGE + b"\n", id="a name"),
     ],
 )
-def test_what_would_have_to_be_kept_is_bounded(stream: bytes, size: int) -> None:
+def test_buffered_data_is_bounded(stream: bytes, size: int) -> None:
     blocks = [stream[start : start + size] for start in range(0, len(stream), size)]
     with pytest.raises(ProtocolError, match="larger than 1000 bytes"):
         decoded([b"data: before\n\n", *blocks], LARGE)
@@ -160,7 +158,7 @@ def test_what_would_have_to_be_kept_is_bounded(stream: bytes, size: int) -> None
         pytest.param(b"data: " + b"a" * (LARGE - 7) + b"\n", id="the largest event"),
     ],
 )
-def test_what_is_not_kept_is_not_bounded(stream: bytes, size: int) -> None:
+def test_skipped_data_is_not_bounded(stream: bytes, size: int) -> None:
     blocks = [stream[start : start + size] for start in range(0, len(stream), size)]
     assert decoded([*blocks, b"\ndata: a\n\n"], LARGE)[-1].data == b"a"
 
@@ -173,7 +171,7 @@ def test_events_before_an_oversized_one_are_delivered() -> None:
 
 
 @pytest.mark.timeout(10)
-def test_the_work_grows_with_the_bytes_and_not_with_their_square() -> None:
+def test_work_is_linear() -> None:
     """A decoder that scans an unfinished line again for each block would need hours here."""
     blocks = [b"a" * 8] * 2**18
     events = decoded([b"data: ", *blocks, b"\n\n"], 2**22)

@@ -1,4 +1,4 @@
-"""The transport over aiohttp: what it sends, to whom, and on which connection."""
+"""The HTTP transport."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def get(base_url: str, path: str = "/status", **headers: str) -> Request:
     return Request("GET", f"{base_url}{path}", headers)
 
 
-async def test_a_whole_answer_is_fetched(transport: HttpTransport) -> None:
+async def test_fetch_returns_the_complete_response(transport: HttpTransport) -> None:
     async with ScriptedServer(send_once(make_response(200, b"body"))) as server:
         reply = await fetch(transport, get(server.base_url), timeout_s=5)
     assert isinstance(reply, BufferedResponse)
@@ -49,15 +49,15 @@ async def test_a_whole_answer_is_fetched(transport: HttpTransport) -> None:
     assert reply.headers["content-type"] == "application/json"
 
 
-async def test_of_doubled_headers_the_first_counts(transport: HttpTransport) -> None:
+async def test_first_of_repeated_headers_counts(transport: HttpTransport) -> None:
     doubled = "X-Twice: first\r\nX-Twice: second\r\n"
     async with ScriptedServer(send_once(make_head(200, length=0, more=doubled))) as server:
         reply = await fetch(transport, get(server.base_url), timeout_s=5)
     assert reply.headers["x-twice"] == "first"
 
 
-async def test_only_what_was_asked_for_is_sent(transport: HttpTransport) -> None:
-    """No credential, no cookie, no wish for compression."""
+async def test_no_headers_are_added_without_need(transport: HttpTransport) -> None:
+    """No credential, no cookie, no request for compression."""
     cookie = make_head(200, length=0, more="Set-Cookie: a=b\r\nConnection: close\r\n")
     async with ScriptedServer(send_once(cookie)) as server:
         for _ in range(2):
@@ -67,14 +67,14 @@ async def test_only_what_was_asked_for_is_sent(transport: HttpTransport) -> None
         assert request.headers["accept-encoding"] == "identity"
 
 
-async def test_names_with_colons_are_sent_as_they_are(transport: HttpTransport) -> None:
-    """The 2.x service does not decode path variables."""
+async def test_colons_in_paths_are_not_encoded(transport: HttpTransport) -> None:
+    """SDK 2.x does not decode path variables."""
     async with ScriptedServer(send_once(make_response(200, b""))) as server:
         await fetch(transport, get(server.base_url, "/v1/models/tiny-chat:2"), timeout_s=5)
     assert server.requests[0].path == "/v1/models/tiny-chat:2"
 
 
-async def test_a_body_is_sent_with_its_length(transport: HttpTransport) -> None:
+async def test_body_is_sent_with_its_length(transport: HttpTransport) -> None:
     async with ScriptedServer(send_once(make_response(200, b""))) as server:
         request = Request("POST", f"{server.base_url}/x", {"Content-Type": "x/y"}, b"\0body")
         await fetch(transport, request, timeout_s=5)
@@ -84,14 +84,14 @@ async def test_a_body_is_sent_with_its_length(transport: HttpTransport) -> None:
     assert "transfer-encoding" not in received.headers
 
 
-async def test_a_large_answer_is_refused(transport: HttpTransport) -> None:
+async def test_fetch_limits_the_size(transport: HttpTransport) -> None:
     async with ScriptedServer(send_forever(make_head(200), encode_chunk(b"a" * 9999))) as server:
         with pytest.raises(errors.ProtocolError, match="larger than 100000 bytes"):
             await fetch(transport, get(server.base_url), timeout_s=5, max_bytes=100_000)
         await server.wait_closed()
 
 
-async def test_a_slow_answer_is_refused(transport: HttpTransport) -> None:
+async def test_fetch_limits_the_time(transport: HttpTransport) -> None:
     async with ScriptedServer(stay_silent) as server:
         with pytest.raises(errors.ServiceNotRunning, match=r"within 0\.1 s") as caught:
             await fetch(transport, get(server.base_url), timeout_s=0.1)
@@ -99,21 +99,21 @@ async def test_a_slow_answer_is_refused(transport: HttpTransport) -> None:
     assert str(caught.value).endswith("restart the service.")
 
 
-async def test_an_answer_that_breaks_off_is_a_crash(transport: HttpTransport) -> None:
-    """Nobody has a text so far in hand, as with a stream."""
+async def test_truncated_response_is_a_crash(transport: HttpTransport) -> None:
+    """Unlike with a stream, the caller has received no text."""
     async with ScriptedServer(send_once(make_head(200, length=99), b"half")) as server:
         with pytest.raises(errors.ServiceCrashed, match="before the answer ended") as caught:
             await fetch(transport, get(server.base_url), timeout_s=5)
     assert caught.value.service == server.base_url
 
 
-async def test_a_reset_is_a_crash(transport: HttpTransport) -> None:
+async def test_connection_reset_is_a_crash(transport: HttpTransport) -> None:
     async with ScriptedServer(break_off) as server:
         with pytest.raises(errors.ServiceCrashed):
             await fetch(transport, get(server.base_url), timeout_s=5)
 
 
-async def test_a_refused_connection_means_that_nothing_runs_there(
+async def test_refused_connection_means_not_running(
     transport: HttpTransport,
 ) -> None:
     base_url = await get_unused_url()
@@ -123,14 +123,14 @@ async def test_a_refused_connection_means_that_nothing_runs_there(
 
 
 @pytest.mark.parametrize("url", ["http://", "http://[::1", "nonsense", "ftp://127.0.0.1/"])
-async def test_what_is_no_url_is_a_configuration_error(transport: HttpTransport, url: str) -> None:
+async def test_invalid_url_is_a_configuration_error(transport: HttpTransport, url: str) -> None:
     with pytest.raises(errors.ConfigurationError) as caught:
         await transport.send(Request("GET", url))
     assert caught.value.hint
 
 
 @pytest.mark.parametrize("value", ["line\r\nX-Injected: yes", "nul\0"])
-async def test_a_header_that_cannot_be_sent_is_a_configuration_error(
+async def test_invalid_header_is_a_configuration_error(
     transport: HttpTransport, value: str
 ) -> None:
     async with ScriptedServer(send_once(make_response(200, b""))) as server:
@@ -139,7 +139,7 @@ async def test_a_header_that_cannot_be_sent_is_a_configuration_error(
     assert server.requests == []
 
 
-async def test_a_response_that_is_closed_early_closes_its_connection(
+async def test_closing_a_response_early_closes_its_connection(
     transport: HttpTransport,
 ) -> None:
     async with ScriptedServer(
@@ -150,7 +150,7 @@ async def test_a_response_that_is_closed_early_closes_its_connection(
         await server.wait_closed()
 
 
-async def test_closing_twice_is_closing_once(transport: HttpTransport) -> None:
+async def test_closing_is_idempotent(transport: HttpTransport) -> None:
     async with ScriptedServer(send_once(make_response(200, b""))) as server:
         response = await transport.send(get(server.base_url))
         response.close()
@@ -159,7 +159,7 @@ async def test_closing_twice_is_closing_once(transport: HttpTransport) -> None:
     await transport.aclose()
 
 
-async def test_a_closed_transport_opens_again_when_it_is_used(transport: HttpTransport) -> None:
+async def test_closed_transport_can_be_used_again(transport: HttpTransport) -> None:
     async with ScriptedServer(answer_all("Hi")) as server:
         for _ in range(2):
             assert (await fetch(transport, get(server.base_url), timeout_s=5)).status == 200
@@ -167,7 +167,7 @@ async def test_a_closed_transport_opens_again_when_it_is_used(transport: HttpTra
     assert [request.connection for request in server.requests] == [0, 1]
 
 
-async def test_closing_the_transport_closes_the_pooled_connections(
+async def test_aclose_closes_pooled_connections(
     transport: HttpTransport,
 ) -> None:
     async def once(peer: Peer) -> None:
@@ -190,8 +190,8 @@ async def test_one_transport_serves_many_tasks_at_once(transport: HttpTransport)
     assert [reply.status for reply in replies] == [200] * 200
 
 
-def test_one_transport_serves_several_event_loops_and_leaks_no_socket() -> None:
-    """Though it is never closed: warnings of open sockets are errors here."""
+def test_several_event_loops_leak_no_socket() -> None:
+    """The transport is never closed, and warnings about open sockets are errors in tests."""
     transport = HttpTransport()
 
     async def use_it() -> int:
@@ -201,8 +201,8 @@ def test_one_transport_serves_several_event_loops_and_leaks_no_socket() -> None:
     assert [asyncio.run(use_it()) for _ in range(3)] == [200] * 3
 
 
-def test_a_loop_that_was_left_without_closing_anything_does_not_spoil_the_next() -> None:
-    """As in programs that drive their loops by hand."""
+def test_abandoned_event_loop_does_not_affect_the_next() -> None:
+    """Some programs run their event loops by hand."""
     transport = HttpTransport()
 
     async def use_it() -> int:
@@ -237,11 +237,11 @@ def test_a_loop_that_was_left_without_closing_anything_does_not_spoil_the_next()
         ("nonsense", False),
     ],
 )
-def test_loopback_is_told_from_the_rest(url: str, *, loopback: bool) -> None:
+def test_is_loopback(url: str, *, loopback: bool) -> None:
     assert is_loopback(url) is loopback
 
 
-def test_a_proxy_is_for_remote_services_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxy_is_for_remote_services_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(urllib.request, "getproxies", lambda: {"http": "http://proxy:3128"})
     monkeypatch.setattr(urllib.request, "proxy_bypass", lambda host: host == "inside.example")
     assert _get_proxy("http://inside.example/x") is None
@@ -249,7 +249,7 @@ def test_a_proxy_is_for_remote_services_only(monkeypatch: pytest.MonkeyPatch) ->
     assert _get_proxy("https://outside.example/x") is None
 
 
-async def test_the_environments_proxy_is_not_used_for_loopback(
+async def test_proxy_of_the_environment_is_not_used_for_loopback(
     transport: HttpTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")

@@ -1,4 +1,4 @@
-"""Odd events of a stream: the text is kept, the end is known, and errors keep their words."""
+"""Odd events of a stream lose neither text nor end nor error messages."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def text(content: str, index: int = 0) -> bytes:
 
 
 def answer(*events: bytes) -> tuple[str, str, Usage]:
-    """The text, the finish reason and the usage of a stream of "Hello" and these events."""
+    """Return text, finish reason and usage of a stream of "Hello" and these events."""
     stream = ChatStream("m")
     chunks = [chunk for event in (text("Hello"), *events) for chunk in stream.feed(event)]
     ending = stream.finish()
@@ -66,7 +66,7 @@ def answer(*events: bytes) -> tuple[str, str, Usage]:
         (b"data:\n\n", "stop"),
     ],
 )
-def test_a_whole_answer_survives_its_last_event(last: bytes, reason: str) -> None:
+def test_odd_last_event_does_not_lose_the_answer(last: bytes, reason: str) -> None:
     assert answer(last, DONE)[:2] == ("Hello", reason)
 
 
@@ -74,7 +74,7 @@ def test_a_whole_answer_survives_its_last_event(last: bytes, reason: str) -> Non
     "mark",
     [b"data: [DONE]", b"data:[DONE]", b"data: [DONE] ", b"data:  [DONE]\t", b'data: "[DONE]"'],
 )
-def test_an_end_mark_is_known_however_it_is_written(mark: bytes) -> None:
+def test_end_mark_in_any_notation(mark: bytes) -> None:
     stream = ChatStream("m")
     list(stream.feed(text("Hello") + mark + b"\n\n" + text(" again")))
     assert stream.done
@@ -93,12 +93,12 @@ def test_an_end_mark_is_known_however_it_is_written(mark: bytes) -> None:
         ("many", Usage()),
     ],
 )
-def test_usage_is_read_as_far_as_it_is_one(usage: object, expected: Usage) -> None:
+def test_valid_parts_of_usage_are_read(usage: object, expected: Usage) -> None:
     last = data({"choices": [], "usage": usage})
     assert answer(choice(delta={}, finish_reason="stop"), last, DONE) == ("Hello", "stop", expected)
 
 
-def test_of_several_answers_that_are_mixed_the_first_is_kept() -> None:
+def test_first_of_several_mixed_answers_counts() -> None:
     both = data(
         {
             "choices": [
@@ -111,12 +111,12 @@ def test_of_several_answers_that_are_mixed_the_first_is_kept() -> None:
     assert answer(text("No", 1), both, text("No", 1), end, DONE)[:2] == ("Hello!", "length")
 
 
-def test_a_text_in_parts_is_one() -> None:
+def test_text_parts_are_joined() -> None:
     parts = [{"type": "text", "text": " you"}, {"type": "text", "text": "!"}]
     assert answer(choice(delta={"content": parts}), DONE)[0] == "Hello you!"
 
 
-def test_what_comes_beside_text_in_one_event_is_not_lost() -> None:
+def test_other_members_of_a_text_event_are_read() -> None:
     call = {"index": 0, "id": "a", "function": {"name": "f", "arguments": "{}"}}
     stream = ChatStream("m")
     chunks = list(stream.feed(text("x") + choice(delta={"content": "y", "tool_calls": [call]})))
@@ -125,7 +125,7 @@ def test_what_comes_beside_text_in_one_event_is_not_lost() -> None:
     assert [call.id for chunk in chunks for call in chunk.tool_calls] == ["a"]
 
 
-def test_reasoning_and_a_refusal_are_told_apart_from_the_text() -> None:
+def test_reasoning_and_refusal_are_not_text() -> None:
     stream = ChatStream("m")
     events = choice(delta={"reasoning": "Hm."}) + choice(delta={"refusal": "I may not."})
     chunks = list(stream.feed(events + choice(finish_reason="stop", delta={"content": ""})))
@@ -137,7 +137,7 @@ def test_reasoning_and_a_refusal_are_told_apart_from_the_text() -> None:
 @pytest.mark.parametrize(
     "last", [b"data: {\n\n", b"data: ping\n\n", data(3), choice(delta={"content": 3})]
 )
-def test_what_cannot_be_read_behind_the_end_loses_nothing(reason: str, last: bytes) -> None:
+def test_invalid_event_after_the_end_is_ignored(reason: str, last: bytes) -> None:
     told, why, _ = answer(choice(delta={}, finish_reason=reason), last, DONE)
     assert (told, why) == ("Hello", reason)
 
@@ -157,18 +157,18 @@ def test_what_cannot_be_read_behind_the_end_loses_nothing(reason: str, last: byt
         (b'{"choices": [{"delta": {"content": " you"}}]}\n\n', " you"),
     ],
 )
-def test_text_is_kept_however_it_is_sent(piece: bytes, expected: str) -> None:
+def test_text_is_read_in_any_shape(piece: bytes, expected: str) -> None:
     assert answer(piece, DONE)[0] == f"Hello{expected}"
 
 
-def test_reasoning_among_the_parts_of_a_text_is_reasoning() -> None:
+def test_reasoning_in_text_parts() -> None:
     parts = [{"type": "thinking", "thinking": [{"text": "Hm."}]}, {"type": "text", "text": "Yes."}]
     stream = ChatStream("m")
     chunks = list(stream.feed(choice(delta={"content": parts})))
     assert [(chunk.reasoning, chunk.content) for chunk in chunks] == [("Hm.", ""), ("", "Yes.")]
 
 
-def test_a_whole_completion_keeps_its_calls() -> None:
+def test_complete_completion_keeps_its_tool_calls() -> None:
     call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     message = {"role": "assistant", "content": None, "tool_calls": [call]}
     stream = ChatStream("m")
@@ -188,13 +188,13 @@ def test_a_whole_completion_keeps_its_calls() -> None:
         data({"error_code": 1, "error_message": "boom"}),
     ],
 )
-def test_an_error_keeps_its_words_wherever_it_stands(event: bytes) -> None:
+def test_error_message_is_found_in_any_shape(event: bytes) -> None:
     with pytest.raises(errors.ServerError, match="boom"):
         answer(event)
 
 
 @pytest.mark.parametrize("reason", ["error", "abort", "Cancelled"])
-def test_an_answer_that_broke_off_is_not_whole(reason: str) -> None:
+def test_aborted_answer_is_interrupted(reason: str) -> None:
     with pytest.raises(errors.StreamInterrupted, match=reason):
         answer(choice(delta={}, finish_reason=reason))
 
@@ -210,7 +210,7 @@ def test_an_answer_that_broke_off_is_not_whole(reason: str) -> None:
         {"choices": [{"delta": [{"content": "x"}]}]},
     ],
 )
-def test_an_event_without_a_meaning_is_an_error(value: object) -> None:
+def test_meaningless_event_is_an_error(value: object) -> None:
     with pytest.raises(errors.ProtocolError):
         answer(data(value))
 
@@ -236,7 +236,7 @@ def test_an_event_without_a_meaning_is_an_error(value: object) -> None:
         {"choices": [{"delta": {"content": "x"}}], "error": "boom"},
     ],
 )
-def test_an_error_in_a_stream_keeps_its_message_and_is_not_asked_again(value: object) -> None:
+def test_stream_error_keeps_its_message_and_is_not_retried(value: object) -> None:
     with pytest.raises(errors.ServerError) as caught:
         answer(data(value))
     assert caught.value.message == "boom"
@@ -247,7 +247,7 @@ def test_an_error_in_a_stream_keeps_its_message_and_is_not_asked_again(value: ob
     "event",
     [b'{"message":"boom"}', b"boom", b'"boom"', b'["boom"]', b'{"choices":[],"error":"boom"}'],
 )
-def test_an_event_named_error_is_one_whatever_it_holds(event: bytes) -> None:
+def test_event_named_error_is_an_error(event: bytes) -> None:
     with pytest.raises(errors.ServerError) as caught:
         answer(b"event: error\ndata: " + event + b"\n\n")
     assert caught.value.message == "boom"
@@ -266,20 +266,20 @@ def test_an_event_named_error_is_one_whatever_it_holds(event: bytes) -> None:
         ({"code": 200}, errors.ServerError),
     ],
 )
-def test_whose_mistake_it_was_is_in_the_code_and_the_type(
+def test_code_and_type_classify_an_error(
     members: dict[str, Any], kind: type[errors.FoundryError]
 ) -> None:
     for value in ({"error": {"message": "boom", **members}}, {"object": "error", **members}):
         assert type(parse_stream_error(msgspec.json.encode(value))) is kind
 
 
-def test_what_foundry_local_calls_its_own_failure_may_succeed_next_time() -> None:
+def test_server_error_is_retryable() -> None:
     failure = parse_stream_error(b'{"error":{"message":"boom","type":"server_error"}}')
     assert failure is not None
     assert failure.retryable
 
 
-def test_the_words_of_an_error_are_found_within_bounds() -> None:
+def test_error_message_search_is_bounded() -> None:
     deep: Any = "boom"
     for _ in range(9):
         deep = {"error": deep}

@@ -1,4 +1,4 @@
-"""Reasoning comes apart from the answer, however its markers are split over pieces."""
+"""Reasoning is separated from the answer in any split of the text."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ def told_apart(pieces: list[str]) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize(("text", "reasoning", "content"), CASES)
-def test_a_text_is_told_apart(text: str, reasoning: str, content: str) -> None:
+def test_text_is_split(text: str, reasoning: str, content: str) -> None:
     assert told_apart([text]) == (reasoning, content)
     assert told_apart(list(text)) == (reasoning, content)
 
 
 @given(st.lists(st.sampled_from(["<think>", "</think>", "<", "thi", " ", "\n", "a"])), st.data())
-def test_how_a_text_is_split_changes_nothing(parts: list[str], data: st.DataObject) -> None:
+def test_any_split_gives_the_same_result(parts: list[str], data: st.DataObject) -> None:
     text = "".join(parts)
     cuts = sorted(data.draw(st.sets(st.integers(0, len(text)))))
     bounds = [0, *cuts, len(text)]
@@ -73,8 +73,8 @@ def test_how_a_text_is_split_changes_nothing(parts: list[str], data: st.DataObje
         ("<think>so", "</thin "),
     ],
 )
-def test_what_is_held_back_is_not_read_again_with_each_piece(opening: str, unit: str) -> None:
-    """No text that is read again is longer than the marker that it may begin."""
+def test_held_back_text_is_not_read_again(opening: str, unit: str) -> None:
+    """No text that is read again is longer than a marker."""
     splitter, text = ReasoningSplitter(), opening + unit * 4096
     for at in range(0, len(text), 4):
         splitter.feed(text[at : at + 4])
@@ -99,17 +99,17 @@ def test_what_is_held_back_is_not_read_again_with_each_piece(opening: str, unit:
         ("", "", ""),
     ],
 )
-def test_a_whole_text_is_attributed_also_where_the_prompt_opened_the_block(
+def test_complete_text_with_a_block_opened_in_the_prompt(
     text: str, reasoning: str, content: str
 ) -> None:
     assert split_reasoning("", text) == (reasoning, content)
 
 
-def test_what_was_told_apart_before_stays_so() -> None:
+def test_separated_reasoning_stays_separate() -> None:
     assert split_reasoning("Hm.", "a\n</think>\nb") == ("Hm.", "a\n</think>\nb")
 
 
-def test_an_answer_that_was_taken_for_reasoning_is_the_answer() -> None:
+def test_answer_taken_for_reasoning_is_the_answer() -> None:
     assert split_reasoning("All of it.\n", "All of it.") == ("", "All of it.")
 
 
@@ -153,14 +153,14 @@ CHANNELS = [
 
 
 @pytest.mark.parametrize(("text", "reasoning", "content"), CHANNELS)
-def test_an_answer_in_channels_is_told_apart(text: str, reasoning: str, content: str) -> None:
+def test_channels_are_split(text: str, reasoning: str, content: str) -> None:
     assert told_apart([text]) == (reasoning, content)
     assert told_apart(list(text)) == (reasoning, content)
     assert split_reasoning("", text) == (reasoning, content)
 
 
 @pytest.mark.parametrize("unit", ["<", "<|", "<|channel|>", "<|message|>", "<|end|>x"])
-def test_channels_hold_back_no_more_than_a_marker_or_a_header(unit: str) -> None:
+def test_channels_hold_back_only_markers_and_headers(unit: str) -> None:
     splitter, text = ReasoningSplitter(), "<|channel|>final<|message|>" + unit * 1000
     given = sum(len(piece) for at in range(len(text)) for piece in splitter.feed(text[at]))
     rest = splitter.flush()
@@ -181,5 +181,5 @@ def test_channels_hold_back_no_more_than_a_marker_or_a_header(unit: str) -> None
         ("demo", False),
     ],
 )
-def test_which_models_begin_within_a_block(name: str, opens: bool) -> None:  # noqa: FBT001
+def test_models_that_begin_in_a_block(name: str, opens: bool) -> None:  # noqa: FBT001
     assert opens_block_in_prompt(name) is opens

@@ -1,4 +1,4 @@
-"""Stop strings that are cut here: at the first one, however the text was split."""
+"""Answers end at the first stop string in any split of the text."""
 
 from __future__ import annotations
 
@@ -36,10 +36,8 @@ def decoded(stop: list[str], *blocks: bytes) -> tuple[str, StopStringFilter]:
 
 
 @given(texts=st.lists(FEW_LETTERS, max_size=8), stop=STOPS)
-def test_the_text_ends_where_the_first_stop_string_begins(
-    texts: list[str], stop: list[str]
-) -> None:
-    """The first to be complete, as an engine that looks after every token would find."""
+def test_text_ends_before_the_first_stop_string(texts: list[str], stop: list[str]) -> None:
+    """Return the first complete one, as an engine that checks after every token would find it."""
     text, decoder = decoded(stop, stream(*texts))
     whole, seen = "".join(texts), ""
     expected = whole
@@ -54,14 +52,12 @@ def test_the_text_ends_where_the_first_stop_string_begins(
 
 
 @given(texts=st.lists(FEW_LETTERS, max_size=8), stop=STOPS, cut=st.integers(0, 400))
-def test_where_the_bytes_are_torn_makes_no_difference(
-    texts: list[str], stop: list[str], cut: int
-) -> None:
+def test_any_split_gives_the_same_result(texts: list[str], stop: list[str], cut: int) -> None:
     body = stream(*texts)
     assert decoded(stop, body[:cut], body[cut:])[0] == decoded(stop, body)[0]
 
 
-def test_text_is_held_back_only_while_it_may_become_a_stop_string() -> None:
+def test_only_possible_stop_strings_are_held_back() -> None:
     decoder = StopStringFilter(ChatStream("m"), ["STOP"])
     said = [
         [chunk.content for chunk in decoder.feed(event(text) + b"\n\n")]
@@ -71,7 +67,7 @@ def test_text_is_held_back_only_while_it_may_become_a_stop_string() -> None:
     assert decoder.done
 
 
-def test_the_events_of_held_text_come_with_it() -> None:
+def test_raw_events_follow_held_back_text() -> None:
     decoder = StopStringFilter(ChatStream("m"), ["ab"])
     (chunk,) = decoder.feed(event("a") + b"\n\n" + event("c") + b"\n\n")
     assert chunk.content == "ac"
@@ -83,7 +79,7 @@ def test_the_events_of_held_text_come_with_it() -> None:
     ]
 
 
-def test_after_a_hit_the_ending_is_ours_with_what_was_counted_so_far() -> None:
+def test_end_after_a_stop_string() -> None:
     usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
     _, decoder = decoded(["!"], event("Hi!", usage=usage) + b"\n\n")
     ending = decoder.finish()
@@ -94,7 +90,7 @@ def test_after_a_hit_the_ending_is_ours_with_what_was_counted_so_far() -> None:
     )
 
 
-def test_what_was_held_back_comes_ahead_of_an_error() -> None:
+def test_held_back_text_precedes_an_error() -> None:
     decoder = StopStringFilter(ChatStream("m"), ["STOP"])
     chunks = iter(decoder.feed(event("ST") + b'\n\ndata: {"error":{"message":"boom"}}\n\n'))
     assert next(chunks).content == "ST"

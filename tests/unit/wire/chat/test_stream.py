@@ -1,4 +1,4 @@
-"""Text, reasoning and tool calls come out of a stream apart from each other."""
+"""A stream is decoded into text, reasoning and tool calls."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def fed(*blocks: bytes) -> list[Chunk]:
     return [chunk for block in blocks for chunk in stream.feed(block)]
 
 
-def test_reasoning_that_the_service_tells_apart_stays_apart() -> None:
+def test_separate_reasoning_stays_separate() -> None:
     chunks = fed(event(reasoning_content="Hm. "), event(content="Yes"), event(content="!"), STOP)
     assert [(chunk.reasoning, chunk.content) for chunk in chunks] == [
         ("Hm. ", ""),
@@ -39,7 +39,7 @@ def test_reasoning_that_the_service_tells_apart_stays_apart() -> None:
     ]
 
 
-def test_a_marker_that_is_split_over_events_is_no_text() -> None:
+def test_marker_split_over_events_is_not_text() -> None:
     texts = ["<th", "ink>", "Hm", ".</", "think>", "\n", "Yes", " <think>"]
     chunks = fed(*(event(content=text) for text in texts), STOP, DONE)
     assert "".join(chunk.reasoning for chunk in chunks) == "Hm."
@@ -54,11 +54,11 @@ def test_no_event_is_lost_from_the_raw_data() -> None:
     assert raw.count(b'"delta"') == 5
 
 
-def test_what_looked_like_a_marker_is_text_at_the_end_of_the_answer() -> None:
+def test_partial_marker_at_the_end_is_text() -> None:
     assert [chunk.content for chunk in fed(event(content="<thi"), STOP)] == ["<thi"]
 
 
-def test_what_was_held_back_comes_before_the_error_that_ends_the_stream() -> None:
+def test_held_back_text_precedes_an_error() -> None:
     stream = ChatStream("tiny:1")
     list(stream.feed(event(content="<thi")))
     came = stream.feed(b'data: {"error":{"message":"it broke"}}\n\n')
@@ -67,7 +67,7 @@ def test_what_was_held_back_comes_before_the_error_that_ends_the_stream() -> Non
         next(came)
 
 
-def test_tool_calls_are_assembled_by_their_index_where_the_id_comes_once() -> None:
+def test_tool_calls_are_joined_by_index() -> None:
     (chunk,) = fed(
         event(tool_calls=[piece(0, "", "a", "add")]),
         event(tool_calls=[piece(0, '{"x":'), piece(1, "{}", "b", "now")]),
@@ -82,7 +82,7 @@ def test_tool_calls_are_assembled_by_their_index_where_the_id_comes_once() -> No
     )
 
 
-def test_tool_calls_are_told_apart_by_id_where_every_chunk_counts_from_0() -> None:
+def test_tool_calls_are_distinguished_by_id() -> None:
     (chunk,) = fed(
         event(tool_calls=[piece(0, '{"x":1}', "a", "add")]),
         event(tool_calls=[piece(0, '{"x":2}', "b", "add")]),
@@ -91,20 +91,20 @@ def test_tool_calls_are_told_apart_by_id_where_every_chunk_counts_from_0() -> No
     assert [call.function.arguments for call in chunk.tool_calls] == ['{"x":1}', '{"x":2}']
 
 
-def test_tool_calls_of_an_answer_that_broke_off_are_not_passed_on() -> None:
+def test_tool_calls_of_an_aborted_answer_are_dropped() -> None:
     stream = ChatStream("tiny:1")
     assert list(stream.feed(event(tool_calls=[piece(0, '{"x":', "a", "add")]))) == []
     with pytest.raises(StreamInterrupted):
         stream.finish()
 
 
-def test_pieces_that_are_held_back_count_as_life() -> None:
+def test_held_back_pieces_are_counted() -> None:
     stream = ChatStream("tiny:1")
     list(stream.feed(event(tool_calls=[piece(0, '{"x":', "a", "add")])))
     assert stream.chunk_count == 1
 
 
-def test_a_stop_string_is_looked_for_in_the_answer_alone() -> None:
+def test_stop_strings_apply_to_the_answer_only() -> None:
     stopped = StopStringFilter(ChatStream("tiny:1"), ["END"])
     blocks = [event(reasoning_content="END"), event(content="yes EN"), event(content="D no")]
     chunks = [chunk for block in blocks for chunk in stopped.feed(block)]
@@ -164,13 +164,13 @@ PIECES: list[tuple[list[Any], list[tuple[str, str]]]] = [
 
 
 @pytest.mark.parametrize(("pieces", "expected"), PIECES)
-def test_pieces_of_calls_belong_together_however_they_are_named(
+def test_pieces_of_tool_calls_are_joined(
     pieces: list[Any], expected: list[tuple[str, str]]
 ) -> None:
     assert calls_in(*pieces) == expected
 
 
-def test_a_name_in_pieces_is_one_where_the_tools_are_known() -> None:
+def test_name_in_pieces_is_joined() -> None:
     tools = ("get_weather", "get", "clock")
     parts = [piece(0, "", "x", "clo"), piece(0, "", None, "ck"), piece(0, "{}")]
     assert calls_in(*parts, tools=tools) == [("clock", "{}")]
@@ -182,7 +182,7 @@ def test_a_name_in_pieces_is_one_where_the_tools_are_known() -> None:
     ]
 
 
-def test_the_older_form_of_a_call_is_one_too() -> None:
+def test_function_call_is_a_tool_call() -> None:
     (chunk,) = fed(
         event(function_call={"name": "f", "arguments": '{"a":'}),
         event(function_call={"arguments": "1}"}),
@@ -192,7 +192,7 @@ def test_the_older_form_of_a_call_is_one_too() -> None:
 
 
 def opened(*texts: str, reason: str = "stop") -> tuple[str, str]:
-    """The reasoning and the text of a model whose prompt opened the block."""
+    """Return reasoning and text of a model whose prompt opened the block."""
     stream = ChatStream("deepseek-r1:1", in_reasoning=True)
     end = b'data: {"choices":[{"delta":{},"finish_reason":"%b"}]}\n\n' % reason.encode()
     blocks = [*(event(content=text) for text in texts), end, DONE]
@@ -201,20 +201,20 @@ def opened(*texts: str, reason: str = "stop") -> tuple[str, str]:
     return "".join(c.reasoning for c in chunks), "".join(c.content for c in chunks)
 
 
-def test_a_block_that_the_prompt_opened_is_reasoning_from_its_first_word() -> None:
+def test_block_opened_in_the_prompt_is_reasoning() -> None:
     assert opened("Hm", ". ", "So.\n</th", "ink>\n\n", "Yes") == ("Hm. So.", "Yes")
     assert opened("<think>\nHm.\n</think>", "Yes") == ("Hm.", "Yes")
     assert opened("</think>\n\nYes") == ("", "Yes")
 
 
-def test_one_that_was_cut_is_reasoning_and_one_that_ended_is_the_answer_too() -> None:
+def test_unclosed_block_of_truncated_and_complete_answers() -> None:
     assert opened("Hm", ". So", reason="length") == ("Hm. So", "")
     reasoning, text = opened("Hel", "lo.")
     assert text == "Hello."
     assert split_reasoning(reasoning, text) == ("", "Hello.")
 
 
-def test_where_the_service_tells_reasoning_apart_the_text_is_the_answer() -> None:
+def test_with_separate_reasoning_the_text_is_the_answer() -> None:
     stream = ChatStream("deepseek-r1:1", in_reasoning=True)
     chunks = [
         *stream.feed(event(reasoning_content="Hm.") + event(content="Yes")),

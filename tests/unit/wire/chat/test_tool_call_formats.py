@@ -1,4 +1,4 @@
-"""The formats in which the models of other makers write tool calls."""
+"""The tool call formats of many models."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ BAR, LOW = "\N{FULLWIDTH VERTICAL LINE}", "\N{LOWER ONE EIGHTH BLOCK}"
 
 
 def wide(text: str) -> str:
-    """DeepSeek's own characters in place of those that anybody can type."""
+    """Replace ASCII characters by DeepSeek's special ones."""
     return text.replace("|", BAR).replace("_", LOW)
 
 
@@ -276,7 +276,7 @@ def found_in(*pieces: str) -> tuple[str, Calls]:
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_a_call_is_found_in_every_format(form: str) -> None:
+def test_call_is_found_in_every_format(form: str) -> None:
     text, expected = FORMATS[form]
     assert found_in(text) == ("", expected)
     assert found_in(*text) == ("", expected)
@@ -284,21 +284,21 @@ def test_a_call_is_found_in_every_format(form: str) -> None:
 
 
 @given(form=st.sampled_from(sorted(FORMATS)), cuts=st.lists(st.integers(0, 300), max_size=9))
-def test_how_a_call_was_split_makes_no_difference(form: str, cuts: list[int]) -> None:
+def test_any_split_gives_the_same_call(form: str, cuts: list[int]) -> None:
     text, expected = FORMATS[form]
     places = sorted({0, len(text), *(cut % (len(text) + 1) for cut in cuts)})
     assert found_in(*(text[a:b] for a, b in itertools.pairwise(places))) == ("", expected)
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_what_only_looks_like_a_call_stays_text(text: str) -> None:
+def test_text_that_resembles_a_call_stays_text(text: str) -> None:
     assert found_in(text) == (text, [])
     assert found_in(*text) == (text, [])
 
 
 @pytest.mark.parametrize("text", MALFORMED)
 @pytest.mark.parametrize("pieces", ["whole", "characters"])
-def test_a_marked_call_that_cannot_be_read_is_malformed(text: str, pieces: str) -> None:
+def test_unreadable_marked_call_is_malformed(text: str, pieces: str) -> None:
     with pytest.raises(MalformedCall) as caught:
         found_in(*([text] if pieces == "whole" else text))
     assert caught.value.text
@@ -315,13 +315,13 @@ def test_no_text_is_lost(text: str) -> None:
         assert said == text
 
 
-def test_text_is_text_where_no_tool_was_offered() -> None:
+def test_without_tools_everything_is_text() -> None:
     request = ChatRequest(messages=(Message("user", "x"),))
     stream = ChatStream("m")
     assert with_tool_recovery(stream, "m", request) is stream
 
 
-def test_the_schemas_of_a_request_say_how_to_read_texts() -> None:
+def test_schemas_give_arguments_their_types() -> None:
     tool = ToolDefinition(name="weather", parameters=TOOLS["weather"])
     request = ChatRequest(messages=(Message("user", "x"),), tools=(tool,))
     decoder = with_tool_recovery(ChatStream("m"), "m", request)
@@ -348,7 +348,7 @@ def said(text: str, reason: str) -> bytes:
     ],
 )
 @pytest.mark.parametrize(("reason", "told"), [("length", "length"), ("stop", None)])
-def test_a_call_that_was_cut_says_so(text: str, reason: str, told: str | None) -> None:
+def test_truncated_call_is_reported(text: str, reason: str, told: str | None) -> None:
     decoder = ToolCallRecovery(ChatStream("m"), "m", TOOLS)
     with pytest.raises(ToolCallError) as caught:
         list(decoder.feed(said(text, reason)))
@@ -357,7 +357,7 @@ def test_a_call_that_was_cut_says_so(text: str, reason: str, told: str | None) -
     assert ("greatest length" in str(caught.value)) == (reason == "length")
 
 
-def test_a_call_of_the_services_own_that_was_cut_says_so() -> None:
+def test_truncated_native_call_is_reported() -> None:
     call = {"index": 0, "id": "a", "function": {"name": "weather", "arguments": '{"city": "Be'}}
     events: list[dict[str, Any]] = [
         {"delta": {"tool_calls": [call]}},
@@ -402,6 +402,6 @@ def seconds(text: str) -> float:
 
 
 @pytest.mark.parametrize("unit", UNITS)
-def test_a_text_that_never_becomes_a_call_takes_no_time_to_speak_of(unit: str) -> None:
-    """Read from every beginning to the end, this would take minutes."""
+def test_endless_beginnings_take_little_time(unit: str) -> None:
+    """Parsing from every possible beginning to the end would take minutes."""
     assert seconds((unit * 2**17)[: 2**17]) < 3

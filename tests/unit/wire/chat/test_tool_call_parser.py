@@ -1,4 +1,4 @@
-"""Tool calls that arrive as text: found however it was split, and nothing else taken for one."""
+"""Tool calls are found in text in any split, and nothing else is taken for one."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ MALFORMED = (
 
 
 def found_in(*pieces: str) -> tuple[str, Calls, list[ToolCall]]:
-    """The text, the calls, and those as they came."""
+    """Return the text, the calls, and all results in order."""
     counter = itertools.count()
     finder = ToolCallParser(NAMES, new_id=lambda: f"call_{next(counter)}")
     found = [each for piece in pieces for each in finder.feed(piece)]
@@ -128,7 +128,7 @@ CUTS = st.lists(st.integers(0, 500), max_size=12)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_call_is_found_in_every_shape(shape: str) -> None:
+def test_call_is_found_in_every_notation(shape: str) -> None:
     text, expected = SHAPES[shape]
     said, calls, _ = found_in(text)
     assert (said, calls) == ("", expected)
@@ -136,7 +136,7 @@ def test_a_call_is_found_in_every_shape(shape: str) -> None:
 
 
 @given(shape=st.sampled_from(sorted(SHAPES)), cuts=CUTS)
-def test_how_the_text_was_split_makes_no_difference(shape: str, cuts: list[int]) -> None:
+def test_any_split_gives_the_same_result(shape: str, cuts: list[int]) -> None:
     text, expected = SHAPES[shape]
     assert found_in(*split(f"Let me see.\n{text}", cuts))[:2] == ("Let me see.\n", expected)
 
@@ -146,9 +146,7 @@ def test_how_the_text_was_split_makes_no_difference(shape: str, cuts: list[int])
     between=st.sampled_from(["", " ", "\n", "\n\n"]),
     cuts=CUTS,
 )
-def test_any_mixture_is_the_same_whole_and_in_pieces(
-    parts: list[str], between: str, cuts: list[int]
-) -> None:
+def test_any_mixture_is_the_same_in_pieces(parts: list[str], between: str, cuts: list[int]) -> None:
     text = between.join(parts)
 
     def outcome(pieces: list[str]) -> tuple[str, Calls] | str:
@@ -161,7 +159,7 @@ def test_any_mixture_is_the_same_whole_and_in_pieces(
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_what_only_looks_like_a_call_stays_text(text: str) -> None:
+def test_text_that_resembles_a_call_stays_text(text: str) -> None:
     assert found_in(text)[:2] == (text, [])
     assert found_in(*text)[:2] == (text, [])
 
@@ -174,28 +172,28 @@ def test_no_text_is_lost(text: str, cuts: list[int]) -> None:
 
 @pytest.mark.parametrize("text", MALFORMED)
 @pytest.mark.parametrize("pieces", ["whole", "characters"])
-def test_a_marked_call_that_cannot_be_read_is_malformed(text: str, pieces: str) -> None:
+def test_unreadable_marked_call_is_malformed(text: str, pieces: str) -> None:
     with pytest.raises(MalformedCall) as caught:
         found_in(*([text] if pieces == "whole" else text))
     assert text.startswith(caught.value.text)
     assert caught.value.reason
 
 
-def test_text_is_passed_on_at_once_where_it_cannot_be_a_call() -> None:
+def test_ordinary_text_is_not_held_back() -> None:
     finder = ToolCallParser(NAMES)
     said = [list(finder.feed(piece)) for piece in ("a <", "b> <to", "ols> f", "un", '\n{"na', "me")]
     assert said == [["a "], ["<b> "], ["<tools> "], [], ["fun\n"], []]
     assert list(finder.feed('": "Ada"')) == ['{"name": "Ada"']
 
 
-def test_text_ahead_of_a_malformed_call_is_passed_on() -> None:
+def test_text_before_a_malformed_call_is_returned() -> None:
     found = ToolCallParser(NAMES).feed("Let me see.<tool_call>{]</tool_call>")
     assert next(found) == "Let me see."
     with pytest.raises(MalformedCall):
         next(found)
 
 
-def test_a_calls_own_id_is_kept_and_others_get_one() -> None:
+def test_call_keeps_its_id_or_gets_one() -> None:
     text = f'{{"id": "call_7", "function": {CALL}}}'
     assert [call.id for call in found_in(text)[2]] == ["call_7"]
     assert [call.id for call in found_in(f"[{CALL}, {OTHER}]")[2]] == ["call_0", "call_1"]
@@ -205,7 +203,7 @@ def test_a_calls_own_id_is_kept_and_others_get_one() -> None:
     assert first.id != second.id
 
 
-def test_a_text_that_never_becomes_a_call_is_not_held_for_ever() -> None:
+def test_held_back_text_is_bounded() -> None:
     finder = ToolCallParser(NAMES)
     begun = '{"name": "clock", "arguments": {"city": "'
     assert list(finder.feed(begun)) == []
@@ -229,7 +227,7 @@ HOSTILE = {
 
 
 class Work:
-    """Counts the characters that are read to tell calls from text."""
+    """Count the characters that are read to separate calls from text."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.characters = 0
@@ -250,8 +248,8 @@ class Work:
 
 
 @pytest.mark.parametrize("unit", HOSTILE.values(), ids=HOSTILE.keys())
-def test_a_longer_text_is_not_read_more_often(unit: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each character at most some 50 times; as often as there are brackets would be 1000s."""
+def test_reading_is_linear(unit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each character may be read about 50 times; once per bracket would be thousands."""
     for length, piece in ((1 << 13, 16), (1 << 15, 16), (1 << 15, 1 << 15)):
         work = Work(monkeypatch)
         text = (unit * length)[:length]
@@ -260,7 +258,7 @@ def test_a_longer_text_is_not_read_more_often(unit: str, monkeypatch: pytest.Mon
         assert work.characters <= 64 * length
 
 
-def test_broken_json_in_front_of_it_does_not_hide_a_call() -> None:
+def test_invalid_json_does_not_hide_a_call() -> None:
     assert found_in('{"name": {\n' * 20 + f"\n{CALL}")[1] == ONE
     marked = f"<tool_call>{CALL}</tool_call>"
     assert found_in('{"name": {\n' * 200 + marked)[1] == ONE
@@ -271,8 +269,8 @@ def test_no_part_of_other_json_is_a_call() -> None:
     assert found_in(text)[:2] == (text, [])
 
 
-def test_a_long_call_in_small_pieces_takes_no_time_to_speak_of() -> None:
-    """Looked at with every piece, this would take minutes."""
+def test_long_call_in_small_pieces_takes_little_time() -> None:
+    """Parsing it again with every piece would take minutes."""
     expression = "1 + " * 20_000
     call = f'<tool_call>{{"name": "calculate", "arguments": {{"expression": "{expression}"}}}}'
     started = time.process_time()

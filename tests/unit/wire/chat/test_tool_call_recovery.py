@@ -1,4 +1,4 @@
-"""Calls that come out of the text, in the streams of each generation."""
+"""Tool calls are found in the text of streams of each generation."""
 
 from __future__ import annotations
 
@@ -58,29 +58,29 @@ CALLED = [("clock", {"city": "Bern"})]
 
 
 @given(cut=st.integers(0, len(CALL)))
-def test_a_call_in_the_text_is_a_call(cut: int) -> None:
+def test_call_in_the_text_is_a_call(cut: int) -> None:
     chunks, decoder = decoded([*said("Let me see. ", CALL[:cut], CALL[cut:]), *ended()])
     assert (text_of(chunks), calls_of(chunks)) == ("Let me see. ", CALLED)
     assert decoder.done
     assert decoder.finish().finish_reason == "tool_calls"
 
 
-def test_every_event_is_kept_with_what_it_became() -> None:
+def test_raw_events_belong_to_their_chunks() -> None:
     events = said("Hm. ", CALL[:20], CALL[20:])
     chunks, _ = decoded([*events, *ended()])
     raw = b"\n".join(chunk.raw for chunk in chunks)
     assert [f"data: {line}\n\n".encode() for line in raw.decode().split("\n")] == events
 
 
-def test_a_call_of_which_1_x_tells_twice_is_one() -> None:
-    """First as text, then as a call, whose arguments it wrote anew."""
+def test_call_sent_twice_by_sdk_1_is_one() -> None:
+    """It sends the call as text first, then as a call with reformatted arguments."""
     twice = event({"content": "", "tool_calls": [NATIVE]}, "tool_calls")
     chunks, decoder = decoded([*said(*CALL), twice, *ended("stop")])
     assert (text_of(chunks), calls_of(chunks)) == ("", CALLED)
     assert decoder.finish().finish_reason == "tool_calls"
 
 
-def test_the_same_call_twice_stays_two() -> None:
+def test_equal_calls_stay_two() -> None:
     native = event({"tool_calls": [NATIVE, {**NATIVE, "index": 1, "id": "a2"}]}, "tool_calls")
     chunks, _ = decoded([native, *ended("tool_calls")])
     assert calls_of(chunks) == CALLED * 2
@@ -88,20 +88,20 @@ def test_the_same_call_twice_stays_two() -> None:
     assert calls_of(chunks) == CALLED * 2
 
 
-def test_an_answer_without_a_call_is_as_it_was() -> None:
+def test_answer_without_a_call_is_unchanged() -> None:
     chunks, decoder = decoded([*said("a <b", "> {c}"), *ended("length")])
     assert text_of(chunks) == "a <b> {c}"
     assert decoder.finish().finish_reason == "length"
 
 
-def test_a_cut_answer_with_a_call_stays_cut() -> None:
+def test_truncated_answer_with_a_call_stays_truncated() -> None:
     chunks, decoder = decoded([*said(CALL, " and"), *ended("length")])
     assert calls_of(chunks) == CALLED
     assert decoder.finish().finish_reason == "length"
 
 
 @pytest.mark.parametrize("text", ['<tool_call>{"name": }</tool_call>', '<tool_call>{"name": "clo'])
-def test_a_malformed_call_is_an_error_with_its_text(text: str) -> None:
+def test_malformed_call_is_an_error_with_its_text(text: str) -> None:
     decoder = ToolCallRecovery(ChatStream("m"), "m", ["clock"])
     chunks = (chunk for block in [*said("Well. ", text), *ended()] for chunk in decoder.feed(block))
     assert next(chunks).content == "Well. "
@@ -111,7 +111,7 @@ def test_a_malformed_call_is_an_error_with_its_text(text: str) -> None:
     assert not caught.value.retryable
 
 
-def test_the_text_ahead_of_a_services_error_is_passed_on() -> None:
+def test_text_before_an_error_is_returned() -> None:
     decoder = ToolCallRecovery(ChatStream("m"), "m", ["clock"])
     list(decoder.feed(said(CALL[:15])[0]))
     failing = decoder.feed(b'data: {"error":{"message":"it failed","type":"server_error"}}\n\n')
@@ -120,8 +120,8 @@ def test_the_text_ahead_of_a_services_error_is_passed_on() -> None:
         next(failing)
 
 
-def test_an_answer_that_the_service_kept_to_itself_is_an_error() -> None:
-    """2.0 drops the text of a malformed call from a stream, and calls the answer complete."""
+def test_withheld_answer_is_an_error() -> None:
+    """2.0 drops the text of a malformed call from a stream and reports `stop`."""
     _, decoder = decoded(ended(tokens=41))
     with pytest.raises(ToolCallError, match="an answer of 41 tokens"):
         decoder.finish()
@@ -129,7 +129,7 @@ def test_an_answer_that_the_service_kept_to_itself_is_an_error() -> None:
     assert decoder.finish().finish_reason == "stop"
 
 
-def test_only_a_request_that_offers_tools_is_searched_for_calls() -> None:
+def test_only_requests_with_tools_are_searched() -> None:
     tool = ToolDefinition(name="clock")
     messages = (Message("user", "x"),)
     stream = ChatStream("m")
@@ -141,7 +141,7 @@ def test_only_a_request_that_offers_tools_is_searched_for_calls() -> None:
     )
 
 
-def test_arguments_that_only_open_brackets_are_no_foreign_error() -> None:
+def test_endless_brackets_are_a_typed_error() -> None:
     """Each piece repeats the name and looks like the beginning of another call."""
     call = {"index": 0, "function": {"name": "clock", "arguments": "{"}}
     piece = f"data: {json.dumps({'choices': [{'delta': {'tool_calls': [call]}}]})}\n\n".encode()

@@ -1,4 +1,4 @@
-"""Earlier tool calls as plain turns: nothing of them is lost, and all else stays as it is."""
+"""Earlier tool calls become plain messages; all others are unchanged."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ ASKED = Message("user", "What is 2 + 2?")
 CALL = ToolCall("call_1", FunctionCall("add", '{"a": 2, "b": 2}'))
 
 
-def test_a_call_becomes_the_assistants_words_and_its_result_the_users() -> None:
+def test_calls_and_results_become_plain_messages() -> None:
     said, wanted, result = inline_tool_history(
         [ASKED, Message("assistant", tool_calls=(CALL,)), Message("tool", "4", (), "call_1")]
     )
@@ -20,13 +20,13 @@ def test_a_call_becomes_the_assistants_words_and_its_result_the_users() -> None:
     assert result == Message("user", "add returned:\n4")
 
 
-def test_words_beside_calls_are_kept() -> None:
+def test_text_with_calls_is_kept() -> None:
     (turn,) = inline_tool_history([Message("assistant", "Let me see.", tool_calls=(CALL, CALL))])
     assert turn.content.startswith("Let me see.\n<tool_call>")
     assert turn.content.count("</tool_call>") == 2
 
 
-def test_a_result_without_its_call_is_kept() -> None:
+def test_result_without_its_call_is_kept() -> None:
     assert inline_tool_history([Message("tool", "4", (), "call_9")]) == (
         Message("user", "the tool returned:\n4"),
     )

@@ -1,4 +1,4 @@
-"""The dialect of the 0.10 command line's server: how it finds out what can be done, and does it."""
+"""The dialect of the CLI 0.10 server."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NOT_LOADED = b'{"error":{"message":"Model \'x\' is not loaded. Please load the m
 
 @dataclass
 class Server:
-    """A `Transport` with routes in place of a network; what is not among them is a 404."""
+    """A transport that answers from a table of routes, and with 404 for others."""
 
     routes: Mapping[str, tuple[int, bytes]]
     asked: list[str] = field(default_factory=list)
@@ -86,7 +86,7 @@ def dialect(
     return Cli010Dialect(ServiceClient(server, "http://service", {}, command)), server
 
 
-async def test_its_routes_for_models_are_looked_for_once() -> None:
+async def test_model_routes_are_probed_once() -> None:
     service, server = dialect(command=Command())
     for _ in range(3):
         await service.load(LISTED)
@@ -95,7 +95,7 @@ async def test_its_routes_for_models_are_looked_for_once() -> None:
     assert server.asked == ["/models/loaded"]
 
 
-async def test_routes_that_are_there_are_used_instead_of_the_command() -> None:
+async def test_model_routes_are_preferred_to_the_command() -> None:
     command = Command()
     service, server = dialect(
         {
@@ -112,7 +112,7 @@ async def test_routes_that_are_there_are_used_instead_of_the_command() -> None:
     assert f"/models/load/{LISTED.id}" in server.asked
 
 
-async def test_a_failed_load_over_http_is_typed() -> None:
+async def test_failed_load_over_http_is_typed() -> None:
     service, _ = dialect({"/models/loaded": (200, b"[]"), f"/models/load/{LISTED.id}": (500, b"")})
     with pytest.raises(errors.ModelLoadFailed) as caught:
         await service.load(LISTED)
@@ -120,14 +120,14 @@ async def test_a_failed_load_over_http_is_typed() -> None:
 
 
 @pytest.mark.parametrize("page", [b"<html>", b"{}", b""])
-async def test_a_page_of_another_program_is_no_route(page: bytes) -> None:
+async def test_page_of_another_program_is_not_a_route(page: bytes) -> None:
     service, _ = dialect({"/models/loaded": (200, page)}, command := Command())
     await service.load(LISTED)
     assert command.in_memory == {LISTED.id}
 
 
-async def test_an_id_without_version_becomes_the_loaded_one() -> None:
-    """Inference wants the version, which `/v1/models` was seen to leave out."""
+async def test_id_without_version_becomes_the_loaded_one() -> None:
+    """Inference requires the version, which `/v1/models` leaves out."""
     service, _ = dialect({"/models/loaded": (200, json.dumps([LISTED.id]).encode())})
     (model,) = await service.list_local_models()
     assert (model.id, model.alias, model.loaded) == (LISTED.id, "phi-4-mini", True)
@@ -136,7 +136,7 @@ async def test_an_id_without_version_becomes_the_loaded_one() -> None:
     assert (model.id, model.loaded) == ("phi-4-mini-instruct-generic-cpu", False)
 
 
-async def test_the_command_tells_of_models_where_it_is() -> None:
+async def test_command_lists_the_models() -> None:
     far = Model(id="far:1", alias="far", catalog="public", cached=False)
     here = Model(id="here:1", alias="here", catalog="public", cached=True)
     service, server = dialect(command=Command(listed=[far, here]))
@@ -148,7 +148,7 @@ async def test_the_command_tells_of_models_where_it_is() -> None:
         await service.list_public_models()
 
 
-async def test_a_command_that_came_later_is_found() -> None:
+async def test_command_installed_later_is_found() -> None:
     service, _ = dialect(command=(command := Command(there=False)))
     with pytest.raises(errors.UnsupportedFeature):
         await service.unload(LISTED)
@@ -159,7 +159,7 @@ async def test_a_command_that_came_later_is_found() -> None:
 
 
 @pytest.mark.parametrize("command", [None, Command(there=False)])
-async def test_without_route_and_command_the_error_names_the_command_to_run(
+async def test_error_names_the_command_to_run(
     command: Command | None,
 ) -> None:
     service, server = dialect(command=command)
@@ -172,14 +172,14 @@ async def test_without_route_and_command_the_error_names_the_command_to_run(
     assert server.asked == ["/models/loaded"]
 
 
-async def test_without_both_a_model_that_answers_is_loaded() -> None:
+async def test_probe_finds_a_loaded_model() -> None:
     service, server = dialect({"/v1/chat/completions": (200, b"{}")})
     await service.load(LISTED)
     assert await service.get_loaded_ids() == {LISTED.id}
     assert server.asked.count("/v1/chat/completions") == 1
 
 
-async def test_without_both_a_model_that_does_not_answer_cannot_be_loaded() -> None:
+async def test_probe_of_an_unloaded_model_is_unsupported() -> None:
     service, _ = dialect({"/v1/chat/completions": (400, NOT_LOADED)})
     with pytest.raises(errors.UnsupportedFeature) as caught:
         await service.load(LISTED)
@@ -187,13 +187,13 @@ async def test_without_both_a_model_that_does_not_answer_cannot_be_loaded() -> N
     assert isinstance(caught.value.__cause__, errors.ModelNotLoaded)
 
 
-async def test_a_failure_of_another_kind_is_not_taken_for_an_unloaded_model() -> None:
+async def test_probe_passes_other_errors_on() -> None:
     service, _ = dialect({"/v1/chat/completions": (500, b"out of memory")})
     with pytest.raises(errors.ServerError, match="out of memory"):
         await service.load(LISTED)
 
 
-async def test_a_catalog_out_of_reach_is_no_death() -> None:
+async def test_unreachable_catalog_does_not_fail_the_status() -> None:
     told = b'{"error":{"message":"Failed to retrieve model list: Catalog request failed"}}'
     service, _ = dialect({"/v1/models": (500, told)})
     assert await service.get_status() == ServiceStatus("cli-0.10")
@@ -209,8 +209,8 @@ async def test_a_catalog_out_of_reach_is_no_death() -> None:
 
 
 @pytest.mark.parametrize("reason", [b"", b',"finish_reason":"stop"'])
-def test_a_finish_reason_may_be_missing(reason: bytes) -> None:
-    """0.8 sends none, SDK 1.0 does; of 0.10 it is not known."""
+def test_finish_reason_may_be_missing(reason: bytes) -> None:
+    """0.8 sends none, SDK 1.0 does; for 0.10 it is unknown."""
     service, _ = dialect()
     decoder = service.make_chat_decoder(LISTED, HI)
     chunk = b'data: {"choices":[{"delta":{"content":"Hi"},"message":{"content":"Hi"},"index":0'

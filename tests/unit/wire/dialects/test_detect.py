@@ -1,4 +1,4 @@
-"""Fingerprints of the generations, from recorded and documented bytes."""
+"""Detection of the generations, with recorded and documented responses."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Routes = dict[str, tuple[int, bytes]]
 
 
 class Answer:
-    """A `Response` that is there already."""
+    """A response that has already arrived."""
 
     ended = False
 
@@ -47,7 +47,7 @@ class Answer:
 
 
 class Service:
-    """A `Transport` with routes in place of a network; what is not among them is a 404."""
+    """A transport that answers from a table of routes, and with 404 for others."""
 
     def __init__(self, routes: Routes) -> None:
         self.routes = routes
@@ -94,7 +94,7 @@ LOCAL = "/catalogs/local/v1/models"
         ),
     ],
 )
-async def test_a_generation_is_known_by_its_routes(routes: Routes, status: ServiceStatus) -> None:
+async def test_generation_is_detected_by_its_routes(routes: Routes, status: ServiceStatus) -> None:
     assert await detect_service(Service(routes), URL, {}, 1.0) == status
 
 
@@ -124,14 +124,14 @@ async def test_anything_else_is_not_a_service(routes: Routes) -> None:
         await detect_service(Service(routes), URL, {}, 1.0)
 
 
-async def test_a_failing_service_is_not_taken_for_an_older_one() -> None:
+async def test_failing_service_is_not_taken_for_an_older_one() -> None:
     with pytest.raises(ServerError) as caught:
         await detect_service(Service({"/status": SDK_2, LOCAL: (500, b"")}), URL, {}, 1.0)
     assert caught.value.service == URL
 
 
 @pytest.mark.parametrize("status", [401, 403])
-async def test_a_refused_credential_is_told(status: int) -> None:
+async def test_refused_credential_is_reported(status: int) -> None:
     with pytest.raises(ConfigurationError, match="refuses the credential") as caught:
         await detect_service(
             Service({"/status": (status, b"")}), URL, {"Authorization": "Bearer k"}, 1
@@ -140,7 +140,7 @@ async def test_a_refused_credential_is_told(status: int) -> None:
     assert "Bearer" not in str(caught.value)
 
 
-async def test_the_credential_goes_with_every_request() -> None:
+async def test_credential_is_sent_with_every_request() -> None:
     service = Service({"/status": SDK_2, LOCAL: LISTED})
     await detect_service(service, URL, {"Authorization": "Bearer k"}, 1.0)
     assert len(service.asked) == 2
@@ -148,7 +148,7 @@ async def test_the_credential_goes_with_every_request() -> None:
     assert {request.method for request in service.asked} == {"GET"}
 
 
-async def test_the_time_is_for_all_requests_together() -> None:
+async def test_timeout_covers_all_requests() -> None:
     class Silent(Service):
         async def send(self, request: Request) -> Answer:
             if len(self.asked) == 1:
@@ -159,7 +159,7 @@ async def test_the_time_is_for_all_requests_together() -> None:
         await detect_service(Silent({"/openai/status": LEGACY}), URL, {}, 0.05)
 
 
-async def test_what_the_transport_raises_passes() -> None:
+async def test_transport_errors_pass() -> None:
     class Gone(Service):
         async def send(self, request: Request) -> Answer:
             raise ServiceNotRunning(f"nothing at {request.url}")

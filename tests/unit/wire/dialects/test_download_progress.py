@@ -1,4 +1,4 @@
-"""How far a legacy service's download is, in both forms in which it is known to be told."""
+"""The two known formats of a legacy service's download progress."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def read(blocks: list[bytes]) -> list[float]:
     return percentages
 
 
-def test_the_documented_form_tells_fractions_of_files() -> None:
+def test_documented_format() -> None:
     assert read([DOCUMENTED]) == [100.0, 12.5, 100.0]
 
 
-def test_the_form_that_the_sdk_reads_tells_percent_in_a_line() -> None:
+def test_format_of_the_sdk() -> None:
     assert read([OF_THE_SDK]) == [0.0, 10.1, 100.0]
 
 
@@ -40,7 +40,7 @@ def test_the_form_that_the_sdk_reads_tells_percent_in_a_line() -> None:
     stream=st.sampled_from([DOCUMENTED, OF_THE_SDK]),
     cuts=st.lists(st.integers(0, len(OF_THE_SDK)), max_size=20).map(sorted),
 )
-def test_a_stream_means_the_same_in_any_split(stream: bytes, cuts: list[int]) -> None:
+def test_any_split_gives_the_same_result(stream: bytes, cuts: list[int]) -> None:
     edges = [0, *cuts, len(stream)]
     blocks = [stream[edges[i] : edges[i + 1]] for i in range(len(edges) - 1)]
     assert read(blocks) == read([stream])
@@ -59,11 +59,11 @@ def test_a_stream_means_the_same_in_any_split(stream: bytes, cuts: list[int]) ->
         (b"", None),
     ],
 )
-def test_a_line_tells_a_percentage_or_none(line: bytes, percent: float | None) -> None:
+def test_parse_percent(line: bytes, percent: float | None) -> None:
     assert parse_percent(line) == percent
 
 
-def test_a_bar_that_is_drawn_over_itself_is_many_lines() -> None:
+def test_redrawn_progress_bar() -> None:
     assert read([b'10%\r20%\r\n30%\r{"success":true}']) == [10.0, 20.0, 30.0]
 
 
@@ -79,13 +79,13 @@ def test_a_bar_that_is_drawn_over_itself_is_many_lines() -> None:
         (b"", "broke off"),
     ],
 )
-def test_a_download_that_is_not_said_to_be_done_failed(result: bytes, why: str) -> None:
+def test_download_without_success_failed(result: bytes, why: str) -> None:
     with pytest.raises(DownloadFailed, match=why):
         read([b"Total 50%\n", result])
 
 
 @pytest.mark.parametrize("start", [b"x", b"{"])
-def test_a_line_without_an_end_is_refused(start: bytes) -> None:
+def test_endless_line_is_refused(start: bytes) -> None:
     decoder = DownloadProgressDecoder()
     blocks = [start + b"y" * 1000] * (MAX_LINE_BYTES // 1000 + 2)
     with pytest.raises(ProtocolError, match="larger than"):

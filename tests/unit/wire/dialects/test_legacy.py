@@ -1,4 +1,4 @@
-"""The dialect of the command line's service up to 0.9, against what was documented and recorded."""
+"""The dialect of the CLI service up to 0.9, with documented and recorded responses."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ OF_JUNE_2025 = (
 
 
 class Unused:
-    """Stands where no request may be sent."""
+    """A transport that must not be used."""
 
     def __getattr__(self, name: str) -> Any:
         raise AssertionError(f"{name} was used")
@@ -85,7 +85,7 @@ def read(stream: bytes, **options: Any) -> tuple[list[Chunk], StreamEnd]:
 
 
 @pytest.mark.parametrize(("chunk", "text"), [(OF_0_8, "ence"), (OF_JUNE_2025, " maybe")])
-def test_a_recorded_chunk_is_its_text_once(chunk: bytes, text: str) -> None:
+def test_recorded_chunk_yields_its_text_once(chunk: bytes, text: str) -> None:
     chunks, ending = read(chunk * 2 + DONE)
     assert [chunk.content for chunk in chunks] == [text, text]
     assert {chunk.model for chunk in chunks} == {MODEL.id}
@@ -103,15 +103,15 @@ def test_a_recorded_chunk_is_its_text_once(chunk: bytes, text: str) -> None:
         (512, {}, "length"),
     ],
 )
-def test_an_answer_as_long_as_its_bound_was_cut(
+def test_answer_at_its_limit_is_truncated(
     pieces: int, options: dict[str, Any], reason: str
 ) -> None:
     _, ending = read(OF_0_8 * pieces + DONE, **options)
     assert ending.finish_reason == reason
 
 
-def test_a_reason_that_is_sent_and_counts_that_are_sent_are_believed() -> None:
-    """Services before 0.8 sent both, and `stop` for an answer that they cut (issue 243)."""
+def test_finish_reason_and_usage_of_older_services() -> None:
+    """Services before 0.8 send both, and `stop` for a truncated answer (issue 243)."""
     told = json.loads(OF_JUNE_2025.removeprefix(b"data: "))
     told["choices"][0]["finish_reason"] = "stop"
     told["usage"] = {"prompt_tokens": 2, "completion_tokens": 5, "total_tokens": 7}
@@ -123,12 +123,12 @@ def test_a_reason_that_is_sent_and_counts_that_are_sent_are_believed() -> None:
 
 
 @pytest.mark.parametrize("stream", [b"", OF_0_8])
-def test_an_answer_without_its_end_mark_is_not_whole(stream: bytes) -> None:
+def test_answer_without_end_mark_is_interrupted(stream: bytes) -> None:
     with pytest.raises(errors.StreamInterrupted):
         read(stream)
 
 
-def test_a_request_has_no_stop_strings_and_the_documented_name_of_the_seed() -> None:
+def test_request_has_no_stop_strings_and_a_random_seed() -> None:
     request = make_chat_request([{"role": "user", "content": "Hi"}], stop="END", seed=7)
     told = body_of(DIALECT.build_chat_request(MODEL, request))
     assert told["model"] == MODEL.id
@@ -141,8 +141,8 @@ def test_a_request_has_no_stop_strings_and_the_documented_name_of_the_seed() -> 
     }
 
 
-def test_turns_of_tools_are_plain_turns() -> None:
-    """Whether the service would put them into the prompt is not known."""
+def test_tool_history_is_plain_text() -> None:
+    """Whether the service would put them into the prompt is unknown."""
     call = {"id": "c", "function": {"name": "look", "arguments": "{}"}}
     turns = [
         {"role": "user", "content": "What is it?"},
@@ -189,7 +189,7 @@ def test_turns_of_tools_are_plain_turns() -> None:
         ),
     ],
 )
-def test_an_error_of_the_net_framework_is_told_without_its_stack(
+def test_dotnet_error_is_reported_without_its_stack(
     status: int, body: bytes, kind: type[errors.FoundryError], message: str
 ) -> None:
     error = parse_error(BufferedResponse(status, {}, body))
@@ -212,7 +212,7 @@ CPU = variant("phi-generic-cpu:2", "CPU")
 CPU_OLD = variant("phi-generic-cpu:1", "CPU")
 
 
-def test_a_list_may_be_bare_or_wrapped() -> None:
+def test_catalog_may_be_an_array_or_an_object() -> None:
     item = b'{"name":"phi-generic-cpu:1","alias":"phi","runtime":{"deviceType":"CPU"}}'
     bare = iter_items(CATALOG_DECODER.decode(b"[" + item + b"]"), is_windows=False)
     wrapped = iter_items(CATALOG_DECODER.decode(b'{"models":[' + item + b"]}"), is_windows=False)
@@ -229,7 +229,7 @@ def test_a_list_may_be_bare_or_wrapped() -> None:
         ([GPU, CPU, CUDA], GPU),
     ],
 )
-def test_on_windows_an_alias_means_the_cpu_before_a_generic_gpu_unless_there_is_cuda(
+def test_windows_prefers_the_cpu_to_a_generic_gpu(
     items: list[CatalogItem], first: CatalogItem
 ) -> None:
     assert iter_items(items, is_windows=True)[0] == first
@@ -237,12 +237,12 @@ def test_on_windows_an_alias_means_the_cpu_before_a_generic_gpu_unless_there_is_
 
 
 @given(st.lists(st.sampled_from([NPU, GPU, CUDA, CPU, CPU_OLD]), unique_by=lambda item: item.name))
-def test_no_variant_is_lost_by_preferring_another(items: list[CatalogItem]) -> None:
+def test_preferring_a_variant_loses_none(items: list[CatalogItem]) -> None:
     preferred = iter_items(items, is_windows=True)
     assert sorted(item.name for item in preferred) == sorted(item.name for item in items)
 
 
-def test_a_generic_gpu_variant_runs_on_cuda_where_there_is_cuda() -> None:
+def test_generic_gpu_variant_runs_on_cuda() -> None:
     assert execution_provider_for(GPU.name, [GPU, CUDA]) == "cuda"
     assert execution_provider_for(GPU.name, [GPU, CPU]) is None
     assert execution_provider_for(CPU.name, [GPU, CUDA]) is None
@@ -258,11 +258,11 @@ def test_a_generic_gpu_variant_runs_on_cuda_where_there_is_cuda() -> None:
         ("my-own-model", "my-own-model"),
     ],
 )
-def test_a_name_in_a_list_of_the_service_may_lack_its_version(name: str, meant: str) -> None:
+def test_resolve_id(name: str, meant: str) -> None:
     assert resolve_id(name, [NPU, GPU, CPU_OLD, CPU]) == meant
 
 
-def test_a_variant_is_described_as_far_as_the_catalog_does() -> None:
+def test_make_model() -> None:
     told = {
         "name": "Phi-4-mini-instruct-generic-cpu:4",
         "alias": "phi-4-mini",
@@ -291,7 +291,7 @@ def test_a_variant_is_described_as_far_as_the_catalog_does() -> None:
 @pytest.mark.parametrize(
     ("provider", "sent"), [("AzureFoundry", "AzureFoundryLocal"), ("HuggingFace", "HuggingFace")]
 )
-def test_a_download_is_ordered_as_the_sdk_does(provider: str, sent: str) -> None:
+def test_download_body_is_that_of_the_sdk(provider: str, sent: str) -> None:
     told = {"name": "phi:1", "uri": "azureml://phi", "publisher": "Microsoft"}
     item = msgspec.convert(
         {**told, "providerType": provider, "promptTemplate": {"a": "b"}}, CatalogItem

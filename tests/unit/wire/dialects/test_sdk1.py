@@ -1,4 +1,4 @@
-"""The dialect of SDK 1.x, against bytes recorded from foundry-local-sdk 1.2.4."""
+"""The dialect of SDK 1.x, with responses recorded from version 1.2.4."""
 
 from __future__ import annotations
 
@@ -55,25 +55,25 @@ EVENT = (
 
 
 def event(text: bytes, tokens: int, end: bytes = b"") -> bytes:
-    """One event: the piece twice, and a running count."""
+    """Make an event, which has the text twice and a running token count."""
     piece = b'{"role":"assistant","content":"%b","tool_calls":[]}' % text
     total = 20 + tokens
     return EVENT % {b"piece": piece, b"end": end, b"tokens": tokens, b"total": total}
 
 
-async def test_its_status_tells_no_process() -> None:
+async def test_status_has_no_pid() -> None:
     status = await dialect({"/status": (200, STATUS)}).get_status()
     assert (status.service_generation, status.pid, status.cache_dir) == ("sdk-1", None, "/models")
 
 
-async def test_models_are_listed_by_their_alias_and_as_loaded_whatever_their_version() -> None:
+async def test_models_have_alias_and_loaded_state() -> None:
     service = dialect({"/v1/models": (200, LISTED), "/models/loaded": (200, LOADED)})
     expected = [msgspec.structs.replace(PHI, loaded=True)]
     assert await service.list_local_models() == await service.list_public_models() == expected
     assert await service.get_loaded_ids() == {PHI.id}
 
 
-async def test_without_its_catalog_those_in_memory_are_left() -> None:
+async def test_without_catalog_only_loaded_models_are_listed() -> None:
     service = dialect({"/v1/models": (500, CATALOG_GONE), "/models/loaded": (200, LOADED)})
     (model,) = await service.list_local_models()
     assert (model.id, model.loaded) == (PHI.id, True)
@@ -93,7 +93,7 @@ NOTHING = b'{"data":[],"IsDelta":false,"Successful":true,"HttpStatusCode":0,"obj
         ((500, CATALOG_GONE), errors.CatalogUnavailable),
     ],
 )
-async def test_the_list_tells_why_a_load_failed_without_a_word(
+async def test_model_list_explains_a_failed_load(
     listing: tuple[int, bytes], kind: type[errors.ModelError]
 ) -> None:
     answers = {LOAD: (500, b""), "/models/loaded": (200, b"[]"), "/v1/models": listing}
@@ -102,11 +102,11 @@ async def test_the_list_tells_why_a_load_failed_without_a_word(
     assert caught.value.service == "http://service"
 
 
-async def test_a_load_that_succeeds_says_nothing_either() -> None:
+async def test_successful_load_has_an_empty_body() -> None:
     await dialect({LOAD: (200, b"")}).load(PHI)
 
 
-def test_an_answer_is_read_once_though_each_piece_comes_twice() -> None:
+def test_repeated_text_is_read_once() -> None:
     decoder = dialect().make_chat_decoder(PHI, HI)
     body = event(b"Hel", 1) + event(b"lo", 2, b',"finish_reason":"stop"') + b"data: [DONE]\n\n"
     chunks = list(decoder.feed(body))
@@ -126,7 +126,7 @@ def test_an_answer_is_read_once_though_each_piece_comes_twice() -> None:
         (2047, {}, "stop"),
     ],
 )
-def test_an_answer_as_long_as_its_bound_was_cut(
+def test_answer_at_its_limit_is_truncated(
     tokens: int, bound: dict[str, object], reason: str
 ) -> None:
     request = make_chat_request([{"role": "user", "content": "Hi"}], **bound)  # type: ignore[arg-type]
@@ -135,7 +135,7 @@ def test_an_answer_as_long_as_its_bound_was_cut(
     assert decoder.finish().finish_reason == reason
 
 
-def test_the_plain_request_is_the_same_but_for_the_stream() -> None:
+def test_non_streaming_request() -> None:
     request = make_chat_request([{"role": "user", "content": "Hi"}], max_tokens=9, stop="x")
     plain, streamed = (
         dialect().non_streaming_request(PHI, request),

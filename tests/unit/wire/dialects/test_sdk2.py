@@ -1,4 +1,4 @@
-"""The dialect of SDK 2.1 and later, against bytes recorded from foundry-local-sdk 2.2.1."""
+"""The dialect of SDK 2.1 and later, with responses recorded from version 2.2.1."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ OVERFLOW = (
 # --- requests -------------------------------------------------------------------------------
 
 
-def test_a_chat_request_is_these_bytes() -> None:
+def test_chat_request() -> None:
     request = make_chat_request(
         [{"role": "system", "content": "Be brief"}, {"role": "user", "content": "Grüß Gott"}],
         max_tokens=5,
@@ -95,21 +95,21 @@ def test_a_chat_request_is_these_bytes() -> None:
     )
 
 
-def test_what_was_not_asked_for_is_not_sent() -> None:
+def test_unset_options_are_not_sent() -> None:
     assert dialect().build_chat_request(LOCAL, HI).body == (
         b'{"model":"demo:1","messages":[{"role":"user","content":"Hi"}],"stream":true,'
         b'"stream_options":{"include_usage":true}}'
     )
 
 
-def test_extra_members_do_not_replace_what_the_call_is_about() -> None:
+def test_extra_members_do_not_replace_required_ones() -> None:
     extra = {"model": "other", "messages": [], "stream": False, "stream_options": None}
     request = make_chat_request([{"role": "user", "content": "Hi"}], extra=extra)
     sent = dialect().build_chat_request(LOCAL, request)
     assert sent.body == dialect().build_chat_request(LOCAL, HI).body
 
 
-def test_models_of_the_two_catalogs_have_routes_of_their_own() -> None:
+def test_each_catalog_has_its_own_routes() -> None:
     urls = [dialect().build_chat_request(model, HI).url for model in (LOCAL, PUBLIC)]
     assert urls == [
         "http://service/catalogs/local/v1/chat/completions",
@@ -117,7 +117,7 @@ def test_models_of_the_two_catalogs_have_routes_of_their_own() -> None:
     ]
 
 
-def test_credentials_travel_with_every_request() -> None:
+def test_credentials_are_sent_with_every_request() -> None:
     wire = ServiceClient(Recorded({}), "http://service", {"Authorization": "Bearer secret"})
     headers = Sdk21Dialect(wire).build_chat_request(LOCAL, HI).headers
     assert headers == {"Content-Type": "application/json", "Authorization": "Bearer secret"}
@@ -134,7 +134,7 @@ def read(blocks: list[bytes]) -> tuple[list[Chunk], StreamEnd]:
     return chunks, decoder.finish()
 
 
-def test_a_recorded_stream_becomes_its_pieces_and_its_ending() -> None:
+def test_recorded_stream_is_decoded() -> None:
     chunks, ending = read([STREAM])
     assert [chunk.content for chunk in chunks] == ["I", " have", " not", " said"]
     assert {chunk.model for chunk in chunks} == {"demo:1"}
@@ -143,20 +143,20 @@ def test_a_recorded_stream_becomes_its_pieces_and_its_ending() -> None:
 
 
 @given(cuts=st.lists(st.integers(0, len(STREAM)), max_size=20).map(sorted))
-def test_a_stream_means_the_same_in_any_split(cuts: list[int]) -> None:
+def test_any_split_gives_the_same_result(cuts: list[int]) -> None:
     edges = [0, *cuts, len(STREAM)]
     blocks = [STREAM[edges[i] : edges[i + 1]] for i in range(len(edges) - 1)]
     assert read(blocks) == read([STREAM])
 
 
-def test_what_the_service_sent_is_kept_as_it_was() -> None:
+def test_raw_data_is_kept_unchanged() -> None:
     chunks, ending = read([STREAM])
     sent = [event.removeprefix(b"data: ") for event in (ROLE, *PIECES, LENGTH, USAGE)]
     kept = [*(chunk.raw for chunk in chunks), *ending.raw.split(b"\n")]
     assert sorted(kept) == sorted(event.strip() for event in sent)
 
 
-def test_a_stream_without_usage_counts_nothing() -> None:
+def test_stream_without_usage() -> None:
     _, ending = read([STREAM.replace(USAGE, b"")])
     assert ending.usage == Usage()
 
@@ -167,13 +167,13 @@ def test_nothing_is_read_after_the_end_mark() -> None:
 
 
 @pytest.mark.parametrize("stream", [b"", ROLE, ROLE + PIECES[0], ROLE + DONE, KEEP_ALIVE])
-def test_an_answer_without_a_finish_reason_is_not_whole(stream: bytes) -> None:
+def test_answer_without_finish_reason_is_interrupted(stream: bytes) -> None:
     with pytest.raises(errors.StreamInterrupted) as caught:
         read([stream])
     assert caught.value.model == "demo:1"
 
 
-def test_an_error_in_the_stream_is_raised_with_its_type_and_numbers() -> None:
+def test_stream_error_is_typed() -> None:
     with pytest.raises(errors.ContextOverflow) as caught:
         read([OVERFLOW])
     error = caught.value
@@ -186,7 +186,7 @@ def test_an_error_in_the_stream_is_raised_with_its_type_and_numbers() -> None:
     ("kind", "expected"),
     [("server_error", errors.ServerError), ("invalid_request_error", errors.InvalidRequest)],
 )
-def test_an_error_without_a_known_message_goes_by_its_type(
+def test_unknown_error_is_classified_by_its_type(
     kind: str, expected: type[errors.FoundryError]
 ) -> None:
     event = f'data: {{"error":{{"message":"boom","type":"{kind}"}}}}\n\n'.encode()
@@ -195,7 +195,7 @@ def test_an_error_without_a_known_message_goes_by_its_type(
     assert type(caught.value) is expected
 
 
-def test_text_ahead_of_an_error_is_given_out_first() -> None:
+def test_text_before_an_error_is_returned() -> None:
     chunks = dialect().make_chat_decoder(LOCAL, HI).feed(ROLE + PIECES[0] + OVERFLOW)
     assert next(chunks).content == "I"
     with pytest.raises(errors.ContextOverflow):
@@ -203,7 +203,7 @@ def test_text_ahead_of_an_error_is_given_out_first() -> None:
 
 
 @given(data=st.binary() | st.text().map(str.encode) | st.just(b"[" * 5000))
-def test_an_event_of_any_bytes_is_a_chunk_or_a_typed_error(data: bytes) -> None:
+def test_any_event_is_a_chunk_or_a_typed_error(data: bytes) -> None:
     decoder = dialect().make_chat_decoder(LOCAL, HI)
     try:
         for _ in decoder.feed(b"data: " + data + b"\n\n"):
@@ -212,7 +212,7 @@ def test_an_event_of_any_bytes_is_a_chunk_or_a_typed_error(data: bytes) -> None:
         assert isinstance(error, errors.ProtocolError)  # noqa: PT017 - or no error at all
 
 
-def test_events_without_text_are_kept_up_to_a_bound() -> None:
+def test_events_without_text_are_bounded() -> None:
     decoder = dialect().make_chat_decoder(LOCAL, HI)
     padded = recorded(b"", b',"padding":"' + b"a" * 2**18 + b'"')
     for _ in range(MAX_EVENT_BYTES // len(padded)):
@@ -224,13 +224,13 @@ def test_events_without_text_are_kept_up_to_a_bound() -> None:
 # --- routes ---------------------------------------------------------------------------------
 
 
-async def test_the_status_tells_process_and_cache() -> None:
+async def test_status_has_pid_and_cache_dir() -> None:
     body = b'{"endpoints":["http://127.0.0.1:5391"],"modelCachePath":"/cache","pid":6230}'
     status = await dialect({"/status": (200, body)}).get_status()
     assert status == ServiceStatus("sdk-2.1", pid=6230, cache_dir="/cache")
 
 
-async def test_registered_models_are_known_with_what_is_loaded() -> None:
+async def test_registered_models_are_listed() -> None:
     listing = b'{"data":[{"created":1,"id":"demo:1","object":"model","owned_by":"local"},'
     listing += b'{"id":"mine:2"}],"object":"list"}'
     models = await dialect(
@@ -245,7 +245,7 @@ async def test_registered_models_are_known_with_what_is_loaded() -> None:
     ]
 
 
-async def test_models_of_the_public_catalog_are_known_by_their_alias() -> None:
+async def test_public_models_have_aliases() -> None:
     listing = b'{"data":[{"id":"Phi-4-mini-instruct-generic-cpu:4"},{"id":"other-cuda-gpu:1"}]}'
     models = await dialect(
         {
@@ -260,18 +260,18 @@ async def test_models_of_the_public_catalog_are_known_by_their_alias() -> None:
     ]
 
 
-async def test_an_empty_public_catalog_is_one_that_could_not_be_reached() -> None:
-    """The service answers so after four attempts, offline."""
+async def test_empty_public_catalog_is_unavailable() -> None:
+    """Offline, the service answers so after four attempts."""
     with pytest.raises(errors.CatalogUnavailable):
         await dialect({"/v1/models": (200, b'{"data":[],"object":"list"}')}).list_public_models()
 
 
-async def test_an_empty_local_catalog_is_just_empty() -> None:
+async def test_empty_local_catalog_is_empty() -> None:
     answers = {"/catalogs/local/v1/models": (200, b'{"data":[],"object":"list"}')}
     assert await dialect(answers).list_local_models() == []
 
 
-async def test_loading_and_unloading_name_the_alias() -> None:
+async def test_loading_and_unloading_use_the_alias() -> None:
     transport = Recorded(
         {
             "/catalogs/local/models/load/demo": (200, b'{"status":"loaded"}'),
@@ -289,7 +289,7 @@ async def test_loading_and_unloading_name_the_alias() -> None:
     ]
 
 
-async def test_loading_another_version_than_the_one_meant_is_a_failure() -> None:
+async def test_loading_another_version_is_a_failure() -> None:
     answers = {
         "/catalogs/local/models/load/demo": (200, b'{"status":"loaded"}'),
         "/catalogs/local/models/loaded": (200, b'["demo:2"]'),
@@ -310,7 +310,7 @@ async def test_loading_another_version_than_the_one_meant_is_a_failure() -> None
         (500, "Load failed: out of memory", errors.ModelLoadFailed),
     ],
 )
-async def test_a_refused_load_is_a_typed_error_that_names_the_service(
+async def test_refused_load_is_a_typed_error(
     status: int, message: str, kind: type[errors.FoundryError]
 ) -> None:
     body = f'{{"error":{{"code":null,"message":"{message}","param":null}}}}'.encode()
@@ -320,7 +320,7 @@ async def test_a_refused_load_is_a_typed_error_that_names_the_service(
     assert caught.value.status == status
 
 
-async def test_a_model_in_use_is_not_unloaded() -> None:
+async def test_model_in_use_is_not_unloaded() -> None:
     message = b"Unload failed: cannot unload model 'demo:1': 2 session(s) still using it"
     body = b'{"error":{"message":"' + message + b'"}}'
     with pytest.raises(errors.ModelInUse):
@@ -332,7 +332,7 @@ NONSENSE = [b"", b"null", b"{}", b"[1]", b"<html>", b'{"data":{}}', b"\xff", b"[
 
 @pytest.mark.parametrize("body", NONSENSE)
 @pytest.mark.parametrize("path", ["/v1/models", "/models/loaded"])
-async def test_an_answer_of_another_shape_is_a_protocol_error(path: str, body: bytes) -> None:
+async def test_unexpected_response_is_a_protocol_error(path: str, body: bytes) -> None:
     answers = {
         "/catalogs/local/v1/models": (200, b'{"data":[{"id":"demo:1"}]}'),
         "/catalogs/local/models/loaded": (200, b'{"not":"a list"}'),
@@ -343,14 +343,14 @@ async def test_an_answer_of_another_shape_is_a_protocol_error(path: str, body: b
     assert caught.value.service == "http://service"
 
 
-async def test_a_missing_route_is_told_in_the_routers_own_words() -> None:
+async def test_missing_route_keeps_the_routers_message() -> None:
     page = b"server=oatpp/1.3.0\ncode=404\ndescription=Not Found\n"
     page += b"message=No mapping for HTTP-method: 'GET', URL: '/status'\n"
     with pytest.raises(errors.RouteNotFound, match="No mapping for HTTP-method"):
         await dialect({"/status": (404, page)}).get_status()
 
 
-async def test_models_are_looked_up_from_many_tasks_at_once() -> None:
+async def test_models_are_listed_from_many_tasks_at_once() -> None:
     answers = {"/catalogs/local/v1/models": (200, b'{"data":[]}')}
     service = dialect(answers)
     assert await asyncio.gather(*(service.list_local_models() for _ in range(10))) == [[]] * 10

@@ -1,4 +1,4 @@
-"""What the endpoints beside chat completions send, decoded, in the bytes of the real services."""
+"""Decoding of endpoints other than chat completions, with recorded responses."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ OLD = ResponseReader(SERVICE, "sdk-1", truncates_at=2048)
 
 
 class TestEmbeddings:
-    def test_vectors_come_in_the_order_of_the_texts(self) -> None:
+    def test_vectors_are_in_the_order_of_the_texts(self) -> None:
         body = b'{"data":[{"embedding":[0,1],"index":1},{"embedding":[1.0,0.0],"index":0}]}'
         assert decode_embeddings(body, 2) == (((1.0, 0.0), (0.0, 1.0)), None)
 
-    def test_zero_tokens_mean_that_they_were_not_counted(self) -> None:
+    def test_zero_tokens_mean_no_usage(self) -> None:
         item = b'{"data":[{"embedding":[1],"index":0}],"usage":'
         assert decode_embeddings(item + b'{"prompt_tokens":0,"total_tokens":0}}', 1)[1] is None
         counted = decode_embeddings(item + b'{"prompt_tokens":3,"total_tokens":3}}', 1)[1]
@@ -49,7 +49,7 @@ class TestEmbeddings:
             b'{"data":[{"embedding":[1],"index":1},{"embedding":[1],"index":2}]}',
         ],
     )
-    def test_what_is_not_a_vector_for_each_text_is_refused(self, body: bytes) -> None:
+    def test_other_numbers_of_vectors_are_refused(self, body: bytes) -> None:
         with pytest.raises(errors.ProtocolError):
             decode_embeddings(body, 2)
 
@@ -59,25 +59,25 @@ class TestTranscriptions:
         b'data: {"id":"audio_1","text":"Gr\xc3\xbc"}\n\ndata: {"text":"n."}\n\ndata: [DONE]\n\n'
     )
 
-    def test_pieces_come_as_they_are_sent(self) -> None:
+    def test_pieces_are_yielded_as_they_arrive(self) -> None:
         stream = TranscriptionStream("m")
         assert [chunk.text for chunk in stream.feed(self.EVENTS)] == ["Grü", "n."]
         assert stream.finish()[0] == "Grün."
 
     @given(st.integers(0, len(EVENTS)))
-    def test_wherever_the_bytes_are_torn(self, at: int) -> None:
+    def test_any_split_gives_the_same_result(self, at: int) -> None:
         stream = TranscriptionStream("m")
         parts = (self.EVENTS[:at], self.EVENTS[at:])
         assert "".join(each.text for part in parts for each in stream.feed(part)) == "Grün."
         assert stream.finish()[0] == "Grün."
 
-    def test_one_that_breaks_off_is_no_transcription(self) -> None:
+    def test_truncated_transcription_is_interrupted(self) -> None:
         stream = TranscriptionStream("m")
         list(stream.feed(self.EVENTS[:-20]))
         with pytest.raises(errors.StreamInterrupted):
             stream.finish()
 
-    def test_an_error_in_the_stream_is_raised_after_what_came_before(self) -> None:
+    def test_error_is_raised_after_the_text_before_it(self) -> None:
         stream = TranscriptionStream("m")
         failure = b'data: {"error":{"message":"out of memory"}}\n\n'
         pieces = stream.feed(b'data: {"text":"a"}\n\n' + failure)
@@ -90,7 +90,7 @@ class TestTranscriptions:
         with pytest.raises(errors.ProtocolError):
             list(TranscriptionStream("m").feed(b"data: " + data + b"\n\n"))
 
-    def test_an_upload_is_a_form(self) -> None:
+    def test_upload_is_a_multipart_form(self) -> None:
         kind, body = encode_multipart("m:1", 'a "b".wav', b"\0\xff\r\n--", {"language": "de"})
         form = message_from_bytes(f"Content-Type: {kind}\r\n\r\n".encode() + body)
         payload: Any = form.get_payload()
@@ -103,7 +103,7 @@ class TestTranscriptions:
         }
         assert parts["file"].get_filename() == "a %22b%22.wav"
 
-    def test_a_whole_answer_has_a_text(self) -> None:
+    def test_complete_transcription_has_text(self) -> None:
         assert parse_transcription(b'{"text":"Hi"}') == ("Hi", (b'{"text":"Hi"}',))
         with pytest.raises(errors.ProtocolError):
             parse_transcription(b"{}")
@@ -137,7 +137,7 @@ def told(reader: ResponseReader = NEW, **members: object) -> Any:
 
 
 class TestOddTranscriptions:
-    def test_signs_of_life_and_odd_end_marks(self) -> None:
+    def test_keep_alives_and_odd_end_marks(self) -> None:
         stream = TranscriptionStream("m")
         list(stream.feed(b'data: {"text":"Hi"}\n\ndata:\n\ndata: [DONE] \n\n'))
         assert stream.done
@@ -151,23 +151,23 @@ class TestOddTranscriptions:
             b"event: error\ndata: boom\n\n",
         ],
     )
-    def test_a_failure_keeps_its_message(self, failure: bytes) -> None:
+    def test_failure_keeps_its_message(self, failure: bytes) -> None:
         with pytest.raises(errors.ServerError, match="boom"):
             list(TranscriptionStream("m").feed(failure))
 
 
 class TestResponses:
-    def test_its_text_is_that_of_its_messages(self) -> None:
+    def test_text_is_that_of_the_messages(self) -> None:
         one = told()
         assert (one.output_text, one.status, one.model) == ("w0", "completed", "m:1")
         assert one.usage == Usage(20, 2, 22)
         assert json.loads(one.raw)["id"] == one.id == "resp_1"
 
-    def test_one_that_was_cut_says_so_where_the_service_does(self) -> None:
+    def test_truncation_reported_by_the_service(self) -> None:
         cut = told(status="incomplete", incomplete_details={"reason": "max_output_tokens"})
         assert (cut.status, cut.incomplete_reason) == ("incomplete", "max_output_tokens")
 
-    def test_and_where_the_service_calls_it_completed(self) -> None:
+    def test_truncation_not_reported_by_the_service(self) -> None:
         cut = told(OLD, max_output_tokens=2)
         assert (cut.status, cut.incomplete_reason) == ("incomplete", "max_output_tokens")
         assert told(OLD, max_output_tokens=3).status == "completed"
@@ -175,8 +175,8 @@ class TestResponses:
         assert told(OLD, usage=usage).status == "incomplete"
         assert told(NEW, max_output_tokens=2).status == "completed"
 
-    def test_what_2_0_counts_of_a_chained_one_is_not_believed(self) -> None:
-        """It counts the earlier turns as part of the answer."""
+    def test_usage_of_chained_responses_of_2_0_is_dropped(self) -> None:
+        """2.0 counts the earlier turns as part of the answer."""
         reader = ResponseReader(SERVICE, "sdk-2.0", truncates_at=2048)
         usage = {"input_tokens": 23, "output_tokens": 86, "total_tokens": 109}
         chained = response(usage=usage, previous_response_id="resp_0", max_output_tokens=50)
@@ -186,12 +186,12 @@ class TestResponses:
         assert (cut.status, cut.incomplete_reason) == ("incomplete", "max_output_tokens")
         assert reader.parse_response(json.dumps(chained).encode()).status == "completed"
 
-    def test_tokens_that_were_not_counted_are_none(self) -> None:
+    def test_uncounted_usage_is_none(self) -> None:
         assert told(usage=None).usage is None
         zeros = {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
         assert told(usage=zeros).usage is None
 
-    def test_what_it_thought_and_wants_called_is_apart(self) -> None:
+    def test_reasoning_and_calls_are_separate_items(self) -> None:
         output = [
             {"type": "reasoning", "id": "r", "summary": [{"type": "summary_text", "text": "Hm."}]},
             {"type": "reasoning", "id": "r", "content": [{"type": "text", "text": " So."}]},
@@ -202,7 +202,7 @@ class TestResponses:
         (call,) = one.function_calls
         assert (call.id, call.function.name, call.function.arguments) == ("c1", "f", "{}")
 
-    def test_items_of_the_input_are_told_alike(self) -> None:
+    def test_input_items(self) -> None:
         said = parse_item({"type": "message", "role": "user", "content": "Hi", "id": "m"})
         assert (said.text, said.role, said.raw["id"]) == ("Hi", "user", "m")
         returned = parse_item({"type": "function_call_output", "call_id": "c1", "output": "5"})
@@ -210,13 +210,13 @@ class TestResponses:
         assert parse_item({"content": [None, "x", {"text": 3}, {"text": "a"}]}).text == "a"
 
     @pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"id":"r","status":"odd"}'])
-    def test_what_is_no_response_is_refused(self, data: bytes) -> None:
+    def test_invalid_response_is_refused(self, data: bytes) -> None:
         with pytest.raises(errors.ProtocolError):
             NEW.parse_response(data)
         with pytest.raises(errors.ProtocolError):
             NEW.parse_page(b'{"data":[' + (data or b"3") + b"]}")
 
-    def test_a_page_tells_whether_there_is_more(self) -> None:
+    def test_page_has_more(self) -> None:
         listed = {"object": "list", "data": [response()], "has_more": True}
         page = NEW.parse_page(json.dumps(listed).encode())
         assert ([each.id for each in page.responses], page.has_more) == (["resp_1"], True)
@@ -236,7 +236,7 @@ DONE = b"data: [DONE]\n\n"
 
 
 class TestStreamedResponses:
-    def test_the_last_event_has_the_whole_response(self) -> None:
+    def test_last_event_has_the_complete_response(self) -> None:
         stream = ResponseStream(NEW)
         came = list(
             stream.feed(BEGUN + DELTAS + event("response.completed", response=response()) + DONE)
@@ -247,13 +247,13 @@ class TestStreamedResponses:
         assert stream.finish() == came[-1].response
         assert stream.done
 
-    def test_a_cut_one_ends_incomplete_whatever_the_service_calls_it(self) -> None:
+    def test_truncated_response_ends_incomplete(self) -> None:
         stream = ResponseStream(OLD)
         last = event("response.completed", response=response(max_output_tokens=2))
         assert [each.type for each in stream.feed(last)] == ["response.incomplete"]
         assert stream.finish().incomplete_reason == "max_output_tokens"
 
-    def test_a_failure_is_raised_as_what_it_is(self) -> None:
+    def test_failure_is_raised_as_its_type(self) -> None:
         why = "it requires 11067 total tokens, which exceeds the model's maximum context length"
         failed = response(status="failed", error={"code": "server_error", "message": why})
         came = ResponseStream(NEW).feed(BEGUN + DELTAS + event("response.failed", response=failed))
@@ -261,27 +261,27 @@ class TestStreamedResponses:
         with pytest.raises(errors.ContextOverflow, match="11067"):
             list(came)
 
-    def test_that_it_began_is_told_with_its_first_words(self) -> None:
-        """What fails before them can be tried again."""
+    def test_start_events_are_held_back(self) -> None:
+        """A failure before the first text can be retried."""
         failed = response(status="failed", error={"code": "x", "message": "no"})
         stream = ResponseStream(NEW)
         assert list(stream.feed(BEGUN)) == []
         with pytest.raises(errors.ServerError):
             list(stream.feed(event("response.failed", response=failed)))
 
-    def test_its_id_is_told_at_once(self) -> None:
+    def test_id_is_reported_at_once(self) -> None:
         told: list[str] = []
         stream = ResponseStream(NEW, told.append)
         list(stream.feed(BEGUN + DELTAS))
         assert told == ["resp_1"]
 
-    def test_thoughts_are_apart(self) -> None:
+    def test_reasoning_is_separate(self) -> None:
         stream = ResponseStream(NEW)
         (thought,) = stream.feed(event("response.reasoning.delta", delta="Hm."))
         assert (thought.reasoning, thought.text) == ("Hm.", "")
 
     @pytest.mark.parametrize("cut", range(0, 40, 3))
-    def test_thoughts_in_the_text_are_apart_as_well(self, cut: int) -> None:
+    def test_reasoning_in_the_text_is_separated(self, cut: int) -> None:
         text = "<think>\nHm.\n</think>\n\nYes <think>"
         deltas = [event(TEXT, delta=piece) for piece in (text[:cut], text[cut:])]
         item = {"type": "message", "role": "assistant", "content": [{"text": text}]}
@@ -296,16 +296,16 @@ class TestStreamedResponses:
         assert (made.reasoning, made.output_text) == ("Hm.", "Yes <think>")
         assert made.output[0].raw == item
 
-    def test_text_that_looked_like_a_marker_is_not_lost(self) -> None:
+    def test_text_that_resembles_a_marker_is_kept(self) -> None:
         events = event(TEXT, delta="<thi") + event("response.output_text.done")
         assert "".join(each.text for each in ResponseStream(NEW).feed(events)) == "<thi"
 
-    def test_a_marker_that_only_ends_is_one(self) -> None:
+    def test_closing_marker_alone_is_a_marker(self) -> None:
         item = {"type": "message", "role": "assistant", "content": "Hm.\n</think>\n\nYes"}
         assert (parse_item(item).reasoning, parse_item(item).text) == ("Hm.", "Yes")
         assert parse_item({**item, "role": "user"}).text == item["content"]
 
-    def test_a_refusal_is_visible(self) -> None:
+    def test_refusal_is_yielded(self) -> None:
         (said,) = ResponseStream(NEW).feed(event("response.refusal.delta", delta="No."))
         assert (said.refusal, said.text) == ("No.", "")
         parts = [{"type": "refusal", "refusal": "I may not."}]
@@ -315,7 +315,7 @@ class TestStreamedResponses:
     @pytest.mark.parametrize(
         "mark", [b"data:[DONE]\n\n", b"data: [DONE] \n\n", b"data:\n\n" + DONE]
     )
-    def test_its_end_mark_is_known_however_it_is_written(self, mark: bytes) -> None:
+    def test_end_mark_in_any_notation(self, mark: bytes) -> None:
         stream = ResponseStream(NEW)
         list(stream.feed(event("response.completed", response=response()) + mark))
         assert stream.done
@@ -333,9 +333,7 @@ class TestStreamedResponses:
             b'data: {"detail":"boom"}\n\n',
         ],
     )
-    def test_a_failure_of_any_shape_keeps_its_message_and_is_not_asked_again(
-        self, failure: bytes
-    ) -> None:
+    def test_any_failure_keeps_its_message_and_is_not_retried(self, failure: bytes) -> None:
         with pytest.raises(errors.ServerError, match="boom") as caught:
             list(ResponseStream(NEW).feed(failure))
         assert not caught.value.retryable
@@ -348,17 +346,17 @@ class TestStreamedResponses:
             {"created_at": 1.5, "instructions": [{"role": "system"}], "metadata": {"a": 1}},
         ],
     )
-    def test_odd_members_do_not_cost_the_answer(self, members: dict[str, Any]) -> None:
+    def test_odd_members_do_not_lose_the_answer(self, members: dict[str, Any]) -> None:
         assert told(**members).status == "completed"
 
-    def test_an_item_is_told(self) -> None:
+    def test_item_is_yielded(self) -> None:
         item = {"type": "function_call", "name": "f", "arguments": "{}", "call_id": "c"}
         (added,) = ResponseStream(NEW).feed(event("response.output_item.done", item=item))
         assert added.item
         assert (added.item.name, added.item.call_id) == ("f", "c")
 
     @pytest.mark.parametrize("end", [b"", DONE])
-    def test_one_without_an_end_is_interrupted(self, end: bytes) -> None:
+    def test_response_without_end_is_interrupted(self, end: bytes) -> None:
         stream = ResponseStream(NEW)
         list(stream.feed(BEGUN + DELTAS + end))
         with pytest.raises(errors.StreamInterrupted):
