@@ -31,8 +31,8 @@ def client_of(service: FakeService) -> FoundryAPIClient:
 
 async def test_answers_follow_the_script_and_the_last_repeats() -> None:
     async with FakeService("One", "Two words") as service, client_of(service) as client:
-        told = [(await client.complete("Hi")).content for _ in range(3)]
-    assert told == ["One", "Two words", "Two words"]
+        answers = [(await client.complete("Hi")).content for _ in range(3)]
+    assert answers == ["One", "Two words", "Two words"]
 
 
 async def test_requests_are_recorded() -> None:

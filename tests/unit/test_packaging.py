@@ -57,8 +57,8 @@ def environment(platform: str, python: str) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def project() -> dict[str, Any]:
     text = (CHECKOUT / "pyproject.toml").read_text(encoding="utf-8")
-    told: dict[str, Any] = tomllib.loads(text)["project"]
-    return told
+    project: dict[str, Any] = tomllib.loads(text)["project"]
+    return project
 
 
 class TestPins:
@@ -160,10 +160,12 @@ class TestWheel:
         self, wheel: zipfile.ZipFile, project: dict[str, Any]
     ) -> None:
         (name,) = (name for name in wheel.namelist() if name.endswith("/METADATA"))
-        told = wheel.read(name).decode()
-        assert f"Requires-Python: {project['requires-python']}" in told
+        metadata_text = wheel.read(name).decode()
+        assert f"Requires-Python: {project['requires-python']}" in metadata_text
         given = [
-            Requirement(line[15:]) for line in told.splitlines() if line[:15] == "Requires-Dist: "
+            Requirement(line[15:])
+            for line in metadata_text.splitlines()
+            if line[:15] == "Requires-Dist: "
         ]
         plain = {need.name for need in given if need.marker is None}
         assert plain == {Requirement(need).name for need in project["dependencies"]}

@@ -41,7 +41,7 @@ SMALL = BreakerSettings(minimum_calls=2, open_s=2.0, open_cap_s=16.0, slow_s=3.0
 """Opens at the second failed call, for 2, 4, 8 and at most 16 seconds without jitter."""
 
 
-def change_of(event: Event) -> Change:
+def read_change(event: Event) -> Change:
     assert isinstance(event, BreakerChanged)
     return event.old, event.new, event.retry_after_s
 
@@ -58,7 +58,7 @@ class Bench:
 
     def __post_init__(self) -> None:
         self.breaker = CircuitBreaker(
-            self.settings, monotonic=lambda: self.now, uniform=self._draw, listener=self._heard
+            self.settings, monotonic=lambda: self.now, uniform=self._draw, listener=self._on_change
         )
         self.breaker.service = "http://127.0.0.1:5273"
 
@@ -66,17 +66,17 @@ class Bench:
         self.drawn.append((low, high))
         return low + self.fraction * (high - low)
 
-    def _heard(self, event: Event) -> None:
-        self.changes.append(change_of(event))
+    def _on_change(self, event: Event) -> None:
+        self.changes.append(read_change(event))
 
     def permit(self) -> CallPermit:
         permit = self.breaker.try_enter()
         assert permit is not None
         return permit
 
-    def report(self, told: str, duration_s: float = 0.1) -> None:
+    def report(self, results: str, duration_s: float = 0.1) -> None:
         """Report results: `.` success, `F` failure, `s` slow success, `S` slow failure."""
-        for letter in told:
+        for letter in results:
             took_s = self.settings.slow_s if letter in "sS" else duration_s
             permit = self.permit()
             (permit.failed if letter in "FS" else permit.succeeded)(took_s)
@@ -92,7 +92,7 @@ class Bench:
     async def trial(self) -> CallPermit:
         """Return the permit of the trial, at the time when the breaker is due."""
         self.now += self.statistics().retry_after_s
-        return await self.breaker.enter(there)
+        return await self.breaker.enter(probe_succeeds)
 
 
 def tripped(settings: BreakerSettings = SMALL) -> Bench:
@@ -102,15 +102,15 @@ def tripped(settings: BreakerSettings = SMALL) -> Bench:
     return bench
 
 
-async def there() -> None:
+async def probe_succeeds() -> None:
     """A successful probe."""
 
 
-async def gone() -> None:
+async def probe_fails() -> None:
     raise ServerError("the service is gone")
 
 
-async def unasked() -> None:
+async def probe_is_not_called() -> None:
     raise AssertionError("the service was asked")
 
 
@@ -126,7 +126,7 @@ def test_a_new_breaker_is_closed() -> None:
 
 async def test_a_closed_breaker_needs_no_probe() -> None:
     bench = Bench()
-    permit = await bench.breaker.enter(unasked)
+    permit = await bench.breaker.enter(probe_is_not_called)
     permit.failed(0.1)
     assert bench.statistics().failures == 1
 
@@ -134,9 +134,9 @@ async def test_a_closed_breaker_needs_no_probe() -> None:
 def test_statistics_describe_the_window() -> None:
     bench = Bench(BreakerSettings())
     bench.report("F.sS.")
-    told = bench.statistics()
-    assert (told.calls, told.failures, told.slow) == (5, 2, 2)
-    assert (told.failure_rate, told.slow_rate) == (0.4, 0.4)
+    statistics = bench.statistics()
+    assert (statistics.calls, statistics.failures, statistics.slow) == (5, 2, 2)
+    assert (statistics.failure_rate, statistics.slow_rate) == (0.4, 0.4)
 
 
 def test_it_opens_at_the_failure_rate() -> None:
@@ -180,8 +180,8 @@ def test_fewer_than_minimum_calls_never_open_it() -> None:
 def test_a_count_window_keeps_the_last_results() -> None:
     bench = Bench(BreakerSettings(window_calls=4, minimum_calls=4, failure_rate=0.75))
     bench.report("FsF..")
-    told = bench.statistics()
-    assert (told.calls, told.failures, told.slow) == (4, 1, 1)
+    statistics = bench.statistics()
+    assert (statistics.calls, statistics.failures, statistics.slow) == (4, 1, 1)
     bench.now += 1e6
     assert bench.statistics().calls == 4
     bench.report(".")
@@ -270,7 +270,7 @@ async def test_an_open_breaker_rejects_until_its_time_is_over() -> None:
     bench = tripped()
     bench.now += 1.5
     assert bench.breaker.try_enter() is None
-    for refused in (bench.refusal(), await refusal_of(bench)):
+    for refused in (bench.refusal(), await enter_rejected(bench)):
         assert refused.retry_after_s == 0.5
         assert refused.service == "http://127.0.0.1:5273"
     assert bench.statistics().retry_after_s == 0.5
@@ -281,9 +281,9 @@ async def test_an_open_breaker_rejects_until_its_time_is_over() -> None:
     assert bench.statistics().retry_after_s == 0.0
 
 
-async def refusal_of(bench: Bench) -> CircuitOpen:
+async def enter_rejected(bench: Bench) -> CircuitOpen:
     with pytest.raises(CircuitOpen) as caught:
-        await bench.breaker.enter(unasked)
+        await bench.breaker.enter(probe_is_not_called)
     return caught.value
 
 
@@ -291,7 +291,7 @@ async def test_a_rejection_only_changes_its_count() -> None:
     bench = tripped()
     before = bench.statistics()
     bench.refusal()
-    await refusal_of(bench)
+    await enter_rejected(bench)
     bench.breaker.try_enter()
     assert bench.statistics() == BreakerStatistics(*(*astuple(before)[:7], 2, 2.0))
     bench.now += 2.0
@@ -300,12 +300,12 @@ async def test_a_rejection_only_changes_its_count() -> None:
     assert len(bench.changes) == 1
 
 
-def astuple(told: BreakerStatistics) -> tuple[Any, ...]:
-    return tuple(getattr(told, name) for name in BreakerStatistics.__slots__)
+def astuple(statistics: BreakerStatistics) -> tuple[Any, ...]:
+    return tuple(getattr(statistics, name) for name in BreakerStatistics.__slots__)
 
 
 @pytest.mark.parametrize(
-    ("settings", "told", "why"),
+    ("settings", "results", "reason"),
     [
         (BreakerSettings(failure_rate=0.7), "...FFFFFFF", "7 of the last 10 calls failed"),
         (
@@ -321,13 +321,13 @@ def astuple(told: BreakerStatistics) -> tuple[Any, ...]:
     ],
 )
 def test_the_error_has_the_reason_and_the_time(
-    settings: BreakerSettings, told: str, why: str
+    settings: BreakerSettings, results: str, reason: str
 ) -> None:
     bench = Bench(settings)
-    bench.report(told)
+    bench.report(results)
     bench.now += 0.2
     assert bench.refusal().message == (
-        f"the circuit breaker is open: {why}; it lets one through again in 0.8 s"
+        f"the circuit breaker is open: {reason}; it lets one through again in 0.8 s"
     )
 
 
@@ -337,7 +337,7 @@ async def test_the_error_has_the_numbers_of_the_trip() -> None:
     assert bench.statistics().calls == 0
     bench.now += 1.0
     with pytest.raises(ServerError):
-        await bench.breaker.enter(gone)
+        await bench.breaker.enter(probe_fails)
     assert "4 of the 4 calls in the last 5 s failed" in bench.refusal().message
 
 
@@ -394,7 +394,7 @@ async def test_a_successful_trial_closes_and_resets_it() -> None:
     bench = tripped()
     bench.now += 2.0
     with pytest.raises(ServerError):
-        await bench.breaker.enter(gone)
+        await bench.breaker.enter(probe_fails)
     (await bench.trial()).succeeded(99.0)
     assert bench.statistics() == BreakerStatistics("closed", 0, 0, 0, 0.0, 0.0, 1, 0, 0.0)
     bench.report("FF")
@@ -405,16 +405,16 @@ async def test_a_successful_trial_closes_and_resets_it() -> None:
 async def test_a_failed_trial_opens_it_for_longer() -> None:
     bench = tripped()
     (await bench.trial()).failed(0.1)
-    told = bench.statistics()
-    assert (told.state, told.retry_after_s, told.opened) == ("open", 4.0, 1)
-    assert told.calls == 2
+    statistics = bench.statistics()
+    assert (statistics.state, statistics.retry_after_s, statistics.opened) == ("open", 4.0, 1)
+    assert statistics.calls == 2
 
 
 async def test_after_a_released_trial_the_next_caller_probes() -> None:
     bench = tripped()
     (await bench.trial()).released()
     assert (bench.breaker.state, bench.statistics().retry_after_s) == ("open", 0.0)
-    (await bench.breaker.enter(there)).failed(0.1)
+    (await bench.breaker.enter(probe_succeeds)).failed(0.1)
     assert bench.statistics().retry_after_s == 4.0
 
 
@@ -422,7 +422,7 @@ async def test_a_failed_probe_opens_it_for_longer() -> None:
     bench = tripped()
     bench.now += 2.0
     with pytest.raises(ServerError, match="the service is gone"):
-        await bench.breaker.enter(gone)
+        await bench.breaker.enter(probe_fails)
     assert (bench.breaker.state, bench.statistics().retry_after_s) == ("open", 4.0)
 
 
@@ -436,7 +436,7 @@ async def test_after_a_cancelled_probe_it_is_open_and_due() -> None:
     with pytest.raises(asyncio.CancelledError):
         await caller
     assert (bench.breaker.state, bench.statistics().retry_after_s) == ("open", 0.0)
-    (await bench.breaker.enter(there)).failed(0.1)
+    (await bench.breaker.enter(probe_succeeds)).failed(0.1)
     assert bench.statistics().retry_after_s == 4.0
 
 
@@ -448,7 +448,7 @@ async def test_a_bug_in_the_probe_is_not_a_failure() -> None:
     bench = tripped()
     bench.now += 2.0
     with pytest.raises(AssertionError):
-        await bench.breaker.enter(unasked)
+        await bench.breaker.enter(probe_is_not_called)
     assert (bench.breaker.state, bench.statistics().retry_after_s) == ("open", 0.0)
 
 
@@ -548,12 +548,12 @@ async def test_a_listener_gets_every_state_change() -> None:
 
 def test_listeners_can_subscribe_and_unsubscribe() -> None:
     bench = Bench()
-    heard: list[Change] = []
-    unsubscribe = bench.breaker.subscribe(lambda event: heard.append(change_of(event)))
+    received: list[Change] = []
+    unsubscribe = bench.breaker.subscribe(lambda event: received.append(read_change(event)))
     bench.report("FF")
     unsubscribe()
     bench.breaker.reset()
-    assert heard == bench.changes[:1] == [("closed", "open", 2.0)]
+    assert received == bench.changes[:1] == [("closed", "open", 2.0)]
     assert len(bench.changes) == 2
 
 
@@ -563,7 +563,10 @@ def test_a_listener_sees_the_new_state() -> None:
     bench.breaker.subscribe(lambda _: seen.append(bench.statistics()))
     bench.report("FF")
     bench.breaker.reset()
-    assert [(told.state, told.calls, told.opened, told.retry_after_s) for told in seen] == [
+    assert [
+        (statistics.state, statistics.calls, statistics.opened, statistics.retry_after_s)
+        for statistics in seen
+    ] == [
         ("open", 2, 1, 2.0),
         ("closed", 0, 1, 0.0),
     ]
@@ -689,7 +692,7 @@ class Model:
         self.results, self.opens = [], 0
         self.become("closed")
 
-    def told(self, ticket: Ticket, outcome: str, duration_s: float) -> None:
+    def record(self, ticket: Ticket, outcome: str, duration_s: float) -> None:
         if ticket not in self.honoured:
             return
         self.honoured.remove(ticket)
@@ -704,12 +707,12 @@ class Model:
         self.become("open")
 
     def judge(self) -> None:
-        told = self.statistics()
+        statistics = self.statistics()
         bad = (
-            told.failure_rate >= self.settings.failure_rate
-            or told.slow_rate >= self.settings.slow_rate
+            statistics.failure_rate >= self.settings.failure_rate
+            or statistics.slow_rate >= self.settings.slow_rate
         )
-        if bad and told.calls >= self.settings.minimum_calls:
+        if bad and statistics.calls >= self.settings.minimum_calls:
             self.opened += 1
             self.open()
 
@@ -802,7 +805,7 @@ class BreakerAgainstModel(RuleBasedStateMachine):
 
     def tell(self, permit: tuple[CallPermit, Ticket], outcome: Outcome, duration_s: float) -> None:
         getattr(permit[0], outcome)(*() if outcome == "released" else (duration_s,))
-        self.model.told(permit[1], outcome, duration_s)
+        self.model.record(permit[1], outcome, duration_s)
 
     @rule()
     def check(self) -> None:
@@ -849,7 +852,7 @@ class BreakerAgainstModel(RuleBasedStateMachine):
         with pytest.raises(type(error)):
             probing.caller.throw(error)
         failed = isinstance(error, ServerError)
-        self.model.told(probing.ticket, "failed" if failed else "released", 0.0)
+        self.model.record(probing.ticket, "failed" if failed else "released", 0.0)
 
     @rule()
     def reset(self) -> None:

@@ -112,7 +112,7 @@ async def test_a_failure_reaches_every_caller() -> None:
 async def test_a_failure_without_callers_is_not_logged_as_lost() -> None:
     """asyncio would report "exception was never retrieved" to the loop's handler."""
     reported: list[object] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, told: reported.append(told))
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
     flight = SingleFlight[str]()
     started = asyncio.Event()
 

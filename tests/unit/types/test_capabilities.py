@@ -50,14 +50,14 @@ def test_a_seed_above_the_maximum_is_refused() -> None:
 
 @pytest.mark.parametrize("generation", CAPABILITIES)
 def test_a_grammar_is_refused_without_support(generation: Any) -> None:
-    said = CAPABILITIES[generation]
+    capabilities = CAPABILITIES[generation]
     for constraint in (JsonSchemaConstraint({"type": "integer"}), ChoiceConstraint(("yes", "no"))):
-        said.check(make_chat_request(HI, constraint=constraint))
+        capabilities.check(make_chat_request(HI, constraint=constraint))
     request = make_chat_request(HI, constraint=GrammarConstraint("start: /a+/"))
-    if said.grammar == "native":
-        said.check(request)
+    if capabilities.grammar == "native":
+        capabilities.check(request)
         return
     with pytest.raises(
         UnsupportedFeature, match=f"generation {generation} does not support grammars"
     ):
-        said.check(request)
+        capabilities.check(request)

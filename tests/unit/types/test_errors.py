@@ -117,7 +117,7 @@ BUDGET = (
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("message", "cleaned"),
     [
         (BUDGET, BUDGET.partition("int) ")[2]),
         (f"Invalid request: {BUDGET}.", f"Invalid request: {BUDGET.partition('int) ')[2]}"),
@@ -150,15 +150,15 @@ BUDGET = (
         ("", ""),
     ],
 )
-def test_the_engines_source_locations_are_removed(said: str, told: str) -> None:
-    assert clean_message(said) == told
+def test_the_engines_source_locations_are_removed(message: str, cleaned: str) -> None:
+    assert clean_message(message) == cleaned
 
 
 E = errors
 
 
 @pytest.mark.parametrize(
-    ("status", "said", "kind"),
+    ("status", "message", "kind"),
     [
         # 1C: SDK 1.x
         (
@@ -240,8 +240,8 @@ E = errors
         (599, "\t ", E.ServerError),
     ],
 )
-def test_service_errors_are_classified(status: int, said: str, kind: type[FoundryError]) -> None:
-    error = classify(status, said)
+def test_service_errors_are_classified(status: int, message: str, kind: type[FoundryError]) -> None:
+    error = classify(status, message)
     assert type(error) is kind
     assert error.status == status
     assert str(error).endswith(error.hint)

@@ -38,21 +38,21 @@ def test_a_listener_gets_all_events_or_its_types() -> None:
 
 
 def test_an_unsubscribed_listener_gets_no_events() -> None:
-    heard: list[Event] = []
+    received: list[Event] = []
     events = EventBus()
-    leave = events.subscribe(heard.append)
+    unsubscribe = events.subscribe(received.append)
     events.emit(FIRST)
-    leave()
-    leave()
+    unsubscribe()
+    unsubscribe()
     events.emit(CHANGED)
-    assert heard == [FIRST]
+    assert received == [FIRST]
 
 
 def test_observed_types_are_those_with_a_listener() -> None:
     events = EventBus()
-    leave = events.subscribe(lambda _: None, FirstToken)
+    unsubscribe = events.subscribe(lambda _: None, FirstToken)
     assert [kind for kind in EVENT_TYPES if kind in events.observed_types] == [FirstToken]
-    leave()
+    unsubscribe()
     assert FirstToken not in events.observed_types
 
 
@@ -62,11 +62,11 @@ def test_a_failing_listener_is_isolated(
     def fails(_event: Event) -> None:
         raise ValueError("mine")
 
-    heard: list[Event] = []
-    events = EventBus(fails, heard.append)
+    received: list[Event] = []
+    events = EventBus(fails, received.append)
     with caplog.at_level(logging.ERROR, "foundry_api"):
         events.emit(FIRST)
-    assert heard == [FIRST]
+    assert received == [FIRST]
     assert "a listener failed on FirstToken" in caplog.text
     assert "ValueError: mine" in caplog.text
 

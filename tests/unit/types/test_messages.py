@@ -37,8 +37,8 @@ COMPLETION = Completion(
 @pytest.mark.parametrize("struct", STRUCTS)
 def test_every_type_is_frozen_and_documented(struct: type[msgspec.Struct]) -> None:
     assert struct.__struct_config__.frozen
-    told = inspect.getdoc(struct) or ""
-    assert all(f"    {name}: " in told for name in struct.__struct_fields__)
+    documentation = inspect.getdoc(struct) or ""
+    assert all(f"    {name}: " in documentation for name in struct.__struct_fields__)
 
 
 def test_values_are_immutable() -> None:

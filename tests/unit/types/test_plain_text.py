@@ -123,8 +123,8 @@ def test_errors_tables_and_fields_are_escaped(
     errors.report_error(click.UsageError(text), as_json=False)
     output.print_table([text], [[text]])
     output.print_fields(text, "healthy", [(text, text)])
-    told = capsys.readouterr()
-    assert dangerous(told.out + told.err) <= {"\n"}
+    captured = capsys.readouterr()
+    assert dangerous(captured.out + captured.err) <= {"\n"}
 
 
 def test_a_cell_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -318,11 +318,11 @@ def test_an_empty_array_of_tools_is_no_tools() -> None:
 @pytest.mark.parametrize("text", ["a\0b", "\ud800", "", " "])
 def test_simple_messages_are_checked_like_others(message: Any, text: str) -> None:
     assert validate_messages([message, message]) == (Message("user", "Hi"),) * 2
-    spoilt: Any = (
+    invalid: Any = (
         {**message, "content": text} if isinstance(message, dict) else Message("user", text)
     )
     with pytest.raises(InvalidRequest) as caught:
-        validate_messages((message, spoilt))
+        validate_messages((message, invalid))
     assert caught.value.field == "messages[1].content"
 
 
@@ -460,13 +460,13 @@ class TestEmptyTurns:
         assert prompt_to_messages("Hi", " ") == [self.ASK]
 
     def test_responses_omit_them_too(self) -> None:
-        said = [
+        messages = [
             {"role": "system", "content": ""},
             {"role": "assistant", "content": [{"type": "output_text", "text": " "}]},
             {"type": "function_call_output", "call_id": "1", "output": ""},
             {"role": "user", "content": "Hi"},
         ]
-        items = build_operation(said, {"instructions": ""}).members
+        items = build_operation(messages, {"instructions": ""}).members
         assert "instructions" not in items
         assert items["input"] == [
             {"type": "function_call_output", "call_id": "1", "output": '""'},
@@ -576,14 +576,14 @@ async def test_a_hook_cannot_set_framing_headers(name: str) -> None:
 
 
 def test_empty_langchain_messages_are_handled_alike() -> None:
-    said = [
+    messages = [
         SystemMessage(""),
         HumanMessage("Hi"),
         AIMessage(""),
         AIMessage("", tool_calls=[{"name": "f", "args": {}, "id": "1"}]),
         ToolMessage("", tool_call_id="1"),
     ]
-    sent = validate_messages(to_messages(said))
+    sent = validate_messages(to_messages(messages))
     assert [(turn.role, turn.content) for turn in sent] == [
         ("user", "Hi"),
         ("assistant", ""),
