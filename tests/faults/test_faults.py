@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from foundry_api.core import attempt
-from foundry_api.resilience.deadline import current, deadline
+from foundry_api.resilience.deadline import current_deadline, deadline
 from foundry_api.types import errors
 from foundry_api.wire.sse import MAX_EVENT_BYTES
 
@@ -60,7 +60,7 @@ async def test_deadline_ends_an_endless_answer(caller: Caller) -> None:
     stream = send_forever(make_stream_head(), encode_chunk(encode_token("again ")), pause_s=0.001)
     async with ScriptedServer(stream) as server:
         with deadline(0.2), pytest.raises(errors.DeadlineExceeded) as caught:
-            await caller.make_call(server.base_url, deadline=current()).result()
+            await caller.make_call(server.base_url, deadline=current_deadline()).result()
         await server.wait_closed()
     assert caught.value.stage == "streaming"
     assert caught.value.partial.startswith("again again ")

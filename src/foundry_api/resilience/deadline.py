@@ -17,7 +17,7 @@ from foundry_api.types.values import as_float, format_value
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator
 
-__all__ = ["NEVER", "Deadline", "current", "deadline", "enforce_deadline", "no_deadline"]
+__all__ = ["NEVER", "Deadline", "current_deadline", "deadline", "enforce_deadline", "no_deadline"]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -40,7 +40,7 @@ class Deadline:
         """Return the earlier of the current deadline and `seconds` from now."""
         # Zero and negative seconds are allowed, because callers compute `end - now`: the deadline
         # has then passed.
-        outer = current()
+        outer = current_deadline()
         if seconds is None:
             return outer
         limit_s = as_float(seconds)
@@ -80,7 +80,7 @@ NEVER = Deadline(math.inf, math.inf)
 _CURRENT: ContextVar[Deadline] = ContextVar("foundry_api_deadline", default=NEVER)
 
 # Returns the deadline set by the enclosing `deadline` block; NEVER outside of one.
-current = _CURRENT.get
+current_deadline = _CURRENT.get
 
 
 @contextmanager
@@ -116,7 +116,7 @@ def enforce_deadline(
 
     @functools.wraps(function)
     async def inside(*args: _P.args, **kwargs: _P.kwargs) -> _T:
-        outer = current()
+        outer = current_deadline()
         if outer is NEVER:
             return await function(*args, **kwargs)
         outer.check()

@@ -11,7 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foundry_api.resilience.deadline import NEVER, Deadline, current, deadline, enforce_deadline
+from foundry_api.resilience.deadline import (
+    NEVER,
+    Deadline,
+    current_deadline,
+    deadline,
+    enforce_deadline,
+)
 from foundry_api.types.errors import DeadlineExceeded, InvalidRequest
 from support.no_real_time import TimelessLoop
 
@@ -36,11 +42,11 @@ def test_of_several_deadlines_the_earliest_applies(limits: list[float]) -> None:
         now = asyncio.get_running_loop().time()
         with ExitStack() as stack:
             for depth, seconds in enumerate(limits, 1):
-                before = current()
+                before = current_deadline()
                 stack.enter_context(deadline(seconds))
-                assert current().at == now + min(limits[:depth])
-                assert current() is before or current().limit_s == seconds
-        assert current() is NEVER
+                assert current_deadline().at == now + min(limits[:depth])
+                assert current_deadline() is before or current_deadline().limit_s == seconds
+        assert current_deadline() is NEVER
 
     with asyncio.Runner(loop_factory=TimelessLoop) as runner:
         runner.run(nested())
@@ -96,7 +102,7 @@ def test_a_timeout_inside_is_not_the_deadline(run: Run) -> None:
 
 def test_a_deadline_may_enclose_asyncio_run() -> None:
     async def main() -> float:
-        return current().at - asyncio.get_running_loop().time()
+        return current_deadline().at - asyncio.get_running_loop().time()
 
     with deadline(1000):
         assert 0 < asyncio.run(main()) <= 1000

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from foundry_api.core.cache.shared_work import JobDeduplicator, SharedJob
-from foundry_api.resilience.deadline import NEVER, current, deadline
+from foundry_api.resilience.deadline import NEVER, current_deadline, deadline
 from foundry_api.types.errors import ClientClosed, ServerError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Source(SharedJob[int, str]):
 
     async def run(self, receive: Callable[[list[int]], None]) -> str:
         self.runs += 1
-        self.deadlines.append(current())
+        self.deadlines.append(current_deadline())
         try:
             while (number := await self._queue.get()) is not None:
                 receive([number])
