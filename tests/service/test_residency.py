@@ -169,7 +169,7 @@ async def test_fifty_calls_are_answered_whole_before_their_model_leaves(engine_h
     async with opened(engine_home, events, limiter=limits) as client:
         await client.models.load("one")
         calls = [asyncio.create_task(client.complete("say-long", timeout=60)) for _ in range(50)]
-        uses = (await client._backend.route("one"))[0].memory.usage("one:1")
+        uses = (await client._backend.route("one"))[0].memory.get_usage("one:1")
         await wait_until_async(lambda: uses.calls == 50)
         unloading = asyncio.create_task(client.models.unload("one", drain=60))
         await wait_until_async(lambda: not client.services[0].connection.loaded)  # type: ignore[union-attr]

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from foundry_api.core.connection import Connection
     from foundry_api.core.operation import Outcome
-    from foundry_api.core.residency.stored_responses import Hold
+    from foundry_api.core.residency.stored_responses import Retention
     from foundry_api.core.responses import Input, ResponseOperation
     from foundry_api.core.runtime import ClientRuntime
     from foundry_api.core.service_pool import ServiceHandle
@@ -129,9 +129,9 @@ class Conversation:
     ) -> ResponseOperation:
         previous = self.last
         options["previous_response_id"] = previous.id if previous else None
-        retain: Hold = "kept" if options.get("keep") else "talking"
+        retention: Retention = "forever" if options.get("keep") else "conversation"
         return build_operation(
-            response_input, options, retain=retain, is_continuation=previous is not None
+            response_input, options, retention=retention, is_continuation=previous is not None
         )
 
     def _record_response(self, response: Response) -> Response:

@@ -46,8 +46,8 @@ __all__ = ["Connection", "find_variants", "match_model"]
 class Connection:
     """One service from its start to its end; after a restart there is a new connection.
 
-    `control` is the control API of our own engine host, None for other services. `others` are the
-    other clients that use its models.
+    `control` is the control API of our own engine host, None for other services. `coordination`
+    has the other clients that use its models.
     """
 
     def __init__(
@@ -58,8 +58,8 @@ class Connection:
         control: ControlClient | None,
         *,
         store: CatalogStore | None = None,
-        others: NoCoordination | None = None,
-        keeping: ResidencyContext | None = None,
+        coordination: NoCoordination | None = None,
+        residency: ResidencyContext | None = None,
     ) -> None:
         self.endpoint = endpoint
         self.transport = transport
@@ -78,7 +78,9 @@ class Connection:
         self._local: Sequence[Model] = ()
         self._public: Sequence[Model] = ()
         self.resolved: dict[str, Model] = {}  # by the name that the caller used
-        self.memory = ModelManager(self, others or NoCoordination(), keeping or ResidencyContext())
+        self.memory = ModelManager(
+            self, coordination or NoCoordination(), residency or ResidencyContext()
+        )
         self._listings: SingleFlight[Sequence[Model]] = SingleFlight()
         self._catalog_flight: SingleFlight[CatalogListing] = SingleFlight()
 

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from foundry_api.core.connection import Connection
     from foundry_api.core.options import ResponseOptions
-    from foundry_api.core.residency.stored_responses import Hold
+    from foundry_api.core.residency.stored_responses import Retention
     from foundry_api.types.capabilities import Capabilities
     from foundry_api.types.errors import FoundryError
     from foundry_api.types.events import OperationName
@@ -290,12 +290,12 @@ class ResponseOperation(EndpointOperation[ResponseEvent, Response]):
 
     Attributes:
         members: Of the JSON body, all but the model and `stream`; checked.
-        retain: Until when a stored one stays.
+        retention: Until when a stored one stays.
         is_continuation: Whether it goes on with a conversation whose instructions were told before.
     """
 
     members: dict[str, Any]
-    retain: Hold = "free"
+    retention: Retention = "until_unload"
     is_continuation: bool = False
     name: ClassVar[OperationName] = "response"
 
@@ -352,7 +352,7 @@ class ResponseOperation(EndpointOperation[ResponseEvent, Response]):
 
         def on_created(response_id: str) -> None:
             if store:
-                connection.stored_responses.add(response_id, model, self.retain)
+                connection.stored_responses.add(response_id, model, self.retention)
 
         return ResponseStream(make_reader(connection), on_created)
 
@@ -391,7 +391,7 @@ def build_operation(
     response_input: object,
     options: ResponseOptions,
     *,
-    retain: Hold | None = None,
+    retention: Retention | None = None,
     is_continuation: bool = False,
 ) -> ResponseOperation:
     """What is asked for, checked.
@@ -399,7 +399,7 @@ def build_operation(
     Args:
         response_input: The input.
         options: The caller's.
-        retain: Until when a stored one stays; None goes by the options.
+        retention: Until when a stored one stays; None goes by the options.
         is_continuation: Whether it goes on with a conversation whose instructions were told before.
 
     Raises:
@@ -420,8 +420,10 @@ def build_operation(
     }
     if previous is not None:
         members["previous_response_id"] = validate_response_id("previous_response_id", previous)
-    retain = retain or ("kept" if check_flag("keep", options.get("keep")) else "free")
-    return ResponseOperation(members, retain, is_continuation)
+    retention = retention or (
+        "forever" if check_flag("keep", options.get("keep")) else "until_unload"
+    )
+    return ResponseOperation(members, retention, is_continuation)
 
 
 def _get_text_format(text: object) -> str:

@@ -213,7 +213,9 @@ class ClientRuntime:
         transport = self._open_transport()
         control = ControlClient(transport, endpoint.control) if endpoint.control else None
         is_private = endpoint.origin == "embedded"
-        others = NoCoordination() if is_private else self._coordination.at(endpoint.base_url)
+        coordination = (
+            NoCoordination() if is_private else self._coordination.for_service(endpoint.base_url)
+        )
         is_explicit = endpoint.origin == "explicit"
         headers = self._headers
         if self.settings.api_key and is_explicit:
@@ -225,8 +227,8 @@ class ClientRuntime:
             headers,
             control,
             store=CatalogStore(self.settings.home),
-            others=others,
-            keeping=self._residency_context,
+            coordination=coordination,
+            residency=self._residency_context,
         )
 
     def _check_use(self) -> None:

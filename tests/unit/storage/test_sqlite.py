@@ -81,8 +81,10 @@ def _read_history(path: Path) -> None:
 
 def _use_uses(path: Path) -> None:
     for name in ("a", "b"):
-        owner = ClientProcess(client=name, program=f"{name}.py", pid=os.getpid(), create_time=1.0)
-        client = ModelUsageDb(path, owner, is_alive=lambda _: True)
+        process = ClientProcess(
+            client_id=name, program=f"{name}.py", pid=os.getpid(), create_time=1.0
+        )
+        client = ModelUsageDb(path, process, is_alive=lambda _: True)
         client.claim("here", "demo:1", 60)
         client.record_loaded("here", DEMO, 60)
         client.renew("here", [("demo:1", 1.0)], 60)
@@ -357,7 +359,7 @@ def test_readers_do_not_change_anything(kind: Database, state: str, tmp_path: Pa
 def test_clearing_a_cache_keeps_foreign_files_with_similar_names(tmp_path: Path) -> None:
     path = CACHE.place(tmp_path)
     path.parent.mkdir()
-    names = ["answers.db.corrupt-1", "answers.db.corrupt-2-wal", "answers.db.format-7"]
+    names = ["answers.db.damaged-1", "answers.db.damaged-2-wal", "answers.db.format-7"]
     for name in names:
         path.with_name(name).write_text("my thesis", encoding="utf-8")
     for _ in range(5):
@@ -366,8 +368,8 @@ def test_clearing_a_cache_keeps_foreign_files_with_similar_names(tmp_path: Path)
             file.seek(16)
             file.write(b"\xff" * 40)
     CACHE.use(path)
-    ours = {file.name for file in path.parent.glob("answers.db.corrupt-*")} - set(names)
-    assert ours == {f"answers.db.corrupt-{number}" for number in (10, 11, 12)}
+    ours = {file.name for file in path.parent.glob("answers.db.damaged-*")} - set(names)
+    assert ours == {f"answers.db.damaged-{number}" for number in (10, 11, 12)}
     asyncio.run(_clear_cache(path))
     left = {file.name for file in path.parent.glob("answers.db.*")} - {"answers.db.lock"}
     assert left == set(names)

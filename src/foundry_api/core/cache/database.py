@@ -124,7 +124,7 @@ class CacheDatabase:
             )
             self._add_count(database, "stores", 1)
             database.execute(
-                "delete from claims where key = ? and client = ?", (key, self._client.client)
+                "delete from claims where key = ? and client = ?", (key, self._client.client_id)
             )
         self._clear_pending()
         return True
@@ -148,7 +148,7 @@ class CacheDatabase:
                         (
                             key,
                             token,
-                            client.client,
+                            client.client_id,
                             client.program,
                             client.pid,
                             client.create_time,

@@ -1,4 +1,4 @@
-"""The other clients of the same home, with which loading and unloading is agreed on."""
+"""Coordinate loading and unloading with the other clients of the same home."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from foundry_api.types.errors import ModelInUse
 from foundry_api.wire.transport import is_loopback
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 
     from foundry_api.core.residency.usage_db import KnownModel, Lease, ModelUsageDb
     from foundry_api.types.models import Model, ModelUser
@@ -24,7 +24,9 @@ __all__ = ["NoCoordination", "SharedCoordination", "UsageRegistry", "program_nam
 
 Change = Literal["load", "unload", "budget"]
 
-LONGEST_NAME = 80
+MAX_NAME_LENGTH = 80
+
+# Waits between two looks at a lease of another client: the first is doubled up to the longest.
 FIRST_WAIT_S = 0.01
 LONGEST_WAIT_S = 0.25
 
@@ -33,63 +35,53 @@ _T = TypeVar("_T")
 
 
 class NoCoordination:
-    """The others of a service that only this client can reach."""
+    """The interface to the other clients, for a service that only this client can use."""
 
-    exist = False
-    """Whether anybody else can reach it."""
+    is_shared = False  # whether other clients can use the service
 
     async def claim(self, model_id: str) -> None:
-        """Have the others leave a model alone. Waits while one of them unloads it."""
+        """Keep other clients from unloading a model. Waits while one of them unloads it."""
 
-    async def renew(self, uses: Mapping[str, float]) -> Iterable[str]:
-        """Tell when models were last used. Returns those that may be out of memory by now."""
-        del uses
+    async def renew(self, last_used: Mapping[str, float]) -> Iterable[str]:
+        """Extend the claims on models that were used at these times.
+
+        Returns the models whose claims have expired, so that they may be unloaded.
+        """
+        del last_used
         return ()
 
     @asynccontextmanager
     async def lease(
         self, model_id: str, change: Change, *, for_s: float, quiet_s: float | None = None
     ) -> AsyncGenerator[None]:
-        """Be the only one that loads or unloads a model. Waits for others that do.
+        """Let only this client load or unload a model. Waits for the leases of other clients.
 
-        Args:
-            model_id: The model.
-            change: What will be done.
-            for_s: Seconds that it may take.
-            quiet_s: Refuse it if others hold the model, or used it in so many seconds.
-
-        Raises:
-            ModelInUse: It was refused; the error says who uses the model.
+        The lease expires after `for_s` seconds. With `quiet_s`, raises ModelInUse if another client
+        uses the model or has used it within that time.
         """
         del model_id, change, for_s, quiet_s
         yield
 
-    async def loaded(self, model: Model) -> None:
-        """Tell that this client loaded a model."""
+    async def record_loaded(self, model: Model) -> None:
+        """Record that this client has loaded a model."""
 
-    async def unloaded(self, model_id: str) -> None:
-        """Tell that a model is out of memory."""
+    async def record_unloaded(self, model_id: str) -> None:
+        """Record that a model is unloaded."""
 
-    async def users(self, model_id: str) -> tuple[ModelUser, ...]:
-        """Who of the others uses a model."""
+    async def list_users(self, model_id: str) -> tuple[ModelUser, ...]:
+        """Return the other clients that use a model."""
         del model_id
         return ()
 
     async def known_models(self) -> Mapping[str, KnownModel] | None:
-        """Models that clients of this home loaded, by id; None if they can't be told apart."""
+        """Return the models that clients of this home have loaded, by id. None without records."""
         return None
 
 
 class UsageRegistry:
-    """One client among all those that share a home's file of uses.
+    """This client among all the clients that share the usage file of a home.
 
-    The file is never what a call fails of: while it cannot be used, the client works as if it were
-    alone, and says so in the log.
-
-    Args:
-        path: The file.
-        hold_s: Seconds after its last use for which a model counts as used.
-        sleep: Waits for so many seconds.
+    Problems with the file do not fail calls: the client then works as if it were alone.
     """
 
     def __init__(
@@ -103,141 +95,120 @@ class UsageRegistry:
         self._path = path
         self._client = secrets.token_hex(8)
         self._db: ModelUsageDb | None = None
-        self._complained = False
+        self._has_warned = False
 
-    def at(self, base_url: str) -> SharedCoordination:
-        """The others that use a service."""
+    def for_service(self, base_url: str) -> SharedCoordination:
         return SharedCoordination(self, service_name(base_url))
 
-    async def ask(self, question: Callable[[ModelUsageDb], _T], otherwise: _T) -> _T:
-        """What the file says, or something else if it cannot be used."""
-        # A caller who is cancelled must not leave behind what the thread then writes.
-        future = asyncio.ensure_future(asyncio.to_thread(self._run_query, question, otherwise))
+    async def query(self, query: Callable[[ModelUsageDb], _T], default: _T) -> _T:
+        """Run a query in a thread. Return the default if the file cannot be used."""
+        future = asyncio.ensure_future(asyncio.to_thread(self._query, query, default))
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
+            # Wait for the thread: the caller may undo next what the query writes.
             await asyncio.wait((future,))
             raise
 
     async def aclose(self) -> None:
-        """Use nothing any more."""
+        """Remove this client from the file."""
         if self._db is not None:
-            await self.ask(lambda db: db.unregister(), None)
+            await self.query(lambda db: db.unregister(), None)
 
-    def _run_query(self, question: Callable[[ModelUsageDb], _T], otherwise: _T) -> _T:
+    def _query(self, query: Callable[[ModelUsageDb], _T], default: _T) -> _T:
         try:
-            # SQLite and psutil, which a client of an engine of its own does without.
+            # It imports SQLite and psutil, which a client with an embedded engine doesn't need.
             from foundry_api.core.residency import usage_db  # noqa: PLC0415
         except ImportError as error:  # a Python without SQLite
-            return self._degrade(error, otherwise)
+            self._warn(error)
+            return default
         try:
             if self._db is None:
-                owner = usage_db.ClientProcess.current(self._client, program_name(sys.argv))
-                self._db = usage_db.ModelUsageDb(self._path, owner)
-            return question(self._db)
+                client = usage_db.ClientProcess.current(self._client, program_name(sys.argv))
+                self._db = usage_db.ModelUsageDb(self._path, client)
+            return query(self._db)
         except usage_db.DatabaseUnavailable as error:
-            return self._degrade(error, otherwise)
+            self._warn(error)
+            return default
 
-    def _degrade(self, error: Exception, otherwise: _T) -> _T:
-        level = logging.DEBUG if self._complained else logging.WARNING
-        self._complained = True
-        log.log(level, "loading and unloading is not agreed on with other programs: %s", error)
-        return otherwise
+    def _warn(self, error: Exception) -> None:
+        level = logging.DEBUG if self._has_warned else logging.WARNING
+        self._has_warned = True
+        log.log(level, "loading and unloading is not coordinated with other programs: %s", error)
 
 
 class SharedCoordination(NoCoordination):
-    """The clients of this home that use one service.
+    """The other clients of this home that use one service."""
 
-    Args:
-        home: This client among them.
-        service: The service's name in the file.
-    """
+    is_shared = True
 
-    exist = True
-
-    def __init__(self, home: UsageRegistry, service: str) -> None:
-        self._home = home
+    def __init__(self, registry: UsageRegistry, service: str) -> None:
+        self._registry = registry
         self._service = service
 
     async def claim(self, model_id: str) -> None:
-        """See `NoCoordination.claim`."""
-        hold_s = self._home.hold_s
+        hold_s, wait_s = self._registry.hold_s, FIRST_WAIT_S
 
-        def ask(db: ModelUsageDb) -> ModelUser | None:
+        def claim(db: ModelUsageDb) -> ModelUser | None:
             return db.claim(self._service, model_id, hold_s)
 
-        waits = self._waits()
-        while holder := await self._home.ask(ask, None):
-            await self._wait(next(waits), model_id, holder)
+        while holder := await self._registry.query(claim, None):
+            wait_s = await self._wait(wait_s, model_id, holder)
 
-    async def renew(self, uses: Mapping[str, float]) -> Iterable[str]:
-        """See `NoCoordination.renew`."""
-        items, hold_s = tuple(uses.items()), self._home.hold_s
-        return await self._home.ask(lambda db: db.renew(self._service, items, hold_s), set())
+    async def renew(self, last_used: Mapping[str, float]) -> Iterable[str]:
+        items, hold_s = tuple(last_used.items()), self._registry.hold_s
+        return await self._registry.query(lambda db: db.renew(self._service, items, hold_s), set())
 
     @asynccontextmanager
     async def lease(
         self, model_id: str, change: Change, *, for_s: float, quiet_s: float | None = None
     ) -> AsyncGenerator[None]:
-        """See `NoCoordination.lease`."""
-        token, waits = secrets.token_hex(8), self._waits()
+        token, wait_s = secrets.token_hex(8), FIRST_WAIT_S
 
-        def ask(db: ModelUsageDb) -> Lease | None:
+        def lease_model(db: ModelUsageDb) -> Lease | None:
             return db.lease(self._service, model_id, change, token, for_s=for_s, quiet_s=quiet_s)
 
         try:
-            while (lease := await self._home.ask(ask, None)) and lease.holder:
-                await self._wait(next(waits), model_id, lease.holder)
+            while (lease := await self._registry.query(lease_model, None)) and lease.holder:
+                wait_s = await self._wait(wait_s, model_id, lease.holder)
             if lease is not None and lease.users:
-                raise self._in_use(model_id, lease.users)
+                raise ModelInUse(
+                    f"{model_id} is used by {'; '.join(map(str, lease.users))}",
+                    hint="It is free once they close their client, or have not called it for a"
+                    " minute. force=True (`--force`) takes it from those that are not being"
+                    " answered right now; it has no effect on SDK 1.x.",
+                    model=model_id,
+                ).with_users(lease.users)
             yield
         finally:
-            await self._home.ask(lambda db: db.release(token), None)
+            await self._registry.query(lambda db: db.release(token), None)
 
-    async def loaded(self, model: Model) -> None:
-        """See `NoCoordination.loaded`."""
-        hold_s = self._home.hold_s
-        await self._home.ask(lambda db: db.record_loaded(self._service, model, hold_s), None)
+    async def record_loaded(self, model: Model) -> None:
+        hold_s = self._registry.hold_s
+        await self._registry.query(lambda db: db.record_loaded(self._service, model, hold_s), None)
 
-    async def unloaded(self, model_id: str) -> None:
-        """See `NoCoordination.unloaded`."""
-        await self._home.ask(lambda db: db.record_unloaded(self._service, model_id), None)
+    async def record_unloaded(self, model_id: str) -> None:
+        await self._registry.query(lambda db: db.record_unloaded(self._service, model_id), None)
 
-    async def users(self, model_id: str) -> tuple[ModelUser, ...]:
-        """See `NoCoordination.users`."""
-        return await self._home.ask(lambda db: db.list_users(self._service, model_id), ())
+    async def list_users(self, model_id: str) -> tuple[ModelUser, ...]:
+        return await self._registry.query(lambda db: db.list_users(self._service, model_id), ())
 
     async def known_models(self) -> Mapping[str, KnownModel] | None:
-        """See `NoCoordination.known_models`. None while the file cannot be used."""
-        nothing: Mapping[str, KnownModel] = {}
-        return await self._home.ask(lambda db: db.list_known_models(self._service), nothing)
+        # An empty default, not None: while the file cannot be used, no model counts as ours.
+        default: Mapping[str, KnownModel] = {}
+        return await self._registry.query(lambda db: db.list_known_models(self._service), default)
 
-    async def _wait(self, seconds: float, model_id: str, holder: ModelUser) -> None:
-        if seconds == FIRST_WAIT_S:
-            who = f"{holder.program} (pid {holder.pid})"
-            log.info("waiting for %s, which is loading or unloading %s", who, model_id)
-        await self._home.sleep(seconds)
-
-    @staticmethod
-    def _waits() -> Iterator[float]:
-        wait_s = FIRST_WAIT_S
-        while True:
-            yield wait_s
-            wait_s = min(2 * wait_s, LONGEST_WAIT_S)
-
-    @staticmethod
-    def _in_use(model_id: str, users: tuple[ModelUser, ...]) -> ModelInUse:
-        return ModelInUse(
-            f"{model_id} is used by {'; '.join(map(str, users))}",
-            hint="It is free once they close their client, or have not called it for a minute."
-            " force=True (`--force`) takes it from those that are not being answered right now;"
-            " SDK 1.x is never asked that.",
-            model=model_id,
-        ).with_users(users)
+    async def _wait(self, wait_s: float, model_id: str, holder: ModelUser) -> float:
+        """Wait for another client. Return the next wait."""
+        if wait_s == FIRST_WAIT_S:
+            program = f"{holder.program} (pid {holder.pid})"
+            log.info("waiting for %s, which is loading or unloading %s", program, model_id)
+        await self._registry.sleep(wait_s)
+        return min(2 * wait_s, LONGEST_WAIT_S)
 
 
 def service_name(base_url: str) -> str:
-    """A service's name in the file: the same for every spelling of the loopback's."""
+    """Return the name of a service in the file, the same for all spellings of loopback."""
     if not is_loopback(base_url):
         return base_url
     parts = urlsplit(base_url)
@@ -245,9 +216,9 @@ def service_name(base_url: str) -> str:
 
 
 def program_name(arguments: list[str]) -> str:
-    """What people call a program that was started with these arguments."""
+    """Return a readable name of a program with these command line arguments."""
     script = Path(arguments[0]) if arguments and arguments[0] not in {"", "-c", "-m"} else None
     if script is None:
-        return Path(sys.executable or "python").name[:LONGEST_NAME]
+        return Path(sys.executable or "python").name[:MAX_NAME_LENGTH]
     name = script.parent.name if script.name == "__main__.py" else script.name
-    return (name or "python")[:LONGEST_NAME]
+    return (name or "python")[:MAX_NAME_LENGTH]

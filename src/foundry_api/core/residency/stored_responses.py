@@ -1,7 +1,7 @@
-"""The responses that a client had a service store: they are released when nobody needs them.
+"""The responses that this client has stored in a service, and when they are deleted.
 
-A stored response keeps a session of its model, and a 2.x service unloads no model that has one
-(foundry-local-service.md, 1D).
+A stored response keeps a session of its model, and a 2.x service does not unload a model with a
+session (foundry-local-service.md, 1D).
 """
 
 from __future__ import annotations
@@ -22,94 +22,95 @@ if TYPE_CHECKING:
     from foundry_api.types.models import Model
     from foundry_api.wire.dialects.base import Catalog, Dialect, ServiceClient
 
-__all__ = ["Hold", "StoredResponses"]
+__all__ = ["Retention", "StoredResponses"]
 
 log = logging.getLogger("foundry_api")
 
-Hold = Literal["free", "talking", "kept"]
-"""Until when a stored response stays: until its model is unloaded, until the conversation ends that
-it is part of, or until somebody deletes it. The client's own end ends the first two."""
+# Until when a stored response is kept. The first two kinds are also deleted when the client closes.
+Retention = Literal["until_unload", "conversation", "forever"]
 
 RELEASE_S = 5.0
 
 
 @dataclass(slots=True)
-class _Kept:
-    """Where a response is, and whether somebody still wants it."""
-
+class _StoredResponse:
     model_id: str
     catalog: Catalog
-    retain: Hold
+    retention: Retention
 
 
 class StoredResponses:
-    """Those of one service that this client had stored.
-
-    Args:
-        wire: How to reach it.
-        dialect: How to talk to it.
-    """
+    """The responses that this client has stored in one service."""
 
     def __init__(self, wire: ServiceClient, dialect: Dialect) -> None:
         self._wire = wire
         self._dialect = dialect
-        self._kept: dict[str, _Kept] = {}
+        self._responses: dict[str, _StoredResponse] = {}
 
     def __contains__(self, response_id: str) -> bool:
-        return response_id in self._kept
+        return response_id in self._responses
 
-    def add(self, response_id: str, model: Model, hold: Hold) -> None:
-        """Take note of one.
-
-        Args:
-            response_id: Its id.
-            model: The model that made it.
-            hold: Until when it stays.
-        """
-        self._kept[response_id] = _Kept(model.id, model.catalog, hold)
+    def add(self, response_id: str, model: Model, retention: Retention) -> None:
+        self._responses[response_id] = _StoredResponse(model.id, model.catalog, retention)
 
     def forget(self, response_id: str) -> None:
-        """It is gone."""
-        self._kept.pop(response_id, None)
+        """Remove a response that was deleted."""
+        self._responses.pop(response_id, None)
 
     def catalogs(self, response_id: str) -> tuple[Catalog, ...]:
-        """Where a response may be, the likeliest first."""
-        kept = self._kept.get(response_id)
-        catalogs = self._dialect.catalogs
-        if kept is None or kept.catalog not in catalogs:
+        """Return the catalogs whose route may have the response, the likeliest first."""
+        stored, catalogs = self._responses.get(response_id), self._dialect.catalogs
+        if stored is None or stored.catalog not in catalogs:
             return catalogs
-        return (kept.catalog, *(each for each in catalogs if each != kept.catalog))
+        return (stored.catalog, *(other for other in catalogs if other != stored.catalog))
 
     def for_model(self, model: Model) -> tuple[str, ...]:
-        """The ids of those that keep a model in memory."""
-        return tuple(name for name, kept in self._kept.items() if kept.model_id == model.id)
+        """Return the ids of the responses that keep a model in memory."""
+        return tuple(
+            response_id
+            for response_id, stored in self._responses.items()
+            if stored.model_id == model.id
+        )
 
     async def release(self, model: Model) -> bool:
-        """Delete those of a model that nobody holds. Whether there were any."""
-        free = [name for name in self.for_model(model) if self._kept[name].retain == "free"]
-        await self._delete(free)
-        return bool(free)
+        """Delete the responses of a model that is unloaded. Return whether there were any."""
+        response_ids = [
+            response_id
+            for response_id in self.for_model(model)
+            if self._responses[response_id].retention == "until_unload"
+        ]
+        await self._delete(response_ids)
+        return bool(response_ids)
 
     async def release_all(self) -> None:
-        """Delete those of all models, but those that are to be kept: the client closes."""
-        await self._delete([name for name, kept in self._kept.items() if kept.retain != "kept"])
+        """Delete the responses when the client closes, but those to be kept forever."""
+        await self._delete(
+            [
+                response_id
+                for response_id, stored in self._responses.items()
+                if stored.retention != "forever"
+            ]
+        )
 
-    async def _delete(self, names: Iterable[str]) -> None:
+    async def _delete(self, response_ids: Iterable[str]) -> None:
         try:
             async with asyncio.timeout(RELEASE_S):
-                for name in reversed(list(names)):  # those that are chained to others first
-                    await self._delete_one(name, self._kept.pop(name))
+                # The newest first: a response may continue an older one.
+                for response_id in reversed(list(response_ids)):
+                    stored = self._responses.pop(response_id)
+                    path = self._dialect.make_path(
+                        stored.catalog, f"{RESPONSES_ROUTE}/{response_id}"
+                    )
+                    request = self._wire.build_request("DELETE", path)
+                    try:
+                        response = await fetch(
+                            self._wire.transport, request, timeout_s=QUICK_TIMEOUT_S
+                        )
+                        if response.status > MAX_SUCCESS_STATUS:
+                            raise parse_error(response)
+                    except ResponseNotFound:
+                        pass  # the service has a limit, and newer responses have replaced it
+                    except FoundryError as error:
+                        log.debug("the stored response %s was not deleted: %s", response_id, error)
         except TimeoutError:
             log.debug("%s did not delete its stored responses in time", self._wire.base_url)
-
-    async def _delete_one(self, name: str, kept: _Kept) -> None:
-        path = self._dialect.make_path(kept.catalog, f"{RESPONSES_ROUTE}/{name}")
-        request = self._wire.build_request("DELETE", path)
-        try:
-            reply = await fetch(self._wire.transport, request, timeout_s=QUICK_TIMEOUT_S)
-            if reply.status > MAX_SUCCESS_STATUS:
-                raise parse_error(reply)
-        except ResponseNotFound:
-            return  # newer ones pushed it out
-        except FoundryError as error:
-            log.debug("the stored response %s was not deleted: %s", name, error)

@@ -1,4 +1,4 @@
-"""The calls that use a model now, and turns: what is done to a model is done one at a time."""
+"""What this client does with a model, and locks by key."""
 
 from __future__ import annotations
 
@@ -15,21 +15,7 @@ __all__ = ["KeyedLock", "ModelUsage"]
 
 
 class ModelUsage:
-    """What this client does with one model of one service.
-
-    Attributes:
-        calls: Calls in flight.
-        waiting: Callers that wait for it to be loaded.
-        starting: Those of them for whom it was loaded, and whose turn to run has not come yet.
-        last_used: When the last one ended, or the model was loaded.
-        last_ended: When the last one ended.
-        held_until: Until when other clients leave it alone without being told again.
-        renewed_at: When they were last told.
-        idle_at: Not to be looked at for idleness before that.
-        model: As it was last loaded or found; None before.
-        loaded_here: Whether it was this client that loaded it.
-        changed: Set when a call ends, for somebody who waits for that; None while nobody does.
-    """
+    """The use of one model of one service by this client. Times are monotonic."""
 
     __slots__ = (
         "calls",
@@ -46,45 +32,47 @@ class ModelUsage:
     )
 
     def __init__(self) -> None:
-        self.calls = self.waiting = self.starting = 0
-        self.last_used = self.held_until = self.renewed_at = self.idle_at = 0.0
-        self.last_ended = float("-inf")
-        self.model: Model | None = None
-        self.loaded_here = False
-        self.changed: asyncio.Event | None = None
+        self.calls = 0  # in flight
+        self.waiting = 0  # callers that wait for the model to be loaded
+        self.starting = 0  # those of them for which it is loaded, and that have not run since
+        self.last_used = 0.0  # when the last call ended or the model was loaded
+        self.last_ended = float("-inf")  # when the last call ended
+        self.held_until = 0.0  # until then, other clients leave the model alone
+        self.renewed_at = 0.0  # when they were last told that it is in use
+        self.idle_at = 0.0  # the model does not count as idle before
+        self.model: Model | None = None  # as it was last loaded or found
+        self.loaded_here = False  # whether this client has loaded it
+        self.changed: asyncio.Event | None = None  # None while nothing waits for a call to end
 
     def idle_from(self, idle_s: float) -> float:
-        """When it has to be looked at for idleness."""
+        """Return the time from which the model counts as idle."""
         return max(self.last_used + idle_s, self.idle_at)
 
-    def ended(self, now: float) -> None:
-        """One call is over."""
+    def end_call(self, now: float) -> None:
+        """Record that a call has ended."""
         self.calls -= 1
         self.last_used = self.last_ended = now
         if self.changed is not None:
             self.changed.set()
 
     def on_loaded(self) -> None:
-        """A caller who waited goes on, and may begin a call at once."""
+        """Record that a waiting caller continues. It may start its call at once."""
         self.waiting -= 1
         self.starting = min(max(self.starting - 1, 0), self.waiting)
         if self.changed is not None:
             self.changed.set()
 
-    async def wait_waiters_started(self, seconds: float) -> None:
-        """Let those begin their calls for whom the model was just loaded.
+    async def wait_waiters_started(self, timeout_s: float) -> None:
+        """Wait until the callers for which the model was just loaded have continued."""
+        await self._wait_until(lambda: not self.starting, timeout_s)
 
-        Two models that take each other's place would else never be called.
-        """
-        await self._until(lambda: not self.starting, seconds)
+    async def drain(self, timeout_s: float) -> bool:
+        """Wait until no call is in flight. Return False on a timeout."""
+        return await self._wait_until(lambda: not self.calls, timeout_s)
 
-    async def drain(self, seconds: float) -> bool:
-        """Wait until no call is in flight. False if there still was one after so many seconds."""
-        return await self._until(lambda: not self.calls, seconds)
-
-    async def _until(self, condition: Callable[[], bool], seconds: float) -> bool:
+    async def _wait_until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(timeout_s):
                 while not condition():
                     self.changed = asyncio.Event()
                     await self.changed.wait()
@@ -95,32 +83,30 @@ class ModelUsage:
         return True
 
 
-class _Turn:
-    __slots__ = ("lock", "waiters")
+class _CountedLock:
+    __slots__ = ("lock", "users")
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
-        self.waiters = 0
+        self.users = 0
 
 
 class KeyedLock:
-    """A lock for each key, first come first served. One that nobody wants is not kept.
-
-    So the same object serves several event loops, one after another.
-    """
+    """A lock per key, first come, first served."""
 
     def __init__(self) -> None:
-        self._turns: dict[Hashable, _Turn] = {}
+        self._locks: dict[Hashable, _CountedLock] = {}
 
     @asynccontextmanager
     async def lock(self, key: Hashable) -> AsyncGenerator[None]:
-        """Be the only one that does something to `key`."""
-        turn = self._turns.setdefault(key, _Turn())
-        turn.waiters += 1
+        entry = self._locks.setdefault(key, _CountedLock())
+        entry.users += 1
         try:
-            async with turn.lock:
+            async with entry.lock:
                 yield
         finally:
-            turn.waiters -= 1
-            if not turn.waiters:
-                del self._turns[key]
+            entry.users -= 1
+            # An asyncio lock belongs to one event loop. Without the unused ones, the same object
+            # can be used on several loops, one after another.
+            if not entry.users:
+                del self._locks[key]

@@ -1,10 +1,10 @@
-"""Who uses which model of which service: one small SQLite file for all programs of a home.
+"""The SQLite file in which the programs of a home record which models they use.
 
-Every client has a row for each model it uses, which counts until some time after its last call,
-and for nothing once its process is dead. Loading and unloading one model is done under a lease, by
-one client at a time. Times are `time.monotonic`'s, which all processes of a machine share.
+A client has a row per model, which expires some time after its last call and when its process dies.
+A client that loads or unloads a model holds a lease on it. Times are those of `time.monotonic`,
+which all processes of a machine share.
 
-Every method blocks for milliseconds; call it in a thread. Nothing stays open between two calls.
+Every method blocks for milliseconds, so call it in a thread. The file is closed after each call.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import os
 import sqlite3
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from foundry_api.engine import state
 from foundry_api.storage.database_files import (
@@ -47,14 +47,11 @@ __all__ = ["ClientProcess", "DatabaseUnavailable", "KnownModel", "Lease", "Model
 
 Change = Literal["load", "unload", "budget"]
 
-MAX_QUARANTINED = 3
-"""Damaged files to keep."""
+MAX_QUARANTINED = 3  # damaged files to keep
+BUSY_S = 5.0  # how long a process waits for the write of another, which takes a millisecond
 
-BUSY_S = 5.0
-"""How long one process waits for another's write, which takes a millisecond."""
-
+# The loads of services that have ended are not removed, and each ephemeral port is a new service.
 MAX_KNOWN_MODELS = 1000
-"""Loaded models to remember. Services on ephemeral ports come and go."""
 
 SCHEMA = """
 create table clients (
@@ -74,13 +71,13 @@ create table leases (
 ) without rowid;
 """
 
+# The application id is `fouu`. It distinguishes these files from other SQLite databases.
 FORMAT = FileFormat(
     application_id=0x666F7575,
     version=1,
     schema=SCHEMA,
     unmarked_tables=frozenset({"clients", "uses", "loads", "leases"}),
 )
-"""`fouu`: tells these files from other SQLite databases."""
 
 COLUMNS: dict[str, tuple[type | tuple[type, ...], ...]] = {
     "clients": (str, int, float, str),
@@ -93,103 +90,66 @@ log = logging.getLogger("foundry_api")
 
 
 class DatabaseUnavailable(Exception):
-    """The file cannot be used now. Whoever needs it goes on without it."""
+    """The file cannot be used now. Callers continue without it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClientProcess:
-    """A client and its process.
+    """A client and its process."""
 
-    Attributes:
-        client: Tells the clients of one process apart.
-        program: For people.
-        pid: Its process.
-        create_time: When that began, in seconds since the epoch.
-    """
-
-    client: str
+    client_id: str  # random, because a process can have several clients
     program: str
     pid: int
-    create_time: float
+    create_time: float  # seconds since the epoch; distinguishes processes that reuse a pid
 
     @property
     def is_alive(self) -> bool:
-        """Whether its process is still running."""
         return state.get_process(self.pid, self.create_time) is not None
 
     @classmethod
-    def current(cls, client: str, program: str) -> ClientProcess:
-        """A client of this process."""
-        return cls(client, program, os.getpid(), state.get_own_create_time())
+    def current(cls, client_id: str, program: str) -> ClientProcess:
+        return cls(client_id, program, os.getpid(), state.get_own_create_time())
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """What came of asking for a lease.
+    """The result of a request for a lease: it is granted, or another client is in the way."""
 
-    Attributes:
-        token: Names it, to give it back; None if it was not granted.
-        holder: Who has it instead.
-        users: Other clients that use the model, for which it was not granted.
-    """
-
-    token: str | None = None
-    holder: ModelUser | None = None
-    users: tuple[ModelUser, ...] = ()
+    token: str | None = None  # None if it is not granted
+    holder: ModelUser | None = None  # the client that holds it
+    users: tuple[ModelUser, ...] = ()  # the clients that use the model
 
 
 @dataclass(frozen=True, slots=True)
 class KnownModel:
-    """A model that a client of this home loaded.
-
-    Attributes:
-        model: As it was loaded.
-        last_used: When any client last called it, or loaded it.
-        users: Other clients that use it.
-    """
+    """A model that a client of this home has loaded, and the other clients that use it."""
 
     model: Model
-    last_used: float
+    last_used: float  # when any client last called or loaded it
     users: tuple[ModelUser, ...]
 
 
 class ModelUsageDb:
-    """The file, as one client sees it.
-
-    Args:
-        path: Where it is; its directory is made when it is needed.
-        owner: The client.
-        clock: Seconds of a clock that all processes share.
-        lives: Whether a client's process is still running.
-
-    Raises:
-        DatabaseUnavailable: By every method: the file can't be read or written now.
-    """
+    """The file from the view of one client. Every method may raise DatabaseUnavailable."""
 
     def __init__(
         self,
         path: Path,
-        owner: ClientProcess,
+        client: ClientProcess,
         *,
         monotonic: Callable[[], float] = time.monotonic,
-        is_alive: Callable[[ClientProcess], bool] = lambda owner: owner.is_alive,
+        is_alive: Callable[[ClientProcess], bool] = lambda process: process.is_alive,
     ) -> None:
         self._path = path
-        self._owner = owner
+        self._client = client
         self._monotonic = monotonic
         self._is_alive = is_alive
         self._recognised: tuple[int, int] | None = None
 
     def claim(self, service: str, model: str, hold_s: float) -> ModelUser | None:
-        """Say that this client uses a model.
+        """Record that this client uses a model for `hold_s` seconds.
 
-        Args:
-            service: The service's name in the file.
-            model: Id of the model.
-            hold_s: Seconds for which that counts.
-
-        Returns:
-            Who is unloading the model now, so that nothing was noted; None if it was.
+        If another client is unloading the model, nothing is recorded and that client is returned.
         """
         with self._transaction() as db:
             self._purge_dead_clients(db)
@@ -199,27 +159,19 @@ class ModelUsageDb:
             return None
 
     def renew(self, service: str, uses: Iterable[tuple[str, float]], hold_s: float) -> set[str]:
-        """Say that this client still uses models, and when it last did.
+        """Extend the claims on models until `hold_s` seconds after their last use.
 
-        Args:
-            service: The service's name in the file.
-            uses: Ids of models, each with the time of its last use.
-            hold_s: Seconds after that for which it counts.
-
-        Returns:
-            Ids of those that it no longer held, so that they may be out of memory.
+        Returns the models whose claims have expired, so that they may be unloaded.
         """
         with self._transaction() as db:
             rows = db.execute(
                 "select model, until from uses where service = ? and client = ?",
-                (service, self._owner.client),
+                (service, self._client.client_id),
             )
             held_until = dict(check_rows(rows, str, float))
-            current = self._monotonic()
+            now = self._monotonic()
             renewed = [
-                (service, model, last)
-                for model, last in uses
-                if held_until.get(model, 0.0) > current
+                (service, model, last) for model, last in uses if held_until.get(model, 0.0) > now
             ]
             self._upsert_uses(db, renewed, hold_s)
             return {model for model, _ in uses} - {model for _, model, _ in renewed}
@@ -234,15 +186,10 @@ class ModelUsageDb:
         for_s: float,
         quiet_s: float | None = None,
     ) -> Lease:
-        """Ask to be the only one that loads or unloads a model.
+        """Request the right to load or unload a model for `for_s` seconds.
 
-        Args:
-            service: The service's name in the file.
-            model: Id of the model.
-            change: What will be done.
-            token: Names the lease.
-            for_s: Seconds after which it lapses; that of a dead process lapses at once.
-            quiet_s: Refuse it if another client holds the model, or used it in so many seconds.
+        With `quiet_s` it is not granted if another client uses the model or has used it within that
+        time. The lease of a dead process is void.
         """
         with self._transaction() as db:
             self._purge_dead_clients(db)
@@ -255,47 +202,48 @@ class ModelUsageDb:
             self._register_client(db)
             db.execute(
                 "insert or replace into leases values (?, ?, ?, ?, ?, ?)",
-                (service, model, token, self._owner.client, change, until),
+                (service, model, token, self._client.client_id, change, until),
             )
             return Lease(token)
 
     def release(self, token: str) -> None:
-        """End a lease. One that was never granted, or has ended, is ignored."""
+        """End a lease, if it is held."""
         with self._transaction() as db:
             db.execute("delete from leases where token = ?", (token,))
 
     def record_loaded(self, service: str, model: Model, hold_s: float) -> None:
-        """Note that this client loaded a model, and uses it."""
+        """Record that this client has loaded a model and uses it."""
         with self._transaction() as db:
-            current = self._monotonic()
+            now = self._monotonic()
             db.execute(
                 "insert or replace into loads values (?, ?, ?, ?, ?, ?)",
-                (service, model.id, model.alias, model.catalog, model.size_mb, current),
+                (service, model.id, model.alias, model.catalog, model.size_mb, now),
             )
+            # Times in the future are from before the last boot, which restarted the clock.
             db.execute(
                 "delete from loads where at > ? or at <= "
                 "(select at from loads order by at desc limit 1 offset ?)",
-                (current, MAX_KNOWN_MODELS),
+                (now, MAX_KNOWN_MODELS),
             )
-            self._upsert_uses(db, [(service, model.id, current)], hold_s)
+            self._upsert_uses(db, [(service, model.id, now)], hold_s)
 
     def record_unloaded(self, service: str, model: str) -> None:
-        """Note that a model is out of memory, so that nobody uses it."""
+        """Record that a model is unloaded, so that no client uses it."""
         with self._transaction() as db:
             for table in ("loads", "uses"):
                 db.execute(
-                    f"delete from {table} where service = ? and model = ?",  # noqa: S608 - two names of our own
+                    f"delete from {table} where service = ? and model = ?",  # noqa: S608 - constants
                     (service, model),
                 )
 
     def list_users(self, service: str, model: str) -> tuple[ModelUser, ...]:
-        """Other clients that use a model."""
+        """Return the other clients that use a model."""
         with self._transaction() as db:
             self._purge_dead_clients(db)
             return self._find_users(db, service, model, 0.0)
 
     def list_known_models(self, service: str) -> dict[str, KnownModel]:
-        """Models that clients of this home loaded, and nobody of them unloaded since, by id."""
+        """Return the models that clients of this home have loaded and not unloaded, by id."""
         with self._transaction() as db:
             self._purge_dead_clients(db)
             rows = db.execute(
@@ -305,42 +253,54 @@ class ModelUsageDb:
                 (service,),
             )
             return {
-                row[0]: KnownModel(
-                    _parse_model(row), row[4], self._find_users(db, service, row[0], 0.0)
+                model: KnownModel(
+                    Model(
+                        id=model,
+                        alias=alias,
+                        catalog=catalog,
+                        cached=True,
+                        loaded=True,
+                        size_mb=size_mb,
+                    ),
+                    last_used,
+                    self._find_users(db, service, model, 0.0),
                 )
-                for row in check_rows(rows, str, str, str, (float, type(None)), float)
+                for model, alias, catalog, size_mb, last_used in check_rows(
+                    rows, str, str, str, (float, type(None)), float
+                )
             }
 
     def unregister(self) -> None:
-        """Forget this client: it uses nothing any more."""
+        """Remove this client."""
         with self._transaction() as db:
-            self._remove_client(db, self._owner.client)
+            self._remove_client(db, self._client.client_id)
 
     def _upsert_uses(
         self, db: sqlite3.Connection, uses: Sequence[tuple[str, str, float]], hold_s: float
     ) -> None:
         self._register_client(db)
-        client = self._owner.client
+        client = self._client.client_id
         db.executemany(
             "insert or replace into uses values (?, ?, ?, ?, ?)",
             [(service, model, client, last, last + hold_s) for service, model, last in uses],
         )
 
     def _register_client(self, db: sqlite3.Connection) -> None:
-        owner = self._owner
+        client = self._client
         db.execute(
             "insert or ignore into clients values (?, ?, ?, ?)",
-            (owner.client, owner.pid, owner.create_time, owner.program),
+            (client.client_id, client.pid, client.create_time, client.program),
         )
 
     def _find_holder(
         self, db: sqlite3.Connection, service: str, model: str, change: Change | None = None
     ) -> ModelUser | None:
-        """Which other client is changing a model now. One client does not do two things at once."""
+        """Return the other client that holds a lease on a model, for this change or for any."""
+        # A client does not block itself: it has a lock of its own per model.
         row = db.execute(
             "select program, pid from leases join clients using (client) where service = ? "
             "and model = ? and client <> ? and until > ? and change = coalesce(?, change)",
-            (service, model, self._owner.client, self._monotonic(), change),
+            (service, model, self._client.client_id, self._monotonic(), change),
         ).fetchone()
         if row is None:
             return None
@@ -350,31 +310,31 @@ class ModelUsageDb:
     def _find_users(
         self, db: sqlite3.Connection, service: str, model: str, quiet_s: float
     ) -> tuple[ModelUser, ...]:
-        current = self._monotonic()
+        now = self._monotonic()
         rows = db.execute(
             "select program, pid, last from uses join clients using (client) where service = ? "
             "and model = ? and client <> ? and (until > ? or last > ?) order by last desc",
-            (service, model, self._owner.client, current, current - quiet_s),
+            (service, model, self._client.client_id, now, now - quiet_s),
         )
         return tuple(
-            ModelUser(program=program, pid=pid, last_used_s=current - last)
+            ModelUser(program=program, pid=pid, last_used_s=now - last)
             for program, pid, last in check_rows(rows, str, int, float)
         )
 
     def _purge_dead_clients(self, db: sqlite3.Connection) -> None:
         rows = db.execute(
             "select client, program, pid, create_time from clients where client <> ?",
-            (self._owner.client,),
+            (self._client.client_id,),
         )
-        for owner in [ClientProcess(*row) for row in check_rows(rows, str, str, int, float)]:
-            if not self._is_alive(owner):
-                self._remove_client(db, owner.client)
+        for process in [ClientProcess(*row) for row in check_rows(rows, str, str, int, float)]:
+            if not self._is_alive(process):
+                self._remove_client(db, process.client_id)
 
     @staticmethod
     def _remove_client(db: sqlite3.Connection, client: str) -> None:
         for table in ("uses", "leases", "clients"):
             db.execute(
-                f"delete from {table} where client = ?",  # noqa: S608 - three names of our own
+                f"delete from {table} where client = ?",  # noqa: S608 - constants
                 (client,),
             )
 
@@ -389,7 +349,12 @@ class ModelUsageDb:
             raise DatabaseUnavailable(f"{self._path}: {error}; move it away") from error
         except (sqlite3.Error, OSError, OtherFormat, LockTimeout) as error:
             if is_damage(error):
-                self._discard()  # its header is whole, so opening it did not tell
+                # The header is intact, so `_open` did not notice the damage. This call fails with
+                # the error below, and the next one finds a new file.
+                with contextlib.suppress(
+                    sqlite3.Error, OSError, ForeignFile, OtherFormat, FoundryError
+                ):
+                    self._quarantine()
             raise DatabaseUnavailable(f"{self._path}: {error}") from error
 
     def _open(self) -> sqlite3.Connection:
@@ -397,7 +362,7 @@ class ModelUsageDb:
         try:
             return self._connect()
         except NotADatabase:
-            pass  # nobody but this program has a file of this name here: it is a damaged one
+            pass  # only this package uses this name here, so this is a damaged file of ours
         except sqlite3.DatabaseError as error:
             if not is_damage(error):
                 raise
@@ -414,41 +379,34 @@ class ModelUsageDb:
         )
         self._recognised = get_file_identity(self._path)
         try:
-            # What a crash of the machine would lose is about processes that it ended as well.
+            # A crash of the machine may lose the last writes, but it also ends the processes that
+            # they are about.
             db.execute("pragma synchronous = off")
         except BaseException:
             db.close()
             raise
         return db
 
-    def _discard(self) -> None:
-        """Set a damaged file aside, if that is possible; the error that is raised tells of it."""
-        with contextlib.suppress(sqlite3.Error, OSError, ForeignFile, OtherFormat, FoundryError):
-            self._quarantine()
-
     def _quarantine(self) -> None:
-        """Begin anew beside a damaged file. Of processes that find it, one does that.
-
-        It holds the lock until what belonged to the old file is gone, so that nobody takes the
-        first words of a new one for those of the old.
-        """
+        """Rename a damaged file and create an empty one."""
+        # The lock is held until the side files of the old file are renamed too. Else SQLite would
+        # apply them to the new file.
         with self._make_lock():
             if self._is_intact():
-                return  # another process was faster
-            aside = quarantine(self._path, "damaged")
+                return  # another process has replaced the file
+            backup_path = quarantine(self._path, "damaged")
             remove_quarantined(self._path, FORMAT, keep=MAX_QUARANTINED)
             create_file(self._path)
-        log.warning("%s was damaged; it is now %s", self._path, aside)
+        log.warning("%s was damaged; it was moved to %s", self._path, backup_path)
 
     def _is_intact(self) -> bool:
-        """Whether the file is whole. Under the lock."""
         try:
             db = open_database(self._path, FORMAT, lock=contextlib.nullcontext(), timeout_s=BUSY_S)
             with contextlib.closing(db):
                 if db.execute("pragma quick_check").fetchone() != ("ok",):
                     return False
                 for table, types in COLUMNS.items():
-                    check_rows(db.execute(f"select * from {table}"), *types)  # noqa: S608 - a name of our own
+                    check_rows(db.execute(f"select * from {table}"), *types)  # noqa: S608 - constants
                 return True
         except NotADatabase:
             return False
@@ -459,7 +417,3 @@ class ModelUsageDb:
 
     def _make_lock(self) -> FileLock:
         return FileLock(self._path.with_suffix(".lock"), timeout_s=BUSY_S)
-
-
-def _parse_model(row: tuple[Any, ...]) -> Model:
-    return Model(id=row[0], alias=row[1], catalog=row[2], cached=True, loaded=True, size_mb=row[3])

@@ -37,10 +37,10 @@ class World:
         client = CacheDatabase(
             CacheFile(self.path).open(),
             CacheLimits(max_bytes, max_age_s),
-            ClientProcess(client=name, program=f"{name}.py", pid=len(name), create_time=1.0),
+            ClientProcess(client_id=name, program=f"{name}.py", pid=len(name), create_time=1.0),
             wall_clock=lambda: self.now,
             monotonic=lambda: self.now,
-            is_alive=lambda process: process.client not in self.dead,
+            is_alive=lambda process: process.client_id not in self.dead,
         )
         self.open.append(client)
         return client

@@ -57,18 +57,18 @@ async def clients(tmp_path: Path) -> AsyncIterator[Clients]:
 
 
 async def test_a_client_that_leaves_uses_nothing(clients: Clients) -> None:
-    home, other = clients.one(), clients.one().at(URL)
-    await home.at(URL).claim("demo:1")
-    (user,) = await other.users("demo:1")
+    home, other = clients.one(), clients.one().for_service(URL)
+    await home.for_service(URL).claim("demo:1")
+    (user,) = await other.list_users("demo:1")
     assert user.program == program_name(sys.argv)
     await home.aclose()
-    assert await other.users("demo:1") == ()
+    assert await other.list_users("demo:1") == ()
 
 
 async def test_the_loopback_is_one_service_however_it_is_spelt(clients: Clients) -> None:
-    await clients.one().at("http://localhost:5273").claim("demo:1")
-    assert await clients.one().at("http://127.0.0.1:5273/").users("demo:1")
-    assert not await clients.one().at("http://127.0.0.1:5274").users("demo:1")
+    await clients.one().for_service("http://localhost:5273").claim("demo:1")
+    assert await clients.one().for_service("http://127.0.0.1:5273/").list_users("demo:1")
+    assert not await clients.one().for_service("http://127.0.0.1:5274").list_users("demo:1")
     assert service_name("https://models.example/foundry") == "https://models.example/foundry"
     assert service_name("http://[::1]:1/x") == "127.0.0.1:1/x"
 
@@ -76,7 +76,7 @@ async def test_the_loopback_is_one_service_however_it_is_spelt(clients: Clients)
 async def test_a_claim_waits_for_an_unload_to_end_with_longer_and_longer_pauses(
     clients: Clients,
 ) -> None:
-    a, b = clients.one().at(URL), clients.one().at(URL)
+    a, b = clients.one().for_service(URL), clients.one().for_service(URL)
     async with a.lease("demo:1", "unload", for_s=60, quiet_s=0):
         claiming = asyncio.create_task(b.claim("demo:1"))
         await clients.waited_long.wait()
@@ -89,7 +89,7 @@ async def test_two_clients_change_a_model_one_after_the_other(clients: Clients) 
     order: list[str] = []
 
     async def change(name: str) -> None:
-        async with clients.one().at(URL).lease("demo:1", "load", for_s=60):
+        async with clients.one().for_service(URL).lease("demo:1", "load", for_s=60):
             order.append(name)
             await asyncio.sleep(0.01)
             order.append(name)
@@ -101,7 +101,7 @@ async def test_two_clients_change_a_model_one_after_the_other(clients: Clients) 
 async def test_a_model_in_use_is_not_leased_and_nothing_is_left_of_the_attempt(
     clients: Clients,
 ) -> None:
-    a, b = clients.one().at(URL), clients.one().at(URL)
+    a, b = clients.one().for_service(URL), clients.one().for_service(URL)
     await a.claim("demo:1")
     with pytest.raises(ModelInUse, match=r"demo:1 is used by .+ \(pid \d+\), last 0 s ago"):
         async with b.lease("demo:1", "unload", for_s=60, quiet_s=0):
@@ -111,8 +111,8 @@ async def test_a_model_in_use_is_not_leased_and_nothing_is_left_of_the_attempt(
 
 
 async def test_who_is_cancelled_while_asking_leaves_no_lease_behind(clients: Clients) -> None:
-    a, b = clients.one().at(URL), clients.one().at(URL)
-    await a.users("demo:1")
+    a, b = clients.one().for_service(URL), clients.one().for_service(URL)
+    await a.list_users("demo:1")
     for turns in range(4):
         asking = asyncio.create_task(a.lease("demo:1", "unload", for_s=60).__aenter__())
         for _ in range(turns):
@@ -125,16 +125,16 @@ async def test_who_is_cancelled_while_asking_leaves_no_lease_behind(clients: Cli
 
 
 async def test_renewing_tells_which_models_may_be_gone(clients: Clients) -> None:
-    a, b = clients.one().at(URL), clients.one().at(URL)
+    a, b = clients.one().for_service(URL), clients.one().for_service(URL)
     await a.claim("demo:1")
     assert await a.renew({"demo:1": 1.0}) == set()
-    await b.unloaded("demo:1")
+    await b.record_unloaded("demo:1")
     assert await a.renew({"demo:1": 1.0}) == {"demo:1"}
 
 
 async def test_a_home_knows_what_its_clients_loaded(clients: Clients) -> None:
-    await clients.one().at(URL).loaded(DEMO)
-    known = await clients.one().at(URL).known_models()
+    await clients.one().for_service(URL).record_loaded(DEMO)
+    known = await clients.one().for_service(URL).known_models()
     assert known
     assert known["demo:1"].model.alias == "demo"
 
@@ -144,29 +144,29 @@ async def test_without_the_file_a_client_works_alone_and_says_so_once(
 ) -> None:
     (tmp_path / "state").write_text("in the way", encoding="utf-8")
     home = UsageRegistry(tmp_path / "state" / "uses.db", 60.0)
-    others = home.at(URL)
+    others = home.for_service(URL)
     await others.claim("demo:1")
-    await others.loaded(DEMO)
-    await others.unloaded("demo:1")
+    await others.record_loaded(DEMO)
+    await others.record_unloaded("demo:1")
     async with others.lease("demo:1", "unload", for_s=60, quiet_s=0):
         pass
-    assert await others.users("demo:1") == ()
+    assert await others.list_users("demo:1") == ()
     assert await others.known_models() == {}
     assert await others.renew({"demo:1": 1.0}) == set()
     await home.aclose()
     warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert [record.getMessage() for record in warnings] == [
-        f"loading and unloading is not agreed on with other programs: {warnings[0].args[0]}"  # type: ignore[index]
+        f"loading and unloading is not coordinated with other programs: {warnings[0].args[0]}"  # type: ignore[index]
     ]
 
 
 async def test_where_nobody_else_is_nothing_is_asked() -> None:
     nobody = NoCoordination()
     await nobody.claim("demo:1")
-    await nobody.loaded(DEMO)
-    await nobody.unloaded("demo:1")
+    await nobody.record_loaded(DEMO)
+    await nobody.record_unloaded("demo:1")
     async with nobody.lease("demo:1", "unload", for_s=60, quiet_s=0):
-        assert await nobody.users("demo:1") == ()
+        assert await nobody.list_users("demo:1") == ()
     assert await nobody.renew({"demo:1": 1.0}) == ()
     assert await nobody.known_models() is None
 

@@ -116,7 +116,7 @@ class Engine:
 class Shared(NoCoordination):
     """Other clients, at the test's word; a double of the home's file."""
 
-    exist = True  # type: ignore[misc]
+    is_shared = True  # type: ignore[misc]
     holders: dict[str, ModelUser] = field(default_factory=dict)
     rows: dict[str, KnownModel] = field(default_factory=dict)
     told: list[str] = field(default_factory=list)
@@ -128,8 +128,8 @@ class Shared(NoCoordination):
         if self.unloading:
             await self.unloading.wait()
 
-    async def renew(self, uses: Mapping[str, float]) -> Iterable[str]:
-        self.told += [f"renew {model_id} {last:g}" for model_id, last in uses.items()]
+    async def renew(self, last_used: Mapping[str, float]) -> Iterable[str]:
+        self.told += [f"renew {model_id} {last:g}" for model_id, last in last_used.items()]
         return self.lost
 
     @asynccontextmanager
@@ -144,13 +144,13 @@ class Shared(NoCoordination):
         yield
         self.told.append(f"back {model_id}")
 
-    async def loaded(self, model: Model) -> None:
+    async def record_loaded(self, model: Model) -> None:
         self.rows[model.id] = KnownModel(model, 0.0, ())
 
-    async def unloaded(self, model_id: str) -> None:
+    async def record_unloaded(self, model_id: str) -> None:
         self.rows.pop(model_id, None)
 
-    async def users(self, model_id: str) -> tuple[ModelUser, ...]:
+    async def list_users(self, model_id: str) -> tuple[ModelUser, ...]:
         return (self.holders[model_id],) if model_id in self.holders else ()
 
     async def known_models(self) -> Mapping[str, KnownModel] | None:
@@ -171,7 +171,7 @@ class World:
             policy=self.policy,
             events=EventBus(self.events.append),
             wake=self.keeper.notify,
-            clock=self.now,
+            monotonic=self.now,
         )
         self.memory = self.connect(others)
 

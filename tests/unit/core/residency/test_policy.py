@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foundry_api.core.residency.policy import ModelResidency, Resident, victims
+from foundry_api.core.residency.policy import ModelResidency, Resident, select_models_to_unload
 from foundry_api.types.errors import ConfigurationError, MemoryBudgetExceeded
 from foundry_api.types.models import Model, ModelUser
 from foundry_api.types.settings import Settings
@@ -19,10 +19,17 @@ def model(name: str, size_mb: int | None = None) -> Model:
 
 
 def resident(
-    name: str, size_mb: int | None, last_used: float = 0.0, *, used: bool = False, stays: str = ""
+    name: str,
+    size_mb: int | None,
+    last_used: float = 0.0,
+    *,
+    used: bool = False,
+    blocked_by: str = "",
 ) -> Resident:
     users = (SOMEBODY,) if used else ()
-    return Resident(model=model(name, size_mb), last_used=last_used, users=users, stays=stays)
+    return Resident(
+        model=model(name, size_mb), last_used=last_used, users=users, blocked_by=blocked_by
+    )
 
 
 def names(chosen: tuple[Resident, ...]) -> list[str]:
@@ -46,44 +53,55 @@ OLD, MIDDLE, NEW = resident("old", 400, 1), resident("middle", 300, 2), resident
 def test_the_least_recently_used_go_first_and_no_more_than_needed(
     size_mb: int, gone: list[str]
 ) -> None:
-    assert names(victims([NEW, OLD, MIDDLE], model("next", size_mb), BUDGET)) == gone
+    assert (
+        names(select_models_to_unload([NEW, OLD, MIDDLE], model("next", size_mb), BUDGET)) == gone
+    )
 
 
 def test_a_model_that_is_in_memory_needs_no_room() -> None:
-    assert victims([OLD, MIDDLE, NEW], model("old", 9000), BUDGET) == ()
+    assert select_models_to_unload([OLD, MIDDLE, NEW], model("old", 9000), BUDGET) == ()
 
 
 def test_a_number_of_models_is_a_bound_as_well() -> None:
-    assert names(victims([OLD, NEW], model("next"), ModelResidency(max_loaded=2))) == ["old"]
+    assert names(
+        select_models_to_unload([OLD, NEW], model("next"), ModelResidency(max_loaded=2))
+    ) == ["old"]
     both = ModelResidency(max_loaded=2, memory_budget_mb=450)
-    assert names(victims([OLD, NEW], model("next", 300), both)) == ["old", "new"]
+    assert names(select_models_to_unload([OLD, NEW], model("next", 300), both)) == ["old", "new"]
 
 
 def test_an_unknown_size_counts_as_nothing() -> None:
     unknown = resident("unknown", None, 0.5)
-    assert victims([unknown], model("next", 1000), BUDGET) == ()
-    assert names(victims([unknown, NEW], model("next", 900), BUDGET)) == ["unknown", "new"]
+    assert select_models_to_unload([unknown], model("next", 1000), BUDGET) == ()
+    assert names(select_models_to_unload([unknown, NEW], model("next", 900), BUDGET)) == [
+        "unknown",
+        "new",
+    ]
 
 
 def test_one_with_calls_in_flight_comes_last_as_they_have_to_end_first() -> None:
     busy = resident("busy", 500, 0, used=True)
-    assert names(victims([busy, NEW], model("next", 450), BUDGET)) == ["new"]
-    assert names(victims([busy, NEW], model("next", 900), BUDGET)) == ["new", "busy"]
+    assert names(select_models_to_unload([busy, NEW], model("next", 450), BUDGET)) == ["new"]
+    assert names(select_models_to_unload([busy, NEW], model("next", 900), BUDGET)) == [
+        "new",
+        "busy",
+    ]
 
 
 def test_nothing_goes_for_a_model_that_would_not_fit_anyway() -> None:
     with pytest.raises(MemoryBudgetExceeded, match="1001 MB by itself, and the budget is 1000 MB"):
-        victims([OLD], model("huge", 1001), BUDGET)
+        select_models_to_unload([OLD], model("huge", 1001), BUDGET)
 
 
 def test_the_error_says_what_stays_why_and_how_much_it_would_take() -> None:
-    theirs = resident("theirs", 600, used=True, stays="chat.py")
-    strange = resident("strange", None, stays="loaded by a stranger")
+    theirs = resident("theirs", 600, used=True, blocked_by="chat.py")
+    strange = resident("strange", None, blocked_by="loaded by a stranger")
     with pytest.raises(MemoryBudgetExceeded) as caught:
-        victims([theirs, strange, OLD], model("next", 500), BUDGET)
+        select_models_to_unload([theirs, strange, OLD], model("next", 500), BUDGET)
     error = caught.value
     assert error.message == (
-        "with what has to stay, next:1 would take 1100 MB in 3 models, and the budget is 1000 MB; "
+        "with the models that cannot be unloaded, next:1 would take 1100 MB in 3 models, "
+        "and the budget is 1000 MB; "
         "in memory: theirs:1 (600 MB, used by chat.py (pid 7), last 4 s ago), "
         "strange:1 (of unknown size, loaded by a stranger), old:1 (400 MB)"
     )
@@ -103,7 +121,7 @@ residents = st.lists(
         ),
         last_used=st.floats(0, 100),
         users=st.sampled_from([(), (SOMEBODY,)]),
-        stays=st.sampled_from(["", "theirs"]),
+        blocked_by=st.sampled_from(["", "theirs"]),
     ),
     max_size=8,
 )
@@ -126,11 +144,11 @@ def test_whatever_is_in_memory_the_bounds_hold_afterwards_and_none_goes_in_vain(
         return total <= (budget_mb or 10**9) and len(stay) < (most or 10**9)
 
     try:
-        gone = victims(residents, coming, policy)
+        gone = select_models_to_unload(residents, coming, policy)
     except MemoryBudgetExceeded:
-        assert not fits([each for each in residents if each.stays])
+        assert not fits([each for each in residents if each.blocked_by])
         return
-    assert not [each for each in gone if each.stays]
+    assert not [each for each in gone if each.blocked_by]
     assert fits([each for each in residents if each not in gone])
     assert not gone or not fits([each for each in residents if each not in gone[:-1]])
     order = [(bool(each.users), each.last_used) for each in gone]

@@ -31,8 +31,8 @@ async def test_without_time_a_call_in_flight_is_not_waited_for() -> None:
 def test_draining_ends_with_the_last_call(run: Run) -> None:
     async def scene() -> None:
         uses, loop = busy(2), asyncio.get_running_loop()
-        loop.call_later(3, uses.ended, 3.0)
-        loop.call_later(5, uses.ended, 5.0)
+        loop.call_later(3, uses.end_call, 3.0)
+        loop.call_later(5, uses.end_call, 5.0)
         assert await uses.drain(30)
         assert (loop.time(), uses.calls, uses.last_used) == (5, 0, 5.0)
 
@@ -42,10 +42,10 @@ def test_draining_ends_with_the_last_call(run: Run) -> None:
 def test_draining_has_an_end(run: Run) -> None:
     async def scene() -> None:
         uses, loop = busy(2), asyncio.get_running_loop()
-        loop.call_later(3, uses.ended, 3.0)
+        loop.call_later(3, uses.end_call, 3.0)
         assert not await uses.drain(30)
         assert (loop.time(), uses.calls) == (30, 1)
-        uses.ended(31.0)
+        uses.end_call(31.0)
         assert await uses.drain(30)
 
     run(scene())
@@ -84,7 +84,7 @@ async def test_turns_of_a_key_are_taken_in_the_order_they_were_asked_for() -> No
 
     await asyncio.gather(*map(take, range(4)))
     assert order == [0, 0, 1, 1, 2, 2, 3, 3]
-    assert turns._turns == {}
+    assert turns._locks == {}
 
 
 async def test_turns_of_two_keys_do_not_wait_for_each_other() -> None:
@@ -101,7 +101,7 @@ async def test_who_is_cancelled_while_it_waits_leaves_its_place() -> None:
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
-    assert turns._turns == {}
+    assert turns._locks == {}
 
 
 def test_the_same_turns_serve_one_event_loop_after_another() -> None:

@@ -37,12 +37,14 @@ class World:
     dead: set[str] = field(default_factory=set)
 
     def client(self, name: str) -> ModelUsageDb:
-        owner = ClientProcess(client=name, program=f"{name}.py", pid=len(name), create_time=1.0)
+        process = ClientProcess(
+            client_id=name, program=f"{name}.py", pid=len(name), create_time=1.0
+        )
         return ModelUsageDb(
             self.path,
-            owner,
+            process,
             monotonic=lambda: self.now,
-            is_alive=lambda owner: owner.client not in self.dead,
+            is_alive=lambda other: other.client_id not in self.dead,
         )
 
 
