@@ -9,7 +9,7 @@ import click
 from foundry_api.batch.progress import BatchProgress
 from foundry_api.batch.sources import check, open_seekable
 from foundry_api.cli.batch.options import add_input_options
-from foundry_api.cli.batch.progress import LastProgress, report_progress
+from foundry_api.cli.batch.progress import show_progress
 from foundry_api.cli.options import GlobalOptions, format_examples, output_options, pass_common
 from foundry_api.cli.output import print_json, print_table, sanitize_line
 from foundry_api.observe.format import format_count, format_int
@@ -40,11 +40,11 @@ def command(common: GlobalOptions, *, input_options: InputOptions) -> int:
     """
     with (
         open_seekable(input_options) as source,
-        report_progress(f"Checking {input_options.path}", common, LastProgress()) as on_progress,
+        show_progress(f"Checking {input_options.path}", common) as show,
     ):
 
         def report_check(progress: CheckProgress) -> None:
-            on_progress(
+            show(
                 BatchProgress(
                     phase="checking",
                     failed=progress.bad,

@@ -18,7 +18,7 @@ from foundry_api.cli.batch.options import (
     make_engine,
     make_session,
 )
-from foundry_api.cli.batch.progress import LastProgress, report_progress
+from foundry_api.cli.batch.progress import show_progress
 from foundry_api.cli.downloads import retry_after_download
 from foundry_api.cli.options import GlobalOptions, common_options, format_examples, pass_common
 from foundry_api.cli.output import print_fields, print_json, print_table
@@ -92,12 +92,10 @@ def command(
         )
 
         async def run() -> BatchPlan:
-            with report_progress(
-                f"Sampling {input_options.path}", common, LastProgress()
-            ) as on_progress:
+            with show_progress(f"Sampling {input_options.path}", common) as show:
                 random = Random()  # noqa: S311 - the choice of lines need not be secure
                 return await make_plan(
-                    source, engine, sample=sample, random=random, on_progress=on_progress
+                    source, engine, sample=sample, random=random, on_progress=show
                 )
 
         plan = retry_after_download(session, run, yes=engine_options.yes, ask=not common.as_json)

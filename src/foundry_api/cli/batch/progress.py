@@ -36,12 +36,11 @@ if TYPE_CHECKING:
     ProgressCallback = Callable[[BatchProgress], None]
 
 __all__ = [
-    "LastProgress",
     "describe_phase",
     "format_engine",
     "format_line",
     "format_speed",
-    "report_progress",
+    "show_progress",
 ]
 
 # State of a service and its colour, by the state of its circuit breaker.
@@ -55,32 +54,16 @@ MAX_STEPS = 300  # of the graph; more than terminals are wide
 LABEL_WIDTH, VALUE_WIDTH, GAP = 8, 30, 2
 
 
-class LastProgress:
-    """Holds the last reported progress; None before the first report."""
-
-    def __init__(self) -> None:
-        self.progress: BatchProgress | None = None
-
-
 @contextlib.contextmanager
-def report_progress(
-    title: str, common: GlobalOptions, last_progress: LastProgress
-) -> Generator[ProgressCallback]:
-    """Yield a callback that stores the progress and shows it, unless the command prints JSON."""
-    with contextlib.ExitStack() as stack:
-        if common.as_json:
-            show: ProgressCallback | None = None
-        elif is_terminal(sys.stderr):
-            show = stack.enter_context(_BatchView(title)).update
-        else:
-            show = _make_line_printer(title)
-
-        def report(progress: BatchProgress) -> None:
-            last_progress.progress = progress
-            if show is not None:
-                show(progress)
-
-        yield report
+def show_progress(title: str, common: GlobalOptions) -> Generator[ProgressCallback]:
+    """Yield a callback that shows progress on standard error; with --json it does nothing."""
+    if common.as_json:
+        yield lambda _: None
+    elif is_terminal(sys.stderr):
+        with _BatchView(title) as view:
+            yield view.update
+    else:
+        yield _make_line_printer(title)
 
 
 def _make_line_printer(title: str) -> ProgressCallback:

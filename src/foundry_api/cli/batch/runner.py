@@ -10,7 +10,7 @@ import click
 
 from foundry_api.batch.job import BatchJob
 from foundry_api.cli.batch.options import make_engine, make_session
-from foundry_api.cli.batch.progress import LastProgress, report_progress
+from foundry_api.cli.batch.progress import show_progress
 from foundry_api.cli.batch.summary import print_summary, to_json, write_partial_report, write_report
 from foundry_api.cli.downloads import retry_after_download
 from foundry_api.cli.output import print_json, sanitize
@@ -45,7 +45,7 @@ def run_batch(
     reuse_spooled_input: bool = False,
 ) -> int:
     """Run a batch, print its summary, and return the exit code."""
-    last_progress = LastProgress()
+    last: BatchProgress | None = None
     title = f"{options.input.path} -> {options.output}"
     dedupe: bool | Path = options.dedupe
     if options.dedupe and not options.to_stream:
@@ -63,14 +63,20 @@ def run_batch(
         async def run() -> BatchSummary:
             # The second run, after a download, must keep what the first one read and stored.
             is_rerun = next(runs) > 0
-            with report_progress(title, common, last_progress) as on_progress:
+            with show_progress(title, common) as show:
+
+                def report(progress: BatchProgress) -> None:
+                    nonlocal last
+                    last = progress
+                    show(progress)
+
                 job = BatchJob(
                     options,
                     shared=shared,
                     restart=restart and not is_rerun,
                     retry_failed=retry_failed,
                     reuse_spooled_input=reuse_spooled_input or is_rerun,
-                    on_progress=on_progress,
+                    on_progress=report,
                 )
                 return await job.run(engine)
 
@@ -81,7 +87,6 @@ def run_batch(
         except NOT_STARTED_ERRORS:
             raise
         except BaseException as error:
-            last = last_progress.progress
             if last is not None and last.phase != "checking" and not options.to_stream:
                 if not common.as_json:
                     _print_stop(options, last, error, restart=restart)
