@@ -1,4 +1,4 @@
-"""Tools that a model calls: `run` and what bounds it; the service answers from a script."""
+"""Tool runs and their limits, with a scripted service."""
 
 from __future__ import annotations
 
@@ -71,12 +71,12 @@ def client_of(service: FakeService, **options: Any) -> FoundryAPIClient:
 
 
 async def run_of(*script: Any, tools: Any = (calculate, clock), **options: Any) -> ToolRun:
-    """What comes of a question to a service with this script."""
+    """Run tools with a service that answers from a script."""
     async with FakeService(*script) as service, client_of(service) as client:
         return await client.run_tools("What?", tools, **options)
 
 
-async def test_the_model_is_told_what_its_tools_said_and_answers() -> None:
+async def test_run_sends_tool_results_to_the_model() -> None:
     async with FakeService(BOTH, "It is 42 at noon.") as service, client_of(service) as client:
         run = await client.run_tools("What?", [calculate, clock])
     assert run.content == run.completion.content == "It is 42 at noon."
@@ -106,7 +106,7 @@ async def test_the_model_is_told_what_its_tools_said_and_answers() -> None:
     ]
 
 
-async def test_a_run_can_be_gone_on_with() -> None:
+async def test_run_can_be_continued() -> None:
     async with FakeService(SUM, "42.", "Yes.") as service, client_of(service) as client:
         run = await client.run_tools([{"role": "user", "content": "What?"}], [calculate])
         run = await client.run_tools([*run.messages, Message("user", "Sure?")], [calculate])
@@ -114,12 +114,12 @@ async def test_a_run_can_be_gone_on_with() -> None:
     assert len(service.requests[-1]["messages"]) == 5
 
 
-async def test_without_a_call_there_is_one_round() -> None:
+async def test_run_without_a_call_has_one_turn() -> None:
     run = await run_of("Hello")
     assert (run.content, run.turns, run.calls) == ("Hello", 1, ())
 
 
-async def test_the_chunks_of_all_rounds_come_with_the_results_between() -> None:
+async def test_stream_has_the_chunks_and_results_of_all_turns() -> None:
     async with FakeService(BOTH, "All done.") as service, client_of(service) as client:
         pieces = [piece async for piece in client.stream_run_tools("What?", [calculate, clock])]
     said = "".join(piece.content for piece in pieces if isinstance(piece, Chunk))
@@ -141,7 +141,7 @@ async def test_the_chunks_of_all_rounds_come_with_the_results_between() -> None:
     )
 
 
-async def test_a_stream_that_is_left_early_stops_at_once() -> None:
+async def test_closing_a_stream_early_stops_the_run() -> None:
     async with FakeService(BOTH, "All done.") as service, client_of(service) as client:
         stream = client.stream_run_tools("What?", [calculate, clock])
         async for _ in stream:
@@ -150,7 +150,7 @@ async def test_a_stream_that_is_left_early_stops_at_once() -> None:
     assert len(service.requests) == 1
 
 
-async def test_calls_of_a_round_run_side_by_side_as_far_as_allowed() -> None:
+async def test_parallel_calls_are_limited() -> None:
     running, most = 0, 0
 
     async def work(number: int) -> int:
@@ -167,8 +167,8 @@ async def test_calls_of_a_round_run_side_by_side_as_far_as_allowed() -> None:
     assert most == 3
 
 
-async def test_a_plain_function_does_not_block_the_event_loop() -> None:
-    """It waits for what only the loop can do."""
+async def test_plain_function_does_not_block_the_event_loop() -> None:
+    """The function waits for a callback of the loop."""
     loop = asyncio.get_running_loop()
 
     def wait() -> str:
@@ -190,7 +190,7 @@ async def test_a_plain_function_does_not_block_the_event_loop() -> None:
         (("clock", {"place": {}}), ValueError, r"missing required field `city` - at `$.place`"),
     ],
 )
-async def test_what_goes_wrong_is_told_to_the_model(
+async def test_errors_are_returned_to_the_model(
     wanted: tuple[str, dict[str, Any]], error: type[Exception], told: str
 ) -> None:
     async with FakeService(ToolCalls([wanted]), "Sorry.") as service, client_of(service) as client:
@@ -203,12 +203,12 @@ async def test_what_goes_wrong_is_told_to_the_model(
     assert told in content
 
 
-async def test_arguments_that_do_not_fit_are_told_with_their_schema() -> None:
+async def test_error_of_invalid_arguments_has_the_schema() -> None:
     run = await run_of(ToolCalls([("calculate", {"sum": "1"})]), "Sorry.")
     assert '"required":["expression"]' in run.calls[0].content
 
 
-async def test_a_call_that_takes_too_long_is_given_up_and_told() -> None:
+async def test_timeout_is_returned_to_the_model() -> None:
     cancelled = asyncio.Event()
 
     async def sleep() -> None:
@@ -224,7 +224,7 @@ async def test_a_call_that_takes_too_long_is_given_up_and_told() -> None:
     assert cancelled.is_set()
 
 
-async def test_a_time_out_of_the_tools_own_is_an_error_like_any_other() -> None:
+async def test_timeout_error_of_the_tool_itself() -> None:
     def fetch() -> None:
         raise TimeoutError("the database sleeps")
 
@@ -232,7 +232,7 @@ async def test_a_time_out_of_the_tools_own_is_an_error_like_any_other() -> None:
     assert run.calls[0].content == "Error: fetch failed: TimeoutError: the database sleeps"
 
 
-async def test_a_failure_is_raised_where_that_was_asked_for() -> None:
+async def test_on_error_raise() -> None:
     def divide() -> float:
         return 1 / 0
 
@@ -246,7 +246,7 @@ async def test_a_failure_is_raised_where_that_was_asked_for() -> None:
     assert caught.value.model == "fake:1"
 
 
-async def test_rounds_are_bounded_and_the_run_so_far_is_there() -> None:
+async def test_max_turns() -> None:
     with pytest.raises(MaxTurnsExceeded, match=r"still calls calculate after 3 turns") as caught:
         await run_of(SUM, max_turns=3)
     run = caught.value.run
@@ -255,7 +255,7 @@ async def test_rounds_are_bounded_and_the_run_so_far_is_there() -> None:
     assert run.messages[-1].tool_calls == run.completion.tool_calls
 
 
-async def test_the_deadline_bounds_all_of_it() -> None:
+async def test_deadline_applies_to_the_run() -> None:
     async def forever() -> None:
         await asyncio.Event().wait()
 
@@ -263,7 +263,7 @@ async def test_the_deadline_bounds_all_of_it() -> None:
         await run_of(ToolCalls([("forever", {})]), tools=[forever], deadline=0.3)
 
 
-async def test_a_cancelled_run_cancels_its_tools() -> None:
+async def test_cancelled_run_cancels_its_tools() -> None:
     started, cancelled = asyncio.Event(), asyncio.Event()
 
     async def forever() -> None:
@@ -291,19 +291,19 @@ async def test_a_cancelled_run_cancels_its_tools() -> None:
         ("calculate", [{"type": "function", "function": {"name": "calculate"}}, None]),
     ],
 )
-async def test_a_forced_choice_holds_for_the_first_round(choice: str | None, sent: Any) -> None:
+async def test_tool_choice_applies_to_the_first_turn(choice: str | None, sent: Any) -> None:
     async with FakeService(SUM, "42.") as service, client_of(service) as client:
         await client.run_tools("What?", [calculate], tool_choice=choice)
     assert [request.get("tool_choice") for request in service.requests] == sent
 
 
-async def test_the_choice_none_tells_the_model_of_no_tools() -> None:
+async def test_tool_choice_none_sends_no_tools() -> None:
     async with FakeService("42.") as service, client_of(service) as client:
         await client.complete("What?", tools=[calculate], tool_choice="none")
     assert service.requests[0].keys().isdisjoint({"tools", "tool_choice"})
 
 
-async def test_a_call_in_the_text_that_cannot_be_read_is_written_again() -> None:
+async def test_malformed_call_is_requested_again() -> None:
     wrong = 'Hm. <tool_call>{"name": "calculate", "arguments": {</tool_call>'
     async with FakeService(wrong, SUM, "42.") as service, client_of(service) as client:
         run = await client.run_tools("What?", [calculate])
@@ -315,13 +315,13 @@ async def test_a_call_in_the_text_that_cannot_be_read_is_written_again() -> None
 
 
 @pytest.mark.parametrize("options", [{"on_error": "raise"}, {"max_turns": 1}])
-async def test_a_call_that_cannot_be_read_is_an_error_in_the_end(options: dict[str, Any]) -> None:
+async def test_malformed_call_is_an_error_at_the_limit(options: dict[str, Any]) -> None:
     with pytest.raises(ToolCallError) as caught:
         await run_of('<tool_call>{"name"}</tool_call>', **options)
     assert caught.value.text.startswith("<tool_call>")
 
 
-async def test_without_run_a_malformed_call_is_an_error_and_others_are_there() -> None:
+async def test_malformed_call_of_complete_is_an_error() -> None:
     script = ('Hm. {"name": "x"} <tool_call>{"name"}</tool_call>', SUM)
     async with FakeService(*script) as service, client_of(service) as client:
         with pytest.raises(ToolCallError) as caught:
@@ -334,7 +334,7 @@ async def test_without_run_a_malformed_call_is_an_error_and_others_are_there() -
     assert msgspec.json.decode(call.function.arguments) == {"expression": "6 * 7"}
 
 
-async def test_a_model_without_markers_is_told_of_its_tools_in_the_prompt() -> None:
+async def test_model_without_markers_gets_the_tools_in_the_prompt() -> None:
     said = '<tool_call>{"name": "calculate", "arguments": {"expression": "2*3"}}</tool_call>'
     script = (NO_MARKERS, said, NO_MARKERS, "6.")
     async with FakeService(*script) as service, client_of(service) as client:
@@ -347,7 +347,7 @@ async def test_a_model_without_markers_is_told_of_its_tools_in_the_prompt() -> N
     assert last["messages"][-1] == {"role": "user", "content": "calculate returned:\n6.0"}
 
 
-async def test_a_model_without_markers_cannot_be_made_to_call_a_tool() -> None:
+async def test_required_tool_choice_without_markers_is_an_error() -> None:
     with pytest.raises(ToolMarkersMissing):
         await run_of(NO_MARKERS, tool_choice="required")
 
@@ -364,7 +364,7 @@ async def test_a_model_without_markers_cannot_be_made_to_call_a_tool() -> None:
         (1 + 2j, '"(1+2j)"'),
     ],
 )
-async def test_any_value_of_a_tool_can_be_told(value: Any, told: str) -> None:
+async def test_content_of_tool_values(value: Any, told: str) -> None:
     @tool(name="give", parameters={"type": "object", "properties": {}})
     def give() -> Any:
         return value
@@ -389,7 +389,7 @@ async def test_any_value_of_a_tool_can_be_told(value: Any, told: str) -> None:
         ("temperature", {"temperature": 9}),
     ],
 )
-async def test_bad_arguments_are_refused_before_anything_is_sent(
+async def test_invalid_arguments_are_rejected_before_sending(
     field: str, options: dict[str, Any]
 ) -> None:
     async with FakeService("No.") as service, client_of(service) as client:
@@ -402,7 +402,7 @@ async def test_bad_arguments_are_refused_before_anything_is_sent(
     assert not service.requests
 
 
-async def test_a_function_that_cannot_be_described_is_refused_before_anything_is_sent() -> None:
+async def test_invalid_tools_are_rejected_before_sending() -> None:
     def wrong(*numbers: int) -> None: ...
 
     async with FakeService("No.") as service, client_of(service) as client:
@@ -412,7 +412,7 @@ async def test_a_function_that_cannot_be_described_is_refused_before_anything_is
     assert not service.requests
 
 
-async def test_a_run_with_a_cut_answer_ends_with_it() -> None:
+async def test_truncated_answer_ends_the_run() -> None:
     run = await run_of(Reply("Half a sent", finish_reason="length"))
     assert (run.content, run.completion.finish_reason) == ("Half a sent", "length")
 
@@ -421,8 +421,8 @@ async def test_a_run_with_a_cut_answer_ends_with_it() -> None:
     ("arguments", "told"),
     [("{oops", "are not JSON"), ("[1]", "are not a JSON object"), ("3", "are not a JSON object")],
 )
-async def test_arguments_that_are_no_object_are_told(arguments: str, told: str) -> None:
-    """A service passes on what the model wrote, whatever that is."""
+async def test_arguments_that_are_not_an_object(arguments: str, told: str) -> None:
+    """A service passes on whatever the model wrote."""
     limits = ToolLimits(max_turns=1, parallel=1, tool_timeout=1, on_error="return")
     caller = ToolExecutor(require_callable([clock]), limits, time.monotonic)
     call = ToolCall("call_1", FunctionCall("clock", arguments))
@@ -432,8 +432,8 @@ async def test_arguments_that_are_no_object_are_told(arguments: str, told: str) 
     assert isinstance(result.error, ValueError)
 
 
-async def test_a_run_is_answered_from_a_cache_round_by_round() -> None:
-    """Each round is a call like any other; the tools are called anew."""
+async def test_turns_are_cached() -> None:
+    """Each turn is cached like any other call. The tools are called again."""
     async with (
         FakeService(BOTH, "All done.") as service,
         client_of(service, cache=MemoryCache()) as client,

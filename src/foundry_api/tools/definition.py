@@ -1,4 +1,4 @@
-"""Functions as tools: what a model is told of them."""
+"""Define tools: functions with a name, a description and a schema of their arguments."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import functools
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, TypeGuard, overload
+from typing import TYPE_CHECKING, Any, Final, overload
 
 import msgspec
 
@@ -14,12 +14,19 @@ from foundry_api.tools.signature import make_argument_converter, parse_docstring
 from foundry_api.types.checks import check_characters
 from foundry_api.types.errors import InvalidRequest, ToolDefinitionError
 from foundry_api.types.messages import ToolDefinition
-from foundry_api.types.values import UNENCODABLE, as_text, format_value, is_mapping, to_plain
+from foundry_api.types.values import (
+    UNENCODABLE,
+    as_text,
+    format_value,
+    is_list_like,
+    is_mapping,
+    to_plain,
+)
 
 if TYPE_CHECKING:
     from foundry_api.tools.signature import ArgumentConverter
 
-__all__ = ["Tool", "ToolLike", "require_callable", "to_definitions", "to_tool", "tool"]
+__all__ = ["Tool", "ToolLike", "require_callable", "to_definitions", "tool"]
 
 _NAME: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_-]{0,63}")
 _ANY_OBJECT: Final[dict[str, Any]] = {"type": "object", "properties": {}}
@@ -27,13 +34,13 @@ _ANY_OBJECT: Final[dict[str, Any]] = {"type": "object", "properties": {}}
 
 @dataclass(frozen=True)
 class Tool:
-    """A function that a model may call. It can still be called as before.
+    """A function that a model may call. Calling the tool calls the function.
 
     Attributes:
-        definition: What the model is told.
-        function: What is called; may be a coroutine function.
-        arguments: Checks and converts what the model gives; None where the schema was given, and
-            the function gets the arguments as they are in JSON.
+        definition: Name, description and schema for the model.
+        function: The function, which may be a coroutine function.
+        arguments: Validates and converts the model's arguments. None if the schema was passed to
+            `tool`; the function then gets the arguments as decoded JSON.
     """
 
     definition: ToolDefinition
@@ -42,7 +49,7 @@ class Tool:
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """The name of the tool."""
         return self.definition.name
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -50,8 +57,8 @@ class Tool:
         return self.function(*args, **kwargs)
 
 
+# A typed function, a `Tool`, a definition, or a definition in OpenAI's form.
 ToolLike = Tool | ToolDefinition | Callable[..., Any] | Mapping[str, Any]
-"""What may be offered: a typed function, a `Tool`, a definition, or OpenAI's form of one."""
 
 
 @overload
@@ -86,20 +93,27 @@ def tool(
     description: str | None = None,
     parameters: Mapping[str, Any] | None = None,
 ) -> Tool | Callable[[Callable[..., Any]], Tool]:
-    """A function as a tool; a decorator, too. Plain functions need it only for another name.
+    """Make a tool of a function; also a decorator.
+
+    Methods that take tools accept plain functions, too; `tool` changes their name, description or
+    schema.
 
         @tool(name="time_of_day", description="Tell the time of a city.")
         def clock(city: str = "Zürich") -> str: ...
 
     Args:
-        function: With types on all of its parameters; may be a coroutine function.
-        name: Default the function's own.
-        description: Default the docstring, up to its sections.
-        parameters: The JSON schema of the arguments, an object; default what the signature says.
-            With one, the function gets the arguments as they are in JSON.
+        function: A function with type annotations for all of its parameters. It may be a coroutine
+            function.
+        name: Name of the tool; by default that of the function.
+        description: Description for the model; by default the docstring up to its first section.
+        parameters: JSON schema of the arguments, an object; by default derived from the signature.
+            With a schema, the function gets the arguments as decoded JSON.
+
+    Returns:
+        The tool; without a function, a decorator that returns it.
 
     Raises:
-        ToolDefinitionError: It cannot be described; `.field` names the parameter at fault.
+        ToolDefinitionError: The function cannot be described; `.field` names the invalid parameter.
     """
     if function is None:
         return functools.partial(
@@ -115,14 +129,14 @@ def _make_tool(
     parameters: Mapping[str, Any] | None,
 ) -> Tool:
     if not callable(function):
-        raise ToolDefinitionError(f"{format_value(function)} is no function", field="function")
+        raise ToolDefinitionError(f"{format_value(function)} is not a function", field="function")
     name = name or str(getattr(function, "__name__", type(function).__name__))
     text = as_text(name)
     if text is None or not _NAME.fullmatch(text):
         raise ToolDefinitionError(
-            f"{format_value(name)} is no name for a tool: letters, digits, _ and -, 64 at most",
+            f"{format_value(name)} is not a tool name: letters, digits, _ and -, 64 at most",
             field="name",
-            hint="Give it another one: tool(function, name=…).",
+            hint="Give it another name: tool(function, name=…).",
         )
     if description is None:
         description = parse_docstring(function).summary
@@ -141,94 +155,73 @@ def _make_tool(
     return Tool(definition, function, arguments)
 
 
-def to_tool(field_name: str, value: ToolLike) -> Tool | ToolDefinition:
-    """Whatever was offered as a tool, or its definition where it is no more.
-
-    Raises:
-        InvalidRequest: It is none; `.field` names it.
-    """
+def _to_tool(field_name: str, value: ToolLike) -> Tool | ToolDefinition:
+    """Convert a value that a caller passed as a tool. Raises InvalidRequest."""
     if isinstance(value, Tool):
         return value
     if isinstance(value, ToolDefinition):
         return _validate_definition(field_name, value)
-    if _is_mapping(value):
-        return _validate_definition(field_name, _from_mapping(field_name, value))
+    if is_mapping(value):
+        # OpenAI's form. `strict` is dropped: 2.2.1 rejects it, and enforces the schema anyway.
+        function = (
+            value["function"] if value.get("type") == "function" and "function" in value else value
+        )
+        names = ("name", "description", "parameters")
+        try:
+            members = {name: function[name] for name in names if name in function}
+            definition = msgspec.convert(to_plain(members), ToolDefinition, strict=True)
+        except UNENCODABLE as error:
+            raise InvalidRequest(
+                f"{field_name} is not a tool: {error}", field=field_name
+            ) from error
+        return _validate_definition(field_name, definition)
     if callable(value):
         return tool(value)
     raise InvalidRequest(f"{field_name} is {format_value(value)}, not a function", field=field_name)
 
 
 def to_definitions(tools: Iterable[ToolLike]) -> tuple[ToolDefinition, ...]:
-    """What the model is told of these tools.
-
-    Raises:
-        InvalidRequest: One is no tool, or two have the same name.
-        ToolDefinitionError: A function cannot be described.
-    """
-    declared = _declared(tools)
-    return tuple(item.definition if isinstance(item, Tool) else item for item in declared)
+    """Return the definitions of tools. Raises InvalidRequest and ToolDefinitionError."""
+    return tuple(
+        item.definition if isinstance(item, Tool) else item for item in _convert_tools(tools)
+    )
 
 
 def require_callable(tools: Iterable[ToolLike]) -> dict[str, Tool]:
-    """Tools that can be called, by name.
+    """Return tools by name, all of which can be called.
 
-    Raises:
-        InvalidRequest: One is no tool, cannot be called, or has another's name.
-        ToolDefinitionError: A function cannot be described.
+    Raises InvalidRequest and ToolDefinitionError.
     """
-    declared = _declared(tools)
-    for index, item in enumerate(declared):
+    callables: dict[str, Tool] = {}
+    for index, item in enumerate(_convert_tools(tools)):
         if not isinstance(item, Tool):
             raise InvalidRequest(
                 f"tools[{index}] describes {item.name}, but cannot be called",
                 field=f"tools[{index}]",
                 hint="Give the function: tool(function, parameters=…).",
             )
-    return {item.name: item for item in declared if isinstance(item, Tool)}
+        callables[item.name] = item
+    return callables
 
 
-def _is_mapping(value: object) -> TypeGuard[Mapping[str, Any]]:
-    return isinstance(value, Mapping)
-
-
-def _is_list_like(value: object) -> bool:
-    return isinstance(value, Iterable) and not isinstance(value, str | Mapping)
-
-
-def _declared(tools: Iterable[ToolLike]) -> list[Tool | ToolDefinition]:
-    if not _is_list_like(tools):
+def _convert_tools(tools: Iterable[ToolLike]) -> list[Tool | ToolDefinition]:
+    if not is_list_like(tools):
         raise InvalidRequest(f"tools is {format_value(tools)}, not a list", field="tools")
-    declared = [to_tool(f"tools[{index}]", item) for index, item in enumerate(tools)]
-    names = [item.name for item in declared]
+    converted = [_to_tool(f"tools[{index}]", item) for index, item in enumerate(tools)]
+    names = [item.name for item in converted]
     for index, name in enumerate(names):
         if name in names[:index]:
             raise InvalidRequest(
-                f"tools[{index}] is named {name}, as another one", field=f"tools[{index}]"
+                f"tools[{index}] is named {name}, like another tool", field=f"tools[{index}]"
             )
-    return declared
-
-
-def _from_mapping(field_name: str, value: Mapping[str, Any]) -> ToolDefinition:
-    """OpenAI's form. `strict` is left out: 2.2.1 refuses it, and keeps to the schema anyway."""
-    members_by_name = (
-        value["function"] if value.get("type") == "function" and "function" in value else value
-    )
-    try:
-        members = {
-            name: members_by_name[name]
-            for name in ("name", "description", "parameters")
-            if name in members_by_name
-        }
-        return msgspec.convert(to_plain(members), ToolDefinition, strict=True)
-    except UNENCODABLE as error:
-        raise InvalidRequest(f"{field_name} is no tool: {error}", field=field_name) from error
+    return converted
 
 
 def _validate_definition(field_name: str, definition: ToolDefinition) -> ToolDefinition:
     name = as_text(definition.name)
     if name is None or not _NAME.fullmatch(name):
         raise InvalidRequest(
-            f"{field_name} is named {format_value(definition.name)}, which is no name for a tool: "
+            f"{field_name} is named {format_value(definition.name)}, which is not a tool name: "
             "letters, digits, _ and -, 64 at most",
             field=field_name,
         )
@@ -240,26 +233,16 @@ def _validate_definition(field_name: str, definition: ToolDefinition) -> ToolDef
 
 
 def _validate_description(field_name: str, description: object) -> str:
-    """What the model is told that a tool does.
-
-    Raises:
-        InvalidRequest: It is no text, or cannot be sent.
-    """
     text = as_text(description)
     if text is None:
         raise InvalidRequest(
-            f"{field_name} is {format_value(description)}, not a text", field=field_name
+            f"{field_name} is {format_value(description)}, not a string", field=field_name
         )
     check_characters(field_name, text)
     return text
 
 
 def _validate_schema(field_name: str, parameters: object) -> dict[str, Any]:
-    """The JSON schema of a tool's arguments.
-
-    Raises:
-        InvalidRequest: It is no mapping, or cannot be sent as JSON.
-    """
     if not is_mapping(parameters):
         raise InvalidRequest(
             f"{field_name} is {format_value(parameters)}, not a mapping",

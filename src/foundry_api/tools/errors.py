@@ -1,4 +1,4 @@
-"""Errors of calling tools, which carry the run so far."""
+"""Errors of tool calls, with the run so far."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ __all__ = ["MaxTurnsExceeded", "ToolFailed"]
 
 
 class ToolFailed(ToolError):
-    """A tool could not do what the model called it for; raised where `on_error` is `raise`.
+    """A tool call failed, and `on_error` is `raise`.
 
     The exception of the tool, if there is one, is the `__cause__`.
 
     Attributes:
-        call: What the model wanted.
+        call: The failed call.
         run: The run so far.
     """
 
-    default_hint = "Correct the tool, or let the model be told of errors: on_error='return'."
+    default_hint = "Correct the tool, or return errors to the model: on_error='return'."
 
     def __init__(
         self,
@@ -39,10 +39,10 @@ class ToolFailed(ToolError):
 
 
 class MaxTurnsExceeded(ToolError):
-    """The model still wanted to call tools when it had been asked `max_turns` times.
+    """The model still calls tools after `max_turns` turns.
 
     Attributes:
-        run: The run so far; its last turn is the one that wants more calls, which were not made.
+        run: The run so far. The calls of its last answer were not executed.
     """
 
     default_hint = "Allow more max_turns, or look at run.calls for what keeps the model busy."

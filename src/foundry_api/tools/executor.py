@@ -1,4 +1,4 @@
-"""Calling tools: what a model gave is checked, and what goes wrong is put in words for it."""
+"""Execute tool calls: validate the arguments, call the function, format the result."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import contextlib
 import inspect
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal, Never
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -19,21 +19,21 @@ from foundry_api.types.user_code import UserCode, describe, get_error_text, try_
 from foundry_api.types.values import as_bool, as_float, as_int, as_text, format_value
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from foundry_api.tools.definition import Tool
-    from foundry_api.tools.signature import ArgumentConverter
     from foundry_api.types.messages import ToolCall
 
 __all__ = ["OnError", "ToolExecutor", "ToolLimits"]
 
+OnError = Literal["return", "raise"]
 
+# A generator may never end.
 MAX_VALUES = 10_000
-"""Of a tool that is a generator, which might never end."""
 
 
 class _Rejected(Exception):
-    """A call that comes to nothing, with what the model is told of it."""
+    """A call failed; the message is for the model."""
 
     def __init__(self, error: BaseException, message: str) -> None:
         super().__init__(message)
@@ -41,27 +41,51 @@ class _Rejected(Exception):
         self.message = message
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolLimits:
+    """The limits of a tool run: requests to the model, calls at once, seconds per call.
+
+    `on_error` says whether a failed call is returned to the model or raised. Raises InvalidRequest.
+    """
+
+    max_turns: int
+    parallel: int
+    tool_timeout: float
+    on_error: OnError
+
+    def __post_init__(self) -> None:
+        for name in ("max_turns", "parallel"):
+            value = getattr(self, name)
+            number = as_int(value)
+            if number is None or number < 1:
+                raise InvalidRequest(
+                    f"{name} is {format_value(value)}, not a whole number from 1", field=name
+                )
+            object.__setattr__(self, name, number)
+        seconds = as_float(self.tool_timeout)
+        if seconds is None or not seconds > 0:
+            raise InvalidRequest(
+                f"tool_timeout is {format_value(self.tool_timeout)}, but must be above 0 s",
+                field="tool_timeout",
+            )
+        object.__setattr__(self, "tool_timeout", seconds)
+        if as_text(self.on_error) not in {"return", "raise"}:
+            raise InvalidRequest(
+                f"on_error is {format_value(self.on_error)}, but must be 'return' or 'raise'",
+                field="on_error",
+            )
+
+
 @dataclass(frozen=True, slots=True)
 class ToolExecutor:
-    """Calls the tools of a conversation.
-
-    Attributes:
-        tools: By name.
-        limits: How many calls run at once, and how long each may take.
-        monotonic: Seconds of a monotonic clock.
-    """
+    """Executes the tool calls of a conversation."""
 
     tools: Mapping[str, Tool]
     limits: ToolLimits
     monotonic: Callable[[], float]
 
     async def execute(self, calls: Sequence[ToolCall], turn: int) -> tuple[ToolResult, ...]:
-        """The results of all calls of a round, in their order.
-
-        Args:
-            calls: What the model wants.
-            turn: The round's.
-        """
+        """Execute the calls of one answer concurrently and return their results in order."""
         slots = asyncio.Semaphore(self.limits.parallel)
 
         async def execute_call(call: ToolCall) -> ToolResult:
@@ -70,26 +94,35 @@ class ToolExecutor:
 
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(execute_call(call)) for call in calls]
-        return tuple(
-            _make_cancelled_result(call, turn) if task.cancelled() else task.result()
-            for call, task in zip(calls, tasks, strict=True)
-        )
+        results: list[ToolResult] = []
+        for call, task in zip(calls, tasks, strict=True):
+            if not task.cancelled():
+                results.append(task.result())
+                continue
+            # The tool cancelled the task that it ran in.
+            result = ToolResult(
+                call=call,
+                arguments=None,
+                error=asyncio.CancelledError(),
+                content=f"Error: {call.function.name} failed: it cancelled itself",
+                duration_s=0.0,
+                turn=turn,
+            )
+            results.append(result)
+        return tuple(results)
 
     async def _execute_call(self, call: ToolCall, turn: int) -> ToolResult:
         started = self.monotonic()
         arguments: dict[str, Any] | None = None
         value, error = None, None
         try:
-            tool = self._find_tool(call)
+            tool = self._find_tool(call.function.name)
             arguments = _parse_arguments(call)
-            value = await self._call_tool(tool, await _bind_async(tool, arguments))
+            value = await self._call_tool(tool, await _bind_arguments(tool, arguments))
             content = _format_content(tool, value)
         except _Rejected as rejected:
-            value, error, content = (
-                None,
-                rejected.error,
-                _remove_unsendable(f"Error: {rejected.message}"),
-            )
+            value, error = None, rejected.error
+            content = _remove_unsendable(f"Error: {rejected.message}")
         return ToolResult(
             call=call,
             arguments=arguments,
@@ -100,19 +133,14 @@ class ToolExecutor:
             turn=turn,
         )
 
-    def _find_tool(self, call: ToolCall) -> Tool:
-        name = call.function.name
+    def _find_tool(self, name: str) -> Tool:
         if name not in self.tools:
             message = f"there is no tool {name}. There are: {', '.join(self.tools)}."
             raise _Rejected(LookupError(f"there is no tool {name}"), message)
         return self.tools[name]
 
     async def _call_tool(self, tool: Tool, arguments: dict[str, Any]) -> Any:
-        """What the tool gives back.
-
-        A plain function runs in a thread, which goes on if the call is given up: Python has no way
-        to stop it.
-        """
+        # After a timeout, the thread of a plain function continues: Python cannot stop it.
         limit_s = self.limits.tool_timeout
         scope = asyncio.timeout(limit_s)
         code, value, failure = UserCode(), None, None
@@ -134,63 +162,12 @@ def _make_failure(tool: Tool, failure: BaseException) -> _Rejected:
     return _Rejected(failure, f"{tool.name} failed: {describe(failure)}")
 
 
-def _make_cancelled_result(call: ToolCall, turn: int) -> ToolResult:
-    """The result of a tool that cancelled the task that it ran in."""
-    return ToolResult(
-        call=call,
-        arguments=None,
-        error=asyncio.CancelledError(),
-        content=f"Error: {call.function.name} failed: it cancelled itself",
-        duration_s=0.0,
-        turn=turn,
-    )
-
-
-async def _run_function(
-    function: Callable[..., Any], arguments: dict[str, Any]
-) -> tuple[Any, BaseException | None]:
-    """What a function gives back: at once or later, or one value after the other, as a list."""
-    failure = None
-    if _is_async(function):
-        value = await function(**arguments)
-    else:
-        value, failure = await try_in_thread(function, **arguments)
-    if inspect.isawaitable(value):  # of a plain function, such as a lambda or a partial
-        value = await value
-    if inspect.isasyncgen(value):
-        return await _collect_values(value), None
-    if inspect.isgenerator(value):
-        values, failure = await try_in_thread(lambda: list(islice(value, MAX_VALUES + 1)))
-        return values if failure else _check_value_count(values), failure
-    return value, failure
-
-
-async def _collect_values(generator: AsyncGenerator[Any, Never]) -> list[Any]:
-    values: list[Any] = []
-    async with contextlib.aclosing(generator):
-        async for value in generator:
-            values.append(value)
-            _check_value_count(values)
-    return values
-
-
-def _check_value_count(values: list[Any]) -> list[Any]:
-    if len(values) > MAX_VALUES:
-        raise ValueError(f"it gives more than {MAX_VALUES} values; return a list")
-    return values
-
-
-def _is_async(function: Callable[..., Any]) -> bool:
-    target = getattr(function, "func", function)  # of a partial
-    call_method = getattr(target, "__call__", None)  # noqa: B004 - an object's own method is wanted
-    return inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(call_method)
-
-
 def _parse_arguments(call: ToolCall) -> dict[str, Any]:
-    """The arguments as JSON has them."""
     text = call.function.arguments.strip() or "{}"
     if text.startswith('"'):
-        text = _unquote(text)
+        # Some models encode the arguments twice.
+        with contextlib.suppress(msgspec.DecodeError):
+            text = msgspec.json.decode(text, type=str)
     try:
         return msgspec.json.decode(text, type=dict[str, Any])
     except msgspec.ValidationError as error:
@@ -202,16 +179,8 @@ def _parse_arguments(call: ToolCall) -> dict[str, Any]:
         ) from error
 
 
-def _unquote(text: str) -> str:
-    """Arguments that were encoded twice, as they were encoded once."""
-    try:
-        return msgspec.json.decode(text, type=str)
-    except msgspec.DecodeError:
-        return text
-
-
-async def _bind_async(tool: Tool, raw_arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments as the function's types have them; in a thread where that may take long."""
+async def _bind_arguments(tool: Tool, raw_arguments: dict[str, Any]) -> dict[str, Any]:
+    """Convert arguments to the types of the function, in a thread if that may take long."""
     if tool.arguments is None or not tool.arguments.may_take_long(raw_arguments):
         return _bind(tool, raw_arguments)
     bound, error = await run_validation(_bind, tool, raw_arguments)
@@ -222,12 +191,11 @@ async def _bind_async(tool: Tool, raw_arguments: dict[str, Any]) -> dict[str, An
 
 
 def _bind(tool: Tool, raw_arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments as the function's types have them."""
     if tool.arguments is None:
         arguments: dict[str, Any] = coerce(raw_arguments, tool.definition.parameters)
         return arguments
     try:
-        return _convert(tool.arguments, raw_arguments)
+        return tool.arguments.convert_leniently(raw_arguments)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # the caller's own types may raise anything
@@ -239,19 +207,43 @@ def _bind(tool: Tool, raw_arguments: dict[str, Any]) -> dict[str, Any]:
         raise _Rejected(error, message) from error
 
 
-def _convert(arguments: ArgumentConverter, raw_arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments by their types, those of another JSON type too if it is clear what is meant."""
-    try:
-        return arguments.convert(raw_arguments)
-    except (ValueError, TypeError) as error:
-        try:
-            return arguments.convert(coerce(raw_arguments, arguments.schema))
-        except (ValueError, TypeError):
-            raise error from None  # it speaks of what the model wrote
+async def _run_function(
+    function: Callable[..., Any], arguments: dict[str, Any]
+) -> tuple[Any, BaseException | None]:
+    """Call a function and return its value and its exception; the values of a generator as a list.
+
+    Plain functions and generators run in a thread.
+    """
+    failure = None
+    target = getattr(function, "func", function)  # of a partial
+    call_method = getattr(target, "__call__", None)  # noqa: B004 - the method of a callable object
+    if inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(call_method):
+        value = await function(**arguments)
+    else:
+        value, failure = await try_in_thread(function, **arguments)
+    if inspect.isawaitable(value):  # of a lambda, for example
+        value = await value
+    if inspect.isasyncgen(value):
+        values: list[Any] = []
+        async with contextlib.aclosing(value):
+            async for item in value:
+                values.append(item)
+                _check_value_count(values)
+        return values, None
+    if inspect.isgenerator(value):
+        values, failure = await try_in_thread(lambda: list(islice(value, MAX_VALUES + 1)))
+        return values if failure else _check_value_count(values), failure
+    return value, failure
+
+
+def _check_value_count(values: list[Any]) -> list[Any]:
+    if len(values) > MAX_VALUES:
+        raise ValueError(f"it gives more than {MAX_VALUES} values; return a list")
+    return values
 
 
 def _format_content(tool: Tool, value: Any) -> str:
-    """What the model is told of a result: a text as it is, anything else as JSON."""
+    """Format a result for the model: a text as it is, other values as JSON."""
     if isinstance(value, str) and value.strip():
         return _remove_unsendable(value)
     try:
@@ -272,7 +264,7 @@ def _format_repr(tool: Tool, value: Any) -> str:
 
 
 def _encode_unknown(value: Any) -> Any:
-    """Values that msgspec does not know: pydantic's models, and anything that has a text."""
+    """Convert values that msgspec does not know: pydantic's models, and others to str."""
     dump = getattr(value, "model_dump", None)
     if dump is not None:
         return dump(mode="json")
@@ -283,51 +275,5 @@ def _encode_unknown(value: Any) -> Any:
 
 
 def _remove_unsendable(text: str) -> str:
-    """Without what no service takes: NULs and lone surrogates (foundry-local-service.md, 4.8)."""
+    # No service accepts NULs and lone surrogates (foundry-local-service.md, 4.8).
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
-
-
-OnError = Literal["return", "raise"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ToolLimits:
-    """How far a model may go.
-
-    Attributes:
-        max_turns: How often it is asked at most.
-        parallel: How many calls of a round run at once.
-        tool_timeout: Seconds that one call may take.
-        on_error: Whether a call that fails is told to the model or raised.
-
-    Raises:
-        InvalidRequest: One cannot be kept; `.field` names it.
-    """
-
-    max_turns: int
-    parallel: int
-    tool_timeout: float
-    on_error: OnError
-
-    def __post_init__(self) -> None:
-        """Refuse what makes no sense."""
-        for name in ("max_turns", "parallel"):
-            value = getattr(self, name)
-            number = as_int(value)
-            if number is None or number < 1:
-                raise InvalidRequest(
-                    f"{name} is {format_value(value)}, not a whole number from 1", field=name
-                )
-            object.__setattr__(self, name, number)
-        seconds = as_float(self.tool_timeout)
-        if seconds is None or not seconds > 0:
-            raise InvalidRequest(
-                f"tool_timeout is {format_value(self.tool_timeout)}, but must be above 0 s",
-                field="tool_timeout",
-            )
-        object.__setattr__(self, "tool_timeout", seconds)
-        if as_text(self.on_error) not in {"return", "raise"}:
-            raise InvalidRequest(
-                f"on_error is {format_value(self.on_error)}, but must be tell or raise",
-                field="on_error",
-            )

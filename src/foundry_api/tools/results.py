@@ -1,4 +1,4 @@
-"""What came of calling tools."""
+"""The results of tool calls."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ __all__ = ["ToolResult", "ToolRun"]
 
 
 class ToolResult(ShortResult, msgspec.Struct, frozen=True, kw_only=True):
-    """One call of a tool that a model wanted.
+    """The result of one tool call.
 
     Attributes:
-        call: What the model wanted.
-        arguments: What it gave, as JSON has it; None where that could not be read.
-        value: What the tool gave back; None where it failed.
-        error: Why it failed: what the tool itself raised, `TimeoutError`, `LookupError` for a tool
-            that there is not, `ValueError` for arguments that do not fit; None where it did not.
-        content: What the model was told.
-        duration_s: Seconds that the tool took.
-        turn: In which round, from 1.
+        call: The call as the model wrote it.
+        arguments: The decoded arguments; None if they could not be decoded.
+        value: The return value of the tool; None if the call failed.
+        error: The exception of a failed call: the tool's own, `TimeoutError`, `LookupError` for an
+            unknown tool, or `ValueError` for invalid arguments; None if the call succeeded.
+        content: The result or error as text, as sent to the model.
+        duration_s: Duration of the call in seconds.
+        turn: Number of the turn, from 1.
     """
 
     call: ToolCall
@@ -36,20 +36,20 @@ class ToolResult(ShortResult, msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """The tool's name, as the model wrote it."""
+        """The name of the tool, as the model wrote it."""
         return self.call.function.name
 
 
 class ToolRun(ShortResult, msgspec.Struct, frozen=True, kw_only=True):
-    """A conversation with tools, up to the answer that wanted no more of them.
+    """A conversation with tools, up to the answer without tool calls.
 
     Attributes:
         completion: The last answer.
-        messages: The whole conversation, with every call, its result and the last answer; a next
-            question may be put behind it.
-        calls: The calls that were made, in order.
-        turns: How often the model was asked.
-        usage: Tokens of all rounds together.
+        messages: The conversation with all calls, their results and the last answer. Append a
+            message to continue it.
+        calls: The executed calls, in order.
+        turns: Number of requests to the model.
+        usage: Tokens of all turns.
     """
 
     completion: Completion[None]

@@ -1,4 +1,4 @@
-"""Arguments of the wrong JSON type become the right one where that is clear, and no other."""
+"""Arguments of the wrong JSON type are converted if their meaning is clear."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ DEFAULT: dict[str, Any] = {
         ('"{\\"nights\\": 1}"', {"nights": 1}),
     ],
 )
-async def test_what_is_clear_costs_no_round(arguments: str, expected: dict[str, Any]) -> None:
+async def test_clear_arguments_are_converted(arguments: str, expected: dict[str, Any]) -> None:
     assert await called(arguments) == book(**{**DEFAULT, **expected})
 
 
@@ -110,17 +110,17 @@ async def test_what_is_clear_costs_no_round(arguments: str, expected: dict[str, 
         '{"nights": "1", "unknown": 1}',
     ],
 )
-async def test_what_is_not_clear_is_told_as_before(arguments: str) -> None:
+async def test_unclear_arguments_are_errors(arguments: str) -> None:
     with pytest.raises(ValueError, match=r"Expected|Object|Invalid"):
         await called(arguments)
 
 
-async def test_an_error_speaks_of_what_the_model_wrote() -> None:
+async def test_error_describes_what_the_model_wrote() -> None:
     with pytest.raises(ValueError, match=r"Expected `int`, got `str` - at `\$.nights`"):
         await called('{"nights": "5", "breakfast": "yes"}')
 
 
-async def test_a_schema_that_was_given_says_what_is_meant_too() -> None:
+async def test_arguments_of_a_given_schema_are_converted() -> None:
     def echo(**given: Any) -> Any:
         return given
 
@@ -147,12 +147,12 @@ async def test_a_schema_that_was_given_says_what_is_meant_too() -> None:
         ("1e999", {"type": "number"}, "1e999"),
     ],
 )
-def test_a_schema_says_what_is_meant(value: Any, schema: Any, expected: Any) -> None:
+def test_coerce(value: Any, schema: Any, expected: Any) -> None:
     made = coerce(value, schema)
     assert (made, type(made)) == (expected, type(expected))
 
 
-def test_a_schema_that_refers_to_itself_ends() -> None:
+def test_recursive_schema_ends() -> None:
     schema: dict[str, Any] = {"$ref": "#/$defs/a", "$defs": {"a": {"items": {"$ref": "#/$defs/a"}}}}
     value: Any = "5"
     for _ in range(50):

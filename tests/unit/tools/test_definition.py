@@ -1,4 +1,4 @@
-"""Functions as tools: what a model is told of them, and what is refused."""
+"""Tool definitions of functions, and invalid tools."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def parameters(function: Any) -> dict[str, Any]:
     return tool(function).definition.parameters
 
 
-def test_a_typed_function_is_described_by_its_name_docstring_and_signature() -> None:
+def test_definition_of_a_typed_function() -> None:
     assert tool(weather).definition == ToolDefinition(
         name="weather",
         description="Tell the weather.\n\nIt is made up.",
@@ -100,7 +100,7 @@ def test_a_typed_function_is_described_by_its_name_docstring_and_signature() -> 
     )
 
 
-def test_every_type_that_json_has_is_described() -> None:
+def test_schemas_of_parameter_types() -> None:
     def all_of_them(  # noqa: PLR0917 - one parameter of each type
         text: str,
         number: int,
@@ -140,7 +140,7 @@ def test_every_type_that_json_has_is_described() -> None:
     assert told["required"] == [name for name in properties if name != "bounded"]
 
 
-def test_pydantics_models_describe_and_convert_themselves() -> None:
+def test_pydantic_models_as_parameters() -> None:
     pydantic = pytest.importorskip("pydantic")
     inner = pydantic.create_model("Inner", x=(int, ...))
     outer = pydantic.create_model("Outer", inner=(inner, ...), names=(list[str], []))
@@ -162,7 +162,7 @@ def test_pydantics_models_describe_and_convert_themselves() -> None:
         made.arguments.convert({"value": {"inner": {"x": 1}}, "several": [{"x": "no"}]})
 
 
-def test_arguments_get_the_functions_types_and_defaults_stay_its_own() -> None:
+def test_arguments_are_converted_without_defaults() -> None:
     arguments = tool(weather).arguments
     assert arguments
     given = arguments.convert({"place": {"city": "Bern"}, "unit": "F"})
@@ -178,9 +178,7 @@ def test_arguments_get_the_functions_types_and_defaults_stay_its_own() -> None:
         ({"place": {"city": "Bern"}, "dayz": 3}, "unknown field `dayz`"),
     ],
 )
-def test_arguments_that_do_not_fit_are_refused_with_their_place(
-    given: dict[str, Any], told: str
-) -> None:
+def test_errors_of_invalid_arguments_have_a_path(given: dict[str, Any], told: str) -> None:
     arguments = tool(weather).arguments
     assert arguments
     with pytest.raises(msgspec.ValidationError, match=told):
@@ -193,14 +191,14 @@ def test_arguments_that_do_not_fit_are_refused_with_their_place(
         optional={"unit": st.sampled_from(["C", "F"]), "days": st.integers(-9, 9)},
     )
 )
-def test_whatever_the_schema_allows_the_function_takes(given: dict[str, Any]) -> None:
+def test_arguments_that_match_the_schema_are_accepted(given: dict[str, Any]) -> None:
     arguments = tool(weather).arguments
     assert arguments
     assert weather(**arguments.convert(given)).startswith(given["place"]["city"])
 
 
 class Station:
-    """An object whose method and whose call are tools."""
+    """An object that is callable and has a method."""
 
     def record(self, depth: float) -> float:
         """Measure."""
@@ -211,7 +209,7 @@ class Station:
         return height
 
 
-def test_methods_partials_and_callable_objects_are_functions_too() -> None:
+def test_methods_partials_and_callable_objects() -> None:
     assert list(parameters(Station().record)["properties"]) == ["depth"]
     assert tool(Station()).name == "Station"
     assert list(parameters(Station())["properties"]) == ["height"]
@@ -220,7 +218,7 @@ def test_methods_partials_and_callable_objects_are_functions_too() -> None:
     assert half.definition.parameters["properties"]["days"]["default"] == 2
 
 
-def test_the_decorator_gives_a_name_and_leaves_the_function_callable() -> None:
+def test_decorator() -> None:
     @tool(name="time_of_day", description="Tell the time of day.")
     def hour(city: str) -> str:
         """Not this."""
@@ -231,7 +229,7 @@ def test_the_decorator_gives_a_name_and_leaves_the_function_callable() -> None:
     assert hour("Bern") == "noon in Bern"
 
 
-def test_a_schema_that_is_given_is_told_as_it_is() -> None:
+def test_given_schema_is_unchanged() -> None:
     schema = {"type": "object", "properties": {"x": {"type": "integer"}}}
     made = tool(lambda **given: given, name="raw", parameters=schema)
     assert made.definition.parameters == schema
@@ -271,12 +269,12 @@ def unspeakable(value: int, number: type[int], thing: type[int]) -> None:
         (by_place, "number", "a model gives every argument by name"),
         (unknown, None, "'Nowhere' is not defined"),
         (unspeakable, "number", "the type of number of unspeakable cannot be described"),
-        (lambda x: x, "name", "'<lambda>' is no name for a tool"),
+        (lambda x: x, "name", "'<lambda>' is not a tool name"),
         ("clock", "tools[0]", "is 'clock', not a function"),
         (3, "tools[0]", "is 3, not a function"),
-        ({"name": 3}, "tools[0]", "tools\\[0\\] is no tool"),
-        ({"type": "function", "function": "clock"}, "tools[0]", "tools\\[0\\] is no tool"),
-        (ToolDefinition(name="two words"), "tools[0]", "no name for a tool"),
+        ({"name": 3}, "tools[0]", "tools\\[0\\] is not a tool"),
+        ({"type": "function", "function": "clock"}, "tools[0]", "tools\\[0\\] is not a tool"),
+        (ToolDefinition(name="two words"), "tools[0]", "not a tool name"),
         (
             ToolDefinition(name="x", parameters={"x": object}),
             "tools[0].parameters",
@@ -284,35 +282,33 @@ def unspeakable(value: int, number: type[int], thing: type[int]) -> None:
         ),
     ],
 )
-def test_what_cannot_be_described_is_refused_by_name(
-    function: Any, field: str | None, told: str
-) -> None:
+def test_error_names_an_invalid_tool(function: Any, field: str | None, told: str) -> None:
     with pytest.raises(InvalidRequest, match=told) as caught:
         to_definitions([function])
     assert caught.value.field == field
     assert caught.value.hint
 
 
-def test_a_function_that_cannot_be_described_has_an_error_of_its_own() -> None:
+def test_tool_definition_error() -> None:
     with pytest.raises(ToolDefinitionError):
         tool(unannotated)
-    with pytest.raises(ToolDefinitionError, match="3 is no function"):
+    with pytest.raises(ToolDefinitionError, match="3 is not a function"):
         tool(3)  # type: ignore[call-overload] # pyright: ignore[reportArgumentType, reportCallIssue] # the misuse is the test
 
 
 @pytest.mark.parametrize("tools", [clock, "clock", {"name": "clock"}, 3])
-def test_tools_are_a_list(tools: Any) -> None:
+def test_tools_must_be_a_list(tools: Any) -> None:
     with pytest.raises(InvalidRequest, match="not a list") as caught:
         to_definitions(tools)
     assert caught.value.field == "tools"
 
 
-def test_two_tools_of_one_name_are_refused() -> None:
+def test_two_tools_with_the_same_name_are_rejected() -> None:
     with pytest.raises(InvalidRequest, match=r"tools\[1\] is named clock"):
         require_callable([clock, clock])
 
 
-def test_openais_form_is_taken_without_strict_which_2_2_1_refuses() -> None:
+def test_strict_is_dropped_from_openais_form() -> None:
     schema = {"type": "object", "properties": {}}
     function = {"name": "clock", "description": "x", "parameters": schema, "strict": True}
     expected = (ToolDefinition(name="clock", description="x", parameters=schema),)
@@ -321,7 +317,7 @@ def test_openais_form_is_taken_without_strict_which_2_2_1_refuses() -> None:
     assert to_definitions([{"name": "clock"}])[0].parameters == schema
 
 
-def test_a_description_alone_cannot_be_run() -> None:
+def test_definition_without_a_function_cannot_be_run() -> None:
     with pytest.raises(InvalidRequest, match=r"tools\[1\] describes clock, but cannot be called"):
         require_callable([weather, ToolDefinition(name="clock")])
 
@@ -339,9 +335,7 @@ def test_a_description_alone_cannot_be_run() -> None:
         ("S: with a colon:\n and more", "S: with a colon:\nand more", {}),
     ],
 )
-def test_a_docstring_tells_of_the_function_and_its_parameters(
-    docstring: str | None, summary: str, told: dict[str, str]
-) -> None:
+def test_parse_docstring(docstring: str | None, summary: str, told: dict[str, str]) -> None:
     def function() -> None: ...
 
     function.__doc__ = docstring
@@ -349,7 +343,7 @@ def test_a_docstring_tells_of_the_function_and_its_parameters(
 
 
 @given(st.text())
-def test_no_docstring_is_too_odd(docstring: str) -> None:
+def test_any_docstring_is_parsed(docstring: str) -> None:
     def function() -> None: ...
 
     function.__doc__ = docstring
