@@ -24,7 +24,7 @@ __all__ = [
 
 _R = TypeVar("_R")
 
-# Stored next to a journal until the batch is complete.
+# In the journal's directory, until the batch is complete.
 ANSWERS_FILE = "answers.db"
 
 MAX_RESULTS_BYTES = 64 * 2**20

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from foundry_api.batch.types import BatchAnswer, BatchRequest
     from foundry_api.types.errors import FoundryError
     from foundry_api.types.messages import Timings
-    from foundry_api.types.results import Response, Vector
+    from foundry_api.types.results import Response
 
 __all__ = [
     "copy_with_custom_id",
@@ -49,7 +49,7 @@ class _OutputLine(msgspec.Struct):
 
 
 class ResultMetadata(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the journal stores about an answer besides its body; counts are the service's."""
+    """What is stored about an answer besides its body; counts are the service's."""
 
     model: str
     prompt_tokens: int = 0
@@ -237,26 +237,23 @@ def _encode_response_object(answer: Response) -> bytes:
 
 
 def _make_embeddings(request: BatchRequest, answer: Embeddings) -> dict[str, Any]:
-    in_base64 = request.body.get("encoding_format") == "base64"
+    vectors: list[Any] = list(answer.vectors)
+    if request.body.get("encoding_format") == "base64":
+        # Little-endian 32-bit floats, which OpenAI's libraries expect.
+        vectors = [
+            base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+            for vector in answer.vectors
+        ]
     usage = answer.usage or Usage()
     return {
         "object": "list",
         "data": [
-            {
-                "object": "embedding",
-                "index": index,
-                "embedding": _encode_base64(vector) if in_base64 else vector,
-            }
-            for index, vector in enumerate(answer.vectors)
+            {"object": "embedding", "index": index, "embedding": vector}
+            for index, vector in enumerate(vectors)
         ],
         "model": answer.model,
         "usage": {"prompt_tokens": usage.prompt_tokens, "total_tokens": usage.total_tokens},
     }
-
-
-def _encode_base64(vector: Vector) -> str:
-    # Little-endian 32-bit floats, which OpenAI's libraries expect.
-    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
 
 
 def _make_id() -> str:

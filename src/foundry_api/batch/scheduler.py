@@ -23,12 +23,11 @@ from foundry_api.types.errors import BatchError, ClientClosed, FoundryError, Rea
 from foundry_api.types.user_code import UserCode, describe
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
+    from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
 
     from foundry_api.batch.dedupe import LruResults
     from foundry_api.batch.protocol import BatchClient
     from foundry_api.batch.task import BatchTask
-    from foundry_api.core.service_pool import ServiceHandle
 
 __all__ = ["ConcurrencyWindow", "Scheduler", "make_scheduler"]
 
@@ -269,16 +268,17 @@ class Scheduler(Generic[_R]):
         except FoundryError as final:
             self._abort(final)
             return
+
+        async def resume() -> None:
+            await asyncio.sleep(pause_s)
+            self._pause = None
+            self._start_tasks()
+            self._progress_event.set()
+
         # One warning per outage, not one per attempt.
         level = logging.WARNING if self._outage.is_first_pause else logging.DEBUG
         log.log(level, "the batch is waiting for a service: %s", error)
-        self._pause = asyncio.create_task(self._resume_after(pause_s))
-
-    async def _resume_after(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
-        self._pause = None
-        self._start_tasks()
-        self._progress_event.set()
+        self._pause = asyncio.create_task(resume())
 
     def _handle_final_failure(self, state: TaskState[_R], error: FoundryError) -> None:
         result = state.task.make_failed_result(error)
@@ -360,22 +360,21 @@ def make_scheduler(
             return True
         return False
 
+    def get_desired_concurrency() -> int:
+        # Those in flight and as many again that wait: a limiter adjusts its limit only while calls
+        # wait all the time, and all calls in flight may end at the same moment. An unreachable
+        # service gets no calls, unless all are.
+        desired = 0
+        for service in client.services:
+            if service.breaker.state == "closed" or service.breaker.is_probe_due:
+                desired += 2 * service.limiter.limit + 2
+        return desired or 1
+
     return Scheduler(
-        ConcurrencyWindow(lambda: _desired_concurrency(client.services)),
+        ConcurrencyWindow(get_desired_concurrency),
         Outage(patience_s, time.monotonic),
         max_attempts=max_attempts,
         is_reachable=is_reachable,
         shared_results=shared_results,
         ordered=ordered,
     )
-
-
-def _desired_concurrency(services: Iterable[ServiceHandle]) -> int:
-    # Those in flight and as many again that wait: a limiter adjusts its limit only while calls wait
-    # all the time, and all calls in flight may end at the same moment. An unreachable service gets
-    # no calls, unless all are.
-    desired = 0
-    for service in services:
-        if service.breaker.state == "closed" or service.breaker.is_probe_due:
-            desired += 2 * service.limiter.limit + 2
-    return desired or 1

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from foundry_api.observe.histogram import Distribution, Histogram
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
 __all__ = [
     "LATENCY_BUCKETS",
@@ -126,7 +126,15 @@ class Timeline:
     """The time in which a batch ran, without the gaps between its runs."""
 
     def __init__(self, runs: Iterable[RunStatistics]) -> None:
-        self._intervals = _merge_intervals(runs)
+        # The intervals in which at least one run was active.
+        self._intervals: list[tuple[float, float]] = []
+        for run in sorted(runs, key=lambda run: run.begun_at):
+            if self._intervals and run.begun_at <= self._intervals[-1][1]:
+                begin, end = self._intervals[-1]
+                self._intervals[-1] = begin, max(end, run.ended_at)
+            else:
+                # The wall clock may have been set back while it ran.
+                self._intervals.append((run.begun_at, max(run.begun_at, run.ended_at)))
         lengths = [end - begin for begin, end in self._intervals]
         self._elapsed_before = [0.0, *accumulate(lengths)]
 
@@ -169,15 +177,3 @@ class Timeline:
             if at <= end:
                 return before + max(0.0, at - begin)
         return self.elapsed_s
-
-
-def _merge_intervals(runs: Iterable[RunStatistics]) -> Sequence[tuple[float, float]]:
-    """Return the intervals in which at least one run was active."""
-    merged: list[tuple[float, float]] = []
-    for run in sorted(runs, key=lambda run: run.begun_at):
-        if merged and run.begun_at <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(merged[-1][1], run.ended_at))
-        else:
-            # The wall clock may have been set back while it ran.
-            merged.append((run.begun_at, max(run.begun_at, run.ended_at)))
-    return merged

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any
 
 from foundry_api.types.errors import BatchError, FoundryError, ServiceError
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from foundry_api.batch.engine import BatchEngine, EngineState
     from foundry_api.batch.types import BatchLineResult, WorkItem
 
-__all__ = ["CoordinatorClient", "WorkerLoop"]
+__all__ = ["RemoteCoordinator", "WorkerLoop"]
 
 # Results wait this long to be delivered together: each delivery is work for three processes.
 FLUSH_DELAY_S = 0.1
@@ -25,22 +25,34 @@ FLUSH_DELAY_S = 0.1
 FLUSH_DELAY_IDLE_S = 0.01
 
 
-class CoordinatorClient(Protocol):
-    """The methods of `Coordinator` that an actor calls."""
+class RemoteCoordinator:
+    """The methods of `Coordinator` that an actor calls, through Ray's handle of it."""
 
-    async def assign(self, worker_id: WorkerId, /) -> Assignment | None: ...
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
 
-    async def claim(self, number: int, actor: str, /) -> Sequence[WorkItem]: ...
+    async def assign(self, worker_id: WorkerId) -> Assignment | None:
+        assignment: Assignment | None = await self._actor.assign.remote(worker_id)
+        return assignment
+
+    async def claim(self, number: int, actor: str) -> Sequence[WorkItem]:
+        items: Sequence[WorkItem] = await self._actor.claim.remote(number, actor)
+        return items
 
     async def deliver(
-        self, actor: str, results: Sequence[BatchLineResult], state: EngineState, /
-    ) -> None: ...
+        self, actor: str, results: Sequence[BatchLineResult], state: EngineState
+    ) -> None:
+        await self._actor.deliver.remote(actor, results, state)
 
-    async def heartbeat(self, actor: str, state: EngineState, /) -> bool: ...
+    async def heartbeat(self, actor: str, state: EngineState) -> bool:
+        is_finished: bool = await self._actor.heartbeat.remote(actor, state)
+        return is_finished
 
-    async def unregister(self, actor: str, error: FoundryError, /) -> None: ...
+    async def unregister(self, actor: str, error: FoundryError) -> None:
+        await self._actor.unregister.remote(actor, error)
 
-    async def fail(self, error: FoundryError, /) -> None: ...
+    async def fail(self, error: FoundryError) -> None:
+        await self._actor.fail.remote(error)
 
 
 class WorkerLoop:
@@ -51,7 +63,7 @@ class WorkerLoop:
 
     def __init__(
         self,
-        coordinator: CoordinatorClient,
+        coordinator: RemoteCoordinator,
         worker_id: WorkerId,
         open_engine: Callable[[Assignment], AbstractAsyncContextManager[BatchEngine]],
     ) -> None:

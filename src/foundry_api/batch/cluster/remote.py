@@ -12,22 +12,20 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from foundry_api.batch.cluster.actor import WorkerLoop
+from foundry_api.batch.cluster.actor import RemoteCoordinator, WorkerLoop
 from foundry_api.batch.cluster.messages import WorkerId
 from foundry_api.batch.cluster.untyped import ray
 from foundry_api.batch.engine import LocalEngine
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator
 
     from foundry_api.batch.cluster.messages import Assignment
-    from foundry_api.batch.engine import BatchEngine, EngineState
+    from foundry_api.batch.engine import BatchEngine
     from foundry_api.batch.protocol import BatchClient
-    from foundry_api.batch.types import BatchLineResult, WorkItem
-    from foundry_api.types.errors import FoundryError
     from foundry_api.types.settings import Settings
 
-__all__ = ["ActorOptions", "BlockWorker", "RemoteCoordinator"]
+__all__ = ["ActorOptions", "BlockWorker"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,36 +35,6 @@ class ActorOptions:
     settings: Settings
     max_attempts: int
     patience_s: float
-
-
-class RemoteCoordinator:
-    """The methods of the coordinator, called through its Ray handle."""
-
-    def __init__(self, actor: Any) -> None:
-        self._actor = actor
-
-    async def assign(self, worker_id: WorkerId) -> Assignment | None:
-        assignment: Assignment | None = await self._actor.assign.remote(worker_id)
-        return assignment
-
-    async def claim(self, number: int, actor: str) -> Sequence[WorkItem]:
-        items: Sequence[WorkItem] = await self._actor.claim.remote(number, actor)
-        return items
-
-    async def deliver(
-        self, actor: str, results: Sequence[BatchLineResult], state: EngineState
-    ) -> None:
-        await self._actor.deliver.remote(actor, results, state)
-
-    async def heartbeat(self, actor: str, state: EngineState) -> bool:
-        is_finished: bool = await self._actor.heartbeat.remote(actor, state)
-        return is_finished
-
-    async def unregister(self, actor: str, error: FoundryError) -> None:
-        await self._actor.unregister.remote(actor, error)
-
-    async def fail(self, error: FoundryError) -> None:
-        await self._actor.fail.remote(error)
 
 
 class BlockWorker:
