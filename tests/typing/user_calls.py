@@ -597,6 +597,22 @@ def misuse_blocking(client: FoundryClient) -> None:
     FoundryClient(service="cloud")  # type: ignore[arg-type]
 
 
+def own_errors(model: str) -> FoundryError:
+    """A fake of the service raises the package's errors."""
+    if model == "busy":
+        return CallTimeout("it took too long", limit_s=5, hint="Wait.", model=model, attempts=2)
+    return ModelNotFound("no such model", nearest=["demo"], status=404, service="http://h")
+
+
+def misuse_of_names_and_errors() -> None:
+    import foundry_api  # noqa: PLC0415 - the misuse is of the module
+
+    foundry_api.Nothing  # type: ignore[attr-defined]  # noqa: B018 - looking is the misuse
+    InvalidRequest("x", limit_s=5)  # type: ignore[call-arg]
+    ModelNotFound("x", nearest=5)  # type: ignore[arg-type]
+    CallTimeout("x", status="404")  # type: ignore[arg-type]
+
+
 async def misuse_of_awaits(client: FoundryClient) -> None:
     await client.complete("Hello")  # type: ignore[misc]
     async with client:  # type: ignore[attr-defined]
