@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Path]:
-    """An empty home. No host may be left on it when the test is over."""
+    """An empty home. No host may run on it after the test."""
     home = tmp_path / "home"
     yield home
     left = list_hosts(home)
@@ -30,7 +30,7 @@ def home(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def bare_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """PATH holds one empty directory: the developer's own `foundry` is not asked."""
+    """Set PATH to an empty directory, so that no installed `foundry` is run."""
     directory = tmp_path / "bin"
     directory.mkdir()
     monkeypatch.setenv("PATH", str(directory))
@@ -49,7 +49,7 @@ def options(paths: Paths) -> HostOptions:
 
 @pytest.fixture
 def start(paths: Paths) -> Iterator[Callable[..., EngineHost]]:
-    """Starts hosts on the test's home, which end with the test."""
+    """Return a function that starts hosts on the test's home. They end with the test."""
     started: list[EngineHost] = []
 
     def start(**options: object) -> EngineHost:

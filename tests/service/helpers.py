@@ -1,4 +1,4 @@
-"""What the service tests share: conditions with a deadline, model directories, other processes."""
+"""Helpers of the service tests: waiting for conditions, model directories, other processes."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 DEADLINE_S = 20.0
+
+# Ways to damage an engine's list of registered models.
 DAMAGED_REGISTRIES: tuple[Callable[[Path], object], ...] = (
     Path.touch,
     Path.mkdir,
@@ -30,28 +32,27 @@ DAMAGED_REGISTRIES: tuple[Callable[[Path], object], ...] = (
     lambda path: path.write_bytes(b"[" * 50_000),
     lambda path: path.write_bytes(b'{"models": [5]}'),
 )
-"""What may be wrong with an engine's list of registered models."""
 
 ROOT = str(Path(foundry_api.__file__).resolve().parents[1])
 
 
 def wait_until(condition: Callable[[], object], *, within_s: float = DEADLINE_S) -> None:
-    """Wait until a condition holds; fail when it does not in time."""
-    give_up_at = time.monotonic() + within_s
+    """Wait until a condition holds; fail if it does not in time."""
+    deadline = time.monotonic() + within_s
     while not condition():
-        assert time.monotonic() < give_up_at, f"not within {within_s} s"
+        assert time.monotonic() < deadline, f"not within {within_s} s"
         time.sleep(0.01)
 
 
 async def wait_until_async(
     condition: Callable[[], object], *, within_s: float = DEADLINE_S
 ) -> None:
-    """As `wait_until`, while the event loop runs on."""
+    """Do the same as `wait_until` without blocking the event loop."""
     await asyncio.to_thread(wait_until, condition, within_s=within_s)
 
 
 async def cancel_after(after_s: float, awaitable: Awaitable[object]) -> bool:
-    """Wait only so long; False when a fast machine was done by then. 0 never is."""
+    """Cancel an awaitable after some seconds; return False if it was done by then."""
     try:
         async with asyncio.timeout(after_s):
             await awaitable
@@ -63,7 +64,7 @@ async def cancel_after(after_s: float, awaitable: Awaitable[object]) -> bool:
 def make_model_directory(
     path: Path, *, content: str = "weights", context_length: int = 512
 ) -> Path:
-    """A directory that passes the checks and that the engine registers, but could not load."""
+    """Make a directory that passes the checks and can be registered, but not loaded."""
     path.mkdir(parents=True, exist_ok=True)
     model = {"context_length": context_length, "decoder": {"filename": "model.onnx"}}
     (path / "genai_config.json").write_text(json.dumps({"model": model}), encoding="utf-8")
@@ -74,14 +75,14 @@ def make_model_directory(
 
 
 def make_onnx_graph(name: str) -> bytes:
-    """An ONNX model whose graph has a name and nothing else."""
+    """Make an ONNX model whose graph has only a name."""
     return bytes(
         onnx.helper.make_model(onnx.helper.make_graph([], name, [], [])).SerializeToString()
     )
 
 
 def list_hosts(home: Path) -> list[psutil.Process]:
-    """The engine hosts that run on a home: its path is in their arguments."""
+    """List the engine hosts that run on a home, whose path is in their arguments."""
     marker = json.dumps(str(home))[1:-1]
     processes: list[psutil.Process] = []
     for process in psutil.process_iter():
@@ -97,7 +98,7 @@ def list_hosts(home: Path) -> list[psutil.Process]:
 
 
 def start_program(source: str, *arguments: str, **options: object) -> subprocess.Popen[str]:
-    """Run a Python program of a user, who has this package on the path."""
+    """Run a Python program with this package on its path."""
     environ = {**os.environ, "PYTHONPATH": ROOT, "PYTHONWARNINGS": "error"}
     return subprocess.Popen(  # type: ignore[call-overload,no-any-return] # options are Popen's own
         [sys.executable, "-c", source, *arguments],

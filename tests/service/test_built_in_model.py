@@ -1,4 +1,4 @@
-"""The model that comes with the package stays, for all programs that share an engine."""
+"""The demo model of the package cannot be removed from a shared engine."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def home(own_home: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def bare_home(own_home: Path) -> Iterator[Path]:
-    """A home whose shared engine lacks the model, as one does where an older version removed it."""
+    """A home whose shared engine lacks the model, which an older version may have removed."""
     paths = Paths.from_home(own_home)
     shared.start(paths, idle_timeout_s=60, options=HostOptions(paths=paths, models=()))
     yield own_home
@@ -38,7 +38,7 @@ def bare_home(own_home: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("name", ["demo", "DEMO", "demo:1"])
-def test_the_command_line_does_not_remove_it(home: Path, name: str) -> None:
+def test_the_command_line_does_not_remove_the_demo_model(home: Path, name: str) -> None:
     refused = run("models", "remove", "-y", name, home=home)
     assert refused.returncode == 2
     known = name.lower()
@@ -47,7 +47,9 @@ def test_the_command_line_does_not_remove_it(home: Path, name: str) -> None:
     assert run("chat", "-m", "demo", "hi", home=home).returncode == 0
 
 
-async def test_the_users_own_under_its_name_goes_and_it_stays(home: Path, tmp_path: Path) -> None:
+async def test_unregister_removes_the_users_model_of_the_same_name(
+    home: Path, tmp_path: Path
+) -> None:
     build(tmp_path / "mine")
     async with FoundryAPIClient() as client:
         assert (await client.models.register(tmp_path / "mine", "demo")).id == "demo:2"
@@ -60,7 +62,7 @@ async def test_the_users_own_under_its_name_goes_and_it_stays(home: Path, tmp_pa
             await client.models.unregister("demo")
 
 
-async def test_what_refuses_says_what_would_help(home: Path) -> None:
+async def test_a_refused_removal_names_the_reason(home: Path) -> None:
     async with FoundryAPIClient() as client:
         with pytest.raises(InvalidRequest, match="comes with this package"):
             await client.models.remove("demo")
@@ -68,7 +70,7 @@ async def test_what_refuses_says_what_would_help(home: Path) -> None:
             await client.models.unregister("unheard-of")
 
 
-async def test_an_id_is_one_version_and_a_loaded_one_is_refused(home: Path, tmp_path: Path) -> None:
+async def test_unregister_by_id_removes_one_version(home: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
         build(tmp_path / name)
         (tmp_path / name / "notes.txt").write_text(name, encoding="utf-8")
@@ -83,7 +85,7 @@ async def test_an_id_is_one_version_and_a_loaded_one_is_refused(home: Path, tmp_
         assert caught.value.hint == "Unload it first: `foundry-api models unload mine`."
 
 
-def test_where_it_was_removed_it_comes_back_when_it_is_used(bare_home: Path) -> None:
+def test_a_removed_demo_model_returns_when_it_is_used(bare_home: Path) -> None:
     assert "demo" not in run("models", "list", home=bare_home).stdout.split()
     shown = run("models", "show", "demo", home=bare_home)
     assert "`foundry-api models load demo` brings it back" in shown.stderr

@@ -1,4 +1,4 @@
-"""The catalog as the real engine knows it: fresh, old, empty, and never reached."""
+"""The public catalog of the real engine: fresh, old, empty and never reached."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def port() -> int:
 
 @contextlib.contextmanager
 def engine(home: Path, port: int) -> Iterator[None]:
-    """A shared engine that has asked nobody yet."""
+    """A shared engine that has not fetched the catalog yet."""
     options = HostOptions(
         paths=Paths.from_home(home), models=(), catalog_url=f"http://127.0.0.1:{port}"
     )
@@ -43,13 +43,11 @@ def engine(home: Path, port: int) -> Iterator[None]:
         shared.stop(options.paths)
 
 
-def kept(home: Path) -> list[Path]:
+def list_stored(home: Path) -> list[Path]:
     return sorted(Paths.from_home(home).state.glob("catalog-*.json"))
 
 
-async def test_a_catalog_is_asked_once_and_remembered_for_the_next_engine(
-    own_home: Path, port: int
-) -> None:
+async def test_the_catalog_is_fetched_once_and_stored(own_home: Path, port: int) -> None:
     before = time.time()
     with serving([FAR_AWAY], port=port) as served, engine(own_home, port):
         async with FoundryAPIClient(home=own_home, max_retries=0) as client:
@@ -61,14 +59,14 @@ async def test_a_catalog_is_asked_once_and_remembered_for_the_next_engine(
 
     with engine(own_home, port):
         async with FoundryAPIClient(home=own_home, max_retries=0) as client:
-            again = await client.models.catalog()
-            assert again == listing
+            second = await client.models.catalog()
+            assert second == listing
             with pytest.raises(ModelNotCached, match=r"\(2662 MB\)"):
                 await client.complete("hi", model="far-away")
 
 
-async def test_a_catalog_with_nothing_new_is_fresh(own_home: Path, port: int) -> None:
-    """The engine does not save what it has saved already."""
+async def test_an_unchanged_catalog_is_fresh(own_home: Path, port: int) -> None:
+    """The engine saves the catalog only when it has changed."""
     with serving([FAR_AWAY], port=port) as served:
         for times in (1, 2):
             started = time.time()
@@ -79,18 +77,16 @@ async def test_a_catalog_with_nothing_new_is_fresh(own_home: Path, port: int) ->
             assert started - 1 <= listing.fetched_at <= time.time()
 
 
-async def test_a_catalog_that_cannot_be_reached_any_more_is_shown_as_it_was(
-    own_home: Path, port: int
-) -> None:
+async def test_an_unreachable_catalog_returns_the_last_content(own_home: Path, port: int) -> None:
     with serving([FAR_AWAY], port=port), engine(own_home, port):
         async with FoundryAPIClient(home=own_home, max_retries=0) as client:
-            good = await client.models.catalog()
+            first = await client.models.catalog()
     with engine(own_home, port):
         async with FoundryAPIClient(home=own_home, max_retries=0) as client:
             old = await client.models.catalog(refresh=True)
-            assert old.models == good.models
+            assert old.models == first.models
             assert not old.fresh
-            assert old.fetched_at == pytest.approx(good.fetched_at, abs=2)
+            assert old.fetched_at == pytest.approx(first.fetched_at, abs=2)
             assert old.unreachable is not None
             assert f"127.0.0.1:{port}" in old.unreachable
             assert "http_client.cc" not in old.unreachable
@@ -100,7 +96,7 @@ async def test_a_catalog_that_cannot_be_reached_any_more_is_shown_as_it_was(
                 await client.models.load("nobody-knows-this")
 
 
-async def test_a_catalog_that_was_never_reached_is_told_from_an_empty_one(
+async def test_a_catalog_that_was_never_reached_is_not_an_empty_one(
     own_home: Path, port: int, tmp_path: Path
 ) -> None:
     with engine(own_home, port):
@@ -108,7 +104,7 @@ async def test_a_catalog_that_was_never_reached_is_told_from_an_empty_one(
             with pytest.raises(CatalogUnavailable, match=f"127.0.0.1:{port}"):
                 await client.models.catalog()
             assert await client.models.list() == []
-    assert kept(own_home) == []
+    assert list_stored(own_home) == []
     empty = tmp_path / "empty"
     with serving([], port=port), engine(empty, port):
         async with FoundryAPIClient(home=empty, max_retries=0) as client:
@@ -116,49 +112,55 @@ async def test_a_catalog_that_was_never_reached_is_told_from_an_empty_one(
     assert (listing.models, listing.fresh, listing.unreachable) == ((), True, None)
 
 
-async def test_what_is_cached_and_loaded_is_of_now_and_asks_no_catalog(
-    own_home: Path, port: int
-) -> None:
-    ours = entity(ALIAS, VARIANT)
-    with serving([FAR_AWAY, ours], port=port), engine(own_home, port):
+async def test_cached_and_loaded_are_current_without_the_catalog(own_home: Path, port: int) -> None:
+    cached_entity = entity(ALIAS, VARIANT)
+    with serving([FAR_AWAY, cached_entity], port=port), engine(own_home, port):
         async with FoundryAPIClient(home=own_home, max_retries=0) as client:
             assert not any(model.cached for model in (await client.models.catalog()).models)
     put_into_cache(Paths.from_home(own_home).data / "cache" / "models", VARIANT)
     with engine(own_home, port):
         async with FoundryAPIClient(home=own_home, max_retries=0) as client:
-            [here] = await client.models.list()
-            assert (here.id, here.cached, here.loaded) == (f"{VARIANT}:1", True, False)
-            assert here.path is not None
-            assert VARIANT in here.path
+            [model] = await client.models.list()
+            assert (model.id, model.cached, model.loaded) == (f"{VARIANT}:1", True, False)
+            assert model.path is not None
+            assert VARIANT in model.path
             await client.models.load(ALIAS)
             states = {
                 model.id: (model.cached, model.loaded)
                 for model in (await client.models.catalog()).models
             }
             assert states == {FAR: (False, False), f"{VARIANT}:1": (True, True)}
-            shown = await client.models.show(ALIAS)
-            assert [(model.publisher, model.supports_tools) for model in shown] == [("tests", True)]
+            variants = await client.models.show(ALIAS)
+            assert [(model.publisher, model.supports_tools) for model in variants] == [
+                ("tests", True)
+            ]
 
 
-async def test_a_damaged_file_is_ignored_and_written_anew(own_home: Path, port: int) -> None:
+async def test_a_damaged_file_is_ignored_and_replaced(own_home: Path, port: int) -> None:
     with serving([FAR_AWAY], port=port), engine(own_home, port):
         async with FoundryAPIClient(home=own_home, max_retries=0) as client:
             await client.models.catalog()
-            [file] = kept(own_home)
+            [file] = list_stored(own_home)
             assert file.stat().st_mode & 0o077 == 0
-            good = file.read_bytes()
-            for damage in (b"", b"{", good[:-10], good.replace(b"source", b"whence"), b"\xff\xfe"):
+            first = file.read_bytes()
+            for damage in (
+                b"",
+                b"{",
+                first[:-10],
+                first.replace(b"source", b"whence"),
+                b"\xff\xfe",
+            ):
                 file.write_bytes(damage)
                 assert [model.id for model in (await client.models.catalog()).models] == [FAR]
-                assert json.loads(file.read_bytes())["models"] == json.loads(good)["models"]
+                assert json.loads(file.read_bytes())["models"] == json.loads(first)["models"]
 
 
-def test_the_command_line_says_of_when_a_catalog_is(own_home: Path, port: int) -> None:
+def test_the_command_line_shows_the_age_of_the_catalog(own_home: Path, port: int) -> None:
     with serving([FAR_AWAY], port=port), engine(own_home, port):
         fresh = run("models", "list", "--catalog", home=own_home)
         assert (fresh.returncode, fresh.stderr) == (0, "")
         assert "2.6 GB" in fresh.stdout
-    [file] = kept(own_home)
+    [file] = list_stored(own_home)
     stored = json.loads(file.read_bytes())
     stored |= {"asked_at": stored["asked_at"] - 3600}
     file.write_text(json.dumps(stored), encoding="utf-8")
@@ -166,7 +168,7 @@ def test_the_command_line_says_of_when_a_catalog_is(own_home: Path, port: int) -
         old = run("models", "list", "--catalog", home=own_home)
         assert old.returncode == 0
         assert old.stdout == fresh.stdout
-        assert "The catalog cannot be reached; this is the one of just now." in old.stderr
-        told = json.loads(run("models", "--catalog", "--json", home=own_home).stdout)
-        assert not told["catalog"]["fresh"]
-        assert f"127.0.0.1:{port}" in told["catalog"]["unreachable"]
+        assert "The catalog cannot be reached; this listing was fetched just now." in old.stderr
+        report = json.loads(run("models", "--catalog", "--json", home=own_home).stdout)
+        assert not report["catalog"]["fresh"]
+        assert f"127.0.0.1:{port}" in report["catalog"]["unreachable"]

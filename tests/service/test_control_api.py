@@ -1,4 +1,4 @@
-"""Downloads through the control API. The engine is a double: a real download needs a network."""
+"""Downloads through the control API, with a simulated engine, since real ones need a network."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ MODEL = Model(id="phi:1", alias="phi", catalog="public", cached=True)
 
 
 class EngineDouble:
-    """Does what the test says in place of the engine."""
+    """A simulated engine."""
 
     def __init__(self) -> None:
         self.steps: Sequence[float] = ()
         self.failure: Exception | None = None
         self.hang = False
-        self.deaf = threading.Event()
-        self.deaf.set()
+        self.may_stop = threading.Event()
+        self.may_stop.set()
         self.cancelled = threading.Event()
         self.runs = 0
         self.bytes: Iterator[int] = itertools.repeat(0)
@@ -58,7 +58,7 @@ class EngineDouble:
         if self.hang:
             cancel.wait(20)
             self.cancelled.set()
-            assert self.deaf.wait(20)
+            assert self.may_stop.wait(20)
             raise DownloadFailed("the download was cancelled", model=name)
         if self.failure:
             raise self.failure
@@ -71,7 +71,7 @@ class EngineDouble:
         raise CatalogUnavailable("the public catalog could not be reached")
 
     def register(self, directory: Path, alias: str) -> Model:
-        raise RuntimeError(f"a fault of the host's own: {directory} {alias}")
+        raise RuntimeError(f"an internal error: {directory} {alias}")
 
     def unregister(self, name: str) -> None:
         raise ModelNotFound("not registered", model=name)
@@ -111,7 +111,9 @@ async def control(engine: EngineDouble, transport: HttpTransport) -> AsyncIterat
     await runner.cleanup()
 
 
-async def test_a_download_tells_its_progress(control: ControlClient, engine: EngineDouble) -> None:
+async def test_a_download_reports_its_progress(
+    control: ControlClient, engine: EngineDouble
+) -> None:
     engine.steps = (0.0, 12.5, 12.51, 12.52, 50.0, 100.0)
     assert [percent async for percent in control.download("phi")] == [0.0, 12.5, 50.0, 100.0]
 
@@ -124,7 +126,7 @@ async def test_a_download_tells_its_progress(control: ControlClient, engine: Eng
         DownloadFailed("the disk is full"),
     ],
 )
-async def test_a_failed_download_raises_what_the_engine_did(
+async def test_a_failed_download_raises_the_engines_error(
     control: ControlClient, engine: EngineDouble, failure: FoundryError
 ) -> None:
     engine.steps = (10.0,)
@@ -175,7 +177,7 @@ async def test_other_calls_are_answered_during_a_download(
     await wait_until_async(engine.cancelled.is_set)
 
 
-async def test_clients_share_a_download_until_the_last_one_goes(
+async def test_clients_share_a_download_until_the_last_one_leaves(
     control: ControlClient, engine: EngineDouble
 ) -> None:
     engine.steps, engine.hang = (25.0,), True
@@ -189,12 +191,12 @@ async def test_clients_share_a_download_until_the_last_one_goes(
     assert engine.runs == 1
 
 
-async def test_who_comes_while_a_cancelled_download_ends_gets_a_new_run(
+async def test_a_client_that_joins_a_cancelled_download_gets_a_new_run(
     control: ControlClient, engine: EngineDouble
 ) -> None:
-    """An engine notices at its next report only that it was told to stop."""
+    """An engine notices a cancellation only at its next progress report."""
     engine.steps, engine.hang = (25.0,), True
-    engine.deaf = threading.Event()
+    engine.may_stop = threading.Event()
     first = control.download("phi")
     assert [await anext(first), await anext(first)] == [0.0, 25.0]
     await first.aclose()
@@ -202,12 +204,12 @@ async def test_who_comes_while_a_cancelled_download_ends_gets_a_new_run(
     second = control.download("phi")
     assert await anext(second) == 25.0
     engine.steps, engine.hang = (25.0, 100.0), False
-    engine.deaf.set()
+    engine.may_stop.set()
     assert [percent async for percent in second] == [100.0]
     assert engine.runs == 2
 
 
-async def test_bytes_without_progress_are_told_by_the_same_percent_again(
+async def test_bytes_without_progress_repeat_the_percent(
     control: ControlClient, engine: EngineDouble
 ) -> None:
     engine.steps, engine.hang, engine.bytes = (25.0,), True, itertools.count(1)
@@ -217,7 +219,7 @@ async def test_bytes_without_progress_are_told_by_the_same_percent_again(
     await wait_until_async(engine.cancelled.is_set)
 
 
-async def test_a_fault_of_the_engine_ends_the_download(
+async def test_an_engine_exception_ends_the_download(
     control: ControlClient, engine: EngineDouble
 ) -> None:
     engine.failure = OSError("no such device")
@@ -225,12 +227,12 @@ async def test_a_fault_of_the_engine_ends_the_download(
         [percent async for percent in control.download("phi")]
 
 
-async def test_an_unreachable_catalog_is_told(control: ControlClient) -> None:
+async def test_an_unreachable_catalog_is_an_error(control: ControlClient) -> None:
     with pytest.raises(CatalogUnavailable, match="could not be reached"):
         await control.list_public_models()
 
 
-async def test_a_fault_of_the_host_is_a_server_error(
+async def test_an_exception_in_the_host_is_a_server_error(
     control: ControlClient, tmp_path: Path
 ) -> None:
     with pytest.raises(ServerError):
@@ -248,7 +250,7 @@ async def test_a_fault_of_the_host_is_a_server_error(
         (b'{"error": {"kind": "classify", "message": "no"}}\n', ServerError),
     ],
 )
-async def test_what_is_no_control_api_is_told(
+async def test_invalid_responses_are_errors(
     transport: HttpTransport, body: bytes, error: type[FoundryError]
 ) -> None:
     async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

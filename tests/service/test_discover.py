@@ -1,4 +1,4 @@
-"""Finding a service among what may listen on a machine."""
+"""Finding a service on this machine."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ def find(paths: Paths, transport: HttpTransport) -> Find:
 
 
 def never() -> Transport:
-    pytest.fail("nothing accepted a connection, so nothing is there to ask")
+    pytest.fail("nothing accepted a connection, so no request may be sent")
 
 
-def announced(url: str) -> str:
+def print_server_status(url: str) -> str:
     return f"print({json.dumps(json.dumps({'running': True, 'state': 'ready', 'webUrls': [url]}))})"
 
 
-def shared_state(paths: Paths, url: str, pid: int) -> None:
+def write_shared_state(paths: Paths, url: str, pid: int) -> None:
     state.write_state(
         paths.create().state_file,
         HostReady(
@@ -76,14 +76,14 @@ def shared_state(paths: Paths, url: str, pid: int) -> None:
     )
 
 
-async def test_nothing_there_takes_milliseconds_and_no_http(paths: Paths) -> None:
+async def test_without_a_service_the_search_takes_milliseconds(paths: Paths) -> None:
     ports = [free_port() for _ in range(3)]
     began_at = time.monotonic()
     assert await discovery.find(Settings(), paths, never, ports=ports) is None
     assert time.monotonic() - began_at < 0.5
 
 
-def test_nothing_there_imports_no_http_library(home: Path) -> None:
+def test_without_a_service_no_http_library_is_imported(home: Path) -> None:
     source = (
         "import asyncio, sys; from pathlib import Path\n"
         "from foundry_api.engine import discovery; from foundry_api.storage.paths import Paths\n"
@@ -93,11 +93,13 @@ def test_nothing_there_imports_no_http_library(home: Path) -> None:
         "print(found, 'aiohttp' in sys.modules)"
     )
     with start_program(source, str(home)) as program:
-        told, complaints = program.communicate(timeout=30)
-    assert (told.split(), complaints) == (["None", "False"], "")
+        output, errors = program.communicate(timeout=30)
+    assert (output.split(), errors) == (["None", "False"], "")
 
 
-async def test_within_seconds_whatever_hangs(find: Find, bare_path: Path) -> None:
+async def test_a_search_ends_within_seconds_if_everything_hangs(
+    find: Find, bare_path: Path
+) -> None:
     foundry_double(bare_path, server="time.sleep(60)", service="time.sleep(60)")
     with silent_double() as silent, silent_double() as other:
         began_at = time.monotonic()
@@ -123,7 +125,7 @@ async def test_a_service_at_a_known_port_is_found(find: Find, generation: str) -
     ("double", "generation"),
     [(LegacyServiceDouble, "legacy"), (Cli010ServiceDouble, "cli-0.10")],
 )
-async def test_a_command_lines_service_at_a_known_port_is_found(
+async def test_a_service_of_foundry_at_a_known_port_is_found(
     find: Find, double: type[KestrelDouble], generation: str
 ) -> None:
     async with double() as service:
@@ -132,7 +134,7 @@ async def test_a_command_lines_service_at_a_known_port_is_found(
     assert (found.service_generation, found.origin) == (generation, "port")
 
 
-async def test_foreign_and_silent_servers_are_passed_over(find: Find) -> None:
+async def test_foreign_and_silent_servers_are_skipped(find: Find) -> None:
     with silent_double() as silent:
         async with (
             http_double({"/": "hello"}) as foreign,
@@ -144,7 +146,7 @@ async def test_foreign_and_silent_servers_are_passed_over(find: Find) -> None:
             assert await find(foreign) is None
 
 
-async def test_the_first_by_order_wins_not_the_fastest(find: Find) -> None:
+async def test_the_first_port_wins_not_the_fastest(find: Find) -> None:
     async with AsyncExitStack() as stack:
         slow = await stack.enter_async_context(http_double(service_double("sdk-2.0"), 0.05))
         fast = await stack.enter_async_context(http_double(service_double("sdk-2.0")))
@@ -163,7 +165,7 @@ async def test_the_first_by_order_wins_not_the_fastest(find: Find) -> None:
         "State    Ready\\nPID      29056\\nWeb URLs @\\n",
     ],
 )
-async def test_the_address_of_foundry_server_status_is_verified(
+async def test_the_address_in_foundry_server_status_is_found(
     find: Find, bare_path: Path, output: str
 ) -> None:
     async with Cli010ServiceDouble() as double:
@@ -174,13 +176,11 @@ async def test_the_address_of_foundry_server_status_is_verified(
     assert (found.base_url, found.service_generation, found.origin) == (url, "cli-0.10", "cli")
 
 
-async def test_the_address_of_foundry_service_status_is_verified(
-    find: Find, bare_path: Path
-) -> None:
+async def test_the_address_in_foundry_service_status_is_found(find: Find, bare_path: Path) -> None:
     async with LegacyServiceDouble() as double:
         url = double.base_url
-        told = f"\\U0001f7e2 Model management service is running on {url}/openai/status"
-        foundry_double(bare_path, service=f"print('{told}')")
+        message = f"\\U0001f7e2 Model management service is running on {url}/openai/status"
+        foundry_double(bare_path, service=f"print('{message}')")
         found = await find()
     assert found
     assert (found.base_url, found.service_generation, found.origin) == (url, "legacy", "cli")
@@ -199,20 +199,20 @@ async def test_the_address_of_foundry_service_status_is_verified(
         "not running!\\nTo start the service, run the following command: foundry service start",
     ],
 )
-async def test_strange_output_is_no_address(bare_path: Path, output: str) -> None:
+async def test_invalid_output_has_no_address(bare_path: Path, output: str) -> None:
     foundry_double(bare_path, server=f"print('{output}')", service=f"print('{output}')")
     assert await foundry_command.discover_urls(timeout_s=5) == ()
 
 
-async def test_a_slow_command_is_heard(find: Find, bare_path: Path) -> None:
+async def test_a_slow_command_is_awaited(find: Find, bare_path: Path) -> None:
     async with http_double(service_double("sdk-2.0")) as url:
-        foundry_double(bare_path, server=f"time.sleep(1.2); {announced(url)}")
+        foundry_double(bare_path, server=f"time.sleep(1.2); {print_server_status(url)}")
         found = await find()
     assert found
     assert (found.base_url, found.origin) == (url, "cli")
 
 
-async def test_a_hanging_command_delays_no_service_that_is_there(
+async def test_a_hanging_command_does_not_delay_a_found_service(
     find: Find, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(foundry_command, "discover_urls", asyncio.Event().wait)
@@ -260,7 +260,7 @@ OTHER = "http://127.0.0.1:43515"
         ),
     ],
 )
-def test_what_the_server_command_prints(output: str, urls: tuple[str, ...]) -> None:
+def test_addresses_are_parsed_from_the_server_command(output: str, urls: tuple[str, ...]) -> None:
     assert foundry_command.parse_urls(output, "") == urls
 
 
@@ -273,7 +273,7 @@ def test_what_the_server_command_prints(output: str, urls: tuple[str, ...]) -> N
         ("running on http://127.0.0.1:39123; http://192.0.2.7:1", (OWN,)),
     ],
 )
-def test_what_the_service_command_prints(output: str, urls: tuple[str, ...]) -> None:
+def test_addresses_are_parsed_from_the_service_command(output: str, urls: tuple[str, ...]) -> None:
     assert foundry_command.parse_urls("", output) == urls
 
 
@@ -289,26 +289,26 @@ LISTED = '{"models":[{"alias":"phi","id":"phi:1","cached":true}]}'
         f"\x1b[2m[{{0}}]\x1b[0m {LISTED}",
     ],
 )
-async def test_log_lines_hide_no_list_of_models(
+async def test_a_list_of_models_is_found_between_log_lines(
     output: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def ask(_command: list[str], _timeout_s: float) -> foundry_command.CommandResult:
+    async def run(_command: list[str], _timeout_s: float) -> foundry_command.CommandResult:
         return foundry_command.CommandResult(output, 0, 0.1)
 
-    monkeypatch.setattr(foundry_command, "run_command", ask)
+    monkeypatch.setattr(foundry_command, "run_command", run)
     listed = await foundry_command.FoundryModels("http://127.0.0.1:1").list_models()
     assert [model.id for model in listed] == ["phi:1"]
 
 
-def test_the_addresses_of_this_host_are_its_own() -> None:
-    addresses = [each.address for at in psutil.net_if_addrs().values() for each in at]
+def test_all_addresses_of_this_machine_are_its_own() -> None:
+    addresses = [entry.address for at in psutil.net_if_addrs().values() for entry in at]
     for address in addresses:
         if "." in address:
             url = f"http://{address}:39123"
             assert foundry_command.parse_urls(f"Web URLs {url}", "") == (url,)
 
 
-async def test_addresses_of_the_command_line_are_normalised(bare_path: Path) -> None:
+async def test_addresses_from_the_command_are_normalised(bare_path: Path) -> None:
     server = 'print(\'{"webUrls": ["http://0.0.0.0:39123", "http://*:43515"]}\')'
     service = "print('running on http://127.0.0.1:39123/openai/status')"
     foundry_double(bare_path, server=server, service=service)
@@ -316,14 +316,12 @@ async def test_addresses_of_the_command_line_are_normalised(bare_path: Path) -> 
     assert urls == ("http://127.0.0.1:39123", "http://127.0.0.1:43515")
 
 
-async def test_a_stale_address_of_the_command_line_is_not_believed(
-    find: Find, bare_path: Path
-) -> None:
-    foundry_double(bare_path, server=announced(f"http://127.0.0.1:{free_port()}"))
+async def test_a_stale_address_from_the_command_is_skipped(find: Find, bare_path: Path) -> None:
+    foundry_double(bare_path, server=print_server_status(f"http://127.0.0.1:{free_port()}"))
     assert await find() is None
 
 
-async def test_the_order_is_shared_host_command_line_ports(
+async def test_the_order_is_shared_host_command_ports(
     find: Find, paths: Paths, bare_path: Path
 ) -> None:
     pid = psutil.Process().pid
@@ -332,8 +330,8 @@ async def test_the_order_is_shared_host_command_line_ports(
         http_double(service_double("sdk-2.0")) as cli,
         http_double(service_double("sdk-2.0")) as port,
     ):
-        foundry_double(bare_path, server=announced(cli))
-        shared_state(paths, own, pid)
+        foundry_double(bare_path, server=print_server_status(cli))
+        write_shared_state(paths, own, pid)
         found = await find(port)
         assert found
         assert (found.base_url, found.origin) == (own, "shared")
@@ -349,15 +347,15 @@ async def test_the_order_is_shared_host_command_line_ports(
         assert (found.base_url, found.origin) == (port, "port")
 
 
-async def test_a_state_whose_port_another_service_took_is_not_believed(
+async def test_a_state_with_the_port_of_another_service_is_skipped(
     find: Find, paths: Paths
 ) -> None:
     async with http_double(service_double("sdk-2.1", pid=1)) as url:
-        shared_state(paths, url, psutil.Process().pid)
+        write_shared_state(paths, url, psutil.Process().pid)
         assert await find() is None
 
 
-async def test_an_explicit_address_is_the_only_one(find: Find) -> None:
+async def test_only_the_explicit_address_is_tried(find: Find) -> None:
     async with (
         http_double(service_double("sdk-2.1")) as url,
         http_double(service_double("sdk-2.0")) as other,
@@ -367,7 +365,7 @@ async def test_an_explicit_address_is_the_only_one(find: Find) -> None:
     assert (found.base_url, found.origin) == (url, "explicit")
 
 
-async def test_an_explicit_address_that_refuses_is_told(find: Find) -> None:
+async def test_an_explicit_address_that_refuses_is_an_error(find: Find) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(ServiceNotRunning, match="nothing accepts connections") as caught:
         await find(settings=Settings(base_url=url))
@@ -375,13 +373,13 @@ async def test_an_explicit_address_that_refuses_is_told(find: Find) -> None:
     assert caught.value.service == url
 
 
-async def test_an_explicit_address_of_something_else_is_told(find: Find) -> None:
+async def test_an_explicit_address_of_another_server_is_an_error(find: Find) -> None:
     async with http_double({"/": "hello"}) as url:
         with pytest.raises(ProtocolError, match="is not a Foundry Local service"):
             await find(settings=Settings(base_url=url))
 
 
-async def test_an_explicit_address_that_hangs_is_told_apart(
+async def test_an_explicit_address_that_hangs_has_its_own_error(
     find: Find, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(discovery, "KNOWN_TIMEOUT_S", 0.2)
@@ -394,7 +392,7 @@ async def test_the_credential_goes_to_the_explicit_address_only(
 ) -> None:
     sent: list[tuple[str, str | None]] = []
 
-    class Spy:
+    class SpyTransport:
         async def send(self, request: Request) -> Response:
             sent.append((request.url, request.headers.get("Authorization")))
             return await transport.send(request)
@@ -402,12 +400,12 @@ async def test_the_credential_goes_to_the_explicit_address_only(
     async with http_double(service_double("sdk-2.1")) as url:
         ports = [int(url.rpartition(":")[2])]
         for settings in (Settings(base_url=url, api_key="key"), Settings(api_key="key")):
-            assert await discovery.find(settings, paths, Spy, ports=ports)
+            assert await discovery.find(settings, paths, SpyTransport, ports=ports)
     assert {credential for _, credential in sent[:2]} == {"Bearer key"}
     assert {credential for _, credential in sent[2:]} == {None}
 
 
-async def test_a_refused_credential_is_not_taken_for_a_foreign_program(find: Find) -> None:
+async def test_a_refused_credential_has_its_own_error(find: Find) -> None:
     async with http_double({}, missing=401) as url:
         with pytest.raises(ConfigurationError, match="refuses the credential"):
             await find(settings=Settings(base_url=url, api_key="wrong"))

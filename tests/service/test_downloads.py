@@ -1,4 +1,4 @@
-"""Downloads by the real 2.2.1 engine, from a catalog, a registry and a blob store on loopback."""
+"""Downloads of the real 2.2.1 engine from a catalog, a registry and a blob store on loopback."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ pytestmark = pytest.mark.skipif(
 )
 
 MODEL = f"{VARIANT}:1"
+# Of the large file, which is there in addition to the model's own files.
 RANGES = 5
-"""Of the large file that lies beside the model's own."""
 
 LARGE = "v1/more.bin"
 
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The container of a model that answers, and that is large enough to stop in the middle."""
+    """The files of a working model, large enough to stop in the middle."""
     directory = tmp_path_factory.mktemp("blobs")
     build(directory)
     small = {f"v1/{path.name}": path.read_bytes() for path in directory.iterdir()}
@@ -63,7 +63,7 @@ def blobs(files: dict[str, bytes]) -> Iterator[Site]:
 
 @contextlib.contextmanager
 def engine(home: Path, blobs: Site) -> Iterator[None]:
-    """A shared engine that downloads from there."""
+    """A shared engine that downloads from `blobs`."""
     with catalog([entity(ALIAS, VARIANT, size_mb=10)]) as url:
         paths = Paths.from_home(home)
         environ = {**os.environ, **blobs.environ}
@@ -83,28 +83,28 @@ async def client(own_home: Path, blobs: Site) -> AsyncIterator[FoundryAPIClient]
 
 
 def cached(home: Path) -> set[str]:
-    """The files below the model's directory."""
+    """Return the files in the model's directory."""
     root = Paths.from_home(home).data / "cache" / "models" / "tests" / f"{VARIANT}-1"
     return {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
 
 
-async def test_a_download_tells_its_progress_and_the_model_answers(
+async def test_a_download_reports_progress_and_the_model_works(
     client: FoundryAPIClient, own_home: Path, files: dict[str, bytes]
 ) -> None:
-    seen: list[DownloadProgress] = []
-    model = await client.models.download(ALIAS, seen.append)
+    steps_seen: list[DownloadProgress] = []
+    model = await client.models.download(ALIAS, steps_seen.append)
 
     assert (model.id, model.cached, model.size_mb) == (MODEL, True, 10)
     assert cached(own_home) == {*files, "v1/inference_model.json"}
-    percents = [progress.percent for progress in seen]
+    percents = [progress.percent for progress in steps_seen]
     assert percents == sorted(percents)
     assert (percents[0], percents[-1]) == (0.0, 100.0)
-    assert (seen[-1].done_mb, seen[-1].total_mb) == (10.0, 10.0)
+    assert (steps_seen[-1].done_mb, steps_seen[-1].total_mb) == (10.0, 10.0)
     response = await client.complete("say-hello", model=ALIAS)
     assert response.content == script("say-hello").text
 
 
-async def test_a_download_is_a_stream_of_its_steps(client: FoundryAPIClient, blobs: Site) -> None:
+async def test_a_download_can_be_streamed(client: FoundryAPIClient, blobs: Site) -> None:
     percents = [step.percent async for step in client.models.stream_download(ALIAS)]
 
     assert percents == sorted(percents)
@@ -115,7 +115,7 @@ async def test_a_download_is_a_stream_of_its_steps(client: FoundryAPIClient, blo
         await anext(client.models.stream_download("nowhere"))
 
 
-async def test_leaving_the_stream_stops_the_download(
+async def test_closing_the_stream_stops_the_download(
     client: FoundryAPIClient, blobs: Site, own_home: Path
 ) -> None:
     blobs.serve_only(7)  # the four small files and three parts of the large one
@@ -129,7 +129,7 @@ async def test_leaving_the_stream_stops_the_download(
     assert not (await client.models.list(catalog=True))[0].cached
 
 
-def test_a_download_is_a_plain_iterator_of_the_blocking_client(own_home: Path, blobs: Site) -> None:
+def test_the_blocking_client_streams_a_download(own_home: Path, blobs: Site) -> None:
     with engine(own_home, blobs), FoundryClient(home=own_home, max_retries=0) as client:
         percents = [step.percent for step in client.models.stream_download(ALIAS)]
 
@@ -137,21 +137,25 @@ def test_a_download_is_a_plain_iterator_of_the_blocking_client(own_home: Path, b
         assert client.complete("say-hello", model=ALIAS).content == script("say-hello").text
 
 
-async def test_what_is_here_is_not_downloaded_again(client: FoundryAPIClient, blobs: Site) -> None:
+async def test_a_cached_model_is_not_downloaded_again(
+    client: FoundryAPIClient, blobs: Site
+) -> None:
     await client.models.download(ALIAS)
     blobs.asked.clear()
     assert (await client.models.download(ALIAS)).cached
     assert blobs.asked == []
 
 
-async def test_a_cancelled_download_stops_and_the_next_asks_only_for_what_is_missing(
+async def test_a_cancelled_download_is_resumed(
     client: FoundryAPIClient, blobs: Site, own_home: Path
 ) -> None:
     blobs.serve_only(7)  # the four small files and three parts of the large one
     here: list[float] = []
     task = asyncio.create_task(client.models.download(ALIAS, lambda now: here.append(now.percent)))
     await wait_until_async(lambda: here and here[-1] > 50)
-    await wait_until_async(lambda: len([each for each in blobs.asked if each.blob == LARGE]) == 5)
+    await wait_until_async(
+        lambda: len([request for request in blobs.asked if request.blob == LARGE]) == 5
+    )
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -159,18 +163,16 @@ async def test_a_cancelled_download_stops_and_the_next_asks_only_for_what_is_mis
 
     blobs.serve_only(1)  # the engine notices at its next report
     await wait_until_async(lambda: ".download.lock" not in cached(own_home))
-    held = {each for each in blobs.asked if each.blob == LARGE}
+    first_requests = {request for request in blobs.asked if request.blob == LARGE}
     blobs.asked.clear()
     blobs.serve_all()
     assert (await client.models.download(ALIAS)).cached
-    again = set(blobs.asked)
-    assert again < held
-    assert len(again) <= 2
+    second_requests = set(blobs.asked)
+    assert second_requests < first_requests
+    assert len(second_requests) <= 2
 
 
-async def test_a_server_that_sends_too_little_is_told(
-    client: FoundryAPIClient, blobs: Site
-) -> None:
+async def test_a_short_response_is_an_error(client: FoundryAPIClient, blobs: Site) -> None:
     blobs.missing = 1
     with pytest.raises(DownloadFailed, match="short read from blob stream") as caught:
         await client.models.download(ALIAS)
@@ -180,10 +182,8 @@ async def test_a_server_that_sends_too_little_is_told(
     assert (await client.models.download(ALIAS)).cached
 
 
-async def test_a_server_that_breaks_off_is_given_up_when_nothing_came_for_long(
-    client: FoundryAPIClient, blobs: Site
-) -> None:
-    """The engine itself tries again for minutes, and says nothing."""
+async def test_a_stalled_download_fails(client: FoundryAPIClient, blobs: Site) -> None:
+    """The engine retries for minutes without reporting it."""
     blobs.breaks = True
     blobs.serve_only(6)
     with pytest.raises(DownloadFailed, match=r"no data was received for 3 s, after [1-9]\d%"):
@@ -192,34 +192,32 @@ async def test_a_server_that_breaks_off_is_given_up_when_nothing_came_for_long(
     assert (await client.models.download(ALIAS)).cached
 
 
-async def test_a_slow_server_is_not_taken_for_one_that_stands_still(
-    client: FoundryAPIClient, blobs: Site
-) -> None:
-    """Its bytes come in parts that the engine does not report."""
+async def test_a_slow_download_does_not_fail(client: FoundryAPIClient, blobs: Site) -> None:
+    """The engine does not report the small parts in which its bytes arrive."""
     blobs.pause_s = 0.12
-    seen: list[DownloadProgress] = []
-    assert (await client.models.download(ALIAS, seen.append, stall_s=3)).cached
-    percents = [progress.percent for progress in seen]
+    steps_seen: list[DownloadProgress] = []
+    assert (await client.models.download(ALIAS, steps_seen.append, stall_s=3)).cached
+    percents = [progress.percent for progress in steps_seen]
     assert len(percents) > len(set(percents))
 
 
-@pytest.mark.parametrize(("status", "told"), [(404, "HTTP 404"), (500, "candidate region")])
-async def test_a_registry_that_refuses_is_told(
-    client: FoundryAPIClient, blobs: Site, status: int, told: str
+@pytest.mark.parametrize(("status", "expected"), [(404, "HTTP 404"), (500, "candidate region")])
+async def test_a_refused_download_is_an_error(
+    client: FoundryAPIClient, blobs: Site, status: int, expected: str
 ) -> None:
     blobs.refused = status
-    with pytest.raises(DownloadFailed, match=told) as caught:
+    with pytest.raises(DownloadFailed, match=expected) as caught:
         await client.models.download(ALIAS)
     assert "sig=tests" not in str(caught.value)
 
 
-async def test_engines_on_one_home_share_one_download(
+async def test_engines_of_one_home_share_a_download(
     start: Callable[..., EngineHost],
     transport: HttpTransport,
     blobs: Site,
     files: dict[str, bytes],
 ) -> None:
-    """The engine's own lock sees to that; the second one sees the first one's bytes come."""
+    """The engine has a lock for that, and the second one detects the bytes of the first one."""
 
     async def pull(url: str) -> list[float]:
         host = start(catalog_url=url, environ={**os.environ, **blobs.environ})
@@ -237,15 +235,15 @@ async def test_engines_on_one_home_share_one_download(
     assert len(blobs.asked) == len(files) - 1 + RANGES
 
 
-async def test_two_clients_share_one_download(
+async def test_two_clients_share_a_download(
     client: FoundryAPIClient, blobs: Site, own_home: Path, files: dict[str, bytes]
 ) -> None:
     blobs.serve_only(6)
     progress: dict[str, float] = {}
 
-    def pull(who: FoundryAPIClient, name: str) -> asyncio.Task[object]:
+    def pull(puller: FoundryAPIClient, name: str) -> asyncio.Task[object]:
         return asyncio.create_task(
-            who.models.download(ALIAS, lambda now: progress.update({name: now.percent}))
+            puller.models.download(ALIAS, lambda now: progress.update({name: now.percent}))
         )
 
     async with FoundryAPIClient(home=own_home, max_retries=0) as other:
@@ -253,13 +251,13 @@ async def test_two_clients_share_one_download(
         await wait_until_async(lambda: progress.get("first", 0) > 0)
         second = pull(other, "second")
         await wait_until_async(lambda: progress.get("second") == progress["first"])
-        first.cancel()  # the second one still wants it
+        first.cancel()  # the second one still waits for it
         blobs.serve_all()
         await second
     assert len(blobs.asked) == len(files) - 1 + RANGES
 
 
-async def test_what_was_downloaded_is_deleted_unless_it_is_loaded(
+async def test_a_downloaded_model_is_removed_unless_it_is_loaded(
     client: FoundryAPIClient, own_home: Path, files: dict[str, bytes]
 ) -> None:
     await client.models.download(ALIAS)
@@ -274,6 +272,6 @@ async def test_what_was_downloaded_is_deleted_unless_it_is_loaded(
         await client.models.remove(ALIAS)
 
 
-async def test_nonsense_is_refused_before_anything_is_asked(client: FoundryAPIClient) -> None:
+async def test_an_invalid_stall_time_is_rejected(client: FoundryAPIClient) -> None:
     with pytest.raises(InvalidRequest, match="stall_s"):
         await client.models.download(ALIAS, stall_s=0)

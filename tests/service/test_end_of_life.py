@@ -1,4 +1,4 @@
-"""However its parent ends, no engine host is left behind, and the next start works."""
+"""No engine host remains, in whatever way its parent ends, and the next start works."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from foundry_api.engine.supervisor import EngineHost
 
-posix = pytest.mark.skipif(os.name != "posix", reason="signals and fork are POSIX's")
+posix = pytest.mark.skipif(os.name != "posix", reason="Windows has no signals and no fork")
 
 PROGRAM = """
 import asyncio, os, signal, sys, time
@@ -41,7 +41,7 @@ async def main():
 asyncio.run(main())
 """
 
-WAITS = "await asyncio.sleep(60)"
+WAIT = "await asyncio.sleep(60)"
 
 
 def program(ending: str) -> str:
@@ -50,17 +50,17 @@ def program(ending: str) -> str:
 
 @posix
 @pytest.mark.parametrize("seed", [1, 2])
-async def test_a_parent_killed_at_any_moment_leaves_nothing(
+async def test_a_parent_killed_at_any_time_leaves_no_host(
     home: Path, start: Callable[..., EngineHost], seed: int
 ) -> None:
-    moments = random.Random(seed)  # noqa: S311 - reproducible, not secret
+    delays = random.Random(seed)  # noqa: S311 - reproducible, not secret
     for _ in range(10):
-        with start_program(program(WAITS), str(home)) as parent:
+        with start_program(program(WAIT), str(home)) as parent:
             assert parent.stdout
             assert parent.stdout.readline() == "spawned\n"
             await asyncio.sleep(
-                moments.uniform(0, 0.6)
-            )  # waits for nothing: the moment is the test
+                delays.uniform(0, 0.6)
+            )  # no condition: the time of the kill is the test
             parent.kill()
             parent.communicate()
         await wait_until_async(lambda: not list_hosts(home), within_s=10)
@@ -68,8 +68,8 @@ async def test_a_parent_killed_at_any_moment_leaves_nothing(
 
 
 @posix
-def test_a_parent_that_was_killed_and_is_not_reaped_yet_is_gone(home: Path) -> None:
-    with start_program(program(WAITS), str(home)) as parent:
+def test_a_host_exits_while_its_parent_is_a_zombie(home: Path) -> None:
+    with start_program(program(WAIT), str(home)) as parent:
         assert parent.stdout
         assert parent.stdout.readline() == "spawned\n"
         assert parent.stdout.readline() == "ready\n"
@@ -79,8 +79,8 @@ def test_a_parent_that_was_killed_and_is_not_reaped_yet_is_gone(home: Path) -> N
 
 
 @posix
-def test_a_forked_process_that_holds_the_pipe_open_does_not_keep_the_host(home: Path) -> None:
-    ending = "pid = os.fork(); pid or time.sleep(60); print(pid, flush=True); " + WAITS
+def test_a_fork_with_the_open_pipe_does_not_keep_the_host(home: Path) -> None:
+    ending = "pid = os.fork(); pid or time.sleep(60); print(pid, flush=True); " + WAIT
     with start_program(program(ending), str(home)) as parent:
         assert parent.stdout
         lines = [parent.stdout.readline() for _ in range(3)]
@@ -92,13 +92,13 @@ def test_a_forked_process_that_holds_the_pipe_open_does_not_keep_the_host(home: 
 
 
 @posix
-def test_a_forked_process_that_exits_does_not_end_its_parents_host(home: Path) -> None:
+def test_a_fork_that_exits_does_not_stop_the_host(home: Path) -> None:
     source = (
         program("") + "pid = os.fork(); pid or sys.exit(); os.waitpid(pid, 0); print(host.is_alive)"
     )
     with start_program(source, str(home)) as parent:
-        told, _ = parent.communicate(timeout=30)
-    assert told.split()[-1] == "True"
+        output, _ = parent.communicate(timeout=30)
+    assert output.split()[-1] == "True"
 
 
 @pytest.mark.parametrize(
@@ -111,33 +111,33 @@ def test_a_forked_process_that_exits_does_not_end_its_parents_host(home: Path) -
         ("del globals()['host']", 0),
     ],
 )
-def test_a_program_that_ends_without_closing_leaves_nothing(
+def test_a_program_that_ends_without_close_leaves_no_host(
     home: Path, ending: str, status: int
 ) -> None:
     with start_program(program(ending), str(home)) as parent:
-        _, complaints = parent.communicate(timeout=30)
+        _, errors = parent.communicate(timeout=30)
     wait_until(lambda: not list_hosts(home), within_s=10)
     assert parent.returncode == status
-    assert "ResourceWarning" not in complaints
+    assert "ResourceWarning" not in errors
 
 
 @posix
-def test_ctrl_c_reaches_the_parent_only_and_leaves_nothing(home: Path) -> None:
+def test_ctrl_c_ends_the_parent_and_then_the_host(home: Path) -> None:
     """The terminal sends SIGINT to the foreground group, which the host must not be in."""
-    with start_program(program(WAITS), str(home), start_new_session=True) as parent:
+    with start_program(program(WAIT), str(home), start_new_session=True) as parent:
         assert parent.stdout
         assert [parent.stdout.readline() for _ in range(2)] == ["spawned\n", "ready\n"]
         (host,) = list_hosts(home)
         assert os.getpgid(host.pid) != os.getpgid(parent.pid)
-        host.send_signal(signal.SIGINT)  # and if one came all the same, it would not matter
+        host.send_signal(signal.SIGINT)  # the host ignores it
         os.killpg(parent.pid, signal.SIGINT)
-        _, complaints = parent.communicate(timeout=30)
+        _, errors = parent.communicate(timeout=30)
     wait_until(lambda: not list_hosts(home), within_s=10)
-    assert "KeyboardInterrupt" in complaints
-    assert "ResourceWarning" not in complaints
+    assert "KeyboardInterrupt" in errors
+    assert "ResourceWarning" not in errors
 
 
-async def test_a_host_ends_with_the_last_reference_to_it(
+async def test_a_host_ends_when_it_is_garbage_collected(
     home: Path, start: Callable[..., EngineHost]
 ) -> None:
     host = start()
@@ -146,9 +146,7 @@ async def test_a_host_ends_with_the_last_reference_to_it(
     await wait_until_async(lambda: not list_hosts(home))
 
 
-async def test_stopping_is_quick_and_idempotent(
-    home: Path, start: Callable[..., EngineHost]
-) -> None:
+async def test_close_is_quick_and_idempotent(home: Path, start: Callable[..., EngineHost]) -> None:
     host = start()
     await host.wait_ready()
     began_at = time.monotonic()
@@ -161,9 +159,7 @@ async def test_stopping_is_quick_and_idempotent(
 
 
 @posix
-async def test_a_host_that_does_not_listen_is_killed(
-    home: Path, start: Callable[..., EngineHost]
-) -> None:
+async def test_a_suspended_host_is_killed(home: Path, start: Callable[..., EngineHost]) -> None:
     host = start()
     endpoint = await host.wait_ready()
     assert endpoint.pid

@@ -1,4 +1,4 @@
-"""The monitor on the real engine: outages, restarts, a busy engine, canaries, models that come."""
+"""The monitor on the real engine: outages, restarts, a busy engine, canaries and models."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ if TYPE_CHECKING:
 WITHIN_S = 20.0
 
 
-def kinds(changes: list[HealthChanged]) -> list[str]:
+def get_states(changes: list[HealthChanged]) -> list[str]:
     return [change.new for change in changes]
 
 
-async def test_an_engine_that_is_killed_is_seen_down_and_up_again(home: Path) -> None:
+async def test_a_killed_engine_is_down_and_recovers(home: Path) -> None:
     changes: list[HealthChanged] = []
     async with FoundryAPIClient(service="embedded", home=home, model="demo") as client:
         await client.complete("Hello", max_tokens=2)
-        once = Hysteresis(down_after=1)  # it is started again within two looks
+        once = Hysteresis(down_after=1)  # it is started again within two checks
         async with HealthMonitor(
             client, interval=0.5, models=["demo"], hysteresis=once, alerts=[changes.append]
         ) as monitor:
             before = await monitor.wait_until_ready(timeout=WITHIN_S)
             for deaths in (1, 2):
-                # In the middle of a look a death may be healed before the next one.
-                seen = monitor.status
-                await wait_until_async(lambda last=seen: monitor.status is not last)  # type: ignore[misc]
+                # A host that is killed during a check may be replaced before the next one.
+                last_sample = monitor.status
+                await wait_until_async(lambda last=last_sample: monitor.status is not last)  # type: ignore[misc]
                 (host,) = list_hosts(home)
                 host.kill()
                 psutil.wait_procs([host], timeout=10)
-                await wait_until_async(lambda n=deaths: kinds(changes).count("down") == n)  # type: ignore[misc]
+                await wait_until_async(lambda n=deaths: get_states(changes).count("down") == n)  # type: ignore[misc]
                 after = await monitor.wait_until_ready(timeout=WITHIN_S)
                 assert after.restarts == deaths
                 assert after.pid != before.pid
@@ -58,8 +58,8 @@ async def test_an_engine_that_is_killed_is_seen_down_and_up_again(home: Path) ->
     assert 0 < summary.availability < 1
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot stop a process and go on")
-async def test_an_engine_that_stands_still_is_seen_down_and_up_again(
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot suspend a process")
+async def test_a_suspended_engine_is_down_and_recovers(
     start: Callable[..., EngineHost],
 ) -> None:
     host = start(models=get_demo_models())
@@ -81,34 +81,36 @@ async def test_an_engine_that_stands_still_is_seen_down_and_up_again(
         assert monitor.status.restarts == 0
 
 
-async def test_a_look_needs_no_turn_of_a_busy_engine(engine: Endpoint) -> None:
-    """The only turn is taken for minutes, and a caller waits for it: looks do not wait behind."""
+async def test_checks_do_not_wait_for_a_busy_engine(engine: Endpoint) -> None:
+    """The only slot is in use, and a caller waits for it: checks do not wait."""
     async with FoundryAPIClient(
         engine.base_url, model="scripted", limiter=LimiterSettings(concurrency=1)
     ) as client:
-        async with aclosing(client.stream_complete("say-at-a-crawl", max_tokens=500)) as crawl:
-            await anext(crawl)
+        async with aclosing(
+            client.stream_complete("say-at-a-crawl", max_tokens=500)
+        ) as slow_stream:
+            await anext(slow_stream)
             queued = asyncio.create_task(client.complete("say-hello"))
             await wait_until_async(lambda: client.limiter.statistics().queued == 1)
-            looks = []
+            checks = []
             monitor = HealthMonitor(client, interval=0.2, timeout=0.2, canary_every=1)
             async with aclosing(monitor.samples()) as samples:
                 async for sample in samples:
-                    looks.append(sample)
-                    if len(looks) == 5:
+                    checks.append(sample)
+                    if len(checks) == 5:
                         break
         answer = await queued
-    for look in looks:
-        assert (look.status, look.detail) == ("healthy", "")
-        assert "scripted:1" in look.loaded_models
-        assert look.limiter is not None
-        assert (look.limiter.in_flight, look.limiter.queued) == (1, 1)
-        assert look.canary is not None
-        assert (look.canary.outcome, look.canary.detail) == ("skipped", "callers use every slot")
+    for check in checks:
+        assert (check.status, check.detail) == ("healthy", "")
+        assert "scripted:1" in check.loaded_models
+        assert check.limiter is not None
+        assert (check.limiter.in_flight, check.limiter.queued) == (1, 1)
+        assert check.canary is not None
+        assert (check.canary.outcome, check.canary.detail) == ("skipped", "callers use every slot")
     assert answer.content == "Hello, world!"
 
 
-async def test_looks_as_fast_as_they_go_take_no_turn_from_callers(engine: Endpoint) -> None:
+async def test_fast_checks_do_not_delay_callers(engine: Endpoint) -> None:
     async with (
         FoundryAPIClient(
             engine.base_url, model="scripted", limiter=LimiterSettings(concurrency=1)
@@ -121,7 +123,7 @@ async def test_looks_as_fast_as_they_go_take_no_turn_from_callers(engine: Endpoi
     assert client.limiter.statistics().refused == 0
 
 
-async def test_what_callers_saw_is_in_the_samples(client: FoundryAPIClient) -> None:
+async def test_the_samples_have_the_traffic_of_callers(client: FoundryAPIClient) -> None:
     async with HealthMonitor(client, interval=0.05) as monitor:
         await monitor.wait_until_ready(timeout=WITHIN_S)
         await client.complete("say-slowly", max_tokens=20)
@@ -135,7 +137,7 @@ async def test_what_callers_saw_is_in_the_samples(client: FoundryAPIClient) -> N
     assert 0 < summary.time_to_first_token_s.p50 < WITHIN_S
 
 
-async def test_a_canary_is_answered_unseen_by_callers_and_their_figures(
+async def test_a_canary_is_not_in_the_metrics_of_callers(
     client: FoundryAPIClient,
 ) -> None:
     await client.models.load("scripted")
@@ -165,7 +167,7 @@ async def test_the_process_is_measured(client: FoundryAPIClient) -> None:
     assert first.pid == second.pid
 
 
-async def test_a_model_that_comes_and_goes_decides_whether_it_is_ready(home: Path) -> None:
+async def test_readiness_follows_the_required_model(home: Path) -> None:
     async with FoundryAPIClient(service="embedded", home=home) as client:
         monitor = HealthMonitor(client, interval=0.1, models=["demo"])
         sample = await monitor.check()
@@ -184,10 +186,10 @@ async def test_a_model_that_comes_and_goes_decides_whether_it_is_ready(home: Pat
             assert (await waiting).loaded_models == ("demo:1",)
 
 
-async def test_the_first_look_does_not_wait_for_the_public_catalog(
+async def test_the_first_check_does_not_wait_for_the_catalog(
     start: Callable[..., EngineHost],
 ) -> None:
-    """A new engine's first answer about downloads takes 4 s offline."""
+    """The first list of downloads of a new engine takes 4 s offline."""
     endpoint = await start(models=get_demo_models()).wait_ready()
     async with FoundryAPIClient(endpoint.base_url) as client:
         monitor = HealthMonitor(client, interval=2)

@@ -1,4 +1,4 @@
-"""A real host: what it announces, and what its control API does."""
+"""A real engine host: its start and its control API."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ if TYPE_CHECKING:
 posix = pytest.mark.skipif(os.name != "posix", reason="Windows has no such modes")
 
 
-def control_of(host: EngineHost) -> ControlAddress:
+def get_control_address(host: EngineHost) -> ControlAddress:
     assert host.endpoint
     assert host.endpoint.control
     return host.endpoint.control
 
 
-async def test_it_announces_a_service_of_generation_2_1(
+async def test_a_host_serves_the_api_of_2_1(
     start: Callable[..., EngineHost], transport: HttpTransport
 ) -> None:
     host = start()
@@ -56,7 +56,7 @@ async def test_it_announces_a_service_of_generation_2_1(
 
 
 @posix
-async def test_other_users_can_read_neither_its_log_nor_its_directories(
+async def test_other_users_cannot_read_the_log_or_the_directories(
     start: Callable[..., EngineHost], paths: Paths
 ) -> None:
     host = start()
@@ -67,12 +67,12 @@ async def test_other_users_can_read_neither_its_log_nor_its_directories(
         assert stat.S_IMODE(directory.stat().st_mode) == 0o700
 
 
-async def test_the_token_is_in_no_argument_and_no_representation(
+async def test_the_token_is_in_no_argument_and_no_repr(
     start: Callable[..., EngineHost],
 ) -> None:
     host = start()
     endpoint = await host.wait_ready()
-    token = control_of(host).token
+    token = get_control_address(host).token
     assert len(token) >= 32
     assert token not in repr(endpoint)
     assert token not in " ".join(psutil.Process(endpoint.pid).cmdline())
@@ -89,7 +89,7 @@ async def test_the_token_is_in_no_argument_and_no_representation(
         ({"Authorization": "Bearer TOKEN", "Host": "localhost"}, 200),
     ],
 )
-async def test_only_the_token_from_the_loopback_gets_in(
+async def test_requests_need_the_token_and_a_loopback_host_header(
     start: Callable[..., EngineHost],
     transport: HttpTransport,
     headers: dict[str, str],
@@ -97,33 +97,37 @@ async def test_only_the_token_from_the_loopback_gets_in(
 ) -> None:
     host = start()
     await host.wait_ready()
-    control = control_of(host)
-    given = {name: value.replace("TOKEN", control.token) for name, value in headers.items()}
-    reply = await fetch(transport, Request("GET", f"{control.url}/host", given), timeout_s=10)
+    control = get_control_address(host)
+    request_headers = {
+        name: value.replace("TOKEN", control.token) for name, value in headers.items()
+    }
+    reply = await fetch(
+        transport, Request("GET", f"{control.url}/host", request_headers), timeout_s=10
+    )
     assert reply.status == status
     assert control.token.encode() not in reply.body
 
 
-async def test_it_tells_of_itself(
+async def test_the_host_reports_its_info_and_memory(
     start: Callable[..., EngineHost], transport: HttpTransport, tmp_path: Path
 ) -> None:
     host = start(models=(ModelSource(str(tmp_path / "nothing"), "broken"),))
     await host.wait_ready()
-    control = ControlClient(transport, control_of(host))
-    told = await control.get_host_info()
-    assert (told.pid, told.owner_pid, told.sdk_version) == (host.pid, os.getpid(), "2.2.1")
-    assert 0 <= told.uptime_s < 60
-    assert told.log_path == str(host.log_path)
-    assert "there is no such directory" in told.problems[0]
+    control = ControlClient(transport, get_control_address(host))
+    info = await control.get_host_info()
+    assert (info.pid, info.owner_pid, info.sdk_version) == (host.pid, os.getpid(), "2.2.1")
+    assert 0 <= info.uptime_s < 60
+    assert info.log_path == str(host.log_path)
+    assert "there is no such directory" in info.problems[0]
     assert (await control.get_memory()).rss_bytes > 10 * 2**20
 
 
-async def test_models_come_and_go(
+async def test_models_can_be_registered_and_unregistered(
     start: Callable[..., EngineHost], transport: HttpTransport, tmp_path: Path
 ) -> None:
     host = start()
     await host.wait_ready()
-    control = ControlClient(transport, control_of(host))
+    control = ControlClient(transport, get_control_address(host))
     assert await control.list_local_models() == []
     directory = make_model_directory(tmp_path / "model")
     registered = await control.register(directory, "mine")
@@ -139,12 +143,12 @@ async def test_models_come_and_go(
     assert directory.is_dir()
 
 
-async def test_mistakes_come_back_as_typed_errors(
+async def test_invalid_requests_raise_typed_errors(
     start: Callable[..., EngineHost], transport: HttpTransport, tmp_path: Path
 ) -> None:
     host = start()
     await host.wait_ready()
-    control = ControlClient(transport, control_of(host))
+    control = ControlClient(transport, get_control_address(host))
     with pytest.raises(ModelNotFound):
         await control.unregister("nobody/../x")
     with pytest.raises(ModelRegistrationFailed, match="there is no such directory"):
@@ -154,12 +158,12 @@ async def test_mistakes_come_back_as_typed_errors(
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b'{"path": 1}', b"\xff", b"x" * 100_000])
-async def test_bodies_are_checked_and_bounded(
+async def test_invalid_and_long_bodies_are_rejected(
     start: Callable[..., EngineHost], transport: HttpTransport, body: bytes
 ) -> None:
     host = start()
     await host.wait_ready()
-    control = control_of(host)
+    control = get_control_address(host)
     headers = {"Authorization": f"Bearer {control.token}"}
     request = Request("POST", f"{control.url}/models", headers, body)
     reply = await fetch(transport, request, timeout_s=10)
@@ -167,31 +171,31 @@ async def test_bodies_are_checked_and_bounded(
     assert json.loads(reply.body)["kind"] == "InvalidRequest"
 
 
-async def test_it_leaves_when_asked(
+async def test_shutdown_ends_the_host(
     start: Callable[..., EngineHost], transport: HttpTransport
 ) -> None:
     host = start()
     await host.wait_ready()
-    await ControlClient(transport, control_of(host)).shutdown()
+    await ControlClient(transport, get_control_address(host)).shutdown()
     await wait_until_async(lambda: not host.is_alive)
 
 
-async def test_a_registered_model_answers_and_cannot_be_unregistered_while_loaded(
+async def test_a_loaded_model_cannot_be_unregistered(
     start: Callable[..., EngineHost], transport: HttpTransport, tmp_path: Path
 ) -> None:
     build(tmp_path / "scripted")
     host = start()
     endpoint = await host.wait_ready()
-    control = ControlClient(transport, control_of(host))
+    control = ControlClient(transport, get_control_address(host))
     await control.register(tmp_path / "scripted", "scripted")
     local = f"{endpoint.base_url}/catalogs/local"
     await fetch(transport, Request("GET", f"{local}/models/load/scripted"), timeout_s=30)
-    asked = {"model": "scripted:1", "messages": [{"role": "user", "content": "Please say-hello."}]}
+    body = {"model": "scripted:1", "messages": [{"role": "user", "content": "Please say-hello."}]}
     request = Request(
         "POST",
         f"{local}/v1/chat/completions",
         {"Content-Type": "application/json"},
-        json.dumps({**asked, "max_tokens": 50}).encode(),
+        json.dumps({**body, "max_tokens": 50}).encode(),
     )
     answer = json.loads((await fetch(transport, request, timeout_s=30)).body)
     assert answer["choices"][0]["message"]["content"] == script("say-hello").text
@@ -210,11 +214,11 @@ async def test_a_registered_model_answers_and_cannot_be_unregistered_while_loade
         ("3.0", "sdk-2.1"),
     ],
 )
-def test_the_generation_follows_from_the_version(version: str, generation: str) -> None:
+def test_the_generation_depends_on_the_version(version: str, generation: str) -> None:
     assert get_service_generation(version) == generation
 
 
-async def test_it_leaves_when_somebody_shuts_its_engine_down(
+async def test_a_host_exits_when_its_engine_is_shut_down(
     start: Callable[..., EngineHost], transport: HttpTransport
 ) -> None:
     host = start()

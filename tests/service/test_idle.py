@@ -1,4 +1,4 @@
-"""When a host counts as idle; the clock is the test's."""
+"""When a host counts as idle, on a simulated clock."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from foundry_api.engine.host.lifetime import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-NOBODY = HostActivity(connections=0, cpu_s=0.0)
+IDLE = HostActivity(connections=0, cpu_s=0.0)
 
 
 class Clock:
@@ -26,41 +26,47 @@ class Clock:
         return self.now
 
 
-def due(idle: IdleTimer, clock: Clock, looks: Sequence[tuple[float, HostActivity]]) -> list[bool]:
-    """Look after so many seconds each."""
-    seen: list[bool] = []
-    for seconds, usage in looks:
+def measure(
+    timer: IdleTimer, clock: Clock, measurements: Sequence[tuple[float, HostActivity]]
+) -> list[bool]:
+    """Measure after each number of seconds, and return whether the timer has expired."""
+    expired: list[bool] = []
+    for seconds, activity in measurements:
         clock.now += seconds
-        seen.append(idle.is_expired(usage))
-    return seen
+        expired.append(timer.is_expired(activity))
+    return expired
 
 
-def test_it_is_due_after_the_timeout_without_connections() -> None:
+def test_the_timer_expires_after_the_timeout() -> None:
     clock = Clock()
-    idle = IdleTimer(60.0, clock)
-    assert due(idle, clock, [(30, NOBODY), (29, NOBODY), (1, NOBODY)]) == [False, False, True]
+    timer = IdleTimer(60.0, clock)
+    assert measure(timer, clock, [(30, IDLE), (29, IDLE), (1, IDLE)]) == [False, False, True]
 
 
-def test_a_connection_starts_the_time_anew() -> None:
+def test_a_connection_restarts_the_timer() -> None:
     clock = Clock()
-    idle = IdleTimer(60.0, clock)
-    looks = [(59, HostActivity(1, 0.0)), (59, NOBODY), (1, NOBODY)]
-    assert due(idle, clock, looks) == [False, False, True]
+    timer = IdleTimer(60.0, clock)
+    measurements = [(59, HostActivity(1, 0.0)), (59, IDLE), (1, IDLE)]
+    assert measure(timer, clock, measurements) == [False, False, True]
 
 
-def test_work_between_two_looks_starts_the_time_anew() -> None:
+def test_work_between_two_measurements_restarts_the_timer() -> None:
     clock = Clock()
-    idle = IdleTimer(60.0, clock)
-    looks = [(59, HostActivity(0, 9.0)), (59, HostActivity(0, 9.04)), (1, HostActivity(0, 9.04))]
-    assert due(idle, clock, looks) == [False, False, True]
+    timer = IdleTimer(60.0, clock)
+    measurements = [
+        (59, HostActivity(0, 9.0)),
+        (59, HostActivity(0, 9.04)),
+        (1, HostActivity(0, 9.04)),
+    ]
+    assert measure(timer, clock, measurements) == [False, False, True]
 
 
-def test_no_timeout_is_never_due() -> None:
+def test_a_timeout_of_0_never_expires() -> None:
     clock = Clock()
-    assert due(IdleTimer(0.0, clock), clock, [(1e9, NOBODY)]) == [False]
+    assert measure(IdleTimer(0.0, clock), clock, [(1e9, IDLE)]) == [False]
 
 
-def test_looks_are_rare_and_fine_enough() -> None:
+def test_the_poll_interval_depends_on_the_timeout() -> None:
     assert [IdleTimer(timeout_s).poll_s for timeout_s in (0.1, 2, 20, 1800)] == [0.05, 0.5, 5, 5]
 
 
@@ -70,11 +76,11 @@ async def test_a_host_waits_until_it_is_idle() -> None:
     async def sleep(seconds: float) -> None:
         clock.now += seconds
 
-    await wait_until_idle(IdleTimer(60.0, clock), lambda: NOBODY, sleep)
+    await wait_until_idle(IdleTimer(60.0, clock), lambda: IDLE, sleep)
     assert clock.now == 1060.0
 
 
-def test_connections_are_counted_on_the_hosts_own_ports() -> None:
+def test_only_connections_to_the_given_ports_are_counted() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
         socket.create_server(("127.0.0.1", 0)) as other,

@@ -1,4 +1,4 @@
-"""A service that another user of this machine runs gets no prompt, unless its address is given."""
+"""A service of another user of this machine is used only if its address is configured."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ linux_root = pytest.mark.skipif(
     reason="only root can start a process of another user",
 )
 SERVICE = """
-import encodings.idna, json, os, sys  # all of it now: the other user may not read this Python
+import encodings.idna, json, os, sys  # before setuid: the other user may not read this Python
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 class Handler(BaseHTTPRequestHandler):
@@ -58,8 +58,8 @@ server.serve_forever()
 
 
 @contextlib.contextmanager
-def service_of(uid: int, address: str = "127.0.0.1") -> Iterator[int]:
-    """The port of a service of a user."""
+def run_service(uid: int, address: str = "127.0.0.1") -> Iterator[int]:
+    """Run a service as a user and yield its port."""
     with subprocess.Popen(
         [sys.executable, "-c", SERVICE, str(uid), address], stdout=subprocess.PIPE
     ) as process:
@@ -70,40 +70,40 @@ def service_of(uid: int, address: str = "127.0.0.1") -> Iterator[int]:
             process.kill()
 
 
-async def services_examined(port: int) -> Sequence[Finding]:
+async def find_services(port: int) -> Sequence[Finding]:
     async with DiagnosticContext(Settings(), {}, probes=Probes(ports=(port,))) as machine:
         return list(await services.check_services(machine))
 
 
 @linux_root
-def test_status_and_doctor_say_that_it_is_passed_over(
+def test_status_and_doctor_report_a_skipped_service(
     own_home: Path,
     bare_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     del own_home, bare_path
-    with service_of(OTHER_UID) as port:
+    with run_service(OTHER_UID) as port:
         monkeypatch.setattr(discovery, "KNOWN_PORTS", (port,))
         assert main(["status"]) == 0
-        told = capsys.readouterr()
-        assert told.out.startswith("No service is running.")
-        assert f"another user of this machine (number {OTHER_UID}) listens there" in told.err
-        [finding, *_] = asyncio.run(services_examined(port))
+        output = capsys.readouterr()
+        assert output.out.startswith("No service is running.")
+        assert f"another user of this machine (number {OTHER_UID}) listens there" in output.err
+        [finding, *_] = asyncio.run(find_services(port))
         assert finding.id == "port-taken"
         assert f"(number {OTHER_UID}); calls skip it" in finding.evidence
 
 
 @linux_root
 @pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0"])  # noqa: S104 - in a test
-async def test_a_service_of_another_user_is_passed_over(
+async def test_a_service_of_another_user_is_skipped(
     paths: Paths,
     transport: HttpTransport,
     bare_path: Path,
     address: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    with service_of(OTHER_UID, address) as port:
+    with run_service(OTHER_UID, address) as port:
         url = f"http://127.0.0.1:{port}"
         settings = Settings()
         assert await discovery.find(settings, paths, lambda: transport, ports=[port]) is None
@@ -112,8 +112,8 @@ async def test_a_service_of_another_user_is_passed_over(
         assert f"{url} is skipped: another user of this machine (number {OTHER_UID})" in (
             caplog.text
         )
-        given = Settings(base_url=url)
-        found = await discovery.find(given, paths, lambda: transport)
+        explicit = Settings(base_url=url)
+        found = await discovery.find(explicit, paths, lambda: transport)
         assert found
         assert found.origin == "explicit"
 
@@ -123,23 +123,23 @@ async def test_a_service_of_root_or_of_this_user_is_used(
     paths: Paths, transport: HttpTransport, bare_path: Path
 ) -> None:
     assert bare_path
-    with service_of(0) as port:
+    with run_service(0) as port:
         found = await discovery.find(Settings(), paths, lambda: transport, ports=[port])
     assert found
     assert found.origin == "port"
 
 
 @linux_root
-def test_the_nearest_listener_counts() -> None:
-    """Another user who listens at every address does not get what is for this user's own."""
-    with service_of(OTHER_UID, "127.0.0.1") as port:
+def test_the_most_specific_listener_counts() -> None:
+    """A listener at every address does not receive what goes to a listener at this address."""
+    with run_service(OTHER_UID, "127.0.0.1") as port:
         assert find_other_user(f"http://127.0.0.1:{port}") == f"number {OTHER_UID}"
         assert find_other_user(f"http://localhost:{port}") == f"number {OTHER_UID}"
         assert find_other_user(f"http://127.0.0.2:{port}") is None
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
-def test_ones_own_listener_is_nobody_elses(address: str) -> None:
+def test_an_own_listener_is_not_another_users(address: str) -> None:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
         listener = socket.create_server((address, 0), family=family)
@@ -150,8 +150,8 @@ def test_ones_own_listener_is_nobody_elses(address: str) -> None:
         assert find_other_user(f"http://{host}:{listener.getsockname()[1]}") is None
 
 
-def test_where_processes_tell_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on Windows and macOS: the listener's process says whose it is."""
+def test_the_user_of_the_listening_process_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows and macOS."""
     monkeypatch.setattr("sys.platform", "win32")
     monkeypatch.setattr(psutil.Process, "username", lambda process: f"HOST\\user-{process.pid}")
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -163,7 +163,7 @@ def test_where_processes_tell_it(monkeypatch: pytest.MonkeyPatch) -> None:
         assert find_other_user(url) is None
 
 
-def test_where_nothing_tells_it_the_service_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_service_of_an_unknown_user_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     def denied(**_: object) -> None:
         raise psutil.AccessDenied
 

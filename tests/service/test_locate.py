@@ -1,4 +1,4 @@
-"""Which service a program talks to, and what happens when it goes away."""
+"""Finding the service of a client, and again when it is gone."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def nothing_at_known_ports(bare_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def locate(
     paths: Paths, options: HostOptions, transport: HttpTransport
 ) -> Iterator[Callable[..., ServiceLocator]]:
-    made: list[ServiceLocator] = []
+    locators: list[ServiceLocator] = []
 
     def locate(**settings: object) -> ServiceLocator:
         locator = ServiceLocator(
@@ -46,16 +46,16 @@ def locate(
             lambda: transport,
             supervisor=Supervisor(options),
         )
-        made.append(locator)
+        locators.append(locator)
         return locator
 
     yield locate
-    for locator in made:
+    for locator in locators:
         locator.close()
     shared.stop(paths)
 
 
-async def test_with_nothing_there_it_starts_one_host_for_all_who_ask(
+async def test_without_a_service_one_host_is_started_for_all_callers(
     locate: Callable[..., ServiceLocator], home: Path
 ) -> None:
     locator = locate()
@@ -67,7 +67,7 @@ async def test_with_nothing_there_it_starts_one_host_for_all_who_ask(
     assert not list_hosts(home)
 
 
-async def test_embedded_does_not_look_around(
+async def test_an_embedded_locator_does_not_search(
     locate: Callable[..., ServiceLocator], bare_path: Path
 ) -> None:
     async with Cli010ServiceDouble() as double:
@@ -79,7 +79,7 @@ async def test_embedded_does_not_look_around(
         assert (await locator.get_embedded()).origin == "embedded"
 
 
-async def test_the_shared_host_serves_as_the_embedded_one(
+async def test_the_shared_host_is_used_as_the_embedded_one(
     locate: Callable[..., ServiceLocator], paths: Paths, options: HostOptions, home: Path
 ) -> None:
     endpoint, _ = await asyncio.to_thread(shared.start, paths, options=options)
@@ -97,7 +97,7 @@ async def test_an_explicit_address_is_never_replaced(
     assert not list_hosts(home)
 
 
-async def test_what_was_found_is_remembered_until_it_is_forgotten(
+async def test_the_service_is_cached_until_it_is_invalidated(
     locate: Callable[..., ServiceLocator], bare_path: Path
 ) -> None:
     locator = locate()
@@ -110,7 +110,7 @@ async def test_what_was_found_is_remembered_until_it_is_forgotten(
     assert (await locator.get_endpoint()).origin == "embedded"
 
 
-async def test_an_own_host_that_died_is_started_again(
+async def test_a_dead_own_host_is_restarted(
     locate: Callable[..., ServiceLocator],
 ) -> None:
     locator = locate()
@@ -124,7 +124,7 @@ async def test_an_own_host_that_died_is_started_again(
     assert locator.supervisor.restarts == 1
 
 
-async def test_a_shared_host_that_went_away_is_replaced_by_an_own_one(
+async def test_a_stopped_shared_host_is_replaced_by_an_own_one(
     locate: Callable[..., ServiceLocator], paths: Paths, options: HostOptions
 ) -> None:
     await asyncio.to_thread(shared.start, paths, options=options)
@@ -135,42 +135,44 @@ async def test_a_shared_host_that_went_away_is_replaced_by_an_own_one(
     assert (await locator.get_endpoint()).origin == "embedded"
 
 
-async def test_cancelling_the_search_leaves_nothing(
+async def test_cancelling_the_search_leaves_no_unknown_host(
     locate: Callable[..., ServiceLocator], home: Path
 ) -> None:
-    """But for a host that served already when the search was given up: it is kept for the next."""
+    """A host that served already when the search was cancelled is kept for the next one."""
     locator = locate()
     for after_s in (0.0, 0.05, 0.1, 0.2):
         await cancel_after(after_s, locator.get_endpoint())
-        kept = locator.supervisor.host
-        assert [each.pid for each in list_hosts(home)] == ([kept.pid] if kept else [])
+        own_host = locator.supervisor.host
+        assert [host.pid for host in list_hosts(home)] == ([own_host.pid] if own_host else [])
         await locator.aclose()
         assert not list_hosts(home)
 
 
-async def test_a_host_that_serves_already_is_kept_by_a_search_that_is_given_up(
+async def test_a_cancelled_search_keeps_a_host_that_serves(
     locate: Callable[..., ServiceLocator], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     locator = locate(service="embedded")
-    looked = asyncio.Event()
+    probed = asyncio.Event()
 
     async def accepts(_: str) -> bool:
-        looked.set()
+        probed.set()
         await asyncio.Event().wait()
         return True
 
     with monkeypatch.context() as patch:
         patch.setattr(discovery, "is_open", accepts)
         search = asyncio.ensure_future(locator.get_endpoint())
-        await looked.wait()
+        await probed.wait()
         search.cancel()
         await asyncio.wait((search,))
-    kept = locator.supervisor.host
-    assert kept
-    assert (await locator.get_endpoint()).pid == kept.pid
+    own_host = locator.supervisor.host
+    assert own_host
+    assert (await locator.get_endpoint()).pid == own_host.pid
 
 
-def test_it_serves_one_event_loop_after_another(locate: Callable[..., ServiceLocator]) -> None:
+def test_a_locator_works_on_one_event_loop_after_another(
+    locate: Callable[..., ServiceLocator],
+) -> None:
     locator = locate(service="embedded")
     assert asyncio.run(locator.get_endpoint()) == asyncio.run(locator.get_endpoint())
 
@@ -191,7 +193,7 @@ async def test_an_own_host_whose_engine_was_shut_down_is_replaced(
     assert (await detect_service(transport, after.base_url, {}, 10)).pid == after.pid
 
 
-async def test_an_explicit_address_comes_before_an_own_host(
+async def test_an_explicit_address_has_priority_over_an_own_host(
     locate: Callable[..., ServiceLocator],
 ) -> None:
     async with http_double(service_double("sdk-2.0")) as url:

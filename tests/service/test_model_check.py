@@ -1,4 +1,4 @@
-"""What keeps a directory from being served is told before it is registered, all at once."""
+"""Checks of a model directory before it is registered."""
 
 from __future__ import annotations
 
@@ -32,32 +32,32 @@ def write(name: str, content: str) -> Callable[[Path], object]:
     return lambda path: (path / name).write_text(content, encoding="utf-8")
 
 
-def with_weights(length: int, there: int | None) -> Callable[[Path], object]:
-    """Weights that lie beside the graph, of which so many bytes are there."""
+def with_weights(length: int, actual_length: int | None) -> Callable[[Path], object]:
+    """Put the weights in a file next to the graph, with this actual length."""
 
-    def spoil(path: Path) -> None:
+    def damage(path: Path) -> None:
         tensor = onnx.TensorProto(name="w", data_type=onnx.TensorProto.FLOAT, dims=[length // 4])
         tensor.data_location = onnx.TensorProto.EXTERNAL
         for key, value in {"location": "model.onnx.data", "length": length}.items():
             tensor.external_data.add(key=key, value=str(value))
         graph = onnx.helper.make_graph([], "graph", [], [], initializer=[tensor])
         (path / "model.onnx").write_bytes(onnx.helper.make_model(graph).SerializeToString())
-        if there is not None:
-            (path / "model.onnx.data").write_bytes(bytes(there))
+        if actual_length is not None:
+            (path / "model.onnx.data").write_bytes(bytes(actual_length))
 
-    return spoil
+    return damage
 
 
 def pipe(name: str) -> Callable[[Path], object]:
-    def spoil(path: Path) -> None:
+    def damage(path: Path) -> None:
         (path / name).unlink()
         os.mkfifo(path / name)
 
-    return spoil
+    return damage
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("damage", "expected"),
     [
         (shutil.rmtree, "there is no such directory"),
         (write("genai_config.json", "{"), "its genai_config.json is not JSON"),
@@ -90,15 +90,17 @@ def pipe(name: str) -> Callable[[Path], object]:
         (write("tokenizer_config.json", "{}"), "it has no chat template"),
     ],
 )
-def test_what_is_wrong_is_told(directory: Path, spoil: Callable[[Path], object], told: str) -> None:
+def test_each_problem_is_found(
+    directory: Path, damage: Callable[[Path], object], expected: str
+) -> None:
     assert find_problems(directory) == ()
-    spoil(directory)
+    damage(directory)
     [found] = find_problems(directory)
-    assert told in found
+    assert expected in found
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    "damage",
     [
         write("genai_config.json", '{"model": {}, "search": {"max_length": 512}}'),
         lambda path: [
@@ -108,14 +110,14 @@ def test_what_is_wrong_is_told(directory: Path, spoil: Callable[[Path], object],
         with_weights(800, 800),
     ],
 )
-def test_what_the_engine_takes_too_is_not_held_against_it(
-    directory: Path, spoil: Callable[[Path], object]
+def test_files_that_the_engine_accepts_are_no_problem(
+    directory: Path, damage: Callable[[Path], object]
 ) -> None:
-    spoil(directory)
+    damage(directory)
     assert find_problems(directory) == ()
 
 
-def test_everything_is_told_at_once(directory: Path) -> None:
+def test_all_problems_are_reported_together(directory: Path) -> None:
     (directory / "tokenizer.json").write_text("{}", encoding="utf-8")
     (directory / "model.onnx").unlink()
     with pytest.raises(ModelRegistrationFailed) as caught:
@@ -124,7 +126,7 @@ def test_everything_is_told_at_once(directory: Path) -> None:
     assert f"models register {directory} --check" in caught.value.hint
 
 
-def test_models_that_are_served_have_nothing_wrong(tmp_path: Path) -> None:
+def test_models_that_can_be_served_have_no_problem(tmp_path: Path) -> None:
     build(tmp_path / "scripted")
     [demo] = get_demo_models()
     assert find_problems(tmp_path / "scripted") == ()
@@ -132,7 +134,7 @@ def test_models_that_are_served_have_nothing_wrong(tmp_path: Path) -> None:
 
 
 def demo_copy(path: Path, *, name: str, **members: object) -> Path:
-    """The demo model with other members in one of its configuration files."""
+    """Copy the demo model and change members of one of its configuration files."""
     [demo] = get_demo_models()
     shutil.copytree(demo.path, path)
     file = path / name
@@ -141,22 +143,22 @@ def demo_copy(path: Path, *, name: str, **members: object) -> Path:
     return path
 
 
-def test_a_check_loads_the_model_and_adds_nothing(own_home: Path, tmp_path: Path) -> None:
+def test_a_check_loads_the_model_but_does_not_register_it(own_home: Path, tmp_path: Path) -> None:
     directory = demo_copy(tmp_path / "model", name="tokenizer_config.json")
-    good = run("models", "register", str(directory), "--check", home=own_home)
-    assert (good.returncode, good.stderr) == (0, "")
-    assert good.stdout == f"{directory} can be served. Register it with --alias NAME.\n"
+    valid = run("models", "register", str(directory), "--check", home=own_home)
+    assert (valid.returncode, valid.stderr) == (0, "")
+    assert valid.stdout == f"{directory} can be served. Register it with --alias NAME.\n"
 
     (directory / "tokenizer.json").write_text("{}", encoding="utf-8")
-    bad = run("models", "register", str(directory), "--check", home=own_home)
-    assert bad.returncode == 1
-    assert bad.stdout.splitlines()[1:] == ["  its tokenizer.json has no model section"]
+    invalid = run("models", "register", str(directory), "--check", home=own_home)
+    assert invalid.returncode == 1
+    assert invalid.stdout.splitlines()[1:] == ["  its tokenizer.json has no model section"]
     report = json.loads(run("models", "register", str(directory), "--check", "--json").stdout)
     assert report["findings"] == ["its tokenizer.json has no model section"]
     assert report["loaded"] is False
 
-    nameless = run("models", "register", str(directory), home=own_home)
-    assert (nameless.returncode, "--alias NAME" in nameless.stderr) == (2, True)
+    without_alias = run("models", "register", str(directory), home=own_home)
+    assert (without_alias.returncode, "--alias NAME" in without_alias.stderr) == (2, True)
     assert not own_home.exists()
 
 
@@ -184,31 +186,31 @@ def test_a_check_loads_the_model_and_adds_nothing(own_home: Path, tmp_path: Path
         ),
     ],
 )
-def test_a_check_finds_what_only_the_engine_refuses(
+def test_a_check_finds_problems_that_only_the_engine_knows(
     own_home: Path, tmp_path: Path, name: str, members: dict[str, object], reason: str
 ) -> None:
     directory = demo_copy(tmp_path / "model", name=name, **members)
     assert find_problems(directory) == ()
-    bad = run("models", "register", str(directory), "--check", home=own_home)
-    assert bad.returncode == 1
-    assert "the engine cannot serve it" in bad.stdout
-    assert reason in bad.stdout
+    invalid = run("models", "register", str(directory), "--check", home=own_home)
+    assert invalid.returncode == 1
+    assert "the engine cannot serve it" in invalid.stdout
+    assert reason in invalid.stdout
 
 
-def test_a_check_has_the_model_answer(own_home: Path, tmp_path: Path) -> None:
-    """A graph whose inputs have other names is loaded, and fails at the first call."""
+def test_a_check_runs_a_completion(own_home: Path, tmp_path: Path) -> None:
+    """The engine loads a graph whose inputs have other names, and fails at the first call."""
     directory = demo_copy(tmp_path / "model", name="tokenizer_config.json")
     config = directory / "genai_config.json"
     text = config.read_text(encoding="utf-8").replace(
         '"input_ids": "input_ids"', '"input_ids": "x"'
     )
     config.write_text(text, encoding="utf-8")
-    bad = run("models", "register", str(directory), "--check", home=own_home)
-    assert bad.returncode == 1
-    assert "Model input was not found" in bad.stdout
+    invalid = run("models", "register", str(directory), "--check", home=own_home)
+    assert invalid.returncode == 1
+    assert "Model input was not found" in invalid.stdout
 
 
-async def test_a_load_that_fails_says_what_helps(own_home: Path, tmp_path: Path) -> None:
+async def test_a_failed_load_has_a_hint(own_home: Path, tmp_path: Path) -> None:
     directory = demo_copy(
         tmp_path / "model", name="tokenizer_config.json", tokenizer_class="BertTokenizer"
     )

@@ -1,4 +1,4 @@
-"""Models of the remote catalog, served on the plain routes. The catalog is ours, on loopback."""
+"""Models of the public catalog, with a simulated catalog on loopback."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def home(own_home: Path) -> Iterator[Path]:
             shared.stop(paths)
 
 
-async def test_a_public_model_is_found_by_every_name_and_answers(home: Path) -> None:
+async def test_a_public_model_works_by_each_of_its_names(home: Path) -> None:
     async with FoundryAPIClient(home=home, max_retries=0) as client:
         for name in (ALIAS, VARIANT.lower(), f"{VARIANT}:1"):
             response = await client.complete("say-hello", model=name)
@@ -48,8 +48,8 @@ async def test_a_public_model_is_found_by_every_name_and_answers(home: Path) -> 
         assert await client.models.loaded() == []
 
 
-async def test_a_foreign_service_serves_public_models_by_id(home: Path) -> None:
-    """Without a control API the alias is not known, only what the service's own routes tell."""
+async def test_a_service_without_control_api_serves_models_by_id(home: Path) -> None:
+    """Without a control API the alias is unknown: the service's own routes do not report it."""
     running = shared.find_endpoint(Paths.from_home(home))
     assert running is not None
     async with FoundryAPIClient(running.base_url, max_retries=0) as client:
@@ -57,13 +57,13 @@ async def test_a_foreign_service_serves_public_models_by_id(home: Path) -> None:
         assert response.content == script("say-hello").text
 
 
-async def test_a_model_that_is_not_here_says_how_to_get_it(home: Path) -> None:
+async def test_a_model_that_is_not_cached_has_a_hint(home: Path) -> None:
     async with FoundryAPIClient(home=home, max_retries=0) as client:
         with pytest.raises(ModelNotCached, match="foundry-api models pull far-away"):
             await client.complete("say-hello", model="far-away")
 
 
-async def test_a_misspelt_name_brings_the_nearest(home: Path) -> None:
+async def test_a_misspelt_name_suggests_the_nearest(home: Path) -> None:
     async with FoundryAPIClient(home=home, max_retries=0) as client:
         with pytest.raises(ModelNotFound) as caught:
             await client.complete("say-hello", model="scripted-minni")

@@ -1,4 +1,4 @@
-"""Registering model directories: once, again, changed, moved, and by several hosts at once."""
+"""Registering model directories: again, changed, moved, and by several hosts at the same time."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from foundry_api.wire.http import HttpTransport
 
 
-async def control_of(host: EngineHost, transport: HttpTransport) -> ControlClient:
+async def get_control(host: EngineHost, transport: HttpTransport) -> ControlClient:
     endpoint = await host.wait_ready()
     assert endpoint.control
     return ControlClient(transport, endpoint.control)
 
 
-async def ids(control: ControlClient) -> list[str]:
+async def list_ids(control: ControlClient) -> list[str]:
     return sorted(model.id for model in await control.list_local_models())
 
 
@@ -47,53 +47,57 @@ async def test_the_same_files_are_registered_once(
 ) -> None:
     sources = (ModelSource(str(directory), "demo"),)
     for _ in range(2):
-        control = await control_of(start(models=sources), transport)
+        control = await get_control(start(models=sources), transport)
         assert (await control.register(directory, "demo")).id == "demo:1"
         assert (await control.register(directory, "DEMO")).id == "demo:1"
-        assert await ids(control) == ["demo:1"]
+        assert await list_ids(control) == ["demo:1"]
 
 
-@pytest.mark.parametrize("given", ["model", "./model", "../here/model", "model/", Path("model")])
-async def test_a_relative_path_is_relative_to_the_caller(
+@pytest.mark.parametrize(
+    "path_argument", ["model", "./model", "../caller_dir/model", "model/", Path("model")]
+)
+async def test_a_relative_path_starts_from_the_callers_directory(
     start: Callable[..., EngineHost],
     transport: HttpTransport,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    given: str | Path,
+    path_argument: str | Path,
 ) -> None:
-    """The host works in another directory."""
-    here = tmp_path / "here"
-    make_model_directory(here / "model")
-    monkeypatch.chdir(here)
-    control = await control_of(start(), transport)
-    assert (await control.register(given, "mine")).id == "mine:1"
-    assert (await control.register(here / "model", "mine")).id == "mine:1"
+    """The host has another working directory."""
+    caller_dir = tmp_path / "caller_dir"
+    make_model_directory(caller_dir / "model")
+    monkeypatch.chdir(caller_dir)
+    control = await get_control(start(), transport)
+    assert (await control.register(path_argument, "mine")).id == "mine:1"
+    assert (await control.register(caller_dir / "model", "mine")).id == "mine:1"
 
 
-async def test_a_home_directory_is_the_callers(
+async def test_a_tilde_is_the_callers_home_directory(
     start: Callable[..., EngineHost],
     transport: HttpTransport,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    control = await control_of(start(), transport)
+    control = await get_control(start(), transport)
     make_model_directory(tmp_path / "me" / "model")
     monkeypatch.setenv("HOME", str(tmp_path / "me"))
     monkeypatch.setenv("USERPROFILE", str(tmp_path / "me"))
     assert (await control.register("~/model", "mine")).id == "mine:1"
 
 
-@pytest.mark.parametrize("given", ["", "  ", "a\0b", "a\udcff", 5, None, "~nobody-of-that-name/x"])
-async def test_what_is_no_path_is_refused(
-    start: Callable[..., EngineHost], transport: HttpTransport, given: Any
+@pytest.mark.parametrize(
+    "path_argument", ["", "  ", "a\0b", "a\udcff", 5, None, "~nobody-of-that-name/x"]
+)
+async def test_an_invalid_path_is_rejected(
+    start: Callable[..., EngineHost], transport: HttpTransport, path_argument: Any
 ) -> None:
-    control = await control_of(start(), transport)
+    control = await get_control(start(), transport)
     with pytest.raises(InvalidRequest, match=r"^path is ") as caught:
-        await control.register(given, "mine")
+        await control.register(path_argument, "mine")
     assert caught.value.field == "path"
 
 
-async def test_a_host_takes_no_relative_path(
+async def test_a_host_rejects_a_relative_path(
     start: Callable[..., EngineHost], transport: HttpTransport, directory: Path
 ) -> None:
     address = (await start().wait_ready()).control
@@ -109,25 +113,23 @@ async def test_a_host_takes_no_relative_path(
     assert "not absolute" in json.loads(reply.body)["message"]
 
 
-async def test_a_home_may_be_relative(
+async def test_foundry_home_may_be_relative(
     transport: HttpTransport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All that the host gets is absolute, as is where its log and state are."""
+    """The paths that the host receives are absolute, and so are those of its log and state."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FOUNDRY_HOME", "home")
     settings = Settings.from_environment()
     assert settings.home == tmp_path / "home"
     host = EngineHost(HostOptions(paths=Paths.from_home(settings.home), models=()))
     try:
-        assert await ids(await control_of(host, transport)) == []
+        assert await list_ids(await get_control(host, transport)) == []
         assert Path(host.log_path or "").parent == tmp_path / "home" / "logs"
     finally:
         host.close()
 
 
-def test_directories_of_the_platform_are_absolute(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_platform_directories_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME"):
         monkeypatch.setenv(name, "relative")
@@ -135,69 +137,69 @@ def test_directories_of_the_platform_are_absolute(
     assert all(path.is_absolute() for path in (paths.data, paths.logs, paths.state, paths.cache))
 
 
-async def test_changed_files_are_a_new_version_and_the_old_one_goes(
+async def test_changed_files_replace_the_old_version(
     start: Callable[..., EngineHost], transport: HttpTransport, directory: Path
 ) -> None:
     sources = (ModelSource(str(directory), "demo"),)
-    assert await ids(await control_of(start(models=sources), transport)) == ["demo:1"]
+    assert await list_ids(await get_control(start(models=sources), transport)) == ["demo:1"]
     make_model_directory(directory, content="other weights", context_length=1024)
-    control = await control_of(start(models=sources), transport)
-    assert await ids(control) == ["demo:2"]
+    control = await get_control(start(models=sources), transport)
+    assert await list_ids(control) == ["demo:2"]
     assert (await control.list_local_models())[0].context_length == 1024
 
 
-async def test_a_directory_registered_anew_elsewhere_is_a_new_version(
+async def test_a_directory_at_another_path_is_a_new_version(
     start: Callable[..., EngineHost], transport: HttpTransport, directory: Path, tmp_path: Path
 ) -> None:
-    control = await control_of(start(), transport)
+    control = await get_control(start(), transport)
     await control.register(directory, "mine")
     copy = shutil.copytree(directory, tmp_path / "copy")
     assert (await control.register(copy, "mine")).id == "mine:2"
-    assert await ids(control) == ["mine:1", "mine:2"]
+    assert await list_ids(control) == ["mine:1", "mine:2"]
     shutil.rmtree(directory)
     shutil.rmtree(copy)
     moved = make_model_directory(tmp_path / "moved")
     assert (await control.register(moved, "mine")).id == "mine:3"
-    assert await ids(control) == ["mine:3"]
+    assert await list_ids(control) == ["mine:3"]
 
 
-async def test_two_installations_of_one_home_share_the_demo_model(
+async def test_two_installations_share_the_demo_model(
     start: Callable[..., EngineHost], transport: HttpTransport, directory: Path, tmp_path: Path
 ) -> None:
     copy = shutil.copytree(directory, tmp_path / "other-venv")
     for path in (directory, copy, directory):
-        control = await control_of(start(models=(ModelSource(str(path), "demo"),)), transport)
-        assert await ids(control) == ["demo:1"]
+        control = await get_control(start(models=(ModelSource(str(path), "demo"),)), transport)
+        assert await list_ids(control) == ["demo:1"]
     shutil.rmtree(directory)
-    control = await control_of(start(models=(ModelSource(str(copy), "demo"),)), transport)
-    assert await ids(control) == ["demo:2"]
+    control = await get_control(start(models=(ModelSource(str(copy), "demo"),)), transport)
+    assert await list_ids(control) == ["demo:2"]
 
 
-async def test_hosts_that_start_at_the_same_instant_on_an_empty_home_agree(
+async def test_hosts_that_start_concurrently_register_one_version(
     start: Callable[..., EngineHost], transport: HttpTransport, directory: Path
 ) -> None:
     hosts = [start(models=(ModelSource(str(directory), "demo"),)) for _ in range(3)]
-    controls = await asyncio.gather(*(control_of(host, transport) for host in hosts))
+    controls = await asyncio.gather(*(get_control(host, transport) for host in hosts))
     for control in controls:
         assert (await control.get_host_info()).problems == ()
-        assert await ids(control) == ["demo:1"]
+        assert await list_ids(control) == ["demo:1"]
 
 
-async def test_hosts_that_replace_a_model_at_the_same_instant_agree(
+async def test_hosts_that_replace_a_model_concurrently_agree(
     start: Callable[..., EngineHost], transport: HttpTransport, directory: Path
 ) -> None:
-    controls = [await control_of(start(), transport) for _ in range(2)]
+    controls = [await get_control(start(), transport) for _ in range(2)]
     await controls[0].register(directory, "demo")
     make_model_directory(directory, content="other weights")
     registered = await asyncio.gather(
         *(control.register(directory, "demo") for control in controls)
     )
     assert {model.id for model in registered} == {"demo:2"}
-    assert await ids(controls[0]) == await ids(controls[1]) == ["demo:2"]
+    assert await list_ids(controls[0]) == await list_ids(controls[1]) == ["demo:2"]
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("spoil", "expected"),
     [
         (shutil.rmtree, "there is no such directory"),
         (lambda path: (path / "genai_config.json").unlink(), "it has no genai_config.json"),
@@ -219,11 +221,11 @@ async def test_hosts_that_replace_a_model_at_the_same_instant_agree(
         ),
     ],
 )
-def test_what_a_directory_lacks_is_told(
-    directory: Path, spoil: Callable[[Path], object], told: str
+def test_a_missing_or_invalid_file_is_reported(
+    directory: Path, spoil: Callable[[Path], object], expected: str
 ) -> None:
     spoil(directory)
-    with pytest.raises(ModelRegistrationFailed, match=told):
+    with pytest.raises(ModelRegistrationFailed, match=expected):
         ModelFiles.read(directory)
 
 
@@ -231,7 +233,7 @@ def test_what_a_directory_lacks_is_told(
     ("provider", "device"),
     [(None, "CPU"), ("cuda", "GPU"), ("WebGPU", "GPU"), ("QNN", "NPU"), ("XNNPACK", "CPU")],
 )
-def test_the_device_follows_from_the_execution_provider(
+def test_the_device_depends_on_the_execution_provider(
     directory: Path, provider: str | None, device: str
 ) -> None:
     providers = [] if provider is None else [{provider: {}}]
@@ -241,23 +243,23 @@ def test_the_device_follows_from_the_execution_provider(
 
 
 @pytest.mark.parametrize(
-    ("markers", "told"),
+    ("markers", "expected"),
     [({"bot_token_id": 5, "eot_token_id": 6}, True), ({"bot_token_id": 5}, None), ({}, None)],
 )
-async def test_a_model_whose_configuration_names_tool_markers_is_listed_as_calling_tools(
+async def test_a_model_with_tool_markers_supports_tools(
     start: Callable[..., EngineHost],
     transport: HttpTransport,
     directory: Path,
     markers: dict[str, int],
-    told: Literal[True] | None,
+    expected: Literal[True] | None,
 ) -> None:
     model = {"context_length": 512, "decoder": {"filename": "model.onnx"}, **markers}
     configure(directory, json.dumps({"model": model}))
-    control = await control_of(start(), transport)
-    assert (await control.register(directory, "mine")).supports_tools is told
+    control = await get_control(start(), transport)
+    assert (await control.register(directory, "mine")).supports_tools is expected
 
 
-def test_the_digest_follows_the_files(directory: Path, tmp_path: Path) -> None:
+def test_the_digest_depends_on_the_files(directory: Path, tmp_path: Path) -> None:
     first = compute_digest(directory)
     assert first == compute_digest(shutil.copytree(directory, tmp_path / "copy"))
     (directory / "model.onnx").write_text("longer than before", encoding="utf-8")

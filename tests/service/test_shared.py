@@ -1,4 +1,4 @@
-"""The shared host: one for all programs of a user, until it is stopped or idle."""
+"""The shared host, which serves all programs of a user until it is stopped or idle."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from foundry_api.storage.paths import Paths
     from foundry_api.wire.http import HttpTransport
 
-posix = pytest.mark.skipif(os.name != "posix", reason="Windows has no such modes")
+posix = pytest.mark.skipif(os.name != "posix", reason="Windows has no file modes")
 
 UP = """
 import sys
@@ -52,8 +52,8 @@ def stopped(paths: Paths) -> Iterator[None]:
     shared.stop(paths)
 
 
-def announcement(**changes: object) -> HostReady:
-    told = {
+def make_ready(**changes: object) -> HostReady:
+    values = {
         "url": "http://127.0.0.1:1",
         "pid": os.getpid(),
         "control_url": "http://127.0.0.1:2",
@@ -65,11 +65,11 @@ def announcement(**changes: object) -> HostReady:
         "create_time": state.get_own_create_time(),
         **changes,
     }
-    return HostReady(**told)  # type: ignore[arg-type]
+    return HostReady(**values)  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("stopped")
-async def test_up_status_down(
+async def test_start_find_and_stop(
     paths: Paths, home: Path, options: HostOptions, transport: HttpTransport
 ) -> None:
     assert shared.find_endpoint(paths) is None
@@ -81,8 +81,8 @@ async def test_up_status_down(
     assert shared.find_endpoint(paths) == endpoint
     assert shared.start(paths, options=options) == (endpoint, True)
     assert endpoint.control
-    told = await ControlClient(transport, endpoint.control).get_host_info()
-    assert (told.owner_pid, told.idle_timeout_s) == (None, 1800.0)
+    info = await ControlClient(transport, endpoint.control).get_host_info()
+    assert (info.owner_pid, info.idle_timeout_s) == (None, 1800.0)
     assert len(list_hosts(home)) == 1
     assert shared.stop(paths)
     assert not list_hosts(home)
@@ -91,47 +91,49 @@ async def test_up_status_down(
 
 
 @pytest.mark.usefixtures("stopped")
-def test_it_outlives_the_program_that_started_it(home: Path, paths: Paths) -> None:
+def test_a_shared_host_outlives_the_program_that_started_it(home: Path, paths: Paths) -> None:
     with start_program(UP, str(home)) as program:
-        told, complaints = program.communicate(timeout=60)
-    assert complaints == ""
+        output, errors = program.communicate(timeout=60)
+    assert errors == ""
     running = shared.find_endpoint(paths)
     assert running
-    assert told.split() == [str(running.pid), "False"]
+    assert output.split() == [str(running.pid), "False"]
     host = psutil.Process(running.pid)
     assert shared.find_endpoint(paths) == running
     assert host.is_running()
 
 
 @pytest.mark.usefixtures("stopped")
-def test_programs_that_call_up_at_the_same_instant_share_one_host(home: Path) -> None:
+def test_concurrent_starts_share_one_host(home: Path) -> None:
     programs = [start_program(UP, str(home)) for _ in range(3)]
-    told: list[list[str]] = []
+    values: list[list[str]] = []
     for program in programs:
         with program:
-            told.append(program.communicate(timeout=60)[0].split())
-    assert len({pid for pid, _ in told}) == 1
-    assert sorted(before for _, before in told) == ["False", "True", "True"]
+            values.append(program.communicate(timeout=60)[0].split())
+    assert len({pid for pid, _ in values}) == 1
+    assert sorted(before for _, before in values) == ["False", "True", "True"]
     assert len(list_hosts(home)) == 1
 
 
 @pytest.mark.usefixtures("stopped")
 @posix
-def test_its_state_is_for_this_user_only(paths: Paths, options: HostOptions) -> None:
+def test_only_this_user_can_read_the_state(paths: Paths, options: HostOptions) -> None:
     shared.start(paths, options=options)
     assert stat.S_IMODE(paths.state_file.stat().st_mode) == 0o600
     assert "token" in json.loads(paths.state_file.read_text(encoding="utf-8"))
 
 
 @pytest.mark.usefixtures("stopped")
-def test_it_leaves_when_nobody_used_it(home: Path, paths: Paths, options: HostOptions) -> None:
+def test_an_idle_host_exits(home: Path, paths: Paths, options: HostOptions) -> None:
     shared.start(paths, idle_timeout_s=0.5, options=options)
     wait_until(lambda: not list_hosts(home))
     assert not paths.state_file.exists()
 
 
 @pytest.mark.usefixtures("stopped")
-async def test_a_connection_keeps_it(home: Path, paths: Paths, options: HostOptions) -> None:
+async def test_a_host_with_a_connection_does_not_exit(
+    home: Path, paths: Paths, options: HostOptions
+) -> None:
     endpoint, _ = await asyncio.to_thread(shared.start, paths, 0.5, options=options)
     port = int(endpoint.base_url.rpartition(":")[2])
     _, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -143,7 +145,7 @@ async def test_a_connection_keeps_it(home: Path, paths: Paths, options: HostOpti
 
 
 @pytest.mark.usefixtures("stopped")
-async def test_leaving_when_asked_removes_the_state(
+async def test_shutdown_removes_the_state(
     paths: Paths, options: HostOptions, transport: HttpTransport
 ) -> None:
     endpoint, _ = await asyncio.to_thread(shared.start, paths, options=options)
@@ -153,7 +155,7 @@ async def test_leaving_when_asked_removes_the_state(
 
 
 @pytest.mark.usefixtures("stopped")
-def test_one_that_was_killed_is_replaced(paths: Paths, options: HostOptions) -> None:
+def test_a_killed_host_is_replaced(paths: Paths, options: HostOptions) -> None:
     first, _ = shared.start(paths, options=options)
     psutil.Process(first.pid).kill()
     wait_until(lambda: shared.find_endpoint(paths) is None)
@@ -184,7 +186,7 @@ def test_a_failed_start_leaves_no_state(paths: Paths, tmp_path: Path) -> None:
         b"[" * 50_000,
     ],
 )
-def test_garbage_is_no_state(paths: Paths, content: bytes) -> None:
+def test_an_invalid_state_is_ignored_and_removed(paths: Paths, content: bytes) -> None:
     paths.create().state_file.write_bytes(content)
     assert state.read_state(paths.state_file) is None
     assert not shared.stop(paths)
@@ -192,14 +194,14 @@ def test_garbage_is_no_state(paths: Paths, content: bytes) -> None:
 
 
 @posix
-def test_a_pipe_is_no_state_and_nobody_waits_for_it(paths: Paths) -> None:
+def test_a_pipe_as_state_is_ignored_and_removed(paths: Paths) -> None:
     os.mkfifo(paths.create().state_file)
     assert state.read_state(paths.state_file) is None
     assert not shared.stop(paths)
     assert not paths.state_file.exists()
 
 
-def test_a_directory_in_place_of_the_state_is_named(paths: Paths, options: HostOptions) -> None:
+def test_a_directory_in_place_of_the_state_is_an_error(paths: Paths, options: HostOptions) -> None:
     paths.create().state_file.mkdir()
     for work in (lambda: shared.stop(paths), lambda: shared.start(paths, options=options)):
         with pytest.raises(ConfigurationError, match=re.escape(str(paths.state_file))):
@@ -209,16 +211,16 @@ def test_a_directory_in_place_of_the_state_is_named(paths: Paths, options: HostO
 @pytest.mark.parametrize(
     "changes", [{"pid": 2**22 + 1}, {"create_time": 1.0}, {"pid": -1}, {"pid": 2**70}]
 )
-def test_the_state_of_a_dead_host_is_no_state(paths: Paths, changes: dict[str, object]) -> None:
-    state.write_state(paths.create().state_file, announcement())
-    told = json.loads(paths.state_file.read_bytes())
-    paths.state_file.write_text(json.dumps({**told, **changes}), encoding="utf-8")
+def test_the_state_of_a_dead_host_is_ignored(paths: Paths, changes: dict[str, object]) -> None:
+    state.write_state(paths.create().state_file, make_ready())
+    values = json.loads(paths.state_file.read_bytes())
+    paths.state_file.write_text(json.dumps({**values, **changes}), encoding="utf-8")
     assert state.read_state(paths.state_file) is None
 
 
 def test_a_host_removes_only_its_own_state(paths: Paths) -> None:
-    state.write_state(paths.create().state_file, announcement())
-    assert state.read_state(paths.state_file) == announcement()
+    state.write_state(paths.create().state_file, make_ready())
+    assert state.read_state(paths.state_file) == make_ready()
     state.remove_state(paths.state_file, pid=1)
     assert paths.state_file.exists()
     state.remove_state(paths.state_file, pid=os.getpid())
@@ -226,28 +228,28 @@ def test_a_host_removes_only_its_own_state(paths: Paths) -> None:
     state.remove_state(paths.state_file, pid=os.getpid())
 
 
-def test_a_state_that_cannot_be_written_leaves_no_draft(paths: Paths) -> None:
+def test_a_failed_write_leaves_no_temporary_file(paths: Paths) -> None:
     paths.create().state_file.mkdir()
     with pytest.raises(OSError, match=r".+"):
-        state.write_state(paths.state_file, announcement())
+        state.write_state(paths.state_file, make_ready())
     assert [entry.name for entry in paths.state.iterdir()] == ["host.json"]
 
 
-def test_the_lock_is_held_by_one_at_a_time(tmp_path: Path) -> None:
+def test_one_thread_at_a_time_has_the_lock(tmp_path: Path) -> None:
     inside = threading.Semaphore(1)
 
     def hold(_: int) -> bool:
         with FileLock(tmp_path / "lock", timeout_s=20):
-            alone = inside.acquire(blocking=False)
+            is_alone = inside.acquire(blocking=False)
             time.sleep(0.01)  # long enough for the others to try
             inside.release()
-            return alone
+            return is_alone
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(hold, range(16)))
 
 
-def test_a_lock_that_another_up_holds_is_a_failed_start(
+def test_a_start_fails_while_another_one_has_the_lock(
     paths: Paths, options: HostOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shared, "START_TIMEOUT_S", 0)
@@ -259,17 +261,17 @@ def test_a_lock_that_another_up_holds_is_a_failed_start(
             assert "try again" in failure.value.hint
 
 
-def test_waiting_for_the_lock_has_an_end(tmp_path: Path) -> None:
-    now = [0.0]
+def test_the_wait_for_the_lock_times_out(tmp_path: Path) -> None:
+    time_s = [0.0]
 
     def sleep(seconds: float) -> None:
-        now[0] += seconds
+        time_s[0] += seconds
 
     with FileLock(tmp_path / "lock", timeout_s=1):
-        waiting = FileLock(tmp_path / "lock", timeout_s=5, monotonic=lambda: now[0], sleep=sleep)
+        waiting = FileLock(tmp_path / "lock", timeout_s=5, monotonic=lambda: time_s[0], sleep=sleep)
         with pytest.raises(LockTimeout, match="for 5 s"):
             waiting.__enter__()
-    assert now[0] == pytest.approx(5.0, abs=0.1)
+    assert time_s[0] == pytest.approx(5.0, abs=0.1)
 
 
 def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:

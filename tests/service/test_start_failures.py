@@ -1,7 +1,7 @@
-"""Why a host did not start, in words that help.
+"""Errors of a host that cannot start.
 
-The broken installations are doubles: a package named `foundry_local_sdk` on PYTHONPATH, which
-comes before the installed one, so that the host imports it instead.
+A package named `foundry_local_sdk` on PYTHONPATH replaces the installed one and simulates a broken
+installation.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def broken(tmp_path: Path, start: Callable[..., EngineHost]) -> Callable[..., EngineHost]:
-    """A host whose foundry_local_sdk is this source."""
+def start_broken(tmp_path: Path, start: Callable[..., EngineHost]) -> Callable[..., EngineHost]:
+    """Return a function that starts a host with this source as its foundry_local_sdk."""
 
-    def broken(source: str, **options: object) -> EngineHost:
+    def start_broken(source: str, **options: object) -> EngineHost:
         shim = tmp_path / "shim"
         shim.mkdir()
         (shim / "foundry_local_sdk.py").write_text(source, encoding="utf-8")
         return start(environ={**os.environ, "PYTHONPATH": str(shim)}, **options)
 
-    return broken
+    return start_broken
 
 
-async def failure(host: EngineHost) -> ServiceStartFailed:
+async def wait_failure(host: EngineHost) -> ServiceStartFailed:
     with pytest.raises(ServiceStartFailed) as caught:
         await host.wait_ready()
     assert not host.is_alive
@@ -47,49 +47,53 @@ async def failure(host: EngineHost) -> ServiceStartFailed:
     return caught.value
 
 
-async def test_without_the_sdk_the_hint_says_how_to_install_it(
-    broken: Callable[..., EngineHost],
+async def test_a_missing_sdk_has_a_hint_how_to_install_it(
+    start_broken: Callable[..., EngineHost],
 ) -> None:
-    error = await failure(
-        broken("raise ModuleNotFoundError(\"No module named 'foundry_local_sdk'\")")
+    error = await wait_failure(
+        start_broken("raise ModuleNotFoundError(\"No module named 'foundry_local_sdk'\")")
     )
     assert "cannot be imported" in error.message
     assert 'pip install "foundry-api[embedded]"' in error.hint
 
 
 @pytest.mark.parametrize("damage", DAMAGED_REGISTRIES)
-async def test_a_damaged_list_of_registered_models_is_named_with_its_remedy(
+async def test_a_damaged_list_of_registered_models_has_a_hint(
     start: Callable[..., EngineHost], paths: Paths, damage: Callable[[Path], None]
 ) -> None:
     path = get_registry_path(paths.create())
     path.parent.mkdir(parents=True)
     damage(path)
-    error = await failure(start(models=HostOptions(paths=paths).models))
+    error = await wait_failure(start(models=HostOptions(paths=paths).models))
     assert str(path) in error.message
     assert f"Move {path} away" in error.hint
     assert "models register" in error.hint
 
 
-async def test_a_crash_is_told_with_the_end_of_the_log(
-    broken: Callable[..., EngineHost],
+async def test_a_crash_is_reported_with_the_end_of_the_log(
+    start_broken: Callable[..., EngineHost],
 ) -> None:
     crash = "import os, sys; print('the engine says why'); sys.stdout.flush(); os.abort()"
-    error = await failure(broken(crash))
+    error = await wait_failure(start_broken(crash))
     assert "before it served" in error.message
     assert "the engine says why" in error.message
     assert error.log_path
     assert error.log_path in error.hint
 
 
-async def test_a_host_that_hangs_is_ended(broken: Callable[..., EngineHost], home: Path) -> None:
+async def test_a_host_that_hangs_is_killed(
+    start_broken: Callable[..., EngineHost], home: Path
+) -> None:
     began_at = time.monotonic()
-    error = await failure(broken("import time; time.sleep(600)", start_timeout_s=0.5))
+    error = await wait_failure(start_broken("import time; time.sleep(600)", start_timeout_s=0.5))
     assert "within 0.5 s" in error.message
     assert time.monotonic() - began_at < 5
     assert not list_hosts(home)
 
 
-def test_a_home_that_cannot_be_used_is_told(start: Callable[..., EngineHost], home: Path) -> None:
+def test_an_unusable_home_directory_is_an_error(
+    start: Callable[..., EngineHost], home: Path
+) -> None:
     home.parent.mkdir(exist_ok=True)
     home.write_text("a file where a directory has to be", encoding="utf-8")
     with pytest.raises(ConfigurationError, match="cannot be used") as caught:
@@ -97,7 +101,7 @@ def test_a_home_that_cannot_be_used_is_told(start: Callable[..., EngineHost], ho
     assert "FOUNDRY_HOME" in caught.value.hint
 
 
-async def test_an_interpreter_that_is_not_there_is_told(
+async def test_a_missing_interpreter_is_an_error(
     start: Callable[..., EngineHost], tmp_path: Path
 ) -> None:
     with pytest.raises(ServiceStartFailed, match="cannot be started"):
@@ -106,7 +110,7 @@ async def test_an_interpreter_that_is_not_there_is_told(
         start(python="")
 
 
-async def test_modules_of_the_working_directory_do_not_get_in_the_way(
+async def test_modules_in_the_working_directory_are_not_imported(
     start: Callable[..., EngineHost], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("json", "socket", "msgspec", "aiohttp", "foundry_local_sdk"):
@@ -115,10 +119,10 @@ async def test_modules_of_the_working_directory_do_not_get_in_the_way(
     assert (await start(python=sys.executable).wait_ready()).pid
 
 
-async def test_relative_python_paths_are_those_of_the_caller(
+async def test_relative_python_paths_start_from_the_caller(
     start: Callable[..., EngineHost], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The host works elsewhere; what it imports may lie in a directory of the caller's."""
+    """The host has another working directory than the caller."""
     (tmp_path / "vendored").mkdir()
     module = tmp_path / "vendored" / "foundry_local_sdk.py"
     module.write_text("raise ImportError('the vendored one')", encoding="utf-8")

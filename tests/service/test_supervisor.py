@@ -1,4 +1,4 @@
-"""One host for everybody who asks, and another one when it dies."""
+"""One engine host for all callers, which is replaced when it dies."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from foundry_api.engine.process import HostOptions
 
 
-class Waits:
-    """In place of asyncio.sleep: notes how long it was asked to wait, and does not."""
+class SleepRecorder:
+    """Replaces asyncio.sleep: records the delays and returns at once."""
 
     def __init__(self) -> None:
-        self.asked: list[float] = []
+        self.delays_s: list[float] = []
 
     async def __call__(self, seconds: float) -> None:
-        self.asked.append(seconds)
+        self.delays_s.append(seconds)
 
 
 class Clock:
@@ -38,8 +38,8 @@ class Clock:
 
 
 @pytest.fixture
-def waits() -> Waits:
-    return Waits()
+def sleep_recorder() -> SleepRecorder:
+    return SleepRecorder()
 
 
 @pytest.fixture
@@ -48,9 +48,11 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def supervisor(options: HostOptions, waits: Waits, clock: Clock) -> Iterator[Supervisor]:
+def supervisor(
+    options: HostOptions, sleep_recorder: SleepRecorder, clock: Clock
+) -> Iterator[Supervisor]:
     backoff = Backoff(base_s=1.0, cap_s=4.0, uniform=lambda _, high: high)
-    supervisor = Supervisor(options, backoff=backoff, monotonic=clock, sleep=waits)
+    supervisor = Supervisor(options, backoff=backoff, monotonic=clock, sleep=sleep_recorder)
     yield supervisor
     supervisor.close()
 
@@ -59,7 +61,7 @@ def kill(pid: int | None) -> None:
     psutil.Process(pid).kill()
 
 
-async def test_everybody_gets_the_same_host(supervisor: Supervisor, home: Path) -> None:
+async def test_all_callers_get_the_same_host(supervisor: Supervisor, home: Path) -> None:
     endpoints = await asyncio.gather(*(supervisor.get_endpoint() for _ in range(10)))
     assert len(set(endpoints)) == 1
     assert len(list_hosts(home)) == 1
@@ -67,9 +69,7 @@ async def test_everybody_gets_the_same_host(supervisor: Supervisor, home: Path) 
     assert supervisor.restarts == 0
 
 
-async def test_a_host_spawned_early_is_the_one_that_is_used(
-    supervisor: Supervisor, home: Path
-) -> None:
+async def test_a_host_that_was_started_early_is_used(supervisor: Supervisor, home: Path) -> None:
     supervisor.start()
     supervisor.start()
     assert supervisor.host
@@ -77,8 +77,8 @@ async def test_a_host_spawned_early_is_the_one_that_is_used(
     assert len(list_hosts(home)) == 1
 
 
-async def test_a_dead_host_is_replaced_after_a_growing_wait(
-    supervisor: Supervisor, waits: Waits, clock: Clock
+async def test_a_dead_host_is_replaced_after_a_growing_delay(
+    supervisor: Supervisor, sleep_recorder: SleepRecorder, clock: Clock
 ) -> None:
     first = await supervisor.get_endpoint()
     for _ in range(4):
@@ -88,25 +88,25 @@ async def test_a_dead_host_is_replaced_after_a_growing_wait(
         after = await supervisor.get_endpoint()
         assert after.pid != before.pid
     assert supervisor.restarts == 4
-    assert waits.asked == [0.0, 1.0, 2.0, 4.0, 4.0]
+    assert sleep_recorder.delays_s == [0.0, 1.0, 2.0, 4.0, 4.0]
     clock.now = 100.0
     kill((await supervisor.get_endpoint()).pid)
     await wait_until_async(lambda: supervisor.host and not supervisor.host.is_alive)
     assert (await supervisor.get_endpoint()).pid != first.pid
-    assert waits.asked[-1] == 1.0
+    assert sleep_recorder.delays_s[-1] == 1.0
 
 
-async def test_a_cancelled_caller_does_not_disturb_the_others(supervisor: Supervisor) -> None:
-    impatient = asyncio.create_task(supervisor.get_endpoint())
-    patient = asyncio.create_task(supervisor.get_endpoint())
+async def test_a_cancelled_caller_does_not_affect_the_others(supervisor: Supervisor) -> None:
+    cancelled_caller = asyncio.create_task(supervisor.get_endpoint())
+    other_caller = asyncio.create_task(supervisor.get_endpoint())
     await asyncio.sleep(0)
-    impatient.cancel()
-    assert (await patient).pid
-    assert impatient.cancelled()
+    cancelled_caller.cancel()
+    assert (await other_caller).pid
+    assert cancelled_caller.cancelled()
 
 
 @pytest.mark.parametrize("after_s", [0.0, 0.05, 0.15])
-async def test_cancelling_every_caller_during_the_start_leaves_nothing(
+async def test_cancelling_all_callers_during_the_start_leaves_no_host(
     supervisor: Supervisor, home: Path, after_s: float
 ) -> None:
     for _ in range(2):
@@ -118,27 +118,27 @@ async def test_cancelling_every_caller_during_the_start_leaves_nothing(
     assert (await supervisor.get_endpoint()).pid
 
 
-def test_it_serves_one_event_loop_after_another(supervisor: Supervisor) -> None:
+def test_a_supervisor_works_on_one_event_loop_after_another(supervisor: Supervisor) -> None:
     assert asyncio.run(supervisor.get_endpoint()) == asyncio.run(supervisor.get_endpoint())
 
-    async def interrupted() -> None:
+    async def start_and_leave() -> None:
         asyncio.create_task(supervisor.get_endpoint())  # noqa: RUF006 - left to the end of the loop
         await asyncio.sleep(0)
 
     supervisor.close()
-    asyncio.run(interrupted())
+    asyncio.run(start_and_leave())
     assert asyncio.run(supervisor.get_endpoint()).pid
 
 
-async def test_stop_ends_the_host_and_a_later_call_starts_another(
-    supervisor: Supervisor, home: Path, waits: Waits
+async def test_close_stops_the_host_and_a_later_call_starts_another(
+    supervisor: Supervisor, home: Path, sleep_recorder: SleepRecorder
 ) -> None:
     first = await supervisor.get_endpoint()
     await supervisor.aclose()
     assert not list_hosts(home)
     assert (await supervisor.get_endpoint()).pid != first.pid
     assert supervisor.restarts == 0
-    assert waits.asked == [0.0, 0.0]
+    assert sleep_recorder.delays_s == [0.0, 0.0]
 
 
 def test_the_newest_logs_are_kept(options: HostOptions) -> None:
