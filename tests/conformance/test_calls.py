@@ -67,24 +67,24 @@ async def test_cached_stream_replays_its_chunks(client: FoundryAPIClient, servic
     assert again[-1].usage == whole.usage == first[-1].usage
 
 
-@pytest.mark.parametrize("told", ENDING, ids=lambda each: each.keyword)
+@pytest.mark.parametrize("script", ENDING, ids=lambda each: each.keyword)
 async def test_complete_answer_is_exact(
-    client: FoundryAPIClient, told: Script, expected: Expected
+    client: FoundryAPIClient, script: Script, expected: Expected
 ) -> None:
-    response = await client.complete(f"Please {told.keyword}.", max_tokens=ENOUGH)
-    assert (response.reasoning, response.content) == (told.reasoning, told.content)
+    response = await client.complete(f"Please {script.keyword}.", max_tokens=ENOUGH)
+    assert (response.reasoning, response.content) == (script.reasoning, script.content)
     assert response.finish_reason == "stop"
-    prompt, answer = asked(f"Please {told.keyword}."), completion_tokens(told.text)
+    prompt, answer = asked(f"Please {script.keyword}."), completion_tokens(script.text)
     counted = Usage(prompt, answer, prompt + answer)
     assert response.usage == (counted if expected.counts_tokens else Usage())
 
 
-@pytest.mark.parametrize("told", SAID, ids=lambda each: each.keyword)
-async def test_streamed_answer_is_the_same(client: FoundryAPIClient, told: Script) -> None:
-    stream = client.stream_complete(told.keyword, max_tokens=ENOUGH)
+@pytest.mark.parametrize("script", SAID, ids=lambda each: each.keyword)
+async def test_streamed_answer_is_the_same(client: FoundryAPIClient, script: Script) -> None:
+    stream = client.stream_complete(script.keyword, max_tokens=ENOUGH)
     pieces = [chunk async for chunk in stream]
-    assert "".join(piece.reasoning for piece in pieces) == told.reasoning
-    assert "".join(piece.content for piece in pieces) == told.content
+    assert "".join(piece.reasoning for piece in pieces) == script.reasoning
+    assert "".join(piece.content for piece in pieces) == script.content
     assert pieces[-1].finish_reason == "stop"
     assert len(pieces) > 2
 

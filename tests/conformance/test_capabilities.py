@@ -109,12 +109,12 @@ async def usage(subject: Subject) -> Support:
 
 async def stream_errors(subject: Subject) -> Support:
     try:
-        told = bool(await subject.events("say-hello", max_tokens=OVERFLOW))
+        has_events = bool(await subject.events("say-hello", max_tokens=OVERFLOW))
     except errors.ServiceCrashed:  # the body broke off
-        told = False
+        has_events = False
     with pytest.raises(errors.ContextOverflow):
         await subject.client.complete("say-hello", max_tokens=OVERFLOW)
-    return judged(by_itself=told, with_ours=True)
+    return judged(by_itself=has_events, with_ours=True)
 
 
 async def cancellation(subject: Subject) -> Support:
@@ -154,8 +154,8 @@ async def keep_alive(subject: Subject) -> Support:
 
 async def json_schema(subject: Subject) -> Support:
     """Uses the format of 2.1."""
-    wanted = {"type": "json_schema", "json_schema": NUMBER}
-    choice = await subject.raw.choice("say-hello", max_tokens=4, response_format=wanted)
+    response_format = {"type": "json_schema", "json_schema": NUMBER}
+    choice = await subject.raw.choice("say-hello", max_tokens=4, response_format=response_format)
     ours = await subject.client.complete("say-json", response_model={"required": ["born"]})
     return judged(
         by_itself=_is_object(choice["message"]["content"]), with_ours=ours.parsed["born"] == 1815
@@ -332,10 +332,10 @@ async def audio(subject: Subject) -> Support:
 async def response_images(subject: Subject) -> Support:
     """1.2.4 also requires the media type of the image."""
     image = {"type": "input_image", "image_url": DOT, "media_type": "image/png"}
-    said = [{"type": "message", "role": "user", "content": [image]}]
-    ours = await subject.client.responses.create(said, model=SEER)
-    asked = {"model": ours.model, "input": said}
-    reply = await subject.raw.send("POST", "/v1/responses", **asked)
+    messages = [{"type": "message", "role": "user", "content": [image]}]
+    ours = await subject.client.responses.create(messages, model=SEER)
+    body = {"model": ours.model, "input": messages}
+    reply = await subject.raw.send("POST", "/v1/responses", **body)
     (item,) = msgspec.json.decode(reply.body)["output"]
     seen = item["content"][0]["text"]
     return judged(by_itself=seen == LIGHT, with_ours=ours.output_text == LIGHT)
@@ -345,10 +345,12 @@ async def refuses_images(subject: Subject) -> Support:
     """Return whether an image is refused for a text model, instead of being ignored."""
     image = {"type": "input_image", "image_url": DOT, "media_type": "image/png"}
     parts = [{"type": "input_text", "text": "say-hello"}, image]
-    said = [{"type": "message", "role": "user", "content": parts}]
-    reply = await subject.raw.send("POST", "/v1/responses", model=subject.service.model, input=said)
+    messages = [{"type": "message", "role": "user", "content": parts}]
+    reply = await subject.raw.send(
+        "POST", "/v1/responses", model=subject.service.model, input=messages
+    )
     with pytest.raises(errors.ModelTaskMismatch):
-        await subject.client.responses.create(said)
+        await subject.client.responses.create(messages)
     return judged(by_itself=reply.status != 200, with_ours=True)
 
 
@@ -373,8 +375,8 @@ MEASURED_ELSEWHERE = {"unload_while_generating", "embed_with_chat_model"}
 
 @pytest.mark.parametrize("measure", MEASURES, ids=lambda each: each.__name__)
 async def test_measured_capability_matches_the_table(subject: Subject, measure: Measure) -> None:
-    said = CAPABILITIES[subject.service.service_generation]
-    assert await measure(subject) == getattr(said, measure.__name__)
+    capabilities = CAPABILITIES[subject.service.service_generation]
+    assert await measure(subject) == getattr(capabilities, measure.__name__)
 
 
 async def test_largest_seed(subject: Subject) -> None:

@@ -31,14 +31,14 @@ def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Service]
 
 
 async def test_survival_matches_the_table(service: Service) -> None:
-    said = CAPABILITIES[service.service_generation].embed_with_chat_model
+    support = CAPABILITIES[service.service_generation].embed_with_chat_model
     async with FoundryAPIClient(service.base_url, max_retries=0) as client:
         await client.models.load(ALIAS)
     async with contextlib.aclosing(HttpTransport()) as transport:
         raw = RawClient(service, transport)
         with contextlib.suppress(FoundryError):
             await raw.send("POST", "/v1/embeddings", model=service.model, input="Hello")
-    if said == "unsupported":
+    if support == "unsupported":
         await wait_until_async(lambda: not lives(service))
     else:
         assert lives(service)

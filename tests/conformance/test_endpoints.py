@@ -73,9 +73,9 @@ class TestTranscription:
         self, client: FoundryAPIClient, tmp_path: Path, language: str
     ) -> None:
         tone = write_tone(tmp_path / "tone.wav")
-        told = await client.transcribe(tone, model=LISTENER, language=language)
-        assert told.text == heard(language)
-        assert told.raw
+        result = await client.transcribe(tone, model=LISTENER, language=language)
+        assert result.text == heard(language)
+        assert result.raw
 
     @of_sdk_2
     async def test_transcription_streams(self, client: FoundryAPIClient, tmp_path: Path) -> None:
@@ -168,8 +168,8 @@ class TestResponses:
         made = await responses.create("say-hello", store=True)
         assert made.stored
         assert (await responses.get(made.id)).output_text == HELLO
-        (said,) = await responses.input_items(made.id)
-        assert (said.role, said.text) == ("user", "say-hello")
+        (item,) = await responses.input_items(made.id)
+        assert (item.role, item.text) == ("user", "say-hello")
         assert made.id in [each.id for each in (await responses.list()).responses]
         await responses.delete(made.id)
         for look in (responses.get, responses.input_items, responses.delete):
@@ -237,28 +237,30 @@ class TestResponses:
             await client.responses.create([{"role": "user", "content": parts}])
 
     @real_ones
-    @pytest.mark.parametrize(("level", "told"), [(255, LIGHT), (0, DARK)])
+    @pytest.mark.parametrize(("level", "answer"), [(255, LIGHT), (0, DARK)])
     async def test_image_reaches_a_vision_model(
-        self, client: FoundryAPIClient, tmp_path: Path, level: int, told: str
+        self, client: FoundryAPIClient, tmp_path: Path, level: int, answer: str
     ) -> None:
         path = write_image(tmp_path / "image.png", level=level)
         image = {"type": "input_image", "image_url": str(path)}
         parts = [{"type": "input_text", "text": "What do you see?"}, image]
         made = await client.responses.create([{"role": "user", "content": parts}], model=SEER)
-        assert made.output_text == told
+        assert made.output_text == answer
 
     @real_ones
     async def test_schema_is_enforced_or_refused(
         self, client: FoundryAPIClient, service: Service
     ) -> None:
         schema = {"type": "object", "properties": {}, "additionalProperties": False}
-        wanted = {"format": {"type": "json_schema", "name": "nothing", "schema": schema}}
+        text_format = {"format": {"type": "json_schema", "name": "nothing", "schema": schema}}
         if service.service_generation == "sdk-2.1":
-            made = await client.responses.create("say-hello", text=wanted, max_output_tokens=20)
+            made = await client.responses.create(
+                "say-hello", text=text_format, max_output_tokens=20
+            )
             assert made.output_text.lstrip().startswith("{")
         else:
             with pytest.raises(errors.UnsupportedFeature, match="json_schema"):
-                await client.responses.create("say-hello", text=wanted)
+                await client.responses.create("say-hello", text=text_format)
 
     @pytest.mark.parametrize("service", ["legacy", "cli-0.10"], indirect=True)
     async def test_unsupported_generation_has_no_responses(self, client: FoundryAPIClient) -> None:

@@ -65,19 +65,19 @@ async def test_rejected_answer_is_requested_again(
 ) -> None:
     answer = await client.complete("say-hello", parser=str, validators=[is_json])
     assert (answer.parsed, answer.repairs) == (JSON, 1)
-    said = completion_tokens(HELLO) + completion_tokens(JSON)
-    assert answer.usage.completion_tokens == (said if expected.counts_tokens else 0)
+    tokens = completion_tokens(HELLO) + completion_tokens(JSON)
+    assert answer.usage.completion_tokens == (tokens if expected.counts_tokens else 0)
     assert expected.counts_tokens or answer.usage == Usage()
 
 
 async def test_invalid_answer_is_never_accepted(client: FoundryAPIClient, service: Service) -> None:
     """If the engine enforces the schema, the same model has to produce another answer."""
-    wanted: dict[str, Any] = {"enum": ["Hello", 5]}
+    schema: dict[str, Any] = {"enum": ["Hello", 5]}
     if enforces(service):
-        assert (await client.complete("say-hello", response_model=wanted)).parsed in {"Hello", 5}
+        assert (await client.complete("say-hello", response_model=schema)).parsed in {"Hello", 5}
         return
     with pytest.raises(StructuredOutputError) as caught:
-        await client.complete("say-hello", response_model=wanted, max_repairs=1)
+        await client.complete("say-hello", response_model=schema, max_repairs=1)
     assert caught.value.partial == HELLO
     assert caught.value.repairs == 1
     assert caught.value.model == service.model

@@ -99,8 +99,8 @@ async def test_run_streams(client: FoundryAPIClient) -> None:
         "call-after-words", [calculate, clock], max_tokens=ENOUGH, temperature=0
     )
     pieces = [piece async for piece in stream]
-    said = "".join(piece.content for piece in pieces if isinstance(piece, Chunk))
-    assert said == "Let me see.\nHello, world!"
+    content = "".join(piece.content for piece in pieces if isinstance(piece, Chunk))
+    assert content == "Let me see.\nHello, world!"
     assert [piece.value for piece in pieces if isinstance(piece, ToolResult)] == [
         "6 * 7 is 42; say-hello"
     ]

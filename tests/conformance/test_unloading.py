@@ -40,7 +40,7 @@ def lives(service: Service) -> bool:
 
 
 async def test_survival_matches_the_table(service: Service) -> None:
-    said = CAPABILITIES[service.service_generation].unload_while_generating
+    support = CAPABILITIES[service.service_generation].unload_while_generating
     async with FoundryAPIClient(service.base_url, max_retries=0) as client:
         await client.models.load(ALIAS)
     name = service.model if service.service_generation == "sdk-1" else ALIAS
@@ -56,7 +56,7 @@ async def test_survival_matches_the_table(service: Service) -> None:
             while await stream.read():
                 continue
         stream.close()
-    if said == "unsupported":
+    if support == "unsupported":
         await wait_until_async(lambda: not lives(service))
     else:
         assert lives(service)

@@ -64,10 +64,10 @@ async def test_call_gets_the_error_of_the_plain_request(caller: Caller) -> None:
 
 
 async def test_caller_error_with_status_500_is_not_retried(caller: Caller) -> None:
-    told = json.dumps(
+    body = json.dumps(
         {"error": {"message": "Invalid OpenAI JSON request: no", "type": "server_error"}}
     )
-    async with ScriptedServer(mute_then(send_once(make_response(500, told.encode())))) as server:
+    async with ScriptedServer(mute_then(send_once(make_response(500, body.encode())))) as server:
         with pytest.raises(errors.InvalidRequest):
             await caller.make_call(server.base_url, retries=2).result()
         assert len(server.requests) == 2

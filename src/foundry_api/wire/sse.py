@@ -43,26 +43,32 @@ class EventDecoder:
     # rarely `event:`. `id:` and `retry:` are for browsers that reconnect, and are skipped.
 
     def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
-        self._max = max_event_bytes
+        self._max_event_bytes = max_event_bytes
         self._rest = bytearray()
         self._data: list[bytes] = []
         self._name = b""
         self._size = 0
         self._after_cr = False
-        self._first_line = True
+        self._is_first_line = True
 
     def feed(self, block: bytes) -> Iterable[Event]:
         """Return the events that this block completes. Consume them before the next call."""
         # Fast path: most blocks contain only complete events of one line each. Decoding them line
         # by line takes twice as long.
-        if self._rest or self._data or self._name or self._after_cr or len(block) > self._max:
+        if (
+            self._rest
+            or self._data
+            or self._name
+            or self._after_cr
+            or len(block) > self._max_event_bytes
+        ):
             return self._decode_lines(block)
         if b"\r" in block or not (block.startswith(b"data: ") and block.endswith(b"\n\n")):
             return self._decode_lines(block)
         lines = block[6:-2].split(b"\n\ndata: ")
         if block.count(b"\n") != 2 * len(lines):
             return self._decode_lines(block)
-        self._first_line = False
+        self._is_first_line = False
         return map(Event, lines)
 
     def _decode_lines(self, block: bytes) -> Iterator[Event]:
@@ -70,7 +76,7 @@ class EventDecoder:
         for line in self._split_lines(block):
             if (event := self._process_line(line)) is not None:
                 yield event
-        if len(self._rest) > self._max:
+        if len(self._rest) > self._max_event_bytes:
             raise self._make_size_error()
 
     def _split_lines(self, block: bytes) -> list[bytes]:
@@ -87,8 +93,8 @@ class EventDecoder:
         first, *others, rest = block.split(b"\n")
         lines = [bytes(self._rest) + first, *others]
         self._rest = bytearray(rest)
-        if self._first_line:
-            self._first_line = False
+        if self._is_first_line:
+            self._is_first_line = False
             lines[0] = lines[0].removeprefix(_BOM)
         return lines
 
@@ -97,14 +103,14 @@ class EventDecoder:
             data, name = self._data, self._name
             self._data, self._name, self._size = [], b"", 0
             return Event(b"\n".join(data), name or b"message") if data else None
-        if len(line) > self._max:
+        if len(line) > self._max_event_bytes:
             raise self._make_size_error()
         field, _, value = line.partition(b":")
         if field in _DATA_FIELDS:
             if field == b"error":
                 self._name = field
             self._size += len(line) + 1
-            if self._size > self._max:
+            if self._size > self._max_event_bytes:
                 raise self._make_size_error()
             self._data.append(value.removeprefix(b" "))
         elif field == b"event":
@@ -115,4 +121,4 @@ class EventDecoder:
         return None
 
     def _make_size_error(self) -> ProtocolError:
-        return ProtocolError(f"an event of the stream is larger than {self._max} bytes")
+        return ProtocolError(f"an event of the stream is larger than {self._max_event_bytes} bytes")

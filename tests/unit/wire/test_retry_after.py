@@ -33,22 +33,22 @@ def test_seconds_milliseconds_and_dates(headers: dict[str, str], seconds: float)
     assert parse_retry_after(headers, NOW) == seconds
 
 
-@pytest.mark.parametrize("told", ["", "-1", "nan", "inf", "-inf", "soon", "Tue, 99 Nov", "1e999"])
-def test_invalid_values_are_ignored(told: str) -> None:
-    assert parse_retry_after({"Retry-After": told}, NOW) is None
-    assert parse_retry_after({"Retry-After-Ms": told}, NOW) is None
+@pytest.mark.parametrize("value", ["", "-1", "nan", "inf", "-inf", "soon", "Tue, 99 Nov", "1e999"])
+def test_invalid_values_are_ignored(value: str) -> None:
+    assert parse_retry_after({"Retry-After": value}, NOW) is None
+    assert parse_retry_after({"Retry-After-Ms": value}, NOW) is None
     assert parse_retry_after({}, NOW) is None
 
 
 @given(st.datetimes(datetime(1990, 1, 1), datetime(2900, 1, 1)))  # noqa: DTZ001 - hypothesis' bounds
 def test_date_becomes_the_time_until_it(moment: datetime) -> None:
     moment = moment.replace(tzinfo=UTC, microsecond=0)
-    told = {"Retry-After": format_datetime(moment, usegmt=True)}
-    assert parse_retry_after(told, NOW) == max(0.0, moment.timestamp() - NOW)
+    headers = {"Retry-After": format_datetime(moment, usegmt=True)}
+    assert parse_retry_after(headers, NOW) == max(0.0, moment.timestamp() - NOW)
 
 
 @given(st.text())
-def test_no_value_raises(told: str) -> None:
+def test_no_value_raises(value: str) -> None:
     for header in ("Retry-After", "Retry-After-Ms"):
-        seconds = parse_retry_after({header: told}, NOW)
+        seconds = parse_retry_after({header: value}, NOW)
         assert seconds is None or (seconds >= 0 and math.isfinite(seconds))

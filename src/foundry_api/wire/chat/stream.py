@@ -215,7 +215,7 @@ class ChatStream:
         if reason is None and self.done and (self.chunk_count or not self._explains_errors):
             reason = "stop"  # the end mark shows that the answer is complete
         if reason == "stop" and self._limit:
-            # Without usage, count the chunks. None has less than one token, so a truncated answer
+            # Without usage, count the chunks. Each has at least one token, so a truncated answer
             # may be reported as `stop`, but never the other way round.
             tokens = self.chunk_count if self.usage is None else self.usage.completion_tokens
             if tokens >= self._limit:

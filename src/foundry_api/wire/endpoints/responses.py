@@ -116,13 +116,13 @@ class ResponseReader:
         self._service_generation: ServiceGeneration = service_generation
         self._truncates_at = truncates_at
 
-    def parse_response(self, data: bytes, chunk_count: int | None = None) -> Response:
-        """Decode one response; `chunk_count` is the number of deltas if it was streamed."""
+    def parse_response(self, data: bytes, delta_count: int | None = None) -> Response:
+        """Decode one response; `delta_count` is the number of deltas if it was streamed."""
         try:
             members = _RESPONSE.decode(data)
         except BAD_JSON as error:
             raise ProtocolError(
-                f"this is not a response: {error}", service=self._service
+                f"the service sent no valid response: {error}", service=self._service
             ) from error
         reason = members.incomplete_details.reason if members.incomplete_details else None
         status = members.status
@@ -130,7 +130,7 @@ class ResponseReader:
         # 2.0.1 counts the earlier turns of a chained response as part of its answer.
         if self._service_generation != "sdk-2.0" or members.previous_response_id is None:
             usage = _parse_usage(members.usage)
-        output_tokens = chunk_count if usage is None else usage.completion_tokens
+        output_tokens = delta_count if usage is None else usage.completion_tokens
         if (
             status == "completed"
             and self._truncates_at is not None
@@ -160,7 +160,9 @@ class ResponseReader:
         try:
             page = _PAGE.decode(data)
         except BAD_JSON as error:
-            raise ProtocolError(f"this is not a list: {error}", service=self._service) from error
+            raise ProtocolError(
+                f"the service sent no valid list: {error}", service=self._service
+            ) from error
         responses = tuple(self.parse_response(bytes(item)) for item in page.data)
         return ResponsePage(responses=responses, has_more=page.has_more)
 
@@ -168,7 +170,9 @@ class ResponseReader:
         try:
             return tuple(map(parse_item, _ITEMS.decode(data).data))
         except BAD_JSON as error:
-            raise ProtocolError(f"this is not a list: {error}", service=self._service) from error
+            raise ProtocolError(
+                f"the service sent no valid list: {error}", service=self._service
+            ) from error
 
 
 class ResponseStream:
@@ -186,7 +190,7 @@ class ResponseStream:
         self._reader = reader
         self._on_created = on_created
         self._id = ""
-        self._chunk_count = 0
+        self._delta_count = 0
         self._pending_events: list[ResponseEvent] = []
         self._events = EventDecoder(MAX_RESPONSE_BYTES)
         self._reasoning_splitter: ReasoningSplitter | None = ReasoningSplitter()
@@ -241,12 +245,12 @@ class ResponseStream:
         except BAD_JSON as error:
             failure = parse_stream_error(data, is_error=is_error)
             raise failure or ProtocolError(f"an event is not one of a response: {error}") from error
-        self._chunk_count += members.type == _TEXT_DELTA
+        self._delta_count += members.type == _TEXT_DELTA
         response_data = bytes(members.response)
         response = (
             None
             if response_data in _NO_RESPONSE
-            else self._reader.parse_response(response_data, self._chunk_count)
+            else self._reader.parse_response(response_data, self._delta_count)
         )
         if response is not None and not self._id:
             self._id = response.id

@@ -129,8 +129,8 @@ def test_reasoning_and_refusal_are_not_text() -> None:
     stream = ChatStream("m")
     events = choice(delta={"reasoning": "Hm."}) + choice(delta={"refusal": "I may not."})
     chunks = list(stream.feed(events + choice(finish_reason="stop", delta={"content": ""})))
-    told = [(chunk.content, chunk.reasoning, chunk.refusal) for chunk in chunks]
-    assert told == [("", "Hm.", ""), ("", "", "I may not.")]
+    pieces = [(chunk.content, chunk.reasoning, chunk.refusal) for chunk in chunks]
+    assert pieces == [("", "Hm.", ""), ("", "", "I may not.")]
 
 
 @pytest.mark.parametrize("reason", ["stop", "length"])
@@ -138,8 +138,8 @@ def test_reasoning_and_refusal_are_not_text() -> None:
     "last", [b"data: {\n\n", b"data: ping\n\n", data(3), choice(delta={"content": 3})]
 )
 def test_invalid_event_after_the_end_is_ignored(reason: str, last: bytes) -> None:
-    told, why, _ = answer(choice(delta={}, finish_reason=reason), last, DONE)
-    assert (told, why) == ("Hello", reason)
+    content, found, _ = answer(choice(delta={}, finish_reason=reason), last, DONE)
+    assert (content, found) == ("Hello", reason)
 
 
 @pytest.mark.parametrize(

@@ -59,11 +59,11 @@ def test_any_split_gives_the_same_result(texts: list[str], stop: list[str], cut:
 
 def test_only_possible_stop_strings_are_held_back() -> None:
     decoder = StopStringFilter(ChatStream("m"), ["STOP"])
-    said = [
+    contents = [
         [chunk.content for chunk in decoder.feed(event(text) + b"\n\n")]
         for text in ("one S", "T", "AR", "T", "S", "TOP", " two")
     ]
-    assert said[:5] == [["one "], [], ["STAR"], ["T"], []]
+    assert contents[:5] == [["one "], [], ["STAR"], ["T"], []]
     assert decoder.done
 
 

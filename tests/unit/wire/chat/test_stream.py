@@ -61,10 +61,10 @@ def test_partial_marker_at_the_end_is_text() -> None:
 def test_held_back_text_precedes_an_error() -> None:
     stream = ChatStream("tiny:1")
     list(stream.feed(event(content="<thi")))
-    came = stream.feed(b'data: {"error":{"message":"it broke"}}\n\n')
-    assert next(came).content == "<thi"
+    chunks = stream.feed(b'data: {"error":{"message":"it broke"}}\n\n')
+    assert next(chunks).content == "<thi"
     with pytest.raises(ServerError):
-        next(came)
+        next(chunks)
 
 
 def test_tool_calls_are_joined_by_index() -> None:

@@ -271,8 +271,8 @@ def found_in(*pieces: str) -> tuple[str, Calls]:
     found = [each for piece in pieces for each in finder.feed(piece)]
     found += finder.finish()
     calls = [each for each in found if isinstance(each, ToolCall)]
-    told = [(call.function.name, json.loads(call.function.arguments)) for call in calls]
-    return "".join(each for each in found if isinstance(each, str)), told
+    parsed = [(call.function.name, json.loads(call.function.arguments)) for call in calls]
+    return "".join(each for each in found if isinstance(each, str)), parsed
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -308,11 +308,11 @@ def test_unreadable_marked_call_is_malformed(text: str, pieces: str) -> None:
 @given(st.text(alphabet="<>[](){}|=\"'\\`tool_calsfuncweather:, \n" + BAR, max_size=60))
 def test_no_text_is_lost(text: str) -> None:
     try:
-        said, calls = found_in(*text)
+        content, calls = found_in(*text)
     except MalformedCall:
         return
     if not calls:
-        assert said == text
+        assert content == text
 
 
 def test_without_tools_everything_is_text() -> None:
@@ -325,12 +325,12 @@ def test_schemas_give_arguments_their_types() -> None:
     tool = ToolDefinition(name="weather", parameters=TOOLS["weather"])
     request = ChatRequest(messages=(Message("user", "x"),), tools=(tool,))
     decoder = with_tool_recovery(ChatStream("m"), "m", request)
-    chunks = [*decoder.feed(said(XML_FULL, "stop"))]
+    chunks = [*decoder.feed(make_stream(XML_FULL, "stop"))]
     (call,) = [call for chunk in chunks for call in chunk.tool_calls]
     assert json.loads(call.function.arguments) == FULL[0][1]
 
 
-def said(text: str, reason: str) -> bytes:
+def make_stream(text: str, reason: str) -> bytes:
     events: list[dict[str, Any]] = [
         {"delta": {"content": text}},
         {"delta": {}, "finish_reason": reason},
@@ -347,12 +347,12 @@ def said(text: str, reason: str) -> bytes:
         '[TOOL_CALLS]weather[ARGS]{"city": "Be',
     ],
 )
-@pytest.mark.parametrize(("reason", "told"), [("length", "length"), ("stop", None)])
-def test_truncated_call_is_reported(text: str, reason: str, told: str | None) -> None:
+@pytest.mark.parametrize(("reason", "expected"), [("length", "length"), ("stop", None)])
+def test_truncated_call_is_reported(text: str, reason: str, expected: str | None) -> None:
     decoder = ToolCallRecovery(ChatStream("m"), "m", TOOLS)
     with pytest.raises(ToolCallError) as caught:
-        list(decoder.feed(said(text, reason)))
-    assert caught.value.finish_reason == told
+        list(decoder.feed(make_stream(text, reason)))
+    assert caught.value.finish_reason == expected
     assert caught.value.text == text
     assert ("greatest length" in str(caught.value)) == (reason == "length")
 

@@ -130,9 +130,9 @@ CUTS = st.lists(st.integers(0, 500), max_size=12)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_call_is_found_in_every_notation(shape: str) -> None:
     text, expected = SHAPES[shape]
-    said, calls, _ = found_in(text)
-    assert (said, calls) == ("", expected)
-    assert found_in(*text)[:2] == (said, calls)
+    content, calls, _ = found_in(text)
+    assert (content, calls) == ("", expected)
+    assert found_in(*text)[:2] == (content, calls)
 
 
 @given(shape=st.sampled_from(sorted(SHAPES)), cuts=CUTS)
@@ -166,8 +166,8 @@ def test_text_that_resembles_a_call_stays_text(text: str) -> None:
 
 @given(text=st.text(alphabet='<>[]{}"`tool_call/f:, \n\\', max_size=80), cuts=CUTS)
 def test_no_text_is_lost(text: str, cuts: list[int]) -> None:
-    said, calls, _ = found_in(*split(text.replace("<tool_call>", ""), cuts))
-    assert (said, calls) == (text.replace("<tool_call>", ""), [])
+    content, calls, _ = found_in(*split(text.replace("<tool_call>", ""), cuts))
+    assert (content, calls) == (text.replace("<tool_call>", ""), [])
 
 
 @pytest.mark.parametrize("text", MALFORMED)
@@ -181,8 +181,10 @@ def test_unreadable_marked_call_is_malformed(text: str, pieces: str) -> None:
 
 def test_ordinary_text_is_not_held_back() -> None:
     finder = ToolCallParser(NAMES)
-    said = [list(finder.feed(piece)) for piece in ("a <", "b> <to", "ols> f", "un", '\n{"na', "me")]
-    assert said == [["a "], ["<b> "], ["<tools> "], [], ["fun\n"], []]
+    content = [
+        list(finder.feed(piece)) for piece in ("a <", "b> <to", "ols> f", "un", '\n{"na', "me")
+    ]
+    assert content == [["a "], ["<b> "], ["<tools> "], [], ["fun\n"], []]
     assert list(finder.feed('": "Ada"')) == ['{"name": "Ada"']
 
 
@@ -274,6 +276,6 @@ def test_long_call_in_small_pieces_takes_little_time() -> None:
     expression = "1 + " * 20_000
     call = f'<tool_call>{{"name": "calculate", "arguments": {{"expression": "{expression}"}}}}'
     started = time.process_time()
-    said, calls, _ = found_in(*f"{call}</tool_call> Done.")
+    content, calls, _ = found_in(*f"{call}</tool_call> Done.")
     assert time.process_time() - started < 5
-    assert (said, calls) == ("Done.", [("calculate", {"expression": expression})])
+    assert (content, calls) == ("Done.", [("calculate", {"expression": expression})])

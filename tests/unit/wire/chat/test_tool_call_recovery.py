@@ -27,11 +27,11 @@ NATIVE = {
 
 
 def event(delta: dict[str, Any], finish: str | None = None, **more: object) -> bytes:
-    told = {"choices": [{"delta": delta, "finish_reason": finish}], **more}
-    return b"data: " + json.dumps(told).encode() + b"\n\n"
+    members = {"choices": [{"delta": delta, "finish_reason": finish}], **more}
+    return b"data: " + json.dumps(members).encode() + b"\n\n"
 
 
-def said(*pieces: str) -> list[bytes]:
+def text_events(*pieces: str) -> list[bytes]:
     return [event({"content": piece}) for piece in pieces]
 
 
@@ -59,14 +59,14 @@ CALLED = [("clock", {"city": "Bern"})]
 
 @given(cut=st.integers(0, len(CALL)))
 def test_call_in_the_text_is_a_call(cut: int) -> None:
-    chunks, decoder = decoded([*said("Let me see. ", CALL[:cut], CALL[cut:]), *ended()])
+    chunks, decoder = decoded([*text_events("Let me see. ", CALL[:cut], CALL[cut:]), *ended()])
     assert (text_of(chunks), calls_of(chunks)) == ("Let me see. ", CALLED)
     assert decoder.done
     assert decoder.finish().finish_reason == "tool_calls"
 
 
 def test_raw_events_belong_to_their_chunks() -> None:
-    events = said("Hm. ", CALL[:20], CALL[20:])
+    events = text_events("Hm. ", CALL[:20], CALL[20:])
     chunks, _ = decoded([*events, *ended()])
     raw = b"\n".join(chunk.raw for chunk in chunks)
     assert [f"data: {line}\n\n".encode() for line in raw.decode().split("\n")] == events
@@ -75,7 +75,7 @@ def test_raw_events_belong_to_their_chunks() -> None:
 def test_call_sent_twice_by_sdk_1_is_one() -> None:
     """It sends the call as text first, then as a call with reformatted arguments."""
     twice = event({"content": "", "tool_calls": [NATIVE]}, "tool_calls")
-    chunks, decoder = decoded([*said(*CALL), twice, *ended("stop")])
+    chunks, decoder = decoded([*text_events(*CALL), twice, *ended("stop")])
     assert (text_of(chunks), calls_of(chunks)) == ("", CALLED)
     assert decoder.finish().finish_reason == "tool_calls"
 
@@ -84,18 +84,18 @@ def test_equal_calls_stay_two() -> None:
     native = event({"tool_calls": [NATIVE, {**NATIVE, "index": 1, "id": "a2"}]}, "tool_calls")
     chunks, _ = decoded([native, *ended("tool_calls")])
     assert calls_of(chunks) == CALLED * 2
-    chunks, _ = decoded([*said(CALL), native, *ended()])
+    chunks, _ = decoded([*text_events(CALL), native, *ended()])
     assert calls_of(chunks) == CALLED * 2
 
 
 def test_answer_without_a_call_is_unchanged() -> None:
-    chunks, decoder = decoded([*said("a <b", "> {c}"), *ended("length")])
+    chunks, decoder = decoded([*text_events("a <b", "> {c}"), *ended("length")])
     assert text_of(chunks) == "a <b> {c}"
     assert decoder.finish().finish_reason == "length"
 
 
 def test_truncated_answer_with_a_call_stays_truncated() -> None:
-    chunks, decoder = decoded([*said(CALL, " and"), *ended("length")])
+    chunks, decoder = decoded([*text_events(CALL, " and"), *ended("length")])
     assert calls_of(chunks) == CALLED
     assert decoder.finish().finish_reason == "length"
 
@@ -103,7 +103,9 @@ def test_truncated_answer_with_a_call_stays_truncated() -> None:
 @pytest.mark.parametrize("text", ['<tool_call>{"name": }</tool_call>', '<tool_call>{"name": "clo'])
 def test_malformed_call_is_an_error_with_its_text(text: str) -> None:
     decoder = ToolCallRecovery(ChatStream("m"), "m", ["clock"])
-    chunks = (chunk for block in [*said("Well. ", text), *ended()] for chunk in decoder.feed(block))
+    chunks = (
+        chunk for block in [*text_events("Well. ", text), *ended()] for chunk in decoder.feed(block)
+    )
     assert next(chunks).content == "Well. "
     with pytest.raises(ToolCallError) as caught:
         next(chunks)
@@ -113,7 +115,7 @@ def test_malformed_call_is_an_error_with_its_text(text: str) -> None:
 
 def test_text_before_an_error_is_returned() -> None:
     decoder = ToolCallRecovery(ChatStream("m"), "m", ["clock"])
-    list(decoder.feed(said(CALL[:15])[0]))
+    list(decoder.feed(text_events(CALL[:15])[0]))
     failing = decoder.feed(b'data: {"error":{"message":"it failed","type":"server_error"}}\n\n')
     assert next(failing).content == CALL[:15]
     with pytest.raises(ServerError):
@@ -148,5 +150,5 @@ def test_endless_brackets_are_a_typed_error() -> None:
     decoder = ToolCallRecovery(ChatStream("m"), "m", {"clock": {}})
     chunks = [chunk for _ in range(20_000) for chunk in decoder.feed(piece)]
     chunks += decoder.feed(b"data: [DONE]\n\n")
-    (told,) = [call for chunk in chunks for call in chunk.tool_calls]
-    assert told.function.arguments == "{" * 20_000
+    (found,) = [call for chunk in chunks for call in chunk.tool_calls]
+    assert found.function.arguments == "{" * 20_000

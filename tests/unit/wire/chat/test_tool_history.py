@@ -10,11 +10,11 @@ CALL = ToolCall("call_1", FunctionCall("add", '{"a": 2, "b": 2}'))
 
 
 def test_calls_and_results_become_plain_messages() -> None:
-    said, wanted, result = inline_tool_history(
+    question, call, result = inline_tool_history(
         [ASKED, Message("assistant", tool_calls=(CALL,)), Message("tool", "4", (), "call_1")]
     )
-    assert said is ASKED
-    assert wanted == Message(
+    assert question is ASKED
+    assert call == Message(
         "assistant", '<tool_call>{"name": "add", "arguments": {"a": 2, "b": 2}}</tool_call>'
     )
     assert result == Message("user", "add returned:\n4")

@@ -194,12 +194,12 @@ async def test_probe_passes_other_errors_on() -> None:
 
 
 async def test_unreachable_catalog_does_not_fail_the_status() -> None:
-    told = b'{"error":{"message":"Failed to retrieve model list: Catalog request failed"}}'
-    service, _ = dialect({"/v1/models": (500, told)})
+    body = b'{"error":{"message":"Failed to retrieve model list: Catalog request failed"}}'
+    service, _ = dialect({"/v1/models": (500, body)})
     assert await service.get_status() == ServiceStatus("cli-0.10")
     assert await service.list_local_models() == []
     service, _ = dialect(
-        {"/v1/models": (500, told), "/models/loaded": (200, json.dumps([LISTED.id]).encode())}
+        {"/v1/models": (500, body), "/models/loaded": (200, json.dumps([LISTED.id]).encode())}
     )
     (model,) = await service.list_local_models()
     assert (model.id, model.alias, model.loaded) == (LISTED.id, "phi-4-mini", True)

@@ -58,14 +58,14 @@ class Service:
         return Answer(*self.routes.get(request.url.removeprefix(URL), (404, b"")))
 
 
-def told(**members: Any) -> tuple[int, bytes]:
+def json_response(**members: Any) -> tuple[int, bytes]:
     return 200, json.dumps(members).encode()
 
 
-SDK_2 = told(endpoints=[URL], modelCachePath="/cache", pid=6230)
-SDK_1 = told(endpoints=[URL], modelDirPath="/cache", pipeName=None)
-LEGACY = told(endpoints=[URL], modelDirPath="C:\\models", pipeName=None)
-LISTED = told(data=[], object="list")
+SDK_2 = json_response(endpoints=[URL], modelCachePath="/cache", pid=6230)
+SDK_1 = json_response(endpoints=[URL], modelDirPath="/cache", pipeName=None)
+LEGACY = json_response(endpoints=[URL], modelDirPath="C:\\models", pipeName=None)
+LISTED = json_response(data=[], object="list")
 NO_CATALOG = b'{"error":{"message":"Failed to retrieve model list: Catalog request failed"}}'
 LOCAL = "/catalogs/local/v1/models"
 
@@ -78,13 +78,13 @@ LOCAL = "/catalogs/local/v1/models"
         ({"/status": SDK_1}, ServiceStatus("sdk-1", None, "/cache")),
         ({"/openai/status": LEGACY}, ServiceStatus("legacy", None, "C:\\models")),
         (
-            {"/openai/status": told(Endpoints=[URL], ModelDirPath="/m", PipeName="x")},
+            {"/openai/status": json_response(Endpoints=[URL], ModelDirPath="/m", PipeName="x")},
             ServiceStatus("legacy", None, "/m"),
         ),
-        ({"/openai/status": told(Endpoints=[URL])}, ServiceStatus("legacy")),
-        ({"/v1/models": told(data=[], IsDelta=False)}, ServiceStatus("cli-0.10")),
+        ({"/openai/status": json_response(Endpoints=[URL])}, ServiceStatus("legacy")),
+        ({"/v1/models": json_response(data=[], IsDelta=False)}, ServiceStatus("cli-0.10")),
         (
-            {"/v1/models": told(data=[{"id": "x", "parent": "y", "IsDelta": False}])},
+            {"/v1/models": json_response(data=[{"id": "x", "parent": "y", "IsDelta": False}])},
             ServiceStatus("cli-0.10"),
         ),
         ({"/v1/models": (500, NO_CATALOG)}, ServiceStatus("cli-0.10")),
@@ -106,15 +106,15 @@ async def test_generation_is_detected_by_its_routes(routes: Routes, status: Serv
         {"/status": (200, b"")},
         {"/status": (200, b"\xff\xfe")},
         {"/status": (200, b"[1]")},
-        {"/status": told(modelCachePath="/cache", pid="6230")},
-        {"/status": told(status="ok")},
+        {"/status": json_response(modelCachePath="/cache", pid="6230")},
+        {"/status": json_response(status="ok")},
         {"/status": (302, b"")},
         {"/status": (500, b"oops")},
         {"/status": (200, b'{"pid": 1, "x": "' + b"y" * 70_000 + b'"}')},
         {"/openai/status": (200, b"<html>")},
-        {"/openai/status": told(status="ok")},
+        {"/openai/status": json_response(status="ok")},
         {"/v1/models": LISTED},
-        {"/v1/models": told(data=[1])},
+        {"/v1/models": json_response(data=[1])},
         {"/v1/models": (200, b"[]")},
         {"/v1/models": (500, b"oops")},
     ],

@@ -112,10 +112,10 @@ def test_answer_at_its_limit_is_truncated(
 
 def test_finish_reason_and_usage_of_older_services() -> None:
     """Services before 0.8 send both, and `stop` for a truncated answer (issue 243)."""
-    told = json.loads(OF_JUNE_2025.removeprefix(b"data: "))
-    told["choices"][0]["finish_reason"] = "stop"
-    told["usage"] = {"prompt_tokens": 2, "completion_tokens": 5, "total_tokens": 7}
-    last = b"data: " + json.dumps(told).encode() + b"\n\n"
+    chunk = json.loads(OF_JUNE_2025.removeprefix(b"data: "))
+    chunk["choices"][0]["finish_reason"] = "stop"
+    chunk["usage"] = {"prompt_tokens": 2, "completion_tokens": 5, "total_tokens": 7}
+    last = b"data: " + json.dumps(chunk).encode() + b"\n\n"
     _, ending = read(last + DONE, max_tokens=5)
     assert (ending.finish_reason, ending.usage) == ("length", Usage(2, 5, 7))
     _, ending = read(last + DONE, max_tokens=6)
@@ -130,14 +130,14 @@ def test_answer_without_end_mark_is_interrupted(stream: bytes) -> None:
 
 def test_request_has_no_stop_strings_and_a_random_seed() -> None:
     request = make_chat_request([{"role": "user", "content": "Hi"}], stop="END", seed=7)
-    told = body_of(DIALECT.build_chat_request(MODEL, request))
-    assert told["model"] == MODEL.id
-    assert "stop" not in told
-    assert (told["seed"], told["random_seed"]) == (7, 7)
-    assert told["stream"] is True
+    body = body_of(DIALECT.build_chat_request(MODEL, request))
+    assert body["model"] == MODEL.id
+    assert "stop" not in body
+    assert (body["seed"], body["random_seed"]) == (7, 7)
+    assert body["stream"] is True
     plain = body_of(DIALECT.non_streaming_request(MODEL, request))
     assert plain == {
-        name: value for name, value in told.items() if name not in {"stream", "stream_options"}
+        name: value for name, value in body.items() if name not in {"stream", "stream_options"}
     }
 
 
@@ -149,9 +149,9 @@ def test_tool_history_is_plain_text() -> None:
         {"role": "assistant", "content": None, "tool_calls": [call]},
         {"role": "tool", "tool_call_id": "c", "content": "a cat"},
     ]
-    told = body_of(DIALECT.build_chat_request(MODEL, make_chat_request(turns)))
-    assert [turn["role"] for turn in told["messages"]] == ["user", "assistant", "user"]
-    assert told["messages"][2]["content"] == "look returned:\na cat"
+    body = body_of(DIALECT.build_chat_request(MODEL, make_chat_request(turns)))
+    assert [turn["role"] for turn in body["messages"]] == ["user", "assistant", "user"]
+    assert body["messages"][2]["content"] == "look returned:\na cat"
 
 
 @pytest.mark.parametrize(
@@ -263,7 +263,7 @@ def test_resolve_id(name: str, meant: str) -> None:
 
 
 def test_make_model() -> None:
-    told = {
+    members = {
         "name": "Phi-4-mini-instruct-generic-cpu:4",
         "alias": "phi-4-mini",
         "task": "chat-completion",
@@ -271,7 +271,7 @@ def test_make_model() -> None:
         "fileSizeMb": 4915,
         "license": "MIT",
     }
-    item = msgspec.convert(told, CatalogItem)
+    item = msgspec.convert(members, CatalogItem)
     assert make_model(item, cached={item.name}, loaded=()) == Model(
         id=item.name,
         alias="phi-4-mini",
@@ -292,9 +292,9 @@ def test_make_model() -> None:
     ("provider", "sent"), [("AzureFoundry", "AzureFoundryLocal"), ("HuggingFace", "HuggingFace")]
 )
 def test_download_body_is_that_of_the_sdk(provider: str, sent: str) -> None:
-    told = {"name": "phi:1", "uri": "azureml://phi", "publisher": "Microsoft"}
+    members = {"name": "phi:1", "uri": "azureml://phi", "publisher": "Microsoft"}
     item = msgspec.convert(
-        {**told, "providerType": provider, "promptTemplate": {"a": "b"}}, CatalogItem
+        {**members, "providerType": provider, "promptTemplate": {"a": "b"}}, CatalogItem
     )
     assert make_download_body(item) == {
         "model": {

@@ -253,8 +253,8 @@ async def test_public_models_have_aliases() -> None:
             "/models/loaded": (200, b'["Phi-4-mini-instruct-generic-cpu:4"]'),
         }
     ).list_public_models()
-    told = [(model.id, model.alias, model.cached, model.loaded) for model in models]
-    assert told == [
+    found = [(model.id, model.alias, model.cached, model.loaded) for model in models]
+    assert found == [
         ("Phi-4-mini-instruct-generic-cpu:4", "phi-4-mini", True, True),
         ("other-cuda-gpu:1", "other", None, False),
     ]

@@ -132,7 +132,7 @@ def response(**members: object) -> dict[str, object]:
     }
 
 
-def told(reader: ResponseReader = NEW, **members: object) -> Any:
+def make_response(reader: ResponseReader = NEW, **members: object) -> Any:
     return reader.parse_response(json.dumps(response(**members)).encode())
 
 
@@ -158,38 +158,38 @@ class TestOddTranscriptions:
 
 class TestResponses:
     def test_text_is_that_of_the_messages(self) -> None:
-        one = told()
+        one = make_response()
         assert (one.output_text, one.status, one.model) == ("w0", "completed", "m:1")
         assert one.usage == Usage(20, 2, 22)
         assert json.loads(one.raw)["id"] == one.id == "resp_1"
 
     def test_truncation_reported_by_the_service(self) -> None:
-        cut = told(status="incomplete", incomplete_details={"reason": "max_output_tokens"})
+        cut = make_response(status="incomplete", incomplete_details={"reason": "max_output_tokens"})
         assert (cut.status, cut.incomplete_reason) == ("incomplete", "max_output_tokens")
 
     def test_truncation_not_reported_by_the_service(self) -> None:
-        cut = told(OLD, max_output_tokens=2)
+        cut = make_response(OLD, max_output_tokens=2)
         assert (cut.status, cut.incomplete_reason) == ("incomplete", "max_output_tokens")
-        assert told(OLD, max_output_tokens=3).status == "completed"
+        assert make_response(OLD, max_output_tokens=3).status == "completed"
         usage = {"input_tokens": 20, "output_tokens": 2048, "total_tokens": 2068}
-        assert told(OLD, usage=usage).status == "incomplete"
-        assert told(NEW, max_output_tokens=2).status == "completed"
+        assert make_response(OLD, usage=usage).status == "incomplete"
+        assert make_response(NEW, max_output_tokens=2).status == "completed"
 
     def test_usage_of_chained_responses_of_2_0_is_dropped(self) -> None:
         """2.0 counts the earlier turns as part of the answer."""
         reader = ResponseReader(SERVICE, "sdk-2.0", truncates_at=2048)
         usage = {"input_tokens": 23, "output_tokens": 86, "total_tokens": 109}
         chained = response(usage=usage, previous_response_id="resp_0", max_output_tokens=50)
-        whole = reader.parse_response(json.dumps(chained).encode(), chunk_count=35)
+        whole = reader.parse_response(json.dumps(chained).encode(), delta_count=35)
         assert (whole.status, whole.usage) == ("completed", None)
-        cut = reader.parse_response(json.dumps(chained).encode(), chunk_count=50)
+        cut = reader.parse_response(json.dumps(chained).encode(), delta_count=50)
         assert (cut.status, cut.incomplete_reason) == ("incomplete", "max_output_tokens")
         assert reader.parse_response(json.dumps(chained).encode()).status == "completed"
 
     def test_uncounted_usage_is_none(self) -> None:
-        assert told(usage=None).usage is None
+        assert make_response(usage=None).usage is None
         zeros = {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
-        assert told(usage=zeros).usage is None
+        assert make_response(usage=zeros).usage is None
 
     def test_reasoning_and_calls_are_separate_items(self) -> None:
         output = [
@@ -197,14 +197,14 @@ class TestResponses:
             {"type": "reasoning", "id": "r", "content": [{"type": "text", "text": " So."}]},
             {"type": "function_call", "id": "fc", "call_id": "c1", "name": "f", "arguments": "{}"},
         ]
-        one = told(output=output)
+        one = make_response(output=output)
         assert (one.reasoning, one.output_text) == ("Hm. So.", "")
         (call,) = one.function_calls
         assert (call.id, call.function.name, call.function.arguments) == ("c1", "f", "{}")
 
     def test_input_items(self) -> None:
-        said = parse_item({"type": "message", "role": "user", "content": "Hi", "id": "m"})
-        assert (said.text, said.role, said.raw["id"]) == ("Hi", "user", "m")
+        item = parse_item({"type": "message", "role": "user", "content": "Hi", "id": "m"})
+        assert (item.text, item.role, item.raw["id"]) == ("Hi", "user", "m")
         returned = parse_item({"type": "function_call_output", "call_id": "c1", "output": "5"})
         assert (returned.text, returned.call_id) == ("5", "c1")
         assert parse_item({"content": [None, "x", {"text": 3}, {"text": "a"}]}).text == "a"
@@ -238,13 +238,13 @@ DONE = b"data: [DONE]\n\n"
 class TestStreamedResponses:
     def test_last_event_has_the_complete_response(self) -> None:
         stream = ResponseStream(NEW)
-        came = list(
+        received = list(
             stream.feed(BEGUN + DELTAS + event("response.completed", response=response()) + DONE)
         )
-        assert "".join(each.text for each in came) == "w0"
-        assert (came[0].response.status if came[0].response else None) == "in_progress"
-        assert came[-1].type == "response.completed"
-        assert stream.finish() == came[-1].response
+        assert "".join(each.text for each in received) == "w0"
+        assert (received[0].response.status if received[0].response else None) == "in_progress"
+        assert received[-1].type == "response.completed"
+        assert stream.finish() == received[-1].response
         assert stream.done
 
     def test_truncated_response_ends_incomplete(self) -> None:
@@ -256,10 +256,12 @@ class TestStreamedResponses:
     def test_failure_is_raised_as_its_type(self) -> None:
         why = "it requires 11067 total tokens, which exceeds the model's maximum context length"
         failed = response(status="failed", error={"code": "server_error", "message": why})
-        came = ResponseStream(NEW).feed(BEGUN + DELTAS + event("response.failed", response=failed))
-        assert [next(came).type for _ in range(2)] == ["response.created", TEXT]
+        received = ResponseStream(NEW).feed(
+            BEGUN + DELTAS + event("response.failed", response=failed)
+        )
+        assert [next(received).type for _ in range(2)] == ["response.created", TEXT]
         with pytest.raises(errors.ContextOverflow, match="11067"):
-            list(came)
+            list(received)
 
     def test_start_events_are_held_back(self) -> None:
         """A failure before the first text can be retried."""
@@ -270,10 +272,10 @@ class TestStreamedResponses:
             list(stream.feed(event("response.failed", response=failed)))
 
     def test_id_is_reported_at_once(self) -> None:
-        told: list[str] = []
-        stream = ResponseStream(NEW, told.append)
+        ids: list[str] = []
+        stream = ResponseStream(NEW, ids.append)
         list(stream.feed(BEGUN + DELTAS))
-        assert told == ["resp_1"]
+        assert ids == ["resp_1"]
 
     def test_reasoning_is_separate(self) -> None:
         stream = ResponseStream(NEW)
@@ -287,11 +289,11 @@ class TestStreamedResponses:
         item = {"type": "message", "role": "assistant", "content": [{"text": text}]}
         last = event("response.completed", response=response(output=[item]))
         stream = ResponseStream(NEW)
-        came = list(
+        received = list(
             stream.feed(BEGUN + b"".join(deltas) + event("response.output_text.done") + last)
         )
-        assert "".join(each.reasoning for each in came) == "Hm."
-        assert "".join(each.text for each in came) == "Yes <think>"
+        assert "".join(each.reasoning for each in received) == "Hm."
+        assert "".join(each.text for each in received) == "Yes <think>"
         made = stream.finish()
         assert (made.reasoning, made.output_text) == ("Hm.", "Yes <think>")
         assert made.output[0].raw == item
@@ -306,10 +308,10 @@ class TestStreamedResponses:
         assert parse_item({**item, "role": "user"}).text == item["content"]
 
     def test_refusal_is_yielded(self) -> None:
-        (said,) = ResponseStream(NEW).feed(event("response.refusal.delta", delta="No."))
-        assert (said.refusal, said.text) == ("No.", "")
+        (refused,) = ResponseStream(NEW).feed(event("response.refusal.delta", delta="No."))
+        assert (refused.refusal, refused.text) == ("No.", "")
         parts = [{"type": "refusal", "refusal": "I may not."}]
-        made = told(output=[{"type": "message", "role": "assistant", "content": parts}])
+        made = make_response(output=[{"type": "message", "role": "assistant", "content": parts}])
         assert (made.refusal, made.output_text) == ("I may not.", "")
 
     @pytest.mark.parametrize(
@@ -347,7 +349,7 @@ class TestStreamedResponses:
         ],
     )
     def test_odd_members_do_not_lose_the_answer(self, members: dict[str, Any]) -> None:
-        assert told(**members).status == "completed"
+        assert make_response(**members).status == "completed"
 
     def test_item_is_yielded(self) -> None:
         item = {"type": "function_call", "name": "f", "arguments": "{}", "call_id": "c"}
