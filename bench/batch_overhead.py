@@ -83,9 +83,9 @@ def copy_jsonl(source: Path, target: Path) -> None:
 async def run_without_journal(source: Path, engine: BatchEngine) -> None:
     task = RunPlan(source=open_source(InputOptions(path=str(source))))
     with SerialExecutor() as thread, io.BytesIO() as answers:
-        ledger = StdoutStore(answers)
+        store = StdoutStore(answers)
         await BatchRunner(
-            task, ledger, engine, thread=thread, meter=ProgressMeter(), on_progress=lambda _: None
+            task, store, engine, thread=thread, meter=ProgressMeter(), on_progress=lambda _: None
         ).run()
 
 
