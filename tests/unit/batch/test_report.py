@@ -9,7 +9,14 @@ from typing import Any
 
 import pytest
 
-from foundry_api.batch.report.charts import Scale, curve, histogram, log_ticks, ticks, time_ticks
+from foundry_api.batch.report.charts import (
+    Scale,
+    compute_log_ticks,
+    compute_ticks,
+    compute_time_ticks,
+    draw_curve,
+    draw_histogram,
+)
 from foundry_api.batch.report.page import HEAD, ReportData, render_page
 from foundry_api.batch.statistics import (
     LATENCY_BUCKETS,
@@ -145,7 +152,7 @@ def test_the_page_size_does_not_grow_with_the_lines() -> None:
 
 @pytest.mark.parametrize("value", [0.0, 0.0001, 0.5, 20_000.0])
 def test_a_single_duration_has_a_histogram(value: float) -> None:
-    drawn = ET.fromstring(histogram(distribution(value), "latency"))  # noqa: S314 - the test created it
+    drawn = ET.fromstring(draw_histogram(distribution(value), "latency"))  # noqa: S314 - the test created it
     bars = [shape for shape in drawn if shape.get("class") == "bar"]
     assert max(float(bar.get("height", "0")) for bar in bars) > 100
     places = [float(bar.get("x", "0")) for bar in bars]
@@ -154,22 +161,22 @@ def test_a_single_duration_has_a_histogram(value: float) -> None:
 
 
 def test_a_curve_of_zeros_is_flat() -> None:
-    drawn = curve([(0.0, 1.0, 0.0)], "lines/s")
+    drawn = draw_curve([(0.0, 1.0, 0.0)], "lines/s")
     assert 'points="52.0,164.0 548.0,164.0"' in drawn
 
 
 def test_ticks_are_round_and_reach_the_highest_value() -> None:
-    assert ticks(43) == [0, 20, 40, 60]
-    assert ticks(0.9) == [0, 0.5, 1.0]
-    assert ticks(4) == [0, 1, 2, 3, 4]
-    assert ticks(0) == [0, 1]
+    assert compute_ticks(43) == [0, 20, 40, 60]
+    assert compute_ticks(0.9) == [0, 0.5, 1.0]
+    assert compute_ticks(4) == [0, 1, 2, 3, 4]
+    assert compute_ticks(0) == [0, 1]
 
 
 def test_time_ticks_use_usual_intervals() -> None:
-    assert time_ticks(20) == [0, 5, 10, 15, 20]
-    assert time_ticks(7_200) == [0, 900, 1800, 2700, 3600, 4500, 5400, 6300, 7200]
-    assert time_ticks(20 * 86_400)[1] == 3 * 86_400
-    assert log_ticks(0.08, 0.6) == pytest.approx([0.1, 0.2, 0.5])
+    assert compute_time_ticks(20) == [0, 5, 10, 15, 20]
+    assert compute_time_ticks(7_200) == [0, 900, 1800, 2700, 3600, 4500, 5400, 6300, 7200]
+    assert compute_time_ticks(20 * 86_400)[1] == 3 * 86_400
+    assert compute_log_ticks(0.08, 0.6) == pytest.approx([0.1, 0.2, 0.5])
 
 
 def test_a_scale_maps_values_to_pixels() -> None:

@@ -192,7 +192,7 @@ class Publisher:
 
     def _write_lines(self) -> None:
         """Rename the segment with all answers to the output; merge several into one first."""
-        number = self._segments.single_complete_segment(ordered=self._options.ordered)
+        number = self._segments.find_complete_segment(ordered=self._options.ordered)
         if number is None:
             number = merge_segments(self._database, self._segments)
         if self._segments.is_output(number):
@@ -201,7 +201,7 @@ class Publisher:
         # exists, and that is where `get_path` looks first.
         with transaction(self._database):
             set_meta(self._database, "whole", number)
-        self._files.replace("output", self._segments.segment_path(number))
+        self._files.replace("output", self._segments.get_part_path(number))
 
     def _write_table(self) -> None:
         # A table does not contain the exact answers, so these stay in the journal. An output in

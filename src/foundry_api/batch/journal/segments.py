@@ -118,15 +118,15 @@ class SegmentStore:
                 "insert into segment (runner) values (?)", (self._runner.number,)
             )
         number = cursor.lastrowid or 0
-        return number, self.segment_path(number)
+        return number, self.get_part_path(number)
 
-    def segment_path(self, number: int) -> Path:
+    def get_part_path(self, number: int) -> Path:
         """Return the path of a segment that has not become the output."""
         return self._directory / f"part-{number:06}.jsonl"
 
     def get_path(self, number: int) -> Path:
         """Return where a segment is now: in the directory, or renamed to the output."""
-        path = self.segment_path(number)
+        path = self.get_part_path(number)
         if path.exists():
             return path
         if self.is_output(number):
@@ -137,7 +137,7 @@ class SegmentStore:
 
     def is_output(self, number: int) -> bool:
         """Whether a segment became the output."""
-        return number == self.output_segment and not self.segment_path(number).exists()
+        return number == self.output_segment and not self.get_part_path(number).exists()
 
     @property
     def output_segment(self) -> int | None:
@@ -147,12 +147,12 @@ class SegmentStore:
     def check_output_present(self) -> None:
         """Raise `BatchMismatch` if the output was removed, and answers with it."""
         number = self.output_segment
-        if number is None or self.segment_path(number).exists() or self._output.exists():
+        if number is None or self.get_part_path(number).exists() or self._output.exists():
             return
-        if number in self._used_segments():
+        if number in self._list_used():
             raise BatchMismatch(f"{self._output} is gone, and the answers with it")
 
-    def single_complete_segment(self, *, ordered: bool) -> int | None:
+    def find_complete_segment(self, *, ordered: bool) -> int | None:
         """Return the segment that contains all answers and nothing else, if there is one.
 
         With `ordered`, they must also be in the order of the input.
@@ -162,7 +162,7 @@ class SegmentStore:
         if not count or number != last:
             return None
         rows = self._query_segments("select number, runner from segment where number = ?", number)
-        if self._live_segments_of_others(rows):
+        if self._filter_live(rows):
             return None  # its runner may append to it at any moment
         self._release_if_in([number])
         # A runner that died may have left bytes that no row refers to.
@@ -183,7 +183,7 @@ class SegmentStore:
             return
         number = self._current[0]
         self.release()
-        if number not in self._used_segments() and _try_remove(self.segment_path(number)):
+        if number not in self._list_used() and _try_remove(self.get_part_path(number)):
             self._database.execute("delete from segment where number = ?", (number,))
 
     def remove_unused(self) -> None:
@@ -194,14 +194,14 @@ class SegmentStore:
         # List the files before the rows: a file without a row is then unused, not merely newer.
         files = set(self._directory.glob("part-*.jsonl"))
         rows = self._query_segments("select number, runner from segment")
-        needed = self._used_segments() | self._live_segments_of_others(rows)
+        needed = self._list_used() | self._filter_live(rows)
         unused = [number for number, _ in rows if number not in needed]
         self._release_if_in(unused)
-        removed = [(number,) for number in unused if _try_remove(self.segment_path(number))]
+        removed = [(number,) for number in unused if _try_remove(self.get_part_path(number))]
         if removed:
             with transaction(self._database):
                 self._database.executemany("delete from segment where number = ?", removed)
-        for path in files - {self.segment_path(number) for number, _ in rows}:
+        for path in files - {self.get_part_path(number) for number, _ in rows}:
             _try_remove(path)
 
     def _release_if_in(self, numbers: list[int]) -> None:
@@ -211,11 +211,11 @@ class SegmentStore:
     def _query_segments(self, query: str, *values: int) -> list[tuple[Any, ...]]:
         return check_rows(self._database.execute(query, values), int, int)
 
-    def _live_segments_of_others(self, rows: list[tuple[Any, ...]]) -> set[int]:
+    def _filter_live(self, rows: list[tuple[Any, ...]]) -> set[int]:
         others = {peer.number for peer in self._runner.live_peers}
         return {number for number, runner in rows if runner in others}
 
-    def _used_segments(self) -> set[int]:
+    def _list_used(self) -> set[int]:
         rows = self._database.execute("select distinct segment from result where not failed")
         return {number for (number,) in check_rows(rows, int)}
 

@@ -21,13 +21,13 @@ __all__ = [
     "SafeHtml",
     "Scale",
     "Step",
-    "curve",
+    "compute_log_ticks",
+    "compute_ticks",
+    "compute_time_ticks",
+    "draw_curve",
+    "draw_histogram",
     "element",
-    "histogram",
-    "join",
-    "log_ticks",
-    "ticks",
-    "time_ticks",
+    "join_html",
 ]
 
 Step = tuple[float, float, float]
@@ -66,7 +66,7 @@ class Scale:
         return math.log10(value) if self.logarithmic else value
 
 
-def ticks(highest: float, count: int = 4) -> list[float]:
+def compute_ticks(highest: float, count: int = 4) -> list[float]:
     """Return round values from 0, the last one at or above `highest`."""
     if highest <= 0:
         return [0.0, 1.0]
@@ -79,7 +79,7 @@ def ticks(highest: float, count: int = 4) -> list[float]:
     return [round(place * step, 12) for place in range(math.ceil(highest / step - 1e-9) + 1)]
 
 
-def time_ticks(longest_s: float, count: int = 8) -> list[float]:
+def compute_time_ticks(longest_s: float, count: int = 8) -> list[float]:
     """Return times from 0 at usual intervals, such as 15 s or 1 h, up to `longest_s`."""
     days = (days * DAY_S for days in range(1, 1 + math.ceil(longest_s / DAY_S)))
     fitting = (step for step in (*TIME_STEPS_S, *days) if longest_s <= step * count)
@@ -87,7 +87,7 @@ def time_ticks(longest_s: float, count: int = 8) -> list[float]:
     return [float(place * step) for place in range(int(longest_s / step) + 1)]
 
 
-def log_ticks(low: float, high: float) -> list[float]:
+def compute_log_ticks(low: float, high: float) -> list[float]:
     """Return 1, 2 and 5 of each decade from `low` to `high`."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     values = (step * 10.0**power for power in powers for step in LOG_STEPS)
@@ -100,7 +100,7 @@ class SafeHtml(str):
     __slots__ = ()
 
 
-def join(*parts: str) -> SafeHtml:
+def join_html(*parts: str) -> SafeHtml:
     return SafeHtml(
         "".join(part if isinstance(part, SafeHtml) else escape(sanitize(part)) for part in parts)
     )
@@ -112,13 +112,13 @@ def element(name: str, *children: str, **attributes: str | float) -> SafeHtml:
     for key, value in attributes.items():
         text = escape(sanitize(value)) if isinstance(value, str) else f"{value:.6g}"
         attribute_text += f' {key.rstrip("_").replace("_", "-")}="{text}"'
-    return SafeHtml(f"<{name}{attribute_text}>{join(*children)}</{name}>")
+    return SafeHtml(f"<{name}{attribute_text}>{join_html(*children)}</{name}>")
 
 
-def curve(steps: Sequence[Step], unit: str, marks: Sequence[float] = ()) -> SafeHtml:
+def draw_curve(steps: Sequence[Step], unit: str, marks: Sequence[float] = ()) -> SafeHtml:
     """Draw a value over time as a step curve, with a line at each mark, where a run started."""
     end_s = steps[-1][0] + steps[-1][1]
-    levels = ticks(max(value for _, _, value in steps))
+    levels = compute_ticks(max(value for _, _, value in steps))
     across = Scale(0.0, end_s, LEFT, WIDTH - RIGHT)
     up = Scale(0.0, levels[-1], HEIGHT - BOTTOM, TOP)
     line = " ".join(
@@ -126,33 +126,37 @@ def curve(steps: Sequence[Step], unit: str, marks: Sequence[float] = ()) -> Safe
         for at, span, value in steps
     )
     baseline = f"{WIDTH - RIGHT},{HEIGHT - BOTTOM} {LEFT},{HEIGHT - BOTTOM}"
-    return _svg(
+    return _make_svg(
         f"{unit} over time",
-        _levels(levels, up),
-        _axis([(across(at), format_duration(at)) for at in time_ticks(end_s)]),
+        _draw_levels(levels, up),
+        _draw_axis([(across(at), format_duration(at)) for at in compute_time_ticks(end_s)]),
         element("polygon", class_="area", points=f"{line} {baseline}"),
         element("polyline", class_="line", points=line),
-        *(_annotation(across(at), "resumed") for at in marks),
+        *(_draw_mark(across(at), "resumed") for at in marks),
         *(
-            _tooltip(across, step, f"{format_duration(step[0])}: {format_rate(step[2])} {unit}")
+            _draw_tooltip(
+                across, step, f"{format_duration(step[0])}: {format_rate(step[2])} {unit}"
+            )
             for step in steps
         ),
     )
 
 
-def histogram(distribution: Distribution, what: str) -> SafeHtml:
+def draw_histogram(distribution: Distribution, what: str) -> SafeHtml:
     """Draw a distribution of durations, which is not empty, on a logarithmic axis."""
-    bars = _bars(distribution)
+    bars = _compute_bars(distribution)
     across = Scale(bars[0][0], bars[-1][1], LEFT, WIDTH - RIGHT, logarithmic=True)
-    levels = ticks(max(count for _, _, count in bars))
+    levels = compute_ticks(max(count for _, _, count in bars))
     up = Scale(0.0, levels[-1], HEIGHT - BOTTOM, TOP)
-    return _svg(
+    return _make_svg(
         f"Histogram of the {what}",
-        _levels(levels, up),
-        _axis([(across(at), format_duration(at)) for at in log_ticks(bars[0][0], bars[-1][1])]),
-        *(_bar(bar, across, up, distribution.count) for bar in bars),
+        _draw_levels(levels, up),
+        _draw_axis(
+            [(across(at), format_duration(at)) for at in compute_log_ticks(bars[0][0], bars[-1][1])]
+        ),
+        *(_draw_bar(bar, across, up, distribution.count) for bar in bars),
         *(
-            _annotation(
+            _draw_mark(
                 across(min(max(distribution.quantile(share), across.low), across.high)),
                 f"p{share * 100:g}",
             )
@@ -161,7 +165,7 @@ def histogram(distribution: Distribution, what: str) -> SafeHtml:
     )
 
 
-def _bars(distribution: Distribution) -> list[tuple[float, float, int]]:
+def _compute_bars(distribution: Distribution) -> list[tuple[float, float, int]]:
     """Return the low edge, high edge and count of each bar, one empty bar at either end."""
     # A logarithmic axis has no 0, so the first bucket, which starts there, gets half its bound.
     edges = [distribution.bounds[0] / 2, *distribution.bounds[::BUCKETS_PER_BAR]]
@@ -175,7 +179,7 @@ def _bars(distribution: Distribution) -> list[tuple[float, float, int]]:
     return bars[max(0, used[0] - 1) : used[-1] + 2]
 
 
-def _bar(bar: tuple[float, float, int], across: Scale, up: Scale, total: int) -> SafeHtml:
+def _draw_bar(bar: tuple[float, float, int], across: Scale, up: Scale, total: int) -> SafeHtml:
     low, high, count = bar
     share = format_percent(count, total)
     text = f"{format_duration(low)} to {format_duration(high)}: {format_int(count)} ({share})"
@@ -191,15 +195,15 @@ def _bar(bar: tuple[float, float, int], across: Scale, up: Scale, total: int) ->
     )
 
 
-def _svg(title: str, *parts: SafeHtml) -> SafeHtml:
+def _make_svg(title: str, *parts: SafeHtml) -> SafeHtml:
     return element(
         "svg", *parts, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", class_="plot", aria_label=title
     )
 
 
-def _levels(levels: Sequence[float], up: Scale) -> SafeHtml:
+def _draw_levels(levels: Sequence[float], up: Scale) -> SafeHtml:
     """Draw grid lines, each with its value at the left."""
-    return join(
+    return join_html(
         *(
             element("line", class_="grid", x1=LEFT, x2=WIDTH - RIGHT, y1=up(level), y2=up(level))
             for level in levels
@@ -211,7 +215,7 @@ def _levels(levels: Sequence[float], up: Scale) -> SafeHtml:
     )
 
 
-def _axis(labels: Sequence[tuple[float, str]]) -> SafeHtml:
+def _draw_axis(labels: Sequence[tuple[float, str]]) -> SafeHtml:
     """Draw labels below the plot, without those that would overlap an earlier one."""
     shown: list[SafeHtml] = []
     free_from = 0.0
@@ -220,18 +224,18 @@ def _axis(labels: Sequence[tuple[float, str]]) -> SafeHtml:
             free_from = place + LABEL_ROOM
             x = min(place, WIDTH - RIGHT - LABEL_ROOM / 3)
             shown.append(element("text", label, class_="axis", x=x, y=HEIGHT - BOTTOM + 18))
-    return join(*shown)
+    return join_html(*shown)
 
 
-def _annotation(place: float, text: str) -> SafeHtml:
+def _draw_mark(place: float, text: str) -> SafeHtml:
     anchor = "end" if place > WIDTH - RIGHT - LABEL_ROOM else "middle"
-    return join(
+    return join_html(
         element("line", class_="mark", x1=place, x2=place, y1=TOP - 4, y2=HEIGHT - BOTTOM),
         element("text", text, class_="mark-label", x=place, y=TOP - 8, text_anchor=anchor),
     )
 
 
-def _tooltip(across: Scale, step: Step, text: str) -> SafeHtml:
+def _draw_tooltip(across: Scale, step: Step, text: str) -> SafeHtml:
     at, span, _ = step
     return element(
         "rect",

@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from foundry_api.batch.report.charts import QUANTILES, SafeHtml, curve, element, histogram, join
+from foundry_api.batch.report.charts import (
+    QUANTILES,
+    SafeHtml,
+    draw_curve,
+    draw_histogram,
+    element,
+    join_html,
+)
 from foundry_api.batch.statistics import Timeline
 from foundry_api.observe.format import (
     format_count,
@@ -117,7 +124,7 @@ footer { color: var(--quiet); font-size: 13px; margin-top: 24px; }
 
 # The browser then makes no request, whatever text gets into the page.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
-_META = join(
+_META = join_html(
     SafeHtml('<meta charset="utf-8">'),
     SafeHtml('<meta name="viewport" content="width=device-width, initial-scale=1">'),
     SafeHtml(f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'),
@@ -133,28 +140,28 @@ def render_page(report_data: ReportData) -> str:
     statistics = report_data.statistics
     body = element(
         "main",
-        _header(report_data),
-        element("div", *_tiles(report_data), class_="tiles"),
+        _render_header(report_data),
+        element("div", *_render_tiles(report_data), class_="tiles"),
         element(
             "div",
-            *_speed_sections(statistics),
-            _latency_section("Latency of a line", "latency", statistics.latency),
-            _latency_section(
+            *_render_speed(statistics),
+            _render_latency("Latency of a line", "latency", statistics.latency),
+            _render_latency(
                 "Time to the first token", "time to first token", statistics.time_to_first_token
             ),
-            _section("Failures", _errors(statistics), wide=True),
-            _section("Models", _models(statistics), wide=True),
-            _section("Settings", _settings(report_data.settings), wide=True),
+            _render_section("Failures", _render_errors(statistics), wide=True),
+            _render_section("Models", _render_models(statistics), wide=True),
+            _render_section("Settings", _render_settings(report_data.settings), wide=True),
             class_="cards",
         ),
         element("footer", f"Made by foundry-api {report_data.version}. This page loads nothing."),
     )
     title = element("title", f"{report_data.title}: batch")
-    head = element("head", join(_META, title, SafeHtml(f"<style>{STYLE}</style>")))
+    head = element("head", join_html(_META, title, SafeHtml(f"<style>{STYLE}</style>")))
     return f"<!doctype html>\n{element('html', head, element('body', body), lang='en')}\n"
 
 
-def _header(report_data: ReportData) -> SafeHtml:
+def _render_header(report_data: ReportData) -> SafeHtml:
     runs = report_data.statistics.runs
     facts = [f"started {format_time(runs[0].begun_at)}"] if runs else []
     if len(runs) > 1:
@@ -168,39 +175,39 @@ def _header(report_data: ReportData) -> SafeHtml:
     )
 
 
-def _tiles(report_data: ReportData) -> Iterable[SafeHtml]:
+def _render_tiles(report_data: ReportData) -> Iterable[SafeHtml]:
     statistics = report_data.statistics
     finished = statistics.done + statistics.failed
     total = report_data.total or finished
-    yield _stat_tile(
+    yield _render_tile(
         "Answered",
         format_int(statistics.done),
         f"{format_percent(statistics.done, total)} of all lines",
     )
-    yield _stat_tile(
+    yield _render_tile(
         "Failed", format_int(statistics.failed), format_percent(statistics.failed, total)
     )
     if report_data.total is not None and report_data.total > finished:
-        yield _stat_tile(
+        yield _render_tile(
             "Left", format_int(report_data.total - finished), "run the same command to resume"
         )
     if statistics.shared:
-        yield _stat_tile(
+        yield _render_tile(
             "Shared", format_int(statistics.shared), "from an identical line or the cache"
         )
-    yield _stat_tile("Time", format_duration(statistics.elapsed_s), "while it ran")
-    yield _stat_tile(
-        "Lines a second", format_rate(statistics.lines_per_s), f"{format_int(finished)} in all"
+    yield _render_tile("Time", format_duration(statistics.elapsed_s), "while it ran")
+    yield _render_tile(
+        "Lines per second", format_rate(statistics.lines_per_s), f"{format_int(finished)} in all"
     )
     written, read = format_int(statistics.completion_tokens), format_int(statistics.prompt_tokens)
-    yield _stat_tile(
-        "Tokens a second",
+    yield _render_tile(
+        "Tokens per second",
         format_rate(statistics.tokens_per_s),
         f"{written} generated, {read} in prompts",
     )
 
 
-def _stat_tile(name: str, value: str, note: str) -> SafeHtml:
+def _render_tile(name: str, value: str, note: str) -> SafeHtml:
     return element(
         "div",
         element("div", name, class_="name"),
@@ -210,15 +217,17 @@ def _stat_tile(name: str, value: str, note: str) -> SafeHtml:
     )
 
 
-def _section(title: str, *content: SafeHtml, wide: bool = False, second: bool = False) -> SafeHtml:
+def _render_section(
+    title: str, *content: SafeHtml, wide: bool = False, second: bool = False
+) -> SafeHtml:
     kinds = ["card", *(["wide"] if wide else []), *(["second"] if second else [])]
     return element("section", element("h2", title), *content, class_=" ".join(kinds))
 
 
-def _speed_sections(statistics: BatchStatistics) -> Iterable[SafeHtml]:
+def _render_speed(statistics: BatchStatistics) -> Iterable[SafeHtml]:
     """Render the plots over time, with a mark where each later run started."""
     if not statistics.throughput or not statistics.done + statistics.failed:
-        yield _section("Speed", _empty_note("No line is finished yet."), wide=True)
+        yield _render_section("Speed", _render_note("No line is finished yet."), wide=True)
         return
     timeline = Timeline(statistics.runs)
     # The time between two runs is left out, so a later run starts where the earlier one ended.
@@ -230,50 +239,55 @@ def _speed_sections(statistics: BatchStatistics) -> Iterable[SafeHtml]:
             (bucket.at_s, bucket.span_s, get_amount(bucket) / bucket.span_s)
             for bucket in statistics.throughput
         ]
-        return curve(steps, unit, marks)
+        return draw_curve(steps, unit, marks)
 
-    yield _section("Lines a second", plot("lines/s", lambda bucket: bucket.lines))
+    yield _render_section("Lines per second", plot("lines/s", lambda bucket: bucket.lines))
     written = plot("tokens/s", lambda bucket: bucket.completion_tokens)
-    yield _section("Tokens a second", written, second=True)
+    yield _render_section("Tokens per second", written, second=True)
 
 
-def _latency_section(title: str, what: str, distribution: Distribution) -> SafeHtml:
+def _render_latency(title: str, what: str, distribution: Distribution) -> SafeHtml:
     second = what != "latency"
     if not distribution.count:
-        return _section(title, _empty_note("Not measured: no line has any text."), second=second)
+        return _render_section(
+            title, _render_note("Not measured: no line has any text."), second=second
+        )
     quantiles = ", ".join(
         f"p{q * 100:g} {format_duration(distribution.quantile(q))}" for q in QUANTILES
     )
     mean, longest = format_duration(distribution.mean), format_duration(distribution.highest)
     words = f"{quantiles}, mean {mean}, longest {longest}"
-    return _section(
-        title, histogram(distribution, what), element("p", words, class_="empty"), second=second
+    return _render_section(
+        title,
+        draw_histogram(distribution, what),
+        element("p", words, class_="empty"),
+        second=second,
     )
 
 
-def _errors(statistics: BatchStatistics) -> SafeHtml:
+def _render_errors(statistics: BatchStatistics) -> SafeHtml:
     if not statistics.errors:
-        return _empty_note("None.")
+        return _render_note("None.")
     rows = [
         (error.code, format_int(error.count), format_percent(error.count, statistics.failed),
          error.custom_id, error.message)
         for error in statistics.errors
     ]  # fmt: skip
-    return _table(("Error", "Lines", "Of all failures", "First line", "Its message"), rows)
+    return _render_table(("Error", "Lines", "Of all failures", "First line", "Its message"), rows)
 
 
-def _models(statistics: BatchStatistics) -> SafeHtml:
+def _render_models(statistics: BatchStatistics) -> SafeHtml:
     if not statistics.models:
-        return _empty_note("No line is finished yet.")
+        return _render_note("No line is finished yet.")
     rows = [
         (model.model or "not named", format_int(model.lines), format_int(model.failed),
          format_int(model.prompt_tokens), format_int(model.completion_tokens))
         for model in statistics.models
     ]  # fmt: skip
-    return _table(("Model", "Lines", "Failed", "Prompt tokens", "Completion tokens"), rows)
+    return _render_table(("Model", "Lines", "Failed", "Prompt tokens", "Completion tokens"), rows)
 
 
-def _settings(settings: Sequence[tuple[str, str]]) -> SafeHtml:
+def _render_settings(settings: Sequence[tuple[str, str]]) -> SafeHtml:
     rows = [
         element("tr", element("th", name, scope="row"), element("td", value))
         for name, value in settings
@@ -281,7 +295,7 @@ def _settings(settings: Sequence[tuple[str, str]]) -> SafeHtml:
     return element("table", element("tbody", *rows), class_="facts")
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> SafeHtml:
+def _render_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> SafeHtml:
     # Columns of numbers are aligned to the right.
     counts = [all(row[place][:1].isdigit() for row in rows) for place in range(len(heads))]
     kinds = [{"class_": "count"} if count else {} for count in counts]
@@ -296,5 +310,5 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> SafeHtml:
     return element("div", table, class_="scroll")
 
 
-def _empty_note(text: str) -> SafeHtml:
+def _render_note(text: str) -> SafeHtml:
     return element("p", text, class_="empty")
