@@ -211,13 +211,13 @@ async def test_invalid_structured_output(
     with pytest.raises(StructuredOutputError):
         short.with_structured_output(City).invoke("say-json")
     raw = short.with_structured_output(City, include_raw=True)
-    for told in (raw.invoke("say-json"), await raw.ainvoke("say-json")):
-        assert (told["raw"].text, told["parsed"]) == ('{"', None)
-        assert isinstance(told["parsing_error"], StructuredOutputError)
+    for output in (raw.invoke("say-json"), await raw.ainvoke("say-json")):
+        assert (output["raw"].text, output["parsed"]) == ('{"', None)
+        assert isinstance(output["parsing_error"], StructuredOutputError)
 
-    told = model.with_structured_output(City, include_raw=True).invoke("say-json")
-    assert City.model_validate_json(told["raw"].text) == told["parsed"]
-    assert told["parsing_error"] is None
+    output = model.with_structured_output(City, include_raw=True).invoke("say-json")
+    assert City.model_validate_json(output["raw"].text) == output["parsed"]
+    assert output["parsing_error"] is None
 
 
 @lc_tool
@@ -241,9 +241,9 @@ async def test_tool_calls_and_results(model: ChatFoundryLocal) -> None:
         assert {**call, "id": None} == {**CALLED, "id": None}
         assert answer.response_metadata["finish_reason"] == "tool_calls"
 
-    told = calculate.invoke(answer.tool_calls[0])
-    assert isinstance(told, ToolMessage)
-    assert bound.invoke([question, answer, told]).text == HELLO
+    result = calculate.invoke(answer.tool_calls[0])
+    assert isinstance(result, ToolMessage)
+    assert bound.invoke([question, answer, result]).text == HELLO
 
 
 async def test_tool_calls_of_a_stream(model: ChatFoundryLocal) -> None:
@@ -265,7 +265,7 @@ def clock(city: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("said", "ours"),
+    ("choice", "expected"),
     [
         (None, None),
         (False, None),
@@ -277,8 +277,8 @@ def clock(city: str) -> str:
         ({"type": "function", "function": {"name": "calculate"}}, "calculate"),
     ],
 )
-def test_tool_choice(said: object, ours: str | None) -> None:
-    assert to_tool_choice(said) == ours  # type: ignore[arg-type] # each is one that it takes
+def test_tool_choice(choice: object, expected: str | None) -> None:
+    assert to_tool_choice(choice) == expected  # type: ignore[arg-type] # all are accepted
 
 
 async def test_leaving_an_async_stream_frees_the_engine(model: ChatFoundryLocal) -> None:
@@ -291,14 +291,14 @@ async def test_leaving_an_async_stream_frees_the_engine(model: ChatFoundryLocal)
 
 def test_messages_are_converted() -> None:
     call = {"name": "add", "args": {"a": 1}, "id": "c1", "type": "tool_call"}
-    told: list[BaseMessage] = [
+    messages: list[BaseMessage] = [
         SystemMessage("Be brief."),
         HumanMessage([{"type": "text", "text": "1 + "}, {"type": "text", "text": "1?"}]),
         AIMessage("", tool_calls=[call]),
         ToolMessage("2", tool_call_id="c1"),
         ChatMessage(role="assistant", content="2"),
     ]
-    assert to_messages(told) == [
+    assert to_messages(messages) == [
         Message("system", "Be brief."),
         Message("user", "1 + 1?"),
         Message("assistant", tool_calls=(ToolCall("c1", FunctionCall("add", '{"a": 1}')),)),
@@ -308,14 +308,14 @@ def test_messages_are_converted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("message", "told"),
+    ("message", "error"),
     [
         (HumanMessage([{"type": "image_url", "image_url": {"url": "data:"}}]), "'image_url'"),
         (FunctionMessage(name="f", content=""), "'function'"),
     ],
 )
-def test_error_names_unsupported_content(message: BaseMessage, told: str) -> None:
-    with pytest.raises(InvalidRequest, match=told):
+def test_error_names_unsupported_content(message: BaseMessage, error: str) -> None:
+    with pytest.raises(InvalidRequest, match=error):
         to_messages([message])
 
 

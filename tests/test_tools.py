@@ -96,9 +96,9 @@ async def test_run_sends_tool_results_to_the_model() -> None:
         "assistant",
     ]
     first, second = service.requests
-    assert [each["function"]["name"] for each in first["tools"]] == ["calculate", "clock"]
+    assert [item["function"]["name"] for item in first["tools"]] == ["calculate", "clock"]
     assert second["messages"][1]["content"] == "Let me see. "
-    assert [each.get("tool_call_id") for each in second["messages"]] == [
+    assert [item.get("tool_call_id") for item in second["messages"]] == [
         None,
         None,
         "call_1",
@@ -122,8 +122,8 @@ async def test_run_without_a_call_has_one_turn() -> None:
 async def test_stream_has_the_chunks_and_results_of_all_turns() -> None:
     async with FakeService(BOTH, "All done.") as service, client_of(service) as client:
         pieces = [piece async for piece in client.stream_run_tools("What?", [calculate, clock])]
-    said = "".join(piece.content for piece in pieces if isinstance(piece, Chunk))
-    assert said == "Let me see. All done."
+    text = "".join(piece.content for piece in pieces if isinstance(piece, Chunk))
+    assert text == "Let me see. All done."
     kinds = [type(piece).__name__ for piece in pieces]
     assert kinds[-1] == "ToolRun"
     first = kinds.index("ToolResult")
@@ -161,8 +161,8 @@ async def test_parallel_calls_are_limited() -> None:
         running -= 1
         return number
 
-    wanted = ToolCalls([("work", {"number": number}) for number in range(9)])
-    run = await run_of(wanted, "Done.", tools=[work], parallel=3)
+    calls = ToolCalls([("work", {"number": number}) for number in range(9)])
+    run = await run_of(calls, "Done.", tools=[work], parallel=3)
     assert [call.value for call in run.calls] == list(range(9))
     assert most == 3
 
@@ -181,7 +181,7 @@ async def test_plain_function_does_not_block_the_event_loop() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "error", "told"),
+    ("calls", "error", "expected"),
     [
         (("launch_rocket", {}), LookupError, "no tool launch_rocket. There are: calculate, clock."),
         (("calculate", {}), ValueError, "missing required field `expression`"),
@@ -191,16 +191,16 @@ async def test_plain_function_does_not_block_the_event_loop() -> None:
     ],
 )
 async def test_errors_are_returned_to_the_model(
-    wanted: tuple[str, dict[str, Any]], error: type[Exception], told: str
+    calls: tuple[str, dict[str, Any]], error: type[Exception], expected: str
 ) -> None:
-    async with FakeService(ToolCalls([wanted]), "Sorry.") as service, client_of(service) as client:
+    async with FakeService(ToolCalls([calls]), "Sorry.") as service, client_of(service) as client:
         run = await client.run_tools("What?", [calculate, clock])
     assert run.content == "Sorry."
     assert isinstance(run.calls[0].error, error)
     content = service.requests[1]["messages"][-1]["content"]
     assert content == run.calls[0].content
     assert content.startswith("Error: ")
-    assert told in content
+    assert expected in content
 
 
 async def test_error_of_invalid_arguments_has_the_schema() -> None:
@@ -308,10 +308,10 @@ async def test_malformed_call_is_requested_again() -> None:
     async with FakeService(wrong, SUM, "42.") as service, client_of(service) as client:
         run = await client.run_tools("What?", [calculate])
     assert (run.content, run.turns) == ("42.", 3)
-    _, said, told = service.requests[1]["messages"]
-    assert wrong.startswith(said["content"])
-    assert told["role"] == "user"
-    assert "could not be read" in told["content"]
+    _, assistant, correction = service.requests[1]["messages"]
+    assert wrong.startswith(assistant["content"])
+    assert correction["role"] == "user"
+    assert "could not be read" in correction["content"]
 
 
 @pytest.mark.parametrize("options", [{"on_error": "raise"}, {"max_turns": 1}])
@@ -335,8 +335,8 @@ async def test_malformed_call_of_complete_is_an_error() -> None:
 
 
 async def test_model_without_markers_gets_the_tools_in_the_prompt() -> None:
-    said = '<tool_call>{"name": "calculate", "arguments": {"expression": "2*3"}}</tool_call>'
-    script = (NO_MARKERS, said, NO_MARKERS, "6.")
+    text = '<tool_call>{"name": "calculate", "arguments": {"expression": "2*3"}}</tool_call>'
+    script = (NO_MARKERS, text, NO_MARKERS, "6.")
     async with FakeService(*script) as service, client_of(service) as client:
         run = await client.run_tools("What?", [calculate])
     assert (run.content, run.calls[0].value) == ("6.", 6.0)
@@ -353,7 +353,7 @@ async def test_required_tool_choice_without_markers_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "expected"),
     [
         ("text", "text"),
         ("", '""'),
@@ -364,13 +364,13 @@ async def test_required_tool_choice_without_markers_is_an_error() -> None:
         (1 + 2j, '"(1+2j)"'),
     ],
 )
-async def test_content_of_tool_values(value: Any, told: str) -> None:
+async def test_content_of_tool_values(value: Any, expected: str) -> None:
     @tool(name="give", parameters={"type": "object", "properties": {}})
     def give() -> Any:
         return value
 
     run = await run_of(ToolCalls([("give", {})]), "Done.", tools=[give])
-    assert run.calls[0].content == told
+    assert run.calls[0].content == expected
 
 
 @pytest.mark.parametrize(
@@ -418,16 +418,16 @@ async def test_truncated_answer_ends_the_run() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [("{oops", "are not JSON"), ("[1]", "are not a JSON object"), ("3", "are not a JSON object")],
 )
-async def test_arguments_that_are_not_an_object(arguments: str, told: str) -> None:
+async def test_arguments_that_are_not_an_object(arguments: str, expected: str) -> None:
     """A service passes on whatever the model wrote."""
     limits = ToolLimits(max_turns=1, parallel=1, tool_timeout=1, on_error="return")
     caller = ToolExecutor(require_callable([clock]), limits, time.monotonic)
     call = ToolCall("call_1", FunctionCall("clock", arguments))
     (result,) = await caller.execute([call], 1)
-    assert told in result.content
+    assert expected in result.content
     assert result.arguments is None
     assert isinstance(result.error, ValueError)
 

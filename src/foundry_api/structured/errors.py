@@ -54,7 +54,7 @@ class UserCodeFailed(ValidationFailed):
 
     hint = (
         "The answer is in .partial. See the exception that this was raised from, and correct the "
-        "code; to refuse an answer, raise ValueError."
+        "code; to reject an answer, raise ValueError."
     )
 
     def __init__(self, code_name: str, failure: BaseException) -> None:

@@ -87,7 +87,7 @@ class OutputSpec:
             raise InvalidRequest(
                 f"validators is {format_value(validators)}, not a list",
                 field="validators",
-                hint="Give a list: validators=[…].",
+                hint="Pass a list: validators=[…].",
             )
         validators = tuple(validators)
         callables: dict[str, object] = {"parser": parser, "chunk_parser": chunk_parser}
@@ -197,7 +197,7 @@ class OutputSpec:
             name = getattr(validator, "__name__", type(validator).__name__)
             # A validator that returns None accepts the value.
             if _call_user_code(validator, value, f"the validator {name}") is False:
-                raise ValidationFailed(f"{name} refuses the answer")
+                raise ValidationFailed(f"{name} rejects the answer")
 
 
 def _call_user_code(
@@ -209,7 +209,7 @@ def _call_user_code(
     except (ValidationFailed, KeyboardInterrupt, SystemExit):
         raise
     except (ValueError, msgspec.MsgspecError) as error:
-        reason = get_error_text(error) or f"{code_name} refuses it"
+        reason = get_error_text(error) or f"{code_name} rejects it"
         raise ValidationFailed(f"{error_prefix}{reason}") from error
     except BaseException as error:
         raise UserCodeFailed(code_name, error) from error

@@ -259,7 +259,7 @@ def _make_type_error(model: object, error: Exception) -> InvalidRequest:
     return InvalidRequest(
         f"response_model is {model!r}, which has no JSON schema: {reason}",
         field="response_model",
-        hint="Give a pydantic model, a msgspec Struct, a dataclass, a TypedDict or a schema.",
+        hint="Pass a pydantic model, a msgspec Struct, a dataclass, a TypedDict or a schema.",
     )
 
 

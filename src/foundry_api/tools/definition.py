@@ -136,7 +136,7 @@ def _make_tool(
         raise ToolDefinitionError(
             f"{format_value(name)} is not a tool name: letters, digits, _ and -, 64 at most",
             field="name",
-            hint="Give it another name: tool(function, name=…).",
+            hint="Use another name: tool(function, name=…).",
         )
     if description is None:
         description = parse_docstring(function).summary
@@ -198,7 +198,7 @@ def require_callable(tools: Iterable[ToolLike]) -> dict[str, Tool]:
             raise InvalidRequest(
                 f"tools[{index}] describes {item.name}, but cannot be called",
                 field=f"tools[{index}]",
-                hint="Give the function: tool(function, parameters=…).",
+                hint="Pass the function: tool(function, parameters=…).",
             )
         callables[item.name] = item
     return callables
@@ -247,7 +247,7 @@ def _validate_schema(field_name: str, parameters: object) -> dict[str, Any]:
         raise InvalidRequest(
             f"{field_name} is {format_value(parameters)}, not a mapping",
             field=field_name,
-            hint="Give the JSON schema of an object.",
+            hint="Pass the JSON schema of an object.",
         )
     try:
         return to_plain(dict(parameters)) or _ANY_OBJECT

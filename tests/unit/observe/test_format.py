@@ -93,7 +93,7 @@ def test_rates_have_three_digits(value: float, formatted: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("part", "whole", "formatted"),
+    ("part", "total", "formatted"),
     [
         (0, 0, "0%"),
         (0, 10, "0%"),
@@ -103,8 +103,8 @@ def test_rates_have_three_digits(value: float, formatted: str) -> None:
         (10, 10, "100%"),
     ],
 )
-def test_percentages(part: int, whole: int, formatted: str) -> None:
-    assert format_percent(part, whole) == formatted
+def test_percentages(part: int, total: int, formatted: str) -> None:
+    assert format_percent(part, total) == formatted
 
 
 def test_thousands_separators() -> None:

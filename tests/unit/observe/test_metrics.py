@@ -71,13 +71,13 @@ def test_calls_are_counted_by_model_and_service(
     series = count_events(list(events))
     assert set(series) == {(event.model, event.service or "none") for event in events}
     for (model, service), one in series.items():
-        mine = [e for e in events if (e.model, e.service or "none") == (model, service)]
-        calls = [event for event in mine if isinstance(event, CallEnded)]
+        own_events = [e for e in events if (e.model, e.service or "none") == (model, service)]
+        calls = [event for event in own_events if isinstance(event, CallEnded)]
         usages = [call.usage for call in calls if call.usage]
         firsts = [call.timings.time_to_first_token_s for call in calls]
         rates = [call.timings.tokens_per_second for call in calls]
         outcomes = Counter(call.outcome for call in calls)
-        assert (one.calls, one.retries) == (len(calls), len(mine) - len(calls))
+        assert (one.calls, one.retries) == (len(calls), len(own_events) - len(calls))
         assert one.answered == outcomes["answered"]
         assert one.failed == outcomes["failed"]
         assert one.cancelled == outcomes["cancelled"]

@@ -203,10 +203,10 @@ async def test_cached_answer_has_a_span_but_no_token_usage(
             with tracer.start_as_current_span("outer") as outer:
                 for _ in range(2):
                     await client.complete("Hi", temperature=0)
-    made, kept = (span for span in telemetry.spans if span.name == "chat fake")
-    assert "foundry_api.cached" not in (made.attributes or {})
-    assert (kept.attributes or {})["foundry_api.cached"] is True
-    for span in (made, kept):
+    first, cached = (span for span in telemetry.spans if span.name == "chat fake")
+    assert "foundry_api.cached" not in (first.attributes or {})
+    assert (cached.attributes or {})["foundry_api.cached"] is True
+    for span in (first, cached):
         assert span.parent is not None
         assert span.parent.span_id == outer.get_span_context().span_id
     points = telemetry.points()

@@ -1,4 +1,4 @@
-"""Constraints of each generation: enforced by the engine, or instructions in the system turn."""
+"""Constraints of turn generation: enforced by the engine, or instructions in the system turn."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from foundry_api.types.messages import Constraint
 
 MODEL = Model(id="tiny:1", alias="tiny", catalog="public")
-ASKED = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who?"}]
+MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who?"}]
 PERSON = JsonSchemaConstraint({"type": "object", "properties": {"b": {"const": "é"}, "a": {}}})
 WORDS = (
     "Be brief.\n\nAnswer with JSON and nothing else: no explanation, no code fence. "
@@ -38,7 +38,7 @@ OLDER = [LegacyDialect, Cli010Dialect, Sdk1Dialect, Sdk20Dialect]
 
 
 def body(kind: Any, constraint: Constraint | None, **more: Any) -> dict[str, Any]:
-    request = make_chat_request(ASKED, constraint=constraint, **more)
+    request = make_chat_request(MESSAGES, constraint=constraint, **more)
     sent = kind(ServiceClient(Recorded({}), "http://service")).build_chat_request(MODEL, request)
     members: dict[str, Any] = json.loads(sent.body)
     return members
@@ -52,9 +52,9 @@ def body(kind: Any, constraint: Constraint | None, **more: Any) -> dict[str, Any
     ],
 )
 def test_sdk21_gets_a_grammar(constraint: Constraint, lark: str) -> None:
-    told = body(Sdk21Dialect, constraint)
-    assert told["response_format"] == {"type": "lark_grammar", "lark_grammar": lark}
-    assert told["messages"] == ASKED
+    sent_members = body(Sdk21Dialect, constraint)
+    assert sent_members["response_format"] == {"type": "lark_grammar", "lark_grammar": lark}
+    assert sent_members["messages"] == MESSAGES
 
 
 def test_sdk21_gets_a_schema_in_property_order() -> None:
@@ -66,10 +66,10 @@ def test_sdk21_gets_a_schema_in_property_order() -> None:
 
 @pytest.mark.parametrize("kind", OLDER)
 def test_older_generations_get_the_schema_in_the_system_turn(kind: Any) -> None:
-    told = body(kind, PERSON)
-    assert "response_format" not in told
-    assert told["messages"] == [{"role": "system", "content": WORDS}, ASKED[1]]
-    assert body(kind, PERSON) == told  # nothing random, so that prompts can be cached
+    sent_members = body(kind, PERSON)
+    assert "response_format" not in sent_members
+    assert sent_members["messages"] == [{"role": "system", "content": WORDS}, MESSAGES[1]]
+    assert body(kind, PERSON) == sent_members  # nothing random, so that prompts can be cached
 
 
 @pytest.mark.parametrize("kind", OLDER)
@@ -80,10 +80,10 @@ def test_older_generations_get_the_choices_in_the_system_turn(kind: Any) -> None
 
 def test_non_streaming_request_has_the_same_instructions() -> None:
     dialect = Sdk1Dialect(ServiceClient(Recorded({}), "http://service"))
-    plain = dialect.non_streaming_request(MODEL, make_chat_request(ASKED, constraint=PERSON))
+    plain = dialect.non_streaming_request(MODEL, make_chat_request(MESSAGES, constraint=PERSON))
     assert json.loads(plain.body or b"")["messages"][0]["content"] == WORDS
 
 
 def test_instructions_add_a_system_turn() -> None:
     turns = add_instructions((Message("user", "Who?"),), ChoiceConstraint(("yes", "no")))
-    assert [each.role for each in turns] == ["system", "user"]
+    assert [turn.role for turn in turns] == ["system", "user"]

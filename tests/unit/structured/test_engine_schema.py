@@ -21,9 +21,9 @@ FIRST, LAST = 1024 - 2**63, 2**63 - 1
 
 
 def shaped(schema: dict[str, Any]) -> dict[str, Any]:
-    told = make_engine_schema(schema)
-    assert told.pop("x-guidance") == GUIDANCE_OPTIONS
-    return told
+    rewritten = make_engine_schema(schema)
+    assert rewritten.pop("x-guidance") == GUIDANCE_OPTIONS
+    return rewritten
 
 
 @pytest.mark.parametrize(
@@ -97,13 +97,13 @@ def test_objects_with_properties_are_closed() -> None:
     ],
 )
 def test_non_negative_numbers_get_nine_decimals(bounds: dict[str, Any], *, stepped: bool) -> None:
-    told = shaped({"type": "number", **bounds})
-    assert (told.get("multipleOf") == 1e-9) is stepped
+    rewritten = shaped({"type": "number", **bounds})
+    assert (rewritten.get("multipleOf") == 1e-9) is stepped
     assert "multipleOf" not in shaped({"type": "integer", "minimum": 0, "maximum": 9})
 
 
 @pytest.mark.parametrize(
-    ("given", "minimum", "maximum"),
+    ("number", "minimum", "maximum"),
     [
         ({"type": "integer"}, FIRST, LAST),
         ({"type": ["integer", "null"]}, FIRST, LAST),
@@ -135,10 +135,10 @@ def test_non_negative_numbers_get_nine_decimals(bounds: dict[str, Any], *, stepp
     ],
 )
 def test_numbers_without_bounds_are_bounded(
-    given: dict[str, Any], minimum: float | None, maximum: float | None
+    number: dict[str, Any], minimum: float | None, maximum: float | None
 ) -> None:
     """The engine reads 64-bit bounds as floats, and fails at -(2**63)."""
-    sent = shaped({"properties": {"x": given}})["properties"]["x"]
+    sent = shaped({"properties": {"x": number}})["properties"]["x"]
     assert (sent.get("minimum"), sent.get("maximum")) == (minimum, maximum)
 
 
@@ -153,13 +153,13 @@ def test_negative_numbers_keep_their_decimals(bounds: dict[str, float]) -> None:
 
 
 def test_dependent_required_is_rewritten() -> None:
-    told = shaped({"properties": {"a": {}, "b": {}}, "dependentRequired": {"a": ["b"]}})
-    assert told["allOf"] == [{"anyOf": [{"properties": {"a": False}}, {"required": ["b"]}]}]
-    assert told["additionalProperties"] is False
+    rewritten = shaped({"properties": {"a": {}, "b": {}}, "dependentRequired": {"a": ["b"]}})
+    assert rewritten["allOf"] == [{"anyOf": [{"properties": {"a": False}}, {"required": ["b"]}]}]
+    assert rewritten["additionalProperties"] is False
 
 
 @pytest.mark.parametrize(
-    ("bounds", "told"),
+    ("bounds", "rewritten"),
     [
         ({"minimum": 0, "maximum": 9}, {"minimum": 0, "maximum": 9, "multipleOf": 5}),
         ({"minimum": -9, "maximum": -1}, {"minimum": -9, "maximum": -1}),
@@ -173,10 +173,12 @@ def test_dependent_required_is_rewritten() -> None:
         ),
     ],
 )
-def test_multiples_are_enforced_from_0_on(bounds: dict[str, Any], told: dict[str, Any]) -> None:
+def test_multiples_are_enforced_from_0_on(
+    bounds: dict[str, Any], rewritten: dict[str, Any]
+) -> None:
     """The engine accepts no negative multiples, and ends the answer if only those are allowed."""
     schema = {"type": "integer", "multipleOf": 5, **bounds}
-    assert shaped(schema) == {"type": "integer", **told}
+    assert shaped(schema) == {"type": "integer", **rewritten}
 
 
 @pytest.mark.parametrize("name", ["date", "time", "date-time"])
@@ -211,8 +213,8 @@ def test_parts_of_one_object_stay_open() -> None:
 
 
 def test_alternatives_are_closed() -> None:
-    told = shaped({"anyOf": [{"properties": {"a": INTEGER}}, INTEGER], "title": "Either"})
-    assert told["anyOf"][0] == {"properties": {"a": INTEGER}, "additionalProperties": False}
+    rewritten = shaped({"anyOf": [{"properties": {"a": INTEGER}}, INTEGER], "title": "Either"})
+    assert rewritten["anyOf"][0] == {"properties": {"a": INTEGER}, "additionalProperties": False}
 
 
 @pytest.mark.parametrize(
@@ -237,17 +239,17 @@ def test_references_point_to_numbered_definitions(reference: str) -> None:
             "alias": {"$ref": "#/properties/first"},
         },
     }
-    told = shaped(schema)
-    assert told["properties"]["second"] == {"$ref": "#/$defs/1"}
-    assert told["$defs"] == {"1": INTEGER}
+    rewritten = shaped(schema)
+    assert rewritten["properties"]["second"] == {"$ref": "#/$defs/1"}
+    assert rewritten["$defs"] == {"1": INTEGER}
 
 
 def test_recursive_schema() -> None:
     tree = {"properties": {"children": {"items": {"$ref": "#"}}}, "type": "object"}
-    told = shaped(tree)
+    rewritten = shaped(tree)
     children = {"items": {"$ref": "#/$defs/1"}}
-    assert told["properties"]["children"] == children
-    assert told["$defs"]["1"]["properties"]["children"] == children
+    assert rewritten["properties"]["children"] == children
+    assert rewritten["$defs"]["1"]["properties"]["children"] == children
 
 
 def test_shared_schema_is_defined_once() -> None:

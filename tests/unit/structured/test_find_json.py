@@ -59,7 +59,7 @@ def test_number_of_candidates_is_bounded(text: str, monkeypatch: pytest.MonkeyPa
 
 def test_no_pattern_backtracks() -> None:
     """It would backtrack at every fence or bracket that is not closed."""
-    patterns = [each for each in vars(find_json).values() if hasattr(each, "pattern")]
+    patterns = [value for value in vars(find_json).values() if hasattr(value, "pattern")]
     assert patterns
     for pattern in patterns:
         expression: re.Pattern[str] = pattern

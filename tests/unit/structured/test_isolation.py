@@ -233,12 +233,12 @@ async def test_validators_run_on_the_event_loop() -> None:
 
 
 def test_process_returns_the_same_errors() -> None:
-    wanted = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["b"]}
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["b"]}
     value = {"a": "x"}
-    here = SchemaValidator(wanted).find_errors(value)
+    here = SchemaValidator(schema).find_errors(value)
     assert here
-    assert validate_in_process(wanted, json.dumps(value), 60) == here
-    assert validate_in_process(wanted, '{"b": 1}', 60) == []
+    assert validate_in_process(schema, json.dumps(value), 60) == here
+    assert validate_in_process(schema, '{"b": 1}', 60) == []
 
 
 def test_validation_with_many_steps_continues_in_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,7 +304,7 @@ def test_unique_items_take_linear_time(monkeypatch: pytest.MonkeyPatch) -> None:
     assert calls == 2000
     monkeypatch.undo()
     colliding = [number * sys_hash_modulus() for number in range(1, 100)]
-    assert len({hash(comparable(each)) for each in colliding}) == len(colliding)
+    assert len({hash(comparable(number)) for number in colliding}) == len(colliding)
 
 
 def sys_hash_modulus() -> int:

@@ -69,7 +69,7 @@ def test_errors_describe_the_json_within_the_text() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "choice"),
+    ("text", "choice"),
     [
         ("yes", "yes"),
         (" Yes.\n", "yes"),
@@ -79,13 +79,13 @@ def test_errors_describe_the_json_within_the_text() -> None:
         ("NOT SURE!", "not sure"),
     ],
 )
-def test_choice_is_recognized(said: str, choice: str) -> None:
-    assert OutputSpec.from_arguments(choice=["yes", "no", "not sure"]).validate(said) == choice
+def test_choice_is_recognized(text: str, choice: str) -> None:
+    assert OutputSpec.from_arguments(choice=["yes", "no", "not sure"]).validate(text) == choice
 
 
-@pytest.mark.parametrize("said", ["", "maybe", "yes, but no", "yes no"])
-def test_error_of_an_invalid_choice_lists_the_choices(said: str) -> None:
-    (error,) = errors_of(OutputSpec.from_arguments(choice=["yes", "no"]), said)
+@pytest.mark.parametrize("text", ["", "maybe", "yes, but no", "yes no"])
+def test_error_of_an_invalid_choice_lists_the_choices(text: str) -> None:
+    (error,) = errors_of(OutputSpec.from_arguments(choice=["yes", "no"]), text)
     assert error.startswith("the answer has to be one of 'yes', 'no', but it is")
 
 
@@ -125,7 +125,7 @@ def test_validators_get_the_parsed_value() -> None:
     )
     assert spec.validate('{"x": 1}') == Point(1)
     assert errors_of(spec, '{"x": 10}') == ("$.x is more than 9",)
-    assert errors_of(spec, '{"x": 1, "y": 2}') == ("<lambda> refuses the answer",)
+    assert errors_of(spec, '{"x": 1, "y": 2}') == ("<lambda> rejects the answer",)
 
 
 def test_validators_without_a_parser_get_the_text() -> None:

@@ -20,11 +20,11 @@ def test_result_is_in_exactly_one_range(drawn: list[tuple[int, int]]) -> None:
     ranges = [between(first, first + size) for first, size in drawn]
     left = make_disjoint(ranges)
     for number in range(-10, 20):
-        held = [each for each in ranges if each["minimum"] <= number <= each["maximum"]]
-        kept = [each for each in left if each["minimum"] <= number <= each["maximum"]]  # type: ignore[index, operator]
+        before = [item for item in ranges if item["minimum"] <= number <= item["maximum"]]
+        after = [item for item in left if item["minimum"] <= number <= item["maximum"]]  # type: ignore[index, operator]
         if left is not ranges:
-            assert (len(kept) == 1) == (len(held) == 1)
-            assert len(kept) <= 1
+            assert (len(after) == 1) == (len(before) == 1)
+            assert len(after) <= 1
 
 
 def test_overlap_is_excluded() -> None:

@@ -33,12 +33,12 @@ if TYPE_CHECKING:
     from foundry_api.types.messages import Constraint
     from support.no_real_time import Run
 
-ASKED = (Message("system", "Be brief."), Message("user", "How many?"))
+MESSAGES = (Message("system", "Be brief."), Message("user", "How many?"))
 NUMBER = OutputSpec.from_arguments(parser=int)
 STUMBLED = "token generation failed: Error committing tokens: Parser Error: token"
 
 
-def said(content: str, **members: Any) -> Completion[None]:
+def make_answer(content: str, **members: Any) -> Completion[None]:
     plain = Completion(
         content=content,
         parsed=None,
@@ -58,13 +58,13 @@ class Model:
 
     def __init__(self, *answers: Completion[None] | FoundryError) -> None:
         self._answers = list(answers)
-        self.asked: list[tuple[tuple[Message, ...], Constraint | None]] = []
+        self.requests: list[tuple[tuple[Message, ...], Constraint | None]] = []
         self.repetitions: list[int] = []
 
     async def ask(
         self, turns: tuple[Message, ...], constraint: Constraint | None, repetitions: int
     ) -> Completion[None]:
-        self.asked.append((turns, constraint))
+        self.requests.append((turns, constraint))
         self.repetitions.append(repetitions)
         answer = self._answers.pop(0)
         if isinstance(answer, Exception):
@@ -73,7 +73,7 @@ class Model:
 
 
 def answer(run: Run, model: Model, spec: OutputSpec = NUMBER, repairs: int = 2) -> Completion[Any]:
-    return run(complete_with_repairs(model.ask, ASKED, spec, max_repairs=repairs))
+    return run(complete_with_repairs(model.ask, MESSAGES, spec, max_repairs=repairs))
 
 
 def failure(
@@ -85,32 +85,32 @@ def failure(
 
 
 def test_valid_answer_is_not_repaired(run: Run) -> None:
-    model = Model(said("12"))
+    model = Model(make_answer("12"))
     completion = answer(run, model)
     assert (completion.parsed, completion.repairs) == (12, 0)
-    assert model.asked == [(ASKED, None)]
-    assert completion == said("12", parsed=12)
+    assert model.requests == [(MESSAGES, None)]
+    assert completion == make_answer("12", parsed=12)
 
 
 def test_repair_request_has_the_errors(run: Run) -> None:
-    model = Model(said("twelve"), said("12"))
+    model = Model(make_answer("twelve"), make_answer("12"))
     assert (completion := answer(run, model)).parsed == 12
     assert completion.repairs == 1
-    turns, _ = model.asked[1]
-    assert turns[:3] == (*ASKED, Message("assistant", "twelve"))
+    turns, _ = model.requests[1]
+    assert turns[:3] == (*MESSAGES, Message("assistant", "twelve"))
     assert turns[3].role == "user"
     assert "- the answer cannot be parsed: invalid literal for int()" in turns[3].content
 
 
 def test_repeated_answer_is_not_sent_back(run: Run) -> None:
-    model = Model(*map(said, ("a", "a", "b", "a", "12")))
+    model = Model(*map(make_answer, ("a", "a", "b", "a", "12")))
     answer(run, model, repairs=4)
     assert model.repetitions == [0, 0, 1, 1, 2]
-    assert [turns == ASKED for turns, _ in model.asked] == [True, False, True, False, True]
+    assert [turns == MESSAGES for turns, _ in model.requests] == [True, False, True, False, True]
 
 
 def test_usage_and_times_of_all_answers_are_added_up(run: Run) -> None:
-    completion = answer(run, Model(said("a"), said("b"), said("12")))
+    completion = answer(run, Model(make_answer("a"), make_answer("b"), make_answer("12")))
     assert completion.usage == Usage(30, 15, 45)
     assert completion.timings == Timings(0.1, 3.0, 50.0, 0.75)
     assert len(completion.attempts) == 3
@@ -118,17 +118,17 @@ def test_usage_and_times_of_all_answers_are_added_up(run: Run) -> None:
 
 def test_conversation_does_not_grow_with_every_repair(run: Run) -> None:
     """A growing prompt would exceed the context at some point."""
-    model = Model(said("a"), said("b"), said("12"))
+    model = Model(make_answer("a"), make_answer("b"), make_answer("12"))
     answer(run, model)
-    turns, _ = model.asked[2]
-    assert [each.content for each in turns[:-1]] == ["Be brief.", "How many?", "b"]
+    turns, _ = model.requests[2]
+    assert [turn.content for turn in turns[:-1]] == ["Be brief.", "How many?", "b"]
 
 
 @pytest.mark.parametrize("repairs", [0, 1, 3])
 def test_error_after_the_last_repair(run: Run, repairs: int) -> None:
-    model = Model(*(said(f"no {index}") for index in range(repairs + 1)))
+    model = Model(*(make_answer(f"no {index}") for index in range(repairs + 1)))
     error = failure(run, model, repairs=repairs)
-    assert len(model.asked) == repairs + 1
+    assert len(model.requests) == repairs + 1
     assert (error.repairs, error.attempts) == (repairs, repairs + 1)
     assert error.partial == f"no {repairs}"
     assert (error.model, error.service) == ("tiny:1", "http://service")
@@ -140,7 +140,7 @@ def test_error_after_the_last_repair(run: Run, repairs: int) -> None:
 
 def test_truncated_answer_is_not_repaired(run: Run) -> None:
     """Even if the text so far is valid."""
-    model = Model(said("12", finish_reason="length"))
+    model = Model(make_answer("12", finish_reason="length"))
     error = failure(run, model, OutputSpec.from_arguments(response_model=int))
     assert error.message == "the answer was cut before its end"
     assert "max_tokens" in error.hint
@@ -148,8 +148,8 @@ def test_truncated_answer_is_not_repaired(run: Run) -> None:
 
 
 def test_parser_may_accept_a_truncated_answer(run: Run) -> None:
-    assert answer(run, Model(said("12", finish_reason="length"))).parsed == 12
-    error = failure(run, Model(said("twe", finish_reason="length")))
+    assert answer(run, Model(make_answer("12", finish_reason="length"))).parsed == 12
+    error = failure(run, Model(make_answer("twe", finish_reason="length")))
     assert error.message == "the answer was cut before its end"
 
 
@@ -160,8 +160,8 @@ def test_truncated_answer_that_begins_like_no_choice_is_repaired(run: Run, text:
     """More tokens would not have made it a choice, so the error does not suggest them."""
     colours = OutputSpec.from_arguments(choice=["red", "blue", "green"])
     colours = OutputSpec.from_arguments(choice=["red", "blue", "green"])
-    cut = said(text, finish_reason="length")
-    assert answer(run, Model(cut, said("red")), colours).parsed == "red"
+    cut = make_answer(text, finish_reason="length")
+    assert answer(run, Model(cut, make_answer("red")), colours).parsed == "red"
     error = failure(run, Model(cut, cut, cut), colours)
     assert error.message.startswith("the answer is invalid: the answer has to be one of 'red'")
     assert "max_tokens" not in error.hint
@@ -171,7 +171,7 @@ def test_truncated_answer_that_begins_like_no_choice_is_repaired(run: Run, text:
 @pytest.mark.parametrize("text", ["", "g", '"gre', "**Gre", " blu", "`"])
 def test_truncated_answer_that_begins_like_a_choice_is_not_repaired(run: Run, text: str) -> None:
     colours = OutputSpec.from_arguments(choice=["red", "blue", "green"])
-    error = failure(run, Model(said(text, finish_reason="length")), colours)
+    error = failure(run, Model(make_answer(text, finish_reason="length")), colours)
     assert error.message == "the answer was cut before its end"
     assert "max_tokens" in error.hint
 
@@ -179,40 +179,40 @@ def test_truncated_answer_that_begins_like_a_choice_is_not_repaired(run: Run, te
 def test_filtered_answer_is_not_repaired(
     run: Run,
 ) -> None:
-    model = Model(said("I will not", finish_reason="content_filter"))
+    model = Model(make_answer("I will not", finish_reason="content_filter"))
     error = failure(run, model, OutputSpec.from_arguments(choice=["red", "blue"]))
     assert error.message == "the answer was withheld by a content filter"
 
 
 def test_error_of_a_filtered_answer(run: Run) -> None:
-    error = failure(run, Model(said("", finish_reason="content_filter")))
+    error = failure(run, Model(make_answer("", finish_reason="content_filter")))
     assert error.message == "the answer was withheld by a content filter"
 
 
 def test_empty_answer_is_not_sent_back(run: Run) -> None:
     """The service rejects an empty turn."""
-    model = Model(said(""), said("12"))
+    model = Model(make_answer(""), make_answer("12"))
     answer(run, model)
-    turns, _ = model.asked[1]
-    assert [each.role for each in turns] == ["system", "user", "user"]
+    turns, _ = model.requests[1]
+    assert [turn.role for turn in turns] == ["system", "user", "user"]
 
 
 def test_nul_is_not_sent_back(run: Run) -> None:
     """It would end the prompt there."""
-    model = Model(said("1\0x"), said("12"))
+    model = Model(make_answer("1\0x"), make_answer("12"))
     answer(run, model)
-    turns, _ = model.asked[1]
-    assert not any("\0" in each.content for each in turns)
+    turns, _ = model.requests[1]
+    assert not any("\0" in turn.content for turn in turns)
 
 
 def test_answer_with_tool_calls_is_not_validated(run: Run) -> None:
     call = ToolCall("call_1", FunctionCall("clock", "{}"))
-    completion = answer(run, Model(said("", tool_calls=(call,), finish_reason="tool_calls")))
+    completion = answer(run, Model(make_answer("", tool_calls=(call,), finish_reason="tool_calls")))
     assert (completion.parsed, completion.repairs) == (None, 0)
 
 
 def test_context_overflow_of_a_repair(run: Run) -> None:
-    error = failure(run, Model(said("twelve"), ContextOverflow("too long")))
+    error = failure(run, Model(make_answer("twelve"), ContextOverflow("too long")))
     assert error.message == "the context has no room for a repair request"
     assert error.partial == "twelve"
 
@@ -224,14 +224,14 @@ def test_context_overflow_of_the_first_request(run: Run) -> None:
 
 def test_server_error_ends_the_repairs(run: Run) -> None:
     with pytest.raises(ServerError):
-        answer(run, Model(said("twelve"), ServerError("broken")))
+        answer(run, Model(make_answer("twelve"), ServerError("broken")))
 
 
 def test_prompt_replaces_a_grammar_that_the_engine_loses(run: Run) -> None:
-    model = Model(GrammarError(STUMBLED), said("日本"))
+    model = Model(GrammarError(STUMBLED), make_answer("日本"))
     spec = OutputSpec.from_arguments(choice=["日本", "中国"])
     assert answer(run, model, spec).parsed == "日本"
-    (_, first), (turns, second) = model.asked
+    (_, first), (turns, second) = model.requests
     assert (first, second) == (ChoiceConstraint(("日本", "中国")), None)
     assert turns[0].role == "system"
     assert turns[0].content.startswith("Be brief.\n\nAnswer with one of these")
@@ -253,17 +253,17 @@ def test_schema_that_the_engine_rejects_is_not_replaced(run: Run) -> None:
 
 
 async def test_refusal_is_not_repaired() -> None:
-    model = Model(said("", refusal="I may not."), said("5"))
+    model = Model(make_answer("", refusal="I may not."), make_answer("5"))
     with pytest.raises(StructuredOutputError, match="refuses to answer: I may not"):
-        await complete_with_repairs(model.ask, ASKED, NUMBER, max_repairs=2)
-    assert len(model.asked) == 1
+        await complete_with_repairs(model.ask, MESSAGES, NUMBER, max_repairs=2)
+    assert len(model.requests) == 1
 
 
 async def test_validation_ends_at_the_deadline() -> None:
     text = f'"{"a" * 40}!"'
 
     async def ask(*_: Any) -> Completion[None]:
-        return said(text)
+        return make_answer(text)
 
     spec = OutputSpec.from_arguments(response_model={"pattern": "^(a+)+$"})
     with pytest.raises(DeadlineExceeded, match="validating the answer") as caught:

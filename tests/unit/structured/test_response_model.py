@@ -157,7 +157,7 @@ def test_pydantic_type_without_a_schema_is_rejected() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reference", "told"),
+    ("reference", "message"),
     [
         ("http://example.com/person.json", "points outside the schema"),
         ("person.json", "points outside the schema"),
@@ -167,11 +167,11 @@ def test_pydantic_type_without_a_schema_is_rejected() -> None:
         ("#/$defs/list/0/1", "does not point to a schema"),
     ],
 )
-def test_error_names_an_invalid_reference(reference: str, told: str) -> None:
+def test_error_names_an_invalid_reference(reference: str, message: str) -> None:
     """No library fetches anything for it."""
     definitions = {"loop": {"$ref": "#/$defs/loop"}, "list": {"enum": [1]}}
     schema = {"properties": {"a": {"$ref": reference}}, "$defs": definitions}
-    with pytest.raises(GrammarError, match=told) as caught:
+    with pytest.raises(GrammarError, match=message) as caught:
         make_response_type(schema)
     assert "$.properties.a.$ref" in caught.value.message
     assert caught.value.field == "response_model"

@@ -23,7 +23,9 @@ class Source:
     """A stream of chunks that records whether it was closed."""
 
     def __init__(self, *pieces: str | Chunk, finish_reason: FinishReason = "stop") -> None:
-        self._pieces = [Chunk(each, "m:1") if isinstance(each, str) else each for each in pieces]
+        self._pieces = [
+            Chunk(chunk, "m:1") if isinstance(chunk, str) else chunk for chunk in pieces
+        ]
         self._last = Chunk("", "m:1", finish_reason=finish_reason, attempts=(AttemptRecord(1.0),))
         self.closed = False
 
@@ -36,51 +38,53 @@ class Source:
             self.closed = True
 
 
-def read(run: Run, source: Source, **wanted: Any) -> list[Chunk]:
+def read(run: Run, source: Source, **arguments: Any) -> list[Chunk]:
     async def gather() -> list[Chunk]:
-        stream = parse_chunks(source.chunks(), OutputSpec.from_arguments(**wanted))
+        stream = parse_chunks(source.chunks(), OutputSpec.from_arguments(**arguments))
         return [chunk async for chunk in stream]
 
     return run(gather())
 
 
-def failure(run: Run, source: Source, **wanted: Any) -> StructuredOutputError:
+def failure(run: Run, source: Source, **arguments: Any) -> StructuredOutputError:
     with pytest.raises(StructuredOutputError) as caught:
-        read(run, source, **wanted)
+        read(run, source, **arguments)
     assert source.closed
     return caught.value
 
 
 def test_chunks_have_partial_values_and_the_last_one_parsed(run: Run) -> None:
     chunks = read(run, Source('{"a', '": [1', ", 2", "]}"), response_model=dict[str, list[int]])
-    assert [each.partial for each in chunks] == [
+    assert [chunk.partial for chunk in chunks] == [
         {}, {"a": []}, {"a": [1]}, {"a": [1, 2]}, {"a": [1, 2]},
     ]  # fmt: skip
-    assert [each.parsed for each in chunks] == [None, None, None, None, {"a": [1, 2]}]
-    assert "".join(each.content for each in chunks) == '{"a": [1, 2]}'
+    assert [chunk.parsed for chunk in chunks] == [None, None, None, None, {"a": [1, 2]}]
+    assert "".join(chunk.content for chunk in chunks) == '{"a": [1, 2]}'
 
 
 def test_partial_is_none_before_the_value_begins(run: Run) -> None:
     thought = Chunk("", "m:1", reasoning="hm")
     source = Source(thought, "Here: ", "[true, ", "false]")
     chunks = read(run, source, response_model=list[bool])
-    assert [each.partial for each in chunks[:3]] == [None, None, [True]]
+    assert [chunk.partial for chunk in chunks[:3]] == [None, None, [True]]
 
 
 def test_number_is_complete_at_the_end(run: Run) -> None:
     chunks = read(run, Source("1", "2"), response_model=int)
-    assert [each.partial for each in chunks] == [None, None, 12]
+    assert [chunk.partial for chunk in chunks] == [None, None, 12]
     assert chunks[-1].parsed == 12
 
 
 def test_choice_has_no_partial_values(run: Run) -> None:
     chunks = read(run, Source("y", "es"), choice=["yes", "no"])
-    assert [(each.partial, each.parsed) for each in chunks] == [(None, None)] * 2 + [(None, "yes")]
+    assert [(chunk.partial, chunk.parsed) for chunk in chunks] == [(None, None)] * 2 + [
+        (None, "yes")
+    ]
 
 
 def test_parser_and_chunk_parser(run: Run) -> None:
     chunks = read(run, Source("1", "2"), parser=int, chunk_parser=lambda chunk: chunk.content * 2)
-    assert [each.partial for each in chunks] == ["11", "22", "22"]
+    assert [chunk.partial for chunk in chunks] == ["11", "22", "22"]
     assert chunks[-1].parsed == 12
 
 
@@ -104,7 +108,7 @@ def test_truncated_answer_raises_even_if_valid(run: Run) -> None:
 
 
 def test_validators_run_at_the_end(run: Run) -> None:
-    assert "refuses" in failure(run, Source("12"), parser=int, validators=[lambda n: n < 9]).message
+    assert "rejects" in failure(run, Source("12"), parser=int, validators=[lambda n: n < 9]).message
 
 
 def test_stream_with_tool_calls_is_not_validated(run: Run) -> None:

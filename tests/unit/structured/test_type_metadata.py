@@ -261,7 +261,11 @@ class Home(pydantic.BaseModel):
 )
 def test_branches_of_unions_require_their_tags(kind: Any) -> None:
     schema = make_engine_schema(make_response_type(kind).schema)
-    branches = [each for each in schema["$defs"].values() if "kind" in each.get("properties", {})]
+    branches = [
+        definition
+        for definition in schema["$defs"].values()
+        if "kind" in definition.get("properties", {})
+    ]
     assert len(branches) >= 2
     assert all("kind" in branch["required"] for branch in branches)
 
@@ -345,7 +349,7 @@ def test_enum_in_a_schema(schema: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "given", "value"),
+    ("kind", "argument", "value"),
     [
         (pathlib.Path, "dir/a", pathlib.Path("dir/a")),
         (pathlib.PurePosixPath, "dir/a", pathlib.PurePosixPath("dir/a")),
@@ -357,14 +361,14 @@ def test_enum_in_a_schema(schema: Any) -> None:
         (Pet, {"kind": "cat"}, Cat()),
     ],
 )
-def test_parameters_of_types_unknown_to_msgspec(kind: Any, given: Any, value: Any) -> None:
+def test_parameters_of_types_unknown_to_msgspec(kind: Any, argument: Any, value: Any) -> None:
     def take(value: Any) -> None: ...
 
     take.__annotations__["value"] = kind
     arguments = tool(take).arguments
     assert arguments is not None
-    assert arguments.convert({"value": given}) == {"value": value}
-    assert make_response_type(kind).decode(json.dumps(given)) == value
+    assert arguments.convert({"value": argument}) == {"value": value}
+    assert make_response_type(kind).decode(json.dumps(argument)) == value
 
 
 def test_error_of_a_type_without_json_names_no_library() -> None:

@@ -121,8 +121,8 @@ async def test_error_describes_what_the_model_wrote() -> None:
 
 
 async def test_arguments_of_a_given_schema_are_converted() -> None:
-    def echo(**given: Any) -> Any:
-        return given
+    def echo(**arguments: Any) -> Any:
+        return arguments
 
     schema = {"type": "object", "properties": {"n": {"type": "integer"}, "s": {"type": "string"}}}
     made = tool(echo, parameters=schema)

@@ -101,7 +101,7 @@ def test_definition_of_a_typed_function() -> None:
 
 
 def test_schemas_of_parameter_types() -> None:
-    def all_of_them(  # noqa: PLR0917 - one parameter of each type
+    def all_of_them(  # noqa: PLR0917 - one parameter of item type
         text: str,
         number: int,
         real: float,
@@ -118,8 +118,8 @@ def test_schemas_of_parameter_types() -> None:
     ) -> None:
         """Take everything."""
 
-    told = parameters(all_of_them)
-    properties = told["properties"]
+    expected = parameters(all_of_them)
+    properties = expected["properties"]
     assert properties["text"] == {"type": "string"}
     assert properties["number"] == {"type": "integer"}
     assert properties["real"] == {"type": "number"}
@@ -136,8 +136,8 @@ def test_schemas_of_parameter_types() -> None:
         "description": "Not negative.",
         "default": 3,
     }
-    assert {"Point", "Wish"} == told["$defs"].keys()
-    assert told["required"] == [name for name in properties if name != "bounded"]
+    assert {"Point", "Wish"} == expected["$defs"].keys()
+    assert expected["required"] == [name for name in properties if name != "bounded"]
 
 
 def test_pydantic_models_as_parameters() -> None:
@@ -151,13 +151,13 @@ def test_pydantic_models_as_parameters() -> None:
 
     take.__annotations__ = {"value": outer, "several": list[inner]}
     made = tool(take)
-    told = made.definition.parameters
-    assert {"Inner"} <= told["$defs"].keys()
-    assert "'$defs'" not in str(told["properties"])
+    expected = made.definition.parameters
+    assert {"Inner"} <= expected["$defs"].keys()
+    assert "'$defs'" not in str(expected["properties"])
     assert made.arguments
-    given = made.arguments.convert({"value": {"inner": {"x": 1}}, "several": [{"x": 2}]})
-    assert given["value"].inner.x == 1
-    assert [each.x for each in given["several"]] == [2]
+    values = made.arguments.convert({"value": {"inner": {"x": 1}}, "several": [{"x": 2}]})
+    assert values["value"].inner.x == 1
+    assert [item.x for item in values["several"]] == [2]
     with pytest.raises(msgspec.ValidationError, match=r"\$\.several\[0\]"):
         made.arguments.convert({"value": {"inner": {"x": 1}}, "several": [{"x": "no"}]})
 
@@ -165,12 +165,12 @@ def test_pydantic_models_as_parameters() -> None:
 def test_arguments_are_converted_without_defaults() -> None:
     arguments = tool(weather).arguments
     assert arguments
-    given = arguments.convert({"place": {"city": "Bern"}, "unit": "F"})
-    assert given == {"place": Place("Bern"), "unit": Unit.FAHRENHEIT}
+    values = arguments.convert({"place": {"city": "Bern"}, "unit": "F"})
+    assert values == {"place": Place("Bern"), "unit": Unit.FAHRENHEIT}
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("values", "expected"),
     [
         ({}, "missing required field `place`"),
         ({"place": {"city": 3}}, r"Expected `str`, got `int` - at `\$.place.city`"),
@@ -178,11 +178,11 @@ def test_arguments_are_converted_without_defaults() -> None:
         ({"place": {"city": "Bern"}, "dayz": 3}, "unknown field `dayz`"),
     ],
 )
-def test_errors_of_invalid_arguments_have_a_path(given: dict[str, Any], told: str) -> None:
+def test_errors_of_invalid_arguments_have_a_path(values: dict[str, Any], expected: str) -> None:
     arguments = tool(weather).arguments
     assert arguments
-    with pytest.raises(msgspec.ValidationError, match=told):
-        arguments.convert(given)
+    with pytest.raises(msgspec.ValidationError, match=expected):
+        arguments.convert(values)
 
 
 @given(
@@ -191,10 +191,10 @@ def test_errors_of_invalid_arguments_have_a_path(given: dict[str, Any], told: st
         optional={"unit": st.sampled_from(["C", "F"]), "days": st.integers(-9, 9)},
     )
 )
-def test_arguments_that_match_the_schema_are_accepted(given: dict[str, Any]) -> None:
+def test_arguments_that_match_the_schema_are_accepted(values: dict[str, Any]) -> None:
     arguments = tool(weather).arguments
     assert arguments
-    assert weather(**arguments.convert(given)).startswith(given["place"]["city"])
+    assert weather(**arguments.convert(values)).startswith(values["place"]["city"])
 
 
 class Station:
@@ -231,7 +231,7 @@ def test_decorator() -> None:
 
 def test_given_schema_is_unchanged() -> None:
     schema = {"type": "object", "properties": {"x": {"type": "integer"}}}
-    made = tool(lambda **given: given, name="raw", parameters=schema)
+    made = tool(lambda **values: values, name="raw", parameters=schema)
     assert made.definition.parameters == schema
     assert made.arguments is None
 
@@ -261,7 +261,7 @@ def unspeakable(value: int, number: type[int], thing: type[int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("function", "field", "told"),
+    ("function", "field", "expected"),
     [
         (unannotated, "second", "second of unannotated has no type"),
         (starred, "numbers", r"starred takes \*numbers"),
@@ -282,8 +282,8 @@ def unspeakable(value: int, number: type[int], thing: type[int]) -> None:
         ),
     ],
 )
-def test_error_names_an_invalid_tool(function: Any, field: str | None, told: str) -> None:
-    with pytest.raises(InvalidRequest, match=told) as caught:
+def test_error_names_an_invalid_tool(function: Any, field: str | None, expected: str) -> None:
+    with pytest.raises(InvalidRequest, match=expected) as caught:
         to_definitions([function])
     assert caught.value.field == field
     assert caught.value.hint
@@ -323,7 +323,7 @@ def test_definition_without_a_function_cannot_be_run() -> None:
 
 
 @pytest.mark.parametrize(
-    ("docstring", "summary", "told"),
+    ("docstring", "summary", "expected"),
     [
         (None, "", {}),
         ("One line.", "One line.", {}),
@@ -335,11 +335,11 @@ def test_definition_without_a_function_cannot_be_run() -> None:
         ("S: with a colon:\n and more", "S: with a colon:\nand more", {}),
     ],
 )
-def test_parse_docstring(docstring: str | None, summary: str, told: dict[str, str]) -> None:
+def test_parse_docstring(docstring: str | None, summary: str, expected: dict[str, str]) -> None:
     def function() -> None: ...
 
     function.__doc__ = docstring
-    assert parse_docstring(function) == (summary, told)
+    assert parse_docstring(function) == (summary, expected)
 
 
 @given(st.text())
