@@ -49,7 +49,7 @@ Creates .venv and installs the pinned packages on first use.
   test [ARGUMENT ...]   run the tests; arguments are passed to pytest
   lint                  run ruff, mypy and pyright
   bench [NAME ...]      run all of bench/*.py, or bench/NAME.py with arguments
-  generate [--check]    regenerate FoundryClient after a change of FoundryAPIClient
+  generate [--check]    generate FoundryClient and the picture in docs/architecture.md
   any other verb        goes to foundry-api: chat, embed, batch, transcribe, models, status,
                         health, doctor, cache, request, up, down
 
@@ -387,9 +387,12 @@ def bench(venv: Venv, arguments: Sequence[str]) -> int:
 
 
 def generate(venv: Venv, arguments: Sequence[str]) -> int:
-    """Regenerate the generated code."""
-    script = venv.root / "tools" / "generate_sync.py"
-    return hand_over([str(venv.python), str(script), *arguments], environment())
+    """Generate the blocking client and the picture of the packages."""
+    commands = {
+        name: [str(venv.python), str(venv.root / "tools" / f"{name}.py"), *arguments]
+        for name in ("generate_sync", "draw_packages")
+    }
+    return run_each("generate", commands, environment())
 
 
 def run_each(verb: str, commands: dict[str, list[str]], env: dict[str, str]) -> int:

@@ -6,6 +6,7 @@ The contracts are in pyproject.toml. Imports for types count.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -93,3 +94,18 @@ def test_the_top_level_has_the_packages_and_nothing_else() -> None:
     packages = set(" ".join(layers()).replace("|", " ").replace(":", " ").split()) - {"testing"}
     entries = {path.name for path in PACKAGE.iterdir()} - {"__pycache__"}
     assert entries == packages | FILES
+
+
+def test_the_picture_of_the_packages_is_up_to_date() -> None:
+    done = subprocess.run(
+        [sys.executable, "tools/draw_packages.py", "--check"], cwd=PYPROJECT.parent, check=False
+    )
+    assert done.returncode == 0
+
+
+def test_every_file_on_the_page_exists() -> None:
+    page = (PYPROJECT.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    names = set(re.findall(r"(?:[a-z_0-9]+/)+[a-z_0-9]+\.py", page))
+    roots = (PACKAGE, PYPROJECT.parent)
+    missing = [name for name in names if not any((root / name).exists() for root in roots)]
+    assert missing == []

@@ -118,6 +118,13 @@ def needs(package: str, where: dict[str, str]) -> list[Requirement]:
     return [need for need in found if need.marker is None or need.marker.evaluate(where)]
 
 
+def test_the_development_group_is_pinned() -> None:
+    text = (CHECKOUT / "pyproject.toml").read_text(encoding="utf-8")
+    group = [Requirement(line).name for line in tomllib.loads(text)["dependency-groups"]["dev"]]
+    pinned = {canonicalize_name(pin.name) for pin in pins("requirements-dev.txt")}
+    assert {canonicalize_name(name) for name in group} - {"foundry-api"} <= pinned
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     directory = tmp_path_factory.mktemp("wheel")
