@@ -131,7 +131,7 @@ def _decode_text(raw: bytes, field: str) -> str:
             "standard input is not text in UTF-8", field=field, hint="Convert it first."
         ) from error
     if "\0" in text:
-        raise InvalidRequest("standard input is not text: it holds NUL characters", field=field)
+        raise InvalidRequest("standard input is not text: it contains NUL characters", field=field)
     return text
 
 

@@ -105,7 +105,7 @@ def test_a_slow_command_is_awaited(pipe: BinaryIO, capsys: pytest.CaptureFixture
     [
         (b"\xff\xfe\x00", "not text in UTF-8"),
         (b"\x89PNG\r\n\x1a\n", "not text in UTF-8"),
-        (b"SQLite format 3\0", "holds NUL characters"),
+        (b"SQLite format 3\0", "contains NUL characters"),
     ],
 )
 @pytest.mark.parametrize("read", [read_text, read_piped_text])
