@@ -125,7 +125,7 @@ def _explain(value: Any) -> None:
     for name in members:
         if name not in known:
             raise InvalidRequest(
-                f"{name} is no member of a request{suggest_nearest(name, known)}",
+                f"{name} is not a member of a request{suggest_nearest(name, known)}",
                 field=name,
                 hint=f"Its members are {', '.join(known)}.",
             )

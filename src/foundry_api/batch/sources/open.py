@@ -117,7 +117,8 @@ def open_source(
     for name in options.members:
         if name not in MEMBERS:
             raise BatchInputInvalid(
-                f"{name} is no member of a request{suggest_nearest(name, MEMBERS)}", field="members"
+                f"{name} is not a member of a request{suggest_nearest(name, MEMBERS)}",
+                field="members",
             )
     if standard_input == "new" and spool is not None and spool.exists() and is_stream(options.path):
         _replace_copy(options, spool, is_abandoned, accept)

@@ -150,7 +150,7 @@ def test_members_of_the_options_are_defaults_of_the_bodies(tmp_path: Path) -> No
         (
             request_line(custom="a"),
             "custom",
-            "custom is no member of a request (did you mean custom_id?)",
+            "custom is not a member of a request (did you mean custom_id?)",
         ),
         (request_line(body={}), "body.messages", "messages is missing"),
         (
