@@ -64,8 +64,8 @@ _REQUESTS = re.compile(rb'\s*+\[?+\s*+\{\s*"(?:custom_id|method|url|body|message
 def detect_format(options: InputOptions, name: str, head: bytes, *, is_stream: bool) -> str:
     """Detect the format by the file's name, or by its first bytes, decompressed.
 
-    An input that could be anything is refused, because each line would be sent as a prompt. The
-    name of a stream says nothing.
+    An input that could be anything is refused, because each line would be sent as a prompt. A
+    stream may have any name.
     """
     suffixes = [suffix.lower() for suffix in PurePath(options.path).suffixes]
     while suffixes and suffixes[-1] in _COMPRESSED:
@@ -158,7 +158,7 @@ def _replace_copy(
     """Replace the copy of an earlier run, which stays if the new input is refused."""
     draft = make_draft_path(spool)
     try:
-        # Opening the draft checks the new input completely before the old copy is gone.
+        # This runs every check on the new input before it replaces the old copy.
         open_source(
             options, spool=draft, standard_input="new", is_abandoned=is_abandoned, accept=accept
         )
