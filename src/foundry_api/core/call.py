@@ -137,10 +137,9 @@ class Call(Generic[_P, _R]):
                 if on_chunks is not None:
                     on_chunks(chunks)
         except BaseException as error:
-            self._emit_failed(guard, error)
+            self._fail(guard, error)
             raise
-        self._emit_completed(guard)
-        return self.outcome
+        return self._complete(guard)
 
     async def chunks(self) -> AsyncGenerator[_P]:
         """Yield the answer in chunks. The last chunk of a chat completion has its finish reason."""
@@ -151,10 +150,9 @@ class Call(Generic[_P, _R]):
                 for chunk in chunks:
                     yield chunk
         except BaseException as error:
-            self._emit_failed(guard, error)
+            self._fail(guard, error)
             raise
-        self._emit_completed(guard)
-        final_chunk = self._operation.final_chunk(self.outcome)
+        final_chunk = self._operation.final_chunk(self._complete(guard))
         if final_chunk is not None:
             yield final_chunk
 
@@ -366,7 +364,7 @@ class Call(Generic[_P, _R]):
         model = self._model if self._operation.needs_model else None
         return error.with_context(model=model, attempts=len(errors))
 
-    def _emit_failed(self, guard: TimeoutGuard, error: BaseException) -> None:
+    def _fail(self, guard: TimeoutGuard, error: BaseException) -> None:
         guard.stop()
         if self._attempt is not None:  # the caller cancelled the call or left the stream
             self._finish_attempt(self._attempt, error)
@@ -391,7 +389,8 @@ class Call(Generic[_P, _R]):
             )
         )
 
-    def _emit_completed(self, guard: TimeoutGuard) -> None:
+    def _complete(self, guard: TimeoutGuard) -> _R:
+        """Emit the last event and return the result."""
         guard.stop()
         finished = self._finished
         assert finished is not None  # noqa: S101 - a bug if it fails
@@ -410,6 +409,7 @@ class Call(Generic[_P, _R]):
                 operation=self._operation.name,
             )
         )
+        return finished.result
 
 
 class FailurePolicy:

@@ -79,24 +79,27 @@ def make_chat_request(
     extra: Mapping[str, Any] | None = None,
     is_validated: bool = False,
 ) -> ChatRequest:
-    """A request that the service can't refuse for its form.
+    """Validate the arguments and return a request.
 
     With `is_validated` the messages come from `prompt_to_messages` or `validate_messages`.
-
-    Raises:
-        InvalidRequest: An argument is at fault; `.field` names it.
     """
-    offered = () if tools is None else _tools(tools)
+    offered: tuple[ToolDefinition, ...] = ()
+    if tools is not None and not (isinstance(tools, list) and not tools):
+        # Few calls have tools, so they import what describes functions.
+        from foundry_api.tools.definition import to_definitions  # noqa: PLC0415
+
+        offered = to_definitions(tools)
     if isinstance(constraint, GrammarConstraint) and offered and tool_choice != "none":
         raise InvalidRequest(
-            "grammar and tools were both given, but a model that is kept to a grammar calls none",
+            "grammar and tools were both given, but a model that follows a grammar calls no tools",
             field="grammar",
         )
     if constraint is not None and extra and "response_format" in extra:
         raise InvalidRequest(
-            "extra has a response_format, beside another description of the answer", field="extra"
+            "extra has a response_format, but another argument describes the answer too",
+            field="extra",
         )
-    # Most calls leave most of these out, and a function that returns at once costs its call.
+    # Most calls have few of these. Testing for None first saves calls on every prompt.
     if max_tokens is not None:
         max_tokens = check_int("max_tokens", max_tokens, 1, MAX_TOKENS)
     if temperature is not None:
@@ -113,44 +116,34 @@ def make_chat_request(
         temperature=temperature,
         top_p=top_p,
         seed=seed,
-        stop=() if stop is None else _stop_strings(stop),
+        stop=() if stop is None else _check_stop(stop),
         tools=offered,
-        tool_choice=None if tool_choice is None else _tool_choice(tool_choice, offered),
+        tool_choice=None if tool_choice is None else _check_tool_choice(tool_choice, offered),
         constraint=constraint,
         extra={} if extra is None else _check_extra(extra),
     )
 
 
-def _stop_strings(stop: str | Sequence[str]) -> tuple[str, ...]:
+def _check_stop(stop: str | Sequence[str]) -> tuple[str, ...]:
     if isinstance(stop, str):
-        return (_stop_string("stop", stop),)
+        return (_check_stop_string("stop", stop),)
     strings = check_several("stop", stop, "a text or a list of texts")
     if len(strings) > MAX_STOP_STRINGS:
         raise InvalidRequest(
             f"stop holds {len(strings)} strings, but the service takes {MAX_STOP_STRINGS} at most",
             field="stop",
         )
-    return tuple(_stop_string(f"stop[{index}]", text) for index, text in enumerate(strings))
+    return tuple(_check_stop_string(f"stop[{index}]", text) for index, text in enumerate(strings))
 
 
-def _stop_string(field: str, value: object) -> str:
-    """A text that ends an answer; it may be white space."""
+def _check_stop_string(field: str, value: object) -> str:
     text = check_encodable(field, value)
-    if not text:
+    if not text:  # white space is allowed, unlike in `check_text`
         raise InvalidRequest(f"{field} is empty", field=field)
     return text
 
 
-def _tools(tools: Sequence[ToolLike]) -> tuple[ToolDefinition, ...]:
-    if isinstance(tools, list) and not tools:
-        return ()
-    # Describing functions is of no use to those who offer none.
-    from foundry_api.tools.definition import to_definitions  # noqa: PLC0415
-
-    return to_definitions(tools)
-
-
-def _tool_choice(choice: str, tools: tuple[ToolDefinition, ...]) -> str:
+def _check_tool_choice(choice: str, tools: tuple[ToolDefinition, ...]) -> str:
     name = as_text(choice)
     if name is None:
         raise InvalidRequest(
@@ -185,13 +178,9 @@ def _check_extra(extra: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def make_output_spec(**arguments: Any) -> OutputSpec | None:
-    """Return what the answer has to be; None for any answer.
+    """Return what the answer has to be, or None for any text.
 
-    Args:
-        arguments: See `OutputSpec.from_arguments`.
-
-    Raises:
-        InvalidRequest: An argument is invalid, or two of them contradict each other.
+    The arguments are those of `OutputSpec.from_arguments`.
     """
     for value in arguments.values():
         if value is not None and not (type(value) is tuple and not value):
@@ -298,9 +287,9 @@ class ChatCompletion(Operation[Chunk, StreamEnd, Completion[None]]):
         return msgspec.structs.replace(self._request, max_tokens=error.available_tokens)
 
     def collect(self, chunks: list[Chunk], texts: list[str], *, keep_result: bool) -> None:
-        if keep_result:  # `raw` of the result; a stream has it in each chunk
-            self._raw += [chunk.raw for chunk in chunks]
         for chunk in chunks:
+            if keep_result:  # `raw` of the result; a stream has it in each chunk
+                self._raw.append(chunk.raw)
             if chunk.content:
                 texts.append(chunk.content)
             else:

@@ -1,4 +1,4 @@
-"""One response that is asked for: what is checked, sent, and put right."""
+"""Requests of the Responses API: validation, the operation, and its corrections."""
 
 from __future__ import annotations
 
@@ -55,6 +55,8 @@ if TYPE_CHECKING:
     from foundry_api.types.models import Model
     from foundry_api.wire.transport import Request
 
+    Input = str | Sequence[Mapping[str, Any] | Message | ResponseItem]
+
 __all__ = [
     "MAX_IMAGE_BYTES",
     "ResponseOperation",
@@ -68,11 +70,11 @@ __all__ = [
     "validate_response_id",
 ]
 
-
+# Size of the file. In base64 it stays below the 30,000,000 bytes that 1.x accepts as a body.
 MAX_IMAGE_BYTES = 20 * 2**20
-"""Of the file. In base64 it stays below the 30,000,000 bytes that 1.x takes as a body."""
 
-_SIGNATURES = (
+_RESPONSE_ID = re.compile(r"[\w.-]{1,200}", re.ASCII)
+_IMAGE_SIGNATURES = (
     (b"\x89PNG\r\n\x1a\n", "image/png"),
     (b"\xff\xd8\xff", "image/jpeg"),
     (b"GIF8", "image/gif"),
@@ -83,12 +85,240 @@ _TEXT_TYPES = frozenset({"input_text", "output_text", "text"})
 _OMITTED_IF_EMPTY = frozenset({"assistant", "system", "developer"})
 
 
-def make_input_items(value: object) -> str | list[dict[str, Any]]:
-    """The input: a text, or items.
+@dataclass(frozen=True, slots=True)
+class ResponseOperation(EndpointOperation[ResponseEvent, Response]):
+    """A response. `members` are those of the JSON body, without the model and `stream`.
 
-    Raises:
-        InvalidRequest: It is neither, or a part of it cannot be sent; `.field` names that part.
+    `is_continuation` says that the previous response had the same instructions.
     """
+
+    members: dict[str, Any]
+    retention: Retention = "until_unload"
+    is_continuation: bool = False
+    name: ClassVar[OperationName] = "response"
+
+    def is_final(self, error: FoundryError, *, was_sent: bool) -> bool:
+        """Whether the service may have stored it, so that a retry would store it twice."""
+        if not self.members.get("store") or not was_sent:
+            return False
+        was_rejected = error.status is not None and error.status > MAX_SUCCESS_STATUS
+        return not was_rejected and not isinstance(error, ServiceNotRunning)
+
+    def check(self, capabilities: Capabilities) -> None:
+        generation = capabilities.service_generation
+        if capabilities.responses == "unsupported":
+            raise UnsupportedFeature(
+                f"a service of generation {generation} has no Responses API",
+                hint="Use chat(), which every generation has.",
+            )
+        seed = self.members.get("seed")
+        if seed is not None and not -capabilities.max_seed - 1 <= seed <= capabilities.max_seed:
+            raise InvalidRequest(
+                f"seed is {seed}, but {generation} takes {capabilities.max_seed} at most",
+                field="seed",
+            )
+        match self.members.get("text"):
+            case {"format": {"type": str(text_format)}}:
+                pass
+            case _:
+                text_format = "text"
+        if text_format != "text" and capabilities.json_schema != "native":
+            raise UnsupportedFeature(
+                f"a service of generation {generation} ignores a text format of type "
+                f"{text_format!r}",
+                hint="Leave text out and check the answer, or use a service of SDK 2.1 or later.",
+            )
+
+    async def preflight(self, connection: Connection, model: Model) -> None:
+        previous = self.members.get("previous_response_id")
+        if (
+            previous is not None
+            and connection.dialect.capabilities.chained_responses == "corrected"
+        ):
+            await _check_stored(connection, model, previous)
+        if has_images(self.members["input"]):
+            await check_vision(connection, model)
+
+    def request(self, connection: Connection, model: Model) -> Request:
+        return self._build_request(connection, model, stream=True)
+
+    def non_streaming_request(self, connection: Connection, model: Model) -> Request | None:
+        if connection.dialect.capabilities.stream_errors == "native":
+            return None
+        return self._build_request(connection, model, stream=False, store=False)
+
+    def decoder(self, connection: Connection, model: Model) -> ResponseStream:
+        is_stored = bool(self.members.get("store"))
+
+        def on_created(response_id: str) -> None:
+            # Registered at its first event, so that it is deleted even if the stream fails later.
+            if is_stored:
+                connection.stored_responses.add(response_id, model, self.retention)
+
+        return ResponseStream(make_reader(connection), on_created)
+
+    def collect(self, chunks: list[ResponseEvent], texts: list[str], *, keep_result: bool) -> None:
+        del keep_result
+        texts += [chunk.text for chunk in chunks]
+
+    def amend(self, error: FoundryError) -> ResponseOperation | None:
+        """Request as many tokens as there is room for, as `ChatCompletion.amend` does."""
+        if not isinstance(error, ContextOverflow) or "max_output_tokens" in self.members:
+            return None
+        if error.available_tokens is None:
+            error.blame_prompt()
+            return None
+        return replace(self, members={**self.members, "max_output_tokens": error.available_tokens})
+
+    def _build_request(self, connection: Connection, model: Model, **extra: bool) -> Request:
+        body = {"model": model.id, **self.members, **extra}
+        if (
+            self.is_continuation
+            and connection.dialect.capabilities.chained_responses == "corrected"
+        ):
+            # 1.2.4 and 2.0.1 store the instructions with the input, so the model would get them
+            # twice.
+            body.pop("instructions", None)
+        match body.get("text"):
+            case {"format": {"type": "json_schema", "schema": schema} as form, **rest}:
+                body["text"] = {**rest, "format": {**form, "schema": make_readable_schema(schema)}}
+            case _:
+                pass
+        path = connection.dialect.make_path(model.catalog, RESPONSES_ROUTE)
+        return connection.wire.build_post(path, msgspec.json.encode(body))
+
+
+def make_reader(connection: Connection) -> ResponseReader:
+    """Return a reader for the responses of a service."""
+    # A generation that reports a truncated chat as `stop` reports such a response as `completed`.
+    is_truncation_hidden = connection.dialect.capabilities.finish_reason == "corrected"
+    return ResponseReader(
+        connection.base_url,
+        connection.endpoint.service_generation,
+        truncates_at=DEFAULT_MAX_TOKENS if is_truncation_hidden else None,
+    )
+
+
+async def _check_stored(connection: Connection, model: Model, response_id: str) -> None:
+    """Raise if a response is not stored: 1.2.4 and 2.0.1 would silently ignore its id."""
+    path = connection.dialect.make_path(model.catalog, f"{RESPONSES_ROUTE}/{response_id}")
+    request = connection.wire.build_request("GET", path)
+    response = await fetch(connection.wire.transport, request, timeout_s=QUICK_TIMEOUT_S)
+    if response.status == OK:
+        return
+    error = parse_error(response)
+    if isinstance(error, ResponseNotFound):
+        error.field = "previous_response_id"
+    raise error.with_context(model=model.id, service=connection.base_url)
+
+
+def build_operation(
+    response_input: object,
+    options: ResponseOptions,
+    *,
+    retention: Retention | None = None,
+    is_continuation: bool = False,
+) -> ResponseOperation:
+    """Validate the arguments and return the operation.
+
+    Without `retention` the options decide how long a stored response is kept.
+    """
+    previous, extra = options.get("previous_response_id"), options.get("extra")
+    members: dict[str, Any] = {
+        **({} if extra is None else to_json_object("extra", extra)),
+        "input": make_input_items(response_input),
+        "store": check_flag("store", options.get("store")),
+        **validate_numbers(
+            max_output_tokens=options.get("max_output_tokens"),
+            temperature=options.get("temperature"),
+            top_p=options.get("top_p"),
+            seed=options.get("seed"),
+        ),
+        **_validate_other_options(options),
+    }
+    if previous is not None:
+        members["previous_response_id"] = validate_response_id("previous_response_id", previous)
+    retention = retention or (
+        "forever" if check_flag("keep", options.get("keep")) else "until_unload"
+    )
+    return ResponseOperation(members, retention, is_continuation)
+
+
+def validate_numbers(
+    *, temperature: object, top_p: object, max_output_tokens: object, seed: object
+) -> dict[str, object]:
+    """Return the numbers that are not None, checked against the limits of the services."""
+    validated = {
+        "max_output_tokens": check_int("max_output_tokens", max_output_tokens, 1, MAX_TOKENS),
+        "temperature": check_range("temperature", temperature, 0, MAX_TEMPERATURE),
+        "top_p": check_range("top_p", top_p, 0, 1),
+        "seed": check_int("seed", seed, -MAX_SEED - 1, MAX_SEED),
+    }
+    return {name: value for name, value in validated.items() if value is not None}
+
+
+def _validate_other_options(options: ResponseOptions) -> dict[str, Any]:
+    members: dict[str, Any] = {}
+    if (instructions_text := instructions("instructions", options.get("instructions"))) is not None:
+        members["instructions"] = instructions_text
+    if (metadata := options.get("metadata")) is not None:
+        members["metadata"] = labels = to_json_object("metadata", metadata)
+        for name, value in labels.items():
+            # 1.x and 2.x reject labels of other types, one of them with status 500.
+            if not isinstance(value, str):
+                field = f"metadata[{name!r}]"
+                raise InvalidRequest(f"{field} is {format_value(value)}, not a text", field=field)
+    if (tools := options.get("tools")) is not None:
+        members["tools"] = []
+        for index, tool in enumerate(check_several("tools", tools)):
+            definition = to_json_object(f"tools[{index}]", tool)
+            # Chat completions nest a function, the Responses API does not.
+            function: Any = definition.get("function")
+            is_nested = isinstance(function, dict)
+            members["tools"].append({"type": "function", **function} if is_nested else definition)
+    if (parallel := options.get("parallel_tool_calls")) is not None:
+        members["parallel_tool_calls"] = check_flag("parallel_tool_calls", parallel)
+    for name in ("text", "reasoning"):
+        if (value := options.get(name)) is not None:
+            members[name] = to_json_object(name, value)
+    if (choice := options.get("tool_choice")) is not None:
+        word = as_text(choice)
+        members["tool_choice"] = to_json_object("tool_choice", choice) if word is None else word
+    return members
+
+
+def validate_response_id(field: str, value: object) -> str:
+    """Return the id of a response, checked because it becomes part of a path."""
+    response_id = as_text(value)
+    if (
+        response_id is None
+        or not _RESPONSE_ID.fullmatch(response_id)
+        or not response_id.strip(".")  # "." and ".." would change the path
+    ):
+        raise InvalidRequest(
+            f"{field} is {format_value(value)}, not the id of a response", field=field
+        )
+    return response_id
+
+
+def to_json_members(field: str, value: object) -> Any:
+    """Return a value as plain JSON types."""
+    try:
+        return to_plain(value)
+    except UNENCODABLE as error:
+        raise InvalidRequest(f"{field} cannot be sent as JSON: {error}", field=field) from error
+
+
+def to_json_object(field: str, value: object) -> dict[str, Any]:
+    """Return a mapping as plain JSON types."""
+    if not isinstance(value, Mapping):
+        raise InvalidRequest(f"{field} is {format_value(value)}, not a mapping", field=field)
+    members: dict[str, Any] = to_json_members(field, dict(cast("Mapping[str, Any]", value)))
+    return members
+
+
+def make_input_items(value: object) -> str | list[dict[str, Any]]:
+    """Return the validated input: a text, or items as they are sent."""
     if isinstance(value, str):
         return check_text("input", value)
     elements = check_several("input", value, "a text or a list of items")
@@ -102,52 +332,15 @@ def make_input_items(value: object) -> str | list[dict[str, Any]]:
 
 
 def has_images(items: str | Sequence[Mapping[str, Any]]) -> bool:
-    """Whether there is an image in the input."""
+    """Whether the input has an image."""
     if isinstance(items, str):
         return False
     contents = [item["content"] for item in items if isinstance(item.get("content"), list)]
     return any(part.get("type") == "input_image" for parts in contents for part in parts)
 
 
-def to_json_members(field: str, value: object) -> Any:
-    """A value that can be sent as JSON; None is fine.
-
-    Raises:
-        InvalidRequest: It cannot.
-    """
-    try:
-        return to_plain(value)
-    except UNENCODABLE as error:
-        raise InvalidRequest(f"{field} cannot be sent as JSON: {error}", field=field) from error
-
-
-def to_json_object(field: str, value: object) -> dict[str, Any]:
-    """A mapping that can be sent as JSON.
-
-    Raises:
-        InvalidRequest: It is none, or cannot.
-    """
-    if not isinstance(value, Mapping):
-        raise InvalidRequest(f"{field} is {format_value(value)}, not a mapping", field=field)
-    members: dict[str, Any] = to_json_members(field, dict(cast("Mapping[str, Any]", value)))
-    return members
-
-
-def validate_numbers(
-    *, temperature: object, top_p: object, max_output_tokens: object, seed: object
-) -> dict[str, object]:
-    """Those that were given, within the bounds that the services have."""
-    validated = {
-        "max_output_tokens": check_int("max_output_tokens", max_output_tokens, 1, MAX_TOKENS),
-        "temperature": check_range("temperature", temperature, 0, MAX_TEMPERATURE),
-        "top_p": check_range("top_p", top_p, 0, 1),
-        "seed": check_int("seed", seed, -MAX_SEED - 1, MAX_SEED),
-    }
-    return {name: value for name, value in validated.items() if value is not None}
-
-
 def _make_item(field: str, value: object) -> dict[str, Any] | None:
-    """An item as it is sent; None for an empty message that says nothing by being sent."""
+    """Return an item as it is sent, or None for an empty message that can be left out."""
     if isinstance(value, ResponseItem):
         is_empty = value.type == "message" and value.role != "user" and not value.text.strip()
         return None if is_empty else dict(value.raw)
@@ -169,7 +362,7 @@ def _make_item(field: str, value: object) -> dict[str, Any] | None:
 
 
 def _is_empty(content: Any) -> bool:
-    """Whether content has no text, and nothing else."""
+    """Whether the content has nothing but white space."""
     match content:
         case None:
             return True
@@ -213,55 +406,60 @@ def _make_part(field: str, part: Any) -> dict[str, Any]:
 
 
 def _make_image(field: str, part: dict[str, Any]) -> dict[str, Any]:
-    """An image as a data URL, with the kind that 1.x wants beside it."""
-    place = part.get("image_url")
-    if not isinstance(place, str) or not place:
+    """Return an image part with its content as a data URL."""
+    location = part.get("image_url")
+    if not isinstance(location, str) or not location:
         raise InvalidRequest(
-            f"{field} is {format_value(place)}, not a path or a data URL", field=field
+            f"{field} is {format_value(location)}, not a path or a data URL", field=field
         )
-    if re.match(r"https?:", place, re.IGNORECASE):
+    if re.match(r"https?:", location, re.IGNORECASE):
         raise InvalidRequest(
-            f"{field} is an address on the network, from which no generation reads images",
+            f"{field} is a web address, and no service generation downloads images",
             field=field,
             hint="Give a path or a data URL.",
         )
-    kind, content = (
-        _decode_data_url(field, place)
-        if place.startswith("data:")
-        else ("", _read_image(field, place))
-    )
+    if location.startswith("data:"):
+        media_type, content = _decode_data_url(field, location)
+    else:
+        media_type, content = "", _read_image(field, location)
     if len(content) > MAX_IMAGE_BYTES:
         raise InvalidRequest(
             f"{field} has {len(content)} bytes; {MAX_IMAGE_BYTES} can be sent", field=field
         )
-    kind = _detect_image_type(content) or kind
-    if not kind.startswith("image/"):
+    # The content decides, because the declared type may be wrong.
+    if _WEBP.match(content):
+        media_type = "image/webp"
+    for signature, signature_type in _IMAGE_SIGNATURES:
+        if content.startswith(signature):
+            media_type = signature_type
+    if not media_type.startswith("image/"):
         raise InvalidRequest(f"{field} is no PNG, JPEG, GIF, BMP or WebP image", field=field)
-    url = f"data:{kind};base64,{base64.b64encode(content).decode()}"
-    return {**part, "image_url": url, "media_type": kind}
+    url = f"data:{media_type};base64,{base64.b64encode(content).decode()}"
+    return {**part, "image_url": url, "media_type": media_type}  # 1.x requires `media_type`
 
 
 def _decode_data_url(field: str, url: str) -> tuple[str, bytes]:
     if len(url) > 2 * MAX_IMAGE_BYTES:
         raise InvalidRequest(f"{field} is longer than {2 * MAX_IMAGE_BYTES}", field=field)
     head, comma, data = url.removeprefix("data:").partition(",")
-    kind, *parameters = head.split(";")
+    media_type, *parameters = head.split(";")
     try:
         if not comma:
-            raise ValueError("it has no comma")  # noqa: TRY301 - told as what base64 raises
+            raise ValueError("it has no comma")  # noqa: TRY301 - reported like an error of base64
         if "base64" in parameters:
-            return kind, base64.b64decode(data, validate=True)
-        return kind, unquote_to_bytes(data)
+            return media_type, base64.b64decode(data, validate=True)
+        return media_type, unquote_to_bytes(data)
     except (ValueError, binascii.Error) as error:
         raise InvalidRequest(f"{field} is no data URL: {error}", field=field) from error
 
 
-def _read_image(field: str, place: str) -> bytes:
-    path = Path(place).expanduser()
+def _read_image(field: str, location: str) -> bytes:
+    path = Path(location).expanduser()
     try:
         if path.exists() and not path.is_file():
-            raise InvalidRequest(  # noqa: TRY301 - a pipe, which is read once, and may never end
-                f"{field} is no file: {place}", field=field, hint="Give a file or a data URL."
+            # A retry could not read a pipe again, and a pipe may never end.
+            raise InvalidRequest(  # noqa: TRY301
+                f"{field} is no file: {location}", field=field, hint="Give a file or a data URL."
             )
         with path.open("rb") as file:
             return file.read(MAX_IMAGE_BYTES + 1)
@@ -269,246 +467,3 @@ def _read_image(field: str, place: str) -> bytes:
         raise
     except (OSError, ValueError, RuntimeError) as error:
         raise InvalidRequest(f"{field} cannot be read: {error}", field=field) from error
-
-
-def _detect_image_type(content: bytes) -> str:
-    if _WEBP.match(content):
-        return "image/webp"
-    return next((kind for start, kind in _SIGNATURES if content.startswith(start)), "")
-
-
-if TYPE_CHECKING:
-    Input = str | Sequence[Mapping[str, Any] | Message | ResponseItem]
-
-
-_ID = re.compile(r"[\w.-]{1,200}", re.ASCII)
-
-
-@dataclass(frozen=True, slots=True)
-class ResponseOperation(EndpointOperation[ResponseEvent, Response]):
-    """A response that is asked for.
-
-    Attributes:
-        members: Of the JSON body, all but the model and `stream`; checked.
-        retention: Until when a stored one stays.
-        is_continuation: Whether it goes on with a conversation whose instructions were told before.
-    """
-
-    members: dict[str, Any]
-    retention: Retention = "until_unload"
-    is_continuation: bool = False
-    name: ClassVar[OperationName] = "response"
-
-    def is_final(self, error: FoundryError, *, was_sent: bool) -> bool:
-        """Whether it may have been stored: one that is made twice would be kept twice."""
-        if not self.members.get("store") or not was_sent:
-            return False
-        was_refused = error.status is not None and error.status > MAX_SUCCESS_STATUS
-        return not was_refused and not isinstance(error, ServiceNotRunning)
-
-    def check(self, capabilities: Capabilities) -> None:
-        """Refuse a generation without responses, or without what this one needs."""
-        generation = capabilities.service_generation
-        if capabilities.responses == "unsupported":
-            raise UnsupportedFeature(
-                f"a service of generation {generation} has no Responses API",
-                hint="Use chat(), which every generation has.",
-            )
-        seed = self.members.get("seed")
-        if seed is not None and not -capabilities.max_seed - 1 <= seed <= capabilities.max_seed:
-            raise InvalidRequest(
-                f"seed is {seed}, but {generation} takes {capabilities.max_seed} at most",
-                field="seed",
-            )
-        kind = _get_text_format(self.members.get("text"))
-        if kind != "text" and capabilities.json_schema != "native":
-            raise UnsupportedFeature(
-                f"a service of generation {generation} ignores a text format of type {kind!r}",
-                hint="Leave text out and check the answer, or use a service of SDK 2.1 or later.",
-            )
-
-    async def preflight(self, connection: Connection, model: Model) -> None:
-        """Refuse to go on from what is not there, and images that the model cannot see."""
-        previous = self.members.get("previous_response_id")
-        corrected = connection.dialect.capabilities.chained_responses == "corrected"
-        if previous is not None and corrected:
-            await _check_stored(connection, model, previous)
-        if has_images(self.members["input"]):
-            await check_vision(connection, model)
-
-    def request(self, connection: Connection, model: Model) -> Request:
-        """What is sent."""
-        return self._build_request(connection, model, stream=True)
-
-    def non_streaming_request(self, connection: Connection, model: Model) -> Request | None:
-        """The same without streaming, where a stream that fails at once says nothing."""
-        if connection.dialect.capabilities.stream_errors == "native":
-            return None
-        return self._build_request(connection, model, stream=False, store=False)
-
-    def decoder(self, connection: Connection, model: Model) -> ResponseStream:
-        """Reads the events, and has what is stored released later."""
-        store = bool(self.members.get("store"))
-
-        def on_created(response_id: str) -> None:
-            if store:
-                connection.stored_responses.add(response_id, model, self.retention)
-
-        return ResponseStream(make_reader(connection), on_created)
-
-    def collect(self, chunks: list[ResponseEvent], texts: list[str], *, keep_result: bool) -> None:
-        """Keep the text."""
-        del keep_result
-        texts += [chunk.text for chunk in chunks]
-
-    def amend(self, error: FoundryError) -> ResponseOperation | None:
-        """Ask for what fits, when the caller set no bound and the service's default overflows."""
-        if not isinstance(error, ContextOverflow) or "max_output_tokens" in self.members:
-            return None
-        if (room := error.available_tokens) is None:
-            error.blame_prompt()
-            return None
-        return replace(self, members={**self.members, "max_output_tokens": room})
-
-    def _build_request(self, connection: Connection, model: Model, **extra: bool) -> Request:
-        body = {"model": model.id, **self.members, **extra}
-        if (
-            self.is_continuation
-            and connection.dialect.capabilities.chained_responses == "corrected"
-        ):
-            # 1.2.4 and 2.0.1 keep them with the input, and would read them twice.
-            body.pop("instructions", None)
-        match body.get("text"):
-            case {"format": {"type": "json_schema", "schema": schema} as form, **rest}:
-                body["text"] = {**rest, "format": {**form, "schema": make_readable_schema(schema)}}
-            case _:
-                pass
-        path = connection.dialect.make_path(model.catalog, RESPONSES_ROUTE)
-        return connection.wire.build_post(path, msgspec.json.encode(body))
-
-
-def build_operation(
-    response_input: object,
-    options: ResponseOptions,
-    *,
-    retention: Retention | None = None,
-    is_continuation: bool = False,
-) -> ResponseOperation:
-    """What is asked for, checked.
-
-    Args:
-        response_input: The input.
-        options: The caller's.
-        retention: Until when a stored one stays; None goes by the options.
-        is_continuation: Whether it goes on with a conversation whose instructions were told before.
-
-    Raises:
-        InvalidRequest: An argument is at fault; `.field` names it.
-    """
-    previous, extra = options.get("previous_response_id"), options.get("extra")
-    members: dict[str, Any] = {
-        **({} if extra is None else to_json_object("extra", extra)),
-        "input": make_input_items(response_input),
-        "store": check_flag("store", options.get("store")),
-        **validate_numbers(
-            max_output_tokens=options.get("max_output_tokens"),
-            temperature=options.get("temperature"),
-            top_p=options.get("top_p"),
-            seed=options.get("seed"),
-        ),
-        **_members(options),
-    }
-    if previous is not None:
-        members["previous_response_id"] = validate_response_id("previous_response_id", previous)
-    retention = retention or (
-        "forever" if check_flag("keep", options.get("keep")) else "until_unload"
-    )
-    return ResponseOperation(members, retention, is_continuation)
-
-
-def _get_text_format(text: object) -> str:
-    """What kind of text is wanted."""
-    match text:
-        case {"format": {"type": str(kind)}}:
-            return kind
-        case _:
-            return "text"
-
-
-def validate_response_id(field: str, value: object) -> str:
-    """The id of a response, which becomes part of a path.
-
-    Raises:
-        InvalidRequest: It is none.
-    """
-    name = as_text(value)
-    if name is None or not _ID.fullmatch(name) or not name.strip("."):
-        raise InvalidRequest(
-            f"{field} is {format_value(value)}, not the id of a response", field=field
-        )
-    return name
-
-
-def _members(options: ResponseOptions) -> dict[str, Any]:
-    """Those members that were given."""
-    members: dict[str, Any] = {}
-    metadata = options.get("metadata")
-    if (instructions_text := instructions("instructions", options.get("instructions"))) is not None:
-        members["instructions"] = instructions_text
-    if metadata is not None:
-        members["metadata"] = _validate_metadata(metadata)
-    if (tools := options.get("tools")) is not None:
-        items = check_several("tools", tools)
-        members["tools"] = [
-            _flatten_tool(f"tools[{index}]", tool) for index, tool in enumerate(items)
-        ]
-    if (parallel := options.get("parallel_tool_calls")) is not None:
-        members["parallel_tool_calls"] = check_flag("parallel_tool_calls", parallel)
-    for name in ("text", "reasoning"):
-        if (value := options.get(name)) is not None:
-            members[name] = to_json_object(name, value)
-    if (choice := options.get("tool_choice")) is not None:
-        word = as_text(choice)
-        members["tool_choice"] = to_json_object("tool_choice", choice) if word is None else word
-    return members
-
-
-def _validate_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
-    """2.x and 1.x refuse labels that are no texts, one of them with a 500."""
-    labels = to_json_object("metadata", metadata)
-    for name, value in labels.items():
-        if not isinstance(value, str):
-            field = f"metadata[{name!r}]"
-            raise InvalidRequest(f"{field} is {format_value(value)}, not a text", field=field)
-    return labels
-
-
-def _flatten_tool(field: str, tool: Mapping[str, Any]) -> dict[str, Any]:
-    """A tool as the Responses API wants it, also where it comes in the form of chat completions."""
-    members = to_json_object(field, tool)
-    inner: Any = members.get("function")
-    return {"type": "function", **inner} if isinstance(inner, dict) else members
-
-
-def make_reader(connection: Connection) -> ResponseReader:
-    """Who reads the responses of a service."""
-    # What calls a cut answer of a chat `stop` calls a cut response `completed`.
-    reports_truncation = connection.dialect.capabilities.finish_reason == "corrected"
-    return ResponseReader(
-        connection.base_url,
-        connection.endpoint.service_generation,
-        truncates_at=DEFAULT_MAX_TOKENS if reports_truncation else None,
-    )
-
-
-async def _check_stored(connection: Connection, model: Model, response_id: str) -> None:
-    """1.2.4 and 2.0.1 go on from an unknown response as from none, without a word."""
-    path = connection.dialect.make_path(model.catalog, f"{RESPONSES_ROUTE}/{response_id}")
-    request = connection.wire.build_request("GET", path)
-    response = await fetch(connection.wire.transport, request, timeout_s=QUICK_TIMEOUT_S)
-    if response.status == OK:
-        return
-    error = parse_error(response)
-    if isinstance(error, ResponseNotFound):
-        error.field = "previous_response_id"
-    raise error.with_context(model=model.id, service=connection.base_url)

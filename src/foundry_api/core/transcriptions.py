@@ -1,7 +1,4 @@
-"""A recording to transcribe: a file of the caller's, or bytes, which become one where need be.
-
-One that is longer than what a model hears at a time is divided at silence.
-"""
+"""Transcribe audio: the operation, languages, and the parts of long recordings."""
 
 from __future__ import annotations
 
@@ -70,24 +67,229 @@ __all__ = [
     "validate_language",
 ]
 
-
 log = logging.getLogger("foundry_api")
 
+# An upload is kept in memory. Half an hour of 16-bit speech at 48 kHz has 173 MB.
 MAX_UPLOAD_BYTES = 256 * 2**20
-"""An upload lies in memory; half an hour of 16-bit speech at 48 kHz takes 173 MB."""
 
-ENCODER_PADDING_S = 0.1
-"""An encoder of MP3 adds so much silence, at most."""
+ENCODER_PADDING_S = 0.1  # the silence that MP3 encoders add at most
+
+AUTO = "auto"
+_WHISPER_CODES = (
+    "af am ar as az ba be bg bn bo br bs ca cs cy da de el en es et eu fa fi fo fr gl gu ha haw he "
+    "hi hr ht hu hy id is it ja jw ka kk km kn ko la lb ln lo lt lv mg mi mk ml mn mr ms mt my ne "
+    "nl nn no oc pa pl ps pt ro ru sa sd si sk sl sn so sq sr su sv sw ta te tg th tk tl tr tt uk "
+    "ur uz vi yi yo zh"
+)
+WHISPER_LANGUAGES = frozenset(_WHISPER_CODES.split())
+_NEMOTRON_CODES = (
+    "ar ar-ar bg bg-bg cs cs-cz da da-dk de de-de el el-gr en en-gb en-us es es-es es-us et et-ee "
+    "fi fi-fi fr fr-ca fr-fr he he-il hi hi-in hr hr-hr hu hu-hu it it-it ja ja-jp ko ko-kr lt "
+    "lt-lt lv lv-lv mt mt-mt nb nb-no nl nl-nl nn nn-no pl pl-pl pt pt-br pt-pt ro ro-ro ru ru-ru "
+    "sk sk-sk sl sl-si sv sv-se th th-th tr tr-tr uk uk-ua vi vi-vn zh-cn"
+)
+NEMOTRON_LANGUAGES = frozenset(_NEMOTRON_CODES.split())
+LANGUAGES = WHISPER_LANGUAGES | {code.partition("-")[0] for code in NEMOTRON_LANGUAGES}
+
+# Languages without spaces between sentences.
+UNSPACED_LANGUAGES = frozenset({"bo", "ja", "km", "lo", "my", "th", "zh"})
+
+# Other codes of the same language.
+_WHISPER_NAMES = {"nb": "no"}
+_NEMOTRON_NAMES = {"no": "nb", "zh": "zh-cn"}
+
+
+# --- the operation ----------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class TranscriptionOperation(EndpointOperation[TranscriptionChunk, TranscriptionBody]):
+    """The transcription of a recording, or of a part of one.
+
+    `options` are the language, the temperature and the prompt, as far as the caller gave them.
+    """
+
+    audio: AudioPart
+    options: dict[str, Any]
+    _audio_path: str = ""
+    _language: dict[str, str] = field(default_factory=dict[str, str])
+    _content: bytes = b""
+    name: ClassVar[OperationName] = "transcription"
+
+    def check(self, capabilities: Capabilities) -> None:
+        generation = capabilities.service_generation
+        if capabilities.audio == "unsupported":
+            raise UnsupportedFeature(f"a service of generation {generation} does not transcribe")
+        if "prompt" in self.options and capabilities.audio_upload == "path":
+            raise UnsupportedFeature(
+                f"a service of generation {generation} ignores a prompt for a transcription",
+                hint="Leave prompt out.",
+            )
+
+    async def preflight(self, connection: Connection, model: Model) -> None:
+        """Provide the recording to the service, and check the language."""
+        if connection.dialect.capabilities.audio_upload == "upload":
+            self._content = await self.audio.read_content()
+        elif is_loopback(connection.base_url):
+            if (speech := await detect_speech_kind(connection, model)) is not None:
+                code = select_language(speech, self.options.get("language"), model.id)
+                self._language = {"language": code}
+            self._audio_path = await self.audio.get_path()
+        else:
+            raise UnsupportedFeature(
+                "the service takes the path of a recording on its own machine, and that is not "
+                "this one",
+                hint="Transcribe on the service's machine, or through a gateway there.",
+                service=connection.base_url,
+            )
+
+    def request(self, connection: Connection, model: Model) -> Request:
+        path = connection.dialect.make_path(model.catalog, TRANSCRIPTIONS_ROUTE)
+        if connection.dialect.capabilities.audio_upload == "path":
+            options = {**self.options, **self._language}
+            body = make_transcription_body(model.id, self._audio_path, options)
+            return connection.wire.build_post(path, body)
+        content_type, body = encode_multipart(
+            model.id, self.audio.name, self._content, self.options
+        )
+        return connection.wire.build_request("POST", path, body, {"Content-Type": content_type})
+
+    def decoder(
+        self, connection: Connection, model: Model
+    ) -> Decoder[TranscriptionChunk, TranscriptionBody]:
+        if connection.dialect.capabilities.audio_upload == "path":
+            return TranscriptionStream(model.id)
+        return WholeBody(parse_transcription)
+
+    def collect(
+        self, chunks: list[TranscriptionChunk], texts: list[str], *, keep_result: bool
+    ) -> None:
+        del keep_result
+        texts += [chunk.text for chunk in chunks]
+
+
+def transcription_options(language: object, temperature: object, prompt: object) -> dict[str, Any]:
+    """Return the validated options that are not None."""
+    options: dict[str, Any] = {}
+    if language is not None:
+        options["language"] = validate_language(language)
+    if temperature is not None:
+        options["temperature"] = check_range("temperature", temperature, 0, 1)
+    if prompt is not None:
+        options["prompt"] = check_text("prompt", prompt)
+    return options
+
+
+class TranscriptJoiner:
+    """Joins the transcriptions of the parts of a recording."""
+
+    def __init__(self, language: str | None) -> None:
+        self._space = "" if language and language.partition("-")[0] in UNSPACED_LANGUAGES else " "
+        self._outcomes: list[Outcome[TranscriptionBody]] = []
+        self._starts_part = True
+        self.text = ""
+
+    def add(self, text: str) -> str:
+        """Add a text and return it, with a space before it if it must be separated."""
+        if text and self._starts_part and self.text:
+            is_separated = self.text[-1].isspace() or text[0].isspace()
+            text = text if is_separated else self._space + text
+        self._starts_part = self._starts_part and not text
+        self.text += text
+        return text
+
+    def end_part(self, outcome: Outcome[TranscriptionBody]) -> None:
+        self._outcomes.append(outcome)
+        self._starts_part = True
+
+    def make_transcription(self) -> Transcription:
+        last = self._outcomes[-1]
+        return Transcription(
+            text=self.text,
+            model=last.model.id,
+            service=last.service,
+            service_generation=last.service_generation,
+            timings=self.timings,
+            attempts=self.attempts,
+            raw=tuple(raw for outcome in self._outcomes for raw in outcome.result[1]),
+        )
+
+    def final_chunk(self) -> TranscriptionChunk:
+        """Return the chunk that ends a stream."""
+        model = self._outcomes[-1].model.id
+        return TranscriptionChunk("", model, timings=self.timings, attempts=self.attempts)
+
+    @property
+    def attempts(self) -> tuple[AttemptRecord, ...]:
+        """The attempts of all parts."""
+        return tuple(attempt for outcome in self._outcomes for attempt in outcome.attempts)
+
+    @property
+    def timings(self) -> Timings:
+        """The sums over all parts, and the time to the first token of the first part."""
+        part_timings = [outcome.timings for outcome in self._outcomes]
+        return Timings(
+            part_timings[0].time_to_first_token_s,
+            sum(timings.total_s for timings in part_timings),
+            None,
+            sum(timings.queued_s for timings in part_timings),
+        )
+
+
+# --- languages --------------------------------------------------------------------------------
+
+
+def validate_language(language: object) -> str:
+    """Return a language code in lower case that some model knows, or `auto`."""
+    code = check_text("language", language).lower().replace("_", "-")
+    if code.partition("-")[0] not in LANGUAGES and code != AUTO:
+        raise InvalidRequest(
+            f"language is {language!r}, which no engine knows; it would listen for English instead",
+            field="language",
+            hint="Give its code of ISO 639, such as de.",
+        )
+    return code
+
+
+def select_language(speech: Speech, language: str | None, model: str) -> str:
+    """Return the language code for the engine. None asks the model to detect the language."""
+    if speech == "nemotron":
+        code = language or AUTO
+        base = code.partition("-")[0]
+        for candidate in (code, _NEMOTRON_NAMES.get(code), base, _NEMOTRON_NAMES.get(base)):
+            if candidate is not None and (candidate in NEMOTRON_LANGUAGES or candidate == AUTO):
+                return candidate
+        raise _make_unknown_language_error(code, model)
+    if language is None or language == AUTO:
+        if speech == "english":
+            return "en"
+        raise InvalidRequest(
+            f"no language is given, and the engine cannot have {model} detect it: it would listen "
+            "for English, whatever is spoken",
+            field="language",
+            hint="Give the code of the language that is spoken, such as en or de.",
+        )
+    base = language.partition("-")[0]
+    code = _WHISPER_NAMES.get(base, base)
+    if code not in WHISPER_LANGUAGES or (speech == "english" and code != "en"):
+        raise _make_unknown_language_error(language, model)
+    return code
+
+
+def _make_unknown_language_error(code: str, model: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"language is {code!r}, which {model} does not know; the engine would listen for another",
+        field="language",
+    )
+
+
+# --- recordings -------------------------------------------------------------------------------
 
 
 class AudioPart:
-    """Something that a model hears at once. As a context manager it removes the file it made.
+    """Audio that fits into one request. As a context manager it deletes its temporary file."""
 
-    Attributes:
-        name: What the file is called.
-    """
-
-    name = "recording"
+    name = "recording"  # the file name in an upload
 
     def __init__(self) -> None:
         self._temporary_file: Path | None = None
@@ -106,36 +308,22 @@ class AudioPart:
             await asyncio.to_thread(_remove_file, temporary_file)
 
     async def get_path(self) -> str:
-        """An absolute path of it. Bytes are written to a file that only this user can read."""
+        """Return an absolute path; bytes are written to a file that only this user can read."""
         if self._temporary_file is None:
-            self._temporary_file = await asyncio.to_thread(self._write_file)
+            self._temporary_file = await asyncio.to_thread(
+                lambda: _write_temporary_file(self._iter_blocks())
+            )
         return str(self._temporary_file)
 
     async def read_content(self) -> bytes:
-        """Its bytes.
-
-        Raises:
-            InvalidRequest: It is too large to be uploaded, or cannot be read.
-        """
         return await asyncio.to_thread(lambda: b"".join(self._iter_blocks()))
-
-    def _write_file(self) -> Path:
-        return _write_file(self._iter_blocks())
 
     def _iter_blocks(self) -> Iterable[bytes]:
         raise NotImplementedError
 
 
 class AudioInput(AudioPart):
-    """A whole recording.
-
-    Args:
-        audio: A path, or the bytes of a file. At the path may be a pipe, which is read once, before
-            the service hears of it.
-
-    Raises:
-        InvalidRequest: It is neither, there is no such file, or nothing is in it.
-    """
+    """A recording: the bytes of a file, or a path. The path may be a pipe, which is read once."""
 
     def __init__(self, audio: str | os.PathLike[str] | bytes) -> None:
         super().__init__()
@@ -151,29 +339,17 @@ class AudioInput(AudioPart):
                 self.name = self._path.name
 
     async def get_path(self) -> str:
-        """An absolute path of it. Bytes are written to a file that only this user can read."""
         await self._read_pipe()
         return await super().get_path() if self._path is None else str(self._path)
 
     async def read_content(self) -> bytes:
-        """See `AudioPart.read_content`."""
         await self._read_pipe()
         return await super().read_content()
 
-    async def _read_pipe(self) -> None:
-        """Have the bytes of a pipe, which can be read only once."""
-        if self._path is not None and not self._path.is_file():
-            self._content = await asyncio.to_thread(_read_file, self._path)
-            self._path = None
-
     async def iter_parts(self) -> AsyncGenerator[AudioPart]:
-        """What a model hears at once, one after the other: the whole, or parts divided at silence.
-
-        Raises:
-            InvalidRequest: It is longer than that, and of a format that can't be divided here.
-        """
+        """Yield parts that a model can transcribe at once, divided at silence."""
         await self._read_pipe()
-        wave = await asyncio.to_thread(self._measure)
+        wave = await asyncio.to_thread(self._read_wave)
         if wave is None or wave.duration_s <= WINDOW_S:
             yield self
             return
@@ -184,11 +360,6 @@ class AudioInput(AudioPart):
             start = end
 
     def open(self) -> BinaryIO:
-        """A file of its bytes.
-
-        Raises:
-            InvalidRequest: It cannot be opened.
-        """
         if self._path is None:
             return io.BytesIO(self._content or b"")
         try:
@@ -196,20 +367,27 @@ class AudioInput(AudioPart):
         except OSError as error:
             raise _make_unreadable_error(error) from error
 
-    def _measure(self) -> WaveFile | None:
-        """Where its sound is; None where it isn't WAV and not too long."""
+    async def _read_pipe(self) -> None:
+        if self._path is not None and not self._path.is_file():
+            self._content = await asyncio.to_thread(_read_file, self._path)
+            self._path = None
+
+    def _read_wave(self) -> WaveFile | None:
+        """Return the layout of a WAV file, or None for a recording that need not be divided.
+
+        Raise InvalidRequest if it must be divided and can't be.
+        """
         try:
             with self.open() as file:
                 wave = read_wave(file)
                 if wave is not None and (wave.is_divisible or wave.duration_s <= WINDOW_S):
                     return wave
-                length_s = wave.duration_s if wave else read_duration_s(file)
+                duration_s = wave.duration_s if wave else read_duration_s(file)
         except OSError as error:
             raise _make_unreadable_error(error) from error
-        if length_s is not None and length_s > WINDOW_S + ENCODER_PADDING_S:
-            duration_text = (
-                f"lasts {length_s:.1f} s" if math.isfinite(length_s) else "may last long"
-            )
+        if duration_s is not None and duration_s > WINDOW_S + ENCODER_PADDING_S:
+            is_known = math.isfinite(duration_s)
+            duration_text = f"lasts {duration_s:.1f} s" if is_known else "may last long"
             raise InvalidRequest(
                 f"the recording {duration_text}, and a model hears the first {WINDOW_S:.0f} s only",
                 field="audio",
@@ -232,7 +410,7 @@ class AudioInput(AudioPart):
 
 
 class _WavePart(AudioPart):
-    """Some frames of a WAV file."""
+    """A range of frames of a WAV file."""
 
     name = "recording.wav"
 
@@ -247,27 +425,37 @@ class _WavePart(AudioPart):
             yield from iter_part(file, self._wave, *self._range)
 
 
+def read_recording(file: BinaryIO, name: str) -> bytes:
+    """Read a file or a pipe. Blocks. `name` is for error messages."""
+    content = file.read(MAX_UPLOAD_BYTES + 1)
+    if len(content) > MAX_UPLOAD_BYTES:
+        raise InvalidRequest(
+            f"the recording {name} has more than the {MAX_UPLOAD_BYTES} bytes that can be uploaded",
+            field="audio",
+        )
+    if not content:
+        raise InvalidRequest(f"the recording {name} is empty", field="audio")
+    return content
+
+
 def _validate_path(audio: object) -> Path:
-    place = as_path(audio)
-    if place is None:
+    location = as_path(audio)
+    if location is None:
         raise InvalidRequest(f"audio is {format_value(audio)}, not a path or bytes", field="audio")
+    problem = ""
     try:
-        path = absolute_path(place)
-        problem = _find_path_problem(path)
+        path = absolute_path(location)
+        if path.is_dir():
+            problem = "a directory"
+        elif not path.exists():
+            problem = "not there"
+        elif path.is_file() and path.stat().st_size == 0:
+            problem = "empty"
     except (OSError, ValueError) as error:
         raise _make_unreadable_error(error) from error
     if problem:
         raise InvalidRequest(f"the recording {path} is {problem}", field="audio")
     return path
-
-
-def _find_path_problem(path: Path) -> str:
-    """Why a path is no recording; empty where it may be one."""
-    if path.is_dir():
-        return "a directory"
-    if not path.exists():
-        return "not there"
-    return "empty" if path.is_file() and path.stat().st_size == 0 else ""
 
 
 def _read_file(path: Path) -> bytes:
@@ -278,29 +466,7 @@ def _read_file(path: Path) -> bytes:
         raise _make_unreadable_error(error) from error
 
 
-def read_recording(file: BinaryIO, name: str) -> bytes:
-    """The bytes of a file or a pipe. Blocks.
-
-    Args:
-        file: What it is read from.
-        name: What messages call it.
-
-    Raises:
-        InvalidRequest: It is too large to be uploaded, or empty.
-        OSError: It cannot be read.
-    """
-    content = file.read(MAX_UPLOAD_BYTES + 1)
-    if len(content) > MAX_UPLOAD_BYTES:
-        raise InvalidRequest(
-            f"the recording {name} has more than {MAX_UPLOAD_BYTES} bytes, which can be uploaded",
-            field="audio",
-        )
-    if not content:
-        raise InvalidRequest(f"the recording {name} is empty", field="audio")
-    return content
-
-
-def _write_file(blocks: Iterable[bytes]) -> Path:
+def _write_temporary_file(blocks: Iterable[bytes]) -> Path:
     handle, name = tempfile.mkstemp(prefix="foundry-api-", suffix=".audio")
     path = Path(name)
     try:
@@ -317,256 +483,13 @@ def _write_file(blocks: Iterable[bytes]) -> Path:
     return path
 
 
-def _make_unreadable_error(error: Exception) -> InvalidRequest:
-    return InvalidRequest(f"the recording cannot be read: {error}", field="audio")
-
-
 def _remove_file(path: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         try:
             path.unlink()
-        except PermissionError:  # Windows, while the engine still reads it
+        except PermissionError:  # on Windows, while the engine still reads it
             log.warning("%s could not be removed: the service still has it open", path)
 
 
-AUTO = "auto"
-_WHISPER_CODES = (
-    "af am ar as az ba be bg bn bo br bs ca cs cy da de el en es et eu fa fi fo fr gl gu ha haw he "
-    "hi hr ht hu hy id is it ja jw ka kk km kn ko la lb ln lo lt lv mg mi mk ml mn mr ms mt my ne "
-    "nl nn no oc pa pl ps pt ro ru sa sd si sk sl sn so sq sr su sv sw ta te tg th tk tl tr tt uk "
-    "ur uz vi yi yo zh"
-)
-WHISPER_LANGUAGES = frozenset(_WHISPER_CODES.split())
-_NEMOTRON_CODES = (
-    "ar ar-ar bg bg-bg cs cs-cz da da-dk de de-de el el-gr en en-gb en-us es es-es es-us et et-ee "
-    "fi fi-fi fr fr-ca fr-fr he he-il hi hi-in hr hr-hr hu hu-hu it it-it ja ja-jp ko ko-kr lt "
-    "lt-lt lv lv-lv mt mt-mt nb nb-no nl nl-nl nn nn-no pl pl-pl pt pt-br pt-pt ro ro-ro ru ru-ru "
-    "sk sk-sk sl sl-si sv sv-se th th-th tr tr-tr uk uk-ua vi vi-vn zh-cn"
-)
-NEMOTRON_LANGUAGES = frozenset(_NEMOTRON_CODES.split())
-LANGUAGES = WHISPER_LANGUAGES | {code.partition("-")[0] for code in NEMOTRON_LANGUAGES}
-"""What one of the engine's models knows."""
-
-UNSPACED_LANGUAGES = frozenset({"bo", "ja", "km", "lo", "my", "th", "zh"})
-"""They put no space between sentences."""
-
-_WHISPER_NAMES = {"nb": "no"}
-_NEMOTRON_NAMES = {"no": "nb", "zh": "zh-cn"}
-
-
-def validate_language(language: object) -> str:
-    """A language that a model may know, in small letters.
-
-    Raises:
-        InvalidRequest: It is none.
-    """
-    code = check_text("language", language).lower().replace("_", "-")
-    if code.partition("-")[0] not in LANGUAGES and code != AUTO:
-        raise InvalidRequest(
-            f"language is {language!r}, which no engine knows; it would listen for English instead",
-            field="language",
-            hint="Give its code of ISO 639, such as de.",
-        )
-    return code
-
-
-def select_language(speech: Speech, language: str | None, model: str) -> str:
-    """What the engine is told.
-
-    Args:
-        speech: What kind of model listens.
-        language: As `validate_language` returns it; None to have it detected.
-        model: The model's id, for errors.
-
-    Raises:
-        InvalidRequest: The model does not know it, or can't detect it.
-    """
-    if speech == "nemotron":
-        return _select_nemotron_language(language or AUTO, model)
-    if language is None or language == AUTO:
-        if speech == "english":
-            return "en"
-        raise InvalidRequest(
-            f"no language is given, and the engine cannot have {model} detect it: it would listen "
-            "for English, whatever is spoken",
-            field="language",
-            hint="Give the code of the language that is spoken, such as en or de.",
-        )
-    base = language.partition("-")[0]
-    code = _WHISPER_NAMES.get(base, base)
-    if code not in WHISPER_LANGUAGES or (speech == "english" and code != "en"):
-        raise _make_unknown_language_error(language, model)
-    return code
-
-
-def _select_nemotron_language(code: str, model: str) -> str:
-    base = code.partition("-")[0]
-    for candidate in (code, _NEMOTRON_NAMES.get(code), base, _NEMOTRON_NAMES.get(base)):
-        if candidate is not None and (candidate in NEMOTRON_LANGUAGES or candidate == AUTO):
-            return candidate
-    raise _make_unknown_language_error(code, model)
-
-
-def _make_unknown_language_error(code: str, model: str) -> InvalidRequest:
-    return InvalidRequest(
-        f"language is {code!r}, which {model} does not know; the engine would listen for another",
-        field="language",
-    )
-
-
-@dataclass(slots=True)
-class TranscriptionOperation(EndpointOperation[TranscriptionChunk, TranscriptionBody]):
-    """A recording to transcribe.
-
-    Attributes:
-        audio: What to listen to: a whole recording or a part of one.
-        options: Language, temperature and prompt, those that the caller gave.
-    """
-
-    audio: AudioPart
-    options: dict[str, Any]
-    _audio_path: str = ""
-    _language: dict[str, str] = field(default_factory=dict[str, str])
-    _content: bytes = b""
-    name: ClassVar[OperationName] = "transcription"
-
-    def check(self, capabilities: Capabilities) -> None:
-        """Refuse a generation that does not listen, or not to all of the options."""
-        generation = capabilities.service_generation
-        if capabilities.audio == "unsupported":
-            raise UnsupportedFeature(f"a service of generation {generation} does not transcribe")
-        if "prompt" in self.options and capabilities.audio_upload == "path":
-            raise UnsupportedFeature(
-                f"a service of generation {generation} ignores a prompt for a transcription",
-                hint="Leave prompt out.",
-            )
-
-    async def preflight(self, connection: Connection, model: Model) -> None:
-        """Have the recording where the service can reach it, and a language that it understands.
-
-        Raises:
-            InvalidRequest: The model does not know the language, or can't detect it.
-            UnsupportedFeature: The service wants a path, and is on another machine.
-        """
-        if connection.dialect.capabilities.audio_upload == "upload":
-            self._content = await self.audio.read_content()
-        elif is_loopback(connection.base_url):
-            if (speech := await detect_speech_kind(connection, model)) is not None:
-                code = select_language(speech, self.options.get("language"), model.id)
-                self._language = {"language": code}
-            self._audio_path = await self.audio.get_path()
-        else:
-            raise UnsupportedFeature(
-                "the service takes the path of a recording on its own machine, and that is not "
-                "this one",
-                hint="Transcribe on the service's machine, or through a gateway there.",
-                service=connection.base_url,
-            )
-
-    def request(self, connection: Connection, model: Model) -> Request:
-        """What is sent."""
-        path = connection.dialect.make_path(model.catalog, TRANSCRIPTIONS_ROUTE)
-        if connection.dialect.capabilities.audio_upload == "path":
-            options = {**self.options, **self._language}
-            body = make_transcription_body(model.id, self._audio_path, options)
-            return connection.wire.build_post(path, body)
-        kind, body = encode_multipart(model.id, self.audio.name, self._content, self.options)
-        return connection.wire.build_request("POST", path, body, {"Content-Type": kind})
-
-    def decoder(
-        self, connection: Connection, model: Model
-    ) -> Decoder[TranscriptionChunk, TranscriptionBody]:
-        """Reads the text."""
-        if connection.dialect.capabilities.audio_upload == "path":
-            return TranscriptionStream(model.id)
-        return WholeBody(parse_transcription)
-
-    def collect(
-        self, chunks: list[TranscriptionChunk], texts: list[str], *, keep_result: bool
-    ) -> None:
-        """Keep the text."""
-        del keep_result
-        texts += [chunk.text for chunk in chunks]
-
-
-def transcription_options(language: object, temperature: object, prompt: object) -> dict[str, Any]:
-    """The options that were given, checked.
-
-    Raises:
-        InvalidRequest: One of them is not what the services take; `.field` names it.
-    """
-    options: dict[str, Any] = {}
-    if language is not None:
-        options["language"] = validate_language(language)
-    if temperature is not None:
-        options["temperature"] = check_range("temperature", temperature, 0, 1)
-    if prompt is not None:
-        options["prompt"] = check_text("prompt", prompt)
-    return options
-
-
-class TranscriptJoiner:
-    """The texts of a recording's parts, put together.
-
-    Args:
-        language: The one that is spoken, if it is known.
-
-    Attributes:
-        text: What was said so far.
-    """
-
-    def __init__(self, language: str | None) -> None:
-        self._space = "" if language and language.partition("-")[0] in UNSPACED_LANGUAGES else " "
-        self._outcomes: list[Outcome[TranscriptionBody]] = []
-        self._starts_part = True
-        self.text = ""
-
-    def add(self, text: str) -> str:
-        """Add a piece, and return it with a space before it where a part begins without one."""
-        if text and self._starts_part and self.text and not self._has_separator(text):
-            text = self._space + text
-        self._starts_part = self._starts_part and not text
-        self.text += text
-        return text
-
-    def end_part(self, outcome: Outcome[TranscriptionBody]) -> None:
-        """A part is over."""
-        self._outcomes.append(outcome)
-        self._starts_part = True
-
-    def make_transcription(self) -> Transcription:
-        """All of it."""
-        last = self._outcomes[-1]
-        return Transcription(
-            text=self.text,
-            model=last.model.id,
-            service=last.service,
-            service_generation=last.service_generation,
-            timings=self.timings,
-            attempts=self.attempts,
-            raw=tuple(raw for outcome in self._outcomes for raw in outcome.result[1]),
-        )
-
-    def final_chunk(self) -> TranscriptionChunk:
-        """What ends a stream of pieces."""
-        model = self._outcomes[-1].model.id
-        return TranscriptionChunk("", model, timings=self.timings, attempts=self.attempts)
-
-    @property
-    def attempts(self) -> tuple[AttemptRecord, ...]:
-        """The requests for all parts."""
-        return tuple(attempt for outcome in self._outcomes for attempt in outcome.attempts)
-
-    @property
-    def timings(self) -> Timings:
-        """Where the time went, over all parts."""
-        part_timings = [outcome.timings for outcome in self._outcomes]
-        return Timings(
-            part_timings[0].time_to_first_token_s,
-            sum(timings.total_s for timings in part_timings),
-            None,
-            sum(timings.queued_s for timings in part_timings),
-        )
-
-    def _has_separator(self, text: str) -> bool:
-        return self.text[-1].isspace() or text[0].isspace()
+def _make_unreadable_error(error: Exception) -> InvalidRequest:
+    return InvalidRequest(f"the recording cannot be read: {error}", field="audio")

@@ -36,7 +36,7 @@ async def test_a_pipe_is_read_once_into_a_file_of_our_own(tmp_path: Path) -> Non
         AudioInput(made)
 
 
-@pytest.mark.parametrize(("content", "why"), [(b"", "is empty"), (b"RIFFRIFF", "more than 4")])
+@pytest.mark.parametrize(("content", "why"), [(b"", "is empty"), (b"RIFFRIFF", "more than the 4")])
 async def test_a_pipe_that_holds_nothing_or_too_much_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, why: str
 ) -> None:
