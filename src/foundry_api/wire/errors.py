@@ -183,8 +183,8 @@ def _by_status(status: int) -> type[FoundryError]:
 
 
 def _make_context_overflow(text: str, status: int) -> ContextOverflow:
-    found = _BUDGET.search(text) or _PROMPT.search(text)
-    counts = {name: int(count) for name, count in found.groupdict().items()} if found else {}
+    match = _BUDGET.search(text) or _PROMPT.search(text)
+    counts = {name: int(count) for name, count in match.groupdict().items()} if match else {}
     return ContextOverflow(
         text,
         status=status,

@@ -51,10 +51,10 @@ def validate_headers(field: str, headers: object, error: type[FoundryError]) -> 
 
 def _describe_header_problem(name: object, value: object) -> str:
     """Return why a header cannot be sent; empty if it can."""
-    known, text = as_text(name), as_text(value)
-    if known is None or not _NAME.fullmatch(known):
+    header, text = as_text(name), as_text(value)
+    if header is None or not _NAME.fullmatch(header):
         return "cannot be sent: this is not a valid header name"
-    if known.lower() in _RESERVED_HEADERS:
+    if header.lower() in _RESERVED_HEADERS:
         return "is set by the client"
     # The value may be a credential, so no message shows it.
     if text is None:

@@ -93,16 +93,16 @@ class HttpTransport:
         try:
             if not self._use_loopback(request.url):
                 return await _send_with_session(pools.get_session(), request)
-            exchange = await pools.loopback.send(request)
+            pending = await pools.loopback.send(request)
             response = HttpResponse(
-                exchange.status,
-                exchange.headers,
-                exchange.body,
-                socket=exchange.connection.transport,
+                pending.status,
+                pending.headers,
+                pending.body,
+                socket=pending.connection.transport,
                 url=request.url,
-                release=functools.partial(pools.loopback.release, exchange),
+                release=functools.partial(pools.loopback.release, pending),
             )
-            return _decoded(response) if "Content-Encoding" in exchange.headers else response
+            return _decode_body(response) if "Content-Encoding" in pending.headers else response
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise _classify_send_error(request, error, self._connect_timeout_s) from error
         except RuntimeError as error:
@@ -211,7 +211,7 @@ class DecodedResponse:
         self._response.close()
 
 
-def _decoded(response: HttpResponse) -> HttpResponse | DecodedResponse:
+def _decode_body(response: HttpResponse) -> HttpResponse | DecodedResponse:
     coding = response.headers["Content-Encoding"].strip().lower()
     return DecodedResponse(response, coding) if coding in SUPPORTED_ENCODINGS else response
 
@@ -317,7 +317,7 @@ async def _send_with_session(
     if isinstance(session.connector, _Connector):
         session.connector.track_reader(response)
     connection = response.connection
-    made = HttpResponse(
+    wrapped = HttpResponse(
         response.status,
         response.headers,
         response.content,
@@ -325,7 +325,7 @@ async def _send_with_session(
         url=str(response.url.origin()),
         release=release,
     )
-    return _decoded(made) if "Content-Encoding" in response.headers else made
+    return _decode_body(wrapped) if "Content-Encoding" in response.headers else wrapped
 
 
 class _Connector(aiohttp.TCPConnector):

@@ -94,10 +94,10 @@ def add_tool_prompt(
     messages: Sequence[Message], tools: Sequence[ToolDefinition]
 ) -> tuple[Message, ...]:
     """Return the messages with the tools described in the system message."""
-    listed = [
+    definitions = [
         msgspec.json.encode({"type": "function", "function": tool}).decode() for tool in tools
     ]
-    protocol = _PROTOCOL.format(tools="\n".join(listed))
+    protocol = _PROTOCOL.format(tools="\n".join(definitions))
     if messages[0].role != "system":
         return (Message("system", protocol), *messages)
     first, *rest = messages

@@ -115,7 +115,7 @@ def read_format(window: TextWindow, tools: Tools) -> CallsFound | Incomplete | N
 
 def _read_qwen_xml(scan: FormatScanner, tools: Tools) -> list[ParsedCall]:
     """Parse Qwen3-Coder's format: names and values in tags."""
-    wrapped = scan.read_literal("<tool_call>")
+    tag = scan.read_literal("<tool_call>")
     scan.skip_blanks()
     calls: list[ParsedCall] = []
     opening = scan.read_literal("<function=")
@@ -133,11 +133,11 @@ def _read_qwen_xml(scan: FormatScanner, tools: Tools) -> list[ParsedCall]:
         while opening == "<parameter=":
             key = scan.read_until(">").strip()
             text = scan.read_until("</parameter>")
-            known: Mapping[str, Any] = tools.get(name, {}).get("properties") or {}
+            properties: Mapping[str, Any] = tools.get(name, {}).get("properties") or {}
             start = 0
             # Models forget closing tags, so the text may contain further parameters.
             for match in _PARAMETER.finditer(text):
-                if match[1].strip() in known:
+                if match[1].strip() in properties:
                     parameters[key] = text[start : match.start()].rstrip(" ")
                     key, start = match[1].strip(), match.end()
             parameters[key] = text[start:]
@@ -146,7 +146,7 @@ def _read_qwen_xml(scan: FormatScanner, tools: Tools) -> list[ParsedCall]:
         if not opening:
             raise scan.make_error("there is something else among its parameters")
         calls.append(_make_typed_call(name, parameters, tools))
-        if wrapped:
+        if tag:
             scan.skip_blanks()
             opening = scan.read_optional("</tool_call>", "<function=")
     return calls
@@ -260,12 +260,12 @@ def _read_python_tag(scan: FormatScanner, tools: Tools) -> list[ParsedCall]:
     if not scan.read_literal("<|python_tag|>"):
         return []
     scan.skip_blanks()
-    listed = scan.peek() == "["
-    if listed:
+    is_list = scan.peek() == "["
+    if is_list:
         scan.position += 1
         scan.skip_blanks()
     if scan.peek() != "{":
-        return parse_python_calls(scan, tools, is_list=listed)
+        return parse_python_calls(scan, tools, is_list=is_list)
     scan.is_proven = True
     calls: list[ParsedCall] = []
     while True:
@@ -274,7 +274,7 @@ def _read_python_tag(scan: FormatScanner, tools: Tools) -> list[ParsedCall]:
             raise scan.make_error("it has no name, or its arguments are not a JSON object")
         calls.append(call)
         scan.skip_blanks()
-        if listed:
+        if is_list:
             if scan.read_literal(",", "]") != ",":
                 return calls
             scan.skip_blanks()
@@ -288,12 +288,12 @@ def _read_python_tag(scan: FormatScanner, tools: Tools) -> list[ParsedCall]:
 
 def _read_pythonic(scan: FormatScanner, tools: Tools) -> list[ParsedCall]:
     """Parse a list of Python calls."""
-    marked = scan.read_literal("<|tool_call_start|>")
+    marker = scan.read_literal("<|tool_call_start|>")
     scan.skip_blanks()
-    if not (marked or scan.starts_line) or not scan.read_literal("["):
+    if not (marker or scan.starts_line) or not scan.read_literal("["):
         return []
     calls = parse_python_calls(scan, tools, is_list=True)
-    if calls and marked:
+    if calls and marker:
         scan.skip_blanks()
         scan.read_optional("<|tool_call_end|>")
     return calls
@@ -426,12 +426,14 @@ def _parse_members(scan: FormatScanner, depth: int) -> dict[str, Any]:
 def _make_typed_call(name: str, texts_by_name: dict[str, str], tools: Tools) -> ParsedCall:
     """Make a call from arguments in text form, with the types of its schema."""
     schema = tools.get(name, {})
-    known: Mapping[str, Any] = schema.get("properties") or {}
+    properties: Mapping[str, Any] = schema.get("properties") or {}
     texts = {key: text.removeprefix("\n").removesuffix("\n") for key, text in texts_by_name.items()}
-    typed_arguments = coerce({key: text for key, text in texts.items() if key in known}, schema)
+    typed_arguments = coerce(
+        {key: text for key, text in texts.items() if key in properties}, schema
+    )
     arguments: dict[str, Any] = {}
     for key, text in texts.items():
-        if key in known:
+        if key in properties:
             arguments[key] = typed_arguments[key]
             continue
         try:

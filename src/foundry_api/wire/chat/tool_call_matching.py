@@ -337,8 +337,8 @@ def _match_unmarked(
     """Match JSON that only its members and its name distinguish from other JSON."""
     if not _CALL.match(window.text, position):
         return INCOMPLETE if _CALL_SO_FAR.fullmatch(window.text, position) else None
-    named = _NAME.match(window.text, position)
-    if named and named[1] not in names:
+    name = _NAME.match(window.text, position)
+    if name and name[1] not in names:
         return None
     end = find_value_end(window.text, position)
     if end is None:

@@ -97,10 +97,10 @@ class Sdk1Dialect(CSharpDialect):
         self, model: Model
     ) -> ModelLoadFailed | ModelNotFound | CatalogUnavailable:
         try:
-            known = {known_model.id for known_model in await self.list_public_models()}
+            known_ids = {listed.id for listed in await self.list_public_models()}
         except CatalogUnavailable as error:
             return error
-        if model.id not in known:
+        if model.id not in known_ids:
             return ModelNotFound(
                 "the service does not know the model", model=model.id, service=self._client.base_url
             )

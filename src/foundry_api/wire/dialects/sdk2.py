@@ -191,12 +191,12 @@ class Sdk21Dialect:
 
     async def _list_models(self, catalog: Catalog, timeout_s: float) -> list[Model]:
         path = f"{self._prefixes[catalog]}/v1/models"
-        listed = (await self._client.get_json(path, _LISTING_DECODER, timeout_s=timeout_s)).data
-        if not listed:
+        items = (await self._client.get_json(path, _LISTING_DECODER, timeout_s=timeout_s)).data
+        if not items:
             return []
         loaded = await self._fetch_loaded_ids(catalog, timeout_s)
         models: list[Model] = []
-        for item in listed:
+        for item in items:
             guess, name = guess_aliases(item.id)
             models.append(
                 Model(
