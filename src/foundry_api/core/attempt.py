@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from foundry_api.core.service_pool import ServiceHandle
     from foundry_api.resilience.breaker import CallPermit
     from foundry_api.resilience.limiter import Slot
-    from foundry_api.resilience.silence import TimeoutGuard
+    from foundry_api.resilience.timeout_guard import TimeoutGuard
     from foundry_api.types.models import Model
     from foundry_api.wire.transport import Response
 
@@ -152,7 +152,7 @@ class Attempt(Generic[_P]):
                 await operation.preflight(connection, model)
         self._decoder = operation.decoder(connection, model)
         request = operation.request(connection, model)
-        guard.start_silence_timer(first_s, gap_s)
+        guard.start_read_timeout(first_s, gap_s)
         self.sent_at = self._monotonic()
         self.was_sent = True
         with guard:
@@ -245,7 +245,7 @@ class Attempt(Generic[_P]):
             with self._guard:
                 connection = self.connection = await service.connect()
             operation.check(connection.dialect.capabilities)  # fail before loading a model
-            self._guard.suspend_silence("loading the model")
+            self._guard.suspend_read_timeout("loading the model")
             with self._guard:
                 await connection.make_ready(name, download=download)
             # Read the state again: another client may have unloaded the model meanwhile.
@@ -259,7 +259,7 @@ class Attempt(Generic[_P]):
             return await self.service.breaker.enter(self.service.probe)
 
     async def _wait_for_slot(self, *, requeued: bool, may_move: bool = False) -> None:
-        self._guard.suspend_silence("waiting for its turn")
+        self._guard.suspend_read_timeout("waiting for its turn")
         is_probe = self._permit is not None and self._permit.is_probe
         try:
             with self._guard:
@@ -319,7 +319,7 @@ class Attempt(Generic[_P]):
 
     async def _drain(self, response: Response) -> None:
         """Read the end of a complete body, so that its connection can be reused."""
-        self._guard.start_silence_timer(DRAIN_TIMEOUT_S, DRAIN_TIMEOUT_S)
+        self._guard.start_read_timeout(DRAIN_TIMEOUT_S, DRAIN_TIMEOUT_S)
         try:
             with self._guard:
                 await response.read()

@@ -18,7 +18,7 @@ from foundry_api.core.loop_binding import LoopBinding
 from foundry_api.core.operation import AnswerFacts
 from foundry_api.resilience.deadline import Deadline
 from foundry_api.resilience.limiter import Moved
-from foundry_api.resilience.silence import TimeoutGuard
+from foundry_api.resilience.timeout_guard import TimeoutGuard
 from foundry_api.types.errors import (
     CircuitOpen,
     ClientClosed,
@@ -213,7 +213,7 @@ class Call(Generic[_P, _R]):
         # A retry has waited for its slot already, so it need not queue behind newer calls.
         requeued = bool(self._attempts)
         self._model, self._service, self._attempt_started_at = name, None, context.monotonic()
-        guard.suspend_silence("connecting")
+        guard.suspend_read_timeout("connecting")
         while True:
             guard.check()
             service = self._required_service or context.services.select(name, tried)

@@ -16,7 +16,7 @@ from foundry_api.core.cache.entry import Entry, answer_key, may_serve, may_store
 from foundry_api.core.cache.shared_work import JobDeduplicator, SharedJob
 from foundry_api.core.chat import final_chunk, make_chat_call
 from foundry_api.resilience.deadline import Deadline
-from foundry_api.resilience.silence import TimeoutGuard
+from foundry_api.resilience.timeout_guard import TimeoutGuard
 from foundry_api.types.errors import (
     CallTimeout,
     ClientClosed,
@@ -323,7 +323,7 @@ class CacheWaiter:
         self._guard = TimeoutGuard(
             Deadline(request.deadline.at + DEADLINE_GRACE_S, request.deadline.limit_s)
         )
-        self._guard.suspend_silence("waiting for the first token")
+        self._guard.suspend_read_timeout("waiting for the first token")
 
     def __enter__(self) -> Self:
         if not self._is_leader:
@@ -347,7 +347,7 @@ class CacheWaiter:
         """Return the chunks after the first `count`. An empty list marks the end."""
         with self._guard:
             await self._run.wait_for_more(count)
-        self._guard.suspend_silence("streaming")
+        self._guard.suspend_read_timeout("streaming")
         new_chunks = self._run.items[count:]
         if self._is_leader:
             return new_chunks

@@ -1,4 +1,4 @@
-"""The timeouts of a call: the limits on silence, and the deadline."""
+"""The timeouts of a call: the read timeout, and the deadline."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class TimeoutGuard:
     Attributes:
         loop: The event loop on which the call waits.
         stage: What the call is doing, for its errors.
-        longest_gap_s: Longest wait between two tokens since `start_silence_timer`.
+        longest_gap_s: Longest wait between two tokens since `start_read_timeout`.
     """
 
-    # Any byte restarts the wait, but only a token restarts the cap of KEEP_ALIVE_CAP. Only the time
-    # inside `with` counts as silence, so that a caller may process a chunk for as long as it likes.
+    # Any byte restarts the read timeout, but only a token restarts the cap of KEEP_ALIVE_CAP. Only
+    # the time inside `with` counts, so that a caller may process a chunk for as long as it likes.
     #
     # One timer serves all waits of a call. It stays armed between them, and checks when it fires
     # whether a limit has expired: one timer per block would cost more than reading the block.
@@ -45,8 +45,8 @@ class TimeoutGuard:
         "_due_at",
         "_expired",
         "_gap_s",
-        "_silence_s",
-        "_silent_at",
+        "_read_timeout_at",
+        "_read_timeout_s",
         "_started_at",
         "_task",
         "_timer",
@@ -61,10 +61,10 @@ class TimeoutGuard:
         self.stage = "connecting"
         self.longest_gap_s = 0.0
         self._deadline = deadline
-        self._silence_s = self._gap_s = math.inf
+        self._read_timeout_s = self._gap_s = math.inf
         self._waited_s = 0.0
         self._started_at = 0.0
-        self._due_at = self._silent_at = math.inf
+        self._due_at = self._read_timeout_at = math.inf
         self._task: asyncio.Task[object] | None = None
         self._cancelling = 0
         self._expired = False
@@ -72,25 +72,25 @@ class TimeoutGuard:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
 
-    def start_silence_timer(self, first_s: float, gap_s: float) -> None:
-        """Limit the silence: to `first_s` before the first token, to `gap_s` after it."""
+    def start_read_timeout(self, first_s: float, gap_s: float) -> None:
+        """Start the read timeout: `first_s` before the first token, `gap_s` after it."""
         self.stage = "waiting for the first token"
-        self._silence_s, self._gap_s = first_s, gap_s
+        self._read_timeout_s, self._gap_s = first_s, gap_s
         self._waited_s = self.longest_gap_s = 0.0
 
     def on_token(self) -> None:
-        """Restart the silence limits after a token."""
+        """Restart the read timeout after a token."""
         if self.stage == "streaming":
             self.longest_gap_s = max(self.longest_gap_s, self._waited_s)
         else:
             self.stage = "streaming"
-            self._silence_s = self._gap_s
+            self._read_timeout_s = self._gap_s
         self._waited_s = 0.0
 
-    def suspend_silence(self, stage: str) -> None:
+    def suspend_read_timeout(self, stage: str) -> None:
         """Apply only the deadline from now on."""
         self.stage = stage
-        self._silence_s = math.inf
+        self._read_timeout_s = math.inf
 
     @property
     def left_s(self) -> float:
@@ -103,7 +103,7 @@ class TimeoutGuard:
             return
         self._deadline = deadline
         # The timer is not moved: it fires too early, and is then scheduled again.
-        self._due_at = min(self._silent_at, deadline.at)
+        self._due_at = min(self._read_timeout_at, deadline.at)
 
     def check(self) -> None:
         """Raise DeadlineExceeded if the deadline has passed."""
@@ -122,11 +122,11 @@ class TimeoutGuard:
         deadline_at = self._deadline.at
         if now >= deadline_at:
             raise self._deadline.exceeded(self.stage)
-        silence_s = self._silence_s
-        if self._waited_s > silence_s * (KEEP_ALIVE_CAP - 1):
-            silence_s = silence_s * KEEP_ALIVE_CAP - self._waited_s
-        self._silent_at = now + silence_s
-        self._due_at = due_at = min(self._silent_at, deadline_at)
+        limit_s = self._read_timeout_s
+        if self._waited_s > limit_s * (KEEP_ALIVE_CAP - 1):
+            limit_s = limit_s * KEEP_ALIVE_CAP - self._waited_s
+        self._read_timeout_at = now + limit_s
+        self._due_at = due_at = min(self._read_timeout_at, deadline_at)
         self._task = task = asyncio.current_task(self.loop)
         self._cancelling = task.cancelling() if task else 0
         if due_at < self._timer_at:
@@ -167,9 +167,9 @@ class TimeoutGuard:
         if self._due_at >= self._deadline.at:
             return self._deadline.exceeded(self.stage)
         # __enter__ shortens a wait only when the keep-alive cap expires before the limit.
-        only_alive = self._due_at < self._started_at + self._silence_s
+        only_alive = self._due_at < self._started_at + self._read_timeout_s
         what = "only keep-alives, but no token," if only_alive else "nothing"
-        limit_s = self._silence_s * (KEEP_ALIVE_CAP if only_alive else 1)
+        limit_s = self._read_timeout_s * (KEEP_ALIVE_CAP if only_alive else 1)
         return ReadTimeout(
             f"the engine sent {what} for {limit_s:g} s", limit_s=limit_s, stage=self.stage
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 import pytest
 
 from foundry_api.resilience.deadline import NEVER, Deadline
-from foundry_api.resilience.silence import KEEP_ALIVE_CAP, TimeoutGuard
+from foundry_api.resilience.timeout_guard import KEEP_ALIVE_CAP, TimeoutGuard
 from foundry_api.types.errors import DeadlineExceeded, ReadTimeout
 
 if TYPE_CHECKING:
@@ -23,13 +23,13 @@ _T = TypeVar("_T")
 class Bound:
     """A guard of the waits for a stream, with or without a deadline."""
 
-    def __init__(self, silence_s: float, deadline: Deadline = NEVER) -> None:
-        self.watch = TimeoutGuard(deadline)
-        self.watch.start_silence_timer(silence_s, silence_s)
-        self.token = self.watch.on_token
+    def __init__(self, limit_s: float, deadline: Deadline = NEVER) -> None:
+        self.guard = TimeoutGuard(deadline)
+        self.guard.start_read_timeout(limit_s, limit_s)
+        self.token = self.guard.on_token
 
     async def wait(self, awaitable: Awaitable[_T]) -> _T:
-        with self.watch:
+        with self.guard:
             return await awaitable
 
 
@@ -132,7 +132,7 @@ def test_data_that_is_ready_is_never_too_late(run: Run) -> None:
 
     async def body() -> None:
         bound = Bound(10)
-        bound.watch._waited_s = 10.0 * KEEP_ALIVE_CAP + 1
+        bound.guard._waited_s = 10.0 * KEEP_ALIVE_CAP + 1
         assert await bound.wait(ready()) == "life"
 
     run(body())
@@ -192,11 +192,11 @@ def test_a_deadline_can_be_extended_during_a_wait(run: Run) -> None:
         waiting = asyncio.create_task(bound.wait(after(50)))
         await asyncio.sleep(1)
         for deadline in (Deadline(3, 3), Deadline(20, 20)):
-            bound.watch.extend(deadline)
+            bound.guard.extend(deadline)
         with pytest.raises(DeadlineExceeded, match="20 s"):
             await waiting
         assert now() == pytest.approx(20)
-        bound.watch.extend(Deadline(30, 30))
+        bound.guard.extend(Deadline(30, 30))
         assert await bound.wait(after(9)) == "life"
 
     run(body())
@@ -207,7 +207,7 @@ def test_a_later_deadline_keeps_the_silence_limit(run: Run) -> None:
         bound = Bound(10, Deadline(5, 5))
         waiting = asyncio.create_task(bound.wait(after(50)))
         await asyncio.sleep(1)
-        bound.watch.extend(Deadline(40, 40))
+        bound.guard.extend(Deadline(40, 40))
         with pytest.raises(ReadTimeout):
             await waiting
         assert now() == pytest.approx(10)
