@@ -192,7 +192,13 @@ def _make_extra_keywords(
     ]
     # The engine accepts only multiples from 0 on. Negative numbers are left to validation.
     factor = None
-    if _needs_negative_branch(schema, rewritten):
+    if (
+        "multipleOf" in schema
+        and "multipleOf" not in rewritten
+        and is_supported_factor(schema["multipleOf"])
+        and rewritten.get("type") in {"integer", "number"}
+        and ((high := get_upper_bound(rewritten)) is None or high >= 0)
+    ):
         factor = schema["multipleOf"]
     elif has_unbounded_decimals and "multipleOf" not in extra:
         factor = MIN_STEP
@@ -203,17 +209,6 @@ def _make_extra_keywords(
     if conditions:
         extra["allOf"] = [*rewritten.get("allOf", ()), *conditions]
     return extra
-
-
-def _needs_negative_branch(schema: Mapping[str, Any], rewritten: Mapping[str, Any]) -> bool:
-    if (
-        "multipleOf" not in schema
-        or "multipleOf" in rewritten
-        or not is_supported_factor(schema["multipleOf"])
-    ):
-        return False
-    high = get_upper_bound(rewritten)
-    return rewritten.get("type") in {"integer", "number"} and (high is None or high >= 0)
 
 
 def _has_unbounded_decimals(bounded: Mapping[str, Any]) -> bool:

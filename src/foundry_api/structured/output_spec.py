@@ -232,7 +232,7 @@ def _first_valid(
             # The first candidate is the whole text. If it contains JSON, that error is more useful
             # than the one that a sentence is not JSON.
             first_error = error if first_error is None or index == 1 else first_error
-    raise first_error or ValidationFailed("the answer holds no JSON")
+    raise first_error or ValidationFailed("the answer contains no JSON")
 
 
 def _match_choice(choices: Sequence[str], text: str) -> str:
@@ -271,4 +271,4 @@ def _validate_choices(choice: Any) -> tuple[str, ...]:
 def _check_exclusive(**arguments: object) -> None:
     names = [name for name, value in arguments.items() if value is not None]
     if len(names) > 1 and set(names) != _COMPATIBLE_ARGUMENTS:
-        raise InvalidRequest(f"{' and '.join(names)} exclude each other", field=names[-1])
+        raise InvalidRequest(f"{' and '.join(names)} cannot be combined", field=names[-1])

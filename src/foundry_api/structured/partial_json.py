@@ -162,9 +162,30 @@ class PartialJsonParser:
             self._string = []
             self._string_length = 0
         elif character in "{[":
-            self._begin_container(character)
+            self._expect_value()
+            if len(self._open_containers) == MAX_DEPTH:
+                raise _InvalidJson
+            if character == "{":
+                self._open_containers.append({})
+                self._keys.append("")
+                self._expected = "key or }"
+            else:
+                self._open_containers.append([])
+                self._expected = "value or ]"
         elif character in "}]":
-            self._end_container(character)
+            kind = dict if character == "}" else list
+            if (
+                self._expected not in _CONTAINER_ENDS[character]
+                or not self._open_containers
+                or type(self._open_containers[-1]) is not kind
+            ):
+                raise _InvalidJson
+            if kind is dict:
+                self._keys.pop()
+            container = self._open_containers.pop()
+            self._open_member_count -= len(container)
+            self._attach_value(container)
+            self._is_complete = not self._open_containers
         elif character == "," and self._expected == ", or end" and self._open_containers:
             self._expected = "key" if isinstance(self._open_containers[-1], dict) else "value"
         elif character == ":" and self._expected == ":":
@@ -217,33 +238,6 @@ class PartialJsonParser:
                 return after_first + _CODE_UNIT_LENGTH
         pieces.append(chr(unit))
         return after_first
-
-    def _begin_container(self, character: str) -> None:
-        self._expect_value()
-        if len(self._open_containers) == MAX_DEPTH:
-            raise _InvalidJson
-        if character == "{":
-            self._open_containers.append({})
-            self._keys.append("")
-            self._expected = "key or }"
-        else:
-            self._open_containers.append([])
-            self._expected = "value or ]"
-
-    def _end_container(self, character: str) -> None:
-        kind = dict if character == "}" else list
-        if (
-            self._expected not in _CONTAINER_ENDS[character]
-            or not self._open_containers
-            or type(self._open_containers[-1]) is not kind
-        ):
-            raise _InvalidJson
-        if kind is dict:
-            self._keys.pop()
-        container = self._open_containers.pop()
-        self._open_member_count -= len(container)
-        self._attach_value(container)
-        self._is_complete = not self._open_containers
 
     def _end_literal(self) -> None:
         """Attach the number, `true`, `false` or `null` that ends here, if there is one."""

@@ -111,7 +111,6 @@ async def _parse_within_deadline(
         async with scope:
             return await spec.validate_answer(text, completion.finish_reason)
     except TimeoutError as error:
-        # A parser of the caller's may raise TimeoutError, too.
         if not scope.expired():
             raise
         exceeded = deadline.exceeded("validating the answer")
