@@ -212,6 +212,10 @@ def _watch(
                 click.echo()
                 _print_summary("Total", monitor.status.status, monitor.summary())
 
+    def print_line(sample: HealthSample) -> None:
+        click.echo(sanitize_line(format_line(sample)))
+        sys.stdout.flush()  # a pipe would show lines only in blocks
+
     with ExitStack() as stack:
         if common.as_json:
             show, on_change = _print_json_line, None
@@ -223,7 +227,7 @@ def _watch(
             view = stack.enter_context(LiveView())
             show, on_change = view.add_sample, view.add_change
         else:
-            show, on_change = _print_line, None
+            show, on_change = print_line, None
 
         async def watch() -> int:
             async with _resolve_target(session) as target:
@@ -288,11 +292,6 @@ def _print_store_summary(store: Path | None, *, as_json: bool) -> int:
 
 def _print_summary(title: str, status: str, summary: HealthSummary) -> None:
     print_fields(title, status, make_summary_fields(summary))
-
-
-def _print_line(sample: HealthSample) -> None:
-    click.echo(sanitize_line(format_line(sample)))
-    sys.stdout.flush()
 
 
 def _print_json_line(sample: HealthSample) -> None:

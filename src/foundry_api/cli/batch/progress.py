@@ -184,8 +184,15 @@ class _Frame:
         yield Group(title, self._make_bar(options.max_width), *self._make_rows(graph))
 
     def _make_bar(self, width: int) -> Table:
-        fraction = _get_fraction(self._progress)
-        text = self._format_fraction()
+        progress = self._progress
+        fraction = _get_fraction(progress)
+        if progress.phase == "checking":
+            text = describe_phase(progress)
+        elif progress.total is None:  # without a check, the number of lines is unknown
+            text = f"{format_int(progress.finished)} lines"
+        else:
+            share = format_percent(progress.finished, progress.total)
+            text = f"{format_int(progress.finished)} of {format_int(progress.total)}  {share:>4}"
         row = Table.grid(padding=(0, GAP, 0, 0))
         row.add_column(width=max(8, width - len(text) - 2 * GAP))
         row.add_column(no_wrap=True)
@@ -193,20 +200,16 @@ class _Frame:
         row.add_row(bar, text)
         return row
 
-    def _format_fraction(self) -> str:
-        progress = self._progress
-        if progress.phase == "checking":
-            return describe_phase(progress)
-        if progress.total is None:
-            return f"{format_int(progress.finished)} lines"
-        share = format_percent(progress.finished, progress.total)
-        return f"{format_int(progress.finished)} of {format_int(progress.total)}  {share:>4}"
-
     def _make_rows(self, graph: str) -> Iterable[Text]:
         progress = self._progress
         if progress.phase == "checking":
             return
-        yield _make_row("lines", self._make_counts())
+        counts = Text(f"{format_int(progress.done)} succeeded", style="green")
+        failed_style = "red" if progress.failed else "default"
+        counts.append(f", {format_int(progress.failed)} failed", style=failed_style)
+        if progress.shared:
+            counts.append(f", {format_int(progress.shared)} reused", style="default")
+        yield _make_row("lines", counts)
         speed = Text((format_speed(progress) or "-").ljust(VALUE_WIDTH) + " " * GAP)
         speed.append(graph, style="cyan")
         yield _make_row("speed", speed)
@@ -214,28 +217,16 @@ class _Frame:
         elapsed = f"{format_duration(round(progress.elapsed_s))} elapsed"
         left = f", {format_duration(max(1, round(progress.eta_s)))} left" if progress.eta_s else ""
         yield _make_row("time", Text(f"{elapsed}{left}"))
-        if progress.phase == "running":
-            yield _make_row("engine", self._make_engine_text())
-        else:
+        if progress.phase != "running":
             yield _make_row("now", Text(describe_phase(progress)))
-
-    def _make_counts(self) -> Text:
-        progress = self._progress
-        text = Text(f"{format_int(progress.done)} succeeded", style="green")
-        failed_style = "red" if progress.failed else "default"
-        text.append(f", {format_int(progress.failed)} failed", style=failed_style)
-        if progress.shared:
-            text.append(f", {format_int(progress.shared)} reused", style="default")
-        return text
-
-    def _make_engine_text(self) -> Text:
-        state = self._progress.engine
-        limit = f"/{state.limit}" if state.limit is not None else ""
-        text = Text(f"{state.in_flight}{limit} in flight, {format_int(state.queued)} queued")
-        for name, health in state.services:
+            return
+        engine = progress.engine
+        limit = f"/{engine.limit}" if engine.limit is not None else ""
+        text = Text(f"{engine.in_flight}{limit} in flight, {format_int(engine.queued)} queued")
+        for name, state in engine.services:
             text.append(f"  {sanitize_line(name)} ")
-            text.append(STATES.get(health, health), style=COLOURS.get(health, "default"))
-        return text
+            text.append(STATES.get(state, state), style=COLOURS.get(state, "default"))
+        yield _make_row("engine", text)
 
 
 def _make_row(label: str, text: Text) -> Text:

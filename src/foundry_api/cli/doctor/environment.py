@@ -116,21 +116,18 @@ def _check_values(environ: Mapping[str, str]) -> Iterable[Finding]:
 
 def _check_names(environ: Mapping[str, str]) -> Iterable[Finding]:
     known = environment_variables()
+    # Compared without the prefix, which would make all of them similar.
+    suffixes = [name.removeprefix(PREFIX) for name in known]
     for name in sorted(environ):
         if not name.upper().startswith(PREFIX) or name in known:
             continue
         if name.upper() in FOREIGN_NAMES:
             yield FOREIGN.make_finding(f"{name} is set")
-        elif meant := _find_nearest(name, known):
-            yield MISSPELLED.make_finding(f"{name} is set, but it is not a setting", meant=meant)
-
-
-def _find_nearest(name: str, known: Iterable[str]) -> str | None:
-    # Compared without the prefix, which would make all of them similar.
-    suffixes = [variable.removeprefix(PREFIX) for variable in known]
-    suffix = name.upper().removeprefix(PREFIX)
-    matches = difflib.get_close_matches(suffix, suffixes, 1, MIN_SIMILARITY)
-    return PREFIX + matches[0] if matches else None
+            continue
+        suffix = name.upper().removeprefix(PREFIX)
+        for match in difflib.get_close_matches(suffix, suffixes, 1, MIN_SIMILARITY):
+            evidence = f"{name} is set, but it is not a setting"
+            yield MISSPELLED.make_finding(evidence, meant=f"{PREFIX}{match}")
 
 
 def _get_own_variables(environ: Mapping[str, str]) -> dict[str, str]:
