@@ -87,7 +87,7 @@ class BatchJob:
         self._restart = restart
         self._retry_failed = retry_failed
         self._reuse_spooled_input = reuse_spooled_input
-        self._on_progress = on_progress or (lambda _: None)
+        self._on_progress: Callable[[BatchProgress], None] = on_progress or (lambda _: None)
         self._meter = ProgressMeter()
         self._is_leaving = False
         self._report: CheckReport | None = None
