@@ -224,7 +224,7 @@ class ChatCompletion(Operation[Chunk, StreamEnd, Completion[None]]):
         return connection.dialect.build_chat_request(model, self._request)
 
     def non_streaming_request(self, connection: Connection, model: Model) -> Request | None:
-        return connection.dialect.non_streaming_request(model, self._request)
+        return connection.dialect.build_non_streaming_request(model, self._request)
 
     def decoder(self, connection: Connection, model: Model) -> ChatDecoder:
         return connection.dialect.make_chat_decoder(model, self._request)

@@ -1,1 +1,1 @@
-"""How bytes become answers: transport, event stream, and one dialect for each generation."""
+"""Transports, event streams, and one dialect for each service generation."""

@@ -167,10 +167,10 @@ def classify(status: int, message: str) -> FoundryError:
             hint for words, hint in _LOAD_HINTS.items() if re.search(words, text, re.IGNORECASE)
         )
         return ModelLoadFailed(text, status=status, hint=next(hints, None))
-    return (kind or _by_status(status))(text, status=status)
+    return (kind or _classify_by_status(status))(text, status=status)
 
 
-def _by_status(status: int) -> type[FoundryError]:
+def _classify_by_status(status: int) -> type[FoundryError]:
     if status in {404, 405}:
         return RouteNotFound
     if status < 400:  # noqa: PLR2004 - HTTP's classes

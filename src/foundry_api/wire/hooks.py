@@ -36,7 +36,10 @@ _KEY = re.compile(r"[\x21-\x7e]+")  # visible ASCII
 
 
 class BearerKey:
-    """Adds a bearer token from a callable, which may be a coroutine function."""
+    """Adds a bearer token from a callable, which may be a coroutine function.
+
+    An ordinary function runs on the event loop, so it has to return at once.
+    """
 
     def __init__(self, provider: Callable[[], str | Awaitable[str]]) -> None:
         self._provider = provider

@@ -32,7 +32,7 @@ from foundry_api.wire.loopback import (
     MAX_HEADER_BYTES,
     MAX_HEADERS,
     LoopbackPool,
-    has_arrivals,
+    has_unread_input,
     is_loopback_http,
 )
 from foundry_api.wire.transport import IDEMPOTENT_METHODS, get_origin, is_loopback
@@ -123,7 +123,7 @@ class HttpTransport:
     async def _open_pools(self) -> _ConnectionPools:
         # Another loop may still own pools. They are left for that loop to close.
         self._loop = asyncio.get_running_loop()
-        self._pools = _loop_scoped_pools(self._connect_timeout_s)
+        self._pools = _open_loop_scoped_pools(self._connect_timeout_s)
         self._current = await anext(self._pools)
         # A weak reference: the exit handler must not keep a forgotten client's sockets open.
         self._exit_handler = functools.partial(_close_at_exit, self._loop, weakref.ref(self._pools))
@@ -268,7 +268,7 @@ class _ConnectionPools:
                 await self._session.close()
 
 
-async def _loop_scoped_pools(connect_timeout_s: float) -> AsyncGenerator[_ConnectionPools]:
+async def _open_loop_scoped_pools(connect_timeout_s: float) -> AsyncGenerator[_ConnectionPools]:
     # An async generator, because `asyncio.run` closes all that are still open when it ends. So a
     # client that was never closed leaks no socket, and can be used in several `asyncio.run` calls.
     pools = _ConnectionPools(connect_timeout_s)
@@ -345,7 +345,7 @@ class _Connector(aiohttp.TCPConnector):
     async def _get(self, key: ConnectionKey, traces: list[Trace]) -> AiohttpConnection | None:
         while (connection := await super()._get(key, traces)) is not None:
             protocol = connection.protocol
-            if protocol is not None and not has_arrivals(protocol.transport):
+            if protocol is not None and not has_unread_input(protocol.transport):
                 return connection
             connection.close()
         return None

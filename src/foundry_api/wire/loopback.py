@@ -28,7 +28,7 @@ __all__ = [
     "LoopbackConnection",
     "LoopbackPool",
     "PendingResponse",
-    "has_arrivals",
+    "has_unread_input",
     "is_loopback_http",
 ]
 
@@ -170,7 +170,7 @@ class LoopbackPool:
         except TimeoutError as error:
             raise aiohttp.ConnectionTimeoutError from error
         except OSError as error:
-            raise _connect_error(get_origin(url), error) from error
+            raise _make_connect_error(get_origin(url), error) from error
         if self._closed:  # `aclose` ran while the connection was being opened
             connection.close()
             raise aiohttp.ServerDisconnectedError("the connections have been closed")
@@ -237,9 +237,9 @@ class LoopbackConnection(ResponseHandler):
         """Return whether an idle connection can take another request."""
         if not self.is_connected() or self.should_close:
             return False
-        if self._poll is not None:  # the check of has_arrivals in a single system call
+        if self._poll is not None:  # the check of has_unread_input in a single system call
             return not self._poll(0)
-        return not has_arrivals(self.transport)
+        return not has_unread_input(self.transport)
 
     def close(self) -> None:
         # A closed event loop raises here. The garbage collector closes the socket then.
@@ -264,7 +264,7 @@ class _LenientParser(HttpResponseParserPy):
         return super().feed_data(data, b"\n")
 
 
-def has_arrivals(transport: asyncio.BaseTransport | None) -> bool:
+def has_unread_input(transport: asyncio.BaseTransport | None) -> bool:
     """Return whether a connection has input that the event loop has not read yet."""
     # On an idle connection that is the end of the stream: no service sends anything unrequested.
     # The event loop notices it only at its next poll, perhaps after a request was sent on it.
@@ -281,7 +281,7 @@ def has_arrivals(transport: asyncio.BaseTransport | None) -> bool:
         return True  # the socket is closed
 
 
-def _connect_error(service: str, error: OSError) -> ServiceNotRunning:
+def _make_connect_error(service: str, error: OSError) -> ServiceNotRunning:
     if isinstance(error, ConnectionRefusedError):
         return ServiceNotRunning(f"nothing accepts connections at {service}", service=service)
     return ServiceNotRunning(f"no connection to {service}: {error.strerror}", service=service)

@@ -80,7 +80,9 @@ def test_older_generations_get_the_choices_in_the_system_turn(kind: Any) -> None
 
 def test_non_streaming_request_has_the_same_instructions() -> None:
     dialect = Sdk1Dialect(ServiceClient(Recorded({}), "http://service"))
-    plain = dialect.non_streaming_request(MODEL, make_chat_request(MESSAGES, constraint=PERSON))
+    plain = dialect.build_non_streaming_request(
+        MODEL, make_chat_request(MESSAGES, constraint=PERSON)
+    )
     assert json.loads(plain.body or b"")["messages"][0]["content"] == WORDS
 
 

@@ -1,1 +1,1 @@
-"""Chat completions: from bytes to values."""
+"""Requests and decoders of chat completions."""

@@ -355,7 +355,7 @@ def _parse_tool_name(scan: FormatScanner, tools: Collection[str]) -> str | None:
     try:
         name = scan.read_pattern(_NAME)
     except TextEnded:
-        text = scan.rest_from(start)
+        text = scan.get_rest(start)
         if any(f"{tool}.call".startswith(text) for tool in tools):
             raise
         return None

@@ -344,7 +344,7 @@ def _match_unmarked(
     if end is None:
         return INCOMPLETE
     try:
-        items = _as_items(decode_json(window.text[position:end], ""))
+        items = _make_list(decode_json(window.text[position:end], ""))
     except MalformedCall:
         return NotACall(end, is_json=False)
     calls = [parse_call(item) for item in items if _has_only_call_keys(item)]
@@ -367,7 +367,7 @@ def _match_marked(window: TextWindow, position: int, end: int | None) -> Iterato
     raw = window.text[window.position : end]
     if end is None:
         raise MalformedCall("it is not complete", raw)
-    items = _as_items(decode_json(window.text[position:end], raw))
+    items = _make_list(decode_json(window.text[position:end], raw))
     if not items:
         raise MalformedCall("it is an empty list", raw)
     for item in items:
@@ -377,7 +377,7 @@ def _match_marked(window: TextWindow, position: int, end: int | None) -> Iterato
         yield call
 
 
-def _as_items(value: Any) -> list[Any]:
+def _make_list(value: Any) -> list[Any]:
     return value if is_list(value) else [value]
 
 

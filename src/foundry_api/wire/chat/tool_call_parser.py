@@ -40,8 +40,8 @@ __all__ = [
     "MalformedCall",
     "ToolCallParser",
     "ToolCallRecovery",
+    "add_tool_recovery",
     "make_call_id",
-    "with_tool_recovery",
 ]
 
 
@@ -69,7 +69,7 @@ _TRAILING_NOISE: Final = "}] \t\r\n\f\v"
 _WITHIN_LINE: Final = re.compile(r"[<f]|\[(?=T|\Z)")  # a call that may follow other text on a line
 
 
-def with_tool_recovery(stream: ChatDecoder, model_id: str, request: ChatRequest) -> ChatDecoder:
+def add_tool_recovery(stream: ChatDecoder, model_id: str, request: ChatRequest) -> ChatDecoder:
     """Wrap a decoder so that it finds tool calls in the text, if the request offers tools."""
     if not offers_tools(request):
         return stream
@@ -137,7 +137,7 @@ class ToolCallRecovery:
         """Yield the calls that the service found itself."""
         calls: list[ToolCall] = []
         for call in chunk.tool_calls:
-            name, arguments = signature = _call_signature(call)
+            name, arguments = signature = _make_signature(call)
             if signature in self._parsed_calls:
                 # SDK 1.x sends a call after the text in which it was found already.
                 self._parsed_calls.remove(signature)
@@ -175,7 +175,7 @@ class ToolCallRecovery:
             self._has_text = True
             return Chunk(piece, self._model_id, raw=raw)
         self._has_calls = True
-        self._parsed_calls.append(_call_signature(piece))
+        self._parsed_calls.append(_make_signature(piece))
         return Chunk("", self._model_id, raw=raw, tool_calls=(piece,))
 
 
@@ -339,7 +339,7 @@ def _make_truncation_error(reason: str, text: str) -> ToolCallError:
     )
 
 
-def _call_signature(call: ToolCall) -> tuple[str, object]:
+def _make_signature(call: ToolCall) -> tuple[str, object]:
     """Return name and decoded arguments, which are equal for calls that differ in notation."""
     try:
         arguments = msgspec.json.decode(call.function.arguments or "{}")

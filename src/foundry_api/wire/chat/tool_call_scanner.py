@@ -95,7 +95,7 @@ class FormatScanner:
         text, self.position = self._text[self.position : end], end + len(marker)
         return text
 
-    def rest_from(self, start: int) -> str:
+    def get_rest(self, start: int) -> str:
         """Return the text from a position on, at most as long as a marker."""
         return self._text[start : start + MAX_MARKER_LENGTH]
 

@@ -1,1 +1,1 @@
-"""What each generation of Foundry Local says and wants, one module each."""
+"""One dialect for each generation of Foundry Local."""

@@ -209,7 +209,7 @@ class Dialect(Protocol):
         """Make a decoder that corrects the generation's known mistakes."""
         ...
 
-    def non_streaming_request(self, model: Model, request: ChatRequest) -> Request | None:
+    def build_non_streaming_request(self, model: Model, request: ChatRequest) -> Request | None:
         """Build a request that explains why a stream failed; None if the stream itself does."""
         ...
 

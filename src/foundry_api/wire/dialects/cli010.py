@@ -175,7 +175,7 @@ class Cli010Dialect(CSharpDialect):
     async def _load_by_probe(self, model: Model) -> None:
         # Generating one token is the only way to find out whether a model is loaded.
         probe = ChatRequest(messages=(Message("user", "Hi"),), max_tokens=1)
-        request = self.non_streaming_request(model, probe)
+        request = self.build_non_streaming_request(model, probe)
         response = await fetch(self._client.transport, request, timeout_s=LOAD_TIMEOUT_S)
         if response.status != _OK:
             error = parse_error(response).with_context(

@@ -17,7 +17,7 @@ from foundry_api.wire.chat.stream import (
     get_tool_names,
     make_chat_body,
 )
-from foundry_api.wire.chat.tool_call_parser import with_tool_recovery
+from foundry_api.wire.chat.tool_call_parser import add_tool_recovery
 
 if TYPE_CHECKING:
     from foundry_api.types.messages import ChatRequest
@@ -82,9 +82,9 @@ class CSharpDialect:
         )
         # The services ignore stop strings.
         decoder = StopStringFilter(stream, request.stop) if request.stop else stream
-        return with_tool_recovery(decoder, model.id, request)
+        return add_tool_recovery(decoder, model.id, request)
 
-    def non_streaming_request(self, model: Model, request: ChatRequest) -> Request:
+    def build_non_streaming_request(self, model: Model, request: ChatRequest) -> Request:
         # A failed stream is a 200 whose body breaks off without a byte. The same request without
         # streaming gets an error message.
         body = self._make_body(model, request)

@@ -35,11 +35,11 @@ from foundry_api.wire.dialects.csharp import IDS_DECODER, CSharpDialect
 from foundry_api.wire.dialects.legacy_catalog import (
     CATALOG_DECODER,
     CatalogItem,
-    execution_provider_for,
-    iter_items,
+    get_execution_provider,
     make_download_body,
     make_model,
     resolve_id,
+    sort_variants,
 )
 from foundry_api.wire.dialects.model_ids import guess_aliases
 from foundry_api.wire.transport import BufferedResponse
@@ -145,7 +145,7 @@ class LegacyDialect(CSharpDialect):
         return await self._get_ids("/openai/loadedmodels")
 
     async def load(self, model: Model) -> None:
-        ep = execution_provider_for(model.id, self._catalog or ())
+        ep = get_execution_provider(model.id, self._catalog or ())
         query = f"ttl={TTL_S}" if ep is None else f"ttl={TTL_S}&ep={ep}"
         try:
             await self._client.get(
@@ -216,7 +216,7 @@ class LegacyDialect(CSharpDialect):
             )
         except ServerError as error:
             raise self._make_catalog_error(error.message) from error
-        if not (items := iter_items(listing, is_windows=self._is_windows)):
+        if not (items := sort_variants(listing, is_windows=self._is_windows)):
             # An empty list, too, means that the service could not reach its catalog.
             raise self._make_catalog_error("it is empty")
         self._catalog = items

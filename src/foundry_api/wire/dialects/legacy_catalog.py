@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 __all__ = [
     "CATALOG_DECODER",
     "CatalogItem",
-    "execution_provider_for",
-    "iter_items",
+    "get_execution_provider",
     "make_download_body",
     "make_model",
     "resolve_id",
+    "sort_variants",
 ]
 
 
@@ -53,7 +53,7 @@ CATALOG_DECODER: msgspec.json.Decoder[list[CatalogItem] | _WrappedCatalog] = msg
 )
 
 
-def iter_items(
+def sort_variants(
     listing: list[CatalogItem] | _WrappedCatalog, *, is_windows: bool
 ) -> list[CatalogItem]:
     """Return the variants, preferred ones first."""
@@ -71,7 +71,7 @@ def iter_items(
     return items
 
 
-def execution_provider_for(model_id: str, items: Sequence[CatalogItem]) -> str | None:
+def get_execution_provider(model_id: str, items: Sequence[CatalogItem]) -> str | None:
     """Return the execution provider to load a model with, or None for its default."""
     # The SDK runs generic GPU variants on CUDA if the catalog shows that CUDA is available.
     return "cuda" if _is_generic_gpu(model_id) and _has_cuda(items) else None

@@ -25,7 +25,7 @@ from foundry_api.wire.chat.stream import (
     make_chat_body,
     offers_tools,
 )
-from foundry_api.wire.chat.tool_call_parser import with_tool_recovery
+from foundry_api.wire.chat.tool_call_parser import add_tool_recovery
 from foundry_api.wire.dialects.base import (
     CATALOG_TIMEOUT_S,
     LOAD_TIMEOUT_S,
@@ -161,11 +161,11 @@ class Sdk21Dialect:
     def make_chat_decoder(self, model: Model, request: ChatRequest) -> ChatDecoder:
         if not request.tools:
             return ChatStream(model.id)
-        return with_tool_recovery(
+        return add_tool_recovery(
             ChatStream(model.id, tools=get_tool_names(request)), model.id, request
         )
 
-    def non_streaming_request(self, model: Model, request: ChatRequest) -> Request | None:
+    def build_non_streaming_request(self, model: Model, request: ChatRequest) -> Request | None:
         del model, request  # a failed stream contains its error
         return None
 
@@ -244,4 +244,4 @@ class Sdk20Dialect(Sdk21Dialect):
         )
         # It ignores stop strings.
         decoder = StopStringFilter(stream, request.stop) if request.stop else stream
-        return with_tool_recovery(decoder, model.id, request)
+        return add_tool_recovery(decoder, model.id, request)

@@ -19,7 +19,7 @@ from foundry_api.wire.chat.tool_call_matching import MalformedCall
 from foundry_api.wire.chat.tool_call_parser import (
     ToolCallParser,
     ToolCallRecovery,
-    with_tool_recovery,
+    add_tool_recovery,
 )
 
 Calls = list[tuple[str, dict[str, Any]]]
@@ -318,13 +318,13 @@ def test_no_text_is_lost(text: str) -> None:
 def test_without_tools_everything_is_text() -> None:
     request = ChatRequest(messages=(Message("user", "x"),))
     stream = ChatStream("m")
-    assert with_tool_recovery(stream, "m", request) is stream
+    assert add_tool_recovery(stream, "m", request) is stream
 
 
 def test_schemas_give_arguments_their_types() -> None:
     tool = ToolDefinition(name="weather", parameters=TOOLS["weather"])
     request = ChatRequest(messages=(Message("user", "x"),), tools=(tool,))
-    decoder = with_tool_recovery(ChatStream("m"), "m", request)
+    decoder = add_tool_recovery(ChatStream("m"), "m", request)
     chunks = [*decoder.feed(make_stream(XML_FULL, "stop"))]
     (call,) = [call for chunk in chunks for call in chunk.tool_calls]
     assert json.loads(call.function.arguments) == FULL[0][1]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from foundry_api.types.errors import ServerError, ToolCallError
 from foundry_api.types.messages import ChatRequest, Chunk, Message, ToolDefinition
 from foundry_api.wire.chat.stream import ChatStream
-from foundry_api.wire.chat.tool_call_parser import ToolCallRecovery, with_tool_recovery
+from foundry_api.wire.chat.tool_call_parser import ToolCallRecovery, add_tool_recovery
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -135,11 +135,11 @@ def test_only_requests_with_tools_are_searched() -> None:
     tool = ToolDefinition(name="clock")
     messages = (Message("user", "x"),)
     stream = ChatStream("m")
-    assert with_tool_recovery(stream, "m", ChatRequest(messages=messages)) is stream
+    assert add_tool_recovery(stream, "m", ChatRequest(messages=messages)) is stream
     none = ChatRequest(messages=messages, tools=(tool,), tool_choice="none")
-    assert with_tool_recovery(stream, "m", none) is stream
+    assert add_tool_recovery(stream, "m", none) is stream
     assert (
-        with_tool_recovery(stream, "m", ChatRequest(messages=messages, tools=(tool,))) is not stream
+        add_tool_recovery(stream, "m", ChatRequest(messages=messages, tools=(tool,))) is not stream
     )
 
 

@@ -19,11 +19,11 @@ from foundry_api.wire.dialects.legacy import LegacyDialect
 from foundry_api.wire.dialects.legacy_catalog import (
     CATALOG_DECODER,
     CatalogItem,
-    execution_provider_for,
-    iter_items,
+    get_execution_provider,
     make_download_body,
     make_model,
     resolve_id,
+    sort_variants,
 )
 from foundry_api.wire.transport import BufferedResponse
 
@@ -135,7 +135,7 @@ def test_request_has_no_stop_strings_and_a_random_seed() -> None:
     assert "stop" not in body
     assert (body["seed"], body["random_seed"]) == (7, 7)
     assert body["stream"] is True
-    plain = body_of(DIALECT.non_streaming_request(MODEL, request))
+    plain = body_of(DIALECT.build_non_streaming_request(MODEL, request))
     assert plain == {
         name: value for name, value in body.items() if name not in {"stream", "stream_options"}
     }
@@ -214,8 +214,8 @@ CPU_OLD = variant("phi-generic-cpu:1", "CPU")
 
 def test_catalog_may_be_an_array_or_an_object() -> None:
     item = b'{"name":"phi-generic-cpu:1","alias":"phi","runtime":{"deviceType":"CPU"}}'
-    bare = iter_items(CATALOG_DECODER.decode(b"[" + item + b"]"), is_windows=False)
-    wrapped = iter_items(CATALOG_DECODER.decode(b'{"models":[' + item + b"]}"), is_windows=False)
+    bare = sort_variants(CATALOG_DECODER.decode(b"[" + item + b"]"), is_windows=False)
+    wrapped = sort_variants(CATALOG_DECODER.decode(b'{"models":[' + item + b"]}"), is_windows=False)
     assert bare == wrapped
     assert bare[0].name == "phi-generic-cpu:1"
 
@@ -232,20 +232,20 @@ def test_catalog_may_be_an_array_or_an_object() -> None:
 def test_windows_prefers_the_cpu_to_a_generic_gpu(
     items: list[CatalogItem], first: CatalogItem
 ) -> None:
-    assert iter_items(items, is_windows=True)[0] == first
-    assert iter_items(items, is_windows=False) == items
+    assert sort_variants(items, is_windows=True)[0] == first
+    assert sort_variants(items, is_windows=False) == items
 
 
 @given(st.lists(st.sampled_from([NPU, GPU, CUDA, CPU, CPU_OLD]), unique_by=lambda item: item.name))
 def test_preferring_a_variant_loses_none(items: list[CatalogItem]) -> None:
-    preferred = iter_items(items, is_windows=True)
+    preferred = sort_variants(items, is_windows=True)
     assert sorted(item.name for item in preferred) == sorted(item.name for item in items)
 
 
 def test_generic_gpu_variant_runs_on_cuda() -> None:
-    assert execution_provider_for(GPU.name, [GPU, CUDA]) == "cuda"
-    assert execution_provider_for(GPU.name, [GPU, CPU]) is None
-    assert execution_provider_for(CPU.name, [GPU, CUDA]) is None
+    assert get_execution_provider(GPU.name, [GPU, CUDA]) == "cuda"
+    assert get_execution_provider(GPU.name, [GPU, CPU]) is None
+    assert get_execution_provider(CPU.name, [GPU, CUDA]) is None
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,7 @@ def test_answer_at_its_limit_is_truncated(
 def test_non_streaming_request() -> None:
     request = make_chat_request([{"role": "user", "content": "Hi"}], max_tokens=9, stop="x")
     plain, streamed = (
-        dialect().non_streaming_request(PHI, request),
+        dialect().build_non_streaming_request(PHI, request),
         dialect().build_chat_request(PHI, request),
     )
     assert plain
