@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Disconnect", "ErrorReply", "FakeService", "Reply", "Stall", "ToolCalls", "skip_sleeps"]
 
+# SDK 2.x serves the models that are registered on this machine below this path.
 _PREFIX = "/catalogs/local"
 _CHUNK_PATTERN = re.compile(r"\s*\S+\s*$|\s*\S+|\s+")
 
@@ -174,10 +175,10 @@ class FakeService:
         application.add_routes(
             [
                 web.get("/status", self._get_status),
-                web.get("/v1/models", self._refuse_catalog),
+                web.get("/v1/models", self._list_public_models),
                 web.get(f"{_PREFIX}/v1/models", self._list_models),
                 web.get(f"{_PREFIX}/models/loaded", self._list_loaded),
-                web.get(f"{_PREFIX}/models/{{verb:load|unload}}/{{alias}}", self._acknowledge),
+                web.get(f"{_PREFIX}/models/{{verb:load|unload}}/{{alias}}", self._load_or_unload),
                 web.post(f"{_PREFIX}/v1/chat/completions", self._chat),
             ]
         )
@@ -188,8 +189,8 @@ class FakeService:
             {"endpoints": [self.base_url], "modelCachePath": "fake", "pid": os.getpid()}
         )
 
-    async def _refuse_catalog(self, _request: web.Request) -> web.Response:
-        return _json_response({"object": "list", "data": []})  # what 2.x answers offline
+    async def _list_public_models(self, _request: web.Request) -> web.Response:
+        return _json_response({"object": "list", "data": []})  # as SDK 2.x answers offline
 
     async def _list_models(self, _request: web.Request) -> web.Response:
         return _json_response({"object": "list", "data": [{"id": self._model_id}]})
@@ -197,7 +198,7 @@ class FakeService:
     async def _list_loaded(self, _request: web.Request) -> web.Response:
         return _json_response([self._model_id])
 
-    async def _acknowledge(self, _request: web.Request) -> web.Response:
+    async def _load_or_unload(self, _request: web.Request) -> web.Response:
         return _json_response({})
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
