@@ -1,4 +1,4 @@
-"""The engine host dies under load, with SIGKILL, and every caller learns the truth."""
+"""The engine host is killed under load: every call is answered or fails."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PROMPT = "Tell me a long story about the sea."
 
 @pytest.fixture
 async def client(home: Path, tmp_path: Path) -> AsyncIterator[FoundryAPIClient]:
-    """A client with an engine of its own, which has a model that takes its time."""
+    """A client with its own engine, which has a slow model."""
     scripted = tmp_path / "scripted"
     scripted.mkdir()
     build(scripted)
@@ -35,44 +35,40 @@ async def client(home: Path, tmp_path: Path) -> AsyncIterator[FoundryAPIClient]:
 
 
 def slow_stream(client: FoundryAPIClient) -> AsyncIterator[Chunk]:
-    """An answer of several seconds, so that the engine dies in the middle of it."""
+    """Stream an answer for several seconds, so that the engine can be killed during it."""
     return client.stream_complete("say-slowly", model="scripted", max_tokens=500)
 
 
 def kill(home: Path) -> None:
-    """What the kernel does when memory runs out, and a segmentation fault in effect."""
+    """Kill the host, as the kernel does when memory runs out."""
     (host,) = list_hosts(home)
     host.kill()
     psutil.wait_procs([host], timeout=10)
 
 
-async def rest_of(stream: AsyncIterator[Chunk]) -> str:
+async def read_text(stream: AsyncIterator[Chunk]) -> str:
     return "".join([chunk.content async for chunk in stream])
 
 
-async def outcome(client: FoundryAPIClient) -> Completion | errors.FoundryError:
+async def complete(client: FoundryAPIClient) -> Completion | errors.FoundryError:
     try:
         return await client.complete(PROMPT, max_tokens=64, temperature=0)
     except errors.FoundryError as error:
         return error
 
 
-async def test_a_stream_that_had_begun_is_interrupted_and_keeps_its_text(
-    client: FoundryAPIClient, home: Path
-) -> None:
+async def test_an_interrupted_stream_keeps_its_text(client: FoundryAPIClient, home: Path) -> None:
     stream = slow_stream(client)
     text = (await anext(stream)).content
     kill(home)
     with pytest.raises(errors.StreamInterrupted) as caught:
-        await rest_of(stream)
+        await read_text(stream)
     assert text
     assert caught.value.partial.startswith(text)
     assert caught.value.attempts == 1
 
 
-async def test_the_next_caller_finds_the_new_engine_at_its_new_port(
-    client: FoundryAPIClient, home: Path
-) -> None:
+async def test_the_next_call_uses_the_new_engine(client: FoundryAPIClient, home: Path) -> None:
     first = await client.complete("Hello", max_tokens=2)
     kill(home)
     second = await client.complete("Hello", max_tokens=2)
@@ -80,7 +76,7 @@ async def test_the_next_caller_finds_the_new_engine_at_its_new_port(
     assert second.service != first.service
 
 
-async def test_what_was_loaded_is_loaded_again_before_anybody_asks(
+async def test_loaded_models_are_loaded_again_after_a_crash(
     client: FoundryAPIClient, home: Path
 ) -> None:
     stream = slow_stream(client)
@@ -88,35 +84,37 @@ async def test_what_was_loaded_is_loaded_again_before_anybody_asks(
     loaded = (await client.health_check()).loaded_models
     kill(home)
     with pytest.raises(errors.StreamInterrupted):
-        await rest_of(stream)
+        await read_text(stream)
     (service,) = client.services
     await wait_until_async(lambda: service.connection and service.connection.loaded)
     assert (await client.health_check()).loaded_models == loaded
     assert len(loaded) == 1
 
 
-async def test_no_call_is_lost_in_silence_however_often_the_engine_dies(home: Path) -> None:
-    """Each is answered, or tells that it broke off and what it had said."""
+async def test_every_call_is_answered_or_interrupted(home: Path) -> None:
+    """A call that fails has the text that it received before."""
     limits = LimiterSettings(concurrency=4)
     async with FoundryAPIClient(
         service="embedded", home=home, model="demo", max_retries=5, limiter=limits
     ) as client:
         await client.complete("Hello", max_tokens=2)
-        calls = [asyncio.create_task(outcome(client)) for _ in range(80)]
+        calls = [asyncio.create_task(complete(client)) for _ in range(80)]
         for done in (10, 30, 50):
             await wait_until_async(lambda n=done: sum(call.done() for call in calls) >= n)  # type: ignore[misc]
             kill(home)
-        ends = await asyncio.gather(*calls)
-    answered = [end for end in ends if not isinstance(end, errors.FoundryError)]
-    failed = [end for end in ends if isinstance(end, errors.FoundryError)]
-    assert all(isinstance(end, errors.StreamInterrupted) and end.partial for end in failed)
+        outcomes = await asyncio.gather(*calls)
+    answered = [outcome for outcome in outcomes if not isinstance(outcome, errors.FoundryError)]
+    failed = [outcome for outcome in outcomes if isinstance(outcome, errors.FoundryError)]
+    assert all(
+        isinstance(outcome, errors.StreamInterrupted) and outcome.partial for outcome in failed
+    )
     assert len(failed) <= 3 * 4
     assert len(answered) >= 80 - 3 * 4
     assert {answer.content for answer in answered} == {answered[0].content}
     assert len({answer.service for answer in answered}) == 4
 
 
-async def test_the_deadline_bounds_the_restart_too(client: FoundryAPIClient, home: Path) -> None:
+async def test_the_deadline_includes_the_restart(client: FoundryAPIClient, home: Path) -> None:
     await client.complete("Hello", max_tokens=2)
     kill(home)
     with pytest.raises(errors.FoundryError, match="deadline") as caught:
@@ -125,7 +123,7 @@ async def test_the_deadline_bounds_the_restart_too(client: FoundryAPIClient, hom
     assert (await client.complete("Hello", max_tokens=2)).content
 
 
-async def test_of_two_services_the_one_that_lives_takes_the_calls(tmp_path: Path) -> None:
+async def test_calls_go_to_the_remaining_service(tmp_path: Path) -> None:
     homes = [tmp_path / name for name in ("a", "b")]
     owners = [FoundryAPIClient(service="embedded", home=home, model="demo") for home in homes]
     try:

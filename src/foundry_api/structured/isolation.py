@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
+from foundry_api.storage.process import NO_WINDOW
 from foundry_api.structured.errors import ValidationTimeout
 from foundry_api.types.user_code import try_in_thread
 
@@ -47,7 +48,7 @@ def validate_in_process(schema: dict[str, Any], text: str, limit_s: float) -> li
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             # Without it, Windows opens a console window.
-            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+            creationflags=NO_WINDOW,
         )
     except OSError as error:
         raise ValidationTimeout(
