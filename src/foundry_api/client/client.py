@@ -18,7 +18,7 @@ from foundry_api.core.options import ChatOptions
 from foundry_api.core.residency.policy import ModelResidency
 from foundry_api.core.runtime import ClientRuntime
 from foundry_api.resilience.breaker import BreakerSettings
-from foundry_api.resilience.deadline import Deadline, enforce_deadline
+from foundry_api.resilience.deadline import Deadline, current_deadline, enforce_deadline
 from foundry_api.resilience.limiter import LimiterSettings
 from foundry_api.types.checks import (
     check_cache,
@@ -287,7 +287,7 @@ class FoundryAPIClient(ChatMethods, ToolMethods, EndpointMethods, BatchMethods):
                 is_validated=is_validated,
             ),
             timeout_s=settings.timeout_s if timeout_s is None else timeout_s,
-            deadline=Deadline.after(deadline_s),
+            deadline=current_deadline() if deadline_s is None else Deadline.after(deadline_s),
             download=download is not None and check_flag("download", download),
             cache=check_cache(options["cache"]) if "cache" in options else "auto",
         )

@@ -313,11 +313,18 @@ class ChatStream:
                 return EMPTY_DELTA
             choice = first_choice
         if choice.finish_reason is not None:
-            check_choice(choice)  # its error says more than a finish reason such as "error"
-            self._finish_reason = parse_finish_reason(choice.finish_reason) or self._finish_reason
+            # Every stream ends here, nearly always with "stop" and without an error: the functions
+            # for the rest are called only when needed. An error says more than its finish reason.
+            if choice.error:
+                check_choice(choice)
+            reason = choice.finish_reason
+            self._finish_reason = (
+                "stop" if reason == "stop" else parse_finish_reason(reason) or self._finish_reason
+            )
         delta = choice.full_delta if choice.delta is None else choice.delta
         if delta.content:
             return delta
-        check_choice(choice)
+        if choice.error:
+            check_choice(choice)
         has_more = delta.tool_calls or delta.reasoning_content or delta.reasoning
         return delta if has_more or delta.refusal or delta.function_call else EMPTY_DELTA
