@@ -40,24 +40,24 @@ async def transport() -> AsyncIterator[HttpTransport]:
     await transport.aclose()
 
 
-async def once(peer: Peer) -> None:
+async def answer_once(peer: Peer) -> None:
     """Answers once, and waits until the client leaves."""
     await peer.request()
     await peer.send(make_stream_head(), *map(encode_chunk, encode_events("Hello")), b"0\r\n\r\n")
     await peer.wait_closed()
 
 
-async def read_to_its_end(response: HttpResponse) -> None:
+async def drain(response: HttpResponse) -> None:
     while await response.read():
         pass
 
 
-async def read_whole(transport: HttpTransport, request: Request) -> bytes:
+async def read_body(transport: HttpTransport, request: Request) -> bytes:
     return (await fetch(transport, request, timeout_s=5)).body
 
 
 @pytest.mark.parametrize(
-    ("url", "direct_one"),
+    ("url", "expected"),
     [
         ("http://127.0.0.1:5273/status", True),
         ("http://localhost:5273/status", True),
@@ -67,18 +67,18 @@ async def read_whole(transport: HttpTransport, request: Request) -> bytes:
         ("http://127.0.0.1.example.com/status", False),
     ],
 )
-def test_only_loopback_http_uses_the_loopback_pool(url: str, *, direct_one: bool) -> None:
-    assert is_loopback_http(url) is direct_one
+def test_only_loopback_http_uses_the_loopback_pool(url: str, *, expected: bool) -> None:
+    assert is_loopback_http(url) is expected
 
 
 @pytest.mark.parametrize(
-    "is_direct_", [is_loopback_http, lambda _: False], ids=["direct", "session"]
+    "use_loopback", [is_loopback_http, lambda _: False], ids=["direct", "session"]
 )
-async def test_pool_and_session_send_the_same_request(is_direct_: object) -> None:
-    transport = HttpTransport(use_loopback=is_direct_)  # type: ignore[arg-type]
+async def test_pool_and_session_send_the_same_request(use_loopback: object) -> None:
+    transport = HttpTransport(use_loopback=use_loopback)  # type: ignore[arg-type]
     async with ScriptedServer(send_once(make_response(200, b"body"))) as server:
         headers = {"Content-Type": "application/json", "X-Mine": "mine", "Accept": "text/x"}
-        await read_whole(transport, Request("POST", f"{server.base_url}/a:1?b=c", headers, b"{}"))
+        await read_body(transport, Request("POST", f"{server.base_url}/a:1?b=c", headers, b"{}"))
         (request,) = server.requests
     await transport.aclose()
     assert (request.method, request.path, request.body) == ("POST", "/a:1?b=c", b"{}")
@@ -106,7 +106,7 @@ async def test_header_injection_is_refused(transport: HttpTransport, value: str)
 async def test_interim_responses_are_skipped(transport: HttpTransport) -> None:
     interim = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
     async with ScriptedServer(send_once(interim, make_response(200, b"body"))) as server:
-        assert await read_whole(transport, Request("GET", f"{server.base_url}/", {})) == b"body"
+        assert await read_body(transport, Request("GET", f"{server.base_url}/", {})) == b"body"
 
 
 async def test_connection_close_is_respected(
@@ -115,7 +115,7 @@ async def test_connection_close_is_respected(
     closing = send_once(make_head(200, length=0, more="Connection: close\r\n"), stay=True)
     async with ScriptedServer(closing) as server:
         for _ in range(2):
-            await read_whole(transport, Request("GET", f"{server.base_url}/", {}))
+            await read_body(transport, Request("GET", f"{server.base_url}/", {}))
         assert [request.connection for request in server.requests] == [0, 1]
 
 
@@ -130,8 +130,8 @@ async def test_unrequested_bytes_end_a_connection(transport: HttpTransport) -> N
 
     async with ScriptedServer(talkative, send_once(make_response(200, b"mine too"))) as server:
         request = Request("GET", f"{server.base_url}/", {})
-        assert await read_whole(transport, request) == b"mine"
-        assert await read_whole(transport, request) == b"mine too"
+        assert await read_body(transport, request) == b"mine"
+        assert await read_body(transport, request) == b"mine too"
 
 
 async def test_idle_connection_is_closed_after_a_while(
@@ -139,21 +139,21 @@ async def test_idle_connection_is_closed_after_a_while(
 ) -> None:
     monkeypatch.setattr(loopback, "IDLE_CONNECTION_S", 0.05)
 
-    async with ScriptedServer(once) as server:
-        await read_whole(transport, Request("GET", f"{server.base_url}/", {}))
+    async with ScriptedServer(answer_once) as server:
+        await read_body(transport, Request("GET", f"{server.base_url}/", {}))
         await server.wait_closed()
 
 
 async def test_aclose_closes_busy_and_idle_connections(transport: HttpTransport) -> None:
     endless = send_forever(make_head(200), encode_chunk(b"a"), pause_s=0.001)
-    async with ScriptedServer(once, endless) as server:
+    async with ScriptedServer(answer_once, endless) as server:
         request = Request("GET", f"{server.base_url}/", {})
         idle, busy = await transport.send(request), await transport.send(request)
-        await read_to_its_end(idle)
+        await drain(idle)
         idle.close()
         await transport.aclose()
         with pytest.raises(errors.StreamInterrupted):
-            await read_to_its_end(busy)
+            await drain(busy)
         await server.wait_closed(0)
         await server.wait_closed(1)
         busy.close()
@@ -164,7 +164,7 @@ def test_one_transport_serves_successive_event_loops() -> None:
 
     async def program() -> None:
         async with ScriptedServer(answer_all("Hello")) as server:
-            await read_whole(transport, Request("GET", f"{server.base_url}/", {}))
+            await read_body(transport, Request("GET", f"{server.base_url}/", {}))
 
     asyncio.run(program())
     asyncio.run(program())
