@@ -175,8 +175,8 @@ class ServicePool:
 
     def select(self, name: str, tried: AbstractSet[ServiceHandle]) -> ServiceHandle | None:
         """As `select_for_model`, but returns None if that would have to connect first."""
-        if len(self._services) == 1 and name.lower() == DEMO:
-            return None
+        if len(self._services) == 1:
+            return None if name.lower() == DEMO else self._services[0]
         return self.pick(tried)
 
     async def select_for_model(
