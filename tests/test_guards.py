@@ -1,4 +1,4 @@
-"""The guards around a call, as a program meets them: a real client and a service on a socket."""
+"""Breakers, retries, the queue and timeouts, with a real client and a service on a socket."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def outcome(client: FoundryAPIClient, prompt: str = "Hi") -> str:
         return type(error).__name__
 
 
-async def test_a_service_that_fails_is_left_alone_and_one_caller_finds_it_back() -> None:
+async def test_open_breaker_rejects_calls_until_one_probe_succeeds() -> None:
     script = [ErrorReply(), ErrorReply(), "Hello"]
     changes: list[Event] = []
     async with (
@@ -49,16 +49,16 @@ async def test_a_service_that_fails_is_left_alone_and_one_caller_finds_it_back()
         assert 0 < caught.value.retry_after_s <= OPEN_S
         assert len(service.requests) == 2
         await asyncio.sleep(2 * OPEN_S)
-        told = await asyncio.gather(*(outcome(client) for _ in range(50)))
-        assert sorted(told) == ["CircuitOpen"] * 49 + ["Hello"]
+        outcomes = await asyncio.gather(*(outcome(client) for _ in range(50)))
+        assert sorted(outcomes) == ["CircuitOpen"] * 49 + ["Hello"]
         assert len(service.requests) == 3
         assert await outcome(client) == "Hello"
     states = [change.new for change in changes if isinstance(change, BreakerChanged)]
     assert states == ["open", "half-open", "closed"]
 
 
-async def test_a_half_open_breaker_asks_for_the_status_before_a_user_pays() -> None:
-    """While the service does not even tell its status, no call is sent."""
+async def test_half_open_breaker_probes_the_status_before_a_call() -> None:
+    """While the service does not report its status, no call is sent."""
 
     healthy = Healthy()
 
@@ -81,7 +81,7 @@ async def test_a_half_open_breaker_asks_for_the_status_before_a_user_pays() -> N
         assert len(server.requests) == sent
 
 
-async def test_an_outage_costs_each_caller_one_request_once_the_budget_is_spent() -> None:
+async def test_outage_costs_one_request_per_call_once_the_budget_is_spent() -> None:
     never = BreakerSettings(minimum_calls=1000, window_calls=1000)
     async with (
         FakeService(ErrorReply()) as service,
@@ -95,7 +95,7 @@ async def test_an_outage_costs_each_caller_one_request_once_the_budget_is_spent(
     assert len(service.requests) == 101 + 100  # the callers, and the budget
 
 
-async def test_the_final_error_holds_the_cause_of_every_attempt() -> None:
+async def test_final_error_has_the_cause_of_every_attempt() -> None:
     script = (ErrorReply(503, retry_after_s=0), Disconnect(), ErrorReply(message="boom"))
     async with (
         FakeService(*script) as service,
@@ -107,13 +107,13 @@ async def test_the_final_error_holds_the_cause_of_every_attempt() -> None:
     assert causes == [errors.ServiceOverloaded, errors.StreamInterrupted, errors.ServerError]
 
 
-async def test_the_next_model_answers_when_the_one_before_is_not_there() -> None:
+async def test_next_model_is_used_if_the_first_is_missing() -> None:
     async with FakeService("Hello") as service, FoundryAPIClient(service.base_url) as client:
         answer = await client.complete("Hi", model=["fake-but-better", "fake"])
     assert (answer.content, answer.model) == ("Hello", "fake:1")
 
 
-async def test_the_next_service_answers_when_one_fails_and_nobody_waits() -> None:
+async def test_failover_to_the_next_service_is_immediate() -> None:
     nobody = await get_unused_url()
     async with FakeService(ErrorReply()) as failing, FakeService("Hello") as working:
         urls = [nobody, failing.base_url, working.base_url]
@@ -124,7 +124,7 @@ async def test_the_next_service_answers_when_one_fails_and_nobody_waits() -> Non
     assert waits == []
 
 
-async def test_calls_go_to_the_service_with_the_least_in_flight() -> None:
+async def test_calls_go_to_the_service_with_the_fewest_calls_in_flight() -> None:
     async with FakeService(Stall(after="a")) as first, FakeService(Stall(after="b")) as second:
         urls = [first.base_url, second.base_url]
         async with FoundryAPIClient(base_urls=urls, model="fake") as client:
@@ -135,7 +135,7 @@ async def test_calls_go_to_the_service_with_the_least_in_flight() -> None:
     assert sorted(texts) == ["a", "a", "b", "b"]
 
 
-async def test_a_call_tells_how_long_it_waited_for_its_turn() -> None:
+async def test_call_reports_its_time_in_the_queue() -> None:
     async with FakeService("Hello") as service:
         limits = LimiterSettings(concurrency=1)
         async with FoundryAPIClient(service.base_url, model="fake", limiter=limits) as client:
@@ -146,7 +146,7 @@ async def test_a_call_tells_how_long_it_waited_for_its_turn() -> None:
     assert all(answer.timings.total_s >= answer.timings.queued_s for answer in answers)
 
 
-async def test_one_call_too_many_is_refused_at_once() -> None:
+async def test_call_beyond_the_queue_is_rejected_at_once() -> None:
     limits = LimiterSettings(concurrency=1, queue=0)
     async with (
         FakeService(Stall(after="a")) as service,
@@ -161,7 +161,7 @@ async def test_one_call_too_many_is_refused_at_once() -> None:
     assert len(service.requests) == 1
 
 
-async def test_a_deadline_bounds_the_wait_for_a_turn() -> None:
+async def test_deadline_limits_the_time_in_the_queue() -> None:
     limits = LimiterSettings(concurrency=1)
     async with (
         FakeService(Stall(after="a")) as service,
@@ -176,7 +176,7 @@ async def test_a_deadline_bounds_the_wait_for_a_turn() -> None:
     assert len(service.requests) == 1
 
 
-async def test_a_timeout_of_auto_takes_the_default_until_enough_was_seen() -> None:
+async def test_auto_timeout_uses_the_default_until_latencies_are_known() -> None:
     script = ["Hello"] * 10
     async with (
         FakeService(*script, Reply("Bye")) as service,
@@ -199,7 +199,7 @@ async def test_closing_the_client_ends_a_stream_with_the_reason() -> None:
     assert caught.value.partial == "".join(text) == "Some text"
 
 
-async def test_every_call_is_counted_however_it_ended() -> None:
+async def test_every_call_is_counted_whatever_its_outcome() -> None:
     ends: list[Event] = []
     script = (
         "Hello",
@@ -212,12 +212,12 @@ async def test_every_call_is_counted_however_it_ended() -> None:
         FoundryAPIClient(service.base_url, model="fake", max_retries=0) as client,
     ):
         client.events.subscribe(ends.append, CallEnded)
-        told = [await outcome(client) for _ in range(3)]
+        outcomes = [await outcome(client) for _ in range(3)]
         stream = client.stream_complete("Hi")
         await anext(stream)
         await stream.aclose()
         (series,) = client.metrics.snapshot().series
-    assert told == ["Hello", "InvalidRequest", "StreamInterrupted"]
+    assert outcomes == ["Hello", "InvalidRequest", "StreamInterrupted"]
     assert (series.answered, series.failed, series.cancelled) == (1, 2, 1)
     assert series.errors == {"InvalidRequest": 1, "StreamInterrupted": 1}
     assert len(ends) == series.calls == 4

@@ -1,4 +1,4 @@
-"""A cache and a transport of the user's own may raise anything, and never leave a foreign error."""
+"""Caches and transports of the user may raise anything; calls only raise errors of this package."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class OwnCache(ResponseCache):
-    """Fails at one thing; or does `instead` for it."""
+    """A cache with one method that fails or is replaced."""
 
     def __init__(self, name: str, instead: Callable[..., Any]) -> None:
         # `ResponseCache.__init__` is not called: a user may forget that.
@@ -62,7 +62,7 @@ def later(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @any_failure
 @pytest.mark.parametrize("name", ["get", "put", "lock", "bind", "unbind", "close"])
-async def test_a_call_goes_on_without_a_cache_that_fails(
+async def test_call_continues_without_a_failing_cache(
     name: str, failure: type[BaseException], caplog: pytest.LogCaptureFixture
 ) -> None:
     failing = raiser(failure)
@@ -81,7 +81,7 @@ async def test_a_call_goes_on_without_a_cache_that_fails(
 
 @any_failure
 @pytest.mark.parametrize("when", ["entering", "leaving"])
-async def test_a_turn_that_fails_is_none(when: str, failure: type[BaseException]) -> None:
+async def test_failing_cache_lock_is_ignored(when: str, failure: type[BaseException]) -> None:
     @asynccontextmanager
     async def turn(_key: str) -> AsyncIterator[None]:
         if when == "entering":
@@ -97,14 +97,14 @@ async def test_a_turn_that_fails_is_none(when: str, failure: type[BaseException]
 
 
 @pytest.mark.parametrize("answer", ["text", 5, bytearray(b"x"), b"damaged", [b"x"]])
-async def test_what_a_cache_gives_that_is_no_answer_is_none(answer: object) -> None:
+async def test_cached_value_that_is_not_bytes_is_ignored(answer: object) -> None:
     async with FakeService("Hello") as service:
         cache = OwnCache("get", later(lambda _key: answer))
         async with FoundryAPIClient(service.base_url, model="fake", cache=cache) as client:
             assert (await client.complete("Hi", temperature=0)).content == "Hello"
 
 
-async def test_a_cache_that_hangs_is_waited_for_until_the_deadline() -> None:
+async def test_hanging_cache_is_awaited_until_the_deadline() -> None:
     async def hang(*_: object) -> None:
         await asyncio.Event().wait()
 
@@ -116,7 +116,7 @@ async def test_a_cache_that_hangs_is_waited_for_until_the_deadline() -> None:
 
 
 class OwnResponse:
-    """A response whose methods may be replaced by others."""
+    """A response with replaceable methods."""
 
     def __init__(self, response: Any, methods: dict[str, Any]) -> None:
         self.status, self.headers = response.status, response.headers
@@ -136,7 +136,7 @@ class OwnResponse:
 
 
 class OwnTransport:
-    """Fails at chat completions only, so that the service is found."""
+    """A transport that fails only for chat completions, so that the service is found."""
 
     def __init__(self, **methods: Any) -> None:
         self._transport = HttpTransport()
@@ -155,7 +155,7 @@ class OwnTransport:
 
 @any_failure
 @pytest.mark.parametrize("name", ["send", "read"])
-async def test_what_a_transport_raises_is_a_typed_error(
+async def test_error_of_a_transport_becomes_a_typed_error(
     name: str, failure: type[BaseException]
 ) -> None:
     transport: Any = OwnTransport(**{name: later(raiser(failure))})
@@ -169,7 +169,7 @@ async def test_what_a_transport_raises_is_a_typed_error(
 
 
 @any_failure
-async def test_a_response_that_cannot_be_closed_is_logged(
+async def test_response_that_cannot_be_closed_is_logged(
     failure: type[BaseException], caplog: pytest.LogCaptureFixture
 ) -> None:
     transport: Any = OwnTransport(close=raiser(failure))
@@ -191,9 +191,7 @@ async def test_a_response_that_cannot_be_closed_is_logged(
         ({"headers": None}, "send returned OwnResponse"),
     ],
 )
-async def test_what_a_transport_gives_that_is_no_response(
-    methods: dict[str, Any], words: str
-) -> None:
+async def test_transport_that_returns_no_response(methods: dict[str, Any], words: str) -> None:
     transport: Any = OwnTransport(**methods)
     async with FakeService("Hello") as service:
         async with FoundryAPIClient(service.base_url, model="fake", transport=transport) as client:
@@ -203,7 +201,7 @@ async def test_what_a_transport_gives_that_is_no_response(
         await transport.aclose()
 
 
-async def test_an_error_of_this_package_goes_on_as_it_is() -> None:
+async def test_error_of_this_package_passes_unchanged() -> None:
     async def broken() -> bytes:
         raise StreamInterrupted("the tunnel fell")
 
@@ -218,7 +216,7 @@ async def test_an_error_of_this_package_goes_on_as_it_is() -> None:
         await transport.aclose()
 
 
-def test_the_blocking_client_with_a_transport_that_fails() -> None:
+def test_blocking_client_with_a_failing_transport() -> None:
     async def send(request: Request) -> Any:
         raise ConnectionResetError(f"to {request.method}")
 

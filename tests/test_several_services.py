@@ -1,4 +1,4 @@
-"""Calls to several services at once, from the first one on."""
+"""Calls to several services at once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def serving(gate: asyncio.Event | None = None) -> Script:
-    """A service of 2.1 with one model, which answers once the gate is open."""
+    """A service of SDK 2.1 with one model, which answers once the gate is open."""
 
     async def script(peer: Peer) -> None:
         while True:
@@ -45,12 +45,14 @@ def serving(gate: asyncio.Event | None = None) -> Script:
 
 
 def chats(server: ScriptedServer) -> int:
-    return sum(each.path.endswith("/chat/completions") for each in server.requests)
+    return sum(request.path.endswith("/chat/completions") for request in server.requests)
 
 
 @pytest.mark.parametrize("limits", [LimiterSettings(), LimiterSettings(concurrency=1)])
 @pytest.mark.parametrize("size", [2, 3])
-async def test_a_burst_at_cold_services_is_shared(limits: LimiterSettings, size: int) -> None:
+async def test_burst_at_unloaded_services_is_distributed(
+    limits: LimiterSettings, size: int
+) -> None:
     servers = [ScriptedServer(serving()) for _ in range(size)]
     for server in servers:
         await server.__aenter__()
@@ -67,7 +69,7 @@ async def test_a_burst_at_cold_services_is_shared(limits: LimiterSettings, size:
     assert min(counts) >= 48 / size * 0.6, counts
 
 
-async def test_calls_that_wait_at_a_stuck_service_move_to_one_that_is_free() -> None:
+async def test_calls_in_the_queue_of_a_stuck_service_move_to_a_free_one() -> None:
     gate = asyncio.Event()
     async with ScriptedServer(serving(gate)) as stuck, ScriptedServer(serving()) as free:
         urls = [stuck.base_url, free.base_url]
@@ -86,10 +88,10 @@ async def test_calls_that_wait_at_a_stuck_service_move_to_one_that_is_free() -> 
             statistics = [service.limiter.statistics() for service in client.services]
     assert [completion.content for completion in completions] == ["Hello"] * 10
     assert all(len(completion.attempts) == 1 for completion in completions)
-    assert [(each.in_flight, each.queued) for each in statistics] == [(0, 0)] * 2
+    assert [(service.in_flight, service.queued) for service in statistics] == [(0, 0)] * 2
 
 
-async def test_a_call_that_leaves_as_it_is_moved_takes_no_turn() -> None:
+async def test_call_cancelled_while_it_moves_takes_no_slot() -> None:
     gate = asyncio.Event()
     async with ScriptedServer(serving(gate)) as stuck, ScriptedServer(serving()) as free:
         urls = [stuck.base_url, free.base_url]
@@ -106,4 +108,4 @@ async def test_a_call_that_leaves_as_it_is_moved_takes_no_turn() -> None:
             assert (await client.complete("Hi")).content == "Hello"
             statistics = [service.limiter.statistics() for service in client.services]
             assert all(not service.attempts for service in client.services)
-    assert [(each.in_flight, each.queued) for each in statistics] == [(0, 0)] * 2
+    assert [(service.in_flight, service.queued) for service in statistics] == [(0, 0)] * 2

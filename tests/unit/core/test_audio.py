@@ -1,4 +1,4 @@
-"""WAV files of every kind are divided at silence, and nothing of them is lost."""
+"""Dividing WAV files of all formats at silence without loss, and durations of other files."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def wav(
 
 
 def samples(*stretches: tuple[float, float]) -> Samples:
-    """Noise, from -1 to 1: stretches of so many seconds, each so loud."""
+    """Return noise from -1 to 1, in stretches of (seconds, loudness)."""
     rng = np.random.default_rng(1)
     return np.concatenate([rng.uniform(-v, v, int(s * RATE)) for s, v in stretches])
 
@@ -57,14 +57,14 @@ def encoded(values: Samples, encoding: int, bits: int) -> bytes:
         return (signed ^ (0x55 if encoding == A_LAW else 0x7F)).astype(np.uint8).tobytes()
     if bits == 8:
         return (values * 127 + 128).astype(np.uint8).tobytes()
-    whole = (values * (2 ** (bits - 1) - 1)).astype("<i4")
+    samples = (values * (2 ** (bits - 1) - 1)).astype("<i4")
     if bits == 24:
-        return whole.view(np.uint8).reshape(-1, 4)[:, :3].tobytes()
-    return whole.astype(f"<i{bits // 8}").tobytes()
+        return samples.view(np.uint8).reshape(-1, 4)[:, :3].tobytes()
+    return samples.astype(f"<i{bits // 8}").tobytes()
 
 
 def cuts(content: bytes) -> list[float]:
-    """Where a file is divided, in seconds."""
+    """Return where a file is divided, in seconds."""
     file = io.BytesIO(content)
     wave = read_wave(file)
     assert wave
@@ -79,7 +79,7 @@ def cuts(content: bytes) -> list[float]:
 
 @pytest.mark.parametrize(("encoding", "bits"), KINDS)
 @pytest.mark.parametrize("channels", [1, 2])
-def test_it_is_divided_in_a_pause(encoding: int, bits: int, channels: int) -> None:
+def test_wave_is_divided_in_a_pause(encoding: int, bits: int, channels: int) -> None:
     spoken = samples((23, 0.8), (0.5, 0.001), (33, 0.8))
     data = encoded(np.repeat(spoken, channels), encoding, bits)
     first, *_, last = cuts(wav(data, encoding, bits, channels))
@@ -88,13 +88,13 @@ def test_it_is_divided_in_a_pause(encoding: int, bits: int, channels: int) -> No
 
 
 @pytest.mark.parametrize("seconds", [30.1, 33, 59.9, 60, 61, 95, 300])
-def test_no_part_is_too_long_or_very_short(seconds: float) -> None:
+def test_no_part_is_too_long_or_too_short(seconds: float) -> None:
     ends = cuts(wav(encoded(samples((seconds, 0.5)), PCM, 16)))
     assert min(b - a for a, b in zip([0, *ends], ends, strict=False)) >= 5
 
 
 @pytest.mark.parametrize(("encoding", "bits"), KINDS)
-def test_the_parts_have_every_byte_and_the_same_format(encoding: int, bits: int) -> None:
+def test_parts_have_all_bytes_and_the_same_format(encoding: int, bits: int) -> None:
     data = encoded(samples((70, 0.5)), encoding, bits)
     file = io.BytesIO(wav(data, encoding, bits))
     wave = read_wave(file)
@@ -112,20 +112,20 @@ def test_the_parts_have_every_byte_and_the_same_format(encoding: int, bits: int)
 
 
 @pytest.mark.parametrize("size", [0xFFFFFFFF, 2**31, 2_000_000])
-def test_a_size_that_is_not_true_reaches_to_the_end(size: int) -> None:
-    """As in what a program wrote to a pipe."""
+def test_wrong_size_extends_to_the_end_of_the_file(size: int) -> None:
+    """A program that writes to a pipe does not know the size."""
     data = encoded(samples((40, 0.5)), PCM, 16)
     assert cuts(wav(data, size=size))[-1] == 40
 
 
 @pytest.mark.parametrize("length", range(0, 60, 3))
-def test_a_damaged_head_is_left_to_the_engine(length: int) -> None:
+def test_damaged_header_is_left_to_the_engine(length: int) -> None:
     content = wav(encoded(samples((40, 0.5)), PCM, 16))[:length]
     wave = read_wave(io.BytesIO(content))
     assert wave is None or wave.frames < 10
 
 
-async def test_a_part_is_a_file_of_its_own_that_goes_again(tmp_path: Path) -> None:
+async def test_part_is_a_file_that_can_be_read_again(tmp_path: Path) -> None:
     path = tmp_path / "long.wav"
     path.write_bytes(wav(encoded(samples((600, 0.5)), PCM, 16)))
     lengths: list[int] = []
@@ -138,7 +138,7 @@ async def test_a_part_is_a_file_of_its_own_that_goes_again(tmp_path: Path) -> No
     assert max(lengths) <= 30 * RATE * 2 + 44
 
 
-async def test_a_short_one_is_left_as_it_is(tmp_path: Path) -> None:
+async def test_short_recording_is_not_divided(tmp_path: Path) -> None:
     path = tmp_path / "short.wav"
     path.write_bytes(wav(encoded(samples((30, 0.5)), PCM, 16)))
     recording = AudioInput(path)
@@ -146,7 +146,7 @@ async def test_a_short_one_is_left_as_it_is(tmp_path: Path) -> None:
     assert await recording.get_path() == str(path)
 
 
-async def test_what_cannot_be_divided_says_how_long_it_is() -> None:
+async def test_error_for_an_indivisible_recording_has_its_duration() -> None:
     adpcm = struct.pack("<HHIIHH", 2, 1, RATE, RATE // 2, 256, 4)
     content = b"RIFF\0\0\0\0WAVEfmt " + struct.pack("<I", 16) + adpcm
     content += b"data" + struct.pack("<I", 40 * RATE // 2) + bytes(40 * RATE // 2)
@@ -159,7 +159,7 @@ async def test_what_cannot_be_divided_says_how_long_it_is() -> None:
     ("encoding", "frame_bytes", "bytes_per_s"),
     [(PCM, 64, RATE * 2), (PCM, 1, RATE * 2), (2, 256, 0), (2, 256, 2**31)],
 )
-async def test_a_head_that_lies_about_sizes_hides_no_sound(
+async def test_header_with_wrong_sizes_hides_no_sound(
     encoding: int, frame_bytes: int, bytes_per_s: int
 ) -> None:
     bits = 16 if encoding == PCM else 4
@@ -172,7 +172,7 @@ async def test_a_head_that_lies_about_sizes_hides_no_sound(
 
 
 def piped_flac(seconds: float, *, is_variable: bool) -> bytes:
-    """A FLAC file whose head says nothing of its length, with the head of its last frame."""
+    """Return a FLAC file without a length in its header, with the header of its last frame."""
     block, total = 4096, int(seconds * SAMPLE_RATE)
     info = struct.pack(">HH", block, block) + bytes(6) + (SAMPLE_RATE << 44).to_bytes(8, "big")
     last = total % block or block
@@ -190,25 +190,25 @@ def piped_flac(seconds: float, *, is_variable: bool) -> bytes:
 
 
 def coded(number: int) -> bytes:
-    """As UTF-8 would code it if it went beyond Unicode: here with six bytes."""
+    """Encode a number like UTF-8 beyond the range of Unicode: here with six bytes."""
     parts = [number >> shift & 0x3F | 0x80 for shift in (24, 18, 12, 6, 0)]
     return bytes([0xFC | number >> 30, *parts])
 
 
 class TestDurations:
-    def test_of_mp3(self) -> None:
+    def test_mp3(self) -> None:
         assert read_duration_s(io.BytesIO(silent_mp3(57.8))) == pytest.approx(57.8, abs=0.03)
 
-    def test_of_flac(self) -> None:
+    def test_flac(self) -> None:
         assert read_duration_s(io.BytesIO(flac_head(57.8))) == pytest.approx(57.8)
 
     @pytest.mark.parametrize("is_variable", [False, True])
     @pytest.mark.parametrize("seconds", [1, 29.9, 57.8, 7200.5])
-    def test_of_flac_from_a_pipe(self, seconds: float, *, is_variable: bool) -> None:
+    def test_flac_from_a_pipe(self, seconds: float, *, is_variable: bool) -> None:
         content = piped_flac(seconds, is_variable=is_variable)
         assert read_duration_s(io.BytesIO(content)) == pytest.approx(seconds)
 
-    async def test_of_flac_that_says_nothing_may_be_long(self) -> None:
+    async def test_flac_without_any_length_may_be_long(self) -> None:
         with pytest.raises(InvalidRequest, match="may last long") as caught:
             await anext(AudioInput(flac_head(0)).iter_parts())
         assert caught.value.field == "audio"
@@ -216,18 +216,18 @@ class TestDurations:
     @pytest.mark.parametrize(
         "between", [b"\xff" * 300_000, bytes(300_000), b"\xff\xfb\x9c" * 99_999]
     )
-    def test_of_mp3_with_a_picture_in_it(self, between: bytes) -> None:
+    def test_mp3_with_a_picture(self, between: bytes) -> None:
         content = silent_mp3(20.0) + between + silent_mp3(20.0)
         assert read_duration_s(io.BytesIO(content)) == pytest.approx(40, abs=0.1)
 
-    def test_of_what_looks_like_frames_in_a_picture_is_not_counted(self) -> None:
+    def test_frame_marks_in_a_picture_are_not_counted(self) -> None:
         picture = np.random.default_rng(3).integers(0, 256, 2**20, np.uint8).tobytes()
         assert read_duration_s(io.BytesIO(silent_mp3(20.0) + picture)) == pytest.approx(20, abs=0.2)
 
     @pytest.mark.parametrize("content", [b"", b"x", b"ID3", b"\xff" * 100_000, bytes(200_000)])
-    def test_of_anything_else_is_not_known(self, content: bytes) -> None:
+    def test_duration_of_other_formats_is_unknown(self, content: bytes) -> None:
         assert read_duration_s(io.BytesIO(content)) is None
 
-    def test_of_chance_is_not_known(self) -> None:
+    def test_random_frame_marks_are_no_mp3(self) -> None:
         chance = np.random.default_rng(3).integers(0, 256, 200_000, np.uint8).tobytes()
         assert read_duration_s(io.BytesIO(chance)) is None

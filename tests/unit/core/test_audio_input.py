@@ -1,4 +1,4 @@
-"""A recording that comes out of a pipe."""
+"""Recordings from a pipe."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ def pipe(directory: Path, content: bytes) -> Path:
     return path
 
 
-async def test_a_pipe_is_read_once_into_a_file_of_our_own(tmp_path: Path) -> None:
-    async with AudioInput(pipe(tmp_path, b"RIFF")) as heard:
-        made = await heard.get_path()
-        assert await heard.get_path() == made
-        assert await AudioInput(made).read_content() == b"RIFF"
-        assert (await heard.read_content(), heard.name) == (b"RIFF", "recording")
+async def test_pipe_is_read_once_into_a_temporary_file(tmp_path: Path) -> None:
+    async with AudioInput(pipe(tmp_path, b"RIFF")) as recording:
+        path = await recording.get_path()
+        assert await recording.get_path() == path
+        assert await AudioInput(path).read_content() == b"RIFF"
+        assert (await recording.read_content(), recording.name) == (b"RIFF", "recording")
     with pytest.raises(InvalidRequest, match="is not there"):
-        AudioInput(made)
+        AudioInput(path)
 
 
 @pytest.mark.parametrize(("content", "why"), [(b"", "is empty"), (b"RIFFRIFF", "more than the 4")])
-async def test_a_pipe_that_holds_nothing_or_too_much_is_refused(
+async def test_empty_or_too_large_pipe_is_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, why: str
 ) -> None:
     monkeypatch.setattr(transcriptions, "MAX_UPLOAD_BYTES", 4)

@@ -1,4 +1,4 @@
-"""What a call measures, gathers and reports, on a clock that the script of the answer moves."""
+"""What a call measures, collects and reports, with a scripted service and clock."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def usage(prompt: int, completion: int) -> bytes:
 
 @dataclass
 class World:
-    """A transport, a router and a clock that a test holds in its hand.
+    """A scripted transport, service and clock.
 
     Attributes:
-        answers: For each attempt the error it fails with, or seconds and bytes by turns.
+        answers: Per attempt the error that it fails with, or pairs of seconds and bytes.
         now: What the clock shows.
         closed: Responses that were closed.
     """
@@ -134,7 +134,7 @@ class Answer:
 WHOLE = [(2.0, token("Hel")), (0.5, token("lo")), (0.5, STOP), (0.0, usage(7, 11)), (0.0, DONE)]
 
 
-async def test_a_completion_gathers_the_whole_answer() -> None:
+async def test_completion_has_the_complete_answer() -> None:
     world = World([WHOLE])
     completion = await world.call().result()
     assert completion.content == "Hello"
@@ -146,7 +146,7 @@ async def test_a_completion_gathers_the_whole_answer() -> None:
     assert world.closed == 1
 
 
-async def test_the_raw_events_are_kept_a_line_each() -> None:
+async def test_raw_events_are_kept_one_per_line() -> None:
     completion = await World([WHOLE]).call().result()
     assert b"\n".join(completion.raw).count(b'{"choices"') == 4
     assert (
@@ -154,15 +154,15 @@ async def test_the_raw_events_are_kept_a_line_each() -> None:
     )
 
 
-async def test_the_times_of_a_call_are_what_the_clock_showed() -> None:
-    """One second of finding the service, then two to the first token and one after it."""
+async def test_timings_of_a_call() -> None:
+    """Connecting takes 1 s, the first token 2 s, and the rest 1 s."""
     timings = (await World([WHOLE]).call().result()).timings
     assert timings.time_to_first_token_s == 2.0
     assert timings.total_s == 4.0
     assert timings.tokens_per_second == 10.0
 
 
-async def test_a_failed_attempt_counts_into_the_whole_time_only() -> None:
+async def test_failed_attempt_counts_only_in_the_total_time() -> None:
     world = World([errors.ServiceCrashed("gone"), WHOLE])
     completion = await world.call(retries=1).result()
     assert completion.timings.time_to_first_token_s == pytest.approx(2.0)
@@ -173,7 +173,7 @@ async def test_a_failed_attempt_counts_into_the_whole_time_only() -> None:
     assert last.error is None
 
 
-async def test_an_answer_without_text_has_no_first_token() -> None:
+async def test_answer_without_text_has_no_first_token() -> None:
     script = [(1.0, STOP + usage(7, 1) + DONE)]
     timings = (await World([script]).call().result()).timings
     assert timings.time_to_first_token_s is None
@@ -189,19 +189,19 @@ async def test_an_answer_without_text_has_no_first_token() -> None:
     ],
     ids=["one token", "not counted", "no time between"],
 )
-async def test_a_rate_that_cannot_be_told_is_not_told(script: list[tuple[float, bytes]]) -> None:
+async def test_rate_that_cannot_be_measured_is_none(script: list[tuple[float, bytes]]) -> None:
     timings = (await World([script]).call().result()).timings
     assert timings.tokens_per_second is None
     assert timings.time_to_first_token_s == 1.0
 
 
-async def test_a_clock_may_start_at_any_number() -> None:
+async def test_clock_may_start_at_any_number() -> None:
     world = World([WHOLE], now=-3.0)
     timings = (await world.call().result()).timings
     assert (timings.time_to_first_token_s, timings.total_s) == (2.0, 4.0)
 
 
-async def test_only_the_last_chunk_tells_how_it_ended() -> None:
+async def test_only_the_last_chunk_has_the_finish_reason() -> None:
     world = World([errors.ServerError("boom"), WHOLE])
     *texts, last = [chunk async for chunk in world.call(retries=1).chunks()]
     assert [chunk.content for chunk in texts] == ["Hel", "lo"]
@@ -212,7 +212,7 @@ async def test_only_the_last_chunk_tells_how_it_ended() -> None:
     assert len(last.attempts) == 2
 
 
-async def test_chunks_and_completion_tell_the_same() -> None:
+async def test_chunks_and_completion_agree() -> None:
     last = [chunk async for chunk in World([WHOLE]).call().chunks()][-1]
     completion = await World([WHOLE]).call().result()
     assert (last.model, last.finish_reason, last.usage, last.timings, last.attempts) == (
@@ -224,14 +224,14 @@ async def test_chunks_and_completion_tell_the_same() -> None:
     )
 
 
-async def test_each_attempt_finds_the_service_anew() -> None:
+async def test_each_attempt_connects_again() -> None:
     world = World([errors.ServiceCrashed("gone"), errors.ServiceNotRunning("gone"), WHOLE])
     await world.call(retries=2).result()
     assert world.connects == 3
     assert world.losses == 2
 
 
-async def test_a_service_that_cannot_be_found_is_looked_for_again() -> None:
+async def test_service_that_is_not_found_is_searched_again() -> None:
     world = World([])
     world.connect_error = errors.ServiceNotRunning("nowhere")
     with pytest.raises(errors.ServiceNotRunning) as caught:
@@ -241,7 +241,7 @@ async def test_a_service_that_cannot_be_found_is_looked_for_again() -> None:
     assert world.connects == 3
 
 
-async def test_a_model_that_does_not_exist_is_looked_for_once() -> None:
+async def test_unknown_model_is_searched_once() -> None:
     world = World([])
     world.connect_error = errors.ModelNotFound("no such model")
     with pytest.raises(errors.ModelNotFound):
@@ -249,14 +249,14 @@ async def test_a_model_that_does_not_exist_is_looked_for_once() -> None:
     assert world.connects == 1
 
 
-async def test_what_the_engine_denies_is_not_taken_for_granted_again() -> None:
+async def test_state_that_the_engine_disproves_is_dropped() -> None:
     world = World([errors.ModelNotFound("no such model")])
     with pytest.raises(errors.ModelNotFound):
         await world.call(retries=2).result()
     assert MODEL.id not in world.connection.memory.loaded
 
 
-async def test_the_wait_between_attempts_grows() -> None:
+async def test_pause_between_attempts_grows() -> None:
     world = World([errors.ServerError("boom") for _ in range(4)])
     with pytest.raises(errors.ServerError, match="after 4 attempts"):
         await world.call(retries=3).result()
@@ -264,7 +264,7 @@ async def test_the_wait_between_attempts_grows() -> None:
     assert waits == pytest.approx(0.1 + 0.2 + 0.4)
 
 
-async def test_a_response_is_closed_when_the_caller_leaves() -> None:
+async def test_response_is_closed_when_the_caller_leaves() -> None:
     world = World([WHOLE])
     chunks = world.call().chunks()
     assert (await anext(chunks)).content == "Hel"
@@ -272,24 +272,24 @@ async def test_a_response_is_closed_when_the_caller_leaves() -> None:
     assert world.closed == 1
 
 
-async def test_a_response_is_closed_when_its_stream_is_wrong() -> None:
+async def test_response_is_closed_when_its_stream_is_invalid() -> None:
     world = World([[(0.0, b"data: garbage\n\n")]])
     with pytest.raises(errors.ProtocolError):
         await world.call().result()
     assert world.closed == 1
 
 
-async def test_calls_do_not_disturb_each_other() -> None:
+async def test_concurrent_calls_are_independent() -> None:
     worlds = [World([WHOLE]) for _ in range(50)]
     completions = await asyncio.gather(*(world.call().result() for world in worlds))
     assert {completion.content for completion in completions} == {"Hello"}
 
 
-async def test_the_events_tell_of_attempts_and_answers_without_the_prompt() -> None:
+async def test_events_report_attempts_and_answers_without_the_prompt() -> None:
     world = World([errors.ServerError("boom"), WHOLE])
     request = make_chat_request([{"role": "user", "content": "my secret"}])
     await world.call(retries=1, order=CallRequest(("tiny",), request, 5.0, NEVER)).result()
-    told = [repr(event) for event in world.events]
+    texts = [repr(event) for event in world.events]
     assert [type(event) for event in world.events] == [
         CallStarted,
         AttemptStarted,
@@ -298,5 +298,5 @@ async def test_the_events_tell_of_attempts_and_answers_without_the_prompt() -> N
         FirstToken,
         CallEnded,
     ]
-    assert "my secret" not in str(told)
-    assert "Hel" not in str(told)
+    assert "my secret" not in str(texts)
+    assert "Hel" not in str(texts)

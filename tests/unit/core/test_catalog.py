@@ -1,4 +1,4 @@
-"""The catalog of a service that is not there: when it is asked, and what is remembered of it."""
+"""When the catalog is requested, when the stored copy is used, and what is stored."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MINE = Model(id="mine:1", alias="mine", catalog="local", cached=True)
 
 @dataclass
 class Service:
-    """A service with a control API, in one object: what it is asked is written down."""
+    """A service with a control API, which records its requests."""
 
     cache: Path
     url: str = "http://127.0.0.1:1"
@@ -38,7 +38,7 @@ class Service:
     public: PublicListing | None = None
     in_memory: frozenset[str] = frozenset()
     loaded: Sequence[str] = ()
-    asked: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
     catalog_url: str | None = None
     foreign: bool = False
     local: Sequence[Model] = ()
@@ -65,18 +65,18 @@ class Service:
         return self.local
 
     async def get_memory(self) -> frozenset[str]:
-        self.asked.append("loaded")
+        self.requests.append("loaded")
         return self.in_memory
 
     async def list_public_models(self) -> PublicListing | Sequence[Model]:
-        self.asked.append("public")
+        self.requests.append("public")
         if self.public is None:
             raise CatalogUnavailable("the model catalog could not be reached")
         return self.public.models if self.foreign else self.public
 
 
 class Dialect:
-    """The same with the name that `get_loaded_ids` has in a dialect."""
+    """The service with the interface of a dialect."""
 
     capabilities = CAPABILITIES["sdk-2.1"]
 
@@ -98,7 +98,7 @@ class Clock:
 
 @dataclass
 class Seen:
-    """What a catalog needs to see of a connection."""
+    """The part of a connection that a catalog needs."""
 
     service: Service
 
@@ -117,8 +117,8 @@ def catalog_of(service: Service, home: Path | None, clock: Clock | None = None) 
 def downloaded(cache: Path, model: Model) -> None:
     directory = cache / "Microsoft" / model.id.replace(":", "-") / "v1"
     directory.mkdir(parents=True)
-    told = msgspec.json.encode({"Name": model.id})
-    (directory / "inference_model.json").write_bytes(told)
+    content = msgspec.json.encode({"Name": model.id})
+    (directory / "inference_model.json").write_bytes(content)
 
 
 @pytest.fixture
@@ -127,19 +127,19 @@ def service(tmp_path: Path) -> Service:
     return Service(tmp_path / "cache", public=PublicListing(models=(QWEN, PHI)))
 
 
-async def test_what_was_asked_lately_is_not_asked_again(service: Service, tmp_path: Path) -> None:
+async def test_recent_catalog_is_not_requested_again(service: Service, tmp_path: Path) -> None:
     clock = Clock()
     catalog = catalog_of(service, tmp_path, clock)
     first = await catalog.listing()
     clock.now += 599
     assert await catalog_of(service, tmp_path, clock).listing() == first
-    assert service.asked.count("public") == 1
+    assert service.requests.count("public") == 1
     clock.now += 2
     assert (await catalog.listing()).fetched_at == clock.now
-    assert service.asked.count("public") == 2
+    assert service.requests.count("public") == 2
 
 
-async def test_who_says_refresh_gets_what_is_said_now(service: Service, tmp_path: Path) -> None:
+async def test_refresh_requests_the_catalog(service: Service, tmp_path: Path) -> None:
     catalog = catalog_of(service, tmp_path)
     await catalog.listing()
     service.public = PublicListing(models=(PHI,))
@@ -148,17 +148,17 @@ async def test_who_says_refresh_gets_what_is_said_now(service: Service, tmp_path
     assert (await catalog.listing(refresh=True)).models == (PHI,)
 
 
-async def test_a_clock_that_was_set_back_makes_nothing_fresh(
+async def test_nothing_is_recent_after_the_clock_was_set_back(
     service: Service, tmp_path: Path
 ) -> None:
     clock = Clock()
     await catalog_of(service, tmp_path, clock).listing()
     clock.now -= 3600
     await catalog_of(service, tmp_path, clock).listing()
-    assert service.asked.count("public") == 2
+    assert service.requests.count("public") == 2
 
 
-async def test_when_it_cannot_be_reached_the_last_good_one_is_told_as_such(
+async def test_stored_catalog_is_returned_if_it_cannot_be_reached(
     service: Service, tmp_path: Path
 ) -> None:
     clock = Clock()
@@ -171,7 +171,7 @@ async def test_when_it_cannot_be_reached_the_last_good_one_is_told_as_such(
     assert old.unreachable == "the model catalog could not be reached"
 
 
-async def test_an_old_catalog_of_the_engine_s_own_is_not_kept_as_new(
+async def test_outdated_catalog_of_the_engine_is_not_stored_as_new(
     service: Service, tmp_path: Path
 ) -> None:
     service.public = PublicListing(models=(QWEN,), fetched_at=5.0, unreachable="no network")
@@ -183,23 +183,25 @@ async def test_an_old_catalog_of_the_engine_s_own_is_not_kept_as_new(
             False,
             "no network",
         )
-    assert service.asked.count("public") == 2
+    assert service.requests.count("public") == 2
 
 
-async def test_without_any_good_one_it_is_unavailable(service: Service, tmp_path: Path) -> None:
+async def test_catalog_without_a_stored_copy_is_unavailable(
+    service: Service, tmp_path: Path
+) -> None:
     service.public = None
     with pytest.raises(CatalogUnavailable):
         await catalog_of(service, tmp_path).listing()
 
 
-async def test_without_a_store_it_is_asked_every_time(service: Service) -> None:
+async def test_catalog_without_a_store_is_requested_every_time(service: Service) -> None:
     catalog = catalog_of(service, None)
     await catalog.listing()
     await catalog.listing()
-    assert service.asked == ["public", "public"]
+    assert service.requests == ["public", "public"]
 
 
-async def test_what_is_cached_and_loaded_is_of_now(service: Service, tmp_path: Path) -> None:
+async def test_cached_and_loaded_are_current(service: Service, tmp_path: Path) -> None:
     catalog = catalog_of(service, tmp_path)
     await catalog.listing()
     downloaded(service.cache, QWEN)
@@ -210,33 +212,31 @@ async def test_what_is_cached_and_loaded_is_of_now(service: Service, tmp_path: P
     assert (phi.cached, phi.loaded, phi.path) == (True, True, None)
 
 
-async def test_an_engine_of_our_own_is_not_asked_what_it_has_in_memory(
+async def test_embedded_engine_is_not_asked_for_loaded_models(
     service: Service, tmp_path: Path
 ) -> None:
-    """It would ask the catalog first."""
+    """It would query the catalog first."""
     service.origin, service.loaded = "embedded", (QWEN.id,)
     catalog = catalog_of(service, tmp_path)
     await catalog.listing()
     assert [model.loaded for model in (await catalog.listing()).models] == [True, False]
-    assert service.asked == ["public"]
+    assert service.requests == ["public"]
 
 
-async def test_downloads_that_are_remembered_are_here_without_asking(
+async def test_known_downloads_are_listed_without_a_request(
     service: Service, tmp_path: Path
 ) -> None:
     service.local = [MINE]
     catalog = catalog_of(service, tmp_path)
     assert await catalog.local_models() == [MINE]
-    assert service.asked == []
+    assert service.requests == []
     await catalog.listing()
     downloaded(service.cache, QWEN)
     assert [model.id for model in await catalog.local_models()] == [MINE.id, QWEN.id]
-    assert service.asked.count("public") == 1
+    assert service.requests.count("public") == 1
 
 
-async def test_a_download_that_is_not_remembered_is_asked_for(
-    service: Service, tmp_path: Path
-) -> None:
+async def test_unknown_download_is_requested(service: Service, tmp_path: Path) -> None:
     downloaded(service.cache, QWEN)
     here = msgspec.structs.replace(QWEN, cached=True)
     service.public = PublicListing(models=(here, PHI))
@@ -245,15 +245,13 @@ async def test_a_download_that_is_not_remembered_is_asked_for(
     assert await catalog_of(service, tmp_path / "other").local_models() == []
 
 
-async def test_a_foreign_service_says_itself_what_is_cached(
-    service: Service, tmp_path: Path
-) -> None:
+async def test_other_service_reports_its_downloads_itself(service: Service, tmp_path: Path) -> None:
     service.foreign = True
     downloaded(service.cache, PHI)
     catalog = catalog_of(service, tmp_path)
     await catalog.listing()
     await catalog.listing()
-    assert service.asked.count("public") == 2
+    assert service.requests.count("public") == 2
     service.public = None
     service.local = [msgspec.structs.replace(QWEN, cached=True)]
     qwen, phi = (await catalog.listing()).models
@@ -261,7 +259,7 @@ async def test_a_foreign_service_says_itself_what_is_cached(
 
 
 @pytest.mark.parametrize("change", ["catalog_url", "cache"])
-async def test_catalogs_of_different_sources_are_kept_apart(
+async def test_catalogs_of_different_sources_are_separate(
     service: Service, tmp_path: Path, change: str
 ) -> None:
     await catalog_of(service, tmp_path).listing()
@@ -276,7 +274,7 @@ def stored(**changes: object) -> StoredCatalog:
     return msgspec.structs.replace(catalog, **changes)
 
 
-def test_a_catalog_that_is_no_catalog_is_not_kept(tmp_path: Path) -> None:
+def test_too_large_catalog_is_not_stored(tmp_path: Path) -> None:
     store = CatalogStore(tmp_path)
     store.write(stored())
     huge = msgspec.structs.replace(QWEN, task="x" * MAX_BYTES)
@@ -284,7 +282,7 @@ def test_a_catalog_that_is_no_catalog_is_not_kept(tmp_path: Path) -> None:
     assert store.read("x") == stored()
 
 
-def test_where_nothing_can_be_written_nothing_is_kept(tmp_path: Path) -> None:
+def test_unwritable_store_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("a file", encoding="utf-8")
     store = CatalogStore(tmp_path)
     store.write(stored())
@@ -292,7 +290,7 @@ def test_where_nothing_can_be_written_nothing_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no such files")
-def test_nobody_waits_for_a_pipe_in_its_place(tmp_path: Path) -> None:
+def test_pipe_in_place_of_the_store_does_not_block(tmp_path: Path) -> None:
     store = CatalogStore(tmp_path)
     store.write(stored())
     [file] = (tmp_path / "state").iterdir()
@@ -301,7 +299,7 @@ def test_nobody_waits_for_a_pipe_in_its_place(tmp_path: Path) -> None:
     assert store.read("x") is None
 
 
-def test_a_file_of_another_source_is_not_taken(tmp_path: Path) -> None:
+def test_file_of_another_source_is_ignored(tmp_path: Path) -> None:
     store = CatalogStore(tmp_path)
     store.write(stored())
     [file] = (tmp_path / "state").iterdir()

@@ -1,4 +1,4 @@
-"""Which model a name means, when a catalog is asked, and what a connection takes for granted."""
+"""Resolving model names, requests for the catalog, and cached state of a connection."""
 
 from __future__ import annotations
 
@@ -58,53 +58,53 @@ EVERYTHING = (DEMO, MINE, PHI_GPU, PHI_CPU_OLD, PHI_CPU, QWEN)
         ("", None),
     ],
 )
-def test_a_name_may_be_an_id_an_id_without_version_or_an_alias(
+def test_name_may_be_an_id_an_id_without_version_or_an_alias(
     name: str, meant: Model | None
 ) -> None:
     assert match_model(name, EVERYTHING) == meant
 
 
-def test_of_several_versions_the_highest_number_is_meant() -> None:
+def test_highest_version_is_selected() -> None:
     versions = [local(f"m:{version}", "other") for version in (9, 10, 2)]
     assert match_model("m", versions) == versions[1]
 
 
-def test_of_several_variants_the_first_that_is_here_is_meant_or_else_the_first() -> None:
+def test_first_cached_variant_is_selected_or_else_the_first() -> None:
     gpu, cpu = public("m-gpu:1", "m"), public("m-cpu:1", "m", cached=True)
     assert match_model("m", [gpu, cpu]) == cpu
     assert match_model("m", [gpu, msgspec.structs.replace(cpu, cached=False)]) == gpu
 
 
-def test_an_id_wins_over_an_alias() -> None:
+def test_id_takes_precedence_over_an_alias() -> None:
     named, aliased = local("phi", "other"), local("other:1", "phi")
     assert match_model("phi", [aliased, named]) == named
 
 
-def test_an_id_without_a_number_has_no_version() -> None:
+def test_id_without_a_number_has_no_version() -> None:
     odd = local("model:latest", "m")
     assert match_model("model:latest", [odd]) == odd
     assert match_model("model", [odd]) is None
 
 
 @given(name=st.text(), ids=st.lists(st.text()))
-def test_any_text_may_be_a_name(name: str, ids: list[str]) -> None:
-    models = [local(each, each) for each in ids]
+def test_any_text_is_accepted_as_a_name(name: str, ids: list[str]) -> None:
+    models = [local(model_id, model_id) for model_id in ids]
     found = match_model(name, models)
     assert found is None or found in models
 
 
-# --- a service that counts what it is asked ---------------------------------------------------
+# --- a service that records its requests ------------------------------------------------------
 
 
 @dataclass
 class Service:
-    """A dialect without a wire."""
+    """A dialect without a transport."""
 
     here: Sequence[Model] = ()
     catalog: Sequence[Model] | None = None
     service_generation: ServiceGeneration = "sdk-2.1"
     capabilities: Capabilities = CAPABILITIES["sdk-2.1"]
-    asked: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
     failures: list[errors.FoundryError] = field(default_factory=list)
 
     async def list_local_models(self) -> Sequence[Model]:
@@ -129,13 +129,13 @@ class Service:
         self._ask(f"unload {model.id}")
 
     def _ask(self, what: str) -> None:
-        self.asked.append(what)
+        self.requests.append(what)
         if self.failures:
             raise self.failures.pop()
 
 
 class Unused:
-    """Stands where no request may be sent."""
+    """A transport that must not be used."""
 
     def __getattr__(self, name: str) -> Any:
         raise AssertionError(f"{name} was used")
@@ -150,21 +150,21 @@ def connected(service: Service) -> Connection:
     return connection
 
 
-async def test_a_model_on_this_machine_needs_no_catalog() -> None:
+async def test_local_model_needs_no_catalog() -> None:
     service = Service(here=[DEMO, MINE])
     assert await connected(service).resolve("mine") == MINE
-    assert service.asked == ["local"]
+    assert service.requests == ["local"]
 
 
-async def test_a_name_that_is_known_is_not_asked_for_again() -> None:
+async def test_known_name_is_not_requested_again() -> None:
     service = Service(here=[DEMO], catalog=[PHI_CPU])
     connection = connected(service)
     for name in ("demo", "DEMO:1", "phi-4-mini", "phi-4-mini", "demo"):
         await connection.resolve(name)
-    assert service.asked == ["local", "local", "public"]
+    assert service.requests == ["local", "local", "public"]
 
 
-async def test_a_model_that_was_just_registered_is_found() -> None:
+async def test_newly_registered_model_is_found() -> None:
     service = Service(here=[DEMO], catalog=[])
     connection = connected(service)
     await connection.resolve("demo")
@@ -172,14 +172,14 @@ async def test_a_model_that_was_just_registered_is_found() -> None:
     assert await connection.resolve("mine") == MINE
 
 
-async def test_a_local_model_wins_over_one_of_the_catalog() -> None:
+async def test_local_model_takes_precedence_over_the_catalog() -> None:
     ours = local("phi-4-mini:1", "phi-4-mini")
     service = Service(here=[ours], catalog=[PHI_CPU])
     assert await connected(service).resolve("phi-4-mini") == ours
-    assert service.asked == ["local"]
+    assert service.requests == ["local"]
 
 
-async def test_an_unknown_name_is_told_with_the_nearest_known_ones() -> None:
+async def test_error_for_an_unknown_name_suggests_similar_names() -> None:
     connection = connected(Service(here=[DEMO], catalog=[PHI_CPU]))
     with pytest.raises(errors.ModelNotFound, match="'phi-4-min'") as caught:
         await connection.resolve("phi-4-min")
@@ -189,7 +189,7 @@ async def test_an_unknown_name_is_told_with_the_nearest_known_ones() -> None:
     assert "Did you mean phi-4-mini" in str(error)
 
 
-async def test_offline_the_error_tells_what_is_here() -> None:
+async def test_offline_error_lists_the_local_models() -> None:
     connection = connected(Service(here=[DEMO, MINE]))
     with pytest.raises(errors.CatalogUnavailable) as caught:
         await connection.resolve("phi-4-mini")
@@ -197,12 +197,12 @@ async def test_offline_the_error_tells_what_is_here() -> None:
     assert caught.value.model == "phi-4-mini"
 
 
-async def test_offline_with_nothing_here_the_error_says_so() -> None:
+async def test_offline_error_without_local_models_says_so() -> None:
     with pytest.raises(errors.CatalogUnavailable, match="no model is on this machine yet"):
         await connected(Service()).resolve("phi-4-mini")
 
 
-async def test_a_model_whose_files_are_not_here_is_named_only_when_a_download_was_ordered() -> None:
+async def test_model_without_files_is_resolved_only_for_a_download() -> None:
     connection = connected(Service(here=[DEMO], catalog=[QWEN]))
     for _ in range(2):
         with pytest.raises(errors.ModelNotCached) as caught:
@@ -213,7 +213,7 @@ async def test_a_model_whose_files_are_not_here_is_named_only_when_a_download_wa
         await connection.resolve("qwen")
 
 
-async def test_a_download_made_elsewhere_is_noticed() -> None:
+async def test_download_by_another_program_is_noticed() -> None:
     service = Service(here=[], catalog=[QWEN])
     connection = connected(service)
     with pytest.raises(errors.ModelNotCached):
@@ -222,25 +222,25 @@ async def test_a_download_made_elsewhere_is_noticed() -> None:
     assert (await connection.resolve("qwen")).cached
 
 
-async def test_a_model_is_loaded_once() -> None:
+async def test_model_is_loaded_once() -> None:
     service = Service()
     connection = connected(service)
     await asyncio.gather(*(connection.ensure_loaded(DEMO) for _ in range(50)))
     await connection.ensure_loaded(DEMO)
     await connection.ensure_loaded(MINE)
-    assert service.asked == ["load demo:1", "load mine:2"]
+    assert service.requests == ["load demo:1", "load mine:2"]
 
 
-async def test_a_failed_load_is_tried_again_by_the_next_call() -> None:
+async def test_failed_load_is_tried_again_by_the_next_call() -> None:
     service = Service(failures=[errors.ModelLoadFailed("no")])
     connection = connected(service)
     with pytest.raises(errors.ModelLoadFailed):
         await connection.ensure_loaded(DEMO)
     await connection.ensure_loaded(DEMO)
-    assert service.asked == ["load demo:1"] * 2
+    assert service.requests == ["load demo:1"] * 2
 
 
-async def test_a_model_is_loaded_again_after_it_was_unloaded_or_denied() -> None:
+async def test_model_is_loaded_again_after_unload_or_denial() -> None:
     service = Service()
     connection = connected(service)
     await connection.ensure_loaded(DEMO)
@@ -248,20 +248,20 @@ async def test_a_model_is_loaded_again_after_it_was_unloaded_or_denied() -> None
     await connection.ensure_loaded(DEMO)
     connection.forget(DEMO)
     await connection.ensure_loaded(DEMO)
-    assert service.asked == ["load demo:1", "unload demo:1", "load demo:1", "load demo:1"]
+    assert service.requests == ["load demo:1", "unload demo:1", "load demo:1", "load demo:1"]
 
 
-async def test_what_was_forgotten_is_asked_for_again() -> None:
+async def test_forgotten_name_is_requested_again() -> None:
     service = Service(here=[DEMO])
     connection = connected(service)
     await connection.resolve("demo")
     connection.forget(DEMO)
     await connection.resolve("demo")
-    assert service.asked == ["local", "local"]
+    assert service.requests == ["local", "local"]
 
 
 @pytest.mark.parametrize("generation", ["gateway"])
-def test_a_generation_without_a_dialect_is_refused_with_a_way_out(
+def test_unknown_generation_is_rejected_with_a_hint(
     generation: ServiceGeneration,
 ) -> None:
     endpoint = Endpoint(base_url="http://127.0.0.1:1", service_generation=generation, origin="port")
@@ -271,7 +271,7 @@ def test_a_generation_without_a_dialect_is_refused_with_a_way_out(
     assert "embedded" in caught.value.hint
 
 
-def test_headers_are_not_shown() -> None:
+def test_headers_are_not_in_the_repr() -> None:
     connection = Connection(ENDPOINT, Unused(), {"Authorization": "Bearer hunter2"}, None)
     assert connection.wire.headers == {"Authorization": "Bearer hunter2"}
     assert "hunter2" not in repr(connection.wire)

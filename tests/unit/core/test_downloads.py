@@ -1,4 +1,4 @@
-"""Progress of downloads, without any."""
+"""Progress of downloads and detection of stalls."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Clock:
-    """Stands still until it is told to go on."""
+    """A clock that moves only when a test moves it."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -31,7 +31,7 @@ class Clock:
 def reported(
     steps: Iterable[tuple[float, float]], total_mb: float | None = 1000.0
 ) -> list[DownloadProgress]:
-    """What a meter tells of percentages that come so many seconds after the one before."""
+    """Return the reports of a meter for pairs of (seconds since the last one, percent)."""
     clock = Clock()
     meter = ProgressMeter(total_mb, monotonic=clock)
     seen: list[DownloadProgress] = []
@@ -41,7 +41,7 @@ def reported(
     return seen
 
 
-def test_a_steady_download_tells_its_speed_and_the_time_left() -> None:
+def test_steady_download_has_speed_and_remaining_time() -> None:
     *_, last = reported([(0, 0), *((1, percent) for percent in range(1, 41))])
     assert last.percent == 40
     assert (last.done_mb, last.total_mb) == (400, 1000)
@@ -49,28 +49,28 @@ def test_a_steady_download_tells_its_speed_and_the_time_left() -> None:
     assert last.remaining_s == pytest.approx(60)
 
 
-def test_what_was_here_before_does_not_count_as_speed() -> None:
-    """A download that goes on begins with a jump to where it was."""
+def test_resumed_part_does_not_count_as_speed() -> None:
+    """A resumed download starts with a jump to where it stopped."""
     *_, last = reported([(0, 0), (0.1, 60), (5, 61), (5, 62)])
     assert last.mb_per_s == pytest.approx(2, rel=0.1)
 
 
-def test_the_speed_is_of_late() -> None:
+def test_speed_is_a_recent_average() -> None:
     *_, last = reported(
         [(0, 0), *((1, p) for p in range(1, 51)), *((10, 50 + p) for p in (1, 2, 3))]
     )
     assert last.mb_per_s == pytest.approx(1, rel=0.3)
 
 
-def test_while_nothing_comes_the_speed_falls_and_no_time_is_promised() -> None:
+def test_without_data_the_speed_falls_and_there_is_no_remaining_time() -> None:
     seen = reported([(0, 0), (2, 10), *((2, 10) for _ in range(12))])
-    speeds = [each.mb_per_s for each in seen[2:] if each.mb_per_s is not None]
+    speeds = [progress.mb_per_s for progress in seen[2:] if progress.mb_per_s is not None]
     assert speeds == sorted(speeds, reverse=True)
     assert seen[-1].mb_per_s == 0
     assert seen[-1].remaining_s is None
 
 
-def test_without_a_size_there_is_still_a_time() -> None:
+def test_without_a_size_there_is_a_remaining_time() -> None:
     *_, last = reported([(0, 0), (2, 10), (2, 20)], total_mb=None)
     assert (last.done_mb, last.total_mb, last.mb_per_s) == (None, None, None)
     assert last.remaining_s == pytest.approx(16)
@@ -80,15 +80,15 @@ def test_without_a_size_there_is_still_a_time() -> None:
     st.lists(st.tuples(st.floats(0, 1e6), st.floats(allow_nan=True, allow_infinity=True))),
     st.none() | st.floats(allow_nan=True, allow_infinity=True) | st.floats(0, 1e6),
 )
-def test_progress_is_never_negative_nor_nonsense_and_never_falls(
+def test_progress_is_never_negative_never_nan_and_never_decreases(
     steps: list[tuple[float, float]], total_mb: float | None
 ) -> None:
     seen = reported(steps, total_mb)
-    percents = [each.percent for each in seen]
+    percents = [progress.percent for progress in seen]
     assert percents == sorted(percents)
     assert all(0 <= percent <= 100 for percent in percents)
-    for each in seen:
-        for value in (each.done_mb, each.total_mb, each.mb_per_s, each.remaining_s):
+    for progress in seen:
+        for value in (progress.done_mb, progress.total_mb, progress.mb_per_s, progress.remaining_s):
             assert value is None or (math.isfinite(value) and value >= 0)
 
 
@@ -100,7 +100,7 @@ async def steps_of(*percents: float, then: Exception | None = None) -> AsyncGene
     await asyncio.Event().wait()
 
 
-async def test_a_download_that_stands_still_is_given_up() -> None:
+async def test_stalled_download_fails() -> None:
     steps = steps_of(0.0, 41.0)
     alive = with_stall_timeout(steps, model="phi:1", stall_s=0.01)
     assert [await anext(alive), await anext(alive)] == [0.0, 41.0]
@@ -114,7 +114,7 @@ async def test_a_download_that_stands_still_is_given_up() -> None:
         await anext(steps)  # it was closed
 
 
-async def test_a_time_out_of_the_connection_is_not_taken_for_a_stall() -> None:
+async def test_timeout_of_the_connection_is_not_a_stall() -> None:
     steps = steps_of(then=ConnectTimeout("no connection within 5 s"))
     with pytest.raises(ConnectTimeout):
         await anext(with_stall_timeout(steps, model="phi:1", stall_s=9))
@@ -137,5 +137,5 @@ async def test_a_time_out_of_the_connection_is_not_taken_for_a_stall() -> None:
         ),
     ],
 )
-def test_progress_in_words(progress: DownloadProgress, words: str) -> None:
+def test_progress_as_text(progress: DownloadProgress, words: str) -> None:
     assert format_progress(progress) == words

@@ -1,4 +1,4 @@
-"""What follows a failed attempt: another service, another try, another model, or the error."""
+"""What follows a failed attempt: failover, retry, another model, or the error."""
 
 from __future__ import annotations
 
@@ -64,18 +64,18 @@ def recovery(
     return known, FailurePolicy(retry, all_of_them, models)
 
 
-def test_a_temporary_failure_is_tried_again_ever_later_until_the_retries_are_used_up() -> None:
+def test_temporary_failure_is_retried_with_growing_pauses() -> None:
     (service,), after = recovery(retries=3)
     delays = [after.next_delay(errors.ServerError("x"), service, FOREVER) for _ in range(4)]
     assert delays == [0.1, 0.2, 0.4, None]
 
 
-def test_the_callers_mistake_is_final() -> None:
+def test_error_of_the_caller_is_final() -> None:
     (service,), after = recovery()
     assert after.next_delay(errors.InvalidRequest("x"), service, FOREVER) is None
 
 
-def test_another_service_is_asked_at_once_before_any_is_asked_again() -> None:
+def test_failover_comes_before_a_retry() -> None:
     (first, second), after = recovery(services=2, retries=1)
     assert after.next_delay(errors.ServiceCrashed("x"), first, FOREVER) == 0.0
     assert after.tried == {first}
@@ -83,7 +83,7 @@ def test_another_service_is_asked_at_once_before_any_is_asked_again() -> None:
     assert after.next_delay(errors.ServiceCrashed("x"), first, FOREVER) is None
 
 
-def test_the_next_model_is_asked_when_the_one_before_failed_for_good() -> None:
+def test_next_model_is_used_after_a_final_failure() -> None:
     (service,), after = recovery(models=("big", "small"), retries=1)
     assert after.next_delay(errors.ModelNotFound("x"), service, FOREVER) == 0.0
     assert after.model == "small"
@@ -91,26 +91,26 @@ def test_the_next_model_is_asked_when_the_one_before_failed_for_good() -> None:
     assert after.next_delay(errors.ServerError("x"), service, FOREVER) is None
 
 
-def test_each_model_has_all_the_services_and_retries() -> None:
+def test_each_model_has_all_services_and_retries() -> None:
     (first, second), after = recovery(services=2, models=("big", "small"), retries=0)
     assert after.next_delay(errors.ModelNotFound("x"), first, FOREVER) == 0.0
     assert after.next_delay(errors.ModelNotFound("x"), second, FOREVER) == 0.0
     assert (after.model, after.tried) == ("small", set())
 
 
-def test_a_service_that_is_gone_has_no_other_model_either() -> None:
+def test_missing_service_needs_no_other_model() -> None:
     (service,), after = recovery(models=("big", "small"), retries=0)
     assert after.next_delay(errors.ServiceNotRunning("x"), service, FOREVER) is None
 
 
-def test_no_attempt_begins_behind_the_deadline() -> None:
+def test_no_attempt_starts_after_the_deadline() -> None:
     (service,), after = recovery()
     error = errors.ServerError("x")
     assert after.next_delay(error, service, 0.05) is None
     assert "deadline leaves no time" in error.hint
 
 
-def test_a_spent_budget_allows_no_attempt() -> None:
+def test_spent_budget_allows_no_attempt() -> None:
     (service,), after = recovery(budget=1)
     assert after.next_delay(errors.ServerError("x"), service, FOREVER) == 0.1
     error = errors.ServerError("x")
@@ -118,8 +118,8 @@ def test_a_spent_budget_allows_no_attempt() -> None:
     assert "retry budget is spent" in error.hint
 
 
-def test_a_new_call_does_not_wait_for_a_breaker_but_one_that_had_begun_does() -> None:
-    """And the wait costs no budget: nothing is sent."""
+def test_only_a_call_with_an_attempt_waits_for_the_breaker() -> None:
+    """The wait costs no budget, because nothing is sent."""
     (service,), after = recovery(budget=1)
     assert after.next_delay(errors.CircuitOpen("x", retry_after_s=1.0), service, FOREVER) is None
     (service,), after = recovery(budget=1)
@@ -128,8 +128,8 @@ def test_a_new_call_does_not_wait_for_a_breaker_but_one_that_had_begun_does() ->
 
 
 @given(st.data())
-def test_the_options_of_a_call_are_bounded_and_used_in_order(data: st.DataObject) -> None:
-    """The rules at large, for any failures in any order."""
+def test_attempts_are_limited_and_ordered(data: st.DataObject) -> None:
+    """General rules for any failures in any order."""
     retries, budget = data.draw(st.integers(0, 3)), data.draw(st.integers(0, 6))
     models = data.draw(st.sampled_from([("a",), ("a", "b"), ("a", "b", "c")]))
     services, after = recovery(
@@ -163,7 +163,7 @@ def test_the_options_of_a_call_are_bounded_and_used_in_order(data: st.DataObject
 
 
 @pytest.mark.parametrize("make", KINDS)
-def test_without_retries_services_and_models_every_failure_is_final(
+def test_without_options_every_failure_is_final(
     make: Callable[[], errors.FoundryError],
 ) -> None:
     (service,), after = recovery(retries=0)

@@ -1,4 +1,4 @@
-"""Several models at once, and one in the place of another."""
+"""Loading several models, and swapping one for another."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ A, B, C = (Model(id=f"{name}:1", alias=name, catalog="local", cached=True) for n
 
 
 class Service:
-    """A dialect without a wire, which loads what is not broken."""
+    """A dialect without a transport, which fails to load the broken models."""
 
     service_generation = "sdk-2.1"
 
@@ -56,14 +56,14 @@ class Service:
         raise errors.ModelNotFound(f"no model named {name}")
 
 
-async def test_several_models_are_loaded_at_once_and_told_in_order() -> None:
+async def test_several_models_are_loaded_in_parallel_and_returned_in_order() -> None:
     service = Service()
     assert await load_all(("c", "a", "b"), service.route) == [C, A, B]
     assert service.inside == {"a", "b", "c"}
     assert service.most_at_once == 3
 
 
-async def test_where_that_is_not_known_to_be_safe_they_are_loaded_one_by_one() -> None:
+async def test_models_are_loaded_one_by_one_if_parallel_is_not_safe() -> None:
     service = Service()
     service.capabilities = CAPABILITIES["legacy"]
     await load_all(("a", "b", "c"), service.route)
@@ -71,7 +71,7 @@ async def test_where_that_is_not_known_to_be_safe_they_are_loaded_one_by_one() -
 
 
 @pytest.mark.parametrize("generation", ["legacy", "sdk-2.1"])
-async def test_the_first_failure_is_raised_after_all_were_tried(
+async def test_first_failure_is_raised_after_all_were_tried(
     generation: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     service = Service("a", "c")
@@ -84,18 +84,18 @@ async def test_the_first_failure_is_raised_after_all_were_tried(
         await load_all(("nobody", "c"), service.route)
 
 
-async def test_no_models_are_loaded_at_once() -> None:
+async def test_no_models_are_loaded() -> None:
     assert await load_all((), Service().route) == []
 
 
-async def test_one_model_takes_the_place_of_another() -> None:
+async def test_model_is_swapped_for_another() -> None:
     service = Service()
     await service.connection.ensure_loaded(A)
     assert await swap(await service.route("a"), await service.route("b"), drain_s=1) == B
     assert service.inside == {"b"}
 
 
-async def test_when_the_new_one_fails_the_old_one_is_loaded_again() -> None:
+async def test_old_model_is_loaded_again_if_the_new_one_fails() -> None:
     service = Service("b")
     await service.connection.ensure_loaded(A)
     with pytest.raises(errors.ModelLoadFailed, match="b is broken") as caught:
@@ -104,7 +104,7 @@ async def test_when_the_new_one_fails_the_old_one_is_loaded_again() -> None:
     assert service.inside == {"a"}
 
 
-async def test_when_the_old_one_fails_too_the_error_says_so() -> None:
+async def test_error_says_that_the_old_model_failed_too() -> None:
     service = Service("b")
     await service.connection.ensure_loaded(A)
     service.broken.add("a")
@@ -113,7 +113,7 @@ async def test_when_the_old_one_fails_too_the_error_says_so() -> None:
     assert "a:1, which was in memory before, could not be loaded again" in str(caught.value)
 
 
-async def test_an_old_one_that_was_not_in_memory_is_not_loaded_for_a_failure() -> None:
+async def test_old_model_that_was_not_loaded_is_not_loaded_after_a_failure() -> None:
     service = Service("b")
     with pytest.raises(errors.ModelLoadFailed) as caught:
         await swap(await service.route("a"), await service.route("b"), drain_s=1)
@@ -121,14 +121,14 @@ async def test_an_old_one_that_was_not_in_memory_is_not_loaded_for_a_failure() -
     assert service.inside == set()
 
 
-async def test_a_model_is_not_swapped_for_itself() -> None:
+async def test_model_is_not_swapped_for_itself() -> None:
     service = Service()
     with pytest.raises(errors.InvalidRequest) as caught:
         await swap(await service.route("a"), await service.route("a"), drain_s=1)
     assert caught.value.field == "new"
 
 
-async def test_an_old_one_in_use_stays_and_nothing_is_loaded() -> None:
+async def test_old_model_in_use_stays_and_nothing_is_loaded() -> None:
     service = Service()
     await service.connection.ensure_loaded(A)
     service.connection.memory.begin_use("a:1")
@@ -138,7 +138,7 @@ async def test_an_old_one_in_use_stays_and_nothing_is_loaded() -> None:
 
 
 @pytest.mark.parametrize("drain_s", [-1, float("inf"), float("nan")])
-def test_a_time_to_wait_that_is_none_is_refused(drain_s: float) -> None:
+def test_invalid_drain_time_is_rejected(drain_s: float) -> None:
     with pytest.raises(errors.InvalidRequest) as caught:
         check_drain(drain_s)
     assert caught.value.field == "drain"

@@ -1,4 +1,4 @@
-"""Which service a call goes to, and what becomes of one that went away."""
+"""Selection of the service for a call, and recovery of a lost service."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ QUICK = BreakerSettings(window_calls=1, minimum_calls=1, open_s=8.0)
 
 @dataclass
 class World:
-    """A service whose address, death and clock are in the test's hands."""
+    """A service with an injected address, clock and crash."""
 
     url: str = "http://a"
     origin: Origin = "explicit"
@@ -76,7 +76,7 @@ class World:
         return ServiceStatus("sdk-2.1")
 
     def fail(self) -> None:
-        """One failed call, which opens the breaker for 8 s."""
+        """Make a call fail, which opens the breaker for 8 s."""
         permit = self.service.breaker.try_enter()
         assert permit is not None
         permit.failed(0.1)
@@ -92,26 +92,26 @@ def busy(world: World, calls: int) -> World:
     return world
 
 
-def test_the_call_goes_to_the_service_with_the_least_in_flight() -> None:
+def test_service_with_the_fewest_calls_is_selected() -> None:
     a, b = busy(World("http://a"), 2), busy(World("http://b"), 1)
     assert services(a, b).pick() is b.service
 
 
-def test_a_service_whose_breaker_is_open_comes_last() -> None:
+def test_service_with_an_open_breaker_comes_last() -> None:
     a, b = World("http://a"), busy(World("http://b"), 2)
     a.fail()
     assert services(a, b).pick() is b.service
 
 
-def test_a_service_that_waits_for_its_trial_comes_first() -> None:
-    """Else nobody would ever find it back while the other one serves."""
+def test_service_that_waits_for_a_probe_comes_first() -> None:
+    """Otherwise it would never be used again while the other one works."""
     a, b = World("http://a"), World("http://b")
     b.fail()
     b.now = 9.0
     assert services(a, b).pick() is b.service
 
 
-def test_a_service_that_failed_this_call_comes_behind_all_others() -> None:
+def test_service_that_failed_this_call_comes_last() -> None:
     a, b = World("http://a"), World("http://b")
     b.fail()
     both = services(a, b)
@@ -130,7 +130,7 @@ def test_a_service_that_failed_this_call_comes_behind_all_others() -> None:
         ("port", "tiny", False),
     ],
 )
-async def test_the_demo_model_of_a_found_service_is_our_own_hosts(
+async def test_demo_model_of_a_found_service_is_served_by_our_own_host(
     origin: Origin, name: str, *, own: bool
 ) -> None:
     found = World(origin=origin)
@@ -141,15 +141,15 @@ async def test_the_demo_model_of_a_found_service_is_our_own_hosts(
     assert len(list(both)) == 1 + own
 
 
-async def test_of_several_services_none_has_to_be_there_to_be_picked() -> None:
-    """What is raised here is not held against the service: the call would come back to it."""
+async def test_several_services_need_not_be_running_to_be_selected() -> None:
+    """An error of the selection does not count as tried: the call would select it again."""
     away, b = World("http://a", alive=False), busy(World("http://b"), 1)
     both = services(away, b)
     assert await both.select_for_model("demo") is away.service
     assert await both.select_for_model("demo", {away.service}) is b.service
 
 
-async def test_callers_that_come_together_connect_once() -> None:
+async def test_concurrent_callers_connect_once() -> None:
     world = World()
     world.gate.clear()
     callers = [asyncio.create_task(world.service.connect()) for _ in range(5)]
@@ -159,7 +159,7 @@ async def test_callers_that_come_together_connect_once() -> None:
     assert world.opened == ["http://a"]
 
 
-async def test_a_loss_is_noticed_once_and_only_of_the_present_connection() -> None:
+async def test_loss_is_noticed_once_and_only_for_the_current_connection() -> None:
     world = World()
     first = await world.service.connect()
     world.service.invalidate(first)
@@ -170,7 +170,7 @@ async def test_a_loss_is_noticed_once_and_only_of_the_present_connection() -> No
     assert world.forgotten == 1
 
 
-async def test_what_was_in_memory_is_loaded_again_before_the_next_caller_comes() -> None:
+async def test_models_are_loaded_again_before_the_next_call() -> None:
     world = World()
     connection = await world.service.connect()
     await connection.make_ready("tiny")
@@ -182,7 +182,7 @@ async def test_what_was_in_memory_is_loaded_again_before_the_next_caller_comes()
     await world.service.aclose()
 
 
-async def test_a_service_that_dies_again_meanwhile_is_found_again() -> None:
+async def test_service_that_crashes_again_during_recovery_is_found_again() -> None:
     world = World()
     connection = await world.service.connect()
     await connection.make_ready("tiny")
@@ -194,7 +194,7 @@ async def test_a_service_that_dies_again_meanwhile_is_found_again() -> None:
     await world.service.aclose()
 
 
-async def test_a_model_that_kills_its_service_is_not_loaded_for_ever(
+async def test_model_that_crashes_its_service_is_not_loaded_forever(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     world = World()
@@ -207,14 +207,14 @@ async def test_a_model_that_kills_its_service_is_not_loaded_for_ever(
     assert "it died again" in caplog.text
 
 
-async def test_a_service_that_had_nothing_in_memory_is_not_looked_for_unasked() -> None:
+async def test_service_without_loaded_models_is_not_recovered() -> None:
     world = World()
     world.service.invalidate(await world.service.connect())
     await asyncio.sleep(0)
     assert world.opened == ["http://a"]
 
 
-async def test_a_service_that_cannot_be_found_again_is_a_warning(
+async def test_service_that_is_not_found_again_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     world = World()
@@ -227,7 +227,7 @@ async def test_a_service_that_cannot_be_found_again_is_a_warning(
     assert "nobody is there" in caplog.text
 
 
-async def test_closing_ends_the_search_for_a_lost_service() -> None:
+async def test_closing_ends_the_recovery() -> None:
     world = World()
     connection = await world.service.connect()
     await connection.make_ready("tiny")
@@ -239,7 +239,7 @@ async def test_closing_ends_the_search_for_a_lost_service() -> None:
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-async def test_nothing_is_held_against_an_engine_that_took_the_place_of_another() -> None:
+async def test_new_engine_starts_with_a_closed_breaker() -> None:
     world = World()
     connection = await world.service.connect()
     world.fail()
@@ -250,7 +250,7 @@ async def test_nothing_is_held_against_an_engine_that_took_the_place_of_another(
     assert (world.service.name, world.service.breaker.state) == ("http://b", "closed")
 
 
-async def test_the_same_service_found_again_has_to_pass_its_trial() -> None:
+async def test_same_service_must_pass_the_probe() -> None:
     world = World()
     connection = await world.service.connect()
     world.fail()
@@ -259,14 +259,14 @@ async def test_the_same_service_found_again_has_to_pass_its_trial() -> None:
     assert world.service.breaker.state == "open"
 
 
-async def test_a_probe_asks_the_service_that_is_known() -> None:
+async def test_probe_requests_the_status_of_a_known_service() -> None:
     world = World()
     await world.service.connect()
     await world.service.probe()
     assert world.opened == ["http://a"]
 
 
-async def test_a_probe_of_a_service_that_is_gone_looks_for_it_anew() -> None:
+async def test_probe_of_a_lost_service_finds_it_again() -> None:
     world = World()
     await world.service.connect()
     world.alive = False
@@ -276,5 +276,5 @@ async def test_a_probe_of_a_service_that_is_gone_looks_for_it_anew() -> None:
 
 
 async def others() -> None:
-    """Wait for what goes on in the background."""
+    """Wait for the background tasks."""
     await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()})

@@ -1,4 +1,4 @@
-"""Calls with a cache in front, where the service behind them is away, moves, or answers oddly."""
+"""Cached calls when the service is down, is replaced, or gives an incomplete answer."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
 
 async def ask(client: FoundryAPIClient, prompt: str, **options: Any) -> bool:
-    """Whether the answer was there."""
+    """Make a call and return whether the answer was cached."""
     return (await client.complete(prompt, temperature=0, **options)).cached
 
 
-async def test_while_the_breaker_keeps_calls_away_nobody_looks_for_the_service_past_it() -> None:
+async def test_only_the_breaker_probes_a_service_that_is_down() -> None:
     breaking = BreakerSettings(minimum_calls=2, open_s=60, open_cap_s=60)
-    looks: list[str] = []
+    connects: list[str] = []
     async with FakeService() as service:
         client = FoundryAPIClient(
             service.base_url, model="fake", cache=MemoryCache(), breaker=breaking, max_retries=0
@@ -41,20 +41,20 @@ async def test_while_the_breaker_keeps_calls_away_nobody_looks_for_the_service_p
         assert not await ask(client, "kept")
     connect = client.services[0]._connect
 
-    async def look() -> Any:
-        looks.append("look")
+    async def count_connects() -> Any:
+        connects.append("connect")
         return await connect()
 
-    client.services[0]._connect = look
+    client.services[0]._connect = count_connects
     async with client:
         with pytest.raises(ServiceNotRunning):
             await ask(client, "new")
         assert client.breaker.state == "open"
-        looks.clear()
+        connects.clear()
         with pytest.raises(CircuitOpen):
             await ask(client, "new")
         assert await ask(client, "kept")
-        assert looks == []
+        assert connects == []
 
 
 @asynccontextmanager
@@ -68,7 +68,7 @@ async def cached(service: FakeService, **options: Any) -> AsyncIterator[FoundryA
         yield client
 
 
-async def test_an_answer_that_broke_off_is_asked_for_again() -> None:
+async def test_interrupted_answer_is_not_cached() -> None:
     service = FakeService(Disconnect("half an"), "whole")
     async with cached(service) as client:
         with pytest.raises(FoundryError) as caught:
@@ -78,13 +78,13 @@ async def test_an_answer_that_broke_off_is_asked_for_again() -> None:
     assert len(service.requests) == 2
 
 
-async def test_an_answer_that_was_filtered_is_not_kept() -> None:
+async def test_filtered_answer_is_not_cached() -> None:
     async with cached(FakeService(Reply("…", finish_reason="content_filter"))) as client:
         assert [await ask(client, "Hi") for _ in range(2)] == [False, False]
 
 
-async def test_calls_that_would_be_made_in_other_ways_do_not_share_one_in_flight() -> None:
-    """A short time-out of one must not fail the other."""
+async def test_calls_with_different_options_do_not_share_a_call() -> None:
+    """The short timeout of one must not fail the other."""
     service = FakeService()
     async with cached(service) as client:
         await asyncio.gather(
@@ -94,18 +94,20 @@ async def test_calls_that_would_be_made_in_other_ways_do_not_share_one_in_flight
 
 
 @pytest.mark.parametrize(("model", "generation"), [("fake:2", "sdk-2.1"), ("fake:1", "sdk-2.0")])
-async def test_what_another_answered_than_was_expected_is_not_kept(
+async def test_answer_of_an_unexpected_model_or_service_is_not_cached(
     model: str, generation: ServiceGeneration
 ) -> None:
-    """Another model took the place of the first, or another service that of the one that died."""
+    """A fallback model has answered, or a service that replaced a crashed one."""
     async with cached(FakeService()) as client:
-        whole = await client.complete("Hi", cache="never")
+        completion = await client.complete("Hi", cache="never")
         calls = client._backend.cached
         assert calls is not None
         order = client._build_request([Message("user", "Hi")], {})
-        expected = ResponseIdentity(model, generation, whole.service)
-        await CacheFill(calls.context, "key", expected, order)._store([], whole)
+        expected = ResponseIdentity(model, generation, completion.service)
+        await CacheFill(calls.context, "key", expected, order)._store([], completion)
         assert (await client.cache.stats()).stores == 0
-        right = ResponseIdentity(whole.model, whole.service_generation, whole.service)
-        await CacheFill(calls.context, "key", right, order)._store([], whole)
+        right = ResponseIdentity(
+            completion.model, completion.service_generation, completion.service
+        )
+        await CacheFill(calls.context, "key", right, order)._store([], completion)
         assert (await client.cache.stats()).stores == 1

@@ -1,4 +1,4 @@
-"""Answers in a file, and who is making one, with clocks and processes that obey the test."""
+"""Answers and claims in the database, with injected clocks and processes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LEASE_S = 15.0
 
 @dataclass
 class World:
-    """One file, a clock, and who is dead."""
+    """One file, a clock, and the dead clients."""
 
     path: Path
     now: float = 1000.0
@@ -58,7 +58,7 @@ def kept(client: CacheDatabase, keys: str) -> str:
     return "".join(key for key in keys if client.get(key))
 
 
-def test_what_one_keeps_another_finds(world: World) -> None:
+def test_stored_answer_is_found_by_another_client(world: World) -> None:
     a, b = world.client("a"), world.client("b")
     assert b.get("k") is None
     assert a.put("k", b"one", "demo:1")
@@ -67,7 +67,7 @@ def test_what_one_keeps_another_finds(world: World) -> None:
     assert a.get("k") == b"other"
 
 
-def test_the_statistics_are_those_of_all_programs(world: World) -> None:
+def test_statistics_count_all_programs(world: World) -> None:
     a, b = world.client("a"), world.client("b")
     a.put("k", ANSWER, "demo:1")
     a.put("l", ANSWER, "demo:2")
@@ -79,7 +79,7 @@ def test_the_statistics_are_those_of_all_programs(world: World) -> None:
     assert a.models() == {"demo:1": (1, 10), "demo:2": (1, 10)}
 
 
-def test_the_ones_that_were_used_longest_ago_go_first_and_in_groups(world: World) -> None:
+def test_least_recently_used_are_evicted_first_and_in_groups(world: World) -> None:
     client = world.client(max_bytes=100)
     for key in "abcdefghij":
         world.now += 1
@@ -92,7 +92,7 @@ def test_the_ones_that_were_used_longest_ago_go_first_and_in_groups(world: World
     assert (stats.evictions, stats.entries, stats.bytes) == (2, 9, 90)
 
 
-def test_an_answer_larger_than_all_the_room_is_not_kept(world: World) -> None:
+def test_answer_larger_than_the_cache_is_not_stored(world: World) -> None:
     client = world.client(max_bytes=100)
     client.put("a", ANSWER, "demo:1")
     assert not client.put("b", b"x" * 100, "demo:1")
@@ -100,7 +100,7 @@ def test_an_answer_larger_than_all_the_room_is_not_kept(world: World) -> None:
     assert kept(client, "abc") == "c"
 
 
-def test_the_account_is_that_of_the_rows(world: World) -> None:
+def test_totals_match_the_rows(world: World) -> None:
     client = world.client(max_bytes=200)
     for step in range(200):
         world.now += 1
@@ -112,7 +112,7 @@ def test_the_account_is_that_of_the_rows(world: World) -> None:
         assert stats.bytes <= 200
 
 
-def test_an_old_answer_is_not_given_any_more_and_goes_with_the_next_that_is_kept(
+def test_expired_answer_is_not_returned_and_is_deleted_by_the_next_put(
     world: World,
 ) -> None:
     client = world.client(max_age_s=60)
@@ -126,14 +126,14 @@ def test_an_old_answer_is_not_given_any_more_and_goes_with_the_next_that_is_kept
     assert (stats.entries, stats.evictions) == (1, 1)
 
 
-def test_who_opens_a_file_with_less_room_makes_it(world: World) -> None:
+def test_client_with_a_smaller_limit_evicts_answers(world: World) -> None:
     world.client().put("a", b"x" * 500, "demo:1")
     small = world.client("b", max_bytes=100)
     small.put("b", ANSWER, "demo:1")
     assert kept(small, "ab") == "b"
 
 
-def test_clearing_leaves_neither_answers_nor_their_bytes(world: World) -> None:
+def test_clear_deletes_answers_and_shrinks_the_file(world: World) -> None:
     client = world.client(max_bytes=10**7)
     client.put("a", b"secret" * 100_000, "demo:1")
     client.flush()
@@ -145,7 +145,7 @@ def test_clearing_leaves_neither_answers_nor_their_bytes(world: World) -> None:
     assert world.path.stat().st_size < 100_000
 
 
-def test_use_is_written_down_in_groups(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_times_of_use_are_written_in_groups(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "FLUSH_AFTER", 3)
     a, b = world.client("a"), world.client("b")
     for key in "abc":
@@ -157,7 +157,7 @@ def test_use_is_written_down_in_groups(world: World, monkeypatch: pytest.MonkeyP
     assert b.stats().hits == 3
 
 
-def test_one_makes_an_answer_at_a_time(world: World) -> None:
+def test_one_client_at_a_time_makes_an_answer(world: World) -> None:
     a, b = world.client("a"), world.client("b")
     assert a.claim("k", "ta", LEASE_S) is None
     holder = b.claim("k", "tb", LEASE_S)
@@ -168,7 +168,7 @@ def test_one_makes_an_answer_at_a_time(world: World) -> None:
     assert b.claim("k", "tb", LEASE_S) is None
 
 
-def test_who_waits_gets_the_answer(world: World) -> None:
+def test_waiting_client_gets_the_answer(world: World) -> None:
     a, b = world.client("a"), world.client("b")
     assert b.get("k") is None
     assert a.claim("k", "ta", LEASE_S) is None
@@ -178,7 +178,7 @@ def test_who_waits_gets_the_answer(world: World) -> None:
     assert (stats.hits, stats.misses) == (1, 0)
 
 
-def test_a_claim_lapses_unless_it_is_renewed(world: World) -> None:
+def test_claim_expires_unless_it_is_renewed(world: World) -> None:
     a, b = world.client("a"), world.client("b")
     a.claim("k", "ta", LEASE_S)
     world.now += 10
@@ -191,25 +191,25 @@ def test_a_claim_lapses_unless_it_is_renewed(world: World) -> None:
     assert a.claim("k", "ta", LEASE_S)
 
 
-def test_a_dead_programs_claim_is_nothing(world: World) -> None:
+def test_claim_of_a_dead_program_is_void(world: World) -> None:
     a, b = world.client("a"), world.client("b")
     a.claim("k", "ta", LEASE_S)
     world.dead.add("a")
     assert b.claim("k", "tb", LEASE_S) is None
 
 
-def test_a_claim_from_before_the_machine_was_started_is_nothing(world: World) -> None:
-    """The clock that all processes share begins anew with the machine."""
+def test_claim_from_before_the_last_boot_is_void(world: World) -> None:
+    """A boot restarts the monotonic clock."""
     a, b = world.client("a"), world.client("b")
     a.claim("k", "ta", LEASE_S)
     world.now = 5.0
     assert b.claim("k", "tb", LEASE_S) is None
 
 
-def test_nobody_waits_long_for_a_process_that_was_stopped_in_a_write(
+def test_only_the_first_write_waits_for_a_suspended_process(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first wait is in vain; for a while after it writes are given up at once."""
+    """After the first timeout, writes fail at once for a while."""
     monkeypatch.setattr(database, "BUSY_MS", 50)
     client = world.client()
     client.put("k", ANSWER, "demo:1")

@@ -1,4 +1,4 @@
-"""What is kept of an answer, and given again."""
+"""Storing an answer and restoring it."""
 
 from __future__ import annotations
 
@@ -64,19 +64,19 @@ CHUNKS = st.lists(
 
 
 @given(CHUNKS)
-def test_an_answer_comes_back_as_it_was_cut_and_as_a_whole(chunks: list[Chunk]) -> None:
-    whole = whole_of(chunks)
-    data = Entry.from_answer(chunks, whole, created_at=7.0).encode()
+def test_answer_is_restored_complete_and_in_chunks(chunks: list[Chunk]) -> None:
+    completion = whole_of(chunks)
+    data = Entry.from_answer(chunks, completion, created_at=7.0).encode()
     found = Entry.decode(data)
     assert found is not None
     assert found.created_at == 7.0
     assert found.to_chunks() == [msgspec.structs.replace(chunk, cached=True) for chunk in chunks]
     again = found.to_completion(TIMINGS)
-    assert again == msgspec.structs.replace(whole, cached=True, attempts=())
+    assert again == msgspec.structs.replace(completion, cached=True, attempts=())
 
 
-def test_every_member_of_a_chunk_is_kept_but_those_of_the_call() -> None:
-    """A member that this test does not know fails it: keep it in Piece, or name it here."""
+def test_all_members_of_a_chunk_are_stored_but_those_of_the_call() -> None:
+    """A new member of Chunk fails this test: add it to CachedChunk, or name it here."""
     assert set(Chunk.__struct_fields__) == {
         *CachedChunk.__struct_fields__,
         *OF_THE_CALL,
@@ -84,23 +84,23 @@ def test_every_member_of_a_chunk_is_kept_but_those_of_the_call() -> None:
     }
 
 
-def test_what_is_damaged_is_no_entry() -> None:
-    whole = whole_of([])
-    good = Entry.from_answer([], whole, created_at=0.0).encode()
+def test_damaged_data_is_no_entry() -> None:
+    completion = whole_of([])
+    good = Entry.from_answer([], completion, created_at=0.0).encode()
     other = zlib.compress(msgspec.msgpack.encode(["not", "an", "entry"]))
     damaged = bytes([*good[:-5], good[-5] ^ 1, *good[-4:]])
     for data in (b"", b"\0", good[:-1], good[: len(good) // 2], damaged, other):
         assert Entry.decode(data) is None
 
 
-def test_what_has_another_format_is_no_entry() -> None:
+def test_other_format_is_no_entry() -> None:
     later = msgspec.structs.replace(
         Entry.from_answer([], whole_of([]), created_at=0.0), format=entry.FORMAT + 1
     )
     assert Entry.decode(later.encode()) is None
 
 
-def test_what_would_unpack_to_more_than_any_answer_is_no_entry(
+def test_data_that_decompresses_beyond_the_limit_is_no_entry(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     chunks = [chunk_of("a" * 1000, b"")]

@@ -1,4 +1,4 @@
-"""The same key for requests that mean the same, and for no others; and what is kept at all."""
+"""Equivalent requests have the same key and others do not; which answers are cached."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def key(request: ChatRequest, model: str = "demo:1") -> str:
 
 
 def spelt_otherwise(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The same request, as another program would write it."""
+    """Return an equivalent request, as another program would write it."""
     other = dict(reversed(arguments.items()))
     other["messages"] = [Message(**message) for message in arguments["messages"]]
     other["extra"] = dict(reversed(arguments.get("extra", {}).items()))
@@ -98,21 +98,21 @@ def spelt_otherwise(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 @given(ARGUMENTS)
-def test_requests_that_mean_the_same_have_one_key(arguments: dict[str, Any]) -> None:
+def test_equivalent_requests_have_the_same_key(arguments: dict[str, Any]) -> None:
     assert key(make_chat_request(**arguments)) == key(
         make_chat_request(**spelt_otherwise(arguments))
     )
 
 
 @given(ARGUMENTS, ARGUMENTS)
-def test_requests_that_differ_have_keys_that_differ(a: dict[str, Any], b: dict[str, Any]) -> None:
+def test_different_requests_have_different_keys(a: dict[str, Any], b: dict[str, Any]) -> None:
     one, other = make_chat_request(**a), make_chat_request(**b)
     alike = meaning(one) == meaning(other)
     assert (key(one) == key(other)) == alike
 
 
 def meaning(request: ChatRequest) -> bytes:
-    """What is sent, but for the order of what has none. JSON, since True == 1 in Python."""
+    """Return what is sent, with unordered members sorted. As JSON, because True == 1 in Python."""
     stop, extra = tuple(sorted(set(request.stop))), dict(sorted(request.extra.items()))
     temperature = None if request.temperature is None else float(request.temperature)
     top_p = None if request.top_p is None else float(request.top_p)
@@ -124,13 +124,13 @@ def meaning(request: ChatRequest) -> bytes:
 
 @pytest.mark.parametrize("name", ChatRequest.__struct_fields__)
 def test_every_member_of_a_request_is_in_its_key(name: str) -> None:
-    """A member that this test does not know fails it: say in OTHERS what changes an answer."""
+    """A new member fails this test: add a value to OTHERS that changes an answer."""
     changed = [msgspec.structs.replace(HELLO, **{name: value}) for value in OTHERS[name]]
     keys = {key(request) for request in (HELLO, *changed)}
     assert len(keys) == 1 + len(changed)
 
 
-def test_a_member_that_is_new_is_in_the_key_by_itself_and_leaves_the_old_keys_alone() -> None:
+def test_new_member_changes_the_key_only_if_it_is_set() -> None:
     class One(msgspec.Struct, frozen=True):
         value: str
 
@@ -143,22 +143,22 @@ def test_a_member_that_is_new_is_in_the_key_by_itself_and_leaves_the_old_keys_al
     messages = HELLO.messages
     assert key(Later(messages=messages)) == key(HELLO)
     values = (None, One("x"), One("y"), Other("x"))
-    keys = {key(Later(messages=messages, later=each)) for each in values}
+    keys = {key(Later(messages=messages, later=value)) for value in values}
     assert len(keys) == 4
 
 
-def test_to_leave_the_choice_of_a_tool_open_is_what_none_means() -> None:
+def test_tool_choice_auto_has_the_key_of_the_default() -> None:
     assert key(msgspec.structs.replace(HELLO, tool_choice="auto")) == key(HELLO)
 
 
-def test_the_model_and_the_generation_are_in_the_key() -> None:
+def test_model_and_generation_are_in_the_key() -> None:
     keys = {answer_key(model, "sdk-2.1", HELLO) for model in ("demo:1", "demo:2")}
     keys.add(answer_key("demo:1", "sdk-2.0", HELLO))
     assert len(keys) == 3
 
 
-def test_a_key_stays_what_it_is_from_one_version_to_the_next() -> None:
-    """Else every file of answers is worthless after an update. Raise FORMAT if it has to change."""
+def test_keys_do_not_change_between_versions() -> None:
+    """Otherwise an update makes all cache files useless. Increase FORMAT if keys must change."""
     assert key(HELLO) == "c53024568fb63042edbad4369ff252b2bf74be3d459b2c79d40169316da6709d"
 
 
@@ -176,7 +176,10 @@ def test_a_key_stays_what_it_is_from_one_version_to_the_next() -> None:
         ({"extra": {"seed": None}}, False),
     ],
 )
-def test_what_has_one_answer(request_: ChatRequest | dict[str, Any], deterministic: bool) -> None:  # noqa: FBT001
+def test_deterministic_requests(
+    request_: ChatRequest | dict[str, Any],
+    deterministic: bool,  # noqa: FBT001
+) -> None:
     request = (
         request_
         if isinstance(request_, ChatRequest)
@@ -189,6 +192,6 @@ def test_what_has_one_answer(request_: ChatRequest | dict[str, Any], determinist
     assert not may_serve(request, "never", only_deterministic=False)
 
 
-def test_whole_answers_are_kept() -> None:
+def test_complete_answers_are_stored() -> None:
     assert [may_store(reason) for reason in ("stop", "length", "tool_calls")] == [True] * 3
     assert not may_store("content_filter")

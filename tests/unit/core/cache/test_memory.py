@@ -1,4 +1,4 @@
-"""Answers in memory: least recently used first, by the byte, and not for ever."""
+"""The cache in memory: lookups, eviction, expiry and statistics."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ async def kept(cache: MemoryCache, keys: str) -> str:
     return "".join([key for key in keys if await cache.get(key)])
 
 
-async def test_an_answer_is_found_again() -> None:
+async def test_stored_answer_is_found() -> None:
     cache = MemoryCache()
     assert await cache.get("a") is None
     assert await cache.put("a", b"one", model="demo:1")
@@ -32,7 +32,7 @@ async def test_an_answer_is_found_again() -> None:
     )
 
 
-async def test_the_one_that_was_used_longest_ago_goes_first() -> None:
+async def test_least_recently_used_is_evicted_first() -> None:
     cache = MemoryCache(max_bytes=30)
     for key in "abc":
         await cache.put(key, ANSWER, model="demo:1")
@@ -42,7 +42,7 @@ async def test_the_one_that_was_used_longest_ago_goes_first() -> None:
     assert (await cache.stats()).evictions == 1
 
 
-async def test_a_large_answer_makes_room_for_itself_and_one_that_is_too_large_does_not() -> None:
+async def test_large_answer_evicts_others_and_a_too_large_one_is_not_stored() -> None:
     cache = MemoryCache(max_bytes=30)
     for key in "abc":
         await cache.put(key, ANSWER, model="demo:1")
@@ -52,7 +52,7 @@ async def test_a_large_answer_makes_room_for_itself_and_one_that_is_too_large_do
     assert await kept(cache, "abcd") == "cd"
 
 
-async def test_an_old_answer_is_not_given_any_more() -> None:
+async def test_expired_answer_is_not_returned() -> None:
     now = 0.0
     cache = MemoryCache(max_age_s=60, monotonic=lambda: now)
     await cache.put("a", ANSWER, model="demo:1")
@@ -66,7 +66,7 @@ async def test_an_old_answer_is_not_given_any_more() -> None:
     assert (stats.entries, stats.bytes, stats.evictions) == (0, 0, 2)
 
 
-async def test_nothing_is_here_after_clearing() -> None:
+async def test_cache_is_empty_after_clear() -> None:
     cache = MemoryCache()
     await cache.put("a", ANSWER, model="demo:1")
     assert await cache.clear() == 1
@@ -78,8 +78,8 @@ STEPS = st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(-1, 12)), max_
 
 
 @given(STEPS)
-async def test_the_account_is_exact_whatever_comes(steps: list[tuple[str, int]]) -> None:
-    """A size of -1 looks an answer up."""
+async def test_totals_match_the_entries_after_any_operations(steps: list[tuple[str, int]]) -> None:
+    """A size of -1 stands for a lookup."""
     cache = MemoryCache(max_bytes=20)
     model: dict[str, bytes] = {}
     for key, size in steps:
@@ -100,7 +100,7 @@ async def test_the_account_is_exact_whatever_comes(steps: list[tuple[str, int]])
     assert stats.stores - stats.evictions >= stats.entries
 
 
-def test_threads_may_share_one() -> None:
+def test_cache_can_be_shared_by_threads() -> None:
     cache = MemoryCache(max_bytes=500)
 
     def use() -> None:
@@ -124,14 +124,12 @@ def test_threads_may_share_one() -> None:
 
 
 @pytest.mark.parametrize(("max_bytes", "max_age_s"), [(0, None), (-1, None), (1, 0.0), (1, -1.0)])
-def test_bounds_under_which_nothing_could_be_kept_are_refused(
-    max_bytes: int, max_age_s: float | None
-) -> None:
+def test_invalid_limits_are_rejected(max_bytes: int, max_age_s: float | None) -> None:
     with pytest.raises(ConfigurationError, match="the cache's max_"):
         MemoryCache(max_bytes=max_bytes, max_age_s=max_age_s)
 
 
-async def test_a_client_without_a_cache_has_an_empty_one() -> None:
+async def test_null_cache_is_empty() -> None:
     cache = NullCache()
     assert not await cache.put("a", b"", model="demo:1")
     assert await cache.get("a") is None

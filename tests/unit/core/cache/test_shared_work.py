@@ -1,4 +1,4 @@
-"""Callers that want the same at the same time share one doing of it, piece by piece."""
+"""Concurrent callers share one run of a job and all its items."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Source(SharedJob[int, str]):
-    """Numbers that come at the test's word."""
+    """A job that yields the numbers that a test sends."""
 
     def __init__(self) -> None:
         self.runs = 0
@@ -50,7 +50,7 @@ class Source(SharedJob[int, str]):
 
 
 class Caller:
-    """Somebody who follows the work in a task of his own."""
+    """A caller that joins the job in its own task."""
 
     def __init__(self, shared: JobDeduplicator[int, str], source: Source, key: str = "key") -> None:
         self.got: list[int] = []
@@ -68,7 +68,7 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def test_all_get_everything_from_the_beginning_however_late_they_come() -> None:
+async def test_late_callers_get_all_items_from_the_first_on() -> None:
     shared, source = JobDeduplicator[int, str](), Source()
     callers = [Caller(shared, source) for _ in range(20)]
     source.send(1, 2)
@@ -84,7 +84,7 @@ async def test_all_get_everything_from_the_beginning_however_late_they_come() ->
     assert (source.runs, source.ended, shared._runs) == (1, 1, {})
 
 
-async def test_different_streams_run_side_by_side_and_a_later_caller_makes_one_anew() -> None:
+async def test_keys_run_in_parallel_and_a_later_caller_starts_a_new_run() -> None:
     shared, source = JobDeduplicator[int, str](), Source()
     one, other = Caller(shared, source, "a"), Caller(shared, source, "b")
     await settle()
@@ -97,7 +97,7 @@ async def test_different_streams_run_side_by_side_and_a_later_caller_makes_one_a
     assert source.runs == 3
 
 
-async def test_the_first_caller_who_leaves_does_not_end_it_for_the_others() -> None:
+async def test_first_caller_leaving_does_not_end_the_job_for_the_others() -> None:
     shared, source = JobDeduplicator[int, str](), Source()
     first = Caller(shared, source)
     await settle()
@@ -112,7 +112,7 @@ async def test_the_first_caller_who_leaves_does_not_end_it_for_the_others() -> N
     assert (second.got, source.runs) == ([1, 2], 1)
 
 
-async def test_the_last_caller_who_leaves_ends_it_and_waits_for_its_cleaning_up() -> None:
+async def test_last_caller_leaving_ends_the_job_and_waits_for_its_cleanup() -> None:
     shared, source = JobDeduplicator[int, str](), Source()
     callers = [Caller(shared, source) for _ in range(3)]
     source.send(1)
@@ -127,7 +127,7 @@ async def test_the_last_caller_who_leaves_ends_it_and_waits_for_its_cleaning_up(
     assert fresh.got == [9]
 
 
-async def test_who_has_seen_enough_leaves() -> None:
+async def test_caller_may_leave_before_the_end() -> None:
     shared, source = JobDeduplicator[int, str](), Source()
     source.send(1, 2, 3)
     async with shared.join("key", lambda: source) as flight:
@@ -135,7 +135,7 @@ async def test_who_has_seen_enough_leaves() -> None:
     assert source.ended == 1
 
 
-async def test_a_failure_reaches_everybody_behind_what_came_as_a_copy_of_his_own() -> None:
+async def test_each_caller_gets_its_own_copy_of_an_error_after_the_items() -> None:
     shared, source = JobDeduplicator[int, str](), Source()
     source.error = ServerError("no")
     callers = [Caller(shared, source) for _ in range(3)]
@@ -147,8 +147,8 @@ async def test_a_failure_reaches_everybody_behind_what_came_as_a_copy_of_his_own
     assert shared._runs == {}
 
 
-async def test_a_failure_that_nobody_waits_for_is_not_complained_of() -> None:
-    """Warnings are errors here: a task's exception that nobody took would be one."""
+async def test_error_that_no_caller_awaits_is_not_logged() -> None:
+    """Warnings are errors in tests, and an unretrieved exception of a task is one."""
     shared, source = JobDeduplicator[int, str](), Source()
     source.error = ServerError("no")
     source.send(1, None)
@@ -157,7 +157,7 @@ async def test_a_failure_that_nobody_waits_for_is_not_complained_of() -> None:
     assert source.ended == 1
 
 
-async def test_the_first_callers_deadline_is_not_that_of_the_rest() -> None:
+async def test_deadline_of_the_first_caller_does_not_apply_to_the_job() -> None:
     shared, source = JobDeduplicator[int, str](), Source()
     with deadline(60):
         caller = Caller(shared, source)
@@ -166,7 +166,7 @@ async def test_the_first_callers_deadline_is_not_that_of_the_rest() -> None:
     assert source.deadlines == [NEVER]
 
 
-async def test_who_ends_everything_says_why() -> None:
+async def test_end_passes_the_error_to_all_callers() -> None:
     shared, source = JobDeduplicator[int, str](), Source()
     callers = [Caller(shared, source) for _ in range(3)]
     await settle()
@@ -177,7 +177,7 @@ async def test_who_ends_everything_says_why() -> None:
     assert source.ended == 1
 
 
-def test_nothing_of_a_loop_that_is_over_is_joined() -> None:
+def test_run_of_a_closed_event_loop_is_not_joined() -> None:
     shared = JobDeduplicator[int, str]()
 
     async def use() -> str:

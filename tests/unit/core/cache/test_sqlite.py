@@ -1,4 +1,4 @@
-"""Answers in a file that is shared, damaged, locked, removed or out of reach."""
+"""The cache in a file that is shared, damaged, locked, removed or not accessible."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ as_a_user = pytest.mark.skipif(
 
 
 class Caches:
-    """Caches on one file, as several programs have them."""
+    """Several caches on one file, as in several programs."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -66,10 +66,10 @@ async def caches(tmp_path: Path) -> AsyncIterator[Caches]:
     yield caches
     for cache in caches.caches:
         await cache.close()
-    assert not [each for each in threading.enumerate() if "foundry-api-cache" in each.name]
+    assert not [thread for thread in threading.enumerate() if "foundry-api-cache" in thread.name]
 
 
-async def test_what_one_keeps_another_finds_also_after_closing(caches: Caches) -> None:
+async def test_stored_answer_is_found_by_another_cache_and_after_close(caches: Caches) -> None:
     a, b = caches.one(), caches.one()
     assert await a.get("k") is None
     assert await a.put("k", ANSWER, model="demo:1")
@@ -83,7 +83,7 @@ async def test_what_one_keeps_another_finds_also_after_closing(caches: Caches) -
 
 
 @posix_only
-async def test_only_this_user_can_read_it(caches: Caches) -> None:
+async def test_only_this_user_can_read_the_file(caches: Caches) -> None:
     cache = caches.one()
     await cache.put("k", ANSWER, model="demo:1")
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in caches.path.parent.iterdir()}
@@ -93,23 +93,23 @@ async def test_only_this_user_can_read_it(caches: Caches) -> None:
 
 
 @posix_only
-async def test_a_file_that_others_could_read_is_closed_to_them(caches: Caches) -> None:
+async def test_file_that_others_could_read_is_made_private(caches: Caches) -> None:
     caches.path.parent.mkdir()
     caches.path.touch(mode=0o644)
     await caches.one().put("k", ANSWER, model="demo:1")
     assert stat.S_IMODE(caches.path.stat().st_mode) == 0o600
 
 
-async def test_closing_what_was_never_used_or_is_closed_does_nothing(caches: Caches) -> None:
+async def test_closing_an_unused_or_closed_cache_does_nothing(caches: Caches) -> None:
     cache = caches.one()
     await cache.close()
     await cache.put("k", ANSWER, model="demo:1")
     await cache.close()
     await cache.close()
-    assert not [each for each in threading.enumerate() if "foundry-api-cache" in each.name]
+    assert not [thread for thread in threading.enumerate() if "foundry-api-cache" in thread.name]
 
 
-def test_it_serves_one_event_loop_after_another(tmp_path: Path) -> None:
+def test_cache_can_be_used_on_one_event_loop_after_another(tmp_path: Path) -> None:
     cache = SqliteCache(tmp_path / "answers.db")
     asyncio.run(put(cache))
     assert asyncio.run(cache.get("k")) == ANSWER
@@ -120,8 +120,8 @@ async def put(cache: SqliteCache) -> bool:
     return await cache.put("k", ANSWER, model="demo:1")
 
 
-async def test_a_slow_disk_does_not_hold_up_the_loop(caches: Caches) -> None:
-    """Another process writes: the put waits in its thread, and the loop goes round meanwhile."""
+async def test_slow_disk_does_not_block_the_event_loop(caches: Caches) -> None:
+    """While another process writes, the put waits in its thread, and the loop runs."""
     cache = caches.one()
     await put(cache)
     with closing(sqlite3.connect(caches.path, isolation_level=None)) as other:
@@ -134,7 +134,7 @@ async def test_a_slow_disk_does_not_hold_up_the_loop(caches: Caches) -> None:
         assert await putting
 
 
-async def test_who_is_cancelled_leaves_no_claim_behind(caches: Caches) -> None:
+async def test_cancelled_call_leaves_no_claim(caches: Caches) -> None:
     a, b = caches.one(), caches.one()
     await put(a)
     for rounds in range(30):
@@ -154,7 +154,7 @@ async def test_who_is_cancelled_leaves_no_claim_behind(caches: Caches) -> None:
     assert caches.waits == []
 
 
-async def test_of_those_who_ask_the_same_one_makes_it_and_the_others_wait(caches: Caches) -> None:
+async def test_concurrent_callers_wait_for_the_answer_of_one(caches: Caches) -> None:
     a, b = caches.one(), caches.one()
     async with a.lock("k") as made:
         assert made is None
@@ -170,7 +170,7 @@ async def turn(cache: SqliteCache, key: str = "k") -> bytes | None:
         return made
 
 
-async def test_who_failed_lets_the_next_one_try(caches: Caches) -> None:
+async def test_next_caller_tries_after_a_failed_one(caches: Caches) -> None:
     a, b = caches.one(), caches.one()
     with pytest.raises(ZeroDivisionError):
         async with a.lock("k"):
@@ -179,7 +179,7 @@ async def test_who_failed_lets_the_next_one_try(caches: Caches) -> None:
     assert caches.waits == []
 
 
-async def test_a_claim_is_renewed_as_long_as_the_work_takes(caches: Caches) -> None:
+async def test_claim_is_renewed_as_long_as_the_work_takes(caches: Caches) -> None:
     async def shortly(seconds: float) -> None:
         del seconds
         await asyncio.sleep(0.001)
@@ -221,7 +221,7 @@ DAMAGES = [header_damaged, pages_broken, cut_short]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-async def test_a_damaged_file_is_set_aside_and_a_new_one_begun(
+async def test_damaged_file_is_set_aside_and_replaced(
     caches: Caches, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     cache = caches.one()
@@ -241,7 +241,7 @@ async def test_a_damaged_file_is_set_aside_and_a_new_one_begun(
     assert str(aside) in record.message
 
 
-async def test_a_file_that_is_damaged_while_it_is_open_is_set_aside(caches: Caches) -> None:
+async def test_file_damaged_while_open_is_set_aside(caches: Caches) -> None:
     a, b = caches.one(), caches.one()
     for cache in (a, b):
         for number in range(40):
@@ -262,8 +262,8 @@ def checkpoint(path: Path) -> None:
 
 
 @pytest.mark.parametrize("keep", [0, 0.5, 0.9])
-async def test_a_cut_log_loses_the_last_answers_at_most(caches: Caches, keep: float) -> None:
-    """A killed program leaves a file and a write-ahead log, of which the end may be missing."""
+async def test_truncated_log_loses_only_the_last_answers(caches: Caches, keep: float) -> None:
+    """A killed program leaves a file and a write-ahead log that may be truncated."""
     program = start_program(LEAVES_A_LOG, str(caches.path))
     assert program.stdout is not None
     assert program.stdout.readline() == "written\n"
@@ -294,7 +294,7 @@ asyncio.run(main())
 """
 
 
-async def test_a_log_of_garbage_is_no_matter(caches: Caches) -> None:
+async def test_garbage_in_the_log_is_ignored(caches: Caches) -> None:
     cache = caches.one()
     await put(cache)
     await cache.close()
@@ -302,7 +302,7 @@ async def test_a_log_of_garbage_is_no_matter(caches: Caches) -> None:
     assert await cache.get("k") == ANSWER
 
 
-async def test_the_last_damaged_files_are_kept_and_clearing_removes_them(
+async def test_last_damaged_files_are_kept_until_clear(
     caches: Caches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache_file, "MAX_REPLACED", 10)
@@ -318,7 +318,7 @@ async def test_the_last_damaged_files_are_kept_and_clearing_removes_them(
     assert not list(caches.path.parent.glob("*damaged*"))
 
 
-async def test_a_disk_that_damages_every_file_is_not_fed_for_ever(
+async def test_file_is_not_replaced_forever_on_a_damaging_disk(
     caches: Caches, caplog: pytest.LogCaptureFixture
 ) -> None:
     cache = caches.one()
@@ -332,7 +332,7 @@ async def test_a_disk_that_damages_every_file_is_not_fed_for_ever(
 
 
 @pytest.mark.parametrize("version", [0, 99])
-async def test_a_file_of_another_format_is_set_aside(caches: Caches, version: int) -> None:
+async def test_file_of_another_format_is_set_aside(caches: Caches, version: int) -> None:
     cache = caches.one()
     await put(cache)
     await cache.close()
@@ -344,7 +344,7 @@ async def test_a_file_of_another_format_is_set_aside(caches: Caches, version: in
     assert "format" in caches.troubles[0].problem
 
 
-async def test_another_programs_database_is_left_alone(
+async def test_database_of_another_program_is_left_unchanged(
     caches: Caches, caplog: pytest.LogCaptureFixture
 ) -> None:
     caches.path.parent.mkdir()
@@ -362,7 +362,7 @@ async def test_another_programs_database_is_left_alone(
         await cache.stats()
 
 
-async def test_a_file_that_was_removed_or_replaced_is_begun_anew(caches: Caches) -> None:
+async def test_removed_or_replaced_file_is_created_again(caches: Caches) -> None:
     a = caches.one()
     await put(a)
     for side in ("", "-wal", "-shm"):
@@ -373,7 +373,7 @@ async def test_a_file_that_was_removed_or_replaced_is_begun_anew(caches: Caches)
     assert caches.troubles == []
 
 
-async def test_a_directory_in_its_place_is_told_once(
+async def test_directory_at_the_path_is_reported_once(
     caches: Caches, caplog: pytest.LogCaptureFixture
 ) -> None:
     caches.path.mkdir(parents=True)
@@ -389,15 +389,15 @@ async def test_a_directory_in_its_place_is_told_once(
 
 
 @as_a_user
-async def test_a_read_only_directory_is_never_fatal(caches: Caches) -> None:
+async def test_read_only_directory_is_never_fatal(caches: Caches) -> None:
     caches.path.parent.mkdir(mode=0o500)
     assert not await put(caches.one())
     assert len(caches.troubles) == 1
 
 
 @posix_only
-async def test_a_full_disk_is_never_fatal(caches: Caches, tmp_path: Path) -> None:
-    """A bound on the size of files does what a full disk does, without one."""
+async def test_full_disk_is_never_fatal(caches: Caches, tmp_path: Path) -> None:
+    """A limit on the file size has the same effect as a full disk."""
     program = start_program(FULL_DISK, str(caches.path))
     output, errors = program.communicate(timeout=60)
     assert (output, program.returncode) == ("True\nFalse\nTrue\n1\n", 0), errors
@@ -409,9 +409,9 @@ import asyncio, os, resource, signal, sys
 from foundry_api.core.cache.sqlite import SqliteCache
 
 async def main():
-    told = []
+    troubles = []
     cache = SqliteCache(sys.argv[1])
-    cache.bind(None, told.append)
+    cache.bind(None, troubles.append)
     print(await cache.put("small", b"x", model="demo:1"))
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
@@ -419,7 +419,7 @@ async def main():
     await cache.put("larger", os.urandom(1_000_000), model="demo:1")
     print(await cache.get("small") == b"x")
     await cache.close()
-    print(len(told))
+    print(len(troubles))
 
 asyncio.run(main())
 """
@@ -444,7 +444,7 @@ asyncio.run(main())
 
 @asynccontextmanager
 async def maker(path: Path) -> AsyncIterator[subprocess.Popen[str]]:
-    """A program that makes an answer and never comes to an end."""
+    """A program that makes an answer and never finishes."""
     program = start_program(MAKES_AND_HANGS, str(path), "15.0")
     try:
         assert program.stdout is not None
@@ -455,7 +455,7 @@ async def maker(path: Path) -> AsyncIterator[subprocess.Popen[str]]:
         program.communicate()
 
 
-async def test_when_the_maker_is_killed_another_takes_over(caches: Caches) -> None:
+async def test_another_program_takes_over_from_a_killed_one(caches: Caches) -> None:
     async with maker(caches.path) as program:
         cache = SqliteCache(caches.path)
         waiting = asyncio.create_task(turn(cache))
@@ -467,10 +467,10 @@ async def test_when_the_maker_is_killed_another_takes_over(caches: Caches) -> No
 
 
 @posix_only
-async def test_when_the_makers_lease_ran_out_another_takes_over(
+async def test_another_program_takes_over_when_the_lease_expires(
     caches: Caches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was stopped, so it lives and renews nothing. What it does when it goes on harms nobody."""
+    """It is suspended: alive, but it renews nothing. When it continues, it does no harm."""
     monkeypatch.setattr(sqlite, "LEASE_S", 1.0)
     program = start_program(MAKES_AND_HANGS, str(caches.path), "1.0")
     assert program.stdout is not None
@@ -488,7 +488,7 @@ async def test_when_the_makers_lease_ran_out_another_takes_over(
     await cache.close()
 
 
-async def test_many_programs_write_side_by_side_and_lose_nothing(caches: Caches) -> None:
+async def test_many_programs_write_in_parallel_without_loss(caches: Caches) -> None:
     programs = [start_program(WRITES, str(caches.path), str(number)) for number in range(4)]
     ends = [await asyncio.to_thread(program.communicate) for program in programs]
     assert ends == [("50 50\n", "")] * len(programs)
@@ -513,7 +513,7 @@ asyncio.run(main())
 """
 
 
-async def test_a_python_without_sqlite_goes_on_without_a_cache(
+async def test_python_without_sqlite_works_without_a_cache(
     caches: Caches, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name in ("database", "file"):
@@ -527,7 +527,7 @@ async def test_a_python_without_sqlite_goes_on_without_a_cache(
         await cache.stats()
 
 
-async def test_the_file_lies_in_the_home_of_the_first_client(tmp_path: Path) -> None:
+async def test_file_is_in_the_home_of_the_first_client(tmp_path: Path) -> None:
     cache = SqliteCache()
     cache.bind(tmp_path / "home", print)
     cache.bind(tmp_path / "other", print)

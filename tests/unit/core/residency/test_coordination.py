@@ -1,4 +1,4 @@
-"""What one client asks of the file that it shares with others, and goes on without."""
+"""Coordination of clients through the usage file, and clients that cannot use it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DEMO = Model(id="demo:1", alias="demo", catalog="local", cached=True)
 
 
 class Clients:
-    """Clients of one home, whose waits are counted and take no time."""
+    """Clients of one home. Their waits are recorded and take no time."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -56,7 +56,7 @@ async def clients(tmp_path: Path) -> AsyncIterator[Clients]:
         await home.aclose()
 
 
-async def test_a_client_that_leaves_uses_nothing(clients: Clients) -> None:
+async def test_closed_client_uses_nothing(clients: Clients) -> None:
     home, other = clients.one(), clients.one().for_service(URL)
     await home.for_service(URL).claim("demo:1")
     (user,) = await other.list_users("demo:1")
@@ -65,7 +65,7 @@ async def test_a_client_that_leaves_uses_nothing(clients: Clients) -> None:
     assert await other.list_users("demo:1") == ()
 
 
-async def test_the_loopback_is_one_service_however_it_is_spelt(clients: Clients) -> None:
+async def test_all_spellings_of_loopback_are_one_service(clients: Clients) -> None:
     await clients.one().for_service("http://localhost:5273").claim("demo:1")
     assert await clients.one().for_service("http://127.0.0.1:5273/").list_users("demo:1")
     assert not await clients.one().for_service("http://127.0.0.1:5274").list_users("demo:1")
@@ -73,7 +73,7 @@ async def test_the_loopback_is_one_service_however_it_is_spelt(clients: Clients)
     assert service_name("http://[::1]:1/x") == "127.0.0.1:1/x"
 
 
-async def test_a_claim_waits_for_an_unload_to_end_with_longer_and_longer_pauses(
+async def test_claim_waits_for_an_unload_with_growing_pauses(
     clients: Clients,
 ) -> None:
     a, b = clients.one().for_service(URL), clients.one().for_service(URL)
@@ -98,7 +98,7 @@ async def test_two_clients_change_a_model_one_after_the_other(clients: Clients) 
     assert order[::2] == order[1::2]
 
 
-async def test_a_model_in_use_is_not_leased_and_nothing_is_left_of_the_attempt(
+async def test_model_in_use_is_not_leased_and_the_attempt_leaves_no_trace(
     clients: Clients,
 ) -> None:
     a, b = clients.one().for_service(URL), clients.one().for_service(URL)
@@ -110,7 +110,7 @@ async def test_a_model_in_use_is_not_leased_and_nothing_is_left_of_the_attempt(
         pass
 
 
-async def test_who_is_cancelled_while_asking_leaves_no_lease_behind(clients: Clients) -> None:
+async def test_cancelled_lease_request_leaves_no_lease(clients: Clients) -> None:
     a, b = clients.one().for_service(URL), clients.one().for_service(URL)
     await a.list_users("demo:1")
     for turns in range(4):
@@ -124,7 +124,7 @@ async def test_who_is_cancelled_while_asking_leaves_no_lease_behind(clients: Cli
             pass
 
 
-async def test_renewing_tells_which_models_may_be_gone(clients: Clients) -> None:
+async def test_renew_returns_models_that_may_be_unloaded(clients: Clients) -> None:
     a, b = clients.one().for_service(URL), clients.one().for_service(URL)
     await a.claim("demo:1")
     assert await a.renew({"demo:1": 1.0}) == set()
@@ -132,14 +132,14 @@ async def test_renewing_tells_which_models_may_be_gone(clients: Clients) -> None
     assert await a.renew({"demo:1": 1.0}) == {"demo:1"}
 
 
-async def test_a_home_knows_what_its_clients_loaded(clients: Clients) -> None:
+async def test_models_loaded_by_clients_of_the_home_are_known(clients: Clients) -> None:
     await clients.one().for_service(URL).record_loaded(DEMO)
     known = await clients.one().for_service(URL).known_models()
     assert known
     assert known["demo:1"].model.alias == "demo"
 
 
-async def test_without_the_file_a_client_works_alone_and_says_so_once(
+async def test_without_the_file_a_client_works_alone_and_warns_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "state").write_text("in the way", encoding="utf-8")
@@ -160,7 +160,7 @@ async def test_without_the_file_a_client_works_alone_and_says_so_once(
     ]
 
 
-async def test_where_nobody_else_is_nothing_is_asked() -> None:
+async def test_service_without_other_clients_needs_no_file() -> None:
     nobody = NoCoordination()
     await nobody.claim("demo:1")
     await nobody.record_loaded(DEMO)
@@ -183,5 +183,5 @@ async def test_where_nobody_else_is_nothing_is_asked() -> None:
         (["x" * 500], "x" * 80),
     ],
 )
-def test_a_program_is_called_what_people_call_it(arguments: list[str], name: str) -> None:
+def test_program_name_is_readable(arguments: list[str], name: str) -> None:
     assert program_name(arguments) == name

@@ -1,4 +1,4 @@
-"""Models come into memory and leave it while calls run; nobody's call is in the way."""
+"""Loading and unloading of models while calls use them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ THEM = ModelUser(program="chat.py", pid=7, last_used_s=4.0)
 
 @dataclass
 class Stored:
-    """The responses that keep a model in memory; a double of `StoredResponses`.
+    """A double of `StoredResponses`.
 
     Attributes:
         free: How many may be deleted.
@@ -60,12 +60,12 @@ class Stored:
 
 @dataclass
 class Engine:
-    """What a service does with its memory; a double of dialect and connection."""
+    """A double of dialect and connection, with models in memory."""
 
     service_generation: ServiceGeneration = "sdk-2.1"
     base_url: str = "http://127.0.0.1:1"
     inside: set[str] = field(default_factory=set)
-    asked: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
     sessions: int = 0
     held_until: float = 0.0
     duration_s: float = 0.0
@@ -80,18 +80,18 @@ class Engine:
         self.stored_responses = Stored()
 
     async def load(self, model: Model) -> None:
-        self.asked.append(f"load {model.alias}")
+        self.requests.append(f"load {model.alias}")
         await asyncio.sleep(self.duration_s)
         if model.alias in self.broken:
             raise errors.ModelLoadFailed("its files are broken")
         self.inside.add(model.id)
 
     async def unload(self, model: Model) -> None:
-        self.asked.append(f"unload {model.alias}")
-        held = self.sessions or World.now() < self.held_until
+        self.requests.append(f"unload {model.alias}")
+        is_in_use = self.sessions or World.now() < self.held_until
         stands_still_s, self.stands_still_s = self.stands_still_s, 0.0
         await asyncio.sleep(stands_still_s)
-        if held:
+        if is_in_use:
             self.sessions = max(self.sessions - 1, 0)
             raise errors.ModelInUse("1 session(s) still using it")
         self.inside.discard(model.id)
@@ -105,7 +105,7 @@ class Engine:
     async def models_memory_mb(self) -> float | None:
         if self.measured is None:
             return None
-        return self.kept_mb + sum(self.measured.get(each, 0.0) for each in self.inside)
+        return self.kept_mb + sum(self.measured.get(item, 0.0) for item in self.inside)
 
     async def describe(self, model: Model) -> Model:
         name = model.id.partition(":")[0]
@@ -114,22 +114,22 @@ class Engine:
 
 @dataclass
 class Shared(NoCoordination):
-    """Other clients, at the test's word; a double of the home's file."""
+    """Other clients, as a test sets them; a double of the usage file."""
 
     is_shared = True  # type: ignore[misc]
     holders: dict[str, ModelUser] = field(default_factory=dict)
     rows: dict[str, KnownModel] = field(default_factory=dict)
-    told: list[str] = field(default_factory=list)
+    calls: list[str] = field(default_factory=list)
     lost: set[str] = field(default_factory=set)
     unloading: asyncio.Event | None = None
 
     async def claim(self, model_id: str) -> None:
-        self.told.append(f"claim {model_id}")
+        self.calls.append(f"claim {model_id}")
         if self.unloading:
             await self.unloading.wait()
 
     async def renew(self, last_used: Mapping[str, float]) -> Iterable[str]:
-        self.told += [f"renew {model_id} {last:g}" for model_id, last in last_used.items()]
+        self.calls += [f"renew {model_id} {last:g}" for model_id, last in last_used.items()]
         return self.lost
 
     @asynccontextmanager
@@ -140,9 +140,9 @@ class Shared(NoCoordination):
         if quiet_s is not None and model_id in self.holders:
             users = (self.holders[model_id],)
             raise errors.ModelInUse("somebody uses it", model=model_id).with_users(users)
-        self.told.append(f"lease {model_id} {change}")
+        self.calls.append(f"lease {model_id} {change}")
         yield
-        self.told.append(f"back {model_id}")
+        self.calls.append(f"back {model_id}")
 
     async def record_loaded(self, model: Model) -> None:
         self.rows[model.id] = KnownModel(model, 0.0, ())
@@ -158,7 +158,7 @@ class Shared(NoCoordination):
 
 
 class World:
-    """A memory, its engine, and all that happens."""
+    """A model manager with its engine and its events."""
 
     def __init__(
         self, engine: Engine | None = None, others: NoCoordination | None = None, **policy: float
@@ -183,7 +183,7 @@ class World:
         return asyncio.get_running_loop().time()
 
     async def call(self, model: Model, seconds: float) -> float:
-        """A call that takes so long. When it began."""
+        """Make a call that takes `seconds`, and return its start."""
         while not self.memory.is_loaded(model.id):
             await self.memory.load(model)
         began, uses = self.now(), self.memory.begin_use(model.id)
@@ -194,7 +194,7 @@ class World:
         return began
 
     async def called(self, model: Model, seconds: float) -> asyncio.Task[float]:
-        """A call that has begun."""
+        """Return a call that has started."""
         await self.memory.load(model)
         task = asyncio.create_task(self.call(model, seconds))
         await asyncio.sleep(0)
@@ -208,7 +208,7 @@ class World:
 # --- draining ---------------------------------------------------------------------------------
 
 
-def test_a_model_leaves_when_its_calls_have_ended_and_later_ones_load_it_again(run: Run) -> None:
+def test_model_is_unloaded_after_its_calls_and_later_calls_load_it_again(run: Run) -> None:
     async def scene() -> None:
         world = World(Engine(duration_s=2.0))
         first = await world.called(A, 10)
@@ -219,13 +219,13 @@ def test_a_model_leaves_when_its_calls_have_ended_and_later_ones_load_it_again(r
         assert first.done()
         assert world.now() == 12
         assert await asyncio.gather(*later) == [14, 14, 14]
-        assert world.engine.asked == ["load a", "unload a", "load a"]
+        assert world.engine.requests == ["load a", "unload a", "load a"]
         assert world.reasons() == [("a:1", "asked")]
 
     run(scene())
 
 
-def test_calls_that_do_not_end_in_time_keep_the_model_and_the_error_counts_them(run: Run) -> None:
+def test_calls_that_do_not_end_in_time_keep_the_model(run: Run) -> None:
     async def scene() -> None:
         world = World()
         calls = [await world.called(A, 100) for _ in range(2)]
@@ -237,24 +237,24 @@ def test_calls_that_do_not_end_in_time_keep_the_model_and_the_error_counts_them(
         assert [user.in_flight for user in caught.value.users] == [2]
         assert world.now() == 30
         assert await later == 30, "who waited goes on with the model that stayed"
-        assert world.engine.asked == ["load a"]
+        assert world.engine.requests == ["load a"]
         await asyncio.gather(*calls)
 
     run(scene())
 
 
-def test_an_engine_that_lets_go_a_moment_later_is_asked_again(run: Run) -> None:
+def test_unload_is_repeated_if_the_engine_releases_the_model_late(run: Run) -> None:
     async def scene() -> None:
         world = World(Engine(sessions=3))
         await world.memory.load(A)
         await world.memory.unload(A, drain_s=0)
-        assert world.engine.asked == ["load a", *["unload a"] * 4]
+        assert world.engine.requests == ["load a", *["unload a"] * 4]
 
     run(scene())
 
 
-def test_what_a_call_of_ours_leaves_behind_may_take_seconds_to_go(run: Run) -> None:
-    """An engine on a busy machine: the answer is complete, but its thread gets no turn to end."""
+def test_engine_may_hold_the_model_for_seconds_after_our_call(run: Run) -> None:
+    """On a busy machine the answer is complete, but the engine's thread has not ended yet."""
 
     async def scene() -> None:
         world = World()
@@ -266,7 +266,7 @@ def test_what_a_call_of_ours_leaves_behind_may_take_seconds_to_go(run: Run) -> N
     run(scene())
 
 
-def test_also_where_it_is_forced(run: Run) -> None:
+def test_engine_may_hold_the_model_also_for_a_forced_unload(run: Run) -> None:
     async def scene() -> None:
         world = World()
         await world.call(A, 10)
@@ -277,7 +277,7 @@ def test_also_where_it_is_forced(run: Run) -> None:
     run(scene())
 
 
-def test_what_is_held_for_longer_is_somebody_elses(run: Run) -> None:
+def test_longer_use_must_be_by_another_program(run: Run) -> None:
     async def scene() -> None:
         world = World(Engine(sessions=10**6))
         await world.call(A, 10)
@@ -292,31 +292,31 @@ def test_what_is_held_for_longer_is_somebody_elses(run: Run) -> None:
     run(scene())
 
 
-def test_a_machine_that_stood_still_meanwhile_is_asked_once_more(run: Run) -> None:
-    """The time is over by then, but that first answer is as old as the question."""
+def test_unload_is_tried_once_more_after_the_machine_was_suspended(run: Run) -> None:
+    """The time is over, but the first refusal is from before the suspension."""
 
     async def scene() -> None:
         world = World(Engine(held_until=0.001, stands_still_s=60))
         await world.memory.load(A)
         await world.memory.unload(A, drain_s=0)
-        assert world.engine.asked == ["load a", *["unload a"] * 2]
+        assert world.engine.requests == ["load a", *["unload a"] * 2]
 
     run(scene())
 
 
-def test_stored_responses_of_ours_are_released_for_an_unloading(run: Run) -> None:
+def test_own_stored_responses_are_released_for_an_unload(run: Run) -> None:
     async def scene() -> None:
         world = World(Engine(sessions=1))
         world.engine.stored_responses.free = 2
         await world.memory.load(A)
         await world.memory.unload(A, drain_s=0, force=True)
-        assert world.engine.asked == ["load a", *["unload a"] * 2]
+        assert world.engine.requests == ["load a", *["unload a"] * 2]
         assert world.engine.stored_responses.free == 0
 
     run(scene())
 
 
-def test_stored_responses_that_somebody_keeps_are_named(run: Run) -> None:
+def test_stored_responses_of_a_conversation_are_named_in_the_error(run: Run) -> None:
     async def scene() -> None:
         world = World(Engine(sessions=10**6))
         world.engine.stored_responses.kept = ("resp_1", "resp_2")
@@ -329,7 +329,7 @@ def test_stored_responses_that_somebody_keeps_are_named(run: Run) -> None:
     run(scene())
 
 
-def test_sessions_that_are_not_ours_are_waited_for_only_so_long(run: Run) -> None:
+def test_sessions_of_other_programs_are_awaited_only_briefly(run: Run) -> None:
     async def scene() -> None:
         world = World(Engine(sessions=10**6))
         await world.memory.load(A)
@@ -342,7 +342,7 @@ def test_sessions_that_are_not_ours_are_waited_for_only_so_long(run: Run) -> Non
     run(scene())
 
 
-def test_force_neither_waits_nor_asks_twice(run: Run) -> None:
+def test_force_does_not_wait_or_retry(run: Run) -> None:
     async def scene() -> None:
         world = World(Engine(sessions=1), Shared(holders={"a:1": THEM}))
         call = await world.called(A, 10)
@@ -354,8 +354,8 @@ def test_force_neither_waits_nor_asks_twice(run: Run) -> None:
     run(scene())
 
 
-def test_force_is_no_reason_to_kill_a_service_of_sdk_1(run: Run) -> None:
-    """Asked to unload while it generates, it dies of a segmentation fault."""
+def test_force_does_not_crash_a_service_of_sdk_1(run: Run) -> None:
+    """It crashes if it unloads a model while it generates."""
 
     async def scene() -> None:
         world = World(Engine("sdk-1"))
@@ -365,25 +365,25 @@ def test_force_is_no_reason_to_kill_a_service_of_sdk_1(run: Run) -> None:
         call = await world.called(A, 100)
         with pytest.raises(errors.ModelInUse, match="after 30 s"):
             await world.memory.unload(A, force=True)
-        assert world.engine.asked.count("unload a") == 1
+        assert world.engine.requests.count("unload a") == 1
         await call
 
     run(scene())
 
 
-def test_on_sdk_1_force_heeds_other_clients_too(run: Run) -> None:
+def test_force_on_sdk_1_respects_other_clients(run: Run) -> None:
     async def scene() -> None:
         others = Shared(holders={"a:1": THEM})
         world = World(Engine("sdk-1"), others)
         with pytest.raises(errors.ModelInUse, match="somebody"):
             await world.memory.unload(A, force=True)
         await World(Engine("sdk-2.0"), others).memory.unload(A, force=True)
-        assert world.engine.asked == []
+        assert world.engine.requests == []
 
     run(scene())
 
 
-def test_calls_over_a_connection_that_was_given_up_still_count(run: Run) -> None:
+def test_calls_over_a_dropped_connection_still_count(run: Run) -> None:
     async def scene() -> None:
         world = World(Engine("sdk-1"))
         call = await world.called(A, 10)
@@ -394,7 +394,7 @@ def test_calls_over_a_connection_that_was_given_up_still_count(run: Run) -> None
     run(scene())
 
 
-def test_a_cancelled_unload_leaves_a_model_that_can_be_called(run: Run) -> None:
+def test_model_is_usable_after_a_cancelled_unload(run: Run) -> None:
     async def scene() -> None:
         world = World()
         call = await world.called(A, 10)
@@ -409,7 +409,7 @@ def test_a_cancelled_unload_leaves_a_model_that_can_be_called(run: Run) -> None:
     run(scene())
 
 
-def test_unloading_what_is_not_there_tells_of_nothing(run: Run) -> None:
+def test_unloading_an_unloaded_model_emits_no_event(run: Run) -> None:
     async def scene() -> None:
         world = World()
         await world.memory.unload(A)
@@ -418,7 +418,7 @@ def test_unloading_what_is_not_there_tells_of_nothing(run: Run) -> None:
     run(scene())
 
 
-def test_loading_and_unloading_in_a_crowd_never_harms_a_call(run: Run) -> None:
+def test_concurrent_loads_and_unloads_never_disturb_a_call(run: Run) -> None:
     async def scene() -> None:
         world = World(Engine(duration_s=0.5))
 
@@ -433,8 +433,8 @@ def test_loading_and_unloading_in_a_crowd_never_harms_a_call(run: Run) -> None:
                 await asyncio.sleep(1)
 
         await asyncio.gather(*map(caller, range(5)), unloader(), unloader())
-        assert world.engine.asked.count("unload a") == 40
-        assert world.engine.asked.count("load a") > 10
+        assert world.engine.requests.count("unload a") == 40
+        assert world.engine.requests.count("load a") > 10
 
     run(scene())
 
@@ -442,29 +442,29 @@ def test_loading_and_unloading_in_a_crowd_never_harms_a_call(run: Run) -> None:
 # --- other clients ----------------------------------------------------------------------------
 
 
-def test_a_model_is_claimed_before_it_is_looked_for_and_loaded_in_a_lease(run: Run) -> None:
+def test_model_is_claimed_before_the_check_and_loaded_in_a_lease(run: Run) -> None:
     async def scene() -> None:
         others = Shared()
         world = World(others=others)
         await world.memory.load(A)
-        assert others.told == ["claim a:1", "lease a:1 load", "back a:1"]
+        assert others.calls == ["claim a:1", "lease a:1 load", "back a:1"]
         (event,) = world.events
         assert isinstance(event, ModelLoaded)
 
     run(scene())
 
 
-def test_a_model_that_another_client_loaded_is_not_loaded_again(run: Run) -> None:
+def test_model_loaded_by_another_client_is_not_loaded_again(run: Run) -> None:
     async def scene() -> None:
         world = World(Engine(inside={"a:1"}), Shared())
         await world.memory.load(A)
         assert world.memory.is_loaded("a:1")
-        assert (world.engine.asked, world.events) == ([], [])
+        assert (world.engine.requests, world.events) == ([], [])
 
     run(scene())
 
 
-def test_who_loads_waits_while_another_client_unloads(run: Run) -> None:
+def test_load_waits_for_the_unload_of_another_client(run: Run) -> None:
     async def scene() -> None:
         others = Shared(unloading=asyncio.Event())
         world = World(others=others)
@@ -474,7 +474,7 @@ def test_who_loads_waits_while_another_client_unloads(run: Run) -> None:
     run(scene())
 
 
-def test_a_model_that_another_client_uses_stays_and_the_error_says_whose_it_is(run: Run) -> None:
+def test_model_used_by_another_client_is_not_unloaded(run: Run) -> None:
     async def scene() -> None:
         world = World(others=Shared(holders={"a:1": THEM}))
         await world.memory.load(A)
@@ -488,15 +488,18 @@ def test_a_model_that_another_client_uses_stays_and_the_error_says_whose_it_is(r
     run(scene())
 
 
-def test_a_use_that_goes_on_is_renewed_in_the_background_and_then_no_more(run: Run) -> None:
+def test_claim_is_renewed_in_the_background_during_use_only(run: Run) -> None:
     async def scene() -> None:
         others = Shared()
         world = World(others=others, hold_s=60)
         call = await world.called(A, 25)
         await call
-        assert [told for told in others.told if "renew" in told] == ["renew a:1 10", "renew a:1 20"]
+        assert [call for call in others.calls if "renew" in call] == [
+            "renew a:1 10",
+            "renew a:1 20",
+        ]
         await asyncio.sleep(1000)
-        assert others.told[-1] == "renew a:1 25"
+        assert others.calls[-1] == "renew a:1 25"
         task = world.keeper._task
         assert task
         assert task.done(), "nobody is looked after any more"
@@ -504,25 +507,25 @@ def test_a_use_that_goes_on_is_renewed_in_the_background_and_then_no_more(run: R
     run(scene())
 
 
-def test_after_a_rest_the_claim_is_made_anew_before_a_call(run: Run) -> None:
+def test_expired_claim_is_made_again_before_a_call(run: Run) -> None:
     async def scene() -> None:
         others = Shared()
         world = World(others=others, hold_s=60)
         await world.call(A, 1)
         await asyncio.sleep(30)
         await world.call(A, 1)
-        assert others.told.count("claim a:1") == 1
+        assert others.calls.count("claim a:1") == 1
         await asyncio.sleep(60)
         world.engine.inside.clear()
         await world.call(A, 1)
-        assert others.told.count("claim a:1") == 2
-        assert world.engine.asked == ["load a", "load a"]
+        assert others.calls.count("claim a:1") == 2
+        assert world.engine.requests == ["load a", "load a"]
         await world.keeper.aclose()
 
     run(scene())
 
 
-def test_a_claim_that_was_lost_is_made_anew_by_the_next_call(run: Run) -> None:
+def test_lost_claim_is_made_again_by_the_next_call(run: Run) -> None:
     async def scene() -> None:
         others = Shared(lost={"a:1"})
         world = World(others=others, hold_s=60)
@@ -530,14 +533,14 @@ def test_a_claim_that_was_lost_is_made_anew_by_the_next_call(run: Run) -> None:
         assert not world.memory.is_loaded("a:1")
         world.engine.inside.clear()
         await world.call(A, 1)
-        assert world.engine.asked == ["load a", "load a"]
+        assert world.engine.requests == ["load a", "load a"]
         await world.keeper.aclose()
 
     run(scene())
 
 
-def test_when_the_loop_ends_its_claims_are_no_longer_trusted() -> None:
-    """Else a call in the next loop would count on renewals that nobody makes."""
+def test_claims_are_not_trusted_after_their_loop_has_ended() -> None:
+    """Otherwise a call in the next loop would rely on renewals that no task makes."""
     others = Shared()
     world = World(others=others)
     asyncio.run(world.memory.load(A))
@@ -551,7 +554,7 @@ def test_when_the_loop_ends_its_claims_are_no_longer_trusted() -> None:
 # --- idleness ---------------------------------------------------------------------------------
 
 
-def test_a_model_that_nobody_calls_is_unloaded(run: Run) -> None:
+def test_idle_model_is_unloaded(run: Run) -> None:
     async def scene() -> None:
         world = World(keep_alive_s=100)
         await world.call(A, 500)
@@ -566,38 +569,38 @@ def test_a_model_that_nobody_calls_is_unloaded(run: Run) -> None:
     run(scene())
 
 
-def test_each_call_starts_the_time_anew(run: Run) -> None:
+def test_each_call_restarts_the_idle_time(run: Run) -> None:
     async def scene() -> None:
         world = World(keep_alive_s=100)
         for _ in range(10):
             await world.call(A, 1)
             await asyncio.sleep(98)
-        assert world.engine.asked == ["load a"]
+        assert world.engine.requests == ["load a"]
         await world.keeper.aclose()
 
     run(scene())
 
 
-def test_an_idle_model_that_another_client_uses_stays_until_it_does_not(run: Run) -> None:
+def test_idle_model_used_by_another_client_stays_until_it_is_free(run: Run) -> None:
     async def scene() -> None:
         others = Shared(holders={"a:1": THEM})
         world = World(others=others, keep_alive_s=100)
         await world.call(A, 0)
         await asyncio.sleep(1000)
-        assert world.engine.asked == ["load a"]
+        assert world.engine.requests == ["load a"]
         others.holders.clear()
         await asyncio.sleep(11)
-        assert world.engine.asked == ["load a", "unload a"]
+        assert world.engine.requests == ["load a", "unload a"]
 
     run(scene())
 
 
-def test_an_idle_model_that_a_stranger_loaded_stays(run: Run) -> None:
+def test_idle_model_loaded_by_another_program_stays(run: Run) -> None:
     async def scene() -> None:
         world = World(Engine(inside={"a:1"}), Shared(), keep_alive_s=100)
         await world.call(A, 0)
         await asyncio.sleep(1000)
-        assert world.engine.asked == []
+        assert world.engine.requests == []
         task = world.keeper._task
         assert task
         assert task.done()
@@ -605,7 +608,7 @@ def test_an_idle_model_that_a_stranger_loaded_stays(run: Run) -> None:
     run(scene())
 
 
-def test_a_service_that_is_gone_is_no_reason_to_give_up_looking(
+def test_failed_unload_does_not_end_the_idle_task(
     run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scene() -> None:
@@ -624,13 +627,13 @@ def test_a_service_that_is_gone_is_no_reason_to_give_up_looking(
     run(scene())
 
 
-def test_a_client_that_closes_ends_the_looking_after(run: Run) -> None:
+def test_closing_the_client_ends_the_idle_task(run: Run) -> None:
     async def scene() -> None:
         world = World(keep_alive_s=100)
         await world.call(A, 0)
         await world.keeper.aclose()
         await asyncio.sleep(1000)
-        assert world.engine.asked == ["load a"]
+        assert world.engine.requests == ["load a"]
 
     run(scene())
 
@@ -638,19 +641,19 @@ def test_a_client_that_closes_ends_the_looking_after(run: Run) -> None:
 # --- the budget -------------------------------------------------------------------------------
 
 
-def test_the_least_recently_used_makes_room(run: Run) -> None:
+def test_least_recently_used_model_makes_room(run: Run) -> None:
     async def scene() -> None:
         world = World(memory_budget_mb=700)
-        for each in (A, B, A, C):
-            await world.call(each, 1)
-        assert world.engine.asked == ["load a", "load b", "unload b", "load c"]
+        for item in (A, B, A, C):
+            await world.call(item, 1)
+        assert world.engine.requests == ["load a", "load b", "unload b", "load c"]
         assert world.reasons() == [("b:1", "budget")]
         assert world.engine.inside == {"a:1", "c:1"}
 
     run(scene())
 
 
-def test_what_another_client_uses_stays_whatever_its_age(run: Run) -> None:
+def test_model_used_by_another_client_stays_whatever_its_age(run: Run) -> None:
     async def scene() -> None:
         others = Shared(rows={}, holders={"a:1": THEM})
         world = World(others=others, max_loaded=2)
@@ -668,7 +671,7 @@ def test_what_another_client_uses_stays_whatever_its_age(run: Run) -> None:
     run(scene())
 
 
-def test_what_a_stranger_loaded_stays_and_counts(
+def test_model_loaded_by_another_program_stays_and_counts(
     run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scene() -> None:
@@ -676,33 +679,33 @@ def test_what_a_stranger_loaded_stays_and_counts(
         world = World(Engine(inside={"a:1", "x:1"}), Shared(), memory_budget_mb=500)
         with pytest.raises(errors.MemoryBudgetExceeded, match=r"a:1 \(400 MB, loaded by a prog"):
             await world.call(C, 1)
-        assert world.engine.asked == []
+        assert world.engine.requests == []
         assert "counted as 0 MB, as their size is unknown: x:1" in caplog.text
         await world.keeper.aclose()
 
     run(scene())
 
 
-def test_a_model_with_calls_in_flight_is_waited_for_when_there_is_no_other_room(run: Run) -> None:
-    """A program that calls two models in turn, with room for one, is slow; it does not fail."""
+def test_model_with_calls_is_awaited_if_nothing_else_makes_room(run: Run) -> None:
+    """A program that alternates two models, with room for one, is slow but does not fail."""
 
     async def scene() -> None:
         world = World(max_loaded=1)
-        calls = [world.call(each, 2) for each in (A, B, C, A, B, C)]
+        calls = [world.call(item, 2) for item in (A, B, C, A, B, C)]
         await asyncio.gather(*calls)
-        assert world.engine.asked.count("load a") == 1, "both callers of a model use it at once"
+        assert world.engine.requests.count("load a") == 1, "both callers of a model use it at once"
         assert world.now() == 6
 
     run(scene())
 
 
-def test_one_that_turns_out_to_be_used_is_passed_over(run: Run) -> None:
+def test_model_found_to_be_in_use_is_skipped(run: Run) -> None:
     async def scene() -> None:
         others = Shared()
         world = World(others=others, max_loaded=2)
         await world.call(A, 1)
         await world.call(B, 1)
-        others.holders["a:1"] = THEM  # since the look, as far as the plan knows
+        others.holders["a:1"] = THEM  # after the selection
         await world.call(C, 1)
         assert world.engine.inside == {"a:1", "c:1"}
         await world.keeper.aclose()
@@ -710,7 +713,7 @@ def test_one_that_turns_out_to_be_used_is_passed_over(run: Run) -> None:
     run(scene())
 
 
-def test_a_model_larger_than_the_budget_empties_nothing(run: Run) -> None:
+def test_model_larger_than_the_budget_unloads_nothing(run: Run) -> None:
     async def scene() -> None:
         world = World(memory_budget_mb=700)
         await world.call(A, 1)
@@ -721,22 +724,22 @@ def test_a_model_larger_than_the_budget_empties_nothing(run: Run) -> None:
     run(scene())
 
 
-def test_memory_that_is_measured_counts_more_than_files(run: Run) -> None:
-    """The files say 400 and 300 MB; in memory they are twice that."""
+def test_measured_memory_counts_instead_of_file_sizes(run: Run) -> None:
+    """The files have 400 and 300 MB, and the models use twice that in memory."""
 
     async def scene() -> None:
         engine = Engine(measured={"a:1": 800.0, "b:1": 600.0})
         world = World(engine, memory_budget_mb=1000)
         await world.call(A, 1)
         await world.call(B, 1)
-        assert engine.asked == ["load a", "unload a", "load b"]
+        assert engine.requests == ["load a", "unload a", "load b"]
         assert world.reasons() == [("a:1", "budget")]
         await world.keeper.aclose()
 
     run(scene())
 
 
-def test_a_model_that_takes_more_memory_than_its_files_say_is_unloaded_again(run: Run) -> None:
+def test_model_that_needs_more_memory_than_its_files_is_unloaded(run: Run) -> None:
     async def scene() -> None:
         engine = Engine(measured={"a:1": 1139.0, "c:1": 200.0})
         world = World(engine, memory_budget_mb=500)
@@ -745,16 +748,18 @@ def test_a_model_that_takes_more_memory_than_its_files_say_is_unloaded_again(run
             await world.call(A, 1)
         assert "the budget is 500 MB" in caught.value.message
         assert engine.inside == set()
-        asked = len(engine.asked)
+        request_count = len(engine.requests)
         with pytest.raises(errors.MemoryBudgetExceeded, match="1139 MB by itself"):
             await world.call(A, 1)
-        assert len(engine.asked) == asked, "its size is known now: it is not loaded again"
+        assert len(engine.requests) == request_count, (
+            "its size is known now: it is not loaded again"
+        )
         await world.keeper.aclose()
 
     run(scene())
 
 
-def test_memory_that_calls_leave_behind_costs_idle_models_their_place(run: Run) -> None:
+def test_idle_models_are_unloaded_for_memory_left_by_calls(run: Run) -> None:
     async def scene() -> None:
         engine = Engine(measured={"b:1": 300.0, "c:1": 200.0})
         world = World(engine, memory_budget_mb=600)
@@ -773,7 +778,7 @@ def test_memory_that_calls_leave_behind_costs_idle_models_their_place(run: Run) 
     run(scene())
 
 
-def test_a_model_in_use_stays_though_it_outgrows_the_budget(
+def test_model_in_use_stays_although_it_exceeds_the_budget(
     run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scene() -> None:
@@ -795,7 +800,7 @@ def test_a_model_in_use_stays_though_it_outgrows_the_budget(
     run(scene())
 
 
-def test_what_the_engine_keeps_of_models_that_are_gone_is_room_for_the_next(run: Run) -> None:
+def test_memory_kept_by_the_engine_is_available_to_the_next_model(run: Run) -> None:
     async def scene() -> None:
         engine = Engine(measured={"a:1": 400.0}, kept_mb=150.0)
         world = World(engine, memory_budget_mb=600)
@@ -806,16 +811,16 @@ def test_what_the_engine_keeps_of_models_that_are_gone_is_room_for_the_next(run:
     run(scene())
 
 
-def test_models_that_are_loaded_at_once_keep_to_the_budget(run: Run) -> None:
+def test_models_loaded_concurrently_respect_the_budget(run: Run) -> None:
     async def scene() -> None:
         world = World(Engine(duration_s=1.0), max_loaded=2)
-        await asyncio.gather(*(world.memory.load(each) for each in (A, B, C)))
+        await asyncio.gather(*(world.memory.load(item) for item in (A, B, C)))
         assert len(world.engine.inside) == 2
 
     run(scene())
 
 
-def test_a_load_that_fails_is_not_taken_for_one(run: Run) -> None:
+def test_failed_load_does_not_count_as_loaded(run: Run) -> None:
     async def scene() -> None:
         world = World(Engine(broken={"a"}), Shared())
         with pytest.raises(errors.ModelLoadFailed):

@@ -1,4 +1,4 @@
-"""What has to leave memory for a new model, and what may not."""
+"""Which models are unloaded for another one, and which are not."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def resident(
 
 
 def names(chosen: tuple[Resident, ...]) -> list[str]:
-    return [each.model.alias for each in chosen]
+    return [entry.model.alias for entry in chosen]
 
 
 BUDGET = ModelResidency(memory_budget_mb=1000)
@@ -50,7 +50,7 @@ OLD, MIDDLE, NEW = resident("old", 400, 1), resident("middle", 300, 2), resident
         (1000, ["old", "middle", "new"]),
     ],
 )
-def test_the_least_recently_used_go_first_and_no_more_than_needed(
+def test_least_recently_used_are_unloaded_first_and_no_more_than_needed(
     size_mb: int, gone: list[str]
 ) -> None:
     assert (
@@ -58,11 +58,11 @@ def test_the_least_recently_used_go_first_and_no_more_than_needed(
     )
 
 
-def test_a_model_that_is_in_memory_needs_no_room() -> None:
+def test_model_in_memory_needs_no_room() -> None:
     assert select_models_to_unload([OLD, MIDDLE, NEW], model("old", 9000), BUDGET) == ()
 
 
-def test_a_number_of_models_is_a_bound_as_well() -> None:
+def test_max_loaded_is_a_limit_too() -> None:
     assert names(
         select_models_to_unload([OLD, NEW], model("next"), ModelResidency(max_loaded=2))
     ) == ["old"]
@@ -70,7 +70,7 @@ def test_a_number_of_models_is_a_bound_as_well() -> None:
     assert names(select_models_to_unload([OLD, NEW], model("next", 300), both)) == ["old", "new"]
 
 
-def test_an_unknown_size_counts_as_nothing() -> None:
+def test_unknown_size_counts_as_zero() -> None:
     unknown = resident("unknown", None, 0.5)
     assert select_models_to_unload([unknown], model("next", 1000), BUDGET) == ()
     assert names(select_models_to_unload([unknown, NEW], model("next", 900), BUDGET)) == [
@@ -79,7 +79,7 @@ def test_an_unknown_size_counts_as_nothing() -> None:
     ]
 
 
-def test_one_with_calls_in_flight_comes_last_as_they_have_to_end_first() -> None:
+def test_model_with_calls_in_flight_is_unloaded_last() -> None:
     busy = resident("busy", 500, 0, used=True)
     assert names(select_models_to_unload([busy, NEW], model("next", 450), BUDGET)) == ["new"]
     assert names(select_models_to_unload([busy, NEW], model("next", 900), BUDGET)) == [
@@ -88,12 +88,12 @@ def test_one_with_calls_in_flight_comes_last_as_they_have_to_end_first() -> None
     ]
 
 
-def test_nothing_goes_for_a_model_that_would_not_fit_anyway() -> None:
+def test_nothing_is_unloaded_for_a_model_that_cannot_fit() -> None:
     with pytest.raises(MemoryBudgetExceeded, match="1001 MB by itself, and the budget is 1000 MB"):
         select_models_to_unload([OLD], model("huge", 1001), BUDGET)
 
 
-def test_the_error_says_what_stays_why_and_how_much_it_would_take() -> None:
+def test_error_names_the_blocked_models_the_reasons_and_the_size() -> None:
     theirs = resident("theirs", 600, used=True, blocked_by="chat.py")
     strange = resident("strange", None, blocked_by="loaded by a stranger")
     with pytest.raises(MemoryBudgetExceeded) as caught:
@@ -133,25 +133,25 @@ residents = st.lists(
     budget_mb=st.none() | st.integers(1, 1500),
     most=st.none() | st.integers(1, 6),
 )
-def test_whatever_is_in_memory_the_bounds_hold_afterwards_and_none_goes_in_vain(
+def test_limits_hold_after_unloading_and_no_unload_is_in_vain(
     residents: list[Resident], size_mb: int | None, budget_mb: int | None, most: int | None
 ) -> None:
     policy = ModelResidency(memory_budget_mb=budget_mb, max_loaded=most)
     coming = model("next", size_mb)
 
     def fits(stay: list[Resident]) -> bool:
-        total = sum(each.size_mb for each in stay) + (size_mb or 0)
+        total = sum(entry.size_mb for entry in stay) + (size_mb or 0)
         return total <= (budget_mb or 10**9) and len(stay) < (most or 10**9)
 
     try:
         gone = select_models_to_unload(residents, coming, policy)
     except MemoryBudgetExceeded:
-        assert not fits([each for each in residents if each.blocked_by])
+        assert not fits([entry for entry in residents if entry.blocked_by])
         return
-    assert not [each for each in gone if each.blocked_by]
-    assert fits([each for each in residents if each not in gone])
-    assert not gone or not fits([each for each in residents if each not in gone[:-1]])
-    order = [(bool(each.users), each.last_used) for each in gone]
+    assert not [entry for entry in gone if entry.blocked_by]
+    assert fits([entry for entry in residents if entry not in gone])
+    assert not gone or not fits([entry for entry in residents if entry not in gone[:-1]])
+    order = [(bool(entry.users), entry.last_used) for entry in gone]
     assert order == sorted(order)
 
 
@@ -159,18 +159,18 @@ def test_whatever_is_in_memory_the_bounds_hold_afterwards_and_none_goes_in_vain(
     "wrong",
     [{"keep_alive_s": 0}, {"memory_budget_mb": -1}, {"max_loaded": 0}, {"hold_s": float("nan")}],
 )
-def test_a_policy_that_cannot_work_is_refused_by_name(wrong: dict[str, float]) -> None:
+def test_invalid_policy_is_rejected_with_the_name_of_the_value(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(wrong))):
         ModelResidency(**wrong)  # type: ignore[arg-type]
 
 
-def test_the_settings_are_a_policy() -> None:
+def test_policy_of_the_settings() -> None:
     policy = ModelResidency.of(Settings(keep_alive_s=60, memory_budget_mb=4000))
     assert policy == ModelResidency(keep_alive_s=60, memory_budget_mb=4000)
     assert policy.bounded
     assert not ModelResidency.of(Settings()).bounded
 
 
-def test_a_call_begins_only_while_the_next_renewal_comes_in_time() -> None:
+def test_call_starts_only_if_the_next_renewal_is_in_time() -> None:
     policy = ModelResidency(hold_s=60)
     assert policy.sure_s + policy.renew_s < policy.hold_s

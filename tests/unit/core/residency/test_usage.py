@@ -1,4 +1,4 @@
-"""Calls in flight are counted, and one thing at a time is done to a model."""
+"""Counting calls in flight, and locks by key."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def busy(calls: int) -> ModelUsage:
     return uses
 
 
-async def test_a_model_without_calls_is_drained_at_once() -> None:
+async def test_model_without_calls_is_drained_at_once() -> None:
     assert await busy(0).drain(0)
     assert await busy(0).drain(30)
 
 
-async def test_without_time_a_call_in_flight_is_not_waited_for() -> None:
+async def test_drain_without_time_does_not_wait() -> None:
     assert not await busy(1).drain(0)
 
 
-def test_draining_ends_with_the_last_call(run: Run) -> None:
+def test_drain_ends_with_the_last_call(run: Run) -> None:
     async def scene() -> None:
         uses, loop = busy(2), asyncio.get_running_loop()
         loop.call_later(3, uses.end_call, 3.0)
@@ -39,7 +39,7 @@ def test_draining_ends_with_the_last_call(run: Run) -> None:
     run(scene())
 
 
-def test_draining_has_an_end(run: Run) -> None:
+def test_drain_has_a_timeout(run: Run) -> None:
     async def scene() -> None:
         uses, loop = busy(2), asyncio.get_running_loop()
         loop.call_later(3, uses.end_call, 3.0)
@@ -51,7 +51,7 @@ def test_draining_has_an_end(run: Run) -> None:
     run(scene())
 
 
-def test_those_for_whom_a_model_was_loaded_are_let_begin_but_not_waited_for_long(run: Run) -> None:
+def test_callers_of_a_loaded_model_may_start_but_are_not_awaited_for_long(run: Run) -> None:
     async def scene() -> None:
         uses, loop = ModelUsage(), asyncio.get_running_loop()
         uses.waiting = uses.starting = 2
@@ -66,14 +66,14 @@ def test_those_for_whom_a_model_was_loaded_are_let_begin_but_not_waited_for_long
     run(scene())
 
 
-def test_one_who_left_while_it_was_loading_is_not_waited_for() -> None:
+def test_caller_that_left_while_loading_is_not_awaited() -> None:
     uses = ModelUsage()
     uses.waiting = 2
     uses.on_loaded()
     assert (uses.waiting, uses.starting) == (1, 0)
 
 
-async def test_turns_of_a_key_are_taken_in_the_order_they_were_asked_for() -> None:
+async def test_lock_of_a_key_is_granted_in_order() -> None:
     turns, order = KeyedLock(), list[int]()
 
     async def take(number: int) -> None:
@@ -87,13 +87,13 @@ async def test_turns_of_a_key_are_taken_in_the_order_they_were_asked_for() -> No
     assert turns._locks == {}
 
 
-async def test_turns_of_two_keys_do_not_wait_for_each_other() -> None:
+async def test_locks_of_two_keys_are_independent() -> None:
     turns = KeyedLock()
     async with turns.lock("a"), asyncio.timeout(1), turns.lock("b"):
         pass
 
 
-async def test_who_is_cancelled_while_it_waits_leaves_its_place() -> None:
+async def test_cancelled_waiter_gives_up_its_place() -> None:
     turns = KeyedLock()
     async with turns.lock("a"):
         waiting = asyncio.create_task(turns.lock("a").__aenter__())
@@ -104,7 +104,7 @@ async def test_who_is_cancelled_while_it_waits_leaves_its_place() -> None:
     assert turns._locks == {}
 
 
-def test_the_same_turns_serve_one_event_loop_after_another() -> None:
+def test_lock_can_be_used_on_one_event_loop_after_another() -> None:
     turns = KeyedLock()
 
     async def crowd() -> None:

@@ -1,4 +1,4 @@
-"""Several clients and one file, with processes that live and die at the test's word."""
+"""Several clients that share the usage file, with injected clocks and processes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DEMO = Model(id="demo:1", alias="demo", catalog="local", cached=True, loaded=Tru
 
 @dataclass
 class World:
-    """A clock, and who is dead."""
+    """A clock, and the dead clients."""
 
     path: Path
     now: float = 1000.0
@@ -61,14 +61,14 @@ def unload(client: ModelUsageDb, token: str = "t", quiet_s: float | None = 0.0) 
     return client.lease(HERE, "demo:1", "unload", token, for_s=100, quiet_s=quiet_s)
 
 
-def test_a_claim_is_seen_by_others_and_not_by_its_owner(world: World) -> None:
+def test_claim_is_visible_to_other_clients_only(world: World) -> None:
     a, b = world.client("a"), world.client("b")
     assert a.claim(HERE, "demo:1", 60) is None
     assert (users(a), users(b)) == ([], ["a.py"])
     assert users(b, ELSEWHERE) == users(b, HERE, "other:1") == []
 
 
-def test_a_claim_lapses(world: World) -> None:
+def test_claim_expires(world: World) -> None:
     a, b = world.client("a"), world.client("b")
     a.claim(HERE, "demo:1", 60)
     world.now += 59
@@ -78,7 +78,7 @@ def test_a_claim_lapses(world: World) -> None:
     assert unload(b).token
 
 
-def test_a_claim_is_renewed_from_its_last_use(world: World) -> None:
+def test_claim_is_renewed_from_the_last_use(world: World) -> None:
     a, b = world.client("a"), world.client("b")
     a.claim(HERE, "demo:1", 60)
     world.now += 50
@@ -89,7 +89,7 @@ def test_a_claim_is_renewed_from_its_last_use(world: World) -> None:
     assert users(b) == []
 
 
-def test_a_claim_that_lapsed_is_not_renewed_as_the_model_may_be_gone(world: World) -> None:
+def test_expired_claim_is_not_renewed_because_the_model_may_be_unloaded(world: World) -> None:
     a, b = world.client("a"), world.client("b")
     a.claim(HERE, "demo:1", 60)
     world.now += 60
@@ -98,7 +98,7 @@ def test_a_claim_that_lapsed_is_not_renewed_as_the_model_may_be_gone(world: Worl
     assert users(b) == []
 
 
-def test_a_model_that_was_unloaded_is_used_by_nobody(world: World) -> None:
+def test_unloaded_model_has_no_users(world: World) -> None:
     a, b = world.client("a"), world.client("b")
     a.claim(HERE, "demo:1", 60)
     b.record_loaded(HERE, DEMO, 60)
@@ -108,7 +108,7 @@ def test_a_model_that_was_unloaded_is_used_by_nobody(world: World) -> None:
 
 
 @pytest.mark.parametrize("way", ["killed", "left"])
-def test_a_client_that_is_gone_uses_nothing(world: World, way: str) -> None:
+def test_dead_client_uses_nothing(world: World, way: str) -> None:
     a, b = world.client("a"), world.client("b")
     a.claim(HERE, "demo:1", 60)
     assert unload(a).token
@@ -120,7 +120,7 @@ def test_a_client_that_is_gone_uses_nothing(world: World, way: str) -> None:
     assert unload(b).token
 
 
-def test_a_model_that_others_use_is_not_leased_for_unloading(world: World) -> None:
+def test_model_in_use_by_others_is_not_leased_for_unloading(world: World) -> None:
     a, b = world.client("a"), world.client("b")
     a.claim(HERE, "demo:1", 60)
     world.now += 7
@@ -131,7 +131,7 @@ def test_a_model_that_others_use_is_not_leased_for_unloading(world: World) -> No
     assert unload(a).holder
 
 
-def test_idleness_heeds_uses_that_lapsed(world: World) -> None:
+def test_idle_unload_respects_expired_uses(world: World) -> None:
     a, b = world.client("a"), world.client("b")
     a.claim(HERE, "demo:1", 60)
     world.now += 200
@@ -139,7 +139,7 @@ def test_idleness_heeds_uses_that_lapsed(world: World) -> None:
     assert unload(b, quiet_s=100).token
 
 
-def test_who_unloads_keeps_claims_out_until_it_is_done(world: World) -> None:
+def test_unloading_client_blocks_claims_until_it_is_done(world: World) -> None:
     a, b = world.client("a"), world.client("b")
     assert unload(a).token
     holder = b.claim(HERE, "demo:1", 60)
@@ -151,14 +151,14 @@ def test_who_unloads_keeps_claims_out_until_it_is_done(world: World) -> None:
     assert b.claim(HERE, "demo:1", 60) is None
 
 
-def test_who_loads_keeps_no_claim_out(world: World) -> None:
+def test_loading_client_blocks_no_claim(world: World) -> None:
     a, b = world.client("a"), world.client("b")
     assert a.lease(HERE, "demo:1", "load", "t", for_s=100).token
     assert b.claim(HERE, "demo:1", 60) is None
     assert b.lease(HERE, "demo:1", "load", "u", for_s=100).holder
 
 
-def test_a_lease_lapses_and_only_its_own_token_gives_it_back(world: World) -> None:
+def test_lease_expires_and_is_released_only_by_its_token(world: World) -> None:
     a, b = world.client("a"), world.client("b")
     assert unload(a, "first").token
     a.release("another")
@@ -169,14 +169,14 @@ def test_a_lease_lapses_and_only_its_own_token_gives_it_back(world: World) -> No
     assert unload(a).holder
 
 
-def test_a_lease_that_a_client_could_not_give_back_does_not_shut_itself_out(world: World) -> None:
+def test_unreleased_lease_does_not_block_its_own_client(world: World) -> None:
     a = world.client("a")
     assert unload(a, "lost").token
     assert unload(a, "next").token
     assert a.claim(HERE, "demo:1", 60) is None
 
 
-def test_what_was_loaded_is_known_with_its_last_use_by_anybody(world: World) -> None:
+def test_loaded_model_is_known_with_the_last_use_by_any_client(world: World) -> None:
     a, b = world.client("a"), world.client("b")
     a.record_loaded(HERE, DEMO, 60)
     a.unregister()
@@ -190,7 +190,7 @@ def test_what_was_loaded_is_known_with_its_last_use_by_anybody(world: World) -> 
     assert b.list_known_models(ELSEWHERE) == {}
 
 
-def test_what_was_loaded_before_the_machine_started_anew_is_not_known(world: World) -> None:
+def test_model_loaded_before_the_last_boot_is_not_known(world: World) -> None:
     a = world.client("a")
     a.record_loaded(ELSEWHERE, DEMO, 60)
     world.now = 3.0
@@ -199,9 +199,7 @@ def test_what_was_loaded_before_the_machine_started_anew_is_not_known(world: Wor
     assert a.list_known_models(HERE)
 
 
-def test_only_so_many_loaded_models_are_remembered(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_number_of_known_models_is_limited(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(usage_db, "MAX_KNOWN_MODELS", 3)
     a = world.client("a")
     for port in range(5):
@@ -214,25 +212,25 @@ def test_only_so_many_loaded_models_are_remembered(
     ]
 
 
-def test_of_many_that_ask_at_once_one_gets_the_lease(world: World) -> None:
+def test_one_of_many_concurrent_clients_gets_the_lease(world: World) -> None:
     clients = [world.client(f"client-{number}") for number in range(8)]
     with ThreadPoolExecutor(8) as pool:
         leases = list(pool.map(unload, clients))
     assert len([lease for lease in leases if lease.token]) == 1
 
 
-def test_of_many_that_make_the_file_at_once_none_is_refused(tmp_path: Path) -> None:
-    """SQLite refuses, without any wait, one of two that turn on write-ahead logging at once."""
+def test_many_clients_can_create_the_file_concurrently(tmp_path: Path) -> None:
+    """SQLite rejects one of two clients that enable write-ahead logging at once, without a wait."""
     with ThreadPoolExecutor(8) as threads:
         for attempt in range(100):
             world = World(tmp_path / f"{attempt}.db")
             clients = [world.client(f"client-{number}") for number in range(8)]
-            told = list(threads.map(lambda each: each.list_users(HERE, "demo:1"), clients))
-            assert not any(told)
+            found = list(threads.map(lambda client: client.list_users(HERE, "demo:1"), clients))
+            assert not any(found)
 
 
 @pytest.mark.parametrize("content", [b"this is no database at all" * 50, b"SQLite format 3\0" * 99])
-def test_a_damaged_file_is_set_aside(
+def test_damaged_file_is_set_aside(
     world: World, caplog: pytest.LogCaptureFixture, content: bytes
 ) -> None:
     world.path.parent.mkdir()
@@ -244,7 +242,7 @@ def test_a_damaged_file_is_set_aside(
     assert len(caplog.records) == 1
 
 
-def test_one_damaged_file_is_set_aside_once(world: World) -> None:
+def test_damaged_file_is_set_aside_by_one_client_only(world: World) -> None:
     world.path.parent.mkdir()
     world.path.write_bytes(b"this is no database at all" * 50)
     clients = [world.client(f"client-{number}") for number in range(8)]
@@ -253,7 +251,7 @@ def test_one_damaged_file_is_set_aside_once(world: World) -> None:
     assert len(users(world.client("last"))) == 8
 
 
-def test_damage_behind_a_whole_header_is_found_by_who_hits_it(world: World) -> None:
+def test_damage_after_an_intact_header_is_found_when_it_is_read(world: World) -> None:
     a = world.client("a")
     a.claim(HERE, "demo:1", 60)
     content = bytearray(world.path.read_bytes())
@@ -265,7 +263,7 @@ def test_damage_behind_a_whole_header_is_found_by_who_hits_it(world: World) -> N
     assert users(world.client("b")) == ["a.py"]
 
 
-def test_a_file_of_another_version_is_left_alone(world: World) -> None:
+def test_file_of_another_version_is_left_unchanged(world: World) -> None:
     world.client("a").claim(HERE, "demo:1", 60)
     db = sqlite3.connect(world.path)
     db.execute("pragma user_version = 2")
@@ -283,15 +281,13 @@ def a_directory(path: Path) -> None:
 
 
 @pytest.mark.parametrize("obstacle", [in_the_way, a_directory])
-def test_a_place_that_cannot_be_used_is_said(
-    world: World, obstacle: Callable[[Path], None]
-) -> None:
+def test_unusable_path_is_reported(world: World, obstacle: Callable[[Path], None]) -> None:
     obstacle(world.path)
     with pytest.raises(DatabaseUnavailable, match=r"uses\.db"):
         world.client("a").claim(HERE, "demo:1", 60)
 
 
-def test_who_waits_for_another_write_too_long_gives_up(
+def test_client_gives_up_after_waiting_too_long_for_a_write(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(usage_db, "BUSY_S", 0.05)
@@ -304,7 +300,7 @@ def test_who_waits_for_another_write_too_long_gives_up(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no such modes")
-def test_only_this_user_can_read_it(world: World) -> None:
+def test_only_this_user_can_read_the_file(world: World) -> None:
     client = world.client("a")
     client.claim(HERE, "demo:1", 60)
     with client._transaction():
@@ -313,6 +309,6 @@ def test_only_this_user_can_read_it(world: World) -> None:
     assert stat.S_IMODE(world.path.parent.stat().st_mode) == 0o700
 
 
-def test_a_client_of_this_process_lives() -> None:
+def test_client_of_this_process_is_alive() -> None:
     assert ClientProcess.current("a", "tests").is_alive
     assert not ClientProcess("a", "tests", os.getpid(), 1.0).is_alive
