@@ -316,7 +316,7 @@ class ContextOverflow(InvalidRequest):
 class GrammarError(InvalidRequest):
     """The schema or grammar of the request does not compile."""
 
-    default_hint = "Correct the schema or grammar at the place in the message."
+    default_hint = "Correct the schema or grammar; the message says where."
 
 
 class ResponseNotFound(InvalidRequest, LookupError):
@@ -342,8 +342,12 @@ class StructuredOutputError(FoundryError):
         finish_reason: Why the last answer ended, such as `length` if it was truncated.
     """
 
-    default_hint = "See .partial; describe the format in the prompt, or use a larger model."
-    cut_hint = "See .partial; raise max_tokens, or limit the strings and arrays of the schema."
+    default_hint = (
+        "The text is in .partial; describe the format in the prompt, or use a larger model."
+    )
+    cut_hint = (
+        "The text is in .partial; raise max_tokens, or limit the strings and arrays of the schema."
+    )
 
     def __init__(
         self,
@@ -508,7 +512,7 @@ class ServiceStartFailed(ServiceError):
         log_path: The host's log file; None if the host failed before it opened one.
     """
 
-    default_hint = "The log has the cause."
+    default_hint = "See the log for the cause."
 
     def __init__(
         self, message: str, *, log_path: str | None = None, **details: Unpack[ErrorDetails]
@@ -603,7 +607,10 @@ class BatchInputInvalid(BatchError, InvalidRequest):
 class BatchMismatch(BatchError):
     """The input or the options differ from those in the batch's journal."""
 
-    default_hint = "Restore the input and options, choose another output, or use --restart."
+    default_hint = (
+        "Restore the input and options, or choose another output; --restart discards the answers "
+        "received so far."
+    )
 
 
 class BatchInUse(BatchError):
