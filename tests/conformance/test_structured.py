@@ -104,6 +104,7 @@ async def test_grammar_is_enforced_or_refused_before_sending(
         assert 0 <= (await asking).parsed < 100
         return
     with pytest.raises(
-        UnsupportedFeature, match=f"generation {service.service_generation} keeps no"
+        UnsupportedFeature,
+        match=f"generation {service.service_generation} does not support grammars",
     ):
         await asking
