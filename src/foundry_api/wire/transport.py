@@ -65,7 +65,14 @@ class Request(msgspec.Struct, frozen=True):
     body: bytes | None = None
 
     def with_headers(self, headers: Mapping[str, str]) -> Request:
-        """Return a copy with these headers added; headers of the same name are replaced."""
+        """Return a copy with additional headers.
+
+        Args:
+            headers: The headers to add. They replace headers of the same name, ignoring case.
+
+        Returns:
+            The changed copy.
+        """
         replaced = {name.lower() for name in headers}
         others = {
             name: value for name, value in self.headers.items() if name.lower() not in replaced
@@ -73,11 +80,28 @@ class Request(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, headers={**others, **headers})
 
     def with_json(self, body: object) -> Request:
-        """Return a copy with this value as its JSON body."""
+        """Return a copy with another body.
+
+        Args:
+            body: The value to encode as JSON.
+
+        Returns:
+            The changed copy.
+
+        Raises:
+            TypeError: The value cannot be encoded as JSON.
+        """
         return msgspec.structs.replace(self, body=msgspec.json.encode(body))
 
     def json(self) -> Any:
-        """Return the body decoded from JSON, or None if there is no body."""
+        """Decode the body as JSON.
+
+        Returns:
+            The decoded value, or None if there is no body.
+
+        Raises:
+            msgspec.DecodeError: The body is not JSON.
+        """
         return None if self.body is None else msgspec.json.decode(self.body)
 
     def __repr__(self) -> str:
