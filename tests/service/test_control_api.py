@@ -11,8 +11,8 @@ import pytest
 from aiohttp import web
 
 from foundry_api.engine.control import ControlClient
+from foundry_api.engine.control_messages import HostInfo
 from foundry_api.engine.endpoint import ControlAddress
-from foundry_api.engine.handshake import HostInfo
 from foundry_api.engine.host.control_api import ControlAPI
 from foundry_api.engine.host.downloads import DownloadManager
 from foundry_api.types.errors import (
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
     from pathlib import Path
 
-    from foundry_api.engine.host.catalog import PublicListing
+    from foundry_api.engine.control_messages import PublicListing
     from foundry_api.wire.http import HttpTransport
 
 MODEL = Model(id="phi:1", alias="phi", catalog="public", cached=True)

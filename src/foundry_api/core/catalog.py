@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from foundry_api.engine.host.catalog import PublicListing
+from foundry_api.engine.control_messages import PublicListing
 from foundry_api.engine.models.download_cache import list_downloaded, may_hold_downloads
 from foundry_api.storage.paths import PRIVATE_DIRECTORY, Paths
 from foundry_api.storage.private_file import read_file, replace_file

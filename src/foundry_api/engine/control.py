@@ -8,8 +8,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from foundry_api.engine.handshake import HostInfo
-from foundry_api.engine.host.catalog import PublicListing
+from foundry_api.engine.control_messages import HostInfo, HostMemory, PublicListing
 from foundry_api.types import errors
 from foundry_api.types.errors import (
     DownloadFailed,
@@ -30,27 +29,13 @@ if TYPE_CHECKING:
     from foundry_api.engine.endpoint import ControlAddress
     from foundry_api.wire.transport import Response, Transport
 
-__all__ = ["ControlClient", "HostMemory"]
+__all__ = ["ControlClient"]
 
 TIMEOUT_S = 10.0
 # The engine requests the public catalog region by region, each with its own time-outs.
 CATALOG_TIMEOUT_S = 120.0
 MAX_LINE_BYTES = 64 * 1024
 _OK = 200
-
-
-class HostMemory(msgspec.Struct, frozen=True):
-    """Memory of a host.
-
-    Attributes:
-        rss_bytes: Resident memory of its process.
-        models_bytes: What was added since the engine started, for models and their requests.
-        includes: What the resident memory consists of.
-    """
-
-    rss_bytes: int
-    models_bytes: int
-    includes: tuple[str, ...]
 
 
 _Decoded = TypeVar("_Decoded")

@@ -1,4 +1,4 @@
-"""Messages between an engine host and the programs that start and use it."""
+"""Messages between an engine host and the program that starts it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HostConfig",
-    "HostInfo",
     "HostReady",
     "HostStartError",
     "HostStartResult",
@@ -110,29 +109,6 @@ class HostStartError(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
 
 
 HostStartResult = HostReady | HostStartError
-
-
-class HostInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What `GET /host` of the control API returns.
-
-    Attributes:
-        url: Address of the engine.
-        uptime_s: Seconds since the host was ready.
-        owner_pid: The process that a private host belongs to; None for a shared host.
-        idle_timeout_s: Seconds without use after which a shared host exits; 0 for never.
-        problems: Models that could not be registered at the start, and why.
-        catalog_url: Replaces Microsoft's public catalog, for tests.
-    """
-
-    pid: int
-    url: str
-    uptime_s: float
-    sdk_version: str
-    log_path: str
-    owner_pid: int | None
-    idle_timeout_s: float
-    problems: tuple[str, ...] = ()
-    catalog_url: str | None = None
 
 
 def get_service_generation(sdk_version: str) -> ServiceGeneration:

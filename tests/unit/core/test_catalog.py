@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from foundry_api.core.catalog import MAX_BYTES, Catalog, CatalogStore, StoredCatalog
+from foundry_api.engine.control_messages import PublicListing
 from foundry_api.engine.endpoint import Endpoint, Origin
-from foundry_api.engine.host.catalog import PublicListing
 from foundry_api.types.capabilities import CAPABILITIES
 from foundry_api.types.errors import CatalogUnavailable
 from foundry_api.types.models import Model

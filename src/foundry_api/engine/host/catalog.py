@@ -5,17 +5,15 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
+from foundry_api.engine.control_messages import PublicListing
 from foundry_api.engine.host.variants import to_model, translate_error
 from foundry_api.types.errors import CatalogUnavailable
-from foundry_api.types.models import Model
 from foundry_api.wire.errors import clean_message
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["PublicCatalog", "PublicListing"]
+__all__ = ["PublicCatalog"]
 
 SAVED_FILE = "foundry.modelinfo.json"
 FAILED_LOG = b"failed to fetch catalog from "
@@ -26,20 +24,6 @@ MAX_LOG_BYTES = 2**20
 QUICK_S = 1.0
 LOG_DELAY_S = 1.0
 POLL_S = 0.01
-
-
-class PublicListing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The models of the public catalog.
-
-    Attributes:
-        models: Every variant.
-        fetched_at: When the catalog was last reached, in seconds since the epoch; None if unknown.
-        unreachable: Why the catalog could not be reached the last time; None if it was reached.
-    """
-
-    models: tuple[Model, ...]
-    fetched_at: float | None = None
-    unreachable: str | None = None
 
 
 class PublicCatalog:

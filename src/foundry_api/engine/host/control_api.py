@@ -15,6 +15,7 @@ import msgspec
 import psutil
 from aiohttp import web
 
+from foundry_api.engine.control_messages import HostMemory
 from foundry_api.engine.host.downloads import DownloadManager
 from foundry_api.types.errors import (
     CatalogUnavailable,
@@ -30,7 +31,7 @@ from foundry_api.wire.transport import is_loopback
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
 
-    from foundry_api.engine.handshake import HostInfo
+    from foundry_api.engine.control_messages import HostInfo
     from foundry_api.engine.host.native import Engine
 
 __all__ = ["ControlAPI"]
@@ -148,13 +149,12 @@ class ControlAPI:
 
     async def _get_memory(self, _: web.Request) -> web.Response:
         rss = await asyncio.to_thread(_get_resident_bytes)
-        return _json_response(
-            {
-                "rss_bytes": rss,
-                "models_bytes": max(rss - self._own_bytes, 0),
-                "includes": ["engine", "loaded models", "host"],
-            }
+        memory = HostMemory(
+            rss_bytes=rss,
+            models_bytes=max(rss - self._own_bytes, 0),
+            includes=("engine", "loaded models", "host"),
         )
+        return _json_response(memory)
 
     async def _shutdown(self, request: web.Request) -> web.StreamResponse:
         response = _json_response({"status": "leaving"})

@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, NoReturn
 import msgspec
 
 from foundry_api._version import __version__
+from foundry_api.engine.control_messages import HostInfo
 from foundry_api.engine.handshake import (
     HostConfig,
-    HostInfo,
     HostReady,
     HostStartError,
     get_service_generation,

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Sequence
 
+    from foundry_api.engine.control_messages import PublicListing
     from foundry_api.engine.handshake import HostConfig
-    from foundry_api.engine.host.catalog import PublicListing
     from foundry_api.types.models import Model
 
 __all__ = ["Engine", "NativeEngine"]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-    from foundry_api.engine.handshake import HostInfo
+    from foundry_api.engine.control_messages import HostInfo
     from foundry_api.engine.host.native import NativeEngine
 
 __all__ = ["serve"]
