@@ -66,18 +66,18 @@ BOTH = ToolCalls(
 )
 
 
-def client_of(service: FakeService, **options: Any) -> FoundryAPIClient:
+def make_client(service: FakeService, **options: Any) -> FoundryAPIClient:
     return FoundryAPIClient(service.base_url, model="fake", max_retries=0, **options)
 
 
-async def run_of(*script: Any, tools: Any = (calculate, clock), **options: Any) -> ToolRun:
+async def run_script(*script: Any, tools: Any = (calculate, clock), **options: Any) -> ToolRun:
     """Run tools with a service that answers from a script."""
-    async with FakeService(*script) as service, client_of(service) as client:
+    async with FakeService(*script) as service, make_client(service) as client:
         return await client.run_tools("What?", tools, **options)
 
 
 async def test_run_sends_tool_results_to_the_model() -> None:
-    async with FakeService(BOTH, "It is 42 at noon.") as service, client_of(service) as client:
+    async with FakeService(BOTH, "It is 42 at noon.") as service, make_client(service) as client:
         run = await client.run_tools("What?", [calculate, clock])
     assert run.content == run.completion.content == "It is 42 at noon."
     assert [(call.name, call.arguments, call.value) for call in run.calls] == [
@@ -107,7 +107,7 @@ async def test_run_sends_tool_results_to_the_model() -> None:
 
 
 async def test_run_can_be_continued() -> None:
-    async with FakeService(SUM, "42.", "Yes.") as service, client_of(service) as client:
+    async with FakeService(SUM, "42.", "Yes.") as service, make_client(service) as client:
         run = await client.run_tools([{"role": "user", "content": "What?"}], [calculate])
         run = await client.run_tools([*run.messages, Message("user", "Sure?")], [calculate])
     assert run.content == "Yes."
@@ -115,12 +115,12 @@ async def test_run_can_be_continued() -> None:
 
 
 async def test_run_without_a_call_has_one_turn() -> None:
-    run = await run_of("Hello")
+    run = await run_script("Hello")
     assert (run.content, run.turns, run.calls) == ("Hello", 1, ())
 
 
 async def test_stream_has_the_chunks_and_results_of_all_turns() -> None:
-    async with FakeService(BOTH, "All done.") as service, client_of(service) as client:
+    async with FakeService(BOTH, "All done.") as service, make_client(service) as client:
         pieces = [piece async for piece in client.stream_run_tools("What?", [calculate, clock])]
     text = "".join(piece.content for piece in pieces if isinstance(piece, Chunk))
     assert text == "Let me see. All done."
@@ -142,7 +142,7 @@ async def test_stream_has_the_chunks_and_results_of_all_turns() -> None:
 
 
 async def test_closing_a_stream_early_stops_the_run() -> None:
-    async with FakeService(BOTH, "All done.") as service, client_of(service) as client:
+    async with FakeService(BOTH, "All done.") as service, make_client(service) as client:
         stream = client.stream_run_tools("What?", [calculate, clock])
         async for _ in stream:
             break
@@ -162,7 +162,7 @@ async def test_parallel_calls_are_limited() -> None:
         return number
 
     calls = ToolCalls([("work", {"number": number}) for number in range(9)])
-    run = await run_of(calls, "Done.", tools=[work], parallel=3)
+    run = await run_script(calls, "Done.", tools=[work], parallel=3)
     assert [call.value for call in run.calls] == list(range(9))
     assert most == 3
 
@@ -176,7 +176,7 @@ async def test_plain_function_does_not_block_the_event_loop() -> None:
         loop.call_soon_threadsafe(done.set)
         return "free" if done.wait(10) else "blocked"
 
-    run = await run_of(ToolCalls([("wait", {})]), "Done.", tools=[wait])
+    run = await run_script(ToolCalls([("wait", {})]), "Done.", tools=[wait])
     assert run.calls[0].value == "free"
 
 
@@ -193,7 +193,7 @@ async def test_plain_function_does_not_block_the_event_loop() -> None:
 async def test_errors_are_returned_to_the_model(
     calls: tuple[str, dict[str, Any]], error: type[Exception], expected: str
 ) -> None:
-    async with FakeService(ToolCalls([calls]), "Sorry.") as service, client_of(service) as client:
+    async with FakeService(ToolCalls([calls]), "Sorry.") as service, make_client(service) as client:
         run = await client.run_tools("What?", [calculate, clock])
     assert run.content == "Sorry."
     assert isinstance(run.calls[0].error, error)
@@ -204,7 +204,7 @@ async def test_errors_are_returned_to_the_model(
 
 
 async def test_error_of_invalid_arguments_has_the_schema() -> None:
-    run = await run_of(ToolCalls([("calculate", {"sum": "1"})]), "Sorry.")
+    run = await run_script(ToolCalls([("calculate", {"sum": "1"})]), "Sorry.")
     assert '"required":["expression"]' in run.calls[0].content
 
 
@@ -218,7 +218,7 @@ async def test_timeout_is_returned_to_the_model() -> None:
             cancelled.set()
             raise
 
-    run = await run_of(ToolCalls([("sleep", {})]), "Sorry.", tools=[sleep], tool_timeout=0.01)
+    run = await run_script(ToolCalls([("sleep", {})]), "Sorry.", tools=[sleep], tool_timeout=0.01)
     assert run.calls[0].content == "Error: sleep took longer than 0.01 s."
     assert isinstance(run.calls[0].error, TimeoutError)
     assert cancelled.is_set()
@@ -228,7 +228,7 @@ async def test_timeout_error_of_the_tool_itself() -> None:
     def fetch() -> None:
         raise TimeoutError("the database sleeps")
 
-    run = await run_of(ToolCalls([("fetch", {})]), "Sorry.", tools=[fetch])
+    run = await run_script(ToolCalls([("fetch", {})]), "Sorry.", tools=[fetch])
     assert run.calls[0].content == "Error: fetch failed: TimeoutError: the database sleeps"
 
 
@@ -237,7 +237,7 @@ async def test_on_error_raise() -> None:
         return 1 / 0
 
     with pytest.raises(ToolFailed, match="divide failed: ZeroDivisionError") as caught:
-        await run_of(ToolCalls([("divide", {})]), "No.", tools=[divide], on_error="raise")
+        await run_script(ToolCalls([("divide", {})]), "No.", tools=[divide], on_error="raise")
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
     assert caught.value.call
     assert caught.value.call.function.name == "divide"
@@ -248,7 +248,7 @@ async def test_on_error_raise() -> None:
 
 async def test_max_turns() -> None:
     with pytest.raises(MaxTurnsExceeded, match=r"still calls calculate after 3 turns") as caught:
-        await run_of(SUM, max_turns=3)
+        await run_script(SUM, max_turns=3)
     run = caught.value.run
     assert run
     assert (run.turns, len(run.calls), run.messages[-1].role) == (3, 2, "assistant")
@@ -260,7 +260,7 @@ async def test_deadline_applies_to_the_run() -> None:
         await asyncio.Event().wait()
 
     with pytest.raises(DeadlineExceeded, match="calling tools"):
-        await run_of(ToolCalls([("forever", {})]), tools=[forever], deadline=0.3)
+        await run_script(ToolCalls([("forever", {})]), tools=[forever], deadline=0.3)
 
 
 async def test_cancelled_run_cancels_its_tools() -> None:
@@ -274,7 +274,7 @@ async def test_cancelled_run_cancels_its_tools() -> None:
             cancelled.set()
             raise
 
-    task = asyncio.create_task(run_of(ToolCalls([("forever", {})]), tools=[forever]))
+    task = asyncio.create_task(run_script(ToolCalls([("forever", {})]), tools=[forever]))
     await started.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -292,20 +292,20 @@ async def test_cancelled_run_cancels_its_tools() -> None:
     ],
 )
 async def test_tool_choice_applies_to_the_first_turn(choice: str | None, sent: Any) -> None:
-    async with FakeService(SUM, "42.") as service, client_of(service) as client:
+    async with FakeService(SUM, "42.") as service, make_client(service) as client:
         await client.run_tools("What?", [calculate], tool_choice=choice)
     assert [request.get("tool_choice") for request in service.requests] == sent
 
 
 async def test_tool_choice_none_sends_no_tools() -> None:
-    async with FakeService("42.") as service, client_of(service) as client:
+    async with FakeService("42.") as service, make_client(service) as client:
         await client.complete("What?", tools=[calculate], tool_choice="none")
     assert service.requests[0].keys().isdisjoint({"tools", "tool_choice"})
 
 
 async def test_malformed_call_is_requested_again() -> None:
     wrong = 'Hm. <tool_call>{"name": "calculate", "arguments": {</tool_call>'
-    async with FakeService(wrong, SUM, "42.") as service, client_of(service) as client:
+    async with FakeService(wrong, SUM, "42.") as service, make_client(service) as client:
         run = await client.run_tools("What?", [calculate])
     assert (run.content, run.turns) == ("42.", 3)
     _, assistant, correction = service.requests[1]["messages"]
@@ -317,13 +317,13 @@ async def test_malformed_call_is_requested_again() -> None:
 @pytest.mark.parametrize("options", [{"on_error": "raise"}, {"max_turns": 1}])
 async def test_malformed_call_is_an_error_at_the_limit(options: dict[str, Any]) -> None:
     with pytest.raises(ToolCallError) as caught:
-        await run_of('<tool_call>{"name"}</tool_call>', **options)
+        await run_script('<tool_call>{"name"}</tool_call>', **options)
     assert caught.value.text.startswith("<tool_call>")
 
 
 async def test_malformed_call_of_complete_is_an_error() -> None:
     script = ('Hm. {"name": "x"} <tool_call>{"name"}</tool_call>', SUM)
-    async with FakeService(*script) as service, client_of(service) as client:
+    async with FakeService(*script) as service, make_client(service) as client:
         with pytest.raises(ToolCallError) as caught:
             await client.complete("What?", tools=[calculate])
         assert caught.value.partial == 'Hm. {"name": "x"} '
@@ -337,7 +337,7 @@ async def test_malformed_call_of_complete_is_an_error() -> None:
 async def test_model_without_markers_gets_the_tools_in_the_prompt() -> None:
     text = '<tool_call>{"name": "calculate", "arguments": {"expression": "2*3"}}</tool_call>'
     script = (NO_MARKERS, text, NO_MARKERS, "6.")
-    async with FakeService(*script) as service, client_of(service) as client:
+    async with FakeService(*script) as service, make_client(service) as client:
         run = await client.run_tools("What?", [calculate])
     assert (run.content, run.calls[0].value) == ("6.", 6.0)
     native, prompted, *_, last = service.requests
@@ -349,7 +349,7 @@ async def test_model_without_markers_gets_the_tools_in_the_prompt() -> None:
 
 async def test_required_tool_choice_without_markers_is_an_error() -> None:
     with pytest.raises(ToolMarkersMissing):
-        await run_of(NO_MARKERS, tool_choice="required")
+        await run_script(NO_MARKERS, tool_choice="required")
 
 
 @pytest.mark.parametrize(
@@ -369,7 +369,7 @@ async def test_content_of_tool_values(value: Any, expected: str) -> None:
     def give() -> Any:
         return value
 
-    run = await run_of(ToolCalls([("give", {})]), "Done.", tools=[give])
+    run = await run_script(ToolCalls([("give", {})]), "Done.", tools=[give])
     assert run.calls[0].content == expected
 
 
@@ -392,7 +392,7 @@ async def test_content_of_tool_values(value: Any, expected: str) -> None:
 async def test_invalid_arguments_are_rejected_before_sending(
     field: str, options: dict[str, Any]
 ) -> None:
-    async with FakeService("No.") as service, client_of(service) as client:
+    async with FakeService("No.") as service, make_client(service) as client:
         tools = options.pop("tools", [calculate])
         with pytest.raises(InvalidRequest) as caught:
             await client.run_tools("What?", tools, **options)
@@ -405,7 +405,7 @@ async def test_invalid_arguments_are_rejected_before_sending(
 async def test_invalid_tools_are_rejected_before_sending() -> None:
     def wrong(*numbers: int) -> None: ...
 
-    async with FakeService("No.") as service, client_of(service) as client:
+    async with FakeService("No.") as service, make_client(service) as client:
         with pytest.raises(ToolDefinitionError) as caught:
             await client.complete("What?", tools=[wrong])
     assert caught.value.field == "numbers"
@@ -413,7 +413,7 @@ async def test_invalid_tools_are_rejected_before_sending() -> None:
 
 
 async def test_truncated_answer_ends_the_run() -> None:
-    run = await run_of(Reply("Half a sent", finish_reason="length"))
+    run = await run_script(Reply("Half a sent", finish_reason="length"))
     assert (run.content, run.completion.finish_reason) == ("Half a sent", "length")
 
 
@@ -436,7 +436,7 @@ async def test_turns_are_cached() -> None:
     """Each turn is cached like any other call. The tools are called again."""
     async with (
         FakeService(BOTH, "All done.") as service,
-        client_of(service, cache=MemoryCache()) as client,
+        make_client(service, cache=MemoryCache()) as client,
     ):
         runs = [
             await client.run_tools("What?", [calculate, clock], temperature=0) for _ in range(2)

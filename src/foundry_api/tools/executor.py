@@ -113,16 +113,21 @@ class ToolExecutor:
 
     async def _execute_call(self, call: ToolCall, turn: int) -> ToolResult:
         started = self.monotonic()
+        name = call.function.name
         arguments: dict[str, Any] | None = None
-        value, error = None, None
-        try:
-            tool = self._find_tool(call.function.name)
-            arguments = _parse_arguments(call)
-            value = await self._call_tool(tool, await _bind_arguments(tool, arguments))
-            content = _format_content(tool, value)
-        except _Rejected as rejected:
-            value, error = None, rejected.error
-            content = _remove_unsendable(f"Error: {rejected.message}")
+        value: Any = None
+        error: BaseException | None = None
+        if (tool := self.tools.get(name)) is None:
+            error = LookupError(f"there is no tool {name}")
+            content = _format_error(f"{error}. There are: {', '.join(self.tools)}.")
+        else:
+            try:
+                arguments = _parse_arguments(call)
+                value = await self._call_tool(tool, await _bind_arguments(tool, arguments))
+                content = _format_content(tool, value)
+            except _Rejected as rejected:
+                value, error = None, rejected.error
+                content = _format_error(rejected.message)
         return ToolResult(
             call=call,
             arguments=arguments,
@@ -132,12 +137,6 @@ class ToolExecutor:
             duration_s=self.monotonic() - started,
             turn=turn,
         )
-
-    def _find_tool(self, name: str) -> Tool:
-        if name not in self.tools:
-            message = f"there is no tool {name}. There are: {', '.join(self.tools)}."
-            raise _Rejected(LookupError(f"there is no tool {name}"), message)
-        return self.tools[name]
 
     async def _call_tool(self, tool: Tool, arguments: dict[str, Any]) -> Any:
         # After a timeout, the thread of a plain function continues: Python cannot stop it.
@@ -272,6 +271,10 @@ def _encode_unknown(value: Any) -> Any:
         if (converted := convert(value)) is not None:
             return converted
     return str(value)
+
+
+def _format_error(message: str) -> str:
+    return _remove_unsendable(f"Error: {message}")
 
 
 def _remove_unsendable(text: str) -> str:

@@ -33,7 +33,7 @@ from foundry_api.types.errors import ToolDefinitionError
 from foundry_api.types.values import UNENCODABLE, is_list, is_object, to_plain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from foundry_api.structured.pydantic_types import PydanticType
 
@@ -282,37 +282,23 @@ class DocstringInfo(NamedTuple):
 
 def parse_docstring(function: Callable[..., object]) -> DocstringInfo:
     lines = (inspect.getdoc(function) or "").splitlines()
-    section_starts = [
-        index for index, line in enumerate(lines) if _SECTION.fullmatch(line.rstrip())
-    ]
-    summary = lines[: section_starts[0]] if section_starts else lines
-    parameters = [
-        lines[begin + 1 : end]
-        for begin, end in itertools.pairwise([*section_starts, len(lines)])
-        if lines[begin].rstrip() in _PARAMETERS
-    ]
-    descriptions = {
-        name: text for section in parameters for name, text in _iter_parameters(section)
-    }
+    starts = [index for index, line in enumerate(lines) if _SECTION.fullmatch(line.rstrip())]
+    summary = lines[: starts[0]] if starts else lines
+    descriptions: dict[str, str] = {}
+    for start, end in itertools.pairwise([*starts, len(lines)]):
+        if lines[start].rstrip() not in _PARAMETERS:
+            continue
+        section = [line for line in lines[start + 1 : end] if line.strip()]
+        margin = min(map(_get_indent, section), default=0)
+        name = ""
+        for line in section:
+            match = _PARAMETER.fullmatch(line.strip()) if _get_indent(line) == margin else None
+            if match:
+                name = match["name"]
+                descriptions[name] = match["text"]
+            elif name:  # lines that are indented deeper continue the description
+                descriptions[name] = f"{descriptions[name]} {line.strip()}".strip()
     return DocstringInfo("\n".join(summary).strip(), descriptions)
-
-
-def _iter_parameters(lines: list[str]) -> Iterator[tuple[str, str]]:
-    """Yield the names and descriptions in a section."""
-    # Lines that are indented deeper continue the description.
-    text = [line for line in lines if line.strip()]
-    margin = min((_get_indent(line) for line in text), default=0)
-    name, description = "", list[str]()
-    for line in text:
-        match = _PARAMETER.fullmatch(line.strip()) if _get_indent(line) == margin else None
-        if match:
-            if name:
-                yield name, " ".join(description)
-            name, description = match["name"], [match["text"]]
-        else:
-            description.append(line.strip())
-    if name:
-        yield name, " ".join(description).strip()
 
 
 def _get_indent(line: str) -> int:

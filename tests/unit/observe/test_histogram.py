@@ -13,7 +13,7 @@ from foundry_api.observe.histogram import RATES, SECONDS, Distribution, Histogra
 values = st.lists(st.floats(0, 1e4, allow_nan=False), min_size=1, max_size=200)
 
 
-def of(numbers: list[float]) -> Distribution:
+def make_distribution(numbers: list[float]) -> Distribution:
     histogram = Histogram(SECONDS)
     for number in numbers:
         histogram.add(number)
@@ -26,7 +26,7 @@ def bucket(number: float) -> int:
 
 @given(values)
 def test_all_values_are_counted(numbers: list[float]) -> None:
-    shown = of(numbers)
+    shown = make_distribution(numbers)
     assert shown.count == sum(shown.counts) == len(numbers)
     assert (shown.lowest, shown.highest) == (min(numbers), max(numbers))
     assert math.isclose(shown.sum, math.fsum(numbers), abs_tol=1e-9)
@@ -38,7 +38,7 @@ def test_all_values_are_counted(numbers: list[float]) -> None:
 @given(values, st.floats(0, 1))
 def test_quantile_is_in_the_bucket_of_the_exact_one(numbers: list[float], share: float) -> None:
     true = sorted(numbers)[max(0, math.ceil(share * len(numbers)) - 1)]
-    shown = of(numbers)
+    shown = make_distribution(numbers)
     low = SECONDS[bucket(true) - 1] if bucket(true) else 0.0
     high = SECONDS[bucket(true)] if bucket(true) < len(SECONDS) else shown.highest
     assert low - 1e-9 <= shown.quantile(share) <= high + 1e-9
@@ -46,7 +46,7 @@ def test_quantile_is_in_the_bucket_of_the_exact_one(numbers: list[float], share:
 
 
 def test_everything_is_zero_without_values() -> None:
-    shown = of([])
+    shown = make_distribution([])
     assert (shown.count, shown.sum, shown.lowest, shown.highest, shown.mean) == (0, 0, 0, 0, 0)
     assert shown.quantile(0.5) == 0
 

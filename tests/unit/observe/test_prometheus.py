@@ -101,11 +101,13 @@ def test_histogram_buckets_are_cumulative() -> None:
     histograms = [family for family in parsed(counted()).values() if family.type == "histogram"]
     assert len(histograms) == 4
     for family in histograms:
-        of = {suffix: [s for s in family.samples if s.name.endswith(suffix)] for suffix in SUFFIXES}
-        buckets = of["_bucket"]
+        by_suffix = {
+            suffix: [s for s in family.samples if s.name.endswith(suffix)] for suffix in SUFFIXES
+        }
+        buckets = by_suffix["_bucket"]
         assert all(low.value <= high.value for low, high in pairwise(buckets))
         assert buckets[-1].labels["le"] == "+Inf"
-        assert buckets[-1].value == of["_count"][0].value
+        assert buckets[-1].value == by_suffix["_count"][0].value
 
 
 SUFFIXES = ("_bucket", "_sum", "_count")

@@ -23,7 +23,7 @@ class Point:
     y: int = 0
 
 
-def errors_of(spec: OutputSpec, text: str) -> tuple[str, ...]:
+def get_errors(spec: OutputSpec, text: str) -> tuple[str, ...]:
     with pytest.raises(ValidationFailed) as caught:
         spec.validate(text)
     return caught.value.errors
@@ -59,13 +59,13 @@ def test_json_is_found_in_an_answer(text: str) -> None:
     ],
 )
 def test_incomplete_json_is_invalid(text: str) -> None:
-    errors_of(OutputSpec.from_arguments(response_model=Point), text)
+    get_errors(OutputSpec.from_arguments(response_model=Point), text)
 
 
 def test_errors_describe_the_json_within_the_text() -> None:
     spec = OutputSpec.from_arguments(response_model=Point)
-    assert errors_of(spec, 'Sure: {"x": "one"}') == ("$.x: Expected int, got str",)
-    assert errors_of(spec, "") == ("the answer is empty",)
+    assert get_errors(spec, 'Sure: {"x": "one"}') == ("$.x: Expected int, got str",)
+    assert get_errors(spec, "") == ("the answer is empty",)
 
 
 @pytest.mark.parametrize(
@@ -85,19 +85,19 @@ def test_choice_is_recognized(text: str, choice: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "maybe", "yes, but no", "yes no"])
 def test_error_of_an_invalid_choice_lists_the_choices(text: str) -> None:
-    (error,) = errors_of(OutputSpec.from_arguments(choice=["yes", "no"]), text)
+    (error,) = get_errors(OutputSpec.from_arguments(choice=["yes", "no"]), text)
     assert error.startswith("the answer has to be one of 'yes', 'no', but it is")
 
 
 def test_choices_may_differ_only_in_case() -> None:
     spec = OutputSpec.from_arguments(choice=["us", "US"])
     assert spec.validate("US") == "US"
-    errors_of(spec, "Us")
+    get_errors(spec, "Us")
 
 
 def test_parser() -> None:
     assert OutputSpec.from_arguments(parser=int).validate(" 12 ") == 12
-    assert errors_of(OutputSpec.from_arguments(parser=int), "twelve") == (
+    assert get_errors(OutputSpec.from_arguments(parser=int), "twelve") == (
         "the answer cannot be parsed: invalid literal for int() with base 10: 'twelve'",
     )
 
@@ -110,7 +110,7 @@ def test_other_exceptions_of_a_parser_are_user_code_failures() -> None:
 
 def test_msgspec_errors_of_a_parser_reject_the_answer() -> None:
     parser = msgspec.json.Decoder(list[int]).decode
-    assert errors_of(OutputSpec.from_arguments(parser=parser), '["a"]') == (
+    assert get_errors(OutputSpec.from_arguments(parser=parser), '["a"]') == (
         "the answer cannot be parsed: Expected `int`, got `str` - at `$[0]`",
     )
 
@@ -124,8 +124,8 @@ def test_validators_get_the_parsed_value() -> None:
         response_model=Point, validators=[is_small, lambda p: p.y == 0]
     )
     assert spec.validate('{"x": 1}') == Point(1)
-    assert errors_of(spec, '{"x": 10}') == ("$.x is more than 9",)
-    assert errors_of(spec, '{"x": 1, "y": 2}') == ("<lambda> rejects the answer",)
+    assert get_errors(spec, '{"x": 10}') == ("$.x is more than 9",)
+    assert get_errors(spec, '{"x": 1, "y": 2}') == ("<lambda> rejects the answer",)
 
 
 def test_validators_without_a_parser_get_the_text() -> None:
