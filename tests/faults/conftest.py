@@ -15,7 +15,7 @@ from foundry_api.resilience.deadline import NEVER, Deadline
 from foundry_api.types.models import Model
 from foundry_api.wire.http import HttpTransport
 from foundry_api.wire.loopback import is_loopback_http
-from support.factories import service_of, tools_of
+from support.factories import make_call_context, make_service_handle
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -79,9 +79,11 @@ class Caller:
             connection.is_replaced = self._never  # type: ignore[method-assign]
             return connection
 
-        service = service_of(base_url, connect, self._on_lost)
+        service = make_service_handle(base_url, connect, self._on_lost)
         self.services.append(service)
-        return tools_of(service, retries=retries, sleep=self.sleep, listener=self.events.append)
+        return make_call_context(
+            service, retries=retries, sleep=self.sleep, listener=self.events.append
+        )
 
     async def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)

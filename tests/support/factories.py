@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from foundry_api.types.events import Listener
 
 
-def service_of(
+def make_service_handle(
     name: str,
     connect: Callable[[], Coroutine[None, None, Connection]],
     forget: Callable[[], None],
@@ -31,7 +31,7 @@ def service_of(
     return ServiceHandle(name, connect, forget, breaker, Limiter())
 
 
-def tools_of(
+def make_call_context(
     *services: ServiceHandle,
     retries: int,
     sleep: Callable[[float], Awaitable[None]],

@@ -1,1 +1,1 @@
-"""How one call runs."""
+"""How a call runs, and what a client knows of its services and models."""

@@ -143,7 +143,7 @@ class Attempt(Generic[_P]):
     async def send(self, first_s: float, gap_s: float) -> None:
         """Send the request and wait for the head of the response.
 
-        The arguments bound the silence before the first token and between two tokens.
+        `first_s` and `gap_s` are the read timeouts before the first token and between two tokens.
         """
         connection, model = self.target
         operation, guard = self._operation, self._guard
@@ -215,6 +215,7 @@ class Attempt(Generic[_P]):
         response, self._response = self._response, None
         if response is not None:
             response.close()
+        # Before `_invalidate_state`, which drops the connection that this compares with.
         self._record_outcome(error)
         if error is not None:
             self._invalidate_state(error)

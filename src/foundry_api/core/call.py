@@ -77,7 +77,7 @@ class CallRequest(msgspec.Struct, Generic[_R], frozen=True):
 
     models: tuple[str, ...]  # the first one is called, the others are fallbacks in this order
     request: _R
-    timeout_s: float | Literal["auto"]  # bounds the silence before and between tokens
+    timeout_s: float | Literal["auto"]  # read timeout before and between tokens
     deadline: Deadline
     download: bool = False  # whether a missing model may be downloaded first
     cache: Literal["auto", "always", "never"] = "auto"
@@ -192,7 +192,7 @@ class Call(Generic[_P, _R]):
                 attempt = self._attempt
                 if attempt is None:
                     attempt = await self._prepare_attempt(guard)
-                    await attempt.send(*self._get_silence_bounds_s())
+                    await attempt.send(*self._get_read_timeouts_s())
                 if not (chunks := await attempt.read()):
                     await self._finish(attempt, guard)
                     return chunks
@@ -250,8 +250,8 @@ class Call(Generic[_P, _R]):
             )
         return attempt
 
-    def _get_silence_bounds_s(self) -> tuple[float, float]:
-        """Return the longest allowed silence before the first token and between two tokens."""
+    def _get_read_timeouts_s(self) -> tuple[float, float]:
+        """Return the read timeouts before the first token and between two tokens."""
         timeout_s, default_s = self._request.timeout_s, self._operation.default_timeout_s
         if timeout_s != "auto":
             return timeout_s, timeout_s

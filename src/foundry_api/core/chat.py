@@ -55,7 +55,7 @@ __all__ = [
 
 MAX_STOP_STRINGS = 4
 
-# Below this all tokens arrived at once, which says nothing about the speed of the engine.
+# Below this all tokens arrived at once, so the speed of the engine is unknown.
 MIN_MEASURED_S = 0.001
 
 EVENT_STREAM = "text/event-stream"

@@ -25,7 +25,7 @@ WINDOW_S = 20.0  # the speed is an average over this window
 MIN_WINDOW_S = 0.1
 MIN_SPEED = 1e-9  # percent per second; slower than this has no useful remaining time
 
-# A resumed download jumps to where it stopped. Progress in the first second says nothing on speed.
+# A resumed download jumps to where it stopped. So the first second does not count.
 RATE_SETTLE_S = 1.0
 
 COMPLETE = 100.0

@@ -124,7 +124,7 @@ class Operation(ABC, Generic[_P, _T, _R]):
     needs_model: ClassVar[bool] = True
     # Whether `preflight` is implemented.
     verifies: ClassVar[bool] = False
-    # The silence allowed with `timeout_s="auto"`; None derives it from the latency of the model.
+    # The read timeout for `timeout_s="auto"`; None derives it from the latency of the model.
     default_timeout_s: ClassVar[float | None] = None
     # Whether the time to the first token is recorded as the latency of the model.
     measures_latency: ClassVar[bool] = False

@@ -389,7 +389,8 @@ class AudioInput(AudioPart):
             is_known = math.isfinite(duration_s)
             duration_text = f"lasts {duration_s:.1f} s" if is_known else "may last long"
             raise InvalidRequest(
-                f"the recording {duration_text}, and a model hears the first {WINDOW_S:.0f} s only",
+                f"the recording {duration_text}, and a model transcribes only the first "
+                f"{WINDOW_S:.0f} s",
                 field="audio",
                 hint="Convert it to a WAV file of 16-bit samples, which is divided at silence: "
                 "ffmpeg -i FILE -ac 1 -ar 16000 talk.wav",

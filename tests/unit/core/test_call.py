@@ -23,7 +23,7 @@ from foundry_api.types.events import (
 )
 from foundry_api.types.messages import Usage
 from foundry_api.types.models import Model
-from support.factories import service_of, tools_of
+from support.factories import make_call_context, make_service_handle
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -74,8 +74,8 @@ class World:
         self.connection.memory.loaded.add(MODEL.id)
 
     def call(self, *, retries: int = 0, order: CallRequest = ORDER) -> ChatCall:
-        service = service_of("http://service", self.connect, self.lost)
-        tools = tools_of(
+        service = make_service_handle("http://service", self.connect, self.lost)
+        tools = make_call_context(
             service,
             retries=retries,
             monotonic=lambda: self.now,

@@ -14,7 +14,7 @@ from foundry_api.core.service_pool import ServiceHandle, ServicePool
 from foundry_api.resilience.backoff import Backoff
 from foundry_api.resilience.retry import Retry, RetryBudget
 from foundry_api.types import errors
-from support.factories import service_of
+from support.factories import make_service_handle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,7 +48,9 @@ async def no_connection() -> Connection:
 
 
 def services_of(count: int) -> tuple[list[ServiceHandle], ServicePool]:
-    services = [service_of(f"http://{n}", no_connection, lambda: None) for n in range(count)]
+    services = [
+        make_service_handle(f"http://{n}", no_connection, lambda: None) for n in range(count)
+    ]
     return services, ServicePool(services, lambda: services[0])
 
 

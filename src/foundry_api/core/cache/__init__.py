@@ -1,1 +1,1 @@
-"""The response cache: what may be kept, under which key, and where; and who shares what is made."""
+"""The response cache: keys, entries, and the places where answers are stored."""

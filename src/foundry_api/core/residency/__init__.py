@@ -1,1 +1,1 @@
-"""The models in the memory of a service: who uses them, who may stay, and what comes and goes."""
+"""The models in the memory of a service: loading, unloading, and coordination of clients."""

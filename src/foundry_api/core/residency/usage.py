@@ -38,7 +38,7 @@ class ModelUsage:
         self.last_used = 0.0  # when the last call ended or the model was loaded
         self.last_ended = float("-inf")  # when the last call ended
         self.held_until = 0.0  # until then, other clients leave the model alone
-        self.renewed_at = 0.0  # when they were last told that it is in use
+        self.renewed_at = 0.0  # when the claim was last renewed
         self.idle_at = 0.0  # the model does not count as idle before
         self.model: Model | None = None  # as it was last loaded or found
         self.loaded_here = False  # whether this client has loaded it
