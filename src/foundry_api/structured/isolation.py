@@ -47,7 +47,6 @@ def validate_in_process(schema: dict[str, Any], text: str, limit_s: float) -> li
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            # Without it, Windows opens a console window.
             creationflags=NO_WINDOW,
         )
     except OSError as error:

@@ -187,15 +187,11 @@ _FORMAT_CHECKS: Mapping[str, Callable[[str], object]] = {
 }
 
 
-def _make_format_checker() -> jsonschema.FormatChecker:
-    checker = jsonschema.FormatChecker(formats=())
-    for name, check in _FORMAT_CHECKS.items():
-        checker.checks(name, raises=ValueError)(_ignore_non_strings(check))
-    return checker
-
-
 def _ignore_non_strings(check: Callable[[str], object]) -> Callable[[object], bool]:
     return lambda value: not isinstance(value, str) or bool(check(value))
 
 
-_FORMAT_CHECKER = _make_format_checker()
+# jsonschema needs further packages for date-time, duration and hostname.
+_FORMAT_CHECKER = jsonschema.FormatChecker(formats=())
+for _name, _check in _FORMAT_CHECKS.items():
+    _FORMAT_CHECKER.checks(_name, raises=ValueError)(_ignore_non_strings(_check))
