@@ -55,7 +55,7 @@ async def test_the_catalog_is_fetched_once_and_stored(own_home: Path, port: int)
     assert (listing.fresh, listing.unreachable) == (True, None)
     assert before - 1 <= listing.fetched_at <= time.time()
     assert [model.id for model in listing.models] == [FAR]
-    assert len(served.asked) == 1
+    assert len(served.requests) == 1
 
     with engine(own_home, port):
         async with FoundryAPIClient(home=own_home, max_retries=0) as client:
@@ -73,7 +73,7 @@ async def test_an_unchanged_catalog_is_fresh(own_home: Path, port: int) -> None:
             with engine(own_home, port):
                 async with FoundryAPIClient(home=own_home, max_retries=0) as client:
                     listing = await client.models.catalog(refresh=True)
-            assert (listing.fresh, len(served.asked)) == (True, times)
+            assert (listing.fresh, len(served.requests)) == (True, times)
             assert started - 1 <= listing.fetched_at <= time.time()
 
 

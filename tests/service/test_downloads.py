@@ -141,20 +141,22 @@ async def test_a_cached_model_is_not_downloaded_again(
     client: FoundryAPIClient, blobs: Site
 ) -> None:
     await client.models.download(ALIAS)
-    blobs.asked.clear()
+    blobs.requested_ranges.clear()
     assert (await client.models.download(ALIAS)).cached
-    assert blobs.asked == []
+    assert blobs.requested_ranges == []
 
 
 async def test_a_cancelled_download_is_resumed(
     client: FoundryAPIClient, blobs: Site, own_home: Path
 ) -> None:
     blobs.serve_only(7)  # the four small files and three parts of the large one
-    here: list[float] = []
-    task = asyncio.create_task(client.models.download(ALIAS, lambda now: here.append(now.percent)))
-    await wait_until_async(lambda: here and here[-1] > 50)
+    percents: list[float] = []
+    task = asyncio.create_task(
+        client.models.download(ALIAS, lambda step: percents.append(step.percent))
+    )
+    await wait_until_async(lambda: percents and percents[-1] > 50)
     await wait_until_async(
-        lambda: len([request for request in blobs.asked if request.blob == LARGE]) == 5
+        lambda: len([request for request in blobs.requested_ranges if request.blob == LARGE]) == 5
     )
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -163,11 +165,11 @@ async def test_a_cancelled_download_is_resumed(
 
     blobs.serve_only(1)  # the engine notices at its next report
     await wait_until_async(lambda: ".download.lock" not in cached(own_home))
-    first_requests = {request for request in blobs.asked if request.blob == LARGE}
-    blobs.asked.clear()
+    first_requests = {request for request in blobs.requested_ranges if request.blob == LARGE}
+    blobs.requested_ranges.clear()
     blobs.serve_all()
     assert (await client.models.download(ALIAS)).cached
-    second_requests = set(blobs.asked)
+    second_requests = set(blobs.requested_ranges)
     assert second_requests < first_requests
     assert len(second_requests) <= 2
 
@@ -228,11 +230,11 @@ async def test_engines_of_one_home_share_a_download(
     blobs.serve_only(6)
     with catalog([entity(ALIAS, VARIANT)]) as url:
         first = asyncio.create_task(pull(url))
-        await wait_until_async(lambda: len(blobs.asked) > 6)
+        await wait_until_async(lambda: len(blobs.requested_ranges) > 6)
         second = asyncio.create_task(pull(url))
         blobs.serve_all()
         assert (await first)[-1] == (await second)[-1] == 100.0
-    assert len(blobs.asked) == len(files) - 1 + RANGES
+    assert len(blobs.requested_ranges) == len(files) - 1 + RANGES
 
 
 async def test_two_clients_share_a_download(
@@ -243,7 +245,7 @@ async def test_two_clients_share_a_download(
 
     def pull(puller: FoundryAPIClient, name: str) -> asyncio.Task[object]:
         return asyncio.create_task(
-            puller.models.download(ALIAS, lambda now: progress.update({name: now.percent}))
+            puller.models.download(ALIAS, lambda step: progress.update({name: step.percent}))
         )
 
     async with FoundryAPIClient(home=own_home, max_retries=0) as other:
@@ -254,7 +256,7 @@ async def test_two_clients_share_a_download(
         first.cancel()  # the second one still waits for it
         blobs.serve_all()
         await second
-    assert len(blobs.asked) == len(files) - 1 + RANGES
+    assert len(blobs.requested_ranges) == len(files) - 1 + RANGES
 
 
 async def test_a_downloaded_model_is_removed_unless_it_is_loaded(

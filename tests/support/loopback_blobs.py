@@ -1,9 +1,10 @@
-"""The sites that SDK 2.x downloads a model from, on loopback (probed on 2.2.1).
+"""The servers that SDK 2.x downloads a model from, simulated on loopback (probed on 2.2.1).
 
-The engine asks `https://REGION.api.azureml.ms/modelregistry/…?assetId=` for the container of a
-model, whose host is fixed in its code, lists the container as an Azure blob client does, and gets
-each file in ranges of 2 MiB, up to 64 at once. It follows HTTPS_PROXY and SSL_CERT_FILE: so the
-registry is a proxy here that answers in the registry's name, with a certificate of the tests.
+The engine requests the container of a model from
+`https://REGION.api.azureml.ms/modelregistry/…?assetId=`, a host that is fixed in its code, lists
+the container like an Azure blob client, and downloads each file in ranges of 2 MiB, up to 64 at
+once. It follows HTTPS_PROXY and SSL_CERT_FILE, so the registry here is a proxy that answers in the
+registry's name, with a certificate of the tests.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
 
 RANGE_BYTES = 2 * 2**20
 REGISTRY = ".api.azureml.ms:443"
+
+# Self-signed for *.api.azureml.ms, with its key. Only engines of these tests trust it.
 CERTIFICATE = Path(__file__).with_name("loopback_blobs.pem")
-"""Self-signed for *.api.azureml.ms, with its key. Nobody trusts it but an engine of these tests."""
 
 _CONTAINER = "/container/"
 _DATE = "Thu, 01 Jan 2026 00:00:00 GMT"
@@ -34,7 +36,7 @@ _PIECE_BYTES = 64 * 1024
 
 @dataclass(frozen=True)
 class Range:
-    """A part of a file that the engine asked for; the last byte counts."""
+    """A range of a file that the engine requested, including the last byte."""
 
     blob: str
     first: int
@@ -43,21 +45,21 @@ class Range:
 
 @dataclass
 class Site:
-    """What the sites hold, what they were asked, and what goes wrong with them.
+    """The content, the requests and the failures of the simulated servers.
 
     Attributes:
-        files: The container, by the paths of the files in it.
-        environ: For the process of the engine.
-        asked: The ranges that were asked for, in order; a test may empty it.
-        breaks: Break the connection of a range that may not be served, instead of holding it.
-        missing: Bytes that a file has fewer than the listing and its head say.
-        pause_s: Between two pieces of 64 KiB.
-        refused: The registry's status; 200 for a container.
+        files: The files of the container, by path.
+        environ: The environment of the engine's process.
+        requested_ranges: The ranges that were requested, in order; a test may empty it.
+        breaks: Close the connection of a range that must wait, instead of keeping it open.
+        missing: How many bytes less than announced a response has.
+        pause_s: Pause between two pieces of 64 KiB.
+        refused: Status of the registry's response; 200 for a container.
     """
 
     files: dict[str, bytes]
     environ: dict[str, str] = field(default_factory=dict)
-    asked: list[Range] = field(default_factory=list)
+    requested_ranges: list[Range] = field(default_factory=list)
     breaks: bool = False
     missing: int = 0
     pause_s: float = 0.0
@@ -66,17 +68,16 @@ class Site:
     _change: threading.Condition = field(default_factory=threading.Condition)
 
     def serve_only(self, ranges: int) -> None:
-        """Serve so many ranges from now on; the others wait, or break."""
+        """Serve this number of ranges from now on; the others wait or break."""
         with self._change:
             self._left = ranges
             self._change.notify_all()
 
     def serve_all(self) -> None:
-        """Serve whatever is asked and waits."""
         self.serve_only(10**9)
 
     def may_serve(self) -> bool:
-        """Take leave for a range; waits for it unless connections break."""
+        """Wait until a range may be served; returns False if its connection must break."""
         with self._change:
             self._change.wait_for(lambda: self._left > 0 or self.breaks)
             self._left -= 1
@@ -85,18 +86,18 @@ class Site:
 
 @contextlib.contextmanager
 def site(files: Mapping[str, bytes]) -> Iterator[Site]:
-    """The sites, while they serve."""
-    held = Site(dict(files))
-    with _serving(_Blobs, held) as container, _serving(_Registry, held) as registry:
-        held.environ = {
+    """Run the servers."""
+    site_state = Site(dict(files))
+    with _serving(_Blobs, site_state) as container, _serving(_Registry, site_state) as registry:
+        site_state.environ = {
             "HTTPS_PROXY": registry.url,
             "SSL_CERT_FILE": str(CERTIFICATE),
             "NO_PROXY": "",
         }
         registry.container = f"{container.url}{_CONTAINER.rstrip('/')}?sv=2021-08-06&sig=tests"
-        yield held
-        held.breaks = True
-        held.serve_only(0)
+        yield site_state
+        site_state.breaks = True
+        site_state.serve_only(0)
 
 
 class _Server(ThreadingHTTPServer):
@@ -109,13 +110,13 @@ class _Server(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Quiet: a client that cancels a download breaks its connections."""
+        """Print nothing: a cancelled download breaks its connections."""
 
 
 @contextlib.contextmanager
-def _serving(handler: type[BaseHTTPRequestHandler], held: Site) -> Iterator[_Server]:
+def _serving(handler: type[BaseHTTPRequestHandler], site_state: Site) -> Iterator[_Server]:
     with _Server(("127.0.0.1", 0), handler) as server:
-        server.site = held
+        server.site = site_state
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
@@ -136,13 +137,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def head(self, status: int, length: int, kind: str, **headers: str) -> None:
         self.send_response(status)
-        told = {"Content-Type": kind, "Content-Length": str(length)} | headers
-        for name, value in told.items():
+        all_headers = {"Content-Type": kind, "Content-Length": str(length)} | headers
+        for name, value in all_headers.items():
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
-        """Quiet."""
+        """Print nothing."""
 
 
 class _Registry(_Handler):
@@ -178,23 +179,27 @@ class _Blobs(_Handler):
 
     def do_HEAD(self) -> None:
         blob = unquote(urlsplit(self.path).path.removeprefix(_CONTAINER))
-        self.head(200, len(self.server.site.files[blob]), "application/octet-stream", **_facts())
+        self.head(
+            200, len(self.server.site.files[blob]), "application/octet-stream", **_make_headers()
+        )
 
     def _range(self, blob: str) -> None:
-        held = self.server.site
-        content = held.files[blob]
+        site_state = self.server.site
+        content = site_state.files[blob]
         first, last = map(int, self.headers["x-ms-range"].removeprefix("bytes=").split("-"))
-        held.asked.append(Range(blob, first, last))
-        if not held.may_serve():
+        site_state.requested_ranges.append(Range(blob, first, last))
+        if not site_state.may_serve():
             self.close_connection = True
             return
         part = content[first : last + 1]
-        there = f"bytes {first}-{last}/{len(content)}"
-        size = len(part) - held.missing
-        self.head(206, size, "application/octet-stream", Content_Range=there, **_facts())
+        content_range = f"bytes {first}-{last}/{len(content)}"
+        size = len(part) - site_state.missing
+        self.head(
+            206, size, "application/octet-stream", Content_Range=content_range, **_make_headers()
+        )
         for start in range(0, size, _PIECE_BYTES):
             self.wfile.write(part[start : min(start + _PIECE_BYTES, size)])
-            time.sleep(held.pause_s)
+            time.sleep(site_state.pause_s)
 
     def _listing(self) -> str:
         blobs = "".join(
@@ -210,8 +215,8 @@ class _Blobs(_Handler):
         )
 
 
-def _facts() -> dict[str, str]:
-    """Headers that the engine's Azure client fails without, with `map::at` and nothing more."""
+def _make_headers() -> dict[str, str]:
+    # Without these, the engine's Azure client fails with `map::at` and no other message.
     return {
         "ETag": '"0x1"',
         "Last_Modified": _DATE,

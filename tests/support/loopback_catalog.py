@@ -1,8 +1,8 @@
-"""A model catalog on loopback that speaks as Microsoft's does to each SDK (probed on all three).
+"""A model catalog on loopback with Microsoft's protocol for each SDK (probed on all three).
 
-SDK 2.2.1 asks `POST /` with `{filters, pageSize}` and takes `{"totalCount", "value": [entity]}`;
-2.0.1 and 1.2.4 ask `POST /entities/crossRegion` and take that within `indexEntitiesResponse`. 1.2.4
-drops entities without a parent.
+SDK 2.2.1 sends `POST /` with `{filters, pageSize}` and expects `{"totalCount", "value": [entity]}`.
+2.0.1 and 1.2.4 send `POST /entities/crossRegion` and expect the same within
+`indexEntitiesResponse`. 1.2.4 ignores entities without a parent.
 """
 
 from __future__ import annotations
@@ -23,20 +23,19 @@ if TYPE_CHECKING:
 VARIANT = "Scripted-mini-instruct-generic-cpu"
 ALIAS = "scripted-mini"
 
-
+# The tags from which SDK 1.2.4 and 2.0.1 know the marks of tool calls in a model's output.
 CALLS_TOOLS = {
     "supportsToolCalling": "true",
     "toolCallStart": "<tool_call>",
     "toolCallEnd": "</tool_call>",
 }
-"""The tags by which SDK 1.2.4 and 2.0.1 find tool calls in what a model says."""
 
+# The tags from which SDK 2.2.1 knows the marks of reasoning in a model's output.
 REASONS = {
     "supportsReasoning": "true",
     "reasoningStart": "<think>",
     "reasoningEnd": "</think>",
 }
-"""The tags by which SDK 2.2.1 tells reasoning from the answer."""
 
 
 def entity(
@@ -48,7 +47,7 @@ def entity(
     task: str = "chat-completion",
     tags: Mapping[str, str] = CALLS_TOOLS,
 ) -> dict[str, Any]:
-    """One variant of a model, as the catalog describes it."""
+    """Make the catalog's entry of one variant of a model."""
     return {
         "assetId": f"azureml://registries/azureml/models/{name}/versions/{version}",
         "entityId": f"{name}:{version}",
@@ -90,14 +89,14 @@ def put_into_cache(
     markers: bool = True,
     build: Callable[[Path], None] | None = None,
 ) -> None:
-    """Lay a model where the engine keeps what it downloaded.
+    """Write a model to the engine's directory of downloaded models.
 
     Args:
-        cache: The engine's directory of models.
-        name: Of the variant.
-        version: Of the variant.
+        cache: The directory.
+        name: Name of the variant.
+        version: Version of the variant.
         markers: Whether its configuration names its markers, which SDK 1.2.4 cannot read.
-        build: Writes another model than the one that chats.
+        build: Writes the model; None for a chat model.
     """
     directory = cache / "tests" / f"{name}-{version}" / f"v{version}"
     directory.mkdir(parents=True)
@@ -111,38 +110,33 @@ def put_into_cache(
 
 @dataclass(frozen=True)
 class Served:
-    """A catalog that serves.
-
-    Attributes:
-        url: Where.
-        asked: The bodies of the requests.
-    """
+    """A running catalog: its URL and the bodies of its requests."""
 
     url: str
-    asked: list[bytes] = field(default_factory=list)
+    requests: list[bytes] = field(default_factory=list)
 
 
 @contextlib.contextmanager
 def catalog(entities: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """A catalog's URL, while it serves."""
+    """Run a catalog and yield its URL."""
     with serving(entities) as served:
         yield served.url
 
 
 @contextlib.contextmanager
 def serving(entities: Sequence[dict[str, Any]], *, port: int = 0) -> Iterator[Served]:
-    """A catalog, while it serves, on a port of its own choice without one."""
-    asked: list[bytes] = []
+    """Run a catalog; a port of 0 means any free one."""
+    requests: list[bytes] = []
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            asked.append(self.rfile.read(int(self.headers.get("Content-Length", 0))))
+            requests.append(self.rfile.read(int(self.headers.get("Content-Length", 0))))
             listing = {"totalCount": len(entities), "value": entities}
-            older = self.path.endswith("/entities/crossRegion")
-            told = {"indexEntitiesResponse": listing} if older else listing
-            body = json.dumps(told).encode()
+            is_older_sdk = self.path.endswith("/entities/crossRegion")
+            response = {"indexEntitiesResponse": listing} if is_older_sdk else listing
+            body = json.dumps(response).encode()
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
@@ -150,13 +144,13 @@ def serving(entities: Sequence[dict[str, Any]], *, port: int = 0) -> Iterator[Se
             self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
-            """Quiet."""
+            """Print nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", port), Handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            yield Served(f"http://127.0.0.1:{server.server_port}", asked)
+            yield Served(f"http://127.0.0.1:{server.server_port}", requests)
         finally:
             server.shutdown()
             thread.join()

@@ -156,5 +156,5 @@ def is_inside(directory: Path, name: str) -> bool:
     return inside and (directory / relative).is_file()
 
 
-def _make_error(directory: Path, why: str) -> ModelRegistrationFailed:
-    return ModelRegistrationFailed(f"{directory} is not a model directory: {why}")
+def _make_error(directory: Path, reason: str) -> ModelRegistrationFailed:
+    return ModelRegistrationFailed(f"{directory} is not a model directory: {reason}")
