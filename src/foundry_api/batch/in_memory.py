@@ -307,7 +307,7 @@ class RequestTask(BatchTask[BatchResult[Any]]):
             return await self._chat(item)
         field = f"requests[{self.index}]"
         raise InvalidRequest(
-            f"{field} is of type {type(item).__name__}, neither a text nor a conversation",
+            f"{field} is of type {type(item).__name__}, neither a string nor a conversation",
             field=field,
             hint="Give a prompt, a list of messages, or a BatchRequest.",
         )
@@ -317,7 +317,7 @@ def _validate_request(request: BatchRequest) -> BatchRequest:
     """Return the request with a body of plain Python types that services accept."""
     if as_text(request.custom_id) is None:
         raise InvalidRequest(
-            f"custom_id is {format_value(request.custom_id)}, not a text", field="custom_id"
+            f"custom_id is {format_value(request.custom_id)}, not a string", field="custom_id"
         )
     url = parse_route(request.url)
     if not isinstance(cast("object", request.body), Mapping):

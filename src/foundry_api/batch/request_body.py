@@ -119,8 +119,8 @@ def parse_tool_choice(value: object) -> str | None:
             return name
         case _:
             raise InvalidRequest(
-                f"tool_choice is {format_value(value)}, neither a text nor an object that names a "
-                "function",
+                f"tool_choice is {format_value(value)}, neither a string nor an object that names "
+                "a function",
                 field="tool_choice",
             )
 
@@ -251,7 +251,7 @@ def _check_embedding(body: Body) -> None:
         check_text("input", texts)
         return
     if not isinstance(texts, list) or not texts:
-        raise InvalidRequest("input is neither a text nor a list of texts", field="input")
+        raise InvalidRequest("input is neither a string nor a list of strings", field="input")
     for index, text in enumerate(cast("list[object]", texts)):
         if isinstance(text, int | list):
             raise InvalidRequest(
@@ -305,7 +305,7 @@ def _check_metadata(name: str, value: object) -> None:
     for label, text in cast("dict[str, Any]", value).items():
         if not isinstance(text, str):
             field = f"{name}.{label}"
-            raise InvalidRequest(f"{field} is {format_value(text)}, not a text", field=field)
+            raise InvalidRequest(f"{field} is {format_value(text)}, not a string", field=field)
 
 
 def _check_boolean(name: str, value: object) -> None:

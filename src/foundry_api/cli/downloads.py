@@ -60,7 +60,7 @@ def _confirm_download(session: Session, error: ModelNotCached) -> bool:
     if not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
         return False
     size = ""
-    # The size is a courtesy: without it the question is asked all the same.
+    # The question is asked even if the size is unknown.
     with contextlib.suppress(FoundryError):
         catalog = session.run(session.client.models.list(catalog=True))
         model = match_model(error.model or "", catalog)

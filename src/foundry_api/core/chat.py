@@ -127,7 +127,7 @@ def make_chat_request(
 def _check_stop(stop: str | Sequence[str]) -> tuple[str, ...]:
     if isinstance(stop, str):
         return (_check_stop_string("stop", stop),)
-    strings = check_several("stop", stop, "a text or a list of texts")
+    strings = check_several("stop", stop, "a string or a list of strings")
     if len(strings) > MAX_STOP_STRINGS:
         raise InvalidRequest(
             f"stop holds {len(strings)} strings, but the service takes {MAX_STOP_STRINGS} at most",
@@ -147,7 +147,7 @@ def _check_tool_choice(choice: str, tools: tuple[ToolDefinition, ...]) -> str:
     name = as_text(choice)
     if name is None:
         raise InvalidRequest(
-            f"tool_choice is {format_value(choice)}, not a text",
+            f"tool_choice is {format_value(choice)}, not a string",
             field="tool_choice",
             hint="Give auto, none, required or the name of a tool.",
         )

@@ -153,7 +153,7 @@ def validate_texts(texts: object) -> tuple[str, ...]:
     """Return a validated tuple of one or more texts."""
     if isinstance(texts, str):
         return (check_text("texts", texts),)
-    items = check_several("texts", texts, "a text or a list of texts")
+    items = check_several("texts", texts, "a string or a list of strings")
     validated = tuple(check_text(f"texts[{index}]", text) for index, text in enumerate(items))
     if not validated:
         raise InvalidRequest("texts is empty", field="texts")

@@ -191,5 +191,5 @@ def _encode_parameter(name: str, value: object) -> str:
         return "true" if flag else "false"  # understood by all generations
     # A parameter may be a credential, so the message shows only its type.
     raise InvalidRequest(
-        f"params[{name!r}] is of type {type(value).__name__}, not a text", field="params"
+        f"params[{name!r}] is of type {type(value).__name__}, not a string", field="params"
     )

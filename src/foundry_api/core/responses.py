@@ -267,15 +267,15 @@ def _validate_other_options(options: ResponseOptions) -> dict[str, Any]:
             # 1.x and 2.x reject labels of other types, one of them with status 500.
             if not isinstance(value, str):
                 field = f"metadata[{name!r}]"
-                raise InvalidRequest(f"{field} is {format_value(value)}, not a text", field=field)
+                raise InvalidRequest(f"{field} is {format_value(value)}, not a string", field=field)
     if (tools := options.get("tools")) is not None:
-        members["tools"] = []
+        members["tools"] = functions = list[dict[str, Any]]()
         for index, tool in enumerate(check_several("tools", tools)):
             definition = to_json_object(f"tools[{index}]", tool)
             # Chat completions nest a function, the Responses API does not.
             function: Any = definition.get("function")
             is_nested = isinstance(function, dict)
-            members["tools"].append({"type": "function", **function} if is_nested else definition)
+            functions.append({"type": "function", **function} if is_nested else definition)
     if (parallel := options.get("parallel_tool_calls")) is not None:
         members["parallel_tool_calls"] = check_flag("parallel_tool_calls", parallel)
     for name in ("text", "reasoning"):
@@ -321,7 +321,7 @@ def make_input_items(value: object) -> str | list[dict[str, Any]]:
     """Return the validated input: a text, or items as they are sent."""
     if isinstance(value, str):
         return check_text("input", value)
-    elements = check_several("input", value, "a text or a list of items")
+    elements = check_several("input", value, "a string or a list of items")
     items = [_make_item(f"input[{index}]", element) for index, element in enumerate(elements)]
     if not items:
         raise InvalidRequest("input is empty", field="input")

@@ -44,7 +44,7 @@ _LEVELS: dict[type[Event], int] = {
 # Logged only with `content=True`.
 _PRIVATE = frozenset({"request", "content"})
 _UNLOAD_REASONS: dict[UnloadReason, str] = {
-    "asked": "as requested",
+    "requested": "as requested",
     "idle": "it was idle",
     "budget": "another model needs its memory",
     "swap": "another model takes its place",

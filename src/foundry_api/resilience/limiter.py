@@ -295,9 +295,7 @@ class Limiter:
             return slot
         if not again and len(self._queue) >= self._settings.queue:
             self._refused += 1
-            raise QueueFull(
-                f"{len(self._queue)} calls wait for their turn already", service=self.service
-            )
+            raise QueueFull(f"{len(self._queue)} calls are already queued", service=self.service)
         return Slot(self, await self._wait(again=again, may_move=may_move), self._epoch)
 
     def move_waiter(self) -> None:

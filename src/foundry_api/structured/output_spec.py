@@ -255,7 +255,7 @@ def _normalize(text: str) -> str:
 
 def _validate_choices(choice: Any) -> tuple[str, ...]:
     if isinstance(choice, str | Mapping) or not isinstance(choice, Iterable):
-        raise InvalidRequest(f"choice is {choice!r}, not a list of texts", field="choice")
+        raise InvalidRequest(f"choice is {choice!r}, not a list of strings", field="choice")
     items = cast("Sequence[Any]", choice)
     choices = tuple(check_text(f"choice[{index}]", item) for index, item in enumerate(items))
     if not choices:

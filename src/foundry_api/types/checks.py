@@ -263,7 +263,7 @@ def check_encodable(field: str, value: object) -> str:
     """Return a text that the service accepts; it may be empty."""
     text = as_text(value)
     if text is None:
-        raise InvalidRequest(f"{field} is {format_value(value)}, not a text", field=field)
+        raise InvalidRequest(f"{field} is {format_value(value)}, not a string", field=field)
     check_characters(field, text)
     return text
 
@@ -284,7 +284,7 @@ def check_characters(field: str, text: str) -> None:
 
 
 def check_several(field: str, value: object, kind: str = "a list") -> Sequence[Any]:
-    """Return the items of an iterable that is not a text, bytes or a mapping."""
+    """Return the items of an iterable that is not a string, bytes or a mapping."""
     if not is_list_like(value):
         raise InvalidRequest(f"{field} is {format_value(value)}, not {kind}", field=field)
     return read_argument(field, value)

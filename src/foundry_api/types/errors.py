@@ -19,7 +19,7 @@ The tree::
     │   ├── ModelNotCached              the model is not downloaded
     │   ├── ModelNotLoaded              the model is downloaded, but not in memory
     │   ├── ModelInUse                  the model cannot be unloaded while in use
-    │   ├── MemoryBudgetExceeded        the model does not fit beside the models in use
+    │   ├── MemoryBudgetExceeded        the model does not fit into memory
     │   ├── ModelTaskMismatch           the model is made for another task
     │   ├── ModelLoadFailed             the engine could not load the model's files
     │   ├── ModelRegistrationFailed     the directory is not a model the engine can serve
@@ -419,7 +419,7 @@ class ModelInUse(ModelError):
 
 
 class MemoryBudgetExceeded(ModelError):
-    """The model does not fit into memory beside the models that `users` still need."""
+    """The model does not fit into memory together with the models that `users` need."""
 
     default_hint = "Unload a model, or raise FOUNDRY_MEMORY_BUDGET or residency=."
 
@@ -455,7 +455,7 @@ class CatalogUnavailable(ModelError):
 
 
 class ServiceError(FoundryError):
-    """The service, not the request, is at fault."""
+    """The service failed."""
 
 
 class ServiceNotRunning(ServiceError):

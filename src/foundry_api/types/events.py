@@ -51,7 +51,7 @@ BreakerState = Literal["closed", "open", "half-open"]
 OperationName = Literal["chat", "embeddings", "transcription", "response", "request"]
 Outcome = Literal["answered", "failed", "cancelled"]
 CacheSource = Literal["cache", "flight"]
-UnloadReason = Literal["asked", "idle", "budget", "swap"]
+UnloadReason = Literal["requested", "idle", "budget", "swap"]
 
 log = logging.getLogger("foundry_api")
 
@@ -215,8 +215,8 @@ class ModelUnloaded(Event, frozen=True, kw_only=True):
     Attributes:
         model: Id of the model.
         service: Base URL of the service.
-        reason: `asked` by the caller, `idle` for `keep_alive_s`, to keep the memory `budget`, or to
-            `swap` it for another model.
+        reason: `requested` by the caller, `idle` for `keep_alive_s`, to keep the memory `budget`, or
+            to `swap` it for another model.
     """
 
     model: str

@@ -184,7 +184,7 @@ def normalize_url(url: object, name: str = "the base URL") -> str:
     """
     text = as_text(url)
     if text is None:
-        raise ConfigurationError(f"{name} is {format_value(url)}, not a text", hint=_URL_HINT)
+        raise ConfigurationError(f"{name} is {format_value(url)}, not a string", hint=_URL_HINT)
     text = text.strip()
     try:
         parts = urlsplit(text if "://" in text else f"http://{text}")
@@ -263,7 +263,7 @@ def _model(name: str, value: object) -> str:
     text = as_text(value)
     if text is None:
         raise ConfigurationError(
-            f"{name} is {format_value(value)}, not a text", hint="Name a model."
+            f"{name} is {format_value(value)}, not a string", hint="Name a model."
         )
     if not text.strip():
         raise ConfigurationError(f"{name} is empty", hint="Name a model, or leave it out.")
@@ -324,7 +324,7 @@ def _api_key(name: str, value: object) -> str:
     text = as_text(value)
     if text is None:
         raise ConfigurationError(
-            f"{name} is of type {type(value).__name__}, neither a text nor a callable"
+            f"{name} is of type {type(value).__name__}, neither a string nor a callable"
         )
     if not _API_KEY.fullmatch(text):
         what = "is empty" if not text else "holds white space, or characters that are not ASCII"

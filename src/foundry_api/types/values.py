@@ -102,7 +102,7 @@ def as_path(value: object) -> str | None:
 
 
 def is_list_like(value: object) -> TypeGuard[Iterable[Any]]:
-    """Whether a value is iterable, but not a text, bytes or a mapping."""
+    """Whether a value is iterable, but not a string, bytes or a mapping."""
     if type(value) is list or type(value) is tuple:
         return True  # the usual case; isinstance with an abstract base class takes a microsecond
     return isinstance(value, Iterable) and not isinstance(value, str | bytes | bytearray | Mapping)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from foundry_api.types.errors import FoundryError, HookFailed
 from foundry_api.types.user_code import UserCode, describe
@@ -58,9 +58,8 @@ class _CustomResponse:
         return bool(getattr(self._response, "ended", False))
 
     async def read(self) -> bytes:
-        # Typed as object: type checkers would otherwise call the check below unreachable.
-        block: object = await _call_custom("read", self._response.read)
-        if not isinstance(block, bytes):
+        block = await _call_custom("read", self._response.read)
+        if not isinstance(cast("object", block), bytes):
             raise HookFailed(
                 f"transport: read returned {type(block).__name__}, not bytes", hint=HINT
             )

@@ -58,7 +58,7 @@ def _describe_header_problem(name: object, value: object) -> str:
         return "is set by the client"
     # The value may be a credential, so no message shows it.
     if text is None:
-        return f"cannot be sent: its value is of type {type(value).__name__}, not a text"
+        return f"cannot be sent: its value is of type {type(value).__name__}, not a string"
     if not _VALUE.fullmatch(text):
         return "cannot be sent: its value holds a line break or a character that is not in Latin-1"
     return ""

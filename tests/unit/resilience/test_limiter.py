@@ -107,7 +107,7 @@ async def test_a_full_queue_rejects_and_names_the_service() -> None:
     line = Line(LimiterSettings(concurrency=1, queue=2))
     for caller in range(3):
         await line.come(caller)
-    with pytest.raises(QueueFull, match="2 calls wait") as caught:
+    with pytest.raises(QueueFull, match="2 calls are already queued") as caught:
         await line.limiter.acquire()
     assert caught.value.service == "http://a"
     assert (line.statistics.queued, line.statistics.refused) == (2, 1)

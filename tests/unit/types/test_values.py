@@ -390,8 +390,11 @@ def test_a_range_is_shown_with_all_digits() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"stop": 5}, "stop is 5, not a text or a list of texts"),
-        ({"tool_choice": {"type": "function"}}, "tool_choice is {'type': 'function'}, not a text"),
+        ({"stop": 5}, "stop is 5, not a string or a list of strings"),
+        (
+            {"tool_choice": {"type": "function"}},
+            "tool_choice is {'type': 'function'}, not a string",
+        ),
         ({"extra": [("a", 1)]}, "extra is [('a', 1)], not a mapping"),
         ({"temperature": "warm"}, "temperature is 'warm', not a number"),
     ],

@@ -80,7 +80,7 @@ class Source(ABC):
 
     @final
     def parse_request(self, line: Line) -> BatchRequest:
-        """Parse a line, or raise `InvalidRequest` with the place and the field at fault."""
+        """Parse a line, or raise `InvalidRequest` with the place and the invalid field."""
         try:
             if isinstance(line.raw, BadLine):
                 raise InvalidRequest(f"it {line.raw.message}")
@@ -143,7 +143,7 @@ class LineSource(Source, ABC):
 
 def validate_custom_id(value: object) -> str:
     if not isinstance(value, str):
-        raise InvalidRequest(f"custom_id is {value!r}, not a text", field="custom_id")
+        raise InvalidRequest(f"custom_id is {value!r}, not a string", field="custom_id")
     if not value:
         raise InvalidRequest("custom_id is empty", field="custom_id")
     if len(value) > MAX_CUSTOM_ID:

@@ -152,7 +152,7 @@ class StdinOrigin:
         # `read1` returns what is available, so that the first lines run before the last are there.
         file = self._file
         block = file.read1(size) if isinstance(file, io.BufferedReader) else file.read(size)
-        if not self._is_opened:  # nobody replays what is read from here on
+        if not self._is_opened:  # what is read from here on is not replayed
             self._seen += block
         return block
 

@@ -35,7 +35,7 @@ class Problem(Result, msgspec.Struct, frozen=True, kw_only=True):
         index: The line's index.
         place: Where it is, such as `prompts.jsonl line 17`.
         message: The problem, with the place.
-        field: The member at fault, if it is known.
+        field: The invalid field, if it is known.
         custom_id: The line's custom_id, if it has one.
     """
 

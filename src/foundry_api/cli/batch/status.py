@@ -60,7 +60,7 @@ def cancel_command(common: GlobalOptions, *, output: str, now: bool) -> None:
     """
     requested = request_cancel(get_journal_directory(output), "stop" if now else "drain")
     if common.as_json:
-        print_json({"output": output, "asked": requested, "now": now})
+        print_json({"output": output, "requested": requested, "now": now})
     elif not requested:
         click.echo(sanitize_line(f"No process is running {output}."))
     else:

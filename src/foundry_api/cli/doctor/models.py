@@ -165,7 +165,7 @@ async def check_model(context: DiagnosticContext) -> Iterable[Finding]:
             return [MODEL_NOT_CACHED.make_finding(evidence, name=name)]
         return [MODEL_AVAILABLE.make_finding(evidence)]
     if context.model is None or await _is_registry_damaged(context):
-        return []  # the default model may be missing as long as nobody uses it
+        return []  # the default model may be missing as long as it is not used
     try:
         is_catalog_known = await context.catalog.get() is not None
     except CatalogUnavailable:

@@ -361,7 +361,7 @@ class ModelManager:
         *,
         drain_s: float = DRAIN_S,
         force: bool = False,
-        reason: UnloadReason = "asked",
+        reason: UnloadReason = "requested",
     ) -> None:
         """Unload a model once its calls have ended. New calls wait, and load it again.
 
@@ -447,7 +447,7 @@ class ModelManager:
                 await self._store.dialect.unload(model)
             except ModelInUse as error:
                 # A 2.x service keeps a model that has stored responses.
-                if reason in {"asked", "swap"} and await stored_responses.release(model):
+                if reason in {"requested", "swap"} and await stored_responses.release(model):
                     continue
                 response_ids = stored_responses.for_model(model)
                 is_ours = bool(usage.calls or response_ids)

@@ -135,7 +135,7 @@ def test_members_of_the_options_are_defaults_of_the_bodies(tmp_path: Path) -> No
         (b'"\xff"', None, "it is not UTF-8: byte 2 is 0xff"),
         (b'{"custom_id": "\\ud800", "body": {}}', None, "it is not JSON: "),
         (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, None, "its JSON is nested too deeply"),
-        (request_line(7), "custom_id", "custom_id is 7, not a text"),
+        (request_line(7), "custom_id", "custom_id is 7, not a string"),
         (request_line(""), "custom_id", "custom_id is empty"),
         (request_line("x" * 513), "custom_id", "custom_id has 513 characters, but may have 512"),
         (b'{"body": {}}', "custom_id", "custom_id is missing"),

@@ -220,7 +220,7 @@ def test_model_is_unloaded_after_its_calls_and_later_calls_load_it_again(run: Ru
         assert world.now() == 12
         assert await asyncio.gather(*later) == [14, 14, 14]
         assert world.engine.requests == ["load a", "unload a", "load a"]
-        assert world.reasons() == [("a:1", "asked")]
+        assert world.reasons() == [("a:1", "requested")]
 
     run(scene())
 
