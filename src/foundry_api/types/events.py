@@ -215,8 +215,8 @@ class ModelUnloaded(Event, frozen=True, kw_only=True):
     Attributes:
         model: Id of the model.
         service: Base URL of the service.
-        reason: `requested` by the caller, `idle` for `keep_alive_s`, to keep the memory `budget`, or
-            to `swap` it for another model.
+        reason: `requested` by the caller, `idle` for `keep_alive_s`, to keep the memory `budget`,
+            or to `swap` it for another model.
     """
 
     model: str
