@@ -166,10 +166,11 @@ class HostProcess:
             line = stream.readline(MAX_READY_BYTES) if stream and not stream.closed else b""
             result: HostStartResult = msgspec.json.decode(line, type=HostStartResult)
         except (msgspec.MsgspecError, OSError, ValueError) as error:
+            late = timed_out.is_set()  # read first: the timer may fire while the host is killed
             self.kill()
             reason = (
                 f"was not ready within {self._timeout_s:g} s"
-                if timed_out.is_set()
+                if late
                 else f"ended with status {self._process.returncode} before it served"
             )
             log_tail = host_log.read_tail(self._log_path)
