@@ -1,4 +1,4 @@
-"""The parts of a call, put together for tests as a client does it."""
+"""Make the parts of a call for tests."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def make_service_handle(
     connect: Callable[[], Coroutine[None, None, Connection]],
     forget: Callable[[], None],
 ) -> ServiceHandle:
-    """A service whose breaker stays out of the way."""
+    """Return a service whose breaker practically never opens."""
     breaker = CircuitBreaker(BreakerSettings(window_calls=1000, minimum_calls=1000))
     return ServiceHandle(name, connect, forget, breaker, Limiter())
 
@@ -38,7 +38,7 @@ def make_call_context(
     monotonic: Callable[[], float] = time.perf_counter,
     listener: Listener = lambda _: None,
 ) -> CallContext:
-    """What the calls of a client share, with a backoff that is not random: 0.1, 0.2, 0.4 s."""
+    """Return a context with a backoff that is not random: 0.1, 0.2, 0.4 s."""
     backoff = Backoff(0.1, 5.0, uniform=lambda _, high: high)
     return CallContext(
         services=ServicePool(services, lambda: services[0]),

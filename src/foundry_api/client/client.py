@@ -239,7 +239,7 @@ class FoundryAPIClient(ChatMethods, ToolMethods, EndpointMethods, BatchMethods):
 
     async def close(self) -> None:
         """Cancel running calls, close connections, and stop the engine that this client started."""
-        await self._backend.close()
+        await self._backend.aclose()
 
     async def __aenter__(self) -> Self:
         return self

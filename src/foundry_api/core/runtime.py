@@ -148,7 +148,7 @@ class ClientRuntime:
         if self.closed:
             raise ClientClosed("the client is closed")
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """End the calls, close the connections, and stop the engine if this client started it."""
         self._loop.bind()
         self.closed = True  # no new calls; the steps below still send requests

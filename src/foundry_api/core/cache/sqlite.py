@@ -176,7 +176,7 @@ class SqliteCache(ResponseCache):
         with self._lock:
             worker, self._worker = self._worker, None
         if worker is not None:
-            await worker.close()
+            await worker.aclose()
             self._report_troubles(worker)
 
     def _drop_claims(self, key: str) -> None:
@@ -261,7 +261,7 @@ class Worker:
 
         return await self._submit(run_query)
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """Close the file and end the thread."""
 
         def close_database() -> None:
