@@ -323,7 +323,7 @@ async def test_a_model_that_takes_more_memory_than_the_budget_does_not_stay(
 
 async def models_memory_mb(client: FoundryAPIClient) -> float:
     connection, _ = await client._backend.route("one")
-    return await connection.models_memory_mb() or 0.0
+    return await connection.measure_models_mb() or 0.0
 
 
 async def test_a_budget_heeds_what_another_program_uses(engine_home: Path, tmp_path: Path) -> None:

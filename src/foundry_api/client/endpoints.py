@@ -15,7 +15,7 @@ from foundry_api.core.transcriptions import (
     AudioInput,
     TranscriptionOperation,
     TranscriptJoiner,
-    transcription_options,
+    make_transcription_options,
 )
 from foundry_api.types.checks import check_flag, check_name
 from foundry_api.types.errors import FoundryError
@@ -121,7 +121,7 @@ class EndpointMethods:
             ServiceError: The service failed.
         """
         audio_input = AudioInput(audio)
-        speech_options = transcription_options(language, temperature, prompt)
+        speech_options = make_transcription_options(language, temperature, prompt)
         transcript = TranscriptJoiner(speech_options.get("language"))
         request = self._build_operation_request(
             TranscriptionOperation(audio_input, speech_options), model, options
@@ -151,7 +151,7 @@ class EndpointMethods:
             FoundryError: As in `transcribe`; for invalid arguments at once, else while iterating.
         """
         audio_input = AudioInput(audio)
-        speech_options = transcription_options(language, temperature, prompt)
+        speech_options = make_transcription_options(language, temperature, prompt)
         request = self._build_operation_request(
             TranscriptionOperation(audio_input, speech_options), model, options
         )
@@ -221,7 +221,7 @@ class EndpointMethods:
         except FoundryError as error:
             error.partial = transcript.text
             raise
-        yield transcript.final_chunk()
+        yield transcript.make_final_chunk()
 
     async def _stream_part(
         self, request: CallRequest[TranscriptionOperation], transcript: TranscriptJoiner

@@ -62,11 +62,11 @@ class Models:
             ServiceError: The service does not respond.
         """
         connection = await self._connect()
-        local = await connection.local_models()
+        local = await connection.list_local_models()
         if not catalog:
             return local
         known = {model.id for model in local}
-        listing = await connection.catalog.listing()
+        listing = await connection.catalog.get_listing()
         return [*local, *(model for model in listing.models if model.id not in known)]
 
     @enforce_deadline
@@ -92,7 +92,7 @@ class Models:
         if age_s is None:
             raise InvalidRequest("max_age_s is None, not a number", field="max_age_s")
         connection = await self._connect()
-        return await connection.catalog.listing(refresh=refresh, max_age_s=age_s)
+        return await connection.catalog.get_listing(refresh=refresh, max_age_s=age_s)
 
     @enforce_deadline
     async def show(self, name: str) -> Sequence[Model]:
@@ -109,18 +109,18 @@ class Models:
         """
         name = check_name("name", name)
         connection = await self._connect()
-        here = find_variants(name, await connection.local_models())
+        here = find_variants(name, await connection.list_local_models())
         if any(model.catalog == "local" for model in here):
             return here
         try:
-            known = await connection.catalog_for(name)
+            known = await connection.fetch_catalog(name)
         except CatalogUnavailable:
             if not here:
                 raise
             known = here
         found = find_variants(name, known)
         if not found:
-            raise connection.not_found(name)
+            raise connection.make_not_found_error(name)
         return sorted(found, key=lambda model: not model.cached)
 
     async def cached(self) -> Sequence[Model]:
@@ -230,7 +230,7 @@ class Models:
             ModelNotFound: No model has that name.
         """
         connection, model = await self._route(check_name("name", name))
-        return await connection.memory.users(model.id)
+        return await connection.memory.list_users(model.id)
 
     @enforce_deadline
     async def download(
@@ -263,12 +263,12 @@ class Models:
         name = check_name("name", name)
         connection = await self._connect()
         await connection.check_download(name)
-        local = match_model(name, await connection.local_models())
+        local = match_model(name, await connection.list_local_models())
         if local is not None and local.cached:
             return local
-        model = match_model(name, await connection.catalog_for(name))
+        model = match_model(name, await connection.fetch_catalog(name))
         if model is None:
-            raise connection.not_found(name)
+            raise connection.make_not_found_error(name)
         if model.cached:
             return model
         meter = ProgressMeter(model.size_mb)
@@ -338,7 +338,7 @@ class Models:
         """
         alias = check_name("alias", alias)
         connection, control = await self._require_control("unregister models")
-        model = match_model(alias, await connection.local_models())
+        model = match_model(alias, await connection.list_local_models())
         if model is None:
             raise ModelNotFound(f"no model on this machine is named {alias!r}", model=alias)
         is_id = alias.strip().casefold() == model.id.casefold()
@@ -360,7 +360,7 @@ class Models:
         """
         name = check_name("name", name)
         connection, control = await self._require_control("remove models")
-        model = match_model(name, await connection.local_models())
+        model = match_model(name, await connection.list_local_models())
         if model is None:
             raise ModelNotFound(f"no model on this machine is named {name!r}", model=name)
         try:

@@ -331,7 +331,7 @@ class Responses:
         missing: ResponseNotFound | None = None
         for service in [owner] if owner else self._backend.services:
             connection = await service.connect()
-            for catalog in connection.stored_responses.catalogs(name):
+            for catalog in connection.stored_responses.list_catalogs(name):
                 try:
                     route = f"{RESPONSES_ROUTE}/{name}{suffix}"
                     return await self._request(service, catalog, method, route, options)

@@ -150,8 +150,8 @@ class Attempt(Generic[_P]):
         if operation.verifies:
             with guard:
                 await operation.preflight(connection, model)
-        self._decoder = operation.decoder(connection, model)
-        request = operation.request(connection, model)
+        self._decoder = operation.make_decoder(connection, model)
+        request = operation.make_request(connection, model)
         guard.start_read_timeout(first_s, gap_s)
         self.sent_at = self._monotonic()
         self.was_sent = True
@@ -164,7 +164,7 @@ class Attempt(Generic[_P]):
             response, partial(self._read_block, response)
         )
         if not is_readable:
-            raise operation.refusal(await self._error_from_response(response, self._read_ahead))
+            raise operation.translate_error(await self._make_error(response, self._read_ahead))
 
     async def read(self) -> list[_P]:
         """Return the next chunks of the answer. An empty list marks its end."""
@@ -184,7 +184,7 @@ class Attempt(Generic[_P]):
                     raise await self._explain_interruption(error) from error
                 self._received_bytes += len(block)
                 if self._received_bytes > MAX_ANSWER_BYTES:
-                    raise _too_large()
+                    raise _make_too_large_error()
             if not block:
                 return self._read_cut_event(decoder)
             if chunks := self._collect(decoder, block):
@@ -278,7 +278,7 @@ class Attempt(Generic[_P]):
             block = await response.read()
         self._received_bytes += len(block)
         if self._received_bytes > MAX_ANSWER_BYTES:
-            raise _too_large()
+            raise _make_too_large_error()
         return block
 
     def _collect(self, decoder: Decoder[_P, Any], block: bytes) -> list[_P]:
@@ -327,7 +327,7 @@ class Attempt(Generic[_P]):
         except FoundryError:
             log.debug("the service did not end the body after a complete answer")
 
-    async def _error_from_response(self, response: Response, read_ahead: bytes) -> FoundryError:
+    async def _make_error(self, response: Response, read_ahead: bytes) -> FoundryError:
         error = parse_error(await self._read_error(response, read_ahead))
         connection, _ = self.target
         # A service that does not know its own model or route may have been replaced by another.
@@ -357,7 +357,7 @@ class Attempt(Generic[_P]):
         Some services end the stream without a reason. The same request without streaming gets one.
         """
         connection, model = self.target
-        plain = self._operation.non_streaming_request(connection, model)
+        plain = self._operation.make_non_streaming_request(connection, model)
         if plain is None or self._received_bytes:
             return error
         broken, self._response = self._response, None
@@ -401,5 +401,5 @@ class Attempt(Generic[_P]):
             connection.forget(model)
 
 
-def _too_large() -> ProtocolError:
+def _make_too_large_error() -> ProtocolError:
     return ProtocolError(f"the answer is larger than {MAX_ANSWER_BYTES} bytes")

@@ -152,7 +152,7 @@ class Call(Generic[_P, _R]):
         except BaseException as error:
             self._fail(guard, error)
             raise
-        final_chunk = self._operation.final_chunk(self._complete(guard))
+        final_chunk = self._operation.make_final_chunk(self._complete(guard))
         if final_chunk is not None:
             yield final_chunk
 
@@ -179,7 +179,7 @@ class Call(Generic[_P, _R]):
                 CallStarted(
                     call=self._call_id,
                     model=self._model,
-                    request=self._operation.event_request(),
+                    request=self._operation.get_event_request(),
                     operation=self._operation.name,
                 )
             )
@@ -328,7 +328,7 @@ class Call(Generic[_P, _R]):
             context.retry, context.services, self._request.models
         )
         service = attempt.service if attempt is not None else None
-        delay_s = policy.next_delay(error, service, guard.left_s)
+        delay_s = policy.get_next_delay_s(error, service, guard.left_s)
         if delay_s is None:
             raise error
         context.events.emit(
@@ -425,7 +425,7 @@ class FailurePolicy:
         self._services = services
         self._failures = 0
 
-    def next_delay(
+    def get_next_delay_s(
         self, error: FoundryError, service: ServiceHandle | None, left_s: float
     ) -> float | None:
         """Return the seconds until the next attempt, or None if the call has failed.

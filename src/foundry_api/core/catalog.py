@@ -139,14 +139,14 @@ class Catalog:
         self._store = store
         self._wall_clock = wall_clock
 
-    async def listing(
+    async def get_listing(
         self, *, refresh: bool = False, max_age_s: float = MAX_AGE_S
     ) -> CatalogListing:
         """Return the catalog, from the stored copy unless it is too old or `refresh` is set.
 
         Raises CatalogUnavailable only if there is no stored copy either.
         """
-        if not refresh and (known := await self.cached_listing(max_age_s)):
+        if not refresh and (known := await self.get_cached_listing(max_age_s)):
             return known
         location = await self._locate_cache() if self._store else _CacheLocation("", None)
         stored = self._store.read(location.source) if self._store else None
@@ -170,7 +170,7 @@ class Catalog:
             unreachable=listing.unreachable,
         )
 
-    async def cached_listing(self, max_age_s: float = MAX_AGE_S) -> CatalogListing | None:
+    async def get_cached_listing(self, max_age_s: float = MAX_AGE_S) -> CatalogListing | None:
         """Return the stored copy, if it is recent and the downloads are known without a request."""
         if self._store is None:
             return None
@@ -182,7 +182,7 @@ class Catalog:
             return None
         return await self._update_flags(stored, location)
 
-    async def local_models(self) -> Sequence[Model]:
+    async def list_local_models(self) -> Sequence[Model]:
         """Return the registered and the downloaded models."""
         control, dialect = self._service.control, self._service.dialect
         local = await (control.list_local_models() if control else dialect.list_local_models())

@@ -47,9 +47,9 @@ if TYPE_CHECKING:
 __all__ = [
     "ChatCall",
     "ChatCompletion",
-    "final_chunk",
     "make_chat_call",
     "make_chat_request",
+    "make_final_chunk",
     "make_output_spec",
 ]
 
@@ -210,7 +210,7 @@ class ChatCompletion(Operation[Chunk, StreamEnd, Completion[None]]):
         self._tool_calls: list[ToolCall] = []
         self._raw: list[bytes] = []
 
-    def event_request(self) -> ChatRequest:
+    def get_event_request(self) -> ChatRequest:
         return self._request
 
     def check(self, capabilities: Capabilities) -> None:
@@ -220,13 +220,13 @@ class ChatCompletion(Operation[Chunk, StreamEnd, Completion[None]]):
         if not is_plain or request.constraint is not None:
             capabilities.check(request)
 
-    def request(self, connection: Connection, model: Model) -> Request:
+    def make_request(self, connection: Connection, model: Model) -> Request:
         return connection.dialect.build_chat_request(model, self._request)
 
-    def non_streaming_request(self, connection: Connection, model: Model) -> Request | None:
+    def make_non_streaming_request(self, connection: Connection, model: Model) -> Request | None:
         return connection.dialect.build_non_streaming_request(model, self._request)
 
-    def decoder(self, connection: Connection, model: Model) -> ChatDecoder:
+    def make_decoder(self, connection: Connection, model: Model) -> ChatDecoder:
         return connection.dialect.make_chat_decoder(model, self._request)
 
     def accepts(self, response: Response) -> bool:
@@ -343,8 +343,8 @@ class ChatCompletion(Operation[Chunk, StreamEnd, Completion[None]]):
         )
         return Finished(completion, timings, value.usage, value.finish_reason, content)
 
-    def final_chunk(self, result: Completion[None]) -> Chunk:
-        return final_chunk(result)
+    def make_final_chunk(self, result: Completion[None]) -> Chunk:
+        return make_final_chunk(result)
 
 
 ChatCall = Call[Chunk, Completion[None]]
@@ -354,7 +354,7 @@ def make_chat_call(context: CallContext, request: CallRequest[ChatRequest]) -> C
     return Call(context, request, ChatCompletion(request.request))
 
 
-def final_chunk(completion: Completion[None]) -> Chunk:
+def make_final_chunk(completion: Completion[None]) -> Chunk:
     """Return the chunk that ends the stream of a completion."""
     return Chunk(
         content="",

@@ -100,10 +100,10 @@ class Connection:
         if local := match_model(name, self._local) or await self._register_built_in(name):
             return local
         # Last, because the remote catalog takes seconds when it can't be reached.
-        catalog = await self.catalog_for(name)
+        catalog = await self.fetch_catalog(name)
         model = match_model(name, catalog) or await self.dialect.find_by_alias(name)
         if model is None:
-            raise self.not_found(name)
+            raise self.make_not_found_error(name)
         if model.cached is False and not download:
             size = f" ({model.size_mb} MB)" if model.size_mb else ""
             raise ModelNotCached(
@@ -124,25 +124,25 @@ class Connection:
         self._local = await self.dialect.list_local_models()
         return model
 
-    async def catalog_for(self, name: str) -> Sequence[Model]:
+    async def fetch_catalog(self, name: str) -> Sequence[Model]:
         """Return the remote catalog, refreshed if the stored copy lacks the model."""
         try:
-            listing = await self.catalog.cached_listing()
+            listing = await self.catalog.get_cached_listing()
             if listing is None or match_model(name, listing.models) is None:
                 listing = await self._catalog_flight.run(
-                    "catalog", partial(self.catalog.listing, refresh=True)
+                    "catalog", partial(self.catalog.get_listing, refresh=True)
                 )
         except CatalogUnavailable as error:
             self._local = self._local or await self.dialect.list_local_models()
-            raise self._catalog_unavailable(name) from error
+            raise self._make_unavailable_error(name) from error
         self._public = listing.models
         if listing.unreachable is not None and match_model(name, self._public) is None:
-            raise self._catalog_unavailable(name)
+            raise self._make_unavailable_error(name)
         return self._public
 
-    async def local_models(self) -> Sequence[Model]:
+    async def list_local_models(self) -> Sequence[Model]:
         """Return the registered and the downloaded models."""
-        return await self.catalog.local_models()
+        return await self.catalog.list_local_models()
 
     @property
     def loaded(self) -> tuple[str, ...]:
@@ -182,7 +182,7 @@ class Connection:
         # A download counts as complete only if the service then lists the model.
         known = await self.dialect.list_local_models()
         if match_model(model.id, known) is None:
-            known = (await self.catalog.listing(refresh=True)).models
+            known = (await self.catalog.get_listing(refresh=True)).models
         found = match_model(model.id, known)
         if found is None or not found.cached:
             raise DownloadFailed(
@@ -232,7 +232,7 @@ class Connection:
         """Load a model unless it is loaded. Concurrent calls share one load."""
         await self.memory.load(model)
 
-    async def loaded_model_ids(self, status: ServiceStatus | None = None) -> frozenset[str]:
+    async def list_loaded_ids(self, status: ServiceStatus | None = None) -> frozenset[str]:
         """Return the ids of the models in memory. `status` saves a request for it."""
         ids = await self.dialect.get_loaded_ids("local")
         status = status or await self.dialect.get_status()
@@ -243,7 +243,7 @@ class Connection:
             ids |= await self.dialect.get_loaded_ids("public")
         return ids
 
-    async def models_memory_mb(self) -> float | None:
+    async def measure_models_mb(self) -> float | None:
         """Return the memory that the models use in our own engine host."""
         if self.control is None:
             return None
@@ -268,7 +268,7 @@ class Connection:
         self._local = ()
         self._public = ()
 
-    def not_found(self, name: str) -> ModelNotFound:
+    def make_not_found_error(self, name: str) -> ModelNotFound:
         """Return the error for an unknown name, with similar names."""
         return ModelNotFound(
             f"the service knows no model named {name!r}",
@@ -278,7 +278,7 @@ class Connection:
             service=self.endpoint.base_url,
         )
 
-    def _catalog_unavailable(self, name: str) -> CatalogUnavailable:
+    def _make_unavailable_error(self, name: str) -> CatalogUnavailable:
         nearest = self._find_similar_names(name)
         suggestion = f"Did you mean {' or '.join(nearest)}? Else go" if nearest else "Go"
         where = "is not on this machine" if self.control else "is not known to the service"

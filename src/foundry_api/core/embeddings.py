@@ -66,7 +66,7 @@ class EmbeddingOperation(EndpointOperation[Never, _EmbeddingsBody]):
     async def preflight(self, connection: Connection, model: Model) -> None:
         await check_embedding_support(connection, model)
 
-    def request(self, connection: Connection, model: Model) -> Request:
+    def make_request(self, connection: Connection, model: Model) -> Request:
         path = connection.dialect.make_path(model.catalog, EMBEDDINGS_ROUTE)
         return connection.wire.build_post(path, make_embeddings_body(model.id, self.texts))
 
@@ -75,7 +75,7 @@ class EmbeddingOperation(EndpointOperation[Never, _EmbeddingsBody]):
         if isinstance(error, ContextOverflow):
             error.blame_prompt()
 
-    def decoder(self, connection: Connection, model: Model) -> WholeBody[_EmbeddingsBody]:
+    def make_decoder(self, connection: Connection, model: Model) -> WholeBody[_EmbeddingsBody]:
         del connection, model
         return WholeBody(lambda body: decode_embeddings(body, len(self.texts)))
 

@@ -101,7 +101,7 @@ async def _get_tasks_and_directory(
     known: list[Model] = []
     if connection.control is not None:
         known += await connection.control.list_local_models()
-    cached_listing = await connection.catalog.cached_listing()
+    cached_listing = await connection.catalog.get_cached_listing()
     known += cached_listing.models if cached_listing is not None else ()
     descriptions = [
         model,

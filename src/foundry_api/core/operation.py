@@ -101,7 +101,7 @@ class AnswerFacts(NamedTuple):
     total_s: float
     queued_s: float
 
-    def timings(self, tokens_per_second: float | None = None) -> Timings:
+    def make_timings(self, tokens_per_second: float | None = None) -> Timings:
         return Timings(self.time_to_first_token_s, self.total_s, tokens_per_second, self.queued_s)
 
 
@@ -136,7 +136,7 @@ class Operation(ABC, Generic[_P, _T, _R]):
         """Whether the engine does work for it, so that it waits for a slot."""
         return True
 
-    def event_request(self) -> ChatRequest | None:
+    def get_event_request(self) -> ChatRequest | None:
         """Return the request for events, if this is a chat completion."""
         return None
 
@@ -148,16 +148,16 @@ class Operation(ABC, Generic[_P, _T, _R]):
         """Raise if this service or model does not support the request."""
 
     @abstractmethod
-    def request(self, connection: Connection, model: Model) -> Request:
+    def make_request(self, connection: Connection, model: Model) -> Request:
         """Build the HTTP request."""
 
-    def non_streaming_request(self, connection: Connection, model: Model) -> Request | None:
+    def make_non_streaming_request(self, connection: Connection, model: Model) -> Request | None:
         """Build the request without streaming, if failed streams of the service give no reason."""
         del connection, model
         return None
 
     @abstractmethod
-    def decoder(self, connection: Connection, model: Model) -> Decoder[_P, _T]:
+    def make_decoder(self, connection: Connection, model: Model) -> Decoder[_P, _T]:
         """Return a new decoder for one response."""
 
     def accepts(self, response: Response) -> bool:
@@ -174,7 +174,7 @@ class Operation(ABC, Generic[_P, _T, _R]):
         del response, read
         return False, b""
 
-    def refusal(self, error: FoundryError) -> FoundryError:
+    def translate_error(self, error: FoundryError) -> FoundryError:
         """Translate an error response of the service."""
         return error
 
@@ -203,7 +203,7 @@ class Operation(ABC, Generic[_P, _T, _R]):
     def complete(self, value: _T, texts: list[str], facts: AnswerFacts) -> Finished[_R]:
         """Make the result from the decoded value."""
 
-    def final_chunk(self, result: _R) -> _P | None:
+    def make_final_chunk(self, result: _R) -> _P | None:
         """Return the chunk that ends a stream with the facts only the result has, if any."""
         del result
         return None
@@ -237,7 +237,7 @@ class EndpointOperation(Operation[_P, _T, Outcome[_T]]):
 
     verifies: ClassVar[bool] = True
 
-    def refusal(self, error: FoundryError) -> FoundryError:
+    def translate_error(self, error: FoundryError) -> FoundryError:
         # `check` knows only the generation, and not every version has all the routes of its own.
         if not isinstance(error, RouteNotFound):
             return error
@@ -247,7 +247,7 @@ class EndpointOperation(Operation[_P, _T, Outcome[_T]]):
 
     def complete(self, value: _T, texts: list[str], facts: AnswerFacts) -> Finished[Outcome[_T]]:
         del texts
-        timings = facts.timings()
+        timings = facts.make_timings()
         return Finished(
             Outcome(
                 result=value,

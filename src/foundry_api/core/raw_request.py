@@ -82,14 +82,14 @@ class RawOperation(Operation[Never, bytes, RawResponse]):
     def check(self, capabilities: Capabilities) -> None:
         """Accept everything: the service decides."""
 
-    def request(self, connection: Connection, model: Model) -> Request:
+    def make_request(self, connection: Connection, model: Model) -> Request:
         del model
         request = self._request
         return connection.wire.build_request(
             request.method, request.path, request.body, request.headers
         )
 
-    def decoder(self, connection: Connection, model: Model) -> WholeBody[bytes]:
+    def make_decoder(self, connection: Connection, model: Model) -> WholeBody[bytes]:
         del connection, model
         return WholeBody(bytes)
 
@@ -97,7 +97,7 @@ class RawOperation(Operation[Never, bytes, RawResponse]):
         """Whether the status is not a redirection or an error."""
         return response.status <= MAX_SUCCESS_STATUS
 
-    def refusal(self, error: FoundryError) -> FoundryError:
+    def translate_error(self, error: FoundryError) -> FoundryError:
         if isinstance(error, RouteNotFound):
             error.hint = "Check the method and the path; the generations differ in their routes."
         return error
@@ -117,7 +117,7 @@ class RawOperation(Operation[Never, bytes, RawResponse]):
             service=facts.connection.base_url,
             attempts=facts.attempts,
         )
-        return Finished(response, facts.timings())
+        return Finished(response, facts.make_timings())
 
 
 RawCall = Call[Never, RawResponse]

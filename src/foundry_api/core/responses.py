@@ -139,15 +139,15 @@ class ResponseOperation(EndpointOperation[ResponseEvent, Response]):
         if has_images(self.members["input"]):
             await check_vision(connection, model)
 
-    def request(self, connection: Connection, model: Model) -> Request:
+    def make_request(self, connection: Connection, model: Model) -> Request:
         return self._build_request(connection, model, stream=True)
 
-    def non_streaming_request(self, connection: Connection, model: Model) -> Request | None:
+    def make_non_streaming_request(self, connection: Connection, model: Model) -> Request | None:
         if connection.dialect.capabilities.stream_errors == "native":
             return None
         return self._build_request(connection, model, stream=False, store=False)
 
-    def decoder(self, connection: Connection, model: Model) -> ResponseStream:
+    def make_decoder(self, connection: Connection, model: Model) -> ResponseStream:
         is_stored = bool(self.members.get("store"))
 
         def on_created(response_id: str) -> None:

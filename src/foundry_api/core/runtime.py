@@ -107,7 +107,7 @@ class ClientRuntime:
             ServiceLocator(
                 service_settings,
                 Paths.from_home(settings.home),
-                partial(self._discovery_transport, service_settings.base_url),
+                partial(self._get_discovery_transport, service_settings.base_url),
             )
             for service_settings in settings.per_service()
         ]
@@ -185,7 +185,7 @@ class ClientRuntime:
         self.events.subscribe(self.metrics, *Metrics.EVENT_TYPES)
         self.events.subscribe(CallLog(log), *CallLog.event_types(self.settings.log_level))
 
-    def _discovery_transport(self, base_url: str | None) -> Transport:
+    def _get_discovery_transport(self, base_url: str | None) -> Transport:
         transport = self._open_transport()
         if base_url is None:
             # Discovery probes ports of any program, which must not get the caller's credentials.

@@ -80,7 +80,7 @@ class ToolLoop:
     async def run(self) -> ToolRun:
         """Return the finished run."""
         while True:
-            call = self._next_call()
+            call = self._make_next_call()
             try:
                 completion = await call.result()
             except ToolCallError as error:
@@ -92,7 +92,7 @@ class ToolLoop:
     async def stream(self) -> AsyncGenerator[Chunk | ToolResult | ToolRun]:
         """Yield the chunks of each answer, then its tool results, and the finished run last."""
         while True:
-            call = self._next_call()
+            call = self._make_next_call()
             try:
                 async with contextlib.aclosing(call.chunks()) as chunks:
                     async for chunk in chunks:
@@ -108,7 +108,7 @@ class ToolLoop:
             for result in results:
                 yield result
 
-    def _next_call(self) -> ChatCall | CachedCall:
+    def _make_next_call(self) -> ChatCall | CachedCall:
         self._turns += 1
         request = msgspec.structs.replace(self._request.request, messages=self._messages)
         if self._turns > 1 and request.tool_choice != "none":

@@ -61,9 +61,9 @@ __all__ = [
     "AudioPart",
     "TranscriptJoiner",
     "TranscriptionOperation",
+    "make_transcription_options",
     "read_recording",
     "select_language",
-    "transcription_options",
     "validate_language",
 ]
 
@@ -143,7 +143,7 @@ class TranscriptionOperation(EndpointOperation[TranscriptionChunk, Transcription
                 service=connection.base_url,
             )
 
-    def request(self, connection: Connection, model: Model) -> Request:
+    def make_request(self, connection: Connection, model: Model) -> Request:
         path = connection.dialect.make_path(model.catalog, TRANSCRIPTIONS_ROUTE)
         if connection.dialect.capabilities.audio_upload == "path":
             options = {**self.options, **self._language}
@@ -154,7 +154,7 @@ class TranscriptionOperation(EndpointOperation[TranscriptionChunk, Transcription
         )
         return connection.wire.build_request("POST", path, body, {"Content-Type": content_type})
 
-    def decoder(
+    def make_decoder(
         self, connection: Connection, model: Model
     ) -> Decoder[TranscriptionChunk, TranscriptionBody]:
         if connection.dialect.capabilities.audio_upload == "path":
@@ -168,7 +168,9 @@ class TranscriptionOperation(EndpointOperation[TranscriptionChunk, Transcription
         texts += [chunk.text for chunk in chunks]
 
 
-def transcription_options(language: object, temperature: object, prompt: object) -> dict[str, Any]:
+def make_transcription_options(
+    language: object, temperature: object, prompt: object
+) -> dict[str, Any]:
     """Return the validated options that are not None."""
     options: dict[str, Any] = {}
     if language is not None:
@@ -214,7 +216,7 @@ class TranscriptJoiner:
             raw=tuple(raw for outcome in self._outcomes for raw in outcome.result[1]),
         )
 
-    def final_chunk(self) -> TranscriptionChunk:
+    def make_final_chunk(self) -> TranscriptionChunk:
         """Return the chunk that ends a stream."""
         model = self._outcomes[-1].model.id
         return TranscriptionChunk("", model, timings=self.timings, attempts=self.attempts)

@@ -73,7 +73,7 @@ async def check_health(connection: Connection) -> HealthStatus:
     latency_s = time.perf_counter() - started_at
     loaded, detail = frozenset[str](), ""
     try:
-        loaded = await connection.loaded_model_ids(status)
+        loaded = await connection.list_loaded_ids(status)
     except FoundryError as error:
         detail = str(error)
     pid = get_local_pid(connection, status)

@@ -191,7 +191,7 @@ class Probe:
         """Refresh the list of loaded models; returns the error if that fails."""
         wait_s = deadline - asyncio.get_running_loop().time()
         try:
-            await self._loaded.refresh(lambda: connection.loaded_model_ids(status), wait_s)
+            await self._loaded.refresh(lambda: connection.list_loaded_ids(status), wait_s)
         except FoundryError as error:
             self._loaded.value = None
             return error

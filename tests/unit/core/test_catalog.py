@@ -130,31 +130,31 @@ def service(tmp_path: Path) -> Service:
 async def test_recent_catalog_is_not_requested_again(service: Service, tmp_path: Path) -> None:
     clock = Clock()
     catalog = catalog_of(service, tmp_path, clock)
-    first = await catalog.listing()
+    first = await catalog.get_listing()
     clock.now += 599
-    assert await catalog_of(service, tmp_path, clock).listing() == first
+    assert await catalog_of(service, tmp_path, clock).get_listing() == first
     assert service.requests.count("public") == 1
     clock.now += 2
-    assert (await catalog.listing()).fetched_at == clock.now
+    assert (await catalog.get_listing()).fetched_at == clock.now
     assert service.requests.count("public") == 2
 
 
 async def test_refresh_requests_the_catalog(service: Service, tmp_path: Path) -> None:
     catalog = catalog_of(service, tmp_path)
-    await catalog.listing()
+    await catalog.get_listing()
     service.public = PublicListing(models=(PHI,))
-    assert (await catalog.listing()).models == (QWEN, PHI)
-    assert (await catalog.listing(max_age_s=0)).models == (PHI,)
-    assert (await catalog.listing(refresh=True)).models == (PHI,)
+    assert (await catalog.get_listing()).models == (QWEN, PHI)
+    assert (await catalog.get_listing(max_age_s=0)).models == (PHI,)
+    assert (await catalog.get_listing(refresh=True)).models == (PHI,)
 
 
 async def test_nothing_is_recent_after_the_clock_was_set_back(
     service: Service, tmp_path: Path
 ) -> None:
     clock = Clock()
-    await catalog_of(service, tmp_path, clock).listing()
+    await catalog_of(service, tmp_path, clock).get_listing()
     clock.now -= 3600
-    await catalog_of(service, tmp_path, clock).listing()
+    await catalog_of(service, tmp_path, clock).get_listing()
     assert service.requests.count("public") == 2
 
 
@@ -163,10 +163,10 @@ async def test_stored_catalog_is_returned_if_it_cannot_be_reached(
 ) -> None:
     clock = Clock()
     catalog = catalog_of(service, tmp_path, clock)
-    good = await catalog.listing()
+    good = await catalog.get_listing()
     service.public = None
     clock.now += 3 * 86_400
-    old = await catalog.listing()
+    old = await catalog.get_listing()
     assert (old.models, old.fetched_at, old.fresh) == (good.models, good.fetched_at, False)
     assert old.unreachable == "the model catalog could not be reached"
 
@@ -177,7 +177,7 @@ async def test_outdated_catalog_of_the_engine_is_not_stored_as_new(
     service.public = PublicListing(models=(QWEN,), fetched_at=5.0, unreachable="no network")
     catalog = catalog_of(service, tmp_path)
     for _ in range(2):
-        listing = await catalog.listing()
+        listing = await catalog.get_listing()
         assert (listing.fetched_at, listing.fresh, listing.unreachable) == (
             5.0,
             False,
@@ -191,22 +191,22 @@ async def test_catalog_without_a_stored_copy_is_unavailable(
 ) -> None:
     service.public = None
     with pytest.raises(CatalogUnavailable):
-        await catalog_of(service, tmp_path).listing()
+        await catalog_of(service, tmp_path).get_listing()
 
 
 async def test_catalog_without_a_store_is_requested_every_time(service: Service) -> None:
     catalog = catalog_of(service, None)
-    await catalog.listing()
-    await catalog.listing()
+    await catalog.get_listing()
+    await catalog.get_listing()
     assert service.requests == ["public", "public"]
 
 
 async def test_cached_and_loaded_are_current(service: Service, tmp_path: Path) -> None:
     catalog = catalog_of(service, tmp_path)
-    await catalog.listing()
+    await catalog.get_listing()
     downloaded(service.cache, QWEN)
     service.in_memory = frozenset({PHI.id})
-    qwen, phi = (await catalog.listing()).models
+    qwen, phi = (await catalog.get_listing()).models
     assert (qwen.cached, qwen.loaded) == (True, False)
     assert qwen.path == str(service.cache / "Microsoft" / "Qwen-generic-cpu-2" / "v1")
     assert (phi.cached, phi.loaded, phi.path) == (True, True, None)
@@ -218,8 +218,8 @@ async def test_embedded_engine_is_not_asked_for_loaded_models(
     """It would query the catalog first."""
     service.origin, service.loaded = "embedded", (QWEN.id,)
     catalog = catalog_of(service, tmp_path)
-    await catalog.listing()
-    assert [model.loaded for model in (await catalog.listing()).models] == [True, False]
+    await catalog.get_listing()
+    assert [model.loaded for model in (await catalog.get_listing()).models] == [True, False]
     assert service.requests == ["public"]
 
 
@@ -228,11 +228,11 @@ async def test_known_downloads_are_listed_without_a_request(
 ) -> None:
     service.local = [MINE]
     catalog = catalog_of(service, tmp_path)
-    assert await catalog.local_models() == [MINE]
+    assert await catalog.list_local_models() == [MINE]
     assert service.requests == []
-    await catalog.listing()
+    await catalog.get_listing()
     downloaded(service.cache, QWEN)
-    assert [model.id for model in await catalog.local_models()] == [MINE.id, QWEN.id]
+    assert [model.id for model in await catalog.list_local_models()] == [MINE.id, QWEN.id]
     assert service.requests.count("public") == 1
 
 
@@ -240,21 +240,21 @@ async def test_unknown_download_is_requested(service: Service, tmp_path: Path) -
     downloaded(service.cache, QWEN)
     here = msgspec.structs.replace(QWEN, cached=True)
     service.public = PublicListing(models=(here, PHI))
-    assert await catalog_of(service, tmp_path).local_models() == [here]
+    assert await catalog_of(service, tmp_path).list_local_models() == [here]
     service.public = None
-    assert await catalog_of(service, tmp_path / "other").local_models() == []
+    assert await catalog_of(service, tmp_path / "other").list_local_models() == []
 
 
 async def test_other_service_reports_its_downloads_itself(service: Service, tmp_path: Path) -> None:
     service.foreign = True
     downloaded(service.cache, PHI)
     catalog = catalog_of(service, tmp_path)
-    await catalog.listing()
-    await catalog.listing()
+    await catalog.get_listing()
+    await catalog.get_listing()
     assert service.requests.count("public") == 2
     service.public = None
     service.local = [msgspec.structs.replace(QWEN, cached=True)]
-    qwen, phi = (await catalog.listing()).models
+    qwen, phi = (await catalog.get_listing()).models
     assert (qwen.cached, phi.cached) == (True, None)
 
 
@@ -262,10 +262,10 @@ async def test_other_service_reports_its_downloads_itself(service: Service, tmp_
 async def test_catalogs_of_different_sources_are_separate(
     service: Service, tmp_path: Path, change: str
 ) -> None:
-    await catalog_of(service, tmp_path).listing()
+    await catalog_of(service, tmp_path).get_listing()
     other = Service(service.cache, public=PublicListing(models=()))
     setattr(other, change, tmp_path if change == "cache" else "http://127.0.0.1:9")
-    assert (await catalog_of(other, tmp_path).listing()).models == ()
+    assert (await catalog_of(other, tmp_path).get_listing()).models == ()
     assert len(list((tmp_path / "state").iterdir())) == 2
 
 

@@ -21,8 +21,8 @@ from foundry_api.core.responses import (
     validate_response_id,
 )
 from foundry_api.core.transcriptions import (
+    make_transcription_options,
     select_language,
-    transcription_options,
     validate_language,
 )
 from foundry_api.types.capabilities import CAPABILITIES
@@ -89,12 +89,12 @@ class TestTexts:
 class TestLanguages:
     @pytest.mark.parametrize("language", ["de", "DE", "en-US", "haw", "auto", "zh-CN"])
     def test_known_languages_are_accepted(self, language: str) -> None:
-        assert transcription_options(language, None, None) == {"language": language.lower()}
+        assert make_transcription_options(language, None, None) == {"language": language.lower()}
 
     @pytest.mark.parametrize("language", ["xx", "german", "", "d"])
     def test_unknown_languages_are_rejected(self, language: str) -> None:
         with pytest.raises(InvalidRequest, match="language"):
-            transcription_options(language, None, None)
+            make_transcription_options(language, None, None)
 
     @pytest.mark.parametrize(
         ("speech", "language", "sent"),

@@ -68,65 +68,69 @@ def recovery(
 
 def test_temporary_failure_is_retried_with_growing_pauses() -> None:
     (service,), after = recovery(retries=3)
-    delays = [after.next_delay(errors.ServerError("x"), service, FOREVER) for _ in range(4)]
+    delays = [after.get_next_delay_s(errors.ServerError("x"), service, FOREVER) for _ in range(4)]
     assert delays == [0.1, 0.2, 0.4, None]
 
 
 def test_error_of_the_caller_is_final() -> None:
     (service,), after = recovery()
-    assert after.next_delay(errors.InvalidRequest("x"), service, FOREVER) is None
+    assert after.get_next_delay_s(errors.InvalidRequest("x"), service, FOREVER) is None
 
 
 def test_failover_comes_before_a_retry() -> None:
     (first, second), after = recovery(services=2, retries=1)
-    assert after.next_delay(errors.ServiceCrashed("x"), first, FOREVER) == 0.0
+    assert after.get_next_delay_s(errors.ServiceCrashed("x"), first, FOREVER) == 0.0
     assert after.tried == {first}
-    assert after.next_delay(errors.ServiceCrashed("x"), second, FOREVER) == 0.1
-    assert after.next_delay(errors.ServiceCrashed("x"), first, FOREVER) is None
+    assert after.get_next_delay_s(errors.ServiceCrashed("x"), second, FOREVER) == 0.1
+    assert after.get_next_delay_s(errors.ServiceCrashed("x"), first, FOREVER) is None
 
 
 def test_next_model_is_used_after_a_final_failure() -> None:
     (service,), after = recovery(models=("big", "small"), retries=1)
-    assert after.next_delay(errors.ModelNotFound("x"), service, FOREVER) == 0.0
+    assert after.get_next_delay_s(errors.ModelNotFound("x"), service, FOREVER) == 0.0
     assert after.model == "small"
-    assert after.next_delay(errors.ServerError("x"), service, FOREVER) == 0.1
-    assert after.next_delay(errors.ServerError("x"), service, FOREVER) is None
+    assert after.get_next_delay_s(errors.ServerError("x"), service, FOREVER) == 0.1
+    assert after.get_next_delay_s(errors.ServerError("x"), service, FOREVER) is None
 
 
 def test_each_model_has_all_services_and_retries() -> None:
     (first, second), after = recovery(services=2, models=("big", "small"), retries=0)
-    assert after.next_delay(errors.ModelNotFound("x"), first, FOREVER) == 0.0
-    assert after.next_delay(errors.ModelNotFound("x"), second, FOREVER) == 0.0
+    assert after.get_next_delay_s(errors.ModelNotFound("x"), first, FOREVER) == 0.0
+    assert after.get_next_delay_s(errors.ModelNotFound("x"), second, FOREVER) == 0.0
     assert (after.model, after.tried) == ("small", set())
 
 
 def test_missing_service_needs_no_other_model() -> None:
     (service,), after = recovery(models=("big", "small"), retries=0)
-    assert after.next_delay(errors.ServiceNotRunning("x"), service, FOREVER) is None
+    assert after.get_next_delay_s(errors.ServiceNotRunning("x"), service, FOREVER) is None
 
 
 def test_no_attempt_starts_after_the_deadline() -> None:
     (service,), after = recovery()
     error = errors.ServerError("x")
-    assert after.next_delay(error, service, 0.05) is None
+    assert after.get_next_delay_s(error, service, 0.05) is None
     assert "deadline leaves no time" in error.hint
 
 
 def test_spent_budget_allows_no_attempt() -> None:
     (service,), after = recovery(budget=1)
-    assert after.next_delay(errors.ServerError("x"), service, FOREVER) == 0.1
+    assert after.get_next_delay_s(errors.ServerError("x"), service, FOREVER) == 0.1
     error = errors.ServerError("x")
-    assert after.next_delay(error, service, FOREVER) is None
+    assert after.get_next_delay_s(error, service, FOREVER) is None
     assert "retry budget is spent" in error.hint
 
 
 def test_only_a_call_with_an_attempt_waits_for_the_breaker() -> None:
     """The wait costs no budget, because nothing is sent."""
     (service,), after = recovery(budget=1)
-    assert after.next_delay(errors.CircuitOpen("x", retry_after_s=1.0), service, FOREVER) is None
+    assert (
+        after.get_next_delay_s(errors.CircuitOpen("x", retry_after_s=1.0), service, FOREVER) is None
+    )
     (service,), after = recovery(budget=1)
-    assert after.next_delay(errors.ServerError("x"), service, FOREVER) == 0.1
-    assert after.next_delay(errors.CircuitOpen("x", retry_after_s=1.0), service, FOREVER) == 1.2
+    assert after.get_next_delay_s(errors.ServerError("x"), service, FOREVER) == 0.1
+    assert (
+        after.get_next_delay_s(errors.CircuitOpen("x", retry_after_s=1.0), service, FOREVER) == 1.2
+    )
 
 
 @given(st.data())
@@ -144,7 +148,7 @@ def test_attempts_are_limited_and_ordered(data: st.DataObject) -> None:
         left_s = data.draw(st.sampled_from([0.15, 3.0, FOREVER]))
         service = data.draw(st.sampled_from([*services, None]))
         model, tried = after.model, set(after.tried)
-        delay_s = after.next_delay(error, service, left_s)
+        delay_s = after.get_next_delay_s(error, service, left_s)
         if delay_s is None:
             break
         assert 0.0 <= delay_s < left_s
@@ -169,4 +173,4 @@ def test_without_options_every_failure_is_final(
     make: Callable[[], errors.FoundryError],
 ) -> None:
     (service,), after = recovery(retries=0)
-    assert after.next_delay(make(), service, FOREVER) is None
+    assert after.get_next_delay_s(make(), service, FOREVER) is None

@@ -38,7 +38,7 @@ from foundry_api.core.chat import make_chat_request
 from foundry_api.core.embeddings import check_batch_size, validate_texts
 from foundry_api.core.raw_request import make_raw_request
 from foundry_api.core.responses import build_operation
-from foundry_api.core.transcriptions import transcription_options
+from foundry_api.core.transcriptions import make_transcription_options
 from foundry_api.integrations.langchain_messages import to_messages
 from foundry_api.resilience.deadline import Deadline
 from foundry_api.testing import FakeService
@@ -118,7 +118,7 @@ def test_text_subclasses_become_str(value: Any) -> None:
     assert make_chat_request(prompt_to_messages("x"), stop=[value]).stop == ("Hi",)
     assert {type(text) for text in (*validate_texts(value), *validate_texts([value]))} == {str}
     assert type(check_name("name", value)) is str
-    assert transcription_options(None, None, value) == {"prompt": "Hi"}
+    assert make_transcription_options(None, None, value) == {"prompt": "Hi"}
     assert encode(build_operation(value, {"instructions": value, "metadata": {"a": value}}).members)
     assert (
         make_raw_request("GET", "/a", params={"q": value}, headers={"X-A": value}).path == "/a?q=Hi"
@@ -142,7 +142,7 @@ def test_number_types_become_float_or_int(value: Any) -> None:
     assert type(check_timeout(value)) in {int, float}
     assert Deadline.after(value).limit_s == 1
     assert encode(build_operation("x", {"temperature": value, "top_p": value}).members)
-    assert encode(transcription_options(None, value, None)) in {
+    assert encode(make_transcription_options(None, value, None)) in {
         b'{"temperature":1}',
         b'{"temperature":1.0}',
     }

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
-from foundry_api.core.cache.entry import Entry, answer_key, may_serve, may_store
+from foundry_api.core.cache.entry import Entry, make_key, may_serve, may_store
 from foundry_api.core.cache.shared_work import JobDeduplicator, SharedJob
-from foundry_api.core.chat import final_chunk, make_chat_call
+from foundry_api.core.chat import make_chat_call, make_final_chunk
 from foundry_api.resilience.deadline import Deadline
 from foundry_api.resilience.timeout_guard import TimeoutGuard
 from foundry_api.types.errors import (
@@ -191,7 +191,7 @@ class CachedCall:
                     for chunk in new_chunks:
                         yield chunk
                 completion = self._outcome = await waiter.result()
-        yield final_chunk(completion)
+        yield make_final_chunk(completion)
 
     async def _make_lookup(self) -> CacheLookup | None:
         self._context.binding.bind()
@@ -204,7 +204,7 @@ class CachedCall:
             guard.stop()
         if identity is None:
             return None
-        key = answer_key(identity.model, identity.service_generation, request.request)
+        key = make_key(identity.model, identity.service_generation, request.request)
         # Calls with other options must not share a call of the engine: the short timeout of one
         # would fail the other.
         job_key = (key, request.timeout_s, request.models[1:], request.download)
@@ -212,7 +212,7 @@ class CachedCall:
 
     async def _find(self, lookup: CacheLookup) -> Entry | None:
         """Return the cached answer, unless an identical call is in progress."""
-        if self._context.is_closed() or self._calls.jobs.running(lookup.job_key):
+        if self._context.is_closed() or self._calls.jobs.get_running(lookup.job_key):
             return None
         guard = TimeoutGuard(self._request.deadline)
         try:

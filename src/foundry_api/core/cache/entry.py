@@ -28,8 +28,8 @@ __all__ = [
     "CacheUse",
     "CachedChunk",
     "Entry",
-    "answer_key",
     "is_deterministic",
+    "make_key",
     "may_serve",
     "may_store",
 ]
@@ -153,7 +153,7 @@ _ENTRY_DECODER = msgspec.msgpack.Decoder(Entry)
 _KEY_ENCODER = msgspec.json.Encoder()
 
 
-def answer_key(model_id: str, service_generation: ServiceGeneration, request: ChatRequest) -> str:
+def make_key(model_id: str, service_generation: ServiceGeneration, request: ChatRequest) -> str:
     """Return the cache key of a request: a hash, from which the prompt cannot be read."""
     # All members of the request are included, so that a new member cannot be forgotten. Defaults
     # are left out, so that a new member does not change the keys of stored answers.

@@ -92,7 +92,7 @@ class JobDeduplicator(Generic[_T, _R]):
     def __init__(self) -> None:
         self._runs: dict[Hashable, JobRun[_T, _R]] = {}
 
-    def running(self, key: Hashable) -> JobRun[_T, _R] | None:
+    def get_running(self, key: Hashable) -> JobRun[_T, _R] | None:
         """Return the run of a key, if one is in progress on this event loop."""
         run = self._runs.get(key)
         if run is None or run.task.done():
@@ -104,7 +104,7 @@ class JobDeduplicator(Generic[_T, _R]):
         self, key: Hashable, make_job: Callable[[], SharedJob[_T, _R]]
     ) -> AsyncGenerator[JobRun[_T, _R]]:
         """Join the run of a key, which is started if there is none."""
-        run = self.running(key) or self._start(key, make_job())
+        run = self.get_running(key) or self._start(key, make_job())
         run.callers += 1
         try:
             yield run
@@ -117,7 +117,7 @@ class JobDeduplicator(Generic[_T, _R]):
     async def end(self, error: FoundryError) -> None:
         """End all runs. Callers that still wait get the error."""
         for key in list(self._runs):
-            if (run := self.running(key)) is not None:
+            if (run := self.get_running(key)) is not None:
                 await run.end(error)
 
     def _start(self, key: Hashable, job: SharedJob[_T, _R]) -> JobRun[_T, _R]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from foundry_api.core.cache.base import CacheStats, ResponseCache, validate_limits
-from foundry_api.core.residency.coordination import program_name
+from foundry_api.core.residency.coordination import get_program_name
 from foundry_api.resilience.single_flight import SingleFlight
 from foundry_api.storage.paths import Paths
 from foundry_api.types.errors import ConfigurationError
@@ -236,7 +236,7 @@ class SqliteCache(ResponseCache):
             raise ConfigurationError(
                 f"this Python has no SQLite: {error}", hint="Use a MemoryCache."
             ) from error
-        client = ClientProcess.current(self._client, program_name(sys.argv))
+        client = ClientProcess.current(self._client, get_program_name(sys.argv))
         limits = CacheLimits(self._max_bytes, self._max_age_s)
         history = self._history = self._history or CacheHistory()
         return ResilientDatabase(self.path, limits, client, history, troubles.append)

@@ -20,7 +20,13 @@ if TYPE_CHECKING:
     from foundry_api.core.residency.usage_db import KnownModel, Lease, ModelUsageDb
     from foundry_api.types.models import Model, ModelUser
 
-__all__ = ["NoCoordination", "SharedCoordination", "UsageRegistry", "program_name", "service_name"]
+__all__ = [
+    "NoCoordination",
+    "SharedCoordination",
+    "UsageRegistry",
+    "get_program_name",
+    "get_service_name",
+]
 
 Change = Literal["load", "unload", "budget"]
 
@@ -73,7 +79,7 @@ class NoCoordination:
         del model_id
         return ()
 
-    async def known_models(self) -> Mapping[str, KnownModel] | None:
+    async def list_known_models(self) -> Mapping[str, KnownModel] | None:
         """Return the models that clients of this home have loaded, by id. None without records."""
         return None
 
@@ -98,7 +104,7 @@ class UsageRegistry:
         self._has_warned = False
 
     def for_service(self, base_url: str) -> SharedCoordination:
-        return SharedCoordination(self, service_name(base_url))
+        return SharedCoordination(self, get_service_name(base_url))
 
     async def query(self, query: Callable[[ModelUsageDb], _T], default: _T) -> _T:
         """Run a query in a thread. Return the default if the file cannot be used."""
@@ -124,7 +130,7 @@ class UsageRegistry:
             return default
         try:
             if self._db is None:
-                client = usage_db.ClientProcess.current(self._client, program_name(sys.argv))
+                client = usage_db.ClientProcess.current(self._client, get_program_name(sys.argv))
                 self._db = usage_db.ModelUsageDb(self._path, client)
             return query(self._db)
         except usage_db.DatabaseUnavailable as error:
@@ -193,7 +199,7 @@ class SharedCoordination(NoCoordination):
     async def list_users(self, model_id: str) -> tuple[ModelUser, ...]:
         return await self._registry.query(lambda db: db.list_users(self._service, model_id), ())
 
-    async def known_models(self) -> Mapping[str, KnownModel] | None:
+    async def list_known_models(self) -> Mapping[str, KnownModel] | None:
         # An empty default, not None: while the file cannot be used, no model counts as ours.
         default: Mapping[str, KnownModel] = {}
         return await self._registry.query(lambda db: db.list_known_models(self._service), default)
@@ -207,7 +213,7 @@ class SharedCoordination(NoCoordination):
         return min(2 * wait_s, LONGEST_WAIT_S)
 
 
-def service_name(base_url: str) -> str:
+def get_service_name(base_url: str) -> str:
     """Return the name of a service in the file, the same for all spellings of loopback."""
     if not is_loopback(base_url):
         return base_url
@@ -215,7 +221,7 @@ def service_name(base_url: str) -> str:
     return f"127.0.0.1:{parts.port}{parts.path.rstrip('/')}"
 
 
-def program_name(arguments: list[str]) -> str:
+def get_program_name(arguments: list[str]) -> str:
     """Return a readable name of a program with these command line arguments."""
     script = Path(arguments[0]) if arguments and arguments[0] not in {"", "-c", "-m"} else None
     if script is None:

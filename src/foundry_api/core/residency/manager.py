@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from foundry_api.core.residency.coordination import program_name
+from foundry_api.core.residency.coordination import get_program_name
 from foundry_api.core.residency.policy import (
     ModelResidency,
     Resident,
@@ -88,11 +88,11 @@ class ModelStore(Protocol):
     @property
     def stored_responses(self) -> StoredResponses: ...
 
-    async def loaded_model_ids(self) -> frozenset[str]: ...
+    async def list_loaded_ids(self) -> frozenset[str]: ...
 
     async def describe(self, model: Model) -> Model: ...
 
-    async def models_memory_mb(self) -> float | None: ...
+    async def measure_models_mb(self) -> float | None: ...
 
 
 class ModelManager:
@@ -148,18 +148,18 @@ class ModelManager:
             self.is_unmeasured = True
             self._context.wake()
 
-    async def users(self, model_id: str) -> tuple[ModelUser, ...]:
+    async def list_users(self, model_id: str) -> tuple[ModelUser, ...]:
         """Return the clients that use a model, this client first."""
-        return (*self.local_users(model_id), *await self.coordination.list_users(model_id))
+        return (*self.list_local_users(model_id), *await self.coordination.list_users(model_id))
 
-    def local_users(self, model_id: str) -> tuple[ModelUser, ...]:
+    def list_local_users(self, model_id: str) -> tuple[ModelUser, ...]:
         """Return this client if it uses the model."""
         usage, now = self.usages.get(model_id), self._monotonic()
         if usage is None or not (usage.calls or now < usage.last_used + self.policy.hold_s):
             return ()
         return (
             ModelUser(
-                program=program_name(sys.argv),
+                program=get_program_name(sys.argv),
                 pid=os.getpid(),
                 last_used_s=0.0 if usage.calls else now - usage.last_used,
                 in_flight=usage.calls,
@@ -185,7 +185,7 @@ class ModelManager:
             async with self._locks.lock(model.id):
                 if await self._claim(model):
                     return
-        async with self._memory_lock(), self._locks.lock(model.id):
+        async with self._lock_memory(), self._locks.lock(model.id):
             if await self._claim(model):
                 return
             usage = self.get_usage(model.id)
@@ -257,7 +257,7 @@ class ModelManager:
     async def enforce_budget(self) -> None:
         """Unload idle models if the calls since the last time left too little memory."""
         self.is_unmeasured, self._measured_at = False, self._monotonic()
-        async with self._memory_lock():
+        async with self._lock_memory():
             excess_mb = await self._unload_idle_models()
         if excess_mb:
             log.warning(
@@ -320,21 +320,21 @@ class ModelManager:
     async def _measure_mb(self) -> float | None:
         if self.policy.memory_budget_mb is None:
             return None
-        return await self._store.models_memory_mb()
+        return await self._store.measure_models_mb()
 
     async def _list_residents(self, refused: Mapping[str, str]) -> list[Resident]:
         """Return the models in memory. `refused` has why some can't be unloaded, by id."""
-        known = await self.coordination.known_models()
+        known = await self.coordination.list_known_models()
         return [
             await self._make_resident(model_id, known, refused.get(model_id, ""))
-            for model_id in sorted(await self._store.loaded_model_ids())
+            for model_id in sorted(await self._store.list_loaded_ids())
         ]
 
     async def _make_resident(
         self, model_id: str, known: Mapping[str, KnownModel] | None, refusal: str
     ) -> Resident:
         usage = self.get_usage(model_id)
-        own = self.local_users(model_id) if usage.calls else ()
+        own = self.list_local_users(model_id) if usage.calls else ()
         if known and (row := known.get(model_id)):
             return Resident(
                 model=await self._store.describe(row.model),
@@ -387,7 +387,7 @@ class ModelManager:
         async with self._locks.lock(model.id):
             if not self.is_idle(usage):
                 return
-            known = await self.coordination.known_models()
+            known = await self.coordination.list_known_models()
             if not (usage.loaded_here or known is None or model.id in known):
                 usage.idle_at = float("inf")  # another program loaded it: never unload it
                 return
@@ -433,7 +433,7 @@ class ModelManager:
         if not is_forced:
             give_up_at += max(drain_s, FOREIGN_GRACE_S)
             if not await usage.drain(drain_s):
-                users = self.local_users(model.id)
+                users = self.list_local_users(model.id)
                 raise ModelInUse(
                     f"{model.id} is still used after {drain_s:g} s: {'; '.join(map(str, users))}",
                     hint="End these calls, or allow them more time.",
@@ -467,7 +467,7 @@ class ModelManager:
     # --- helpers ------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def _memory_lock(self) -> AsyncGenerator[None]:
+    async def _lock_memory(self) -> AsyncGenerator[None]:
         """With limits, let only one model be loaded at a time: it may have to make room."""
         if not self.policy.bounded:
             yield

@@ -57,7 +57,7 @@ class StoredResponses:
         """Remove a response that was deleted."""
         self._responses.pop(response_id, None)
 
-    def catalogs(self, response_id: str) -> tuple[Catalog, ...]:
+    def list_catalogs(self, response_id: str) -> tuple[Catalog, ...]:
         """Return the catalogs whose route may have the response, the likeliest first."""
         stored, catalogs = self._responses.get(response_id), self._dialect.catalogs
         if stored is None or stored.catalog not in catalogs:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foundry_api.core.cache.entry import answer_key, is_deterministic, may_serve, may_store
+from foundry_api.core.cache.entry import is_deterministic, make_key, may_serve, may_store
 from foundry_api.core.chat import make_chat_request
 from foundry_api.types.messages import (
     ChatRequest,
@@ -82,7 +82,7 @@ OTHERS: dict[str, tuple[Any, ...]] = {
 
 
 def key(request: ChatRequest, model: str = "demo:1") -> str:
-    return answer_key(model, "sdk-2.1", request)
+    return make_key(model, "sdk-2.1", request)
 
 
 def spelt_otherwise(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -152,8 +152,8 @@ def test_tool_choice_auto_has_the_key_of_the_default() -> None:
 
 
 def test_model_and_generation_are_in_the_key() -> None:
-    keys = {answer_key(model, "sdk-2.1", HELLO) for model in ("demo:1", "demo:2")}
-    keys.add(answer_key("demo:1", "sdk-2.0", HELLO))
+    keys = {make_key(model, "sdk-2.1", HELLO) for model in ("demo:1", "demo:2")}
+    keys.add(make_key("demo:1", "sdk-2.0", HELLO))
     assert len(keys) == 3
 
 

@@ -88,10 +88,10 @@ async def test_keys_run_in_parallel_and_a_later_caller_starts_a_new_run() -> Non
     shared, source = JobDeduplicator[int, str](), Source()
     one, other = Caller(shared, source, "a"), Caller(shared, source, "b")
     await settle()
-    assert shared.running("a")
+    assert shared.get_running("a")
     source.send(None, None)
     await asyncio.gather(one.task, other.task)
-    assert not shared.running("a")
+    assert not shared.get_running("a")
     source.send(None)
     await Caller(shared, source, "a").task
     assert source.runs == 3

@@ -13,8 +13,8 @@ import pytest
 from foundry_api.core.residency.coordination import (
     NoCoordination,
     UsageRegistry,
-    program_name,
-    service_name,
+    get_program_name,
+    get_service_name,
 )
 from foundry_api.types.errors import ModelInUse
 from foundry_api.types.models import Model
@@ -60,7 +60,7 @@ async def test_closed_client_uses_nothing(clients: Clients) -> None:
     home, other = clients.one(), clients.one().for_service(URL)
     await home.for_service(URL).claim("demo:1")
     (user,) = await other.list_users("demo:1")
-    assert user.program == program_name(sys.argv)
+    assert user.program == get_program_name(sys.argv)
     await home.aclose()
     assert await other.list_users("demo:1") == ()
 
@@ -69,8 +69,8 @@ async def test_all_spellings_of_loopback_are_one_service(clients: Clients) -> No
     await clients.one().for_service("http://localhost:5273").claim("demo:1")
     assert await clients.one().for_service("http://127.0.0.1:5273/").list_users("demo:1")
     assert not await clients.one().for_service("http://127.0.0.1:5274").list_users("demo:1")
-    assert service_name("https://models.example/foundry") == "https://models.example/foundry"
-    assert service_name("http://[::1]:1/x") == "127.0.0.1:1/x"
+    assert get_service_name("https://models.example/foundry") == "https://models.example/foundry"
+    assert get_service_name("http://[::1]:1/x") == "127.0.0.1:1/x"
 
 
 async def test_claim_waits_for_an_unload_with_growing_pauses(
@@ -134,7 +134,7 @@ async def test_renew_returns_models_that_may_be_unloaded(clients: Clients) -> No
 
 async def test_models_loaded_by_clients_of_the_home_are_known(clients: Clients) -> None:
     await clients.one().for_service(URL).record_loaded(DEMO)
-    known = await clients.one().for_service(URL).known_models()
+    known = await clients.one().for_service(URL).list_known_models()
     assert known
     assert known["demo:1"].model.alias == "demo"
 
@@ -151,7 +151,7 @@ async def test_without_the_file_a_client_works_alone_and_warns_once(
     async with others.lease("demo:1", "unload", for_s=60, quiet_s=0):
         pass
     assert await others.list_users("demo:1") == ()
-    assert await others.known_models() == {}
+    assert await others.list_known_models() == {}
     assert await others.renew({"demo:1": 1.0}) == set()
     await home.aclose()
     warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
@@ -168,7 +168,7 @@ async def test_service_without_other_clients_needs_no_file() -> None:
     async with nobody.lease("demo:1", "unload", for_s=60, quiet_s=0):
         assert await nobody.list_users("demo:1") == ()
     assert await nobody.renew({"demo:1": 1.0}) == ()
-    assert await nobody.known_models() is None
+    assert await nobody.list_known_models() is None
 
 
 @pytest.mark.parametrize(
@@ -184,4 +184,4 @@ async def test_service_without_other_clients_needs_no_file() -> None:
     ],
 )
 def test_program_name_is_readable(arguments: list[str], name: str) -> None:
-    assert program_name(arguments) == name
+    assert get_program_name(arguments) == name

@@ -99,10 +99,10 @@ class Engine:
     async def get_loaded_ids(self, _catalog: Catalog | None = None) -> frozenset[str]:
         return frozenset(self.inside)
 
-    async def loaded_model_ids(self) -> frozenset[str]:
+    async def list_loaded_ids(self) -> frozenset[str]:
         return frozenset(self.inside)
 
-    async def models_memory_mb(self) -> float | None:
+    async def measure_models_mb(self) -> float | None:
         if self.measured is None:
             return None
         return self.kept_mb + sum(self.measured.get(item, 0.0) for item in self.inside)
@@ -153,7 +153,7 @@ class Shared(NoCoordination):
     async def list_users(self, model_id: str) -> tuple[ModelUser, ...]:
         return (self.holders[model_id],) if model_id in self.holders else ()
 
-    async def known_models(self) -> Mapping[str, KnownModel] | None:
+    async def list_known_models(self) -> Mapping[str, KnownModel] | None:
         return self.rows
 
 
@@ -482,7 +482,7 @@ def test_model_used_by_another_client_is_not_unloaded(run: Run) -> None:
             await world.memory.unload(A)
         assert caught.value.users == (THEM,)
         assert world.memory.is_loaded("a:1")
-        mine, theirs = await world.memory.users("a:1")
+        mine, theirs = await world.memory.list_users("a:1")
         assert (mine.in_flight, theirs) == (0, THEM)
 
     run(scene())
