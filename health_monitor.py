@@ -1,4 +1,4 @@
-"""`from health_monitor import HealthMonitor` beside this checkout; not in the wheel."""
+"""Makes `from health_monitor import HealthMonitor` work in a checkout. Not part of the wheel."""
 
 import sys
 from pathlib import Path
