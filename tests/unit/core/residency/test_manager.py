@@ -236,7 +236,7 @@ def test_calls_that_do_not_end_in_time_keep_the_model(run: Run) -> None:
             await waiting
         assert [user.in_flight for user in caught.value.users] == [2]
         assert world.now() == 30
-        assert await later == 30, "who waited goes on with the model that stayed"
+        assert await later == 30, "the waiting call uses the model that stayed"
         assert world.engine.requests == ["load a"]
         await asyncio.gather(*calls)
 
@@ -286,7 +286,7 @@ def test_longer_use_must_be_by_another_program(run: Run) -> None:
         assert 15 <= world.now() < 15.2
         with pytest.raises(errors.ModelInUse, match="1 session"):
             await world.memory.unload(A, drain_s=0)
-        assert world.now() < 15.6, "our call is long gone, so it is not waited for again"
+        assert world.now() < 15.6, "our call ended long ago, so it is not awaited again"
         assert world.memory.is_loaded("a:1")
 
     run(scene())
@@ -324,7 +324,7 @@ def test_stored_responses_of_a_conversation_are_named_in_the_error(run: Run) -> 
         with pytest.raises(errors.ModelInUse) as caught:
             await world.memory.unload(A, drain_s=0)
         assert "resp_1, resp_2" in caught.value.hint
-        assert world.now() < 10.5, "it is known what keeps it, and that it will not go by itself"
+        assert world.now() < 10.5, "it is in use by a known response, so waiting would be in vain"
 
     run(scene())
 
@@ -502,7 +502,7 @@ def test_claim_is_renewed_in_the_background_during_use_only(run: Run) -> None:
         assert others.calls[-1] == "renew a:1 25"
         task = world.keeper._task
         assert task
-        assert task.done(), "nobody is looked after any more"
+        assert task.done(), "the idle task has ended"
 
     run(scene())
 
@@ -693,7 +693,7 @@ def test_model_with_calls_is_awaited_if_nothing_else_makes_room(run: Run) -> Non
         world = World(max_loaded=1)
         calls = [world.call(item, 2) for item in (A, B, C, A, B, C)]
         await asyncio.gather(*calls)
-        assert world.engine.requests.count("load a") == 1, "both callers of a model use it at once"
+        assert world.engine.requests.count("load a") == 1, "both callers of a model share one load"
         assert world.now() == 6
 
     run(scene())
@@ -768,7 +768,7 @@ def test_idle_models_are_unloaded_for_memory_left_by_calls(run: Run) -> None:
         engine.kept_mb = 150.0  # a long prompt was read
         await world.call(C, 1)
         await asyncio.sleep(5)
-        assert engine.inside == {"c:1"}, "the least recently used one left"
+        assert engine.inside == {"c:1"}, "the least recently used model is unloaded"
         engine.kept_mb = 500.0
         await world.call(C, 1)
         await asyncio.sleep(5)
