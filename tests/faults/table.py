@@ -1,4 +1,4 @@
-"""The faults that a service can have, and what the caller gets for each of them.
+"""The faults of a service, and what a call returns or raises for each of them.
 
 `docs/faults.md` is generated from this table:
 
@@ -62,7 +62,7 @@ class Fault:
         error: What the caller gets; None for the complete answer.
         attempts: The number of attempts, at most three.
         text: The text that the caller has at the end.
-        capacity: What ends the call: the fault itself, `timeout`, or the cap on keep-alives.
+        ended_by: What ends the call: the fault itself, the `timeout`, or the limit on keep-alives.
         pooled: Whether the call reuses a connection.
     """
 
@@ -70,13 +70,13 @@ class Fault:
     error: type[errors.FoundryError] | None
     attempts: int = 1
     text: str = ""
-    capacity: str = "at once"
+    ended_by: str = "fault"
     pooled: bool = False
 
     @property
     def timeout_s(self) -> float:
         """The `timeout` of the call."""
-        return PATIENCE_S if self.capacity == "at once" else TIMEOUT_S
+        return PATIENCE_S if self.ended_by == "fault" else TIMEOUT_S
 
 
 def expect_answer(script: Script) -> Fault:
@@ -94,9 +94,9 @@ def expect_error(script: Script, error: type[errors.FoundryError], text: str = "
     return Fault(script, error, text=text)
 
 
-def expect_timeout(script: Script, text: str = "", bound: str = "timeout") -> Fault:
+def expect_timeout(script: Script, text: str = "", ended_by: str = "timeout") -> Fault:
     """Expect a timeout, which is not retried."""
-    return Fault(script, errors.ReadTimeout, text=text, capacity=bound)
+    return Fault(script, errors.ReadTimeout, text=text, ended_by=ended_by)
 
 
 NO_SUCH_ROUTE = (
@@ -147,12 +147,12 @@ ODD_ANSWERS: dict[str, Fault] = {
     "repeated headers, as SDK 2.2.1 sends them": expect_answer(
         send_once(make_stream_head(), *map(encode_chunk, encode_events("Hel", "lo")), LAST_CHUNK)
     ),
-    "all in one packet": expect_answer(
+    "the whole answer in one packet": expect_answer(
         send_once(
             make_stream_head(), encode_chunk(b"".join(encode_events("Hel", "lo"))), LAST_CHUNK
         )
     ),
-    "one byte at a time": expect_answer(
+    "an answer sent one byte at a time": expect_answer(
         send_slowly(
             [
                 bytes([byte])
@@ -161,7 +161,7 @@ ODD_ANSWERS: dict[str, Fault] = {
             ]
         )
     ),
-    "keep-alive comments between the events": expect_answer(
+    "keep-alive comments between events": expect_answer(
         send_once(
             make_stream_head(),
             *(encode_chunk(KEEP_ALIVE + each) for each in encode_events("Hel", "lo")),
@@ -170,22 +170,22 @@ ODD_ANSWERS: dict[str, Fault] = {
     "the connection stays open after the answer": expect_answer(
         send_stream(*encode_events("Hel", "lo"), stay=True)
     ),
-    "no [DONE]": expect_answer(
+    "no `[DONE]` at the end": expect_answer(
         send_once(
             make_stream_head(),
             *map(encode_chunk, (ROLE, encode_token("Hello"), STOP, USAGE)),
             LAST_CHUNK,
         )
     ),
-    "more text after [DONE]": expect_answer(
+    "more text after `[DONE]`": expect_answer(
         send_stream(*encode_events("Hello"), encode_token(" again"), stay=True)
     ),
-    "no length and no chunks, until the connection closes": expect_answer(
+    "neither a length nor chunks; the answer ends when the connection closes": expect_answer(
         send_once(
             b"HTTP/1.0 200 OK\r\nContent-Type: text/event-stream\r\n\r\n", *encode_events("Hello")
         )
     ),
-    "plain text that claims to be gzip": expect_answer(
+    "an uncompressed answer declared as gzip": expect_answer(
         send_once(
             make_head(
                 content_type="text/event-stream; charset=utf-8", more="Content-Encoding: gzip\r\n"
@@ -207,11 +207,13 @@ ODD_ANSWERS: dict[str, Fault] = {
     "deflate without the zlib header": expect_answer(
         send_compressed(zlib.compress(HELLO)[2:-4], coding="deflate")
     ),
-    "201": expect_answer(send_once(make_head(201, content_type="text/event-stream"), *PIECES)),
+    "201 instead of 200": expect_answer(
+        send_once(make_head(201, content_type="text/event-stream"), *PIECES)
+    ),
     "a media type in capitals, with a parameter": expect_answer(
         send_once(make_head(content_type='Text/Event-Stream ; Charset="UTF-8"'), *PIECES)
     ),
-    "102 and 103 before the answer": expect_answer(
+    "102 and 103 before the response": expect_answer(
         send_once(
             b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n",
             *(make_stream_head(), *PIECES),
@@ -227,11 +229,11 @@ ODD_ANSWERS: dict[str, Fault] = {
             make_head(content_type="text/event-stream", more=f"X-Long: {'a' * 2**14}\r\n"), *PIECES
         )
     ),
-    "[DONE] with white space around it": expect_answer(
+    "`[DONE]` with white space around it": expect_answer(
         send_odd(b"data:  [DONE] \n\n", reason=None)
     ),
-    "[DONE] without a space before it": expect_answer(send_odd(b"data:[DONE]\n\n", reason=None)),
-    "text and [DONE] without a finish reason": expect_answer(send_odd(DONE, reason=None)),
+    "`[DONE]` without a space before it": expect_answer(send_odd(b"data:[DONE]\n\n", reason=None)),
+    "text and `[DONE]` without a finish reason": expect_answer(send_odd(DONE, reason=None)),
     "an empty finish reason": expect_answer(send_odd(encode_choice({}, ""), DONE, reason=None)),
     "an unknown finish reason": expect_answer(send_odd(reason="eos_token")),
     "a last event whose delta is null": expect_answer(
@@ -240,7 +242,7 @@ ODD_ANSWERS: dict[str, Fault] = {
     "a last event without a delta": expect_answer(
         send_odd(encode_event(choices=[{"finish_reason": "stop"}]), reason=None)
     ),
-    "choices: null": expect_answer(send_odd(encode_event(choices=None))),
+    "an event with `choices: null`": expect_answer(send_odd(encode_event(choices=None))),
     "token counts that are null or fractions": expect_answer(
         send_odd(encode_event(choices=[], usage={"prompt_tokens": None, "completion_tokens": 2.0}))
     ),
@@ -251,53 +253,53 @@ ODD_ANSWERS: dict[str, Fault] = {
             encode_event(choices=[{"index": 1, "delta": {}, "finish_reason": "length"}]),
         )
     ),
-    "a pooled connection that is closed when it is reused": Fault(
+    "a pooled connection that closes when it is reused": Fault(
         close_on_reuse(answer_all("Hello")), None, attempts=2, text="Hello", pooled=True
     ),
 }
 
 BEFORE_THE_ANSWER: dict[str, Fault] = {
-    "closed instead of answered": expect_retry(hang_up, errors.ServiceCrashed),
-    "reset instead of answered": expect_retry(break_off, errors.ServiceCrashed),
-    "closed within the headers": expect_retry(
+    "the connection closes without a response": expect_retry(hang_up, errors.ServiceCrashed),
+    "the connection is reset without a response": expect_retry(break_off, errors.ServiceCrashed),
+    "the connection closes within the headers": expect_retry(
         send_once(b"HTTP/1.1 200 OK\r\nContent-"), errors.ServiceCrashed
     ),
-    "accepted, but nothing sent": expect_timeout(stay_silent),
+    "the connection is accepted, but nothing is sent": expect_timeout(stay_silent),
     "half of the headers, then silence": expect_timeout(
         send_once(b"HTTP/1.1 200 OK\r\nContent-", stay=True)
     ),
-    "garbage": expect_error(
+    "binary garbage": expect_error(
         send_once(b"\x16\x03\x01\x02\x00\x01\x00" * 99, stay=True), errors.ProtocolError
     ),
-    "another protocol": expect_error(
+    "a response of another protocol": expect_error(
         send_once(b"SSH-2.0-OpenSSH_9.9\r\n", stay=True), errors.ProtocolError
     ),
-    "an invalid status": expect_error(
+    "an invalid status line": expect_error(
         send_once(b"HTTP/1.1 fine OK\r\n\r\n", stay=True), errors.ProtocolError
     ),
     "endless headers": expect_error(
         send_forever(b"HTTP/1.1 200 OK\r\n", b"X-More: and more\r\n"), errors.ProtocolError
     ),
-    "an oversized header": expect_error(
+    "a header of 50 KB": expect_error(
         send_once(b"HTTP/1.1 200 OK\r\nX-Long: " + b"a" * 50_000 + b"\r\n\r\n", stay=True),
         errors.ProtocolError,
     ),
     "an endless header": expect_error(
         send_forever(b"HTTP/1.1 200 OK\r\nX-Long: ", b"a" * 1000), errors.ProtocolError
     ),
-    "a NUL in a header": expect_error(
+    "a NUL byte in a header": expect_error(
         send_once(b"HTTP/1.1 200 OK\r\nX-Nul: a\0b\r\n\r\n", stay=True), errors.ProtocolError
     ),
-    "a negative length": expect_error(
+    "a negative Content-Length": expect_error(
         send_once(b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", stay=True), errors.ProtocolError
     ),
-    "two different lengths": expect_error(
+    "two different Content-Lengths": expect_error(
         send_once(
             b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", stay=True
         ),
         errors.ProtocolError,
     ),
-    "a length and chunks": expect_error(
+    "both Content-Length and chunks": expect_error(
         send_once(make_head(more="Content-Length: 5\r\n"), LAST_CHUNK, stay=True),
         errors.ProtocolError,
     ),
@@ -321,10 +323,12 @@ OTHER_ANSWERS: dict[str, Fault] = {
         errors.ModelNotFound,
     ),
     "405 without a body": expect_error(send_once(make_response(405, b"")), errors.RouteNotFound),
-    "408": expect_retry(send_once(make_response(408, b"")), errors.ServerError),
-    "409": expect_error(send_once(make_response(409, b"")), errors.InvalidRequest),
-    "413": expect_error(send_once(make_response(413, b"")), errors.InvalidRequest),
-    "429": expect_retry(send_once(make_response(429, b"")), errors.ServiceOverloaded),
+    "408 without a body": expect_retry(send_once(make_response(408, b"")), errors.ServerError),
+    "409 without a body": expect_error(send_once(make_response(409, b"")), errors.InvalidRequest),
+    "413 without a body": expect_error(send_once(make_response(413, b"")), errors.InvalidRequest),
+    "429 without a body": expect_retry(
+        send_once(make_response(429, b"")), errors.ServiceOverloaded
+    ),
     "503 with Retry-After": expect_retry(
         send_once(make_head(503, length=0, more="Retry-After: 1\r\n")), errors.ServiceOverloaded
     ),
@@ -366,7 +370,7 @@ OTHER_ANSWERS: dict[str, Fault] = {
     "500 with deeply nested JSON": expect_retry(
         send_once(make_response(500, b'{"x":' + DEEP)), errors.ServerError
     ),
-    "500 that is not UTF-8": expect_retry(
+    "500 with a body that is not UTF-8": expect_retry(
         send_once(make_response(500, b'{"error":{"message":"\xff"}}')), errors.ServerError
     ),
     "502 with a proxy's HTML page": expect_retry(
@@ -421,55 +425,58 @@ OTHER_ANSWERS: dict[str, Fault] = {
 }
 
 BROKEN_STREAMS: dict[str, Fault] = {
-    "cut before any event": expect_retry(send_stream(), errors.StreamInterrupted),
-    "cut in the first text": expect_retry(
+    "a stream cut before any event": expect_retry(send_stream(), errors.StreamInterrupted),
+    "a stream cut within its first text": expect_retry(
         send_stream(ROLE, encode_token("Hi")[:-9]), errors.StreamInterrupted
     ),
-    "cut between two texts": expect_error(
+    "a stream cut within its second text": expect_error(
         send_stream(ROLE, encode_token("Hi"), encode_token(" th")[:-9]),
         errors.StreamInterrupted,
         "Hi",
     ),
-    "cut between finish reason and end": expect_error(
+    "a stream cut before its finish reason": expect_error(
         send_once(make_stream_head(), encode_chunk(ROLE + encode_token("Hi"))),
         errors.StreamInterrupted,
         "Hi",
     ),
-    "ended cleanly without finish reason and [DONE]": expect_error(
+    "a clean end without a finish reason and `[DONE]`": expect_error(
         send_once(make_stream_head(), encode_chunk(ROLE + encode_token("Hi")), LAST_CHUNK),
         errors.StreamInterrupted,
         "Hi",
     ),
-    "[DONE] without a finish reason": expect_retry(
+    "`[DONE]` without text and finish reason": expect_retry(
         send_stream(ROLE, DONE, stay=True), errors.StreamInterrupted
     ),
-    "stalled before the first text": expect_timeout(send_stream(ROLE, stay=True)),
-    "stalled between two texts": expect_timeout(
+    "silence before the first text": expect_timeout(send_stream(ROLE, stay=True)),
+    "silence after some text": expect_timeout(
         send_stream(ROLE, encode_token("Hel"), encode_token("lo"), stay=True), "Hello"
     ),
-    "comments only": expect_timeout(
-        send_forever(make_stream_head(), encode_chunk(KEEP_ALIVE), pause_s=0.005), bound="cap"
+    "keep-alive comments only": expect_timeout(
+        send_forever(make_stream_head(), encode_chunk(KEEP_ALIVE), pause_s=0.005),
+        ended_by="keep-alive limit",
     ),
-    "one byte from time to time": expect_timeout(
+    "an endless event, one byte at a time": expect_timeout(
         send_forever(
             make_stream_head() + encode_chunk(b"data: "), encode_chunk(b"a"), pause_s=0.005
         ),
-        bound="cap",
+        ended_by="keep-alive limit",
     ),
-    "longer than its Content-Length": expect_error(
+    "a stream longer than its Content-Length": expect_error(
         send_once(
             make_head(content_type="text/event-stream", length=len(ROLE)), ROLE, encode_token("Hi")
         ),
         errors.ProtocolError,
     ),
-    "shorter than its Content-Length": expect_error(
+    "a stream shorter than its Content-Length": expect_error(
         send_once(
             make_head(content_type="text/event-stream", length=9999), ROLE, encode_token("Hi")
         ),
         errors.StreamInterrupted,
         "Hi",
     ),
-    "brotli": expect_error(send_compressed(b"\x8b\x02\x80\x03", coding="br"), errors.ProtocolError),
+    "brotli that was not requested": expect_error(
+        send_compressed(b"\x8b\x02\x80\x03", coding="br"), errors.ProtocolError
+    ),
     "truncated gzip": expect_retry(
         send_compressed(gzip.compress(HELLO)[:30]), errors.StreamInterrupted
     ),
@@ -483,42 +490,42 @@ BROKEN_STREAMS: dict[str, Fault] = {
     "chunks longer than their size": expect_error(
         send_once(make_stream_head(), b"5\r\n", ROLE, b"\r\n", stay=True), errors.ProtocolError
     ),
-    "an error of the engine": expect_retry(send_stream(ROLE, BOOM), errors.ServerError),
-    "an error of the caller": expect_error(
+    "an error event of the engine": expect_retry(send_stream(ROLE, BOOM), errors.ServerError),
+    "an error event for an invalid request": expect_error(
         send_stream(ROLE, encode_event(error={"message": "no", "type": "invalid_request_error"})),
         errors.InvalidRequest,
     ),
-    "an error without a type": expect_error(
+    "an error event without a type": expect_error(
         send_stream(ROLE, encode_event(error={"message": "boom", "type": None})), errors.ServerError
     ),
-    "an error that is a string": expect_error(
+    "an error event whose error is a string": expect_error(
         send_stream(ROLE, encode_event(error="boom")), errors.ServerError
     ),
-    "an event named error with plain text": expect_error(
+    "an event named `error` with plain text": expect_error(
         send_stream(b"event: error\ndata: boom\n\n"), errors.ServerError
     ),
-    "an error as vLLM sends it": expect_error(
+    "an error event as vLLM sends it": expect_error(
         send_stream(encode_event(object="error", message="boom", type="BadRequestError", code=400)),
         errors.InvalidRequest,
     ),
-    "an error after text": expect_error(
+    "an error event after text": expect_error(
         send_stream(ROLE, encode_token("Hi"), BOOM), errors.ServerError, "Hi"
     ),
-    "an error in the same packet as text": expect_error(
+    "an error event in the same packet as text": expect_error(
         send_once(make_stream_head(), encode_chunk(ROLE + encode_token("Hi") + BOOM)),
         errors.ServerError,
         "Hi",
     ),
-    "an event named error": expect_retry(
+    "an event named `error` with JSON": expect_retry(
         send_stream(b"event: error\ndata: " + BUFFER_LIMIT + b"\n\n"), errors.ServerError
     ),
     "an event that is not JSON": expect_error(
         send_stream(b"data: Hi\n\n", stay=True), errors.ProtocolError
     ),
-    "an event of another type": expect_error(
+    "an event with members of the wrong type": expect_error(
         send_stream(b'data: {"choices":"x"}\n\n', stay=True), errors.ProtocolError
     ),
-    "a last event without its line end": expect_answer(
+    "a last event without its line ending": expect_answer(
         send_once(
             make_stream_head(), encode_chunk(encode_token("Hello") + STOP.rstrip()), LAST_CHUNK
         )
@@ -533,7 +540,7 @@ BROKEN_STREAMS: dict[str, Fault] = {
     "an event of deeply nested JSON": expect_error(
         send_stream(b'data: {"x":' + DEEP + b"\n\n", stay=True), errors.ProtocolError
     ),
-    "a finish reason that means an aborted answer": expect_error(
+    "the finish reason `error`": expect_error(
         send_stream(ROLE, encode_token("Hi"), encode_choice({}, "error"), stay=True),
         errors.StreamInterrupted,
         "Hi",
@@ -560,20 +567,22 @@ BROKEN_STREAMS: dict[str, Fault] = {
 FAULTS = ODD_ANSWERS | BEFORE_THE_ANSWER | OTHER_ANSWERS | BROKEN_STREAMS
 
 _HEADINGS = {
-    "Odd but complete answers": ODD_ANSWERS,
-    "No answer": {"no server listens at the address": NOBODY, **BEFORE_THE_ANSWER},
+    "Unusual but complete answers": ODD_ANSWERS,
+    "No valid response": {"no server listens at the address": NOBODY, **BEFORE_THE_ANSWER},
     "A response that is not a stream": OTHER_ANSWERS,
     "A broken stream": BROKEN_STREAMS,
 }
 
 _INTRODUCTION = """\
-# What happens when the service fails
+# Faults of a service
 
-Generated by `python -m tests.faults.table` from the table that `tests/faults/` runs against a
-misbehaving server on a real socket, with `max_retries={retries}`. A call ends with the fault itself
-(at once), after its `timeout` (timeout), or after ten times its `timeout` if the service sends
-keep-alives (cap). The text that had arrived is in `error.partial`, and the error of every attempt
-in `error.causes`.
+What a call returns or raises when the service misbehaves.
+
+Generated by `python -m tests.faults.table` from the table that the tests in `tests/faults/` run
+against a hostile server on a real socket, with `max_retries={retries}`. A call is ended by its
+answer, by the fault itself, by its `timeout`, or, if the service sends keep-alives, by their limit
+of ten times the `timeout`. The error has the text so far in `.partial`, and the errors of all
+attempts in `.causes`.
 """
 
 
@@ -582,7 +591,7 @@ def make_markdown() -> str:
     lines = _INTRODUCTION.format(retries=RETRIES).splitlines()
     for heading, faults in _HEADINGS.items():
         lines += ["", f"## {heading}", ""]
-        lines += ["| the service | the caller gets | attempts | text kept | ended by |"]
+        lines += ["| fault | the call returns or raises | attempts | text so far | ended by |"]
         lines += ["|---|---|---|---|---|"]
         lines += [_make_row(name, fault) for name, fault in faults.items()]
     return "\n".join(lines) + "\n"
@@ -591,7 +600,8 @@ def make_markdown() -> str:
 def _make_row(name: str, fault: Fault) -> str:
     outcome = f"`{fault.error.__name__}`" if fault.error else "the answer"
     text = f"`{fault.text}`" if fault.text else "none"
-    return f"| {name} | {outcome} | {fault.attempts} | {text} | {fault.capacity} |"
+    ended_by = fault.ended_by if fault.error else "answer"
+    return f"| {name} | {outcome} | {fault.attempts} | {text} | {ended_by} |"
 
 
 if __name__ == "__main__":

@@ -78,10 +78,12 @@ def check(error: errors.FoundryError, fault: Fault, server: ScriptedServer) -> N
     assert error.hint
     assert str(error).endswith(error.hint)
     if isinstance(error, errors.CallTimeout):
-        assert error.limit_s == pytest.approx(TIMEOUT_S * (CAP if fault.capacity == "cap" else 1))
+        assert error.limit_s == pytest.approx(
+            TIMEOUT_S * (CAP if fault.ended_by == "keep-alive limit" else 1)
+        )
         assert error.stage == ("streaming" if fault.text else "waiting for the first token")
     else:
-        assert fault.capacity == "at once"
+        assert fault.ended_by == "fault"
 
 
 def check_events(caller: Caller, fault: Fault) -> None:

@@ -40,8 +40,8 @@ CORRUPT = FindingKind(
     "corrupt-state",
     "problem",
     "The state file of the shared engine is damaged",
-    "Run `foundry-api down`, which removes it, then `foundry-api up`. An engine that it described"
-    " runs until its idle timeout.",
+    "Run `foundry-api down`, which removes it, then `foundry-api up`. If the engine that it"
+    " described still runs, it ends after its idle timeout.",
 )
 READABLE = FindingKind(
     "readable-by-others",
