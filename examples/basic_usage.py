@@ -1,4 +1,4 @@
-"""One question, one answer, and the health of the service that gave it.
+"""Complete a prompt, and check the health of the service.
 
 python examples/basic_usage.py
 python examples/basic_usage.py --model phi-4-mini "What is ONNX Runtime?"
@@ -16,7 +16,7 @@ from api_client import FoundryAPIClient, FoundryError
 
 
 async def main(prompt: str, model: str) -> None:
-    """Ask, and show what came back besides the text."""
+    """Print the answer, its metadata, and the state of the service."""
     async with FoundryAPIClient() as client:
         response = await client.complete(prompt=prompt, model=model, max_tokens=500)
         print(response.content)

@@ -1,4 +1,4 @@
-"""Answers that are kept: asked once, given again, also by the next run of this program.
+"""Cache answers, also for the next run of this program.
 
 python examples/cache.py
 python examples/cache.py --model phi-4-mini "Explain quantum computing"
@@ -18,28 +18,30 @@ from api_client import FoundryAPIClient, FoundryError, SqliteCache
 
 
 async def main(prompt: str, model: str) -> None:
-    """Ask twice one after the other, then ten times at once."""
-    # Programs of this user share the file. A MemoryCache() lives as long as the program.
+    """Complete a prompt twice in sequence, then ten times concurrently."""
+    # All programs of this user share the file. A MemoryCache() ends with the program.
     async with FoundryAPIClient(model=model, cache=SqliteCache()) as client:
         for _ in range(2):
             started = time.perf_counter()
-            # Temperature 0 has one answer; others are kept only with cache="always".
+            # At temperature 0 the answer is always the same. Other calls are cached only with
+            # cache="always".
             answer = await client.complete(prompt, temperature=0)
-            told = "from the cache" if answer.cached else "by the engine"
-            print(f"answered {told} in {1000 * (time.perf_counter() - started):.1f} ms")
+            source = "from the cache" if answer.cached else "by the engine"
+            print(f"answered {source} in {1000 * (time.perf_counter() - started):.1f} ms")
         print(answer.content)
 
-        # A stream comes again in the pieces that it once came in.
-        pieces = [chunk async for chunk in client.stream_complete(prompt, temperature=0)]
-        print(f"and as a stream, in {len(pieces)} pieces")
+        # A cached stream has its original chunks.
+        chunks = [chunk async for chunk in client.stream_complete(prompt, temperature=0)]
+        print(f"as a stream: {len(chunks)} chunks")
 
-        # Identical calls at the same time share one, whatever becomes of it.
+        # Concurrent identical calls share one request, even if it fails.
         calls = (client.complete(prompt, temperature=1, cache="always") for _ in range(10))
         answers = await asyncio.gather(*calls)
-        print(f"of 10 calls at once, {sum(not each.cached for each in answers)} went to the engine")
+        sent = sum(not response.cached for response in answers)
+        print(f"of 10 calls at once, {sent} went to the engine")
 
         stats = await client.cache.stats()
-        print(f"{stats.entries} answers kept, {stats.hits} lookups found one")
+        print(f"the cache has {stats.entries} answers, and {stats.hits} hits so far")
 
 
 if __name__ == "__main__":

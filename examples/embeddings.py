@@ -1,4 +1,4 @@
-"""Texts as vectors: which of some notes answers a question?
+"""Embed texts, and find the notes that are most similar to a question.
 
 python examples/embeddings.py
 python examples/embeddings.py "How do I bake bread?"
@@ -25,25 +25,25 @@ NOTES = [
 ]
 
 
-def likeness(one: Sequence[float], other: Sequence[float]) -> float:
-    """How alike two texts are, up to 1: the services scale every vector to length 1."""
-    return sum(a * b for a, b in zip(one, other, strict=True))
+def similarity(first: Sequence[float], second: Sequence[float]) -> float:
+    """Return the cosine similarity: services return vectors of length 1."""
+    return sum(a * b for a, b in zip(first, second, strict=True))
 
 
 async def main(model: str, question: str) -> None:
-    """Embed the notes and the question, and show the notes by their likeness."""
+    """Print the notes, the most similar first."""
     async with FoundryAPIClient() as client:
         notes = await client.embed(NOTES, model=model)
-        asked = await client.embed(question, model=model)
-    print(f"{len(notes)} notes, {notes.dimensions} numbers each, by {notes.model}")
+        question_vector = (await client.embed(question, model=model))[0]
+    print(f"{len(notes)} notes, {notes.dimensions} dimensions, model {notes.model}")
     print(f"question: {question}")
-    ranked = sorted(zip(notes, NOTES, strict=True), key=lambda pair: -likeness(pair[0], asked[0]))
-    for vector, note in ranked:
-        print(f"  {likeness(vector, asked[0]):.2f}  {note}")
+    scores = [similarity(vector, question_vector) for vector in notes]
+    for score, note in sorted(zip(scores, NOTES, strict=True), reverse=True):
+        print(f"  {score:.2f}  {note}")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Find the notes that answer a question.")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("question", nargs="?", default="What is the capital of France?")
     parser.add_argument("--model", default=os.environ.get("FOUNDRY_MODEL", "demo"))
     arguments = parser.parse_args()

@@ -1,11 +1,11 @@
-"""A small service in production: many callers, every guard on, and an engine that may die.
+"""Simulate production: many users, all reliability features, and an engine that may crash.
 
 python examples/production.py
 python examples/production.py --seconds 600 --kill-every 20
 python examples/production.py --seconds 60 --callers 50 --log calls.jsonl
 
-With --kill-every the program kills its own engine again and again. It goes on, and shows at the end
-what became of every call: none may be lost in silence.
+With --kill-every the program repeatedly kills its own engine, and continues. At the end it prints
+the outcomes of all calls: each must end with an answer or an error.
 """
 
 import argparse
@@ -37,69 +37,71 @@ PROMPTS = ("Explain quantum computing.", "Tell me about the sea.", "What is a co
 
 
 class Ledger:
-    """What became of every call."""
+    """Counts the outcomes of all calls."""
 
     def __init__(self) -> None:
-        self.begun = 0
-        self.ends: Counter[str] = Counter()
+        self.started = 0
+        self.outcomes: Counter[str] = Counter()
 
     @property
     def lost(self) -> int:
-        """Calls that never came back, with an answer or with an error."""
-        return self.begun - self.ends.total()
+        """The number of calls that ended neither with an answer nor with an error."""
+        return self.started - self.outcomes.total()
 
     def __str__(self) -> str:
-        ends = ", ".join(f"{count} {end}" for end, count in sorted(self.ends.items()))
-        return f"{self.begun} calls: {ends}"
+        counts = [f"{count} {outcome}" for outcome, count in sorted(self.outcomes.items())]
+        return f"{self.started} calls: {', '.join(counts)}"
 
 
-async def whole(client: FoundryAPIClient, prompt: str) -> None:
-    """One answer in one piece."""
+async def complete(client: FoundryAPIClient, prompt: str) -> None:
+    """Get a whole answer."""
     await client.complete(prompt, max_tokens=64)
 
 
-async def streamed(client: FoundryAPIClient, prompt: str) -> None:
-    """One answer as it is written."""
+async def stream(client: FoundryAPIClient, prompt: str) -> None:
+    """Stream an answer."""
     async for _ in client.stream_complete(prompt, max_tokens=64):
         pass
 
 
-async def call(client: FoundryAPIClient, number: int, ledger: Ledger) -> None:
-    """One request of one of this program's users, who has 20 seconds."""
-    way = streamed if number % 2 else whole
-    ledger.begun += 1
+async def make_call(client: FoundryAPIClient, number: int, ledger: Ledger) -> None:
+    """Make one call, whole or streamed, within 20 seconds."""
+    send = stream if number % 2 else complete
+    ledger.started += 1
     try:
         with deadline(20):
-            await way(client, PROMPTS[number % len(PROMPTS)])
+            await send(client, PROMPTS[number % len(PROMPTS)])
     except StreamInterrupted as error:
-        # The user keeps the beginning, and is told that it is no more than that.
-        ledger.ends["interrupted, with its text kept" if error.partial else "failed"] += 1
+        # `error.partial` is what the user has read so far.
+        ledger.outcomes["interrupted after some text" if error.partial else "failed"] += 1
     except FoundryError as error:
-        ledger.ends[f"failed with {type(error).__name__}"] += 1
+        ledger.outcomes[f"failed with {type(error).__name__}"] += 1
     except asyncio.CancelledError:
-        ledger.ends["cancelled"] += 1
+        ledger.outcomes["cancelled"] += 1
         raise
     else:
-        ledger.ends["answered"] += 1
+        ledger.outcomes["answered"] += 1
 
 
-async def caller(client: FoundryAPIClient, numbers: "itertools.count[int]", ledger: Ledger) -> None:
-    """A user who asks one thing after the other."""
+async def simulate_user(
+    client: FoundryAPIClient, numbers: "itertools.count[int]", ledger: Ledger
+) -> None:
+    """Make one call after the other."""
     while True:
-        await call(client, next(numbers), ledger)
+        await make_call(client, next(numbers), ledger)
 
 
 async def kill_engine(every_s: float) -> None:
-    """Do to the engine what the kernel does when memory runs out."""
+    """Kill the engine as the kernel does when memory runs out."""
     for number in itertools.count(1):
         await asyncio.sleep(every_s)
         for engine in psutil.Process().children(recursive=True):
             engine.kill()
-        print(f"        engine killed, for the {number}. time")
+        print(f"        engine killed ({number})")
 
 
 async def report(client: FoundryAPIClient, ledger: Ledger, every_s: float) -> None:
-    """How the service is, one line at a time."""
+    """Print the state of the service periodically."""
     seconds = 0.0
     async for health in HealthMonitor(client, interval=every_s).samples():
         memory_mb = (health.memory_usage or 0) / 2**20
@@ -112,9 +114,9 @@ async def report(client: FoundryAPIClient, ledger: Ledger, every_s: float) -> No
         seconds += every_s
 
 
-def summary(client: FoundryAPIClient, ledger: Ledger, retries: int) -> str:
-    """What a dashboard would show, from the client's own metrics."""
-    lines = [f"\n{ledger}; {ledger.lost} lost in silence", f"{retries} retries; per engine:"]
+def format_summary(client: FoundryAPIClient, ledger: Ledger, retries: int) -> str:
+    """Return the outcomes and the client's metrics."""
+    lines = [f"\n{ledger}; {ledger.lost} lost", f"{retries} retries; by model and service:"]
     for series in client.metrics.snapshot().series:
         first, rate = series.time_to_first_token_s, series.tokens_per_second
         lines.append(
@@ -126,7 +128,7 @@ def summary(client: FoundryAPIClient, ledger: Ledger, retries: int) -> str:
 
 
 async def main(arguments: argparse.Namespace) -> int:
-    """Run for a while; 1 if a call was lost."""
+    """Run for `--seconds`; return 1 if a call was lost."""
     ledger, retries = Ledger(), Counter[str]()
     client = FoundryAPIClient(
         service="embedded",
@@ -145,7 +147,7 @@ async def main(arguments: argparse.Namespace) -> int:
         client.events.subscribe(CallLog(calls, json=True))
     async with client:
         numbers = itertools.count()
-        jobs = [caller(client, numbers, ledger) for _ in range(arguments.callers)]
+        jobs = [simulate_user(client, numbers, ledger) for _ in range(arguments.callers)]
         jobs.append(report(client, ledger, arguments.report_every))
         if arguments.kill_every:
             jobs.append(kill_engine(arguments.kill_every))
@@ -157,19 +159,26 @@ async def main(arguments: argparse.Namespace) -> int:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
         for task in done:
-            task.result()  # an error of this program itself
-    print(summary(client, ledger, retries["retries"]))
+            task.result()  # raises an error of this program itself, if there is one
+    print(format_summary(client, ledger, retries["retries"]))
     return 1 if ledger.lost else 0
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default=os.environ.get("FOUNDRY_MODEL", "demo"))
-    parser.add_argument("--seconds", type=float, default=30.0, help="how long to run")
-    parser.add_argument("--callers", type=int, default=16, help="users at the same time")
-    parser.add_argument("--kill-every", type=float, default=0.0, help="seconds; default never")
-    parser.add_argument("--report-every", type=float, default=5.0, help="seconds")
-    parser.add_argument("--log", help="write one line of JSON for each call to this file")
+    parser.add_argument(
+        "--seconds", type=float, default=30.0, help="duration of the run in seconds"
+    )
+    parser.add_argument("--callers", type=int, default=16, help="number of concurrent users")
+    parser.add_argument(
+        "--kill-every",
+        type=float,
+        default=0.0,
+        help="kill the engine every so many seconds; default: never",
+    )
+    parser.add_argument("--report-every", type=float, default=5.0, help="seconds between reports")
+    parser.add_argument("--log", help="write one line of JSON per call to this file")
     arguments = parser.parse_args()
     print(f"model: {arguments.model}\n")
     try:

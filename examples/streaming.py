@@ -1,4 +1,4 @@
-"""An answer printed as it is written.
+"""Print an answer while it is generated.
 
 python examples/streaming.py
 python examples/streaming.py --model phi-4-mini "Write a poem about the sea"
@@ -16,13 +16,13 @@ from api_client import FoundryAPIClient, FoundryError, StreamInterrupted
 
 
 async def main(prompt: str, model: str) -> None:
-    """Print each piece as it comes; the last one says how it went."""
+    """Print each chunk as it arrives; the last one has the timings."""
     async with FoundryAPIClient() as client:
         async for chunk in client.stream_complete(prompt=prompt, model=model):
             print(chunk.content, end="", flush=True)
             timings = chunk.timings
     first_s, rate = timings.time_to_first_token_s or 0, timings.tokens_per_second or 0
-    print(f"\n\nfirst token after {first_s:.3f} s, then {rate:.0f} tokens a second")
+    print(f"\n\nfirst token after {first_s:.3f} s, then {rate:.0f} tokens/s")
 
 
 if __name__ == "__main__":
@@ -34,6 +34,6 @@ if __name__ == "__main__":
     try:
         asyncio.run(main(arguments.prompt, arguments.model))
     except StreamInterrupted as error:
-        sys.exit(f"\nThe answer is not whole: {error}")
+        sys.exit(f"\nThe answer is incomplete: {error}")
     except FoundryError as error:
         sys.exit(f"{type(error).__name__}: {error}")

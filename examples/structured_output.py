@@ -1,4 +1,4 @@
-"""Answers that a program can use: typed objects, choices, and objects that grow while they come.
+"""Structured output: typed objects, choices, and partial objects while they stream.
 
 python examples/structured_output.py
 python examples/structured_output.py --model phi-4-mini
@@ -18,18 +18,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from api_client import FoundryAPIClient, FoundryError, StructuredOutputError
 
-MOST_STARS = 5
+MAX_STARS = 5
 
 
 @dataclass
 class Review:
-    """What is wanted of an answer. A pydantic model, a TypedDict or a JSON schema does as well.
+    """The type of the answer. A pydantic model, a TypedDict or a JSON schema works too.
 
-    The bounds matter: a small model would fill a text without one up to max_tokens.
+    The limits matter: a small model may continue a string without one up to max_tokens.
     """
 
     verdict: Literal["good", "mixed", "bad"]
-    stars: Annotated[int, msgspec.Meta(ge=1, le=MOST_STARS)]
+    stars: Annotated[int, msgspec.Meta(ge=1, le=MAX_STARS)]
     words: Annotated[list[Annotated[str, msgspec.Meta(max_length=12)]], msgspec.Meta(max_length=3)]
 
 
@@ -37,44 +37,44 @@ LETTER = "The apples came in time and taste of summer, but three of them were br
 
 
 async def main(model: str) -> None:
-    """Ask in four ways for what can be used as it is."""
+    """Show an object, a choice, partial objects of a stream, and an invalid answer."""
     async with FoundryAPIClient(model=model) as client:
         answer = await client.complete(
             f"Review this letter: {LETTER}", response_model=Review, max_tokens=200
         )
-        print(f"object:  {answer.parsed}, after {answer.repairs} repairs")
+        print(f"object:  {answer.parsed} (repairs: {answer.repairs})")
 
         choice = await client.complete(f"Is the writer glad? {LETTER}", choice=["yes", "no"])
         print(f"choice:  {choice.parsed}")
 
         print("stream:")
-        seen = None
+        previous = None
         async for chunk in client.stream_complete(LETTER, response_model=Review, max_tokens=200):
-            if chunk.partial != seen:
-                seen = chunk.partial
-                print(f"  {seen}")
+            if chunk.partial != previous:
+                previous = chunk.partial
+                print(f"  {previous}")
 
-        print(f"refused: {await refused(client)}")
+        print(f"invalid: {await get_validation_error(client)}")
 
 
-async def refused(client: FoundryAPIClient) -> str:
-    """An answer that never passes is an error with its text, not half an object."""
+async def get_validation_error(client: FoundryAPIClient) -> str:
+    """Return the problems of an answer that no repair can make valid."""
 
-    def is_better_than_best(review: Review) -> None:
-        if review.stars <= MOST_STARS:
-            raise ValueError(f"$.stars has to be more than {MOST_STARS}")
+    def exceed_the_maximum(review: Review) -> None:
+        if review.stars <= MAX_STARS:
+            raise ValueError(f"$.stars must be more than {MAX_STARS}")
 
     try:
         await client.complete(
             LETTER,
             response_model=Review,
-            validators=[is_better_than_best],
+            validators=[exceed_the_maximum],
             max_repairs=1,
             max_tokens=200,
         )
     except StructuredOutputError as error:
-        return f"{'; '.join(error.errors)} (asked again: {error.repairs})"
-    return "nothing"
+        return f"{'; '.join(error.errors)} (repairs: {error.repairs})"
+    return "none"
 
 
 if __name__ == "__main__":

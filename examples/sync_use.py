@@ -1,4 +1,4 @@
-"""Without asyncio: plain calls, plain loops, and one client for many threads.
+"""Use the client without asyncio, and one client in several threads.
 
 python examples/sync_use.py
 python examples/sync_use.py --model phi-4-mini
@@ -14,35 +14,36 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from api_client import DeadlineExceeded, FoundryClient, FoundryError, deadline
 
+MAX_CHARACTERS = 300
 COUNTRIES = ("France", "Italy", "Japan", "Portugal")
 
 
 def main(model: str) -> None:
-    """Each call returns when it is done; Ctrl-C stops it, and the engine's work with it."""
+    """Each call blocks until it is finished; Ctrl-C stops it, and the engine's work too."""
     with FoundryClient(model=model) as client:
         print(client.complete("Explain quantum computing", max_tokens=200).content)
 
-        print("\nA story, as it is written, as far as 300 characters:")
+        print("\nA story, stopped after 300 characters:")
         length = 0
         for chunk in client.stream_complete("Write a story about AI"):
             print(chunk.content, end="", flush=True)
             length += len(chunk.content)
-            if length > 300:  # noqa: PLR2004 - as said above
-                break  # frees the engine
+            if length > MAX_CHARACTERS:
+                break  # the engine stops too
 
-        def capital(country: str) -> str:
+        def get_capital(country: str) -> str:
             return client.complete(f"What is the capital of {country}?", temperature=0).content
 
-        print("\n\nOne client for all threads:")
+        print("\n\nOne client in several threads:")
         with ThreadPoolExecutor() as threads:
-            for country, answer in zip(COUNTRIES, threads.map(capital, COUNTRIES), strict=True):
+            for country, answer in zip(COUNTRIES, threads.map(get_capital, COUNTRIES), strict=True):
                 print(f"  {country}: {answer}")
 
         try:
             with deadline(0.001):
                 client.complete("Write a story about AI")
         except DeadlineExceeded as error:
-            print(f"\ntoo slow: {error}")
+            print(f"\ndeadline exceeded: {error}")
 
 
 if __name__ == "__main__":

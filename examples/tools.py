@@ -1,7 +1,7 @@
-"""A model that calculates and tells the time: typed functions that it may call.
+"""Let a model call typed functions: a calculator and a clock.
 
 python examples/tools.py
-python examples/tools.py --model phi-4-mini "How late is it in Tokyo, and what is 17.5 % of 840?"
+python examples/tools.py --model phi-4-mini "What time is it in Tokyo, and what is 17.5 % of 840?"
 """
 
 import argparse
@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from api_client import Chunk, FoundryAPIClient, FoundryError, ToolResult, ToolRun
 
-QUESTIONS = ("What is 12 * 34?", "What time is it?", "How late is it in Asia/Tokyo?")
+QUESTIONS = ("What is 12 * 34?", "What time is it?", "What time is it in Tokyo?")
 
 OPERATIONS: dict[type[ast.operator], Callable[[float, float], float]] = {
     ast.Add: operator.add,
@@ -31,7 +31,7 @@ OPERATIONS: dict[type[ast.operator], Callable[[float, float], float]] = {
 
 def calculate(expression: str) -> str:
     """Evaluate an arithmetic expression."""
-    return f"{value_of(ast.parse(expression, mode='eval').body):.12g}"
+    return f"{evaluate(ast.parse(expression, mode='eval').body):.12g}"
 
 
 async def current_time(timezone: str = "UTC") -> str:
@@ -39,20 +39,20 @@ async def current_time(timezone: str = "UTC") -> str:
     return datetime.now(ZoneInfo(timezone)).strftime("%Y-%m-%d %H:%M")
 
 
-def value_of(node: ast.expr) -> float:
-    """The value of an expression of numbers. A model's words are never given to `eval`."""
+def evaluate(node: ast.expr) -> float:
+    """Return the value of an expression. Never pass a model's text to `eval`."""
     match node:
         case ast.Constant(value=int() | float() as number):
             return number
         case ast.UnaryOp(op=ast.USub(), operand=operand):
-            return -value_of(operand)
+            return -evaluate(operand)
         case ast.BinOp(left=left, op=sign, right=right) if type(sign) in OPERATIONS:
-            return OPERATIONS[type(sign)](value_of(left), value_of(right))
-    raise ValueError("only numbers, + - * / and parentheses are understood")
+            return OPERATIONS[type(sign)](evaluate(left), evaluate(right))
+    raise ValueError("only numbers, + - * / and parentheses are supported")
 
 
 async def main(questions: list[str], model: str) -> None:
-    """Ask, and show every call with its result while the answer comes."""
+    """Print every tool call with its result, and the answer as it arrives."""
     async with FoundryAPIClient(model=model) as client:
         for question in questions:
             print(f"> {question}")
