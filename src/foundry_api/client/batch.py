@@ -111,7 +111,7 @@ class BatchMethods(ABC):
         patience: float = 600.0,
         **options: Unpack[ChatOptions],
     ) -> AsyncGenerator[BatchResult[Any]]:
-        """Run many requests as fast as the services can, each exactly once.
+        """Run many requests as fast as the services can. Each gets one result.
 
             async for result in client.batch(prompts, max_tokens=100):
                 print(result.index, result.unwrap().content)

@@ -244,8 +244,9 @@ class Models:
 
         Args:
             name: The model.
-            progress: Called with a `DownloadProgress` for each percent, and at least every 2 s
-                while data arrives.
+            progress: Called with a `DownloadProgress` at each step that the service reports.
+                An engine of this package reports steps of 0.1 % or more, and repeats the last
+                one every 2 s while data arrives without a new one.
             stall_s: Maximum seconds without any data.
 
         Raises:
@@ -276,8 +277,9 @@ class Models:
         def report(percent: float) -> None:
             if progress is None:
                 return
+            step = meter.report(percent)  # not in the try block, which is for the caller's code
             try:
-                progress(meter.report(percent))
+                progress(step)
             except (KeyboardInterrupt, SystemExit):
                 raise
             except BaseException as error:

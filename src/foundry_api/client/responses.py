@@ -338,7 +338,7 @@ class Responses:
                 except ResponseNotFound as error:
                     missing = error
             connection.stored_responses.forget(name)
-        raise missing or ResponseNotFound(f"no service keeps the response {name}")
+        raise missing or ResponseNotFound(f"no service stores the response {name}")
 
     async def _list_all(
         self, service: ServiceHandle, catalog: Catalog, order: str, options: TimeOptions
@@ -392,5 +392,5 @@ def _slice_after(responses: tuple[Response, ...], name: str) -> tuple[Response, 
     # Not left to the service: 2.x would list from the start for an id that it does not store.
     names = [response.id for response in responses]
     if name not in names:
-        raise ResponseNotFound(f"no service keeps the response {name}", field="after")
+        raise ResponseNotFound(f"no service stores the response {name}", field="after")
     return responses[names.index(name) + 1 :]

@@ -433,7 +433,7 @@ def _make_image(field: str, part: dict[str, Any]) -> dict[str, Any]:
         if content.startswith(signature):
             media_type = signature_type
     if not media_type.startswith("image/"):
-        raise InvalidRequest(f"{field} is no PNG, JPEG, GIF, BMP or WebP image", field=field)
+        raise InvalidRequest(f"{field} is not a PNG, JPEG, GIF, BMP or WebP image", field=field)
     url = f"data:{media_type};base64,{base64.b64encode(content).decode()}"
     return {**part, "image_url": url, "media_type": media_type}  # 1.x requires `media_type`
 
@@ -450,7 +450,7 @@ def _decode_data_url(field: str, url: str) -> tuple[str, bytes]:
             return media_type, base64.b64decode(data, validate=True)
         return media_type, unquote_to_bytes(data)
     except (ValueError, binascii.Error) as error:
-        raise InvalidRequest(f"{field} is no data URL: {error}", field=field) from error
+        raise InvalidRequest(f"{field} is not a data URL: {error}", field=field) from error
 
 
 def _read_image(field: str, location: str) -> bytes:
@@ -459,7 +459,7 @@ def _read_image(field: str, location: str) -> bytes:
         if path.exists() and not path.is_file():
             # A retry could not read a pipe again, and a pipe may never end.
             raise InvalidRequest(  # noqa: TRY301
-                f"{field} is no file: {location}", field=field, hint="Give a file or a data URL."
+                f"{field} is not a file: {location}", field=field, hint="Give a file or a data URL."
             )
         with path.open("rb") as file:
             return file.read(MAX_IMAGE_BYTES + 1)

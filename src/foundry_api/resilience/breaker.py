@@ -129,7 +129,7 @@ class ResultWindow:
         self.results.append((at, failed, slow))
         self.failures += failed
         self.slow += slow
-        # Every call of the client comes through here, so the usual case returns at once.
+        # Every call passes here. A window of calls needs pruning only when it is too long.
         if len(self.results) > self._max_results or self._span_s != math.inf:
             self.prune(at)
 

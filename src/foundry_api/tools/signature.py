@@ -83,7 +83,7 @@ class ArgumentConverter:
             if is_pydantic_field(default):
                 default = default.get_default(call_default_factory=False)
             if default is not parameter.empty:
-                with contextlib.suppress(*UNENCODABLE):  # not every default has a form in JSON
+                with contextlib.suppress(*UNENCODABLE):  # not every default can be encoded
                     self.schema["properties"][field]["default"] = to_plain(default)
         self._patterns = PatternCosts(
             [_get_python_pattern_schema(kind) for kind, _ in fields.values()]
@@ -184,7 +184,9 @@ def _make_describable(name: str, parameter: str, kind: Any) -> Any:
     except Exception as error:
         # The messages of the libraries give advice for their own users, such as a `schema_hook`.
         is_own = isinstance(error, UnsupportedType)
-        reason = str(error) if is_own else f"{getattr(kind, '__name__', kind)} has no form in JSON"
+        reason = (
+            str(error) if is_own else f"{getattr(kind, '__name__', kind)} cannot be encoded as JSON"
+        )
         raise ToolDefinitionError(
             f"the type of {parameter} of {name} cannot be described: {reason}", field=parameter
         ) from error

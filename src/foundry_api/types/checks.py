@@ -145,7 +145,7 @@ def _coerce_message(field: str, message: object) -> Message:
     except UNENCODABLE as error:
         if isinstance(error, InvalidRequest):
             raise
-        raise InvalidRequest(f"{field} is no message: {error}", field=field) from error
+        raise InvalidRequest(f"{field} is not a valid message: {error}", field=field) from error
 
 
 def _join_parts(field: str, content: object) -> str:

@@ -560,7 +560,12 @@ class CallTimeout(FoundryError, TimeoutError):
     default_hint = "Raise the limit, shorten the prompt, or lower max_tokens."
 
     def __init__(
-        self, message: str, *, limit_s: float = 0, stage: str = "", **details: Unpack[ErrorDetails]
+        self,
+        message: str,
+        *,
+        limit_s: float = 0.0,
+        stage: str = "",
+        **details: Unpack[ErrorDetails],
     ) -> None:
         super().__init__(message, **details)
         self.limit_s = limit_s

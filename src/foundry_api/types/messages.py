@@ -217,8 +217,8 @@ class Chunk(ShortResult, msgspec.Struct, frozen=True):
             `content` or `reasoning`.
         tool_calls: Tool calls that are now complete; in a chunk without text.
         refusal: New text of the model's refusal, if the service separates it.
-        partial: With a response model, the value parsed so far.
-        parsed: With a response model, the complete value; in the last chunk only.
+        partial: If the answer is parsed, the value so far.
+        parsed: If the answer is parsed, the complete value; in the last chunk only.
         cached: Whether the chunk comes from a cache instead of the engine.
         finish_reason: Why the answer ended; in the last chunk only.
         usage: Token counts of the call; in the last chunk only.

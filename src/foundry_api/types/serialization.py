@@ -62,7 +62,7 @@ class Result:
         try:
             return msgspec.convert(members, cls, strict=False)
         except UNENCODABLE as error:
-            raise ValueError(f"this is no {cls.__name__}: {error}") from error
+            raise ValueError(f"the value is not a valid {cls.__name__}: {error}") from error
 
     @classmethod
     def __get_pydantic_core_schema__(

@@ -190,7 +190,7 @@ def normalize_url(url: object, name: str = "the base URL") -> str:
         parts = urlsplit(text if "://" in text else f"http://{text}")
         port = parts.port
     except ValueError as error:
-        raise ConfigurationError(f"{name} is no URL", hint=_URL_HINT) from error
+        raise ConfigurationError(f"{name} is not a URL", hint=_URL_HINT) from error
     if "@" in parts.netloc or ("@" in text and not parts.netloc):
         raise ConfigurationError(
             f"{name} carries a credential", hint="Give it as api_key or FOUNDRY_API_KEY."

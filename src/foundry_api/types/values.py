@@ -163,7 +163,7 @@ def strip_secrets(url: object) -> str:
         return format_value(url)
     before, separator, rest = str.__str__(url).rpartition("@")
     if separator and re.search("[?#]", before):
-        return "what was given"  # any part of it may be the password
+        return "(hidden)"  # any part of it may be the password
     return format_value(re.split("[?#]", rest, maxsplit=1)[0])
 
 
@@ -174,7 +174,7 @@ def _convert_leaf(value: object) -> Any:
             return converted
     if is_mapping(value):
         return dict(value)
-    raise TypeError(f"{format_value(value)} has no form in JSON")
+    raise TypeError(f"{format_value(value)} cannot be encoded as JSON")
 
 
 def _check_finite(value: Any, place: str = "") -> None:
@@ -186,7 +186,7 @@ def _check_finite(value: Any, place: str = "") -> None:
         for index, item in enumerate(value):
             _check_finite(item, f"{place}[{index}]")
     elif not isinstance(value, (int, str)) and str(value).lower().strip("-+s") in _NON_FINITE_WORDS:
-        raise ValueError(f"{place or 'it'} is {value}, and JSON has no word for that")
+        raise ValueError(f"{place or 'it'} is {value}, which JSON cannot represent")
 
 
 _ENCODER = msgspec.json.Encoder(enc_hook=_convert_leaf, decimal_format="number")

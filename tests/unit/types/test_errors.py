@@ -7,6 +7,7 @@ import inspect
 import pickle
 import re
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -102,6 +103,10 @@ def test_similar_model_names_are_suggested() -> None:
     assert error.nearest == ("phi-4", "phi-3")
     assert error.hint.startswith("Did you mean phi-4 or phi-3? ")
     assert isinstance(error, LookupError)
+
+
+def test_the_limit_of_a_timeout_is_a_float() -> None:
+    assert msgspec.json.encode(E.CallTimeout("slow").limit_s) == b"0.0"
 
 
 def test_a_failed_start_names_its_log() -> None:

@@ -247,7 +247,7 @@ NOT_FINITE = [
 @pytest.mark.parametrize("value", [*NOT_FINITE, Decimal("sNaN"), np.float32("inf")])
 def test_a_number_that_is_not_finite_is_refused_with_its_path(value: Any) -> None:
     for function in (encode, to_plain):
-        with pytest.raises(ValueError, match=r"^\['a'\]\[1\]\['b'\] is .*no word for that"):
+        with pytest.raises(ValueError, match=r"^\['a'\]\[1\]\['b'\] is .*, which JSON cannot"):
             function({"a": [None, {"b": value}]})
     assert to_plain({"a": [None, "NaN", "null", "Infinity"]}) == {
         "a": [None, "NaN", "null", "Infinity"]
@@ -270,7 +270,7 @@ def test_no_argument_accepts_a_number_that_is_not_finite(value: Any) -> None:
         ),
         ("body", lambda: _validate_request(BatchRequest(custom_id="a", body=body))),
     ):
-        with pytest.raises(InvalidRequest, match="no word for that") as caught:
+        with pytest.raises(InvalidRequest, match="which JSON cannot represent") as caught:
             call()
         assert caught.value.field == argument
 

@@ -671,7 +671,7 @@ class SyncBatchMethods:
         patience: float = 600.0,
         **options: Unpack[ChatOptions],
     ) -> Generator[BatchResult[Any]]:
-        """Run many requests as fast as the services can, each exactly once.
+        """Run many requests as fast as the services can. Each gets one result.
 
             for result in client.batch(prompts, max_tokens=100):
                 print(result.index, result.unwrap().content)
@@ -1056,8 +1056,9 @@ class SyncModels:
 
         Args:
             name: The model.
-            progress: Called with a `DownloadProgress` for each percent, and at least every 2 s
-                while data arrives.
+            progress: Called with a `DownloadProgress` at each step that the service reports.
+                An engine of this package reports steps of 0.1 % or more, and repeats the last
+                one every 2 s while data arrives without a new one.
             stall_s: Maximum seconds without any data.
 
         Raises:

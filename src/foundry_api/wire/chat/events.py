@@ -175,7 +175,7 @@ def decode_event(event: Event) -> ChatEvent:
             return ChatEvent()  # sent as keep-alive
         failure = parse_stream_error(data, is_error=is_error)
         if failure is not None:
-            raise failure from None
+            raise failure from error
         return _decode_leniently(data, error)
     if chat_event.choices and chat_event.error is None:
         return chat_event

@@ -44,9 +44,11 @@ class StopStringFilter:
                 self._raw.append(chunk.raw)
                 hits = [hit for stop in self._stop if (hit := self._pending.find(stop)) >= 0]
                 if hits:
+                    # First, so that `finish` is right even if the caller takes no more chunks.
+                    self._is_stopped = True
                     yield from self._release(min(hits))
                     # The rest of the stream is not needed. Closing it stops the engine.
-                    self._is_stopped = self.done = True
+                    self.done = True
                     return
                 partial_length = max(
                     length

@@ -84,7 +84,6 @@ _CALL_SO_FAR: Final = re.compile(rf'(?:\[\s*)?(?:\{{\s*(?:"(?:(?:{_KEY_PREFIXES}
 _NAME: Final = re.compile(r'(?:\[\s*)?\{\s*"name"\s*:\s*"([^"\\]*)"')
 
 # Strings (possessive, so that the work stays linear), brackets, and what may begin an end tag.
-# Strings (possessive, so that the work stays linear), brackets, and what may begin an end tag.
 _TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*+"|["{}\[\]]|<[|/]', re.DOTALL)
 
 

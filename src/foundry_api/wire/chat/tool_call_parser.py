@@ -333,7 +333,7 @@ def _is_blank_line(text: str, was_blank: bool) -> bool:  # noqa: FBT001 - a stat
 
 def _make_truncation_error(reason: str, text: str) -> ToolCallError:
     return ToolCallError(
-        f"the model's tool call was cut at the greatest length of the answer: {reason}",
+        f"the model's tool call was truncated at the maximum length of the answer: {reason}",
         text=text,
         finish_reason="length",
     )

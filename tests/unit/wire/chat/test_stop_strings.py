@@ -67,6 +67,12 @@ def test_only_possible_stop_strings_are_held_back() -> None:
     assert decoder.done
 
 
+def test_a_stop_string_counts_before_its_last_chunk_is_taken() -> None:
+    decoder = StopStringFilter(ChatStream("m"), ["END"])
+    assert next(iter(decoder.feed(event("one END two") + b"\n\n"))).content == "one "
+    assert decoder.finish().finish_reason == "stop"
+
+
 def test_raw_events_follow_held_back_text() -> None:
     decoder = StopStringFilter(ChatStream("m"), ["ab"])
     (chunk,) = decoder.feed(event("a") + b"\n\n" + event("c") + b"\n\n")

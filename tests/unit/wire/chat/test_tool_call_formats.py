@@ -354,7 +354,7 @@ def test_truncated_call_is_reported(text: str, reason: str, expected: str | None
         list(decoder.feed(make_stream(text, reason)))
     assert caught.value.finish_reason == expected
     assert caught.value.text == text
-    assert ("greatest length" in str(caught.value)) == (reason == "length")
+    assert ("maximum length" in str(caught.value)) == (reason == "length")
 
 
 def test_truncated_native_call_is_reported() -> None:
