@@ -23,7 +23,7 @@ from foundry_api import (
 )
 from foundry_api.batch.engine import LocalEngine
 from foundry_api.batch.types import EMBEDDINGS_URL, RESPONSES_URL, Line, WorkItem
-from foundry_api.testing import Disconnect, ErrorReply, FakeService
+from foundry_api.testing import Disconnect, ErrorReply, FakeService, skip_sleeps
 from foundry_api.types import errors
 from service.helpers import list_hosts
 from support.scripted_model import script
@@ -345,6 +345,25 @@ class TestLines:
         assert line_output["response"]["status_code"] == 400
         assert line_output["response"]["body"]["error"]["message"] == "no such thing"
         assert line_output["error"]["code"] == line.code == "InvalidRequest"
+
+    @pytest.mark.parametrize(
+        ("script", "failed", "attempts"),
+        [
+            ([ErrorReply(500), Disconnect(), "Hello"], False, 3),
+            ([ErrorReply(500)] * 3, True, 3),
+        ],
+    )
+    async def test_attempts_of_all_tries_are_counted(
+        self, script: list[Any], *, failed: bool, attempts: int
+    ) -> None:
+        async with (
+            FakeService(*script) as service,
+            FoundryAPIClient(service.base_url, model="fake", max_retries=0) as client,
+        ):
+            with skip_sleeps():
+                [line] = await run_engine(LocalEngine(client), chat("a"))
+        assert len(service.requests) == 3
+        assert (line.failed, line.attempts) == (failed, attempts)
 
     async def test_messages_of_openai_answers_can_be_sent(self, client: FoundryAPIClient) -> None:
         messages = [

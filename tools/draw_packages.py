@@ -81,7 +81,7 @@ def draw() -> str:
     imports = find_imports(packages)
     lines = ["```mermaid", "graph TD"]
     for number, layer in zip(range(len(layers), 0, -1), layers, strict=True):
-        lines.append(f'    subgraph layer{number}["{number}"]')
+        lines.append(f'    subgraph layer{number}[" "]')
         lines += [f'        {package}["{package}<br/>{PURPOSES[package]}"]' for package in layer]
         lines.append("    end")
     lines += [

@@ -110,7 +110,7 @@ _ENCODER = msgspec.json.Encoder()
 class FileLineTask(BatchTask[LineOutcome]):
     """A line of a file as a task of the scheduler."""
 
-    __slots__ = ("_call_options", "_item", "_started_at")
+    __slots__ = ("_call_options", "_failed_attempts", "_item", "_started_at")
 
     def __init__(self, item: WorkItem, call_options: CallOptions) -> None:
         model = get_model(item.request, call_options.client.settings.model)
@@ -119,6 +119,7 @@ class FileLineTask(BatchTask[LineOutcome]):
         self._item = item
         self._call_options = call_options
         self._started_at: float | None = None
+        self._failed_attempts = 0  # of all tries: a line may be tried again after an error
 
     async def run(self) -> LineOutcome:
         if self._started_at is None:  # a retry counts from the first attempt
@@ -127,7 +128,13 @@ class FileLineTask(BatchTask[LineOutcome]):
         if store is not None and (saved := await store.get(name)) is not None:
             return self._make_outcome(_DECODER.decode(saved), shared=True)
         call_options, request = self._call_options, self._item.request
-        response = await dispatch(call_options.client, request, call_options.overrides, self.group)
+        try:
+            response = await dispatch(
+                call_options.client, request, call_options.overrides, self.group
+            )
+        except FoundryError as error:
+            self._failed_attempts += error.attempts
+            raise
         answer = CachedAnswer(
             extract_metadata(response),
             msgspec.Raw(encode_response(request, response, time.time())),
@@ -146,6 +153,7 @@ class FileLineTask(BatchTask[LineOutcome]):
             at=time.time(),
             model=self.group,
             duration_s=self._elapsed_s,
+            attempts=self._failed_attempts,
         )
         return LineOutcome(result, error=error)
 
@@ -171,7 +179,7 @@ class FileLineTask(BatchTask[LineOutcome]):
             time_to_first_token_s=None if shared else metadata.time_to_first_token_s,
             prompt_tokens=metadata.prompt_tokens,
             completion_tokens=metadata.completion_tokens,
-            attempts=0 if shared else metadata.attempts,
+            attempts=self._failed_attempts + (0 if shared else metadata.attempts),
             shared=shared,
         )
         return LineOutcome(result, answer)

@@ -143,6 +143,7 @@ def make_error_result(
     at: float,
     model: str = "",
     duration_s: float = 0.0,
+    attempts: int | None = None,
 ) -> BatchLineResult:
     return BatchLineResult(
         index=index,
@@ -152,7 +153,7 @@ def make_error_result(
         at=at,
         model=error.model or model,
         duration_s=duration_s,
-        attempts=error.attempts,
+        attempts=error.attempts if attempts is None else attempts,
         code=type(error).__name__,
     )
 

@@ -277,7 +277,7 @@ class ChatCompletion(Operation[Chunk, StreamEnd, Completion[None]]):
         """Request as many tokens as the context has room for, if the caller set no limit."""
         # Without a limit the service adds 2048 output tokens to the prompt and rejects the request
         # if the sum exceeds the context, though the answer may be short
-        # (foundry-local-service.md, 4.5).
+        # (docs/foundry-local-service.md, 4.5).
         if not isinstance(error, ContextOverflow) or _has_token_limit(self._original):
             return None
         if error.available_tokens is None or _has_token_limit(self._request):

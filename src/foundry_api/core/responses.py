@@ -37,8 +37,7 @@ from foundry_api.types.errors import (
 from foundry_api.types.messages import Message
 from foundry_api.types.results import Response, ResponseEvent, ResponseItem
 from foundry_api.types.values import UNENCODABLE, as_text, format_value, is_list_like, to_plain
-from foundry_api.wire.chat.request import make_readable_schema
-from foundry_api.wire.chat.stream import DEFAULT_MAX_TOKENS
+from foundry_api.wire.chat.request import DEFAULT_MAX_TOKENS, make_readable_schema
 from foundry_api.wire.dialects.base import QUICK_TIMEOUT_S, parse_error
 from foundry_api.wire.endpoints.responses import RESPONSES_ROUTE, ResponseReader, ResponseStream
 from foundry_api.wire.transport import MAX_SUCCESS_STATUS, OK, fetch

@@ -89,7 +89,7 @@ class ClientRuntime:
         self.metrics = Metrics()
         self.events = EventBus(*listeners)
         self._attach_listeners()
-        policy = residency or ModelResidency.of(settings)
+        policy = residency or ModelResidency.from_settings(settings)
         self._coordination = UsageRegistry(Paths.from_home(settings.home).usage_file, policy.hold_s)
         self._idle_unloader = IdleUnloader(
             lambda: [

@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 
 __all__ = ["HealthStatus", "check_health", "down_status", "get_local_pid", "get_version"]
 
-_VERSIONS: dict[ServiceGeneration, str] = {
+_VERSIONS: dict[ServiceGeneration, str | None] = {
     "legacy": "0.3 to 0.9",
     "cli-0.10": "0.10",
     "sdk-1": "1.x",
     "sdk-2.0": "2.0",
     "sdk-2.1": "2.1 or later",
+    "gateway": None,  # a gateway says nothing of the service behind it
 }
 
 
@@ -99,4 +100,4 @@ def get_local_pid(connection: Connection, status: ServiceStatus) -> int | None:
 
 def get_version(connection: Connection, status: ServiceStatus) -> str | None:
     # Only hosts of this package report a version. The routes of others show their generation.
-    return connection.endpoint.sdk_version or _VERSIONS.get(status.service_generation)
+    return connection.endpoint.sdk_version or _VERSIONS[status.service_generation]

@@ -278,5 +278,5 @@ def _format_error(message: str) -> str:
 
 
 def _remove_unsendable(text: str) -> str:
-    # No service accepts NULs and lone surrogates (foundry-local-service.md, 4.8).
+    # No service accepts NULs and lone surrogates (docs/foundry-local-service.md, 4.8).
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()

@@ -245,7 +245,7 @@ _LEGACY = msgspec.structs.replace(
     unload="native",
     download="native",
     embeddings="unsupported",
-    audio="native",  # documented, but 0.8.101 may lack it (foundry-local-service.md, 1A)
+    audio="native",  # documented, but 0.8.101 may lack it (docs/foundry-local-service.md, 1A)
     audio_upload="upload",
 )
 

@@ -271,7 +271,7 @@ def check_encodable(field: str, value: object) -> str:
 def check_characters(field: str, text: str) -> None:
     """Raise InvalidRequest for characters that the service cannot process."""
     if "\0" in text:
-        # Both engines silently cut the prompt at a NUL (foundry-local-service.md, 4.8).
+        # Both engines silently cut the prompt at a NUL (docs/foundry-local-service.md, 4.8).
         raise InvalidRequest(f"{field} holds a NUL character", field=field)
     if text.isascii():
         return

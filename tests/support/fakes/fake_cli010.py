@@ -5,7 +5,7 @@
         client = FoundryAPIClient(base_url=double.base_url)
 
 Sources, beside those of `kestrel`: programs of others that speak to 0.10.2 and 0.10.3 [3p], as
-foundry-local-service.md 1B and 2 gathers them, issues of microsoft/foundry-local [gh #N], and SDK
+docs/foundry-local-service.md 1B and 2 gathers them, issues of microsoft/foundry-local [gh #N], and SDK
 1.2.4, whose core is the same [probed 1.2.4].
 """
 

@@ -4,7 +4,7 @@ The answers are the texts of the scripted model, picked by the keyword in the pr
 suite runs over the real services and over the doubles. The bytes are those that users recorded:
 
 - chunks of 0.8.101: https://github.com/microsoft/foundry-local/issues/299 [gh #299]
-- the same core, probed: SDK 1.2.4 (foundry-local-service.md, 1C) [probed 1.2.4]
+- the same core, probed: SDK 1.2.4 (docs/foundry-local-service.md, 1C) [probed 1.2.4]
 """
 
 from __future__ import annotations

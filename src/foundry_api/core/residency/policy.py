@@ -28,7 +28,7 @@ class ModelResidency:
 
     Only models that a client of the same home has loaded are unloaded, and only if no other client
     of the home uses them. Models of other applications or of Foundry's command line stay. Unloading
-    may not return all memory to the system (foundry-local-service.md, 5).
+    may not return all memory to the system (docs/foundry-local-service.md, 5).
 
     Attributes:
         keep_alive_s: Seconds without a call after which a model that this client has used is
@@ -64,7 +64,7 @@ class ModelResidency:
             object.__setattr__(self, name, number)
 
     @classmethod
-    def of(cls, settings: Settings) -> ModelResidency:
+    def from_settings(cls, settings: Settings) -> ModelResidency:
         """Return the policy of the settings."""
         return cls(keep_alive_s=settings.keep_alive_s, memory_budget_mb=settings.memory_budget_mb)
 

@@ -1,7 +1,7 @@
 """The responses that this client has stored in a service, and when they are deleted.
 
 A stored response keeps a session of its model, and a 2.x service does not unload a model with a
-session (foundry-local-service.md, 1D).
+session (docs/foundry-local-service.md, 1D).
 """
 
 from __future__ import annotations

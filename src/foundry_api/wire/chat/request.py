@@ -1,4 +1,4 @@
-"""Constraints and tools in chat requests: as SDK 2.1 supports them, or in the prompt."""
+"""The body of a chat request: options, constraints and tools, natively or in the prompt."""
 
 from __future__ import annotations
 
@@ -20,12 +20,69 @@ if TYPE_CHECKING:
     from foundry_api.types.messages import ChatRequest, Constraint, ToolDefinition
 
 __all__ = [
+    "DEFAULT_MAX_TOKENS",
     "add_tool_prompt",
     "apply_constraint",
+    "encode",
+    "get_output_limit",
+    "get_tool_names",
     "inline_tool_history",
+    "make_chat_body",
     "make_readable_schema",
+    "offers_tools",
     "prompt_for_constraint",
 ]
+
+# Where the SDK's services truncate an answer if the request has no limit.
+DEFAULT_MAX_TOKENS = 2048
+
+encode = msgspec.json.Encoder().encode
+
+
+def make_chat_body(request: ChatRequest, model: str) -> dict[str, Any]:
+    """Make the body of a streamed chat completion; `model` is the name the service uses."""
+    body: dict[str, Any] = {
+        **request.extra,
+        "model": model,
+        "messages": request.messages,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    for name in ("max_tokens", "temperature", "top_p", "seed"):
+        if (value := getattr(request, name)) is not None:
+            body[name] = value
+    if request.stop:
+        body["stop"] = request.stop
+    if not request.tools or not offers_tools(request):
+        return body
+    if request.tools_in_prompt:
+        body["messages"] = add_tool_prompt(inline_tool_history(request.messages), request.tools)
+    else:
+        body["tools"] = [{"type": "function", "function": tool} for tool in request.tools]
+        choice = request.tool_choice
+        if choice in {"auto", "required"}:
+            body["tool_choice"] = choice
+        elif choice is not None:
+            body["tool_choice"] = {"type": "function", "function": {"name": choice}}
+    return body
+
+
+def offers_tools(request: ChatRequest) -> bool:
+    """Return whether the model may call tools."""
+    # With "none", SDK 2.2.1 leaves the tools out of the prompt. So it is done for all generations.
+    return bool(request.tools) and request.tool_choice != "none"
+
+
+def get_tool_names(request: ChatRequest) -> tuple[str, ...]:
+    """Return the names of the tools that the model may call."""
+    return tuple(tool.name for tool in request.tools) if offers_tools(request) else ()
+
+
+def get_output_limit(request: ChatRequest, default: int = DEFAULT_MAX_TOKENS) -> int:
+    """Return the number of tokens at which the service truncates the answer."""
+    # If a request has both limits, the services apply this one.
+    limit = request.extra.get("max_completion_tokens") or request.max_tokens
+    return limit if isinstance(limit, int) else default
 
 
 # Hermes' format, in which most models were trained to call tools.

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-import msgspec
+from typing import TYPE_CHECKING
 
 from foundry_api.types.errors import ProtocolError, StreamInterrupted
 from foundry_api.types.messages import Chunk, FinishReason, Usage
@@ -21,79 +19,20 @@ from foundry_api.wire.chat.events import (
     parse_finish_reason,
 )
 from foundry_api.wire.chat.reasoning import ReasoningSplitter
-from foundry_api.wire.chat.request import add_tool_prompt, inline_tool_history
 from foundry_api.wire.errors import NOT_JSON
 from foundry_api.wire.sse import MAX_EVENT_BYTES, EventDecoder
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from foundry_api.types.messages import ChatRequest
     from foundry_api.wire.sse import Event
 
 __all__ = [
-    "DEFAULT_MAX_TOKENS",
     "ChatStream",
-    "encode",
-    "get_output_limit",
-    "get_tool_names",
-    "make_chat_body",
-    "offers_tools",
 ]
-
-# Where the SDK's services truncate an answer if the request has no limit.
-DEFAULT_MAX_TOKENS = 2048
 
 _DONE = b"[DONE]"
 _decode = EVENT_DECODER.decode
-
-encode = msgspec.json.Encoder().encode
-
-
-def make_chat_body(request: ChatRequest, model: str) -> dict[str, Any]:
-    """Make the body of a streamed chat completion; `model` is the name the service uses."""
-    body: dict[str, Any] = {
-        **request.extra,
-        "model": model,
-        "messages": request.messages,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
-    for name in ("max_tokens", "temperature", "top_p", "seed"):
-        if (value := getattr(request, name)) is not None:
-            body[name] = value
-    if request.stop:
-        body["stop"] = request.stop
-    if not request.tools or not offers_tools(request):
-        return body
-    if request.tools_in_prompt:
-        body["messages"] = add_tool_prompt(inline_tool_history(request.messages), request.tools)
-    else:
-        body["tools"] = [{"type": "function", "function": tool} for tool in request.tools]
-        choice = request.tool_choice
-        if choice in {"auto", "required"}:
-            body["tool_choice"] = choice
-        elif choice is not None:
-            body["tool_choice"] = {"type": "function", "function": {"name": choice}}
-    return body
-
-
-def offers_tools(request: ChatRequest) -> bool:
-    """Return whether the model may call tools."""
-    # With "none", SDK 2.2.1 leaves the tools out of the prompt. So it is done for all generations.
-    return bool(request.tools) and request.tool_choice != "none"
-
-
-def get_tool_names(request: ChatRequest) -> tuple[str, ...]:
-    """Return the names of the tools that the model may call."""
-    return tuple(tool.name for tool in request.tools) if offers_tools(request) else ()
-
-
-def get_output_limit(request: ChatRequest, default: int = DEFAULT_MAX_TOKENS) -> int:
-    """Return the number of tokens at which the service truncates the answer."""
-    # If a request has both limits, the services apply this one.
-    limit = request.extra.get("max_completion_tokens") or request.max_tokens
-    return limit if isinstance(limit, int) else default
 
 
 class ChatStream:
@@ -104,7 +43,7 @@ class ChatStream:
     Args:
         model_id: The model that answers.
         limit: The token limit, for a service that reports `stop` for a truncated answer.
-        explains_errors: Whether the service sends finish reasons at all.
+        has_finish_reasons: Whether the service sends finish reasons at all.
         tools: The names of the offered tools.
         in_reasoning: Whether the prompt ends inside a reasoning block that the service does not
             separate.
@@ -115,13 +54,13 @@ class ChatStream:
         model_id: str,
         *,
         limit: int | None = None,
-        explains_errors: bool = True,
+        has_finish_reasons: bool = True,
         tools: Collection[str] = (),
         in_reasoning: bool = False,
     ) -> None:
         self.model_id = model_id
         self._limit = limit
-        self._explains_errors = explains_errors
+        self._has_finish_reasons = has_finish_reasons
         self._events = EventDecoder()
         self._finish_reason: FinishReason | None = None
         self.usage: Usage | None = None  # some generations count along, others at the end
@@ -212,7 +151,7 @@ class ChatStream:
 
     def _get_finish_reason(self) -> FinishReason | None:
         reason = self._finish_reason
-        if reason is None and self.done and (self.chunk_count or not self._explains_errors):
+        if reason is None and self.done and (self.chunk_count or not self._has_finish_reasons):
             reason = "stop"  # the end mark shows that the answer is complete
         if reason == "stop" and self._limit:
             # Without usage, count the chunks. Each has at least one token, so a truncated answer
@@ -307,7 +246,7 @@ class ChatStream:
         choice = choices[0]
         # Gateways may mix several answers, of which the one with index 0 counts. The services
         # that send no finish reasons number their events there.
-        if (choice.index and self._explains_errors) or len(choices) > 1:
+        if (choice.index and self._has_finish_reasons) or len(choices) > 1:
             first_choice = next((candidate for candidate in choices if not candidate.index), None)
             if first_choice is None:
                 return EMPTY_DELTA

@@ -16,7 +16,7 @@ import msgspec
 from foundry_api.types.errors import StreamInterrupted, ToolCallError
 from foundry_api.types.messages import Chunk, FunctionCall, ToolCall
 from foundry_api.wire.chat.events import make_call_id
-from foundry_api.wire.chat.stream import offers_tools
+from foundry_api.wire.chat.request import offers_tools
 from foundry_api.wire.chat.tool_call_formats import read_format
 from foundry_api.wire.chat.tool_call_matching import (
     INCOMPLETE,

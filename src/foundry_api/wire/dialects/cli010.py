@@ -47,7 +47,7 @@ class Cli010Dialect(CSharpDialect):
     """
 
     service_generation: ServiceGeneration = "cli-0.10"
-    _explains_errors = False  # 0.8 does not, SDK 1.0 does; for 0.10 it is unknown
+    _has_finish_reasons = False  # 0.8 does not, SDK 1.0 does; for 0.10 it is unknown
     _accepts_tools = False  # unknown, too
 
     def __init__(self, client: ServiceClient) -> None:

@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import msgspec
 
 from foundry_api.wire.chat.reasoning import opens_block_in_prompt
-from foundry_api.wire.chat.request import inline_tool_history, prompt_for_constraint
-from foundry_api.wire.chat.stop_strings import StopStringFilter
-from foundry_api.wire.chat.stream import (
+from foundry_api.wire.chat.request import (
     DEFAULT_MAX_TOKENS,
-    ChatStream,
     encode,
     get_output_limit,
     get_tool_names,
+    inline_tool_history,
     make_chat_body,
+    prompt_for_constraint,
 )
+from foundry_api.wire.chat.stop_strings import StopStringFilter
+from foundry_api.wire.chat.stream import ChatStream
 from foundry_api.wire.chat.tool_call_parser import add_tool_recovery
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ IDS_DECODER: msgspec.json.Decoder[list[str]] = msgspec.json.Decoder(list[str])
 class CSharpDialect:
     """The chat protocol of the C# core, as probed on SDK 1.2.4."""
 
-    _explains_errors: ClassVar[bool] = True
+    _has_finish_reasons: ClassVar[bool] = True
     _default_limit: ClassVar[int] = DEFAULT_MAX_TOKENS
     _accepts_tools: ClassVar[bool] = True
 
@@ -76,7 +77,7 @@ class CSharpDialect:
             model.id,
             # The services report `stop` for most truncated answers; the limit tells them apart.
             limit=get_output_limit(request, self._default_limit),
-            explains_errors=self._explains_errors,
+            has_finish_reasons=self._has_finish_reasons,
             tools=get_tool_names(request),
             in_reasoning=opens_block_in_prompt(model.id),
         )

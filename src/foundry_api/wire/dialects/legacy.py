@@ -22,7 +22,7 @@ from foundry_api.types.errors import (
     StreamInterrupted,
 )
 from foundry_api.types.models import Model
-from foundry_api.wire.chat.stream import encode
+from foundry_api.wire.chat.request import encode
 from foundry_api.wire.dialects.base import (
     CATALOG_TIMEOUT_S,
     LOAD_TIMEOUT_S,
@@ -78,7 +78,7 @@ class LegacyDialect(CSharpDialect):
     """The dialect of the CLI service up to 0.9."""
 
     service_generation: ServiceGeneration = "legacy"
-    _explains_errors = False
+    _has_finish_reasons = False
     # Answers are truncated at about 512 tokens. Since 0.8 neither a finish reason nor token counts
     # are sent (issues 243 and 299), so reaching the limit is the only sign of it.
     _default_limit = 512

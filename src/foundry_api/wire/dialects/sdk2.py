@@ -13,18 +13,16 @@ from foundry_api.types.models import Model
 from foundry_api.wire.chat.reasoning import opens_block_in_prompt
 from foundry_api.wire.chat.request import (
     apply_constraint,
-    inline_tool_history,
-    prompt_for_constraint,
-)
-from foundry_api.wire.chat.stop_strings import StopStringFilter
-from foundry_api.wire.chat.stream import (
-    ChatStream,
     encode,
     get_output_limit,
     get_tool_names,
+    inline_tool_history,
     make_chat_body,
     offers_tools,
+    prompt_for_constraint,
 )
+from foundry_api.wire.chat.stop_strings import StopStringFilter
+from foundry_api.wire.chat.stream import ChatStream
 from foundry_api.wire.chat.tool_call_parser import add_tool_recovery
 from foundry_api.wire.dialects.base import (
     CATALOG_TIMEOUT_S,

@@ -165,10 +165,10 @@ def test_invalid_policy_is_rejected_with_the_name_of_the_value(wrong: dict[str, 
 
 
 def test_policy_of_the_settings() -> None:
-    policy = ModelResidency.of(Settings(keep_alive_s=60, memory_budget_mb=4000))
+    policy = ModelResidency.from_settings(Settings(keep_alive_s=60, memory_budget_mb=4000))
     assert policy == ModelResidency(keep_alive_s=60, memory_budget_mb=4000)
     assert policy.bounded
-    assert not ModelResidency.of(Settings()).bounded
+    assert not ModelResidency.from_settings(Settings()).bounded
 
 
 def test_call_starts_only_if_the_next_renewal_is_in_time() -> None:
