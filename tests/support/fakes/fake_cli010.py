@@ -4,9 +4,9 @@
         foundry_cli_double(directory, double)       # for PATH
         client = FoundryAPIClient(base_url=double.base_url)
 
-Sources, beside those of `kestrel`: programs of others that speak to 0.10.2 and 0.10.3 [3p], as
-docs/foundry-local-service.md 1B and 2 gathers them, issues of microsoft/foundry-local [gh #N], and SDK
-1.2.4, whose core is the same [probed 1.2.4].
+Sources: those of `fake_sdk1_server`; third-party programs that use 0.10.2 and 0.10.3 [3p], as
+collected in docs/foundry-local-service.md, 1B and 2; issues of microsoft/foundry-local [gh #N]; and
+SDK 1.2.4, which has the same core [probed 1.2.4].
 """
 
 from __future__ import annotations
