@@ -9,9 +9,9 @@ from foundry_api.core.call import CallContext
 from foundry_api.core.service_pool import ServiceHandle, ServicePool
 from foundry_api.resilience.backoff import Backoff
 from foundry_api.resilience.breaker import BreakerSettings, CircuitBreaker
-from foundry_api.resilience.latency import Latencies
 from foundry_api.resilience.limiter import Limiter
 from foundry_api.resilience.retry import Retry, RetryBudget
+from foundry_api.resilience.timeouts import Latencies
 from foundry_api.types.events import EventBus
 
 if TYPE_CHECKING:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from foundry_api.core.service_pool import ServiceHandle
     from foundry_api.resilience.breaker import CallPermit
     from foundry_api.resilience.limiter import Slot
-    from foundry_api.resilience.timeout_guard import TimeoutGuard
+    from foundry_api.resilience.timeouts import TimeoutGuard
     from foundry_api.types.models import Model
     from foundry_api.wire.transport import Response
 

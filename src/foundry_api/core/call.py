@@ -18,7 +18,7 @@ from foundry_api.core.loop_binding import LoopBinding
 from foundry_api.core.operation import AnswerFacts
 from foundry_api.resilience.deadline import Deadline
 from foundry_api.resilience.limiter import Moved
-from foundry_api.resilience.timeout_guard import TimeoutGuard
+from foundry_api.resilience.timeouts import TimeoutGuard
 from foundry_api.types.errors import (
     CircuitOpen,
     ClientClosed,
@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 
     from foundry_api.core.operation import Finished, Operation
     from foundry_api.core.service_pool import ServiceHandle, ServicePool
-    from foundry_api.resilience.latency import Latencies
     from foundry_api.resilience.retry import Retry
+    from foundry_api.resilience.timeouts import Latencies
     from foundry_api.types.events import EventBus
 
 __all__ = ["Call", "CallContext", "CallRequest", "FailurePolicy"]

@@ -25,9 +25,9 @@ from foundry_api.observe.call_log import CallLog
 from foundry_api.observe.metrics import Metrics
 from foundry_api.resilience.backoff import Backoff
 from foundry_api.resilience.breaker import BreakerSettings, CircuitBreaker
-from foundry_api.resilience.latency import Latencies
 from foundry_api.resilience.limiter import Limiter, LimiterSettings
 from foundry_api.resilience.retry import Retry, RetryBudget
+from foundry_api.resilience.timeouts import Latencies
 from foundry_api.storage.paths import Paths
 from foundry_api.types.errors import ClientClosed, ServiceCrashed, ServiceNotRunning
 from foundry_api.types.events import EventBus

@@ -280,7 +280,7 @@ def find_member(document: object, name: str, depth: int = MAX_DEPTH) -> Any:
 
 
 # The output of `foundry model list -o json`, known from programs that read it
-# (docs/foundry-local-service.md, 2): `{"models": [{"alias", "id", "type", "device", "cached", …}]}`,
+# (docs/foundry-local-service.md, 2): `{"models": [{"alias", "id", "type", "device", …}]}`,
 # and with `--variants`: `{"variants": [{"alias", "variantId", "cached", "fileSizeMb", …}]}`.
 class _Listed(msgspec.Struct, rename="camel"):
     alias: str

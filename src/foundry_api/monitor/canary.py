@@ -14,9 +14,9 @@ from foundry_api.monitor.types import Canary
 from foundry_api.resilience.backoff import Backoff
 from foundry_api.resilience.breaker import CircuitBreaker
 from foundry_api.resilience.deadline import Deadline
-from foundry_api.resilience.latency import Latencies
 from foundry_api.resilience.limiter import Limiter
 from foundry_api.resilience.retry import Retry, RetryBudget
+from foundry_api.resilience.timeouts import Latencies
 from foundry_api.types.errors import FoundryError
 from foundry_api.types.events import CallStarted, EventBus
 from foundry_api.types.messages import ChatRequest, Message

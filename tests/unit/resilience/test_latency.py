@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foundry_api.resilience.latency import (
+from foundry_api.resilience.timeouts import (
     CEILING_S,
     COLD_S,
     FACTOR,

@@ -16,7 +16,7 @@ from foundry_api.core.cache.entry import Entry, make_key, may_serve, may_store
 from foundry_api.core.cache.shared_work import JobDeduplicator, SharedJob
 from foundry_api.core.chat import make_chat_call, make_final_chunk
 from foundry_api.resilience.deadline import Deadline
-from foundry_api.resilience.timeout_guard import TimeoutGuard
+from foundry_api.resilience.timeouts import TimeoutGuard
 from foundry_api.types.errors import (
     CallTimeout,
     ClientClosed,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 import pytest
 
 from foundry_api.resilience.deadline import NEVER, Deadline
-from foundry_api.resilience.timeout_guard import KEEP_ALIVE_CAP, TimeoutGuard
+from foundry_api.resilience.timeouts import KEEP_ALIVE_CAP, TimeoutGuard
 from foundry_api.types.errors import DeadlineExceeded, ReadTimeout
 
 if TYPE_CHECKING:
