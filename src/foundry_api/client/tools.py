@@ -66,8 +66,16 @@ class ToolMethods(ABC):
             ToolCallError: A tool call of the model cannot be parsed.
             FoundryError: As in `complete`.
         """
-        limits = (max_turns, parallel, tool_timeout, on_error)
-        return await self._tool_loop(messages, tools, limits, options).run()
+        loop = self._make_tool_loop(
+            messages,
+            tools,
+            options,
+            max_turns=max_turns,
+            parallel=parallel,
+            tool_timeout=tool_timeout,
+            on_error=on_error,
+        )
+        return await loop.run()
 
     def stream_run_tools(
         self,
@@ -94,18 +102,27 @@ class ToolMethods(ABC):
         Raises:
             FoundryError: As in `run_tools`; for invalid arguments at once, else while iterating.
         """
-        limits = (max_turns, parallel, tool_timeout, on_error)
-        return self._tool_loop(messages, tools, limits, options).stream()
+        loop = self._make_tool_loop(
+            messages,
+            tools,
+            options,
+            max_turns=max_turns,
+            parallel=parallel,
+            tool_timeout=tool_timeout,
+            on_error=on_error,
+        )
+        return loop.stream()
 
-    def _tool_loop(
+    def _make_tool_loop(
         self,
         messages: str | Iterable[Message | Mapping[str, Any]],
         tools: Sequence[ToolLike],
-        limits: tuple[int, int, float, OnError],
         options: CompletionOptions,
+        **limits: Any,
     ) -> ToolLoop:
         # Most programs call no tools.
         from foundry_api.core.tool_loop import make_tool_loop  # noqa: PLC0415
+        from foundry_api.tools.executor import ToolLimits  # noqa: PLC0415
 
         is_prompt = isinstance(messages, str)
         turns = prompt_to_messages(messages) if isinstance(messages, str) else messages
@@ -113,7 +130,7 @@ class ToolMethods(ABC):
         def build_request(known: Sequence[Tool]) -> CallRequest[ChatRequest]:
             return self._build_request(turns, {**options, "tools": known}, is_validated=is_prompt)
 
-        return make_tool_loop(self._new_call, build_request, tools, limits)
+        return make_tool_loop(self._new_call, build_request, tools, ToolLimits(**limits))
 
     @abstractmethod
     def _build_request(

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from foundry_api.core.call import CallRequest
     from foundry_api.core.chat import ChatCall
     from foundry_api.tools.definition import Tool, ToolLike
-    from foundry_api.tools.executor import OnError
     from foundry_api.types.messages import ChatRequest, Chunk, Completion
 
 __all__ = ["ToolLoop", "make_tool_loop"]
@@ -38,21 +37,14 @@ def make_tool_loop(
     call: Callable[[CallRequest[ChatRequest]], ChatCall | CachedCall],
     make_request: Callable[[Sequence[Tool]], CallRequest[ChatRequest]],
     tools: Sequence[ToolLike],
-    limits: tuple[int, int, float, OnError],
+    limits: ToolLimits,
 ) -> ToolLoop:
-    """Validate the arguments and return the loop.
-
-    `limits` are max_turns, parallel calls, tool_timeout in seconds, and on_error.
-    """
-    max_turns, parallel, tool_timeout, on_error = limits
-    bounds = ToolLimits(
-        max_turns=max_turns, parallel=parallel, tool_timeout=tool_timeout, on_error=on_error
-    )
+    """Validate the tools and return the loop."""
     callables = require_callable(tools)
     return ToolLoop(
         call,
         make_request(list(callables.values())),
-        ToolExecutor(callables, bounds, time.monotonic),
+        ToolExecutor(callables, limits, time.monotonic),
     )
 
 
