@@ -43,19 +43,19 @@ Exit codes:
 
 \b
 Environment:
-  FOUNDRY_MODEL          default model; phi-4-mini
-  FOUNDRY_BASE_URL       URL of the service; by default it is discovered
-  FOUNDRY_BASE_URLS      URLs of several services, separated by commas
-  FOUNDRY_API_KEY        API key for that service, sent to no other
-  FOUNDRY_TIMEOUT        seconds to wait for the next token; 30
-  FOUNDRY_DEADLINE       seconds for a whole call; none
+  FOUNDRY_MODEL            default model; phi-4-mini
+  FOUNDRY_BASE_URL         URL of the service; by default it is discovered
+  FOUNDRY_BASE_URLS        URLs of several services, separated by commas
+  FOUNDRY_API_KEY          API key for that service, sent to no other
+  FOUNDRY_TIMEOUT          seconds to wait for the next token; 30
+  FOUNDRY_DEADLINE         seconds for a whole call; none
   FOUNDRY_CONNECT_TIMEOUT  seconds to connect; 5
-  FOUNDRY_RETRIES        number of retries after a failed attempt; 3
-  FOUNDRY_MODEL_IDLE     seconds after which an unused model is unloaded; never
-  FOUNDRY_MEMORY_BUDGET  MB of memory for loaded models; unlimited
-  FOUNDRY_CACHE          response cache: memory, sqlite, or the path of a file; off
-  FOUNDRY_LOG_LEVEL      log to standard error at this level; off
-  FOUNDRY_HOME           directory for models, state and logs; a directory of the user
+  FOUNDRY_RETRIES          number of retries after a failed attempt; 3
+  FOUNDRY_MODEL_IDLE       seconds after which an unused model is unloaded; never
+  FOUNDRY_MEMORY_BUDGET    MB of memory for loaded models; unlimited
+  FOUNDRY_CACHE            response cache: memory, sqlite, or the path of a file; off
+  FOUNDRY_LOG_LEVEL        log to standard error at this level; off
+  FOUNDRY_HOME             directory for models, state and logs; a directory of the user
 """
 
 
