@@ -138,7 +138,8 @@ class BatchMethods(ABC):
             max_attempts: How often a request with a temporary error is tried. Each attempt is a
                 call with its own retries.
             patience: Maximum seconds to wait while all services are away.
-            options: See `ChatOptions`. For a `BatchRequest`, its own body comes first.
+            options: See `ChatOptions`. For a `BatchRequest`, only `timeout`, `deadline`, `download`
+                and `cache` apply, and `model` if its body has none.
 
         Raises:
             InvalidRequest: An argument is invalid; nothing was sent.

@@ -229,7 +229,7 @@ class FoundryAPIClient(ChatMethods, ToolMethods, EndpointMethods, BatchMethods):
             ClientClosed: The client was closed.
             DeadlineExceeded: The caller's deadline has passed.
         """
-        # The check imports psutil, which calls do without.
+        # It imports psutil, which a client with an embedded engine does not need for its calls.
         from foundry_api.monitor import health  # noqa: PLC0415
 
         try:

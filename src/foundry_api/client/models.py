@@ -58,7 +58,7 @@ class Models:
             catalog: Also list Microsoft's catalog; see `catalog`.
 
         Raises:
-            CatalogUnavailable: The catalog cannot be reached and never was.
+            CatalogUnavailable: With `catalog`: it cannot be reached and never was.
             ServiceError: The service does not respond.
         """
         connection = await self._connect()
@@ -247,7 +247,7 @@ class Models:
             progress: Called with a `DownloadProgress` at each step that the service reports.
                 An engine of this package reports steps of 0.1 % or more, and repeats the last
                 one every 2 s while data arrives without a new one.
-            stall_s: Maximum seconds without any data.
+            stall_s: Maximum seconds without any data; default 120.
 
         Raises:
             ModelNotFound: The catalog has no such model.
@@ -296,7 +296,7 @@ class Models:
 
         Args:
             name: The model.
-            stall_s: Maximum seconds without any data.
+            stall_s: Maximum seconds without any data; default 120.
 
         Raises:
             FoundryError: As in `download`, while iterating.

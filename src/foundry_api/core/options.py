@@ -72,7 +72,7 @@ class ChatOptions(CompletionOptions, total=False):
     Attributes:
         tools: Functions that the model may call: typed functions, `Tool`s, `ToolDefinition`s or
             mappings in OpenAI's format. The calls that the model requests are in `tool_calls`;
-            `run` executes them.
+            `run_tools` executes them.
     """
 
     tools: Sequence[ToolLike] | None

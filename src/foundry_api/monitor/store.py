@@ -191,8 +191,9 @@ class StoreWriter:
         self._keep_s = keep_s
         self._thread = ThreadPoolExecutor(1, "foundry-api-history")
         self._store: SampleStore | None = None
+        # Needs no lock: only `add` changes the first, and only the thread the second.
         self._submitted = 0
-        self._written = 0  # changed in the thread only, as the one above is outside it only
+        self._written = 0
         self._dropped = 0
 
     def open(self) -> Future[None]:

@@ -196,7 +196,8 @@ def _make_extra_keywords(
         "multipleOf" in schema
         and "multipleOf" not in rewritten
         and is_supported_factor(schema["multipleOf"])
-        and rewritten.get("type") in {"integer", "number"}
+        # Not of a set: the type may be a list, such as ["integer", "null"], which has no hash.
+        and rewritten.get("type") in ("integer", "number")
         and ((high := get_upper_bound(rewritten)) is None or high >= 0)
     ):
         factor = schema["multipleOf"]

@@ -181,6 +181,11 @@ def test_multiples_are_enforced_from_0_on(
     assert shaped(schema) == {"type": "integer", **rewritten}
 
 
+def test_multiples_of_a_list_of_types_are_left_to_validation() -> None:
+    sent = shaped({"type": ["integer", "null"], "multipleOf": 5})
+    assert sent == {"type": ["integer", "null"], "minimum": FIRST, "maximum": LAST}
+
+
 @pytest.mark.parametrize("name", ["date", "time", "date-time"])
 def test_dates_and_times_get_strict_patterns(name: str) -> None:
     assert shaped({"type": "string", "format": name})["pattern"].startswith("^")

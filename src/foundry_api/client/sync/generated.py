@@ -698,7 +698,8 @@ class SyncBatchMethods:
             max_attempts: How often a request with a temporary error is tried. Each attempt is a
                 call with its own retries.
             patience: Maximum seconds to wait while all services are away.
-            options: See `ChatOptions`. For a `BatchRequest`, its own body comes first.
+            options: See `ChatOptions`. For a `BatchRequest`, only `timeout`, `deadline`, `download`
+                and `cache` apply, and `model` if its body has none.
 
         Raises:
             InvalidRequest: An argument is invalid; nothing was sent.
@@ -918,7 +919,7 @@ class SyncModels:
             catalog: Also list Microsoft's catalog; see `catalog`.
 
         Raises:
-            CatalogUnavailable: The catalog cannot be reached and never was.
+            CatalogUnavailable: With `catalog`: it cannot be reached and never was.
             ServiceError: The service does not respond.
         """
         return self._loop.run(lambda: self._async.list(catalog=catalog))
@@ -1059,7 +1060,7 @@ class SyncModels:
             progress: Called with a `DownloadProgress` at each step that the service reports.
                 An engine of this package reports steps of 0.1 % or more, and repeats the last
                 one every 2 s while data arrives without a new one.
-            stall_s: Maximum seconds without any data.
+            stall_s: Maximum seconds without any data; default 120.
 
         Raises:
             ModelNotFound: The catalog has no such model.
@@ -1079,7 +1080,7 @@ class SyncModels:
 
         Args:
             name: The model.
-            stall_s: Maximum seconds without any data.
+            stall_s: Maximum seconds without any data; default 120.
 
         Raises:
             FoundryError: As in `download`, while iterating.
