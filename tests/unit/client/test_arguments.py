@@ -1,4 +1,4 @@
-"""Every argument of a client: one that cannot be used is named as it was given."""
+"""Invalid arguments of the clients raise errors that name the argument."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from foundry_api.testing import FakeService
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SECRET = "hunter2"  # noqa: S105 - what must not be shown
+SECRET = "hunter2"  # noqa: S105 - must not appear in any text
 
 
 @pytest.mark.parametrize("kind", [FoundryAPIClient, FoundryClient])
@@ -86,7 +86,7 @@ SECRET = "hunter2"  # noqa: S105 - what must not be shown
         ({"settings": {}}, "settings is {}, not Settings"),
     ],
 )
-def test_an_argument_that_cannot_be_used_is_named(
+def test_an_invalid_argument_is_named(
     kind: Callable[..., object], arguments: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigurationError) as caught:
@@ -99,7 +99,7 @@ FRAMING = ["Host", "content-length", "Transfer-Encoding", "Connection", "TE", "U
 
 
 @pytest.mark.parametrize("name", FRAMING)
-async def test_a_header_that_frames_requests_is_refused_by_client_and_request(name: str) -> None:
+async def test_headers_that_frame_requests_are_rejected(name: str) -> None:
     message = rf"^headers\['{name}'\] is set by the client"
     with pytest.raises(ConfigurationError, match=message):
         FoundryAPIClient(headers={name: "x"})
@@ -109,7 +109,7 @@ async def test_a_header_that_frames_requests_is_refused_by_client_and_request(na
     assert caught.value.field == "headers"
 
 
-def test_a_variable_and_a_setting_are_named_as_they_were_given(
+def test_the_error_names_the_variable_or_the_argument(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("FOUNDRY_RETRIES", "-2")
@@ -126,19 +126,19 @@ def test_a_variable_and_a_setting_are_named_as_they_were_given(
     assert SECRET not in str(caught.value)
 
 
-def test_a_client_shows_where_its_calls_go_and_no_secret() -> None:
+def test_the_repr_has_the_service_and_no_secret() -> None:
     options: dict[str, Any] = {"api_key": SECRET, "headers": {"X-Key": SECRET}, "model": "demo"}
-    told = "base_url='http://127.0.0.1:5273', model='demo'"
-    assert repr(FoundryAPIClient("127.0.0.1:5273", **options)) == f"FoundryAPIClient({told})"
+    arguments = "base_url='http://127.0.0.1:5273', model='demo'"
+    assert repr(FoundryAPIClient("127.0.0.1:5273", **options)) == f"FoundryAPIClient({arguments})"
     with FoundryClient("127.0.0.1:5273", **options) as client:
-        assert repr(client) == f"FoundryClient({told})"
+        assert repr(client) == f"FoundryClient({arguments})"
     assert repr(FoundryAPIClient(model="demo")) == "FoundryAPIClient(service='auto', model='demo')"
     several = FoundryAPIClient(base_urls=["http://a", "http://b"], model="demo")
     assert repr(several) == "FoundryAPIClient(base_urls=['http://a', 'http://b'], model='demo')"
 
 
 @pytest.mark.parametrize("seconds", [0, 0.0, -1, max(0, time.time() - time.time() - 1)])
-async def test_a_deadline_that_has_passed_is_raised_before_anything_is_sent(
+async def test_a_deadline_in_the_past_fails_before_sending(
     seconds: float,
 ) -> None:
     async with (
@@ -148,16 +148,16 @@ async def test_a_deadline_that_has_passed_is_raised_before_anything_is_sent(
         await client.complete("Hi")
         sent = len(service.requests)
         calls: list[Callable[..., Any]] = [
-            lambda **bound: client.complete("Hi", **bound),
-            lambda **bound: client.chat([{"role": "user", "content": "Hi"}], **bound),
-            lambda **bound: anext(client.stream_complete("Hi", **bound)),
-            lambda **bound: client.complete("Hi", choice=["Hello"], **bound),
-            lambda **bound: client.run_tools("Hi", [], **bound),
-            lambda **bound: client.embed(["Hi"], model="fake", **bound),
-            lambda **bound: client.responses.create("Hi", **bound),
+            lambda **option: client.complete("Hi", **option),
+            lambda **option: client.chat([{"role": "user", "content": "Hi"}], **option),
+            lambda **option: anext(client.stream_complete("Hi", **option)),
+            lambda **option: client.complete("Hi", choice=["Hello"], **option),
+            lambda **option: client.run_tools("Hi", [], **option),
+            lambda **option: client.embed(["Hi"], model="fake", **option),
+            lambda **option: client.responses.create("Hi", **option),
             client.responses.list,
-            lambda **bound: client.responses.get("resp_1", **bound),
-            lambda **bound: client.request("POST", "/v1/models", **bound),
+            lambda **option: client.responses.get("resp_1", **option),
+            lambda **option: client.request("POST", "/v1/models", **option),
         ]
         for call in calls:
             with pytest.raises(DeadlineExceeded, match="had passed before"):
@@ -169,7 +169,7 @@ async def test_a_deadline_that_has_passed_is_raised_before_anything_is_sent(
         assert len(service.requests) == sent
 
 
-async def test_a_closed_client_says_so_before_anything_else() -> None:
+async def test_a_closed_client_reports_that_before_a_deadline() -> None:
     client = FoundryAPIClient("http://127.0.0.1:1")
     await client.close()
     with pytest.raises(ClientClosed):

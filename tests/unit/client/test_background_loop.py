@@ -1,4 +1,4 @@
-"""The thread that runs coroutines for threads which wait: results, streams, and every end."""
+"""The thread that runs an event loop for synchronous callers: results, streams, shutdown."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from service.helpers import start_program, wait_until
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 
-WHO: ContextVar[str] = ContextVar("who", default="nobody")
+USER: ContextVar[str] = ContextVar("user", default="no user")
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals and fork are POSIX's")
 
 
-async def nothing() -> None:
+async def do_nothing() -> None:
     pass
 
 
@@ -37,24 +37,24 @@ def threads() -> list[threading.Thread]:
 
 @pytest.fixture
 def loop() -> Iterator[BackgroundLoop]:
-    loop = BackgroundLoop(nothing)
+    loop = BackgroundLoop(do_nothing)
     yield loop
     loop.close()
     assert not threads()
 
 
 class Source:
-    """A stream that tells how far it was read, and whether it was closed."""
+    """A stream that counts the items sent and records whether it was closed."""
 
-    def __init__(self, pieces: float = float("inf"), error: Exception | None = None) -> None:
+    def __init__(self, items: float = float("inf"), error: Exception | None = None) -> None:
         self.sent = 0
         self.closed = False
-        self._pieces = pieces
+        self._items = items
         self._error = error
 
     async def __call__(self) -> AsyncGenerator[int]:
         try:
-            while self.sent < self._pieces:
+            while self.sent < self._items:
                 await asyncio.sleep(0)
                 self.sent += 1
                 yield self.sent
@@ -65,25 +65,25 @@ class Source:
 
 
 class Endless:
-    """A call that only its cancellation ends, and that takes its time then."""
+    """A call that runs until it is cancelled, and whose cleanup takes 50 ms."""
 
     def __init__(self) -> None:
-        self.began = threading.Event()
-        self.over = False
+        self.started = threading.Event()
+        self.ended = False
 
     async def __call__(self) -> None:
-        self.began.set()
+        self.started.set()
         try:
             await asyncio.Event().wait()
         finally:
             await asyncio.sleep(0.05)
-            self.over = True
+            self.ended = True
 
 
 # Calls
 
 
-def test_a_call_gives_its_result(loop: BackgroundLoop) -> None:
+def test_a_call_returns_its_result(loop: BackgroundLoop) -> None:
     async def double(number: int) -> int:
         await asyncio.sleep(0)
         return 2 * number
@@ -91,7 +91,7 @@ def test_a_call_gives_its_result(loop: BackgroundLoop) -> None:
     assert loop.run(lambda: double(21)) == 42
 
 
-def test_a_call_raises_its_error_with_the_place_it_came_from(loop: BackgroundLoop) -> None:
+def test_a_call_raises_its_error_with_the_original_traceback(loop: BackgroundLoop) -> None:
     async def fail() -> None:
         raise KeyError("lost")
 
@@ -101,7 +101,7 @@ def test_a_call_raises_its_error_with_the_place_it_came_from(loop: BackgroundLoo
     assert [entry.name for entry in caught.traceback][-1] == "fail"
 
 
-def test_what_is_refused_before_there_is_a_coroutine_is_raised_too(loop: BackgroundLoop) -> None:
+def test_an_error_before_the_coroutine_exists_is_raised(loop: BackgroundLoop) -> None:
     def refuse() -> Coroutine[None, None, None]:
         raise KeyError("lost")
 
@@ -109,8 +109,8 @@ def test_what_is_refused_before_there_is_a_coroutine_is_raised_too(loop: Backgro
         loop.run(refuse)
 
 
-def test_an_error_is_no_part_of_a_cycle(loop: BackgroundLoop) -> None:
-    """What its frames hold is freed with it, not when the collector runs."""
+def test_an_error_is_not_in_a_reference_cycle(loop: BackgroundLoop) -> None:
+    """Its frames are freed with it, not when the garbage collector runs."""
     freed = threading.Event()
 
     class Failure(Exception):  # built-in errors take no weak references
@@ -124,74 +124,74 @@ def test_an_error_is_no_part_of_a_cycle(loop: BackgroundLoop) -> None:
     try:
         with pytest.raises(Failure):
             loop.run(fail)
-        # The thread of the loop may hold the error for a moment longer than the caller.
+        # The thread of the loop may release the error a moment later than the caller.
         assert freed.wait(10)
     finally:
         gc.enable()
 
 
 def test_a_call_sees_the_context_of_its_caller(loop: BackgroundLoop) -> None:
-    async def who() -> str:
-        return WHO.get()
+    async def get_user() -> str:
+        return USER.get()
 
-    token = WHO.set("Ada")
+    token = USER.set("Ada")
     try:
-        assert loop.run(who) == "Ada"
+        assert loop.run(get_user) == "Ada"
     finally:
-        WHO.reset(token)
-    assert loop.run(who) == "nobody"
+        USER.reset(token)
+    assert loop.run(get_user) == "no user"
 
 
-def test_calls_of_many_threads_run_at_the_same_time(loop: BackgroundLoop) -> None:
-    """None would come to its end alone."""
-    everybody = asyncio.Barrier(20)
+def test_calls_of_several_threads_run_concurrently(loop: BackgroundLoop) -> None:
+    """Each call waits at a barrier for all the others."""
+    barrier = asyncio.Barrier(20)
 
     async def meet(number: int) -> int:
-        async with everybody:
+        async with barrier:
             return number
 
     with ThreadPoolExecutor(20) as pool:
-        met = list(pool.map(lambda number: loop.run(lambda: meet(number)), range(20)))
+        results = list(pool.map(lambda number: loop.run(lambda: meet(number)), range(20)))
 
-    assert met == list(range(20))
+    assert results == list(range(20))
     assert len(threads()) == 1
 
 
-async def test_a_call_may_be_made_inside_a_running_loop(loop: BackgroundLoop) -> None:
+async def test_a_call_works_inside_a_running_event_loop(loop: BackgroundLoop) -> None:
     async def running() -> asyncio.AbstractEventLoop:
         return asyncio.get_running_loop()
 
     assert loop.run(running) is not asyncio.get_running_loop()
 
 
-def test_a_call_from_the_loops_own_thread_is_refused(loop: BackgroundLoop) -> None:
-    """It would wait for ever."""
+def test_a_call_from_the_loops_own_thread_is_rejected(loop: BackgroundLoop) -> None:
+    """It would be a deadlock."""
 
     async def inside() -> None:
-        loop.run(nothing)
+        loop.run(do_nothing)
 
     with pytest.raises(InvalidRequest, match="would wait for itself"):
         loop.run(inside)
 
 
-def test_no_thread_runs_before_the_first_call() -> None:
-    loop = BackgroundLoop(nothing)
+def test_the_thread_starts_with_the_first_call() -> None:
+    loop = BackgroundLoop(do_nothing)
     assert not threads()
     loop.close()
     with pytest.raises(ClientClosed, match="the client is closed"):
-        loop.run(nothing)
+        loop.run(do_nothing)
     assert not threads()
 
 
 # Streams
 
 
-def test_a_stream_gives_every_piece_in_order(loop: BackgroundLoop) -> None:
-    pieces = 5 * PREFETCH + 1
-    assert list(loop.iterate(Source(pieces))) == list(range(1, pieces + 1))
+def test_a_stream_has_every_item_in_order(loop: BackgroundLoop) -> None:
+    items = 5 * PREFETCH + 1
+    assert list(loop.iterate(Source(items))) == list(range(1, items + 1))
 
 
-def test_a_stream_that_fails_gives_what_came_before(loop: BackgroundLoop) -> None:
+def test_a_failed_stream_has_the_items_before_the_error(loop: BackgroundLoop) -> None:
     stream = loop.iterate(Source(3, error=KeyError("lost")))
 
     assert [next(stream) for _ in range(3)] == [1, 2, 3]
@@ -200,7 +200,7 @@ def test_a_stream_that_fails_gives_what_came_before(loop: BackgroundLoop) -> Non
     assert list(stream) == []
 
 
-def test_what_a_stream_refuses_is_raised_before_the_first_piece_is_asked_for(
+def test_an_invalid_stream_raises_before_the_first_item(
     loop: BackgroundLoop,
 ) -> None:
     def refuse() -> AsyncGenerator[int]:
@@ -210,7 +210,7 @@ def test_what_a_stream_refuses_is_raised_before_the_first_piece_is_asked_for(
         loop.iterate(refuse)
 
 
-def test_a_slow_reader_is_only_so_far_behind(loop: BackgroundLoop) -> None:
+def test_the_prefetch_of_a_slow_reader_is_bounded(loop: BackgroundLoop) -> None:
     source = Source()
     stream = loop.iterate(source)
 
@@ -222,45 +222,45 @@ def test_a_slow_reader_is_only_so_far_behind(loop: BackgroundLoop) -> None:
     stream.close()
 
 
-def break_out(begin: Callable[[], Iterator[int]]) -> None:
-    for piece in begin():
-        if piece == 3:
+def break_out(start: Callable[[], Iterator[int]]) -> None:
+    for item in start():
+        if item == 3:
             break
 
 
-def close(begin: Callable[[], Iterator[int]]) -> None:
-    stream = begin()
+def close(start: Callable[[], Iterator[int]]) -> None:
+    stream = start()
     next(stream)
     stream.close()  # type: ignore[attr-defined] # it is a generator
 
 
-def abandon_in_a_cycle(begin: Callable[[], Iterator[int]]) -> None:
-    cycle: list[object] = [begin()]
+def abandon_in_a_cycle(start: Callable[[], Iterator[int]]) -> None:
+    cycle: list[object] = [start()]
     next(cycle[0])  # type: ignore[call-overload] # it is the iterator
     cycle.append(cycle)
     del cycle
     gc.collect()
 
 
-def fail(begin: Callable[[], Iterator[int]]) -> None:
+def fail(start: Callable[[], Iterator[int]]) -> None:
     def divide() -> None:
-        for piece in begin():
-            piece / 0
+        for item in start():
+            item / 0
 
     with pytest.raises(ZeroDivisionError):
         divide()
 
 
-@pytest.mark.parametrize("leave", [break_out, close, abandon_in_a_cycle, fail])
-def test_leaving_a_stream_early_closes_it(
-    loop: BackgroundLoop, leave: Callable[[Callable[[], Iterator[int]]], None]
+@pytest.mark.parametrize("stop_reading", [break_out, close, abandon_in_a_cycle, fail])
+def test_a_stream_that_is_left_early_is_closed(
+    loop: BackgroundLoop, stop_reading: Callable[[Callable[[], Iterator[int]]], None]
 ) -> None:
     source = Source()
-    leave(lambda: loop.iterate(source))
+    stop_reading(lambda: loop.iterate(source))
     wait_until(lambda: source.closed)
 
 
-def test_a_stream_that_the_collector_finds_on_the_loops_own_thread_is_closed(
+def test_a_stream_collected_on_the_loops_thread_is_closed(
     loop: BackgroundLoop,
 ) -> None:
     source = Source()
@@ -277,20 +277,20 @@ def test_a_stream_that_the_collector_finds_on_the_loops_own_thread_is_closed(
 
 
 def test_a_stream_is_read_in_one_task_and_one_context(loop: BackgroundLoop) -> None:
-    """Generators may hold time-outs, task groups and context variables over their pieces."""
+    """Generators may keep timeouts, task groups and context variables open between items."""
 
-    async def careful() -> AsyncGenerator[str]:
-        token = WHO.set("Ada")
+    async def with_context() -> AsyncGenerator[str]:
+        token = USER.set("Ada")
         async with asyncio.timeout(60), asyncio.TaskGroup():
             for _ in range(3):
                 await asyncio.sleep(0)
-                yield WHO.get()
-        WHO.reset(token)
+                yield USER.get()
+        USER.reset(token)
 
-    assert list(loop.iterate(careful)) == ["Ada"] * 3
+    assert list(loop.iterate(with_context)) == ["Ada"] * 3
 
 
-# Ends
+# Interruption and shutdown
 
 
 @posix
@@ -298,7 +298,7 @@ def test_ctrl_c_ends_the_call_before_it_is_raised(loop: BackgroundLoop) -> None:
     call = Endless()
 
     def interrupt() -> None:
-        call.began.wait()
+        call.started.wait()
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
@@ -307,37 +307,37 @@ def test_ctrl_c_ends_the_call_before_it_is_raised(loop: BackgroundLoop) -> None:
         loop.run(call)
     thread.join()
 
-    assert call.over
+    assert call.ended
 
 
 @posix
-def test_ctrl_c_between_a_call_and_its_beginning_ends_it_all_the_same(
+def test_ctrl_c_between_submit_and_start_ends_the_call(
     loop: BackgroundLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The moment is too short to be hit on purpose, so the loop's own hand-over brings Ctrl-C."""
-    loop.run(nothing)
+    """The interval is too short to hit, so a patched `call_soon_threadsafe` raises Ctrl-C."""
+    loop.run(do_nothing)
     call = Endless()
     thread = loop._thread
     assert thread is not None
-    hand_over = thread._loop.call_soon_threadsafe
+    call_soon_threadsafe = thread._loop.call_soon_threadsafe
 
     def interrupted(*arguments: Any) -> None:
         monkeypatch.undo()
-        hand_over(*arguments)
-        call.began.wait()
+        call_soon_threadsafe(*arguments)
+        call.started.wait()
         raise KeyboardInterrupt
 
     monkeypatch.setattr(thread._loop, "call_soon_threadsafe", interrupted)
     with pytest.raises(KeyboardInterrupt):
         loop.run(call)
-    assert call.over
+    assert call.ended
 
 
 @posix
-def test_ctrl_c_ahead_of_the_beginning_leaves_nothing_to_wait_for(
+def test_ctrl_c_before_submit_does_not_start_the_call(
     loop: BackgroundLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loop.run(nothing)
+    loop.run(do_nothing)
     call = Endless()
     thread = loop._thread
     assert thread is not None
@@ -349,7 +349,7 @@ def test_ctrl_c_ahead_of_the_beginning_leaves_nothing_to_wait_for(
     monkeypatch.setattr(thread._loop, "call_soon_threadsafe", interrupted)
     with pytest.raises(KeyboardInterrupt):
         loop.run(call)
-    assert not call.began.is_set()
+    assert not call.started.is_set()
 
 
 @posix
@@ -361,7 +361,7 @@ def test_ctrl_c_ends_a_stream(loop: BackgroundLoop) -> None:
         await call()
 
     def interrupt() -> None:
-        call.began.wait()
+        call.started.wait()
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
@@ -371,62 +371,62 @@ def test_ctrl_c_ends_a_stream(loop: BackgroundLoop) -> None:
         list(stream)
     thread.join()
 
-    wait_until(lambda: call.over)
+    wait_until(lambda: call.ended)
 
 
-def test_closing_ends_calls_and_streams_and_says_so() -> None:
-    loop = BackgroundLoop(nothing)
+def test_close_ends_calls_and_streams_with_client_closed() -> None:
+    loop = BackgroundLoop(do_nothing)
     call, source = Endless(), Source()
     stream = loop.iterate(source)
     next(stream)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(loop.run, call)
-        call.began.wait()
+        call.started.wait()
 
         loop.close()
 
         with pytest.raises(ClientClosed, match="closed during the call"):
             waiting.result()
-    assert (call.over, source.closed) == (True, True)
+    assert (call.ended, source.closed) == (True, True)
     with pytest.raises(ClientClosed):
         list(stream)
     with pytest.raises(ClientClosed):
-        loop.run(nothing)
+        loop.run(do_nothing)
     with pytest.raises(ClientClosed):
         loop.iterate(source)
     assert not threads()
     loop.close()
 
 
-def test_an_error_while_closing_is_raised_to_who_closes() -> None:
+def test_an_error_of_close_is_raised() -> None:
     async def fail() -> None:
         raise OSError("still in use")
 
     loop = BackgroundLoop(fail)
-    loop.run(nothing)
+    loop.run(do_nothing)
 
     with pytest.raises(OSError, match="still in use"):
         loop.close()
     assert not threads()
 
 
-def test_a_callback_that_ends_the_program_ends_the_loop_and_all_who_wait() -> None:
-    loop = BackgroundLoop(nothing)
+def test_system_exit_in_a_call_ends_the_loop_and_all_calls() -> None:
+    loop = BackgroundLoop(do_nothing)
     call = Endless()
 
-    async def leave() -> None:
+    async def exit_program() -> None:
         raise SystemExit(3)
 
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(loop.run, call)
-        call.began.wait()
+        call.started.wait()
         with pytest.raises(SystemExit):
-            loop.run(leave)
+            loop.run(exit_program)
         with pytest.raises(ClientClosed):
             waiting.result()
     wait_until(lambda: not threads())
     with pytest.raises(ClientClosed):
-        loop.run(nothing)
+        loop.run(do_nothing)
 
 
 def test_the_thread_ends_with_the_last_reference() -> None:
@@ -436,15 +436,15 @@ def test_the_thread_ends_with_the_last_reference() -> None:
         closed.set()
 
     loop = BackgroundLoop(close)
-    loop.run(nothing)
+    loop.run(do_nothing)
     del loop
 
     assert closed.wait(10)
     wait_until(lambda: not threads())
 
 
-def test_a_stream_keeps_the_loop_of_a_client_that_is_gone() -> None:
-    assert list(BackgroundLoop(nothing).iterate(Source(3))) == [1, 2, 3]
+def test_a_stream_keeps_the_loop_of_a_deleted_client() -> None:
+    assert list(BackgroundLoop(do_nothing).iterate(Source(3))) == [1, 2, 3]
     wait_until(lambda: not threads())
 
 
@@ -461,7 +461,7 @@ async def call():
 
 async def endless():
     while True:
-        yield "piece"
+        yield "item"
         await asyncio.sleep(0)
 
 loop = BackgroundLoop(close)
@@ -478,10 +478,10 @@ def late():
 
 
 @pytest.mark.parametrize(
-    ("ending", "told", "code"),
+    ("ending", "output", "code"),
     [
         ("print(loop.run(call))", "called closed", 0),
-        ("stream = loop.iterate(endless); print(next(stream))", "piece closed", 0),
+        ("stream = loop.iterate(endless); print(next(stream))", "item closed", 0),
         ("loop.run(call); sys.exit(3)", "closed", 3),
         ("loop.run(call); loop.close(); loop.close()", "closed", 0),
         ("pass", "", 0),
@@ -494,25 +494,25 @@ def late():
         "exit",
         "closed",
         "unused",
-        "thread that outlives the main thread",
-        "as from Python 3.12 on",
+        "thread outlives the main thread",
+        "Python 3.12 and later",
     ],
 )
-def test_a_program_that_ends_closes_what_it_forgot(ending: str, told: str, code: int) -> None:
+def test_the_client_is_closed_at_exit(ending: str, output: str, code: int) -> None:
     with start_program(PROGRAM + ending) as program:
-        out, complaints = program.communicate(timeout=30)
-    assert (out.split(), complaints, program.returncode) == (told.split(), "", code)
+        stdout, stderr = program.communicate(timeout=30)
+    assert (stdout.split(), stderr, program.returncode) == (output.split(), "", code)
 
 
-LEFT_BEHIND = (
+FORK_MESSAGE = (
     "the client was used before this process was forked, and its thread is not here. "
     "Create the client in the process that uses it."
 )
 
 
 @posix
-def test_a_forked_process_is_told_that_the_thread_is_not_there() -> None:
-    """And its end neither waits for the thread nor closes what its parent uses."""
+def test_a_forked_process_reports_that_the_thread_is_missing() -> None:
+    """Its exit does not wait for the thread and does not close the parent's client."""
     source = """
 print(loop.run(call), flush=True)
 stream = loop.iterate(endless)
@@ -529,19 +529,19 @@ os.wait()
 print(loop.run(call), flush=True)
 """
     with start_program(PROGRAM + source) as program:
-        out, complaints = program.communicate(timeout=30)
-    assert out.splitlines() == [
+        stdout, stderr = program.communicate(timeout=30)
+    assert stdout.splitlines() == [
         "called",
-        *[LEFT_BEHIND] * 2,
+        *[FORK_MESSAGE] * 2,
         "called",
         "closed",
     ]
-    assert (complaints, program.returncode) == ("", 0)
+    assert (stderr, program.returncode) == ("", 0)
 
 
 @posix
-def test_a_client_that_is_made_before_a_fork_and_used_after_it_works() -> None:
+def test_a_client_first_used_after_a_fork_works() -> None:
     source = "if os.fork() == 0:\n    print(loop.run(call))\n    sys.exit()\nos.wait()"
     with start_program(PROGRAM + source) as program:
-        out, complaints = program.communicate(timeout=30)
-    assert (out.split(), complaints, program.returncode) == (["called", "closed"], "", 0)
+        stdout, stderr = program.communicate(timeout=30)
+    assert (stdout.split(), stderr, program.returncode) == (["called", "closed"], "", 0)

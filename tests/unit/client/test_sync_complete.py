@@ -1,6 +1,6 @@
 """`FoundryClient` has every call of `FoundryAPIClient`, with the same parameters.
 
-Compared by what Python itself sees of the classes, not by what the generator thinks of them.
+The classes are compared by introspection, independent of the generator.
 """
 
 from __future__ import annotations
@@ -33,47 +33,54 @@ from foundry_api.core.cache.base import ResponseCache
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-TWINS: dict[type[Any], type[Any]] = {
+SYNC_CLASSES: dict[type[Any], type[Any]] = {
     FoundryAPIClient: FoundryClient,
     Models: SyncModels,
     ResponseCache: SyncCache,
     Responses: SyncResponses,
     Conversation: SyncConversation,
 }
-OF_CALLS = {
+INTERNAL_METHODS = {
     ResponseCache: {"active", "bind", "close", "unbind", "get", "put", "lock"},
     Responses: {"stream_operation", "run_operation"},
 }
-"""What calls use, and users do not."""
+"""Public methods that the client calls and users do not."""
 
-WORDS = {
+SYNC_NAMES = {
     "AsyncGenerator": "Generator",
     "AsyncIterator": "Iterator",
-    **{theirs.__name__: ours.__name__ for theirs, ours in TWINS.items()},
+    **{
+        async_class.__name__: sync_class.__name__
+        for async_class, sync_class in SYNC_CLASSES.items()
+    },
 }
-GUARDS = {"breaker", "limiter", "services"}
-"""What one looks at, and has no calls for users."""
+READ_ONLY = {"breaker", "limiter", "services"}
+"""Attributes for inspection, which have no calls for users."""
 
 ROOT = Path(foundry_api.__file__).parents[2]
 
 
-def public(kind: type[Any]) -> dict[str, Any]:
-    names = {name for name in dir(kind) if not name.startswith("_")} - OF_CALLS.get(kind, set())
+def public_members(kind: type[Any]) -> dict[str, Any]:
+    names = {name for name in dir(kind) if not name.startswith("_")} - INTERNAL_METHODS.get(
+        kind, set()
+    )
     return {name: inspect.getattr_static(kind, name) for name in names}
 
 
-def blocking(annotation: str) -> str:
-    for word, twin in WORDS.items():
-        annotation = annotation.replace(word, twin)
+def to_sync(annotation: str) -> str:
+    for async_name, sync_name in SYNC_NAMES.items():
+        annotation = annotation.replace(async_name, sync_name)
     return annotation
 
 
-def seen(function: Callable[..., Any], translate: Callable[[str], str] = str) -> tuple[Any, ...]:
-    """Everything that a caller may rely on."""
+def describe(
+    function: Callable[..., Any], translate: Callable[[str], str] = str
+) -> tuple[Any, ...]:
+    """Return the parameters, the return type and the docstring of a function."""
     signature = inspect.signature(function)
     parameters = [
-        (each.name, each.kind, each.default, each.annotation)
-        for each in list(signature.parameters.values())[1:]
+        (parameter.name, parameter.kind, parameter.default, parameter.annotation)
+        for parameter in list(signature.parameters.values())[1:]
     ]
     return parameters, translate(str(signature.return_annotation)), without_await(function)
 
@@ -83,35 +90,39 @@ def without_await(documented: object) -> str:
     return text.replace("async for ", "for ").replace("async with ", "with ")
 
 
-PAIRS = [
-    pytest.param(theirs, ours, name, id=f"{ours.__name__}.{name}")
-    for theirs, ours in TWINS.items()
-    for name in sorted(public(theirs).keys() | public(ours).keys())
+MEMBERS = [
+    pytest.param(async_class, sync_class, name, id=f"{sync_class.__name__}.{name}")
+    for async_class, sync_class in SYNC_CLASSES.items()
+    for name in sorted(public_members(async_class).keys() | public_members(sync_class).keys())
 ]
 
 
-@pytest.mark.parametrize(("theirs", "ours", "name"), PAIRS)
-def test_every_call_has_its_twin(theirs: type[Any], ours: type[Any], name: str) -> None:
-    assert name in public(ours), "run `python3 dev.py generate`"
-    if f"        {name}: " in str(theirs.__doc__):  # an attribute, which may change
-        assert isinstance(public(ours)[name], property)
+@pytest.mark.parametrize(("async_class", "sync_class", "name"), MEMBERS)
+def test_every_member_has_a_sync_version(
+    async_class: type[Any], sync_class: type[Any], name: str
+) -> None:
+    assert name in public_members(sync_class), "run `python3 dev.py generate`"
+    if f"        {name}: " in str(async_class.__doc__):  # a plain attribute
+        assert isinstance(public_members(sync_class)[name], property)
         return
-    assert name in public(theirs), "only FoundryClient has it"
-    origin, twin = public(theirs)[name], public(ours)[name]
-    assert type(origin) is type(twin)
-    if isinstance(origin, property):
-        assert origin.fset is None
-        assert seen(origin.fget, blocking) == seen(twin.fget)  # type: ignore[arg-type]
+    assert name in public_members(async_class), "only FoundryClient has it"
+    async_member, sync_member = public_members(async_class)[name], public_members(sync_class)[name]
+    assert type(async_member) is type(sync_member)
+    if isinstance(async_member, property):
+        assert async_member.fset is None
+        assert describe(async_member.fget, to_sync) == describe(sync_member.fget)  # type: ignore[arg-type]
         return
-    assert seen(origin, blocking) == seen(twin)
-    variants = zip(typing.get_overloads(origin), typing.get_overloads(twin), strict=True)
-    for one, other in variants:
-        assert seen(one, blocking) == seen(other)
+    assert describe(async_member, to_sync) == describe(sync_member)
+    overloads = zip(
+        typing.get_overloads(async_member), typing.get_overloads(sync_member), strict=True
+    )
+    for async_overload, sync_overload in overloads:
+        assert describe(async_overload, to_sync) == describe(sync_overload)
 
 
-@pytest.mark.parametrize("ours", TWINS.values())
-def test_no_call_is_left_asynchronous(ours: type[Any]) -> None:
-    for name, value in public(ours).items():
+@pytest.mark.parametrize("sync_class", SYNC_CLASSES.values())
+def test_no_sync_call_is_asynchronous(sync_class: type[Any]) -> None:
+    for name, value in public_members(sync_class).items():
         function = value.fget if isinstance(value, property) else value
         assert not inspect.iscoroutinefunction(function), name
         assert not inspect.isasyncgenfunction(function), name
@@ -119,29 +130,33 @@ def test_no_call_is_left_asynchronous(ours: type[Any]) -> None:
         assert function.__doc__, name
 
 
-def test_both_clients_are_made_by_the_same_arguments() -> None:
-    assert seen(FoundryAPIClient.__init__) == seen(FoundryClient.__init__)
-    theirs, ours = str(FoundryAPIClient.__doc__), str(FoundryClient.__doc__)
-    assert ours.partition("    Args:")[2] == theirs.partition("    Args:")[2].replace(
+def test_both_clients_have_the_same_constructor() -> None:
+    assert describe(FoundryAPIClient.__init__) == describe(FoundryClient.__init__)
+    async_doc, sync_doc = str(FoundryAPIClient.__doc__), str(FoundryClient.__doc__)
+    assert sync_doc.partition("    Args:")[2] == async_doc.partition("    Args:")[2].replace(
         "`await ", "`"
     )
 
 
-def test_both_clients_have_the_same_attributes_and_none_has_calls_that_would_have_to_be_awaited(
+def test_both_clients_have_the_same_attributes(
     own_home: Path,
 ) -> None:
-    theirs, ours = FoundryAPIClient(home=own_home), FoundryClient(home=own_home)
-    names = {name for name in dir(theirs) if not name.startswith("_")}
-    assert names == {name for name in dir(ours) if not name.startswith("_")}
-    for name in names - GUARDS:
-        value = getattr(theirs, name)
+    async_client, sync_client = FoundryAPIClient(home=own_home), FoundryClient(home=own_home)
+    names = {name for name in dir(async_client) if not name.startswith("_")}
+    assert names == {name for name in dir(sync_client) if not name.startswith("_")}
+    for name in names - READ_ONLY:
+        value = getattr(async_client, name)
         if type(value).__module__.startswith("foundry_api") and has_calls(type(value)):
-            twins = [twin for kind, twin in TWINS.items() if isinstance(value, kind)]
-            assert [type(getattr(ours, name))] == twins, f"tools/generate_sync.py: {name}"
+            expected = [
+                sync_class
+                for async_class, sync_class in SYNC_CLASSES.items()
+                if isinstance(value, async_class)
+            ]
+            assert [type(getattr(sync_client, name))] == expected, f"tools/generate_sync.py: {name}"
 
 
 def has_calls(kind: type[Any]) -> bool:
-    functions = [value for value in public(kind).values() if callable(value)]
+    functions = [value for value in public_members(kind).values() if callable(value)]
     return any(
         inspect.iscoroutinefunction(function)
         or "Async" in str(getattr(function, "__annotations__", {}).get("return"))
@@ -149,12 +164,14 @@ def has_calls(kind: type[Any]) -> bool:
     )
 
 
-def test_every_twin_is_public() -> None:
-    assert sorted(sync.__all__) == sorted(twin.__name__ for twin in TWINS.values())
+def test_every_sync_class_is_public() -> None:
+    assert sorted(sync.__all__) == sorted(
+        sync_class.__name__ for sync_class in SYNC_CLASSES.values()
+    )
     assert set(sync.__all__) <= set(foundry_api.__all__)
 
 
-def test_the_files_are_what_the_generator_writes() -> None:
+def test_the_generated_files_are_up_to_date() -> None:
     script = ROOT / "tools" / "generate_sync.py"
     if not script.is_file():
         pytest.skip("not a checkout")
