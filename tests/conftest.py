@@ -1,4 +1,4 @@
-"""What every suite shares: waiting for conditions, and one real engine for the whole run."""
+"""Settings and fixtures of all tests, among them one real engine for the whole run."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ if TYPE_CHECKING:
     from foundry_api.engine.endpoint import Endpoint
 
 HOME = "FOUNDRY_TEST_HOME"
-"""Where the run's engine lives. Set by the process that starts the workers, read by them."""
+"""The home of the shared engine. Set by the main pytest process, read by its workers."""
 
 settings.register_profile(
     "load", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
-settings.load_profile("load")  # how long an example takes says how busy the machine is
+settings.load_profile("load")  # the duration of an example depends on the load of the machine
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep the developer's own settings and service out of the tests."""
+    """Isolate the tests from the developer's settings and service."""
     if _is_worker(config):
         return
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        # A shell's background job; so would be all programs that the tests interrupt with Ctrl-C.
+        # As in a background job of a shell. Child processes inherit it, and tests send them Ctrl-C.
         signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in [name for name in os.environ if name.startswith("FOUNDRY_")]:
         del os.environ[name]
@@ -48,7 +48,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Stop the run's engine, if any test started it, and leave nothing behind."""
+    """Stop the shared engine, if a test started it, and remove its home."""
     if _is_worker(config) or HOME not in os.environ:
         return
     home = Path(os.environ.pop(HOME))
@@ -62,7 +62,7 @@ def _is_worker(config: pytest.Config) -> bool:
 
 @pytest.fixture(autouse=True)
 def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Every test has a home of its own, so that none sees another's engine or the developer's."""
+    """Give every test its own home, without the engine of another test or of the developer."""
     home = tmp_path / "foundry-home"
     monkeypatch.setenv("FOUNDRY_HOME", str(home))
     return home
@@ -70,10 +70,11 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Endpoint:
-    """The run's one engine, with the demo model and the scripted ones. The first worker starts it.
+    """Return the shared engine with the demo model and the scripted models.
 
-    All workers use it at once: who takes a model out of memory needs an engine of his own.
-    It leaves with the run, or after ten idle minutes if the run is killed.
+    The first worker starts it, and all workers use it concurrently, so a test that unloads models
+    needs its own engine. It is stopped at the end of the run, or after ten idle minutes if the run
+    is killed.
     """
     builders = {"scripted": build, "embedder": build_embedder, "transcriber": build_transcriber}
     models = list(get_demo_models())
@@ -89,7 +90,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Endpoint:
 
 @pytest.fixture
 async def client(engine: Endpoint) -> AsyncIterator[FoundryAPIClient]:
-    """A client of the run's engine, which finds it as any program of the user would."""
+    """Return a client that finds the shared engine by its home."""
     async with FoundryAPIClient(
         home=Path(os.environ[HOME]), model="scripted", max_retries=0
     ) as client:

@@ -1,4 +1,4 @@
-"""What `FoundryAPIClient` promises, on the real engine with exact answers."""
+"""`FoundryAPIClient` on the real engine, with a model whose answers are known."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from support.scripted_model import completion_tokens, prompt_tokens, script
 HELLO = script("say-hello").text
 
 
-async def test_a_completion_has_the_whole_text(client: FoundryAPIClient) -> None:
+async def test_a_completion_has_the_full_text(client: FoundryAPIClient) -> None:
     response = await client.complete(prompt="say-hello")
 
     assert response.content == HELLO
@@ -28,7 +28,7 @@ async def test_every_byte_of_the_text_arrives(client: FoundryAPIClient, keyword:
     assert response.content == script(keyword).text
 
 
-async def test_usage_is_what_the_engine_counted(client: FoundryAPIClient) -> None:
+async def test_usage_has_the_token_counts_of_the_engine(client: FoundryAPIClient) -> None:
     messages = [Message("system", "Be brief."), Message("user", "say-hello")]
 
     response = await client.chat(messages)
@@ -39,7 +39,7 @@ async def test_usage_is_what_the_engine_counted(client: FoundryAPIClient) -> Non
     assert response.usage.total_tokens == expected + completion_tokens(HELLO)
 
 
-async def test_a_cut_answer_says_so(client: FoundryAPIClient) -> None:
+async def test_a_truncated_answer_has_finish_reason_length(client: FoundryAPIClient) -> None:
     response = await client.complete(prompt="say-hello", max_tokens=5)
 
     assert response.content == HELLO[:5]
@@ -47,7 +47,7 @@ async def test_a_cut_answer_says_so(client: FoundryAPIClient) -> None:
     assert response.usage.completion_tokens == 5
 
 
-async def test_a_stop_string_ends_the_answer_and_is_not_part_of_it(
+async def test_a_stop_string_ends_the_answer_and_is_removed(
     client: FoundryAPIClient,
 ) -> None:
     response = await client.complete(prompt="say-stop", stop=["STOP"])
@@ -56,7 +56,7 @@ async def test_a_stop_string_ends_the_answer_and_is_not_part_of_it(
     assert response.finish_reason == "stop"
 
 
-async def test_a_result_tells_where_its_time_went(client: FoundryAPIClient) -> None:
+async def test_a_result_has_its_timings(client: FoundryAPIClient) -> None:
     before = time.perf_counter()
     response = await client.complete(prompt="say-slowly", max_tokens=5)
     elapsed = time.perf_counter() - before
@@ -70,20 +70,20 @@ async def test_a_result_tells_where_its_time_went(client: FoundryAPIClient) -> N
     assert response.raw
 
 
-async def test_chunks_are_the_pieces_of_the_same_answer(client: FoundryAPIClient) -> None:
+async def test_chunks_add_up_to_the_answer(client: FoundryAPIClient) -> None:
     chunks = [chunk async for chunk in client.stream_complete(prompt="say-hello")]
 
     assert "".join(chunk.content for chunk in chunks) == HELLO
-    assert len(chunks) == len(HELLO) + 1, "one for each token, and the last with the facts"
-    *pieces, last = chunks
-    assert all(piece.finish_reason is None and piece.usage is None for piece in pieces)
+    assert len(chunks) == len(HELLO) + 1, "one for each token, and a last one with the usage"
+    *content_chunks, last = chunks
+    assert all(chunk.finish_reason is None and chunk.usage is None for chunk in content_chunks)
     assert last.finish_reason == "stop"
     assert last.usage is not None
     assert last.usage.completion_tokens == len(HELLO)
     assert last.timings is not None
 
 
-async def test_a_conversation_goes_to_the_engine_whole(client: FoundryAPIClient) -> None:
+async def test_all_messages_are_sent(client: FoundryAPIClient) -> None:
     messages = [
         {"role": "system", "content": "You are a parrot."},
         {"role": "user", "content": "say-hello"},
@@ -98,11 +98,13 @@ async def test_a_conversation_goes_to_the_engine_whole(client: FoundryAPIClient)
 
 
 @pytest.mark.parametrize("name", ["scripted", "SCRIPTED", "scripted:1", " Scripted:1 "])
-async def test_a_model_answers_to_any_form_of_its_name(client: FoundryAPIClient, name: str) -> None:
+async def test_a_model_is_found_by_any_form_of_its_name(
+    client: FoundryAPIClient, name: str
+) -> None:
     assert (await client.complete(prompt="say-hello", model=name)).content == HELLO
 
 
-async def test_prompt_and_max_tokens_beyond_the_context_are_told_in_numbers(
+async def test_context_overflow_has_the_token_counts(
     client: FoundryAPIClient,
 ) -> None:
     with pytest.raises(ContextOverflow) as caught:
@@ -114,10 +116,10 @@ async def test_prompt_and_max_tokens_beyond_the_context_are_told_in_numbers(
     assert error.model == "scripted:1"
 
 
-async def test_without_max_tokens_a_long_prompt_gets_what_room_is_left(
+async def test_without_max_tokens_a_long_prompt_gets_the_rest(
     client: FoundryAPIClient,
 ) -> None:
-    """The service would add its default of 2048 tokens and refuse."""
+    """The service's default of 2048 tokens would not fit into the context."""
     prompt = "x" * 7000 + " say-hello"
 
     response = await client.complete(prompt=prompt)
@@ -126,7 +128,7 @@ async def test_without_max_tokens_a_long_prompt_gets_what_room_is_left(
     assert [type(attempt.error) for attempt in response.attempts] == [ContextOverflow, type(None)]
 
 
-async def test_bad_arguments_are_refused_before_anything_is_looked_for() -> None:
+async def test_invalid_arguments_fail_before_connecting() -> None:
     client = FoundryAPIClient(base_url="http://127.0.0.1:1")
 
     with pytest.raises(InvalidRequest) as caught:
@@ -135,27 +137,27 @@ async def test_bad_arguments_are_refused_before_anything_is_looked_for() -> None
     assert caught.value.field == "temperature"
 
 
-async def test_fifty_callers_of_an_unloaded_model_load_it_once(client: FoundryAPIClient) -> None:
-    """Counted at the transport: the service would answer a second load all the same."""
+async def test_fifty_concurrent_calls_load_the_model_once(client: FoundryAPIClient) -> None:
+    """Requests are counted at the transport, as the service accepts a second load."""
     connection, _ = await client._backend.route("scripted")
     sent: list[str] = []
     send = connection.transport.send
 
-    async def counting(request):  # noqa: ANN001, ANN202 - the transport's own signature
+    async def count_and_send(request):  # noqa: ANN001, ANN202 - the transport's own signature
         sent.append(request.url)
         return await send(request)
 
-    connection.transport.send = counting  # type: ignore[method-assign]
+    connection.transport.send = count_and_send  # type: ignore[method-assign]
 
     responses = await asyncio.gather(*(client.complete(prompt="say-hello") for _ in range(50)))
 
     assert {response.content for response in responses} == {HELLO}
-    # A look, another one when it is this client's turn to load, the load, and a look at the result;
-    # where another test loaded it before, the first look is all.
+    # A query, another one inside the load lock, the load, and a query of the result;
+    # only the first query if another test has loaded the model.
     assert len([url for url in sent if "/models/load" in url]) in {1, 4}
 
 
-async def test_a_closed_client_says_so(client: FoundryAPIClient) -> None:
+async def test_a_closed_client_raises_client_closed(client: FoundryAPIClient) -> None:
     await client.close()
 
     with pytest.raises(ClientClosed):

@@ -1,4 +1,4 @@
-"""One client and several event loops: refused at once, or one after another; never a hang."""
+"""One client on several event loops: one after another works, concurrent use is an error."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ if TYPE_CHECKING:
 
     from foundry_api import Chunk
 
-    Way = Callable[[FoundryAPIClient], Coroutine[Any, Any, Any]]
+    ClientCall = Callable[[FoundryAPIClient], Coroutine[Any, Any, Any]]
 
 WAIT_S = 20.0
 
 
 @contextmanager
-def serving(*script: str | Stall) -> Iterator[str]:
-    """The base URL of a service on an event loop of its own."""
+def serve_in_thread(*script: str | Stall) -> Iterator[str]:
+    """Run a fake service on an event loop in another thread; return its base URL."""
     started, stop = threading.Event(), threading.Event()
-    found: list[str] = []
+    urls: list[str] = []
 
     async def serve() -> None:
         async with FakeService(*script) as service:
-            found.append(service.base_url)
+            urls.append(service.base_url)
             started.set()
             await asyncio.to_thread(stop.wait)
 
@@ -49,7 +49,7 @@ def serving(*script: str | Stall) -> Iterator[str]:
     thread.start()
     assert started.wait(WAIT_S)
     try:
-        yield found[0]
+        yield urls[0]
     finally:
         stop.set()
         thread.join(WAIT_S)
@@ -57,39 +57,39 @@ def serving(*script: str | Stall) -> Iterator[str]:
 
 @pytest.fixture
 def base_url() -> Iterator[str]:
-    with serving("Hello") as url:
+    with serve_in_thread("Hello") as url:
         yield url
 
 
-def outcome(call: Callable[[], Any]) -> Any:
+def get_outcome(call: Callable[[], Any]) -> Any:
     try:
         return call()
-    except BaseException as error:  # noqa: BLE001 - the test looks at it
+    except BaseException as error:  # noqa: BLE001 - the test checks it
         return error
 
 
-def in_threads(calls: list[Callable[[], Any]]) -> list[Any]:
-    """What comes of calls that are made at once, each in a thread of its own."""
+def run_in_threads(calls: list[Callable[[], Any]]) -> list[Any]:
+    """Start calls at the same time, each in its own thread; return results and exceptions."""
     barrier = threading.Barrier(len(calls))
 
-    def one(call: Callable[[], Any]) -> Any:
+    def start(call: Callable[[], Any]) -> Any:
         barrier.wait(WAIT_S)
-        return outcome(call)
+        return get_outcome(call)
 
     with ThreadPoolExecutor(len(calls)) as threads:
-        return [future.result(WAIT_S) for future in [threads.submit(one, call) for call in calls]]
+        return [future.result(WAIT_S) for future in [threads.submit(start, call) for call in calls]]
 
 
 async def stream(client: FoundryAPIClient) -> str:
     return "".join([chunk.content async for chunk in client.stream_complete("Hi")])
 
 
-async def read_on(chunks: AsyncGenerator[Chunk]) -> None:
+async def read_rest(chunks: AsyncGenerator[Chunk]) -> None:
     async for _ in chunks:
         pass
 
 
-async def end(chunks: AsyncGenerator[Chunk]) -> None:
+async def close_stream(chunks: AsyncGenerator[Chunk]) -> None:
     await chunks.aclose()
 
 
@@ -97,7 +97,7 @@ async def complete(client: FoundryAPIClient) -> str:
     return (await client.complete("Hi", temperature=0)).content
 
 
-async def look(client: FoundryAPIClient) -> str:
+async def list_models(client: FoundryAPIClient) -> str:
     await client.models.list()
     return "Hello"
 
@@ -112,45 +112,56 @@ async def respond(client: FoundryAPIClient) -> str:
     return "Hello"
 
 
-def run(way: Way, client: FoundryAPIClient) -> Any:
-    return asyncio.run(way(client))
+def run(client_call: ClientCall, client: FoundryAPIClient) -> Any:
+    return asyncio.run(client_call(client))
 
 
-WAYS: list[Way] = [complete, stream, look, respond, embed, complete, stream, look]
+CLIENT_CALLS: list[ClientCall] = [
+    complete,
+    stream,
+    list_models,
+    respond,
+    embed,
+    complete,
+    stream,
+    list_models,
+]
 
 
 @pytest.mark.parametrize(
     "options", [{}, {"cache": True}, {"limiter": LimiterSettings(concurrency=1)}]
 )
-def test_calls_from_several_loops_at_once_are_answered_or_refused(
-    base_url: str, options: dict[str, Any]
-) -> None:
+def test_calls_on_concurrent_loops_succeed_or_raise(base_url: str, options: dict[str, Any]) -> None:
     if options.pop("cache", False):
         options = {"cache": MemoryCache()}
     for _ in range(5):
         client = FoundryAPIClient(base_url, model="fake", **options)
-        calls = [partial(run, way, client) for way in WAYS]
-        for told in in_threads(calls):
-            assert told == "Hello" or isinstance(told, FoundryError), told
+        calls = [partial(run, client_call, client) for client_call in CLIENT_CALLS]
+        for outcome in run_in_threads(calls):
+            assert outcome == "Hello" or isinstance(outcome, FoundryError), outcome
         assert asyncio.run(complete(client)) == "Hello"
         asyncio.run(client.close())
 
 
-@pytest.mark.parametrize("way", [complete, stream, look, respond, embed, FoundryAPIClient.close])
-def test_a_second_loop_is_refused_while_the_first_one_runs(base_url: str, way: Way) -> None:
+@pytest.mark.parametrize(
+    "client_call", [complete, stream, list_models, respond, embed, FoundryAPIClient.close]
+)
+def test_a_second_loop_is_rejected_while_the_first_one_runs(
+    base_url: str, client_call: ClientCall
+) -> None:
     async def main() -> None:
         async with FoundryAPIClient(base_url, model="fake") as client:
             assert await complete(client) == "Hello"
-            refused = await asyncio.to_thread(outcome, partial(run, way, client))
-            assert isinstance(refused, InvalidRequest)
-            assert "another event loop" in str(refused)
-            assert "FoundryClient" in str(refused)
+            error = await asyncio.to_thread(get_outcome, partial(run, client_call, client))
+            assert isinstance(error, InvalidRequest)
+            assert "another event loop" in str(error)
+            assert "FoundryClient" in str(error)
             assert await complete(client) == "Hello"
 
     asyncio.run(main())
 
 
-def test_one_loop_after_another_is_served(base_url: str) -> None:
+def test_a_client_works_on_one_loop_after_another(base_url: str) -> None:
     client = FoundryAPIClient(base_url, model="fake")
     for _ in range(3):
         assert asyncio.run(complete(client)) == "Hello"
@@ -158,9 +169,9 @@ def test_one_loop_after_another_is_served(base_url: str) -> None:
     asyncio.run(client.close())
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of the connection that was dropped
-def test_a_loop_that_was_dropped_in_the_middle_of_a_call_keeps_no_turn() -> None:
-    with serving(Stall(after="Hello"), "Hello") as base_url:
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of the abandoned connection
+def test_a_loop_closed_during_a_call_releases_its_slot() -> None:
+    with serve_in_thread(Stall(after="Hello"), "Hello") as base_url:
         client = FoundryAPIClient(base_url, model="fake", limiter=LimiterSettings(concurrency=1))
         loop = asyncio.new_event_loop()
         chunks = client.stream_complete("Hi")
@@ -179,65 +190,65 @@ def test_a_loop_that_was_dropped_in_the_middle_of_a_call_keeps_no_turn() -> None
         assert client.limiter.statistics().in_flight == 0
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of the connection that was dropped
-@pytest.mark.parametrize("session", [False, True], ids=["direct", "session"])
-@pytest.mark.parametrize("ended", [True, False], ids=["ended", "stopped"])
-@pytest.mark.parametrize("script", [Stall(after="Hello"), "Hello"], ids=["broken off", "done"])
-def test_a_client_is_closed_on_another_loop_than_it_was_used_on(
-    *, script: str | Stall, ended: bool, session: bool
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of the abandoned connection
+@pytest.mark.parametrize("use_session", [False, True], ids=["loopback", "session"])
+@pytest.mark.parametrize("loop_closed", [True, False], ids=["closed", "stopped"])
+@pytest.mark.parametrize("script", [Stall(after="Hello"), "Hello"], ids=["unfinished", "finished"])
+def test_a_client_can_be_closed_on_another_loop(
+    *, script: str | Stall, loop_closed: bool, use_session: bool
 ) -> None:
     loop = asyncio.new_event_loop()
-    with serving(script) as base_url:
+    with serve_in_thread(script) as base_url:
         client = FoundryAPIClient(base_url, model="fake")
-        if session:
+        if use_session:
             client._backend._transport = HttpTransport(use_loopback=lambda _: False)
         chunks = client.stream_complete("Hi")
         try:
             assert loop.run_until_complete(anext(chunks)).content == "Hello"
             if script == "Hello":
-                loop.run_until_complete(read_on(chunks))
-            if ended:
+                loop.run_until_complete(read_rest(chunks))
+            if loop_closed:
                 loop.close()
             asyncio.run(client.close())
-            asyncio.run(end(chunks))
+            asyncio.run(close_stream(chunks))
         finally:
-            if not ended:
+            if not loop_closed:
                 loop.run_until_complete(asyncio.sleep(0))
             loop.close()
             del chunks, client, loop
             gc.collect()
 
 
-def test_a_call_whose_loop_was_dropped_while_it_connected_is_collected_in_silence() -> None:
+def test_a_call_abandoned_while_connecting_gives_no_warning() -> None:
     client = FoundryAPIClient("http://127.0.0.1:1", model="fake")
     call = client.complete("Hi")
 
-    async def begin() -> None:
+    async def start() -> None:
         call.send(None)
 
-    asyncio.run(begin())
+    asyncio.run(start())
     call.close()
     asyncio.run(client.close())
 
 
-def test_a_blocking_client_serves_threads_and_loops_alike(base_url: str) -> None:
+def test_a_sync_client_works_in_several_threads(base_url: str) -> None:
     with FoundryClient(base_url, model="fake") as client:
-        told = in_threads([lambda: client.complete("Hi").content] * 8)
-    assert told == ["Hello"] * 8
+        answers = run_in_threads([lambda: client.complete("Hi").content] * 8)
+    assert answers == ["Hello"] * 8
 
 
-def test_langchain_keeps_one_client_for_each_loop(base_url: str) -> None:
+def test_langchain_has_one_client_per_loop(base_url: str) -> None:
     langchain = pytest.importorskip("foundry_api.integrations.langchain")
     model = langchain.ChatFoundryLocal(base_url=base_url, model="fake")
 
     async def call() -> str:
         return (await model.ainvoke("Hi")).text
 
-    async def several() -> list[str]:
+    async def call_three_times() -> list[str]:
         return list(await asyncio.gather(*(call() for _ in range(3))))
 
     for _ in range(5):
-        assert in_threads([lambda: asyncio.run(several())] * 4) == [["Hello"] * 3] * 4
+        assert run_in_threads([lambda: asyncio.run(call_three_times())] * 4) == [["Hello"] * 3] * 4
     clients = model._own_async_clients._clients
     assert len(clients) <= 4
     assert asyncio.run(call()) == "Hello"

@@ -63,9 +63,9 @@ def test_cache_example_sends_each_request_once() -> None:
     assert lines[2].startswith("answered by the engine in ")
     assert lines[3].startswith("answered from the cache in ")
     assert "of 10 calls at once, 1 went to the engine" in lines
-    again = run(str(ROOT / "examples" / "cache.py"))
-    assert again.stdout.splitlines()[2].startswith("answered from the cache in ")
-    assert "of 10 calls at once, 0 went to the engine" in again.stdout
+    second_run = run(str(ROOT / "examples" / "cache.py"))
+    assert second_run.stdout.splitlines()[2].startswith("answered from the cache in ")
+    assert "of 10 calls at once, 0 went to the engine" in second_run.stdout
 
 
 def test_embeddings_example_finds_the_most_similar_note() -> None:

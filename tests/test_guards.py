@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from foundry_api import Event
 
 OPEN_S = 0.05
-QUICK = BreakerSettings(minimum_calls=2, window_calls=4, open_s=OPEN_S, open_cap_s=OPEN_S)
+FAST_BREAKER = BreakerSettings(minimum_calls=2, window_calls=4, open_s=OPEN_S, open_cap_s=OPEN_S)
 
 
-async def outcome(client: FoundryAPIClient, prompt: str = "Hi") -> str:
+async def get_outcome(client: FoundryAPIClient, prompt: str = "Hi") -> str:
     try:
         return (await client.complete(prompt)).content
     except errors.FoundryError as error:
@@ -40,19 +40,21 @@ async def test_open_breaker_rejects_calls_until_one_probe_succeeds() -> None:
     changes: list[Event] = []
     async with (
         FakeService(*script) as service,
-        FoundryAPIClient(service.base_url, model="fake", max_retries=0, breaker=QUICK) as client,
+        FoundryAPIClient(
+            service.base_url, model="fake", max_retries=0, breaker=FAST_BREAKER
+        ) as client,
     ):
         client.events.subscribe(changes.append, BreakerChanged)
-        assert [await outcome(client) for _ in range(2)] == ["ServerError"] * 2
+        assert [await get_outcome(client) for _ in range(2)] == ["ServerError"] * 2
         with pytest.raises(errors.CircuitOpen, match="2 of the last 2 calls failed") as caught:
             await client.complete("Hi")
         assert 0 < caught.value.retry_after_s <= OPEN_S
         assert len(service.requests) == 2
         await asyncio.sleep(2 * OPEN_S)
-        outcomes = await asyncio.gather(*(outcome(client) for _ in range(50)))
+        outcomes = await asyncio.gather(*(get_outcome(client) for _ in range(50)))
         assert sorted(outcomes) == ["CircuitOpen"] * 49 + ["Hello"]
         assert len(service.requests) == 3
-        assert await outcome(client) == "Hello"
+        assert await get_outcome(client) == "Hello"
     states = [change.new for change in changes if isinstance(change, BreakerChanged)]
     assert states == ["open", "half-open", "closed"]
 
@@ -70,26 +72,28 @@ async def test_half_open_breaker_probes_the_status_before_a_call() -> None:
 
     async with (
         ScriptedServer(dies) as server,
-        FoundryAPIClient(server.base_url, model="tiny", max_retries=0, breaker=QUICK) as client,
+        FoundryAPIClient(
+            server.base_url, model="tiny", max_retries=0, breaker=FAST_BREAKER
+        ) as client,
     ):
-        assert [await outcome(client) for _ in range(2)] == ["ServiceCrashed"] * 2
+        assert [await get_outcome(client) for _ in range(2)] == ["ServiceCrashed"] * 2
         sent = len(server.requests)
         await server.stop()
         await asyncio.sleep(2 * OPEN_S)
-        assert await outcome(client) == "ServiceNotRunning"
+        assert await get_outcome(client) == "ServiceNotRunning"
         assert client.breaker.state == "open"
         assert len(server.requests) == sent
 
 
 async def test_outage_costs_one_request_per_call_once_the_budget_is_spent() -> None:
-    never = BreakerSettings(minimum_calls=1000, window_calls=1000)
+    never_open = BreakerSettings(minimum_calls=1000, window_calls=1000)
     async with (
         FakeService(ErrorReply()) as service,
-        FoundryAPIClient(service.base_url, model="fake", breaker=never) as client,
+        FoundryAPIClient(service.base_url, model="fake", breaker=never_open) as client,
     ):
         with skip_sleeps():
             for _ in range(100):
-                await outcome(client)
+                await get_outcome(client)
             with pytest.raises(errors.ServerError, match="retry budget is spent"):
                 await client.complete("Hi")
     assert len(service.requests) == 101 + 100  # the callers, and the budget
@@ -114,9 +118,9 @@ async def test_next_model_is_used_if_the_first_is_missing() -> None:
 
 
 async def test_failover_to_the_next_service_is_immediate() -> None:
-    nobody = await get_unused_url()
+    unused_url = await get_unused_url()
     async with FakeService(ErrorReply()) as failing, FakeService("Hello") as working:
-        urls = [nobody, failing.base_url, working.base_url]
+        urls = [unused_url, failing.base_url, working.base_url]
         async with FoundryAPIClient(base_urls=urls, model="fake", max_retries=0) as client:
             with skip_sleeps() as waits:
                 answers = [await client.complete("Hi") for _ in range(3)]
@@ -152,11 +156,11 @@ async def test_call_beyond_the_queue_is_rejected_at_once() -> None:
         FakeService(Stall(after="a")) as service,
         FoundryAPIClient(service.base_url, model="fake", limiter=limits) as client,
     ):
-        busy = client.stream_complete("Hi")
-        await anext(busy)
+        stream = client.stream_complete("Hi")
+        await anext(stream)
         with pytest.raises(errors.QueueFull) as caught:
             await client.complete("Hi")
-        await busy.aclose()
+        await stream.aclose()
     assert caught.value.service == service.base_url
     assert len(service.requests) == 1
 
@@ -167,11 +171,11 @@ async def test_deadline_limits_the_time_in_the_queue() -> None:
         FakeService(Stall(after="a")) as service,
         FoundryAPIClient(service.base_url, model="fake", limiter=limits) as client,
     ):
-        busy = client.stream_complete("Hi")
-        await anext(busy)
+        stream = client.stream_complete("Hi")
+        await anext(stream)
         with deadline(0.05), pytest.raises(errors.DeadlineExceeded) as caught:
             await client.complete("Hi")
-        await busy.aclose()
+        await stream.aclose()
     assert (caught.value.stage, caught.value.limit_s) == ("waiting for its turn", 0.05)
     assert len(service.requests) == 1
 
@@ -200,7 +204,7 @@ async def test_closing_the_client_ends_a_stream_with_the_reason() -> None:
 
 
 async def test_every_call_is_counted_whatever_its_outcome() -> None:
-    ends: list[Event] = []
+    ended_events: list[Event] = []
     script = (
         "Hello",
         ErrorReply(400, "Invalid request: x"),
@@ -211,8 +215,8 @@ async def test_every_call_is_counted_whatever_its_outcome() -> None:
         FakeService(*script) as service,
         FoundryAPIClient(service.base_url, model="fake", max_retries=0) as client,
     ):
-        client.events.subscribe(ends.append, CallEnded)
-        outcomes = [await outcome(client) for _ in range(3)]
+        client.events.subscribe(ended_events.append, CallEnded)
+        outcomes = [await get_outcome(client) for _ in range(3)]
         stream = client.stream_complete("Hi")
         await anext(stream)
         await stream.aclose()
@@ -220,4 +224,4 @@ async def test_every_call_is_counted_whatever_its_outcome() -> None:
     assert outcomes == ["Hello", "InvalidRequest", "StreamInterrupted"]
     assert (series.answered, series.failed, series.cancelled) == (1, 2, 1)
     assert series.errors == {"InvalidRequest": 1, "StreamInterrupted": 1}
-    assert len(ends) == series.calls == 4
+    assert len(ended_events) == series.calls == 4

@@ -1,4 +1,4 @@
-"""The documented use, word for word, on the real engine with the demo model."""
+"""The documented examples, on the real engine with the demo model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 async def test_the_documented_example_works(own_home: Path) -> None:
-    """As DESIGN.md and the README show it: no service is running, so an engine is started."""
+    """No service is running, so the client starts an engine."""
     client = FoundryAPIClient()
     try:
         response = await client.complete(
@@ -49,86 +49,86 @@ async def test_the_documented_example_works(own_home: Path) -> None:
         await client.close()
 
 
-async def test_the_default_model_says_how_to_get_it_and_what_works_now(
+async def test_a_missing_model_has_a_hint(
     client: FoundryAPIClient,
 ) -> None:
     with pytest.raises(CatalogUnavailable) as caught:
         await client.complete(prompt="hello", model="phi-4-mini")
 
-    told = str(caught.value)
-    assert "foundry-api models pull phi-4-mini" in told
-    assert "--model demo` works now" in told
+    message = str(caught.value)
+    assert "foundry-api models pull phi-4-mini" in message
+    assert "--model demo` works now" in message
 
 
-async def leave_early(client: FoundryAPIClient) -> None:
+async def close_early(client: FoundryAPIClient) -> None:
     """Close a stream after its first chunk."""
     async with aclosing(client.stream_complete("say-at-a-crawl", model="scripted")) as chunks:
         await anext(chunks)
 
 
 async def break_out(client: FoundryAPIClient) -> None:
-    """Leave the loop as most people do, without closing anything."""
+    """Break out of the loop without closing the stream."""
     async for _ in client.stream_complete("say-at-a-crawl", model="scripted"):
         break
 
 
 async def cancel(client: FoundryAPIClient) -> None:
-    """Cancel the task that waits for a whole answer, when the engine is in the middle of it."""
+    """Cancel a call while the engine generates its answer."""
     call = asyncio.create_task(client.complete("say-at-a-crawl", model="scripted"))
-    await busy(client)
+    await wait_until_busy(client)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
 
 
 async def time_out(client: FoundryAPIClient) -> None:
-    """Let the bound on silence fall between two tokens."""
+    """Let the read timeout expire between two tokens."""
     with pytest.raises(ReadTimeout):
         await client.complete("say-at-a-crawl", model="scripted", timeout=0.04)
 
 
-async def engine_cpu_s(client: FoundryAPIClient) -> float:
-    """Processor time that the client's engine has used."""
+async def get_engine_cpu_s(client: FoundryAPIClient) -> float:
+    """Return the CPU time that the client's engine has used."""
     connection, _ = await client._backend.route("scripted")
     times = psutil.Process(connection.endpoint.pid).cpu_times()
     return times.user + times.system
 
 
-async def busy(client: FoundryAPIClient) -> None:
+async def wait_until_busy(client: FoundryAPIClient) -> None:
     """Wait until the engine computes tokens."""
-    before = await engine_cpu_s(client)
-    while await engine_cpu_s(client) < before + 0.3:  # noqa: ASYNC110 - a process sets no event
+    before = await get_engine_cpu_s(client)
+    while await get_engine_cpu_s(client) < before + 0.3:  # noqa: ASYNC110 - a process sets no event
         await asyncio.sleep(0.01)
 
 
-async def idle(client: FoundryAPIClient) -> None:
-    """Wait until half a second costs the engine less than a third of a token."""
+async def wait_until_idle(client: FoundryAPIClient) -> None:
+    """Wait until the engine uses less than 50 ms of CPU time in 0.5 s; a token takes 150 ms."""
     spent_s = before = math.inf
     while spent_s >= 0.05:
         await asyncio.sleep(0.5)
-        now = await engine_cpu_s(client)
-        spent_s, before = abs(now - before), now
+        cpu_s = await get_engine_cpu_s(client)
+        spent_s, before = abs(cpu_s - before), cpu_s
 
 
-@pytest.mark.parametrize("leave", [leave_early, break_out, cancel, time_out])
-async def test_leaving_a_call_frees_the_engine(
-    leave: Callable[[FoundryAPIClient], Awaitable[None]], own_home: Path, tmp_path: Path
+@pytest.mark.parametrize("abandon_call", [close_early, break_out, cancel, time_out])
+async def test_an_abandoned_call_frees_the_engine(
+    abandon_call: Callable[[FoundryAPIClient], Awaitable[None]], own_home: Path, tmp_path: Path
 ) -> None:
-    """The answers have no end, so an engine that is not freed is never idle again.
+    """The answers are endless, so an engine that is not freed is never idle again.
 
-    How soon it is, bench/cancellation.py measures: a machine that is busy itself would say nothing.
+    bench/cancellation.py measures the delay, which depends on the load of the machine.
     """
     build(tmp_path / "scripted")
     async with FoundryAPIClient(service="embedded", home=own_home) as client:
         await client.models.register(tmp_path / "scripted", "scripted")
         await client.complete("say-hello", model="scripted")
 
-        await leave(client)
+        await abandon_call(client)
         async with asyncio.timeout(30):
-            await idle(client)
+            await wait_until_idle(client)
 
 
-async def test_a_killed_engine_is_started_again_for_the_next_call(own_home: Path) -> None:
+async def test_a_killed_engine_is_restarted_by_the_next_call(own_home: Path) -> None:
     async with FoundryAPIClient(service="embedded", home=own_home) as client:
         first = await client.complete("Say hello", model="demo", temperature=0)
         connection, _ = await client._backend.route("demo")
@@ -141,7 +141,7 @@ async def test_a_killed_engine_is_started_again_for_the_next_call(own_home: Path
         assert (await client.health_check()).status == "healthy"
 
 
-def test_one_client_serves_several_event_loops_one_after_another(own_home: Path) -> None:
+def test_a_client_keeps_its_engine_across_event_loops(own_home: Path) -> None:
     client = FoundryAPIClient(service="embedded", home=own_home)
 
     first = asyncio.run(client.complete("Say hello", model="demo", temperature=0))
@@ -152,8 +152,8 @@ def test_one_client_serves_several_event_loops_one_after_another(own_home: Path)
     assert first.service == second.service
 
 
-def test_a_program_in_developers_mode_gets_the_same_answers(engine: Endpoint) -> None:
-    """There aiohttp is strict by itself, and 2.x names the type of its streams twice."""
+def test_a_program_in_development_mode_works(engine: Endpoint) -> None:
+    """In this mode aiohttp parses strictly, and 2.x sends Content-Type twice in streams."""
     program = (
         "import asyncio, sys\n"
         "from foundry_api import FoundryAPIClient\n"

@@ -1,6 +1,4 @@
-"""docs/openai-sdk.md: its code runs, with the real `openai` on the real engine; what it warns of
-is so.
-"""
+"""The code and the limitations in docs/openai-sdk.md, with the `openai` SDK on the real engine."""
 
 from __future__ import annotations
 
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
 PAGE = Path(__file__).parents[1] / "docs" / "openai-sdk.md"
 
 
-def blocks(language: str) -> list[str]:
+def get_code_blocks(language: str) -> list[str]:
     text = PAGE.read_text(encoding="utf-8")
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
@@ -44,8 +42,8 @@ def run(*command: str) -> str:
     return done.stdout
 
 
-def test_the_pages_program_answers(engine: Endpoint) -> None:
-    capital, *story, city = run("-c", "\n".join(blocks("python"))).splitlines()
+def test_the_documented_program_runs(engine: Endpoint) -> None:
+    capital, *story, city = run("-c", "\n".join(get_code_blocks("python"))).splitlines()
 
     assert "Paris" in capital
     assert re.fullmatch(r"\d+ tokens", story[-1])
@@ -53,9 +51,9 @@ def test_the_pages_program_answers(engine: Endpoint) -> None:
     assert city in {"Berlin", "Paris", "Rome"}
 
 
-def test_the_pages_commands_run(engine: Endpoint) -> None:
-    (told,) = blocks("console")
-    commands = [line.removeprefix("$ foundry-api ").split() for line in told.splitlines()]
+def test_the_documented_commands_run(engine: Endpoint) -> None:
+    (console,) = get_code_blocks("console")
+    commands = [line.removeprefix("$ foundry-api ").split() for line in console.splitlines()]
     assert commands[0] == ["up"]
     for command in commands[1:]:
         assert run("-m", "foundry_api", *command)
@@ -70,35 +68,35 @@ def openai(engine: Endpoint) -> Iterator[OpenAI]:
             yield sdk
 
 
-SAID: Any = [{"role": "user", "content": "say-stop"}]
+MESSAGES: Any = [{"role": "user", "content": "say-stop"}]
 
 
-def test_an_alias_is_not_found_and_a_full_id_is(openai: OpenAI) -> None:
+def test_a_model_is_found_by_its_id_and_not_by_its_alias(openai: OpenAI) -> None:
     with pytest.raises(NotFoundError):
-        openai.chat.completions.create(model="scripted", messages=SAID)
-    answer = openai.chat.completions.create(model="scripted:1", messages=SAID, stop=["STOP"])
+        openai.chat.completions.create(model="scripted", messages=MESSAGES)
+    answer = openai.chat.completions.create(model="scripted:1", messages=MESSAGES, stop=["STOP"])
     assert answer.choices[0].message.content == "one two "
 
 
-def test_the_sdks_own_form_of_a_schema_allows_any_json(openai: OpenAI) -> None:
-    """What the scripted model says is JSON, and no number."""
-    said: Any = [{"role": "user", "content": "say-json"}]
+def test_the_sdks_form_of_a_schema_allows_any_json(openai: OpenAI) -> None:
+    """The scripted model answers with JSON that is not a number."""
+    messages: Any = [{"role": "user", "content": "say-json"}]
     schema = {"type": "number"}
     wrapped: Any = {"name": "answer", "schema": schema, "strict": True}
 
-    def answer(form: Any) -> str | None:
-        told = openai.chat.completions.create(
+    def complete_with(json_schema: Any) -> str | None:
+        completion = openai.chat.completions.create(
             model="scripted:1",
-            messages=said,
-            response_format={"type": "json_schema", "json_schema": form},
+            messages=messages,
+            response_format={"type": "json_schema", "json_schema": json_schema},
             max_tokens=100,
         )
-        return told.choices[0].message.content
+        return completion.choices[0].message.content
 
-    assert answer(wrapped) == script("say-json").text
-    assert answer({**schema, **wrapped}) != script("say-json").text
+    assert complete_with(wrapped) == script("say-json").text
+    assert complete_with({**schema, **wrapped}) != script("say-json").text
 
 
-def test_prompt_and_max_tokens_beyond_the_context_are_refused(openai: OpenAI) -> None:
+def test_context_overflow_is_a_bad_request(openai: OpenAI) -> None:
     with pytest.raises(BadRequestError):
-        openai.chat.completions.create(model="scripted:1", messages=SAID, max_tokens=9000)
+        openai.chat.completions.create(model="scripted:1", messages=MESSAGES, max_tokens=9000)

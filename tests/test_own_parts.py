@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 class OwnCache(ResponseCache):
     """A cache with one method that fails or is replaced."""
 
-    def __init__(self, name: str, instead: Callable[..., Any]) -> None:
+    def __init__(self, name: str, replacement: Callable[..., Any]) -> None:
         # `ResponseCache.__init__` is not called: a user may forget that.
         self.answers: dict[str, bytes] = {}
-        setattr(self, name, instead)
+        setattr(self, name, replacement)
 
     async def get(self, key: str) -> bytes | None:
         return self.answers.get(key)
@@ -51,7 +51,7 @@ class OwnCache(ResponseCache):
         return CacheStats()
 
 
-def later(function: Callable[..., Any]) -> Callable[..., Any]:
+def make_async(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     async def call(*arguments: Any, **named: Any) -> Any:
         await asyncio.sleep(0)
@@ -67,7 +67,7 @@ async def test_call_continues_without_a_failing_cache(
 ) -> None:
     failing = raiser(failure)
     is_async = name in {"get", "put", "close"}
-    cache = OwnCache(name, later(failing) if is_async else failing)
+    cache = OwnCache(name, make_async(failing) if is_async else failing)
     async with FakeService("Hello") as service:
         async with FoundryAPIClient(service.base_url, model="fake", cache=cache) as client:
             assert client.cache is cache
@@ -83,14 +83,14 @@ async def test_call_continues_without_a_failing_cache(
 @pytest.mark.parametrize("when", ["entering", "leaving"])
 async def test_failing_cache_lock_is_ignored(when: str, failure: type[BaseException]) -> None:
     @asynccontextmanager
-    async def turn(_key: str) -> AsyncIterator[None]:
+    async def lock(_key: str) -> AsyncIterator[None]:
         if when == "entering":
             raise failure("oops")
         yield
         raise failure("oops")
 
     async with FakeService("Hello") as service:
-        cache = OwnCache("lock", turn)
+        cache = OwnCache("lock", lock)
         async with FoundryAPIClient(service.base_url, model="fake", cache=cache) as client:
             assert (await client.complete("Hi", temperature=0)).content == "Hello"
             assert cache.answers
@@ -99,7 +99,7 @@ async def test_failing_cache_lock_is_ignored(when: str, failure: type[BaseExcept
 @pytest.mark.parametrize("answer", ["text", 5, bytearray(b"x"), b"damaged", [b"x"]])
 async def test_cached_value_that_is_not_bytes_is_ignored(answer: object) -> None:
     async with FakeService("Hello") as service:
-        cache = OwnCache("get", later(lambda _key: answer))
+        cache = OwnCache("get", make_async(lambda _key: answer))
         async with FoundryAPIClient(service.base_url, model="fake", cache=cache) as client:
             assert (await client.complete("Hi", temperature=0)).content == "Hello"
 
@@ -158,7 +158,7 @@ class OwnTransport:
 async def test_error_of_a_transport_becomes_a_typed_error(
     name: str, failure: type[BaseException]
 ) -> None:
-    transport: Any = OwnTransport(**{name: later(raiser(failure))})
+    transport: Any = OwnTransport(**{name: make_async(raiser(failure))})
     async with FakeService("Hello") as service:
         async with FoundryAPIClient(service.base_url, model="fake", transport=transport) as client:
             with pytest.raises(HookFailed, match=f"transport: {name} failed: .*{failure.__name__}"):
@@ -181,31 +181,31 @@ async def test_response_that_cannot_be_closed_is_logged(
 
 
 @pytest.mark.parametrize(
-    ("methods", "words"),
+    ("methods", "message"),
     [
-        ({"send": later(lambda _: None)}, "send returned NoneType"),
-        ({"send": later(lambda _: "answer")}, "send returned str"),
-        ({"read": later(lambda: "text")}, "read returned str"),
-        ({"read": later(lambda: None)}, "read returned NoneType"),
+        ({"send": make_async(lambda _: None)}, "send returned NoneType"),
+        ({"send": make_async(lambda _: "answer")}, "send returned str"),
+        ({"read": make_async(lambda: "text")}, "read returned str"),
+        ({"read": make_async(lambda: None)}, "read returned NoneType"),
         ({"status": "200"}, "send returned OwnResponse"),
         ({"headers": None}, "send returned OwnResponse"),
     ],
 )
-async def test_transport_that_returns_no_response(methods: dict[str, Any], words: str) -> None:
+async def test_transport_that_returns_no_response(methods: dict[str, Any], message: str) -> None:
     transport: Any = OwnTransport(**methods)
     async with FakeService("Hello") as service:
         async with FoundryAPIClient(service.base_url, model="fake", transport=transport) as client:
-            with pytest.raises(HookFailed, match=words) as caught:
+            with pytest.raises(HookFailed, match=message) as caught:
                 await client.complete("Hi")
         assert "Transport" in (caught.value.hint or "")
         await transport.aclose()
 
 
 async def test_error_of_this_package_passes_unchanged() -> None:
-    async def broken() -> bytes:
+    async def fail_to_read() -> bytes:
         raise StreamInterrupted("the tunnel fell")
 
-    transport: Any = OwnTransport(read=broken)
+    transport: Any = OwnTransport(read=fail_to_read)
     async with FakeService("Hello") as service:
         client = FoundryAPIClient(
             service.base_url, model="fake", transport=transport, max_retries=0

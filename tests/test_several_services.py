@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from faults.hostile import Peer, Script
 
 
-def serving(gate: asyncio.Event | None = None) -> Script:
-    """A service of SDK 2.1 with one model, which answers once the gate is open."""
+def make_service_script(gate: asyncio.Event | None = None) -> Script:
+    """Make the script of a service of SDK 2.1, which answers once the gate is open."""
 
     async def script(peer: Peer) -> None:
         while True:
@@ -44,7 +44,7 @@ def serving(gate: asyncio.Event | None = None) -> Script:
     return script
 
 
-def chats(server: ScriptedServer) -> int:
+def count_chat_requests(server: ScriptedServer) -> int:
     return sum(request.path.endswith("/chat/completions") for request in server.requests)
 
 
@@ -53,7 +53,7 @@ def chats(server: ScriptedServer) -> int:
 async def test_burst_at_unloaded_services_is_distributed(
     limits: LimiterSettings, size: int
 ) -> None:
-    servers = [ScriptedServer(serving()) for _ in range(size)]
+    servers = [ScriptedServer(make_service_script()) for _ in range(size)]
     for server in servers:
         await server.__aenter__()
     urls = [server.base_url for server in servers]
@@ -62,7 +62,7 @@ async def test_burst_at_unloaded_services_is_distributed(
             async with asyncio.timeout(20):
                 await asyncio.gather(*(client.complete("Hi") for _ in range(24)))
         assert all(not service.attempts for service in client.services)
-    counts = [chats(server) for server in servers]
+    counts = [count_chat_requests(server) for server in servers]
     for server in servers:
         await server.stop()
     assert sum(counts) == 48
@@ -71,7 +71,10 @@ async def test_burst_at_unloaded_services_is_distributed(
 
 async def test_calls_in_the_queue_of_a_stuck_service_move_to_a_free_one() -> None:
     gate = asyncio.Event()
-    async with ScriptedServer(serving(gate)) as stuck, ScriptedServer(serving()) as free:
+    async with (
+        ScriptedServer(make_service_script(gate)) as stuck,
+        ScriptedServer(make_service_script()) as free,
+    ):
         urls = [stuck.base_url, free.base_url]
         limits = LimiterSettings(concurrency=1)
         async with FoundryAPIClient(base_urls=urls, model="tiny:1", limiter=limits) as client:
@@ -82,7 +85,7 @@ async def test_calls_in_the_queue_of_a_stuck_service_move_to_a_free_one() -> Non
                         [call for call in calls if not call.done()],
                         return_when=asyncio.FIRST_COMPLETED,
                     )
-            assert (chats(stuck), chats(free)) == (1, 9)
+            assert (count_chat_requests(stuck), count_chat_requests(free)) == (1, 9)
             gate.set()
             completions = await asyncio.gather(*calls)
             statistics = [service.limiter.statistics() for service in client.services]
@@ -93,7 +96,10 @@ async def test_calls_in_the_queue_of_a_stuck_service_move_to_a_free_one() -> Non
 
 async def test_call_cancelled_while_it_moves_takes_no_slot() -> None:
     gate = asyncio.Event()
-    async with ScriptedServer(serving(gate)) as stuck, ScriptedServer(serving()) as free:
+    async with (
+        ScriptedServer(make_service_script(gate)) as stuck,
+        ScriptedServer(make_service_script()) as free,
+    ):
         urls = [stuck.base_url, free.base_url]
         limits = LimiterSettings(concurrency=1)
         async with FoundryAPIClient(base_urls=urls, model="tiny:1", limiter=limits) as client:

@@ -1,4 +1,4 @@
-"""What `FoundryClient` promises, on the real engine: the same calls, for code without asyncio."""
+"""`FoundryClient` on the real engine: the calls of `FoundryAPIClient` for synchronous code."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 HELLO = script("say-hello").text
 
-posix = pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is sent as POSIX has it")
+posix = pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is sent as a POSIX signal")
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def client(engine: Endpoint) -> Iterator[FoundryClient]:
         yield client
 
 
-def test_a_completion_is_the_async_clients(client: FoundryClient) -> None:
+def test_a_completion_has_text_model_and_usage(client: FoundryClient) -> None:
     response = client.complete("say-hello", system="Be brief.")
 
     assert response.content == HELLO
@@ -52,13 +52,13 @@ def test_a_completion_is_the_async_clients(client: FoundryClient) -> None:
 
 
 def test_a_stream_is_a_plain_iterator(client: FoundryClient) -> None:
-    *pieces, last = client.stream_chat([Message("user", "say-multibyte")])
+    *chunks, last = client.stream_chat([Message("user", "say-multibyte")])
 
-    assert "".join(piece.content for piece in pieces) == script("say-multibyte").text
+    assert "".join(chunk.content for chunk in chunks) == script("say-multibyte").text
     assert last.finish_reason == "stop"
 
 
-def test_many_threads_use_one_client(client: FoundryClient) -> None:
+def test_several_threads_share_one_client(client: FoundryClient) -> None:
     keywords = ["say-hello", "say-json", "say-lines", "say-long"] * 10
 
     def stream(keyword: str) -> str:
@@ -68,31 +68,31 @@ def test_many_threads_use_one_client(client: FoundryClient) -> None:
         return client.complete(keyword).content
 
     with ThreadPoolExecutor(40) as pool:
-        whole, streamed = pool.map(complete, keywords), pool.map(stream, keywords)
+        completed, streamed = pool.map(complete, keywords), pool.map(stream, keywords)
         texts = [script(keyword).text for keyword in keywords]
-        assert list(whole) == list(streamed) == texts
+        assert list(completed) == list(streamed) == texts
 
 
-async def test_it_works_inside_a_running_loop(client: FoundryClient) -> None:
-    """As in a notebook, whose cells all run in one."""
+async def test_the_client_works_inside_a_running_event_loop(client: FoundryClient) -> None:
+    """As in a notebook, whose cells run in an event loop."""
     assert client.complete("say-hello").content == HELLO
     assert "".join(chunk.content for chunk in client.stream_complete("say-hello")) == HELLO
 
 
-def test_the_models_are_there_too(client: FoundryClient) -> None:
+def test_models_capabilities_and_health_are_available(client: FoundryClient) -> None:
     assert {"demo", "scripted"} <= {model.alias for model in client.models.list()}
     assert client.models.load("scripted").id == "scripted:1"
     assert client.capabilities().service_generation == "sdk-2.1"
     assert client.health_check().status == "healthy"
 
 
-def test_bad_arguments_of_a_stream_are_refused_at_once(client: FoundryClient) -> None:
+def test_invalid_arguments_of_a_stream_fail_at_once(client: FoundryClient) -> None:
     with pytest.raises(InvalidRequest) as caught:
         client.stream_complete("Hello", temperature=3)
     assert caught.value.field == "temperature"
 
 
-def test_an_answer_may_come_from_the_cache(engine: Endpoint) -> None:
+def test_an_answer_comes_from_the_cache(engine: Endpoint) -> None:
     home = Path(os.environ[HOME])
     with FoundryClient(home=home, model="scripted", cache=MemoryCache()) as client:
         first, second = (client.complete("say-hello", temperature=0) for _ in range(2))
@@ -100,24 +100,24 @@ def test_an_answer_may_come_from_the_cache(engine: Endpoint) -> None:
         assert (client.cache.stats().hits, client.cache.clear()) == (1, 1)
 
 
-def test_an_answer_may_be_a_value(client: FoundryClient) -> None:
+def test_an_answer_is_parsed(client: FoundryClient) -> None:
     answer = client.complete("say-json", choice=["yes", "no"])
     assert answer.parsed in {"yes", "no"}
 
 
-def test_the_other_endpoints_are_there_too(client: FoundryClient) -> None:
+def test_the_other_endpoints_are_available(client: FoundryClient) -> None:
     assert len(client.embed(["one", "two"], model="demo").vectors) == 2
     assert client.request("GET", "/status").status == 200
-    with client.responses.conversation(model="demo") as talk:
-        first = talk.send("Hello", max_output_tokens=5)
-        assert talk.last == first
-        *_, last = talk.stream("And then?", max_output_tokens=5)
+    with client.responses.conversation(model="demo") as conversation:
+        first = conversation.send("Hello", max_output_tokens=5)
+        assert conversation.last == first
+        *_, last = conversation.stream("And then?", max_output_tokens=5)
     assert last.response
     assert last.response.previous_response_id == first.id
 
 
-def test_a_tool_may_ask_the_client_itself(client: FoundryClient) -> None:
-    """Plain functions run in threads of their own, not on the client's."""
+def test_a_tool_can_use_the_client(client: FoundryClient) -> None:
+    """Plain functions run in worker threads, not in the client's thread."""
 
     def calculate(expression: str) -> str:
         """Work out a sum."""
@@ -128,7 +128,7 @@ def test_a_tool_may_ask_the_client_itself(client: FoundryClient) -> None:
     assert [call.content for call in run.calls] == [f"6 * 7: {HELLO}"]
 
 
-def test_the_deadline_of_the_thread_holds(client: FoundryClient) -> None:
+def test_the_deadline_of_the_calling_thread_applies(client: FoundryClient) -> None:
     with deadline(0.3), pytest.raises(DeadlineExceeded):
         client.complete("say-slowly")
     with deadline(0.3), pytest.raises(DeadlineExceeded):
@@ -136,35 +136,35 @@ def test_the_deadline_of_the_thread_holds(client: FoundryClient) -> None:
     assert client.complete("say-hello").content == HELLO
 
 
-def test_a_listener_that_calls_the_client_is_told_that_it_would_wait_for_itself(
+def test_a_listener_that_calls_the_client_gets_an_error(
     client: FoundryClient,
 ) -> None:
-    told: list[str] = []
+    messages: list[str] = []
 
     def listener(_event: FirstToken) -> None:
         with pytest.raises(InvalidRequest) as caught:
             client.complete("say-hello")
-        told.append(str(caught.value))
+        messages.append(str(caught.value))
 
     client.events.subscribe(listener, FirstToken)
 
     assert client.complete("say-hello").content == HELLO
-    assert told[0].startswith("a callback of a FoundryClient called that client")
+    assert messages[0].startswith("a callback of a FoundryClient called that client")
 
 
-def test_a_closed_client_says_so(client: FoundryClient) -> None:
+def test_a_closed_client_raises_client_closed(client: FoundryClient) -> None:
     client.close()
     for call in (client.complete, client.stream_complete, client.models.show):
         with pytest.raises(ClientClosed):
             call("say-hello")  # type: ignore[operator] # each takes a text
 
 
-# An engine of its own
+# With an own engine
 
 
 @pytest.fixture
-def own(own_home: Path, tmp_path: Path) -> Iterator[FoundryClient]:
-    """A client whose engine serves nobody else, with the scripted model loaded."""
+def embedded_client(own_home: Path, tmp_path: Path) -> Iterator[FoundryClient]:
+    """A client with its own engine, on which the scripted model is loaded."""
     build(tmp_path / "scripted")
     with FoundryClient(service="embedded", home=own_home, model="scripted") as client:
         client.models.register(tmp_path / "scripted", "scripted")
@@ -184,29 +184,32 @@ def close(client: FoundryClient) -> None:
     stream.close()
 
 
-def abandon(client: FoundryClient) -> None:
+def drop(client: FoundryClient) -> None:
     next(client.stream_complete("say-at-a-crawl"))
 
 
-def cpu_s(engine: psutil.Process) -> float:
+def get_cpu_s(engine: psutil.Process) -> float:
     times = engine.cpu_times()
     return times.user + times.system
 
 
-@pytest.mark.parametrize("leave", [break_out, close, abandon])
-def test_leaving_a_stream_frees_the_engine(
-    own: FoundryClient, own_home: Path, leave: Callable[[FoundryClient], None]
+@pytest.mark.parametrize("abandon_stream", [break_out, close, drop])
+def test_an_abandoned_stream_frees_the_engine(
+    embedded_client: FoundryClient, own_home: Path, abandon_stream: Callable[[FoundryClient], None]
 ) -> None:
-    """Its processor rests, where one token would cost 150 ms."""
+    """The engine is idle when it uses less than 50 ms of CPU time; a token takes 150 ms."""
     (engine,) = list_hosts(own_home)
-    leave(own)
+    abandon_stream(embedded_client)
 
-    def rests() -> bool:
-        before = cpu_s(engine)
-        own.models.cached()
-        return cpu_s(engine) - before < 0.05 and own.limiter.statistics().in_flight == 0
+    def is_idle() -> bool:
+        before = get_cpu_s(engine)
+        embedded_client.models.cached()
+        return (
+            get_cpu_s(engine) - before < 0.05
+            and embedded_client.limiter.statistics().in_flight == 0
+        )
 
-    wait_until(rests)
+    wait_until(is_idle)
 
 
 PROGRAM = """
@@ -242,13 +245,13 @@ except KeyboardInterrupt:
         assert program.stdout
         assert program.stdout.readline() == "ready\n"
         (engine,) = list_hosts(own_home)
-        before = cpu_s(engine)
-        wait_until(lambda: cpu_s(engine) > before + 0.3)
+        before = get_cpu_s(engine)
+        wait_until(lambda: get_cpu_s(engine) > before + 0.3)
         program.send_signal(signal.SIGINT)
-        out, complaints = program.communicate(timeout=30)
-    assert out == f"0 {HELLO}\n"
-    assert complaints.splitlines()[-1] == "KeyboardInterrupt"
-    assert "Warning" not in complaints
+        stdout, stderr = program.communicate(timeout=30)
+    assert stdout == f"0 {HELLO}\n"
+    assert stderr.splitlines()[-1] == "KeyboardInterrupt"
+    assert "Warning" not in stderr
     assert not list_hosts(own_home)
 
 
@@ -262,18 +265,18 @@ except KeyboardInterrupt:
     ],
     ids=["open client", "open stream", "exit", "dropped client"],
 )
-def test_a_program_that_forgets_to_close_leaves_no_process_and_no_word(
+def test_a_program_without_close_exits_without_output(
     own_home: Path, ending: str, code: int
 ) -> None:
     source = f"client.complete('Hello', max_tokens=5)\n{ending}\n"
     with start_program(PROGRAM + source, str(own_home), "demo") as program:
-        out, complaints = program.communicate(timeout=30)
-    assert (out, complaints, program.returncode) == ("", "", code)
+        stdout, stderr = program.communicate(timeout=30)
+    assert (stdout, stderr, program.returncode) == ("", "", code)
     assert not list_hosts(own_home)
 
 
-def test_threads_that_outlive_the_main_thread_are_served(own_home: Path) -> None:
-    """Also by what needs a thread: asyncio's own refuse work by then."""
+def test_calls_work_in_a_thread_after_the_main_thread_ended(own_home: Path) -> None:
+    """Also calls that need a worker thread: asyncio's own executor rejects work by then."""
     source = """
 import threading
 client.complete("Hello", max_tokens=5)
@@ -284,6 +287,6 @@ def late():
 threading.Thread(target=late).start()
 """
     with start_program(PROGRAM + source, str(own_home), "demo") as program:
-        out, complaints = program.communicate(timeout=30)
-    assert (out, complaints, program.returncode) == ("5\nhealthy\n", "", 0)
+        stdout, stderr = program.communicate(timeout=30)
+    assert (stdout, stderr, program.returncode) == ("5\nhealthy\n", "", 0)
     assert not list_hosts(own_home)

@@ -1,4 +1,4 @@
-"""Whatever the user's own code raises is the failure of the one call that it was called for."""
+"""An error in a user's callback fails only the call that used it, with a typed error."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
 
-class Panic(BaseException):
-    """What a library in Rust raises: no `Exception`."""
+class RustPanic(BaseException):
+    """A `BaseException` that is no `Exception`, as libraries in Rust raise."""
 
 
-class Mute(Exception):
+class ExceptionWithoutText(Exception):
     def __str__(self) -> str:
         raise RuntimeError("an exception without a text")
 
@@ -44,8 +44,8 @@ FAILURES: list[type[BaseException]] = [
     TimeoutError,
     GeneratorExit,
     asyncio.CancelledError,
-    Panic,
-    Mute,
+    RustPanic,
+    ExceptionWithoutText,
 ]
 
 any_failure = pytest.mark.parametrize("failure", FAILURES)
@@ -74,47 +74,47 @@ async def client() -> AsyncIterator[FoundryAPIClient]:
         yield client
 
 
-async def text(client: FoundryAPIClient) -> str:
+async def complete(client: FoundryAPIClient) -> str:
     return (await client.complete("Hi")).content
 
 
-async def streamed(client: FoundryAPIClient, **options: Any) -> str:
+async def stream(client: FoundryAPIClient, **options: Any) -> str:
     async with aclosing(client.stream_complete("Hi", **options)) as chunks:
         return "".join([chunk.content async for chunk in chunks])
 
 
 @any_failure
-async def test_a_parser_that_fails(client: FoundryAPIClient, failure: type[BaseException]) -> None:
+async def test_an_error_in_a_parser(client: FoundryAPIClient, failure: type[BaseException]) -> None:
     with pytest.raises(StructuredOutputError, match="the parser failed") as caught:
         await client.complete("Hi", parser=raiser(failure))
     assert caught.value.partial == "One"
     assert type(caught.value.__cause__) is failure
-    assert await text(client) == "Two"
+    assert await complete(client) == "Two"
 
 
 @any_failure
-async def test_a_validator_that_fails(
+async def test_an_error_in_a_validator(
     client: FoundryAPIClient, failure: type[BaseException]
 ) -> None:
     with pytest.raises(StructuredOutputError, match="the validator fail failed") as caught:
         await client.complete("Hi", validators=[raiser(failure)])
     assert caught.value.partial == "One"
-    assert await text(client) == "Two"
+    assert await complete(client) == "Two"
 
 
 @pytest.mark.parametrize("argument", ["parser", "chunk_parser"])
 @any_failure
-async def test_a_parser_that_fails_in_a_stream(
+async def test_an_error_in_a_parser_of_a_stream(
     client: FoundryAPIClient, failure: type[BaseException], argument: str
 ) -> None:
     options: dict[str, Any] = {argument: raiser(failure)}
     with pytest.raises(StructuredOutputError, match=f"the {argument} failed") as caught:
-        await streamed(client, **options)
+        await stream(client, **options)
     assert caught.value.partial == "One"
-    assert await text(client) == "Two"
+    assert await complete(client) == "Two"
 
 
-async def test_a_validator_of_a_response_model_that_fails() -> None:
+async def test_an_error_in_a_validator_of_a_response_model() -> None:
     class Person(pydantic.BaseModel):
         name: str
 
@@ -132,7 +132,7 @@ async def test_a_validator_of_a_response_model_that_fails() -> None:
     assert error.value.partial == '{"name": "Bob"}'
 
 
-def test_a_parser_that_fails_in_the_blocking_client() -> None:
+def test_an_error_in_a_parser_of_the_sync_client() -> None:
     async def service() -> None:
         async with FakeService("One", "Two") as service:
             await asyncio.to_thread(use, service.base_url)
@@ -146,37 +146,39 @@ def test_a_parser_that_fails_in_the_blocking_client() -> None:
     asyncio.run(service())
 
 
-async def test_ctrl_c_in_a_parser_is_no_failure_of_it() -> None:
-    """A signal may come anywhere."""
+async def test_ctrl_c_in_a_parser_is_raised_unchanged() -> None:
+    """A signal can arrive anywhere."""
     from foundry_api.structured.output_spec import OutputSpec  # noqa: PLC0415
 
     with pytest.raises(KeyboardInterrupt):
         OutputSpec.from_arguments(parser=raiser(KeyboardInterrupt)).validate("One")
 
 
-def breaking_off(first: object, failure: type[BaseException]) -> Iterator[Any]:
+def make_failing_iterator(first: object, failure: type[BaseException]) -> Iterator[Any]:
     class Items:
         def __init__(self) -> None:
-            self.left: list[Any] = [first]
+            self.remaining: list[Any] = [first]
 
         def __iter__(self) -> Items:
             return self
 
         def __next__(self) -> Any:
-            if self.left:
-                return self.left.pop()
+            if self.remaining:
+                return self.remaining.pop()
             raise failure("oops")
 
     return Items()
 
 
-@pytest.mark.parametrize("failure", [one for one in FAILURES if one is not StopIteration])
+@pytest.mark.parametrize(
+    "failure", [failure for failure in FAILURES if failure is not StopIteration]
+)
 @pytest.mark.parametrize("field", ["messages", "stop", "model", "texts", "input"])
-async def test_an_argument_that_fails_while_it_is_read(
+async def test_an_error_while_reading_an_argument(
     client: FoundryAPIClient, field: str, failure: type[BaseException]
 ) -> None:
     turn = {"role": "user", "content": "Hi"}
-    items: Any = breaking_off(turn if field in {"messages", "input"} else "fake", failure)
+    items: Any = make_failing_iterator(turn if field in {"messages", "input"} else "fake", failure)
     calls: dict[str, Callable[[], Any]] = {
         "messages": lambda: client.chat(items),
         "stop": lambda: client.complete("Hi", stop=items),
@@ -191,7 +193,7 @@ async def test_an_argument_that_fails_while_it_is_read(
 @pytest.mark.parametrize("make", [raiser, async_raiser])
 @pytest.mark.parametrize("argument", ["request_hooks", "response_hooks", "auth", "api_key"])
 @any_failure
-async def test_a_hook_that_fails(
+async def test_an_error_in_a_hook(
     failure: type[BaseException], argument: str, make: Callable[..., Any]
 ) -> None:
     hook = make(failure)
@@ -203,25 +205,25 @@ async def test_a_hook_that_fails(
         with pytest.raises(HookFailed):
             await client.complete("Hi")
         with pytest.raises(HookFailed):
-            await streamed(client)
+            await stream(client)
         with pytest.raises(HookFailed):
             await client.models.list()
 
 
 @any_failure
-async def test_a_listener_that_fails_breaks_no_call(
+async def test_an_error_in_a_listener_does_not_fail_the_call(
     client: FoundryAPIClient, failure: type[BaseException], caplog: pytest.LogCaptureFixture
 ) -> None:
     client.events.subscribe(raiser(failure))
-    assert await text(client) == "One"
-    assert await streamed(client) == "Two"
+    assert await complete(client) == "One"
+    assert await stream(client) == "Two"
     assert "a listener failed" in caplog.text
 
 
 # --- tools ------------------------------------------------------------------------------------
 
 
-async def run_of(*tools: Callable[..., Any], **options: Any) -> ToolRun:
+async def run_tools(*tools: Callable[..., Any], **options: Any) -> ToolRun:
     calls = ToolCalls([(tool.__name__, {}) for tool in tools])
     async with (
         FakeService(calls, "Done") as service,
@@ -231,49 +233,49 @@ async def run_of(*tools: Callable[..., Any], **options: Any) -> ToolRun:
         return await client.run_tools("Hi", tools, **options)
 
 
-def fine() -> str:
-    return "fine"
+def succeed() -> str:
+    return "success"
 
 
-def failing(failure: type[BaseException], *, is_async: bool) -> Callable[..., Any]:
+def make_failing_tool(failure: type[BaseException], *, is_async: bool) -> Callable[..., Any]:
     def broken() -> str:
         raise failure("oops")
 
-    async def broken_later() -> str:
+    async def broken_async() -> str:
         raise failure("oops")
 
-    return broken_later if is_async else broken
+    return broken_async if is_async else broken
 
 
 @pytest.mark.parametrize("is_async", [False, True])
 @any_failure
-async def test_a_tool_that_fails_is_told_to_the_model(
+async def test_an_error_in_a_tool_is_sent_to_the_model(
     failure: type[BaseException], *, is_async: bool
 ) -> None:
-    run = await run_of(failing(failure, is_async=is_async), fine)
+    run = await run_tools(make_failing_tool(failure, is_async=is_async), succeed)
     assert run.content == "Done"
     broken, other = run.calls
     assert "failed" in broken.content
     assert broken.error is not None
-    assert other.value == "fine"
+    assert other.value == "success"
     assert broken.duration_s < 5
 
 
-async def test_a_tool_that_cancels_its_own_task_is_told_to_the_model() -> None:
-    async def suicide() -> str:
+async def test_a_tool_that_cancels_itself_is_an_error_for_the_model() -> None:
+    async def cancel_itself() -> str:
         task = asyncio.current_task()
         assert task is not None
         task.cancel()
         await asyncio.sleep(0)
         return "never"
 
-    run = await run_of(suicide, fine)
+    run = await run_tools(cancel_itself, succeed)
     assert run.content == "Done"
     assert "cancelled itself" in run.calls[0].content
-    assert run.calls[1].value == "fine"
+    assert run.calls[1].value == "success"
 
 
-async def test_a_caller_who_cancels_a_tool_run_ends_it() -> None:
+async def test_cancelling_a_tool_run_ends_it() -> None:
     running = asyncio.Event()
 
     async def slow() -> str:
@@ -281,73 +283,75 @@ async def test_a_caller_who_cancels_a_tool_run_ends_it() -> None:
         await asyncio.Event().wait()
         return "never"
 
-    task = asyncio.create_task(run_of(slow))
+    task = asyncio.create_task(run_tools(slow))
     await running.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
 
 
-def counting() -> Any:
+def count() -> Any:
     yield 1
     yield 2
 
 
-async def counting_later() -> Any:
+async def count_async() -> Any:
     yield 1
     yield 2
 
 
-def breaks_off() -> Any:
+def fail_after_one() -> Any:
     yield 1
     raise KeyError("oops")
 
 
-def endless() -> Any:
+def count_forever() -> Any:
     while True:
         yield 0
 
 
-async def endless_later() -> Any:
+async def count_forever_async() -> Any:
     while True:
         yield 0
 
 
-def promises() -> Any:
-    return asyncio.sleep(0, "kept")
+def return_awaitable() -> Any:
+    return asyncio.sleep(0, "awaited")
 
 
-async def test_a_tool_that_gives_values_one_after_the_other() -> None:
-    run = await run_of(counting, counting_later, promises, breaks_off, endless, endless_later)
-    told = [call.content for call in run.calls]
-    assert told[:3] == ["[1,2]", "[1,2]", "kept"]
-    assert told[3].startswith("Error: breaks_off failed: KeyError")
-    assert all("more than 10000 values" in content for content in told[4:])
+async def test_generators_and_awaitables_of_tools() -> None:
+    run = await run_tools(
+        count, count_async, return_awaitable, fail_after_one, count_forever, count_forever_async
+    )
+    contents = [call.content for call in run.calls]
+    assert contents[:3] == ["[1,2]", "[1,2]", "awaited"]
+    assert contents[3].startswith("Error: fail_after_one failed: KeyError")
+    assert all("more than 10000 values" in content for content in contents[4:])
 
 
-async def test_a_result_that_cannot_be_told_is_a_failure_of_the_tool() -> None:
-    class Unspeakable:
+async def test_a_result_without_a_text_is_an_error_of_the_tool() -> None:
+    class ValueWithoutText:
         def __str__(self) -> str:
-            raise Panic
+            raise RustPanic
 
         __repr__ = __str__
 
-    def made() -> Any:
-        return Unspeakable()
+    def return_value() -> Any:
+        return ValueWithoutText()
 
-    run = await run_of(made)
-    assert run.calls[0].content == "Error: made failed: Panic"
+    run = await run_tools(return_value)
+    assert run.calls[0].content == "Error: return_value failed: RustPanic"
 
 
-async def test_a_failure_of_a_tool_can_be_raised() -> None:
+async def test_an_error_in_a_tool_can_be_raised() -> None:
     from foundry_api import ToolFailed  # noqa: PLC0415
 
     with pytest.raises(ToolFailed) as caught:
-        await run_of(failing(Panic, is_async=False), on_error="raise")
-    assert type(caught.value.__cause__) is Panic
+        await run_tools(make_failing_tool(RustPanic, is_async=False), on_error="raise")
+    assert type(caught.value.__cause__) is RustPanic
 
 
-def test_the_tools_of_the_blocking_client(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_in_a_tool_of_the_sync_client(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
 
     async def service() -> str:
@@ -356,7 +360,7 @@ def test_the_tools_of_the_blocking_client(caplog: pytest.LogCaptureFixture) -> N
 
     def use(base_url: str) -> str:
         with FoundryClient(base_url, model="fake") as client:
-            tool = functools.wraps(fine)(failing(StopIteration, is_async=False))
+            tool = functools.wraps(succeed)(make_failing_tool(StopIteration, is_async=False))
             tool.__name__ = "broken"
             return client.run_tools("Hi", [tool]).calls[0].content
 
@@ -365,27 +369,27 @@ def test_the_tools_of_the_blocking_client(caplog: pytest.LogCaptureFixture) -> N
 
 @pytest.mark.parametrize("argument", ["parser", "validators"])
 @any_failure
-async def test_code_that_fails_in_a_batch_fails_its_own_requests(
+async def test_an_error_in_a_batch_fails_one_request(
     client: FoundryAPIClient, failure: type[BaseException], argument: str
 ) -> None:
-    def odd(text: str) -> str:
+    def fail_on_two(text: str) -> str:
         if text == "Two":
             raise failure("oops")
         return text
 
-    options: dict[str, Any] = {argument: odd if argument == "parser" else [odd]}
-    results = [each async for each in client.batch(["Hi"] * 3, **options, dedupe=False)]
-    assert sorted(each.unwrap().content for each in results if each.error is None) == [
+    options: dict[str, Any] = {argument: fail_on_two if argument == "parser" else [fail_on_two]}
+    results = [result async for result in client.batch(["Hi"] * 3, **options, dedupe=False)]
+    assert sorted(result.unwrap().content for result in results if result.error is None) == [
         "One",
         "Three",
     ]
-    [failed] = [each.error for each in results if each.error is not None]
-    assert isinstance(failed, StructuredOutputError)
-    assert failed.partial == "Two"
+    [error] = [result.error for result in results if result.error is not None]
+    assert isinstance(error, StructuredOutputError)
+    assert error.partial == "Two"
 
 
 @any_failure
-async def test_a_source_of_requests_that_fails_is_not_at_its_end(
+async def test_an_error_in_a_source_of_requests_is_raised(
     client: FoundryAPIClient, failure: type[BaseException]
 ) -> None:
     async def broken() -> AsyncIterator[str]:
@@ -396,41 +400,46 @@ async def test_a_source_of_requests_that_fails_is_not_at_its_end(
         """Not a generator, which turns StopIteration into another exception."""
 
         def __init__(self) -> None:
-            self.left = 1
+            self.remaining = 1
 
         def __aiter__(self) -> Broken:
             return self
 
         async def __anext__(self) -> str:
-            self.left -= 1
-            if self.left < 0:
+            self.remaining -= 1
+            if self.remaining < 0:
                 raise failure("oops")
             return "Hi"
 
     for source in (broken(), Broken()):
-        told: list[str] = []
+        answers: list[str] = []
         if failure is StopAsyncIteration and isinstance(source, Broken):
-            continue  # that is how it says that it is at its end
-        with pytest.raises(BaseException) as caught:  # noqa: PT011, PT012 - its own, or ours
-            async for each in client.batch(source):
-                told.append(each.unwrap().content)  # noqa: PERF401 - keeps what came before
+            continue  # the regular end of an async iterator
+        with pytest.raises(BaseException) as caught:  # noqa: PT011, PT012 - the user's or ours
+            async for result in client.batch(source):
+                answers.append(result.unwrap().content)  # noqa: PERF401 - keeps the answers before the error
         assert not isinstance(caught.value, asyncio.CancelledError | GeneratorExit)
-        assert len(told) == 1
+        assert len(answers) == 1
 
 
 @any_failure
-async def test_a_request_that_cannot_be_read_fails_alone(
+async def test_an_unreadable_request_fails_alone(
     client: FoundryAPIClient, failure: type[BaseException]
 ) -> None:
-    class Odd(list[Any]):
+    class UnreadableList(list[Any]):
         def __len__(self) -> int:
             raise failure("oops")
 
         def __iter__(self) -> Any:
             raise failure("oops")
 
-    requests: list[Any] = ["Hi", Odd(), BatchRequest(custom_id="a", body=cast("Any", 5)), "Hi"]
+    requests: list[Any] = [
+        "Hi",
+        UnreadableList(),
+        BatchRequest(custom_id="a", body=cast("Any", 5)),
+        "Hi",
+    ]
     for dedupe in (False, True):
-        results = [each async for each in client.batch(requests, ordered=True, dedupe=dedupe)]
-        assert [each.error is None for each in results] == [True, False, False, True]
+        results = [result async for result in client.batch(requests, ordered=True, dedupe=dedupe)]
+        assert [result.error is None for result in results] == [True, False, False, True]
         assert isinstance(results[1].error, InvalidRequest)

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from conformance.expectations import EXPECTED, Expected
-from conformance.services import DOUBLES, VERSIONS, Service, run_double, run_real
+from conformance.services import FAKE_GENERATIONS, VERSIONS, Service, run_fake, run_real
 from foundry_api import FoundryAPIClient, ModelInUse
 from foundry_api.wire.http import HttpTransport
 from foundry_api.wire.transport import Request, fetch
@@ -41,7 +41,7 @@ def start(
         yield start
 
 
-@pytest.fixture(params=[*VERSIONS, *DOUBLES])
+@pytest.fixture(params=[*VERSIONS, *FAKE_GENERATIONS])
 async def service(
     request: pytest.FixtureRequest,
     start: Callable[[ServiceGeneration], Service],
@@ -52,7 +52,7 @@ async def service(
         yield start(request.param)
         return
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    async with run_double(request.param, tmp_path / "bin") as service:
+    async with run_fake(request.param, tmp_path / "bin") as service:
         yield service
 
 
@@ -72,7 +72,7 @@ async def client(service: Service) -> AsyncIterator[FoundryAPIClient]:
 async def settled(service: Service, client: FoundryAPIClient) -> AsyncIterator[None]:
     """Waits after a test until the engine has finished the work that the test left behind."""
     yield
-    if service.is_double:
+    if service.is_fake:
         return
     async with asyncio.timeout(60):
         while not await _at_rest(service, client):  # noqa: ASYNC110 - no event tells of it

@@ -1,4 +1,4 @@
-"""The services under test: real ones where they run here, and doubles of the others."""
+"""The services under test: real ones where they run here, and fakes of the others."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 import psutil
 
 from engines import run_engine
-from support.fakes.fake_cli010 import Cli010ServiceDouble, foundry_cli_double
-from support.fakes.fake_legacy import LegacyServiceDouble
+from support.fakes.fake_cli010 import FakeCli010Service, install_fake_cli010
+from support.fakes.fake_legacy import FakeLegacyService
 from support.loopback_catalog import (
     ALIAS,
-    CALLS_TOOLS,
-    REASONS,
+    REASONING_TAGS,
+    TOOL_CALL_TAGS,
     VARIANT,
-    catalog,
-    entity,
-    put_into_cache,
+    add_to_cache,
+    make_entity,
+    run_catalog,
 )
 from support.scripted_model.audio import build_transcriber
 from support.scripted_model.embeddings import build_embedder
@@ -49,7 +49,7 @@ VERSIONS: Mapping[ServiceGeneration, str] = {
 }
 """The version that is tested for a generation."""
 
-DOUBLES: tuple[ServiceGeneration, ...] = ("legacy", "cli-0.10")
+FAKE_GENERATIONS: tuple[ServiceGeneration, ...] = ("legacy", "cli-0.10")
 """Generations of the CLI, which runs only on Windows and macOS."""
 
 
@@ -61,7 +61,7 @@ class Service:
         service_generation: Its generation.
         base_url: Its address.
         model: The id of the scripted model in chat completions.
-        process: The process that runs it; None for a double, which runs in this process.
+        process: The process that runs it; None for a fake, which runs in this process.
     """
 
     service_generation: ServiceGeneration
@@ -70,7 +70,7 @@ class Service:
     process: psutil.Process | None = None
 
     @property
-    def is_double(self) -> bool:
+    def is_fake(self) -> bool:
         return self.process is None
 
     def cpu_s(self) -> float:
@@ -83,10 +83,10 @@ class Service:
 def prepare(home: Path, generation: ServiceGeneration) -> None:
     """A cache with models for chat, embeddings, audio and vision, and one that cannot be loaded."""
     for variant in (VARIANT, OTHER_VARIANT, THINKER_VARIANT):
-        put_into_cache(home / "cache", variant, markers=generation != "sdk-1")
-    put_into_cache(home / "cache", EMBEDDER_VARIANT, build=build_embedder)
-    put_into_cache(home / "cache", LISTENER_VARIANT, build=build_transcriber)
-    put_into_cache(home / "cache", SEER_VARIANT, build=build_seer)
+        add_to_cache(home / "cache", variant, markers=generation != "sdk-1")
+    add_to_cache(home / "cache", EMBEDDER_VARIANT, build=build_embedder)
+    add_to_cache(home / "cache", LISTENER_VARIANT, build=build_transcriber)
+    add_to_cache(home / "cache", SEER_VARIANT, build=build_seer)
     directory = home / "cache" / "tests" / "Broken-generic-cpu-1" / "v1"
     directory.mkdir(parents=True)
     (directory / "inference_model.json").write_text('{"Name": "Broken-generic-cpu:1"}', "utf-8")
@@ -94,20 +94,20 @@ def prepare(home: Path, generation: ServiceGeneration) -> None:
 
 
 @contextlib.asynccontextmanager
-async def run_double(generation: ServiceGeneration, directory: Path) -> AsyncIterator[Service]:
-    """A double of a service that cannot run here.
+async def run_fake(generation: ServiceGeneration, directory: Path) -> AsyncIterator[Service]:
+    """A fake of a service that cannot run here.
 
     Args:
         generation: The generation of the service.
-        directory: The directory for the double of `foundry`, which has to be on PATH.
+        directory: The directory for the fake of `foundry`, which has to be on PATH.
     """
     model = f"{VARIANT}:1"
     if generation == "legacy":
-        async with LegacyServiceDouble() as legacy:
+        async with FakeLegacyService() as legacy:
             yield Service(generation, legacy.base_url, model)
         return
-    async with Cli010ServiceDouble() as server:
-        foundry_cli_double(directory, server)
+    async with FakeCli010Service() as server:
+        install_fake_cli010(directory, server)
         yield Service(generation, server.base_url, model)
 
 
@@ -115,16 +115,16 @@ async def run_double(generation: ServiceGeneration, directory: Path) -> AsyncIte
 def run_suite_catalog() -> Iterator[str]:
     """The scripted models, one that cannot be loaded, and one that is not cached."""
     entities = [
-        entity(ALIAS, VARIANT),
-        entity(OTHER, OTHER_VARIANT, tags={}),
-        entity(THINKER, THINKER_VARIANT, tags=CALLS_TOOLS | REASONS),
-        entity(EMBEDDER, EMBEDDER_VARIANT, task="embeddings", tags={}),
-        entity(LISTENER, LISTENER_VARIANT, task="automatic-speech-recognition", tags={}),
-        entity(SEER, SEER_VARIANT, task="vision-language-chat", tags={}),
-        entity(BROKEN, "Broken-generic-cpu"),
-        entity(FAR_AWAY, "Far-away-generic-cpu", 3),
+        make_entity(ALIAS, VARIANT),
+        make_entity(OTHER, OTHER_VARIANT, tags={}),
+        make_entity(THINKER, THINKER_VARIANT, tags=TOOL_CALL_TAGS | REASONING_TAGS),
+        make_entity(EMBEDDER, EMBEDDER_VARIANT, task="embeddings", tags={}),
+        make_entity(LISTENER, LISTENER_VARIANT, task="automatic-speech-recognition", tags={}),
+        make_entity(SEER, SEER_VARIANT, task="vision-language-chat", tags={}),
+        make_entity(BROKEN, "Broken-generic-cpu"),
+        make_entity(FAR_AWAY, "Far-away-generic-cpu", 3),
     ]
-    with catalog(entities) as url:
+    with run_catalog(entities) as url:
         yield url
 
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.usefixtures("settled"),
-    pytest.mark.parametrize("service", VERSIONS, indirect=True),  # a double proves nothing
+    pytest.mark.parametrize("service", VERSIONS, indirect=True),  # a fake proves nothing
 ]
 
 OVERFLOW = 9000

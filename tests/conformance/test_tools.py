@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from conformance.services import DOUBLES, THINKER, VERSIONS
+from conformance.services import FAKE_GENERATIONS, THINKER, VERSIONS
 from foundry_api import Chunk, ToolCallError, ToolResult, ToolRun, UnsupportedFeature
 from support.scripted_model import TEXT_CALLS
 
@@ -133,7 +133,7 @@ async def test_tool_choice_required(client: FoundryAPIClient, choice: str) -> No
     assert meanings(answer.tool_calls) == expected_of("call-calculator")
 
 
-@pytest.mark.parametrize("service", DOUBLES, indirect=True)
+@pytest.mark.parametrize("service", FAKE_GENERATIONS, indirect=True)
 async def test_unsupported_tool_choice_is_refused_before_sending(client: FoundryAPIClient) -> None:
     with pytest.raises(UnsupportedFeature, match="cannot make a model call a tool"):
         await client.complete("call-calculator", tools=[calculate], tool_choice="required")

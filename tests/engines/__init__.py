@@ -1,9 +1,9 @@
-"""The real services of every generation that runs here, each in an environment of its own.
+"""The real services of all generations that run here, each in its own environment.
 
-    with running("1.2.4", home, catalog_url) as service:
+    with run_engine("1.2.4", home, catalog_url) as service:
         service.base_url, service.process
 
-`dev.py test` makes the environments of the older ones; the newest is this environment's own.
+`dev.py test` creates the environments of the older SDKs; this environment has the newest one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["RunningEngine", "run_engine"]
 
 ROOT = Path(__file__).resolve().parents[2]
 HOME_VARIABLES = ("HOME", "USERPROFILE", "TMPDIR", "TEMP", "TMP")
-"""Where engines leave what they do not clear away: empty logs, databases of their telemetry."""
+"""Engines leave empty logs and telemetry databases in these directories."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class RunningEngine:
 
 
 def get_python(engine: str) -> Path:
-    """The interpreter beside which a version of foundry-local-sdk is installed."""
+    """Return the interpreter of the environment with a version of foundry-local-sdk."""
     if engine == version("foundry-local-sdk"):
         return Path(sys.executable)
     python = (
@@ -52,13 +52,13 @@ def get_python(engine: str) -> Path:
 def run_engine(
     engine: str, home: Path, catalog_url: str, *, port: int = 0
 ) -> Iterator[RunningEngine]:
-    """Run the service of one version; it ends with the block.
+    """Run the service of one version until the end of the block.
 
     Args:
         engine: The version of foundry-local-sdk.
-        home: Its directory; downloaded models lie in `cache` below it.
-        catalog_url: The catalog that it asks.
-        port: Where it listens; 0 for any free port.
+        home: Its directory; downloaded models are in its subdirectory `cache`.
+        catalog_url: The URL of its model catalog.
+        port: The port on which it listens; 0 for any free port.
     """
     home.mkdir(parents=True, exist_ok=True)
     log_path = home / "serve.log"

@@ -1,9 +1,9 @@
-"""Runs the web service of whichever foundry-local-sdk is installed beside this interpreter.
+"""Run the web service of the foundry-local-sdk that is installed for this interpreter.
 
     python serve.py '{"home": …, "catalog_url": …}'
 
-It writes one line, `{"url": …, "version": …}`, to its standard output, and leaves at the end of its
-standard input. It runs in environments without foundry_api, so it imports nothing of it.
+It writes one line, `{"url": …, "version": …}`, to its standard output, and exits at the end of its
+standard input. It runs in environments without foundry_api, so it must not import it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 import foundry_local_sdk as sdk
 
 
-def configuration(home: Path, catalog_url: str, port: int, major: int) -> Any:
-    """Settings of a service on a port, 0 for any, with a catalog on loopback."""
+def make_configuration(home: Path, catalog_url: str, port: int, major: int) -> Any:
+    """Configure a service on a port, 0 for any free one, with a catalog on loopback."""
     options: dict[str, Any] = (
         {"additional_settings": {"AzureCatalogUri": catalog_url}}
         if major == 1
@@ -36,12 +36,12 @@ def configuration(home: Path, catalog_url: str, port: int, major: int) -> Any:
 
 
 def main() -> None:
-    """Serve until nobody wants it any more."""
+    """Serve until the end of standard input."""
     arguments = json.loads(sys.argv[1])
     parent = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what the engine prints goes to the log
+    os.dup2(2, 1)  # the output of the engine goes to the log
     installed = version("foundry-local-sdk")
-    settings = configuration(
+    settings = make_configuration(
         Path(arguments["home"]), arguments["catalog_url"], arguments["port"], int(installed[0])
     )
     sdk.FoundryLocalManager.initialize(settings)
@@ -51,7 +51,7 @@ def main() -> None:
     parent.close()
     while os.read(0, 4096):
         continue
-    os._exit(0)  # the engine's own end takes seconds, and nothing is to be saved
+    os._exit(0)  # the engine's shutdown takes seconds, and there is nothing to save
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Doubles of what discovery meets: other people's servers, and Foundry's own command line."""
+"""Fakes for discovery: HTTP servers and the `foundry` command."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
 
 
 _WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-NEVER_GIVEN = range(20_000 + 1000 * (_WORKER % 12), 21_000 + 1000 * (_WORKER % 12))
-"""Ports that no system assigns by itself (Linux begins at 32,768) and no other worker uses."""
+FREE_PORTS = range(20_000 + 1000 * (_WORKER % 12), 21_000 + 1000 * (_WORKER % 12))
+"""Ports that no system assigns automatically (Linux starts at 32,768) and no other worker uses."""
 
 
 def free_port() -> int:
-    """Return a port on which nothing listens, and which no other process is given meanwhile."""
+    """Return a port on which nothing listens and which the system assigns to no other process."""
     while True:
-        port = secrets.choice(NEVER_GIVEN)
+        port = secrets.choice(FREE_PORTS)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
 
 
 @contextlib.asynccontextmanager
-async def http_double(
+async def run_fake_server(
     routes: Mapping[str, object], delay_s: float = 0.0, *, missing: int = 404
 ) -> AsyncIterator[str]:
-    """A server that answers these paths with JSON and all others with a status; its address."""
+    """Serve `routes` as JSON and other paths with the status `missing`; yield the URL."""
     tasks: set[asyncio.Task[None]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -62,35 +62,35 @@ async def http_double(
 
 
 @contextlib.contextmanager
-def silent_double() -> Iterator[str]:
-    """A server that accepts connections and never answers."""
+def run_silent_server() -> Iterator[str]:
+    """Run a server that accepts connections and never answers; yield its URL."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
-def service_double(generation: str, pid: int = 4711) -> dict[str, object]:
-    """The routes by which a generation is known."""
+def make_service_routes(generation: str, pid: int = 4711) -> dict[str, object]:
+    """Return the routes by which a generation is detected, for `run_fake_server`."""
     sdk_2 = {"endpoints": [], "modelCachePath": "/cache", "pid": pid}
     listed = {"data": [], "object": "list"}
-    known: dict[str, dict[str, object]] = {
+    routes: dict[str, dict[str, object]] = {
         "sdk-2.1": {"/status": sdk_2, "/catalogs/local/v1/models": listed},
         "sdk-2.0": {"/status": sdk_2},
     }
-    return known[generation]
+    return routes[generation]
 
 
-def foundry_double(
+def install_fake_foundry(
     directory: Path, *, server: str = "", service: str = "", version: str = ""
 ) -> None:
-    """A `foundry` for PATH. Its answers are the bytes that the service's facts document.
+    """Install a fake `foundry` command, which prints what the real one prints.
 
     Args:
-        directory: Where it goes.
-        server: Python that runs for `foundry server status -o json`.
-        service: Python that runs for `foundry service status`.
+        directory: A directory on PATH.
+        server: Python code that runs for `foundry server status -o json`.
+        service: Python code that runs for `foundry service status`.
         version: What `foundry --version` prints.
     """
-    install_foundry(
+    install_foundry_program(
         directory,
         "import sys, time\n"
         "sys.stdout.reconfigure(encoding='utf-8')\n"
@@ -101,10 +101,10 @@ def foundry_double(
     )
 
 
-def install_foundry(directory: Path, source: str) -> None:
-    """Make a Python program the `foundry` of a directory for PATH."""
+def install_foundry_program(directory: Path, source: str) -> None:
+    """Install a Python program as the `foundry` command of a directory."""
     directory.mkdir(exist_ok=True)
-    program = directory / "foundry_double.py"
+    program = directory / "install_fake_foundry.py"
     program.write_text(source, encoding="utf-8")
     if os.name == "posix":
         script = directory / "foundry"

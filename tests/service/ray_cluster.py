@@ -1,4 +1,4 @@
-"""A Ray cluster whose nodes are processes of this machine."""
+"""A Ray cluster whose nodes are processes on this machine."""
 
 from __future__ import annotations
 
@@ -14,36 +14,32 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 STORE_BYTES = 80 * 2**20
-"""About the least that Ray takes."""
+"""About the smallest object store that Ray accepts."""
 
 FAST_HEALTH_CHECKS = {
     "health_check_initial_delay_ms": 0,
     "health_check_period_ms": 500,
     "health_check_failure_threshold": 3,
 }
-"""A node that does not answer at all is dead in two seconds, not in twenty. One that only takes its
-time, as on a busy machine, has ten seconds for each answer, as it always has."""
+"""A node that does not answer is dead after 2 s instead of 20 s. A slow node, as on a busy machine,
+still has 10 s for each answer."""
 
 
 class Nodes:
-    """A head that offers no CPUs, and nodes of one CPU each.
-
-    Args:
-        cluster: Ray's own.
-    """
+    """A Ray cluster with a head without CPUs, and nodes with one CPU each."""
 
     def __init__(self, cluster: Any) -> None:
         self._cluster = cluster
         self.address: str = cluster.address
 
     def set_count(self, count: int = 2) -> None:
-        """Have so many nodes, beside the head."""
+        """Add nodes until there are `count`, not counting the head."""
         for _ in range(count - len(self._cluster.worker_nodes)):
             self._cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES)
 
     @contextmanager
     def add_node(self, **variables: str) -> Iterator[None]:
-        """One node more for a while, whose processes have an environment of their own."""
+        """Add a node with additional environment variables; remove it at the end of the block."""
         node = self._cluster.add_node(
             num_cpus=1, object_store_memory=STORE_BYTES, env_vars=variables
         )
@@ -53,21 +49,21 @@ class Nodes:
             self._cluster.remove_node(node, allow_graceful=False)
 
     def kill(self) -> None:
-        """End a node's processes, its actors and their engines among them, without a word."""
+        """Kill all processes of a node, including its actors and their engines."""
         node = max(self._cluster.worker_nodes, key=lambda worker: worker.node_id)
         (raylet,) = node.all_processes["raylet"]
-        family = psutil.Process(raylet.process.pid)
-        for process in [family, *family.children(recursive=True)]:
+        raylet_process = psutil.Process(raylet.process.pid)
+        for process in [raylet_process, *raylet_process.children(recursive=True)]:
             process.kill()
         self._cluster.remove_node(node, allow_graceful=False)
 
 
 @contextmanager
 def run_ray_cluster() -> Iterator[Nodes]:
-    """A cluster without nodes. All its files are in a directory of its own.
+    """Run a cluster without nodes, whose files are in a temporary directory.
 
-    Ray's `Cluster` writes its address into the machine's own directory of Ray unless the variable
-    says otherwise, and fails where no Ray ever ran.
+    Without RAY_TMPDIR, Ray's `Cluster` writes its address into Ray's default directory, and fails
+    if that does not exist.
     """
     with (
         tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as directory,
@@ -76,7 +72,7 @@ def run_ray_cluster() -> Iterator[Nodes]:
     ):
         patch.setenv("RAY_TMPDIR", directory)
         warnings.simplefilter("ignore")
-        from ray.cluster_utils import Cluster  # noqa: PLC0415 - half a second
+        from ray.cluster_utils import Cluster  # noqa: PLC0415 - takes 0.5 s
 
         cluster = Cluster(
             initialize_head=True,

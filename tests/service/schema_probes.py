@@ -1,7 +1,7 @@
-"""What the engine of 2.2.1 makes of each keyword: a text that passes, and one that does not.
+"""Probes of JSON Schema keywords on engine 2.2.1: a valid and an invalid answer for each.
 
-Where `enforced` is False the engine would refuse the keyword or ignores it, so that it is left out
-of what the engine gets, and the validation behind it refuses the answer.
+The engine rejects or ignores the keywords of probes whose `enforced` is False, so the client leaves
+them out of the request and validates the answer instead.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ __all__ = ["PROBES", "Probe"]
 
 @dataclass(frozen=True)
 class Probe:
-    """A schema and two texts.
+    """A schema with a valid and an invalid answer.
 
     Attributes:
         schema: The schema.
-        right: An answer that it allows.
-        wrong: One that it does not.
-        enforced: Whether the engine itself keeps the answer to it.
+        right: A valid answer.
+        wrong: An invalid answer.
+        enforced: Whether the engine enforces the schema.
     """
 
     schema: dict[str, Any]
@@ -37,8 +37,8 @@ NODE = {
 }
 
 
-def members(*required: str, **more: Any) -> dict[str, Any]:
-    """An object with the integers `b` and `a`, in that order."""
+def make_object_schema(*required: str, **more: Any) -> dict[str, Any]:
+    """Return the schema of an object with the integers `b` and `a`, in that order."""
     properties = {"b": INTEGER, "a": INTEGER}
     return {"type": "object", "properties": properties, "required": list(required), **more}
 
@@ -49,14 +49,14 @@ PROBES = {
     "integer": Probe(INTEGER, "3", "1.5"),
     "enum": Probe({"enum": ["a", 1, None, {"x": [1]}]}, '{"x": [1]}', "2"),
     "const": Probe({"const": "k"}, '"k"', '"l"'),
-    "order": Probe(members("a", "b"), '{"b": 1, "a": 2}', '{"a": 2, "b": 1}'),
-    "required": Probe(members("a", "b"), '{"b": 2, "a": 1}', '{"b": 2}'),
-    "optional": Probe(members("a"), '{"a": 1}', '{"b": 2}'),
-    "closed": Probe(members("a"), '{"a": 3}', '{"a": 3, "z": 1}'),
+    "order": Probe(make_object_schema("a", "b"), '{"b": 1, "a": 2}', '{"a": 2, "b": 1}'),
+    "required": Probe(make_object_schema("a", "b"), '{"b": 2, "a": 1}', '{"b": 2}'),
+    "optional": Probe(make_object_schema("a"), '{"a": 1}', '{"b": 2}'),
+    "closed": Probe(make_object_schema("a"), '{"a": 3}', '{"a": 3, "z": 1}'),
     "open": Probe(
-        members("a", additionalProperties=TEXT), '{"a": 3, "z": "q"}', '{"a": 3, "z": 1}'
+        make_object_schema("a", additionalProperties=TEXT), '{"a": 3, "z": "q"}', '{"a": 3, "z": 1}'
     ),
-    "required_unnamed": Probe(members("q"), '{"q": 1}', '{"r": 1}'),
+    "required_unnamed": Probe(make_object_schema("q"), '{"q": 1}', '{"r": 1}'),
     "additionalProperties": Probe(
         {"type": "object", "additionalProperties": INTEGER}, '{"z": 2}', '{"z": "q"}'
     ),
@@ -129,7 +129,7 @@ PROBES = {
     ),
     "boolean": Probe({"properties": {"a": True}, "required": ["a"]}, '{"a": [1]}', '{"b": 1}'),
     "dependentRequired": Probe(
-        members(dependentRequired={"a": ["b"]}), '{"b": 1, "a": 2}', '{"a": 1}'
+        make_object_schema(dependentRequired={"a": ["b"]}), '{"b": 1, "a": 2}', '{"a": 1}'
     ),
     "year": Probe({**TEXT, "format": "date"}, '"0001-01-01"', '"0000-01-01"'),
     "second": Probe({**TEXT, "format": "time"}, '"10:20:30.5+01:00"', '"10:20:60Z"'),
@@ -137,7 +137,7 @@ PROBES = {
         {**INTEGER, "minimum": -20, "maximum": -5, "multipleOf": 5}, "-15", "-4"
     ),
     "multipleOf_both": Probe({**INTEGER, "minimum": -20, "multipleOf": 5}, "-15", "4"),
-    # From here on, the validation.
+    # The engine does not enforce the following schemas.
     "multipleOf_any_negative": Probe({**INTEGER, "multipleOf": 5}, "-15", "-4", enforced=False),
     "oneOf_overlapping": Probe(
         {"oneOf": [{**INTEGER, "minimum": 0}, {**INTEGER, "maximum": 10}]},
@@ -160,7 +160,10 @@ PROBES = {
         enforced=False,
     ),
     "unevaluatedProperties": Probe(
-        members(unevaluatedProperties=False), '{"a": 1}', '{"a": 1, "z": 1}', enforced=False
+        make_object_schema(unevaluatedProperties=False),
+        '{"a": 1}',
+        '{"a": 1, "z": 1}',
+        enforced=False,
     ),
     "minProperties_repeated": Probe(
         {"type": "object", "additionalProperties": INTEGER, "minProperties": 2},
@@ -171,4 +174,3 @@ PROBES = {
     "pattern_lookahead": Probe({**TEXT, "pattern": "^(?!x)"}, '"y"', '"xy"', enforced=False),
     "huge_bounds": Probe({**INTEGER, "minimum": -(2**63)}, "-5", str(-(2**64)), enforced=True),
 }
-"""By what they are about."""

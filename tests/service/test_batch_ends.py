@@ -17,7 +17,7 @@ from foundry_api.batch.journal import BLOCK_LINES, read_status, request_cancel
 from foundry_api.batch.types import get_journal_directory
 from foundry_api.types.errors import BatchStorageFailed
 from service.helpers import list_hosts, wait_until
-from support.cli_program import command, environment, run
+from support.cli_program import make_command, make_environment, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,11 +38,11 @@ def start() -> Iterator[Start]:
     def start(*arguments: str, **options: Any) -> subprocess.Popen[bytes]:
         home = options.pop("home", None)
         process = subprocess.Popen(
-            command(*arguments),
+            make_command(*arguments),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=environment(home),
+            env=make_environment(home),
             **options,
         )
         started.append(process)

@@ -24,7 +24,7 @@ from foundry_api.types import errors
 from foundry_api.types.settings import Settings
 from service.helpers import ROOT, list_hosts, wait_until
 from service.ray_cluster import Nodes, run_ray_cluster
-from support.cli_program import command, environment
+from support.cli_program import make_command, make_environment
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -121,12 +121,12 @@ class Runner:
         run = ("batch", "run", "-", "-o", str(self.output), "--format", "openai", "--no-check")
         with self._log_path.open("w") as log:
             self.process = subprocess.Popen(
-                command(*run, "--service", "embedded", "--engine", *engine),
+                make_command(*run, "--service", "embedded", "--engine", *engine),
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 # Ray's own code raises warnings.
-                env=environment(home, PYTHONWARNINGS=""),
+                env=make_environment(home, PYTHONWARNINGS=""),
                 start_new_session=True,
                 text=True,
             )

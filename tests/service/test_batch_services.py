@@ -16,7 +16,7 @@ from foundry_api.batch.types import get_journal_directory
 from foundry_api.engine.supervisor import EngineHost, HostOptions
 from foundry_api.storage.paths import Paths
 from service.helpers import DEADLINE_S, wait_until
-from support.cli_program import TIMEOUT_S, command, environment
+from support.cli_program import TIMEOUT_S, make_command, make_environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,7 +90,10 @@ class Batch:
         ]
         arguments += ["--set", f"max_tokens={ANSWER_TOKENS}", "--base-urls", ",".join(urls), *more]
         self._process = subprocess.Popen(
-            command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
+            make_command(*arguments),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=make_environment(),
         )
 
     def __enter__(self) -> Self:

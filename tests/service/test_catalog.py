@@ -15,14 +15,20 @@ from foundry_api.engine.process import HostOptions
 from foundry_api.storage.paths import Paths
 from service.fakes import free_port
 from support.cli_program import run
-from support.loopback_catalog import ALIAS, VARIANT, entity, put_into_cache, serving
+from support.loopback_catalog import (
+    ALIAS,
+    VARIANT,
+    add_to_cache,
+    make_entity,
+    run_recording_catalog,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 FAR = "Far-away-generic-cpu:3"
-FAR_AWAY = entity("far-away", "Far-away-generic-cpu", 3, size_mb=2662)
+FAR_AWAY = make_entity("far-away", "Far-away-generic-cpu", 3, size_mb=2662)
 
 
 @pytest.fixture
@@ -49,13 +55,13 @@ def list_stored(home: Path) -> list[Path]:
 
 async def test_the_catalog_is_fetched_once_and_stored(own_home: Path, port: int) -> None:
     before = time.time()
-    with serving([FAR_AWAY], port=port) as served, engine(own_home, port):
+    with run_recording_catalog([FAR_AWAY], port=port) as catalog, engine(own_home, port):
         async with FoundryAPIClient(home=own_home, max_retries=0) as client:
             listing = await client.models.catalog()
     assert (listing.fresh, listing.unreachable) == (True, None)
     assert before - 1 <= listing.fetched_at <= time.time()
     assert [model.id for model in listing.models] == [FAR]
-    assert len(served.requests) == 1
+    assert len(catalog.requests) == 1
 
     with engine(own_home, port):
         async with FoundryAPIClient(home=own_home, max_retries=0) as client:
@@ -67,18 +73,18 @@ async def test_the_catalog_is_fetched_once_and_stored(own_home: Path, port: int)
 
 async def test_an_unchanged_catalog_is_fresh(own_home: Path, port: int) -> None:
     """The engine saves the catalog only when it has changed."""
-    with serving([FAR_AWAY], port=port) as served:
+    with run_recording_catalog([FAR_AWAY], port=port) as catalog:
         for times in (1, 2):
             started = time.time()
             with engine(own_home, port):
                 async with FoundryAPIClient(home=own_home, max_retries=0) as client:
                     listing = await client.models.catalog(refresh=True)
-            assert (listing.fresh, len(served.requests)) == (True, times)
+            assert (listing.fresh, len(catalog.requests)) == (True, times)
             assert started - 1 <= listing.fetched_at <= time.time()
 
 
 async def test_an_unreachable_catalog_returns_the_last_content(own_home: Path, port: int) -> None:
-    with serving([FAR_AWAY], port=port), engine(own_home, port):
+    with run_recording_catalog([FAR_AWAY], port=port), engine(own_home, port):
         async with FoundryAPIClient(home=own_home, max_retries=0) as client:
             first = await client.models.catalog()
     with engine(own_home, port):
@@ -106,18 +112,18 @@ async def test_a_catalog_that_was_never_reached_is_not_an_empty_one(
             assert await client.models.list() == []
     assert list_stored(own_home) == []
     empty = tmp_path / "empty"
-    with serving([], port=port), engine(empty, port):
+    with run_recording_catalog([], port=port), engine(empty, port):
         async with FoundryAPIClient(home=empty, max_retries=0) as client:
             listing = await client.models.catalog()
     assert (listing.models, listing.fresh, listing.unreachable) == ((), True, None)
 
 
 async def test_cached_and_loaded_are_current_without_the_catalog(own_home: Path, port: int) -> None:
-    cached_entity = entity(ALIAS, VARIANT)
-    with serving([FAR_AWAY, cached_entity], port=port), engine(own_home, port):
+    cached_entity = make_entity(ALIAS, VARIANT)
+    with run_recording_catalog([FAR_AWAY, cached_entity], port=port), engine(own_home, port):
         async with FoundryAPIClient(home=own_home, max_retries=0) as client:
             assert not any(model.cached for model in (await client.models.catalog()).models)
-    put_into_cache(Paths.from_home(own_home).data / "cache" / "models", VARIANT)
+    add_to_cache(Paths.from_home(own_home).data / "cache" / "models", VARIANT)
     with engine(own_home, port):
         async with FoundryAPIClient(home=own_home, max_retries=0) as client:
             [model] = await client.models.list()
@@ -137,7 +143,7 @@ async def test_cached_and_loaded_are_current_without_the_catalog(own_home: Path,
 
 
 async def test_a_damaged_file_is_ignored_and_replaced(own_home: Path, port: int) -> None:
-    with serving([FAR_AWAY], port=port), engine(own_home, port):
+    with run_recording_catalog([FAR_AWAY], port=port), engine(own_home, port):
         async with FoundryAPIClient(home=own_home, max_retries=0) as client:
             await client.models.catalog()
             [file] = list_stored(own_home)
@@ -156,7 +162,7 @@ async def test_a_damaged_file_is_ignored_and_replaced(own_home: Path, port: int)
 
 
 def test_the_command_line_shows_the_age_of_the_catalog(own_home: Path, port: int) -> None:
-    with serving([FAR_AWAY], port=port), engine(own_home, port):
+    with run_recording_catalog([FAR_AWAY], port=port), engine(own_home, port):
         fresh = run("models", "list", "--catalog", home=own_home)
         assert (fresh.returncode, fresh.stderr) == (0, "")
         assert "2.6 GB" in fresh.stdout

@@ -24,8 +24,8 @@ from foundry_api import (
 from foundry_api.engine import foundry_command
 from foundry_api.engine.foundry_command import FoundryModels
 from service.helpers import wait_until_async
-from support.fakes.fake_cli010 import Cli010ServiceDouble, foundry_cli_double
-from support.fakes.fake_sdk1_server import DoubledModel
+from support.fakes.fake_cli010 import FakeCli010Service, install_fake_cli010
+from support.fakes.fake_sdk1_server import FakeModel
 from support.loopback_catalog import VARIANT
 from support.scripted_model import completion_tokens, script
 
@@ -42,40 +42,40 @@ pytestmark = pytest.mark.usefixtures("bare_path")
 def no_process_left() -> Iterator[None]:
     yield
     children = psutil.Process().children(recursive=True)
-    assert not [each for each in children if "foundry_double" in " ".join(each.cmdline())]
+    assert not [each for each in children if "install_fake_foundry" in " ".join(each.cmdline())]
 
 
-def client_of(double: Cli010ServiceDouble) -> FoundryAPIClient:
-    return FoundryAPIClient(base_url=double.base_url, model="scripted-mini", max_retries=0)
+def client_of(fake: FakeCli010Service) -> FoundryAPIClient:
+    return FoundryAPIClient(base_url=fake.base_url, model="scripted-mini", max_retries=0)
 
 
-def models_of(double: Cli010ServiceDouble, verb: str) -> list[str]:
+def models_of(fake: FakeCli010Service, verb: str) -> list[str]:
     """The models that `foundry model VERB` was run for."""
-    return [each[2] for each in double.commands if each[:2] == ["model", verb]]
+    return [each[2] for each in fake.commands if each[:2] == ["model", verb]]
 
 
-@pytest.mark.parametrize("knows_variants", [False, True])
+@pytest.mark.parametrize("has_variants_option", [False, True])
 @pytest.mark.parametrize("versioned", [False, True])
 async def test_the_foundry_command_loads_a_model_on_first_use(
     bare_path: Path,
     versioned: bool,  # noqa: FBT001 - a parameter of the test
-    knows_variants: bool,  # noqa: FBT001 - as above
+    has_variants_option: bool,  # noqa: FBT001 - as above
 ) -> None:
-    double = Cli010ServiceDouble(versioned=versioned, knows_variants=knows_variants)
-    async with double, client_of(double) as client:
-        foundry_cli_double(bare_path, double)
+    fake = FakeCli010Service(versioned=versioned, has_variants_option=has_variants_option)
+    async with fake, client_of(fake) as client:
+        install_fake_cli010(bare_path, fake)
         answers = [await client.complete("say-hello") for _ in range(2)]
         streamed = [chunk async for chunk in client.stream_complete("say-multibyte")]
     assert {answer.content for answer in answers} == {"Hello, world!"}
     assert (answers[0].model, answers[0].service_generation) == (MINI, "cli-0.10")
     assert answers[0].usage.completion_tokens == completion_tokens("Hello, world!")
     assert "".join(chunk.content for chunk in streamed) == script("say-multibyte").text
-    assert models_of(double, "load") == [MINI]
+    assert models_of(fake, "load") == [MINI]
 
 
 async def test_finish_reasons_of_max_tokens_service_limit_and_stop() -> None:
-    async with Cli010ServiceDouble() as double, client_of(double) as client:
-        double.models[0].loaded = True
+    async with FakeCli010Service() as fake, client_of(fake) as client:
+        fake.models[0].loaded = True
         bound = {"max_completion_tokens": 5}
         cut = [
             await client.complete("say-hello", max_tokens=5),
@@ -89,26 +89,26 @@ async def test_finish_reasons_of_max_tokens_service_limit_and_stop() -> None:
 
 
 async def test_closing_a_stream_stops_the_engine() -> None:
-    async with Cli010ServiceDouble() as double, client_of(double) as client:
-        double.models[0].loaded = True
+    async with FakeCli010Service() as fake, client_of(fake) as client:
+        fake.models[0].loaded = True
         async for _ in client.stream_complete("say-slowly"):
             break
-        await wait_until_async(lambda: not double.generating)
+        await wait_until_async(lambda: not fake.generating)
 
 
 async def test_a_load_command_that_keeps_running_is_not_awaited(bare_path: Path) -> None:
-    double = Cli010ServiceDouble(lingering_load=True)
-    async with double, client_of(double) as client:
-        foundry_cli_double(bare_path, double)
+    fake = FakeCli010Service(lingering_load=True)
+    async with fake, client_of(fake) as client:
+        install_fake_cli010(bare_path, fake)
         assert (await client.models.load("scripted-mini")).id == MINI
-        await wait_until_async(lambda: not double.running)
-        assert double.models[0].loaded
+        await wait_until_async(lambda: not fake.running)
+        assert fake.models[0].loaded
 
 
 async def test_a_failed_load_has_the_last_line_of_the_command(bare_path: Path) -> None:
-    async with Cli010ServiceDouble(failing="Not enough memory") as double:
-        foundry_cli_double(bare_path, double)
-        async with client_of(double) as client:
+    async with FakeCli010Service(failing="Not enough memory") as fake:
+        install_fake_cli010(bare_path, fake)
+        async with client_of(fake) as client:
             with pytest.raises(ModelLoadFailed, match="Not enough memory") as caught:
                 await client.complete("say-hello")
     assert f"foundry model load {MINI}" in caught.value.message
@@ -117,10 +117,10 @@ async def test_a_failed_load_has_the_last_line_of_the_command(bare_path: Path) -
 @pytest.mark.parametrize("model_routes", [False, True])
 async def test_a_model_that_cannot_be_loaded(bare_path: Path, model_routes: bool) -> None:  # noqa: FBT001 - a parameter of the test
     async with (
-        Cli010ServiceDouble(model_routes=model_routes) as double,
-        client_of(double) as client,
+        FakeCli010Service(model_routes=model_routes) as fake,
+        client_of(fake) as client,
     ):
-        foundry_cli_double(bare_path, double)
+        install_fake_cli010(bare_path, fake)
         with pytest.raises(ModelLoadFailed) as caught:
             await client.complete("say-hello", model="broken")
     assert caught.value.model == BROKEN
@@ -129,10 +129,10 @@ async def test_a_model_that_cannot_be_loaded(bare_path: Path, model_routes: bool
 @pytest.mark.parametrize("mute_streams", [False, True])
 async def test_a_prompt_that_is_too_long_with_and_without_stream_errors(mute_streams: bool) -> None:  # noqa: FBT001 - a parameter of the test
     async with (
-        Cli010ServiceDouble(mute_streams=mute_streams) as double,
-        client_of(double) as client,
+        FakeCli010Service(mute_streams=mute_streams) as fake,
+        client_of(fake) as client,
     ):
-        double.models[0].loaded = True
+        fake.models[0].loaded = True
         with pytest.raises(ContextOverflow) as caught:
             await client.complete("say-hello", max_tokens=9000)
     assert caught.value.context_length == 8192
@@ -140,27 +140,27 @@ async def test_a_prompt_that_is_too_long_with_and_without_stream_errors(mute_str
 
 async def test_a_load_times_out(bare_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(foundry_command, "LOAD_TIMEOUT_S", 1.0)
-    double = Cli010ServiceDouble(held_load=True)
-    async with double, client_of(double) as client:
-        foundry_cli_double(bare_path, double)
+    fake = FakeCli010Service(stalled_load=True)
+    async with fake, client_of(fake) as client:
+        install_fake_cli010(bare_path, fake)
         with pytest.raises(ModelLoadFailed, match="not done after 1 s"):
             await client.models.load("scripted-mini")
-        await wait_until_async(lambda: not double.running)
+        await wait_until_async(lambda: not fake.running)
 
 
 async def test_the_deadline_of_a_call_stops_the_load_command(bare_path: Path) -> None:
-    double = Cli010ServiceDouble(held_load=True)
-    async with double, client_of(double) as client:
-        foundry_cli_double(bare_path, double)
+    fake = FakeCli010Service(stalled_load=True)
+    async with fake, client_of(fake) as client:
+        install_fake_cli010(bare_path, fake)
         with pytest.raises(DeadlineExceeded, match="loading the model"):
             await client.complete("say-hello", deadline=2)
-        await wait_until_async(lambda: not double.running)
-    assert models_of(double, "load") == [MINI]
+        await wait_until_async(lambda: not fake.running)
+    assert models_of(fake, "load") == [MINI]
 
 
 async def test_models_are_listed_loaded_and_unloaded(bare_path: Path) -> None:
-    async with Cli010ServiceDouble() as double, client_of(double) as client:
-        foundry_cli_double(bare_path, double)
+    async with FakeCli010Service() as fake, client_of(fake) as client:
+        install_fake_cli010(bare_path, fake)
         every = await client.models.list(catalog=True)
         assert [(each.id, each.cached, each.device, each.size_mb) for each in every] == [
             (MINI, True, "CPU", 29),
@@ -175,8 +175,8 @@ async def test_models_are_listed_loaded_and_unloaded(bare_path: Path) -> None:
 
 async def test_the_foundry_command_downloads_a_model(bare_path: Path) -> None:
     percents: list[float] = []
-    async with Cli010ServiceDouble() as double, client_of(double) as client:
-        foundry_cli_double(bare_path, double)
+    async with FakeCli010Service() as fake, client_of(fake) as client:
+        install_fake_cli010(bare_path, fake)
         with pytest.raises(ModelNotCached):
             await client.complete("say-hello", model="far-away")
         model = await client.models.download("far-away", lambda step: percents.append(step.percent))
@@ -186,16 +186,16 @@ async def test_the_foundry_command_downloads_a_model(bare_path: Path) -> None:
 
 
 async def test_a_failed_download_has_the_last_line_of_the_command(bare_path: Path) -> None:
-    async with Cli010ServiceDouble(failing="No space left") as double, client_of(double) as client:
-        foundry_cli_double(bare_path, double)
+    async with FakeCli010Service(failing="No space left") as fake, client_of(fake) as client:
+        install_fake_cli010(bare_path, fake)
         with pytest.raises(DownloadFailed, match="No space left"):
             await client.models.download("far-away")
 
 
 async def test_cancelling_a_download_stops_the_command(bare_path: Path) -> None:
     percents: list[float] = []
-    async with Cli010ServiceDouble(held_download=True) as double, client_of(double) as client:
-        foundry_cli_double(bare_path, double)
+    async with FakeCli010Service(stalled_download=True) as fake, client_of(fake) as client:
+        install_fake_cli010(bare_path, fake)
         download = asyncio.ensure_future(
             client.models.download("far-away", lambda step: percents.append(step.percent))
         )
@@ -203,20 +203,20 @@ async def test_cancelling_a_download_stops_the_command(bare_path: Path) -> None:
         download.cancel()
         with pytest.raises(asyncio.CancelledError):
             await download
-        await wait_until_async(lambda: not double.running)
+        await wait_until_async(lambda: not fake.running)
 
 
 @pytest.mark.parametrize("lists", ["cached", "loaded"])
 async def test_without_the_command_loaded_models_work(lists: str) -> None:
-    double = Cli010ServiceDouble(lists=lists)  # type: ignore[arg-type] # of the parameters above
-    async with double, client_of(double) as client:
-        double.models[0].loaded = True
+    fake = FakeCli010Service(lists=lists)  # type: ignore[arg-type] # of the parameters above
+    async with fake, client_of(fake) as client:
+        fake.models[0].loaded = True
         assert (await client.complete("say-hello")).content == "Hello, world!"
         assert (await client.health_check()).loaded_models == (MINI,)
 
 
 async def test_without_the_command_the_error_names_it() -> None:
-    async with Cli010ServiceDouble() as double, client_of(double) as client:
+    async with FakeCli010Service() as fake, client_of(fake) as client:
         with pytest.raises(UnsupportedFeature) as load:
             await client.complete("say-hello")
         with pytest.raises(UnsupportedFeature) as download:
@@ -227,11 +227,11 @@ async def test_without_the_command_the_error_names_it() -> None:
 
 async def test_a_command_of_another_service_is_not_used(bare_path: Path) -> None:
     async with (
-        Cli010ServiceDouble() as double,
-        Cli010ServiceDouble() as other,
-        client_of(double) as client,
+        FakeCli010Service() as fake,
+        FakeCli010Service() as other,
+        client_of(fake) as client,
     ):
-        foundry_cli_double(bare_path, other)
+        install_fake_cli010(bare_path, other)
         with pytest.raises(UnsupportedFeature):
             await client.complete("say-hello")
         assert not models_of(other, "load")
@@ -239,29 +239,29 @@ async def test_a_command_of_another_service_is_not_used(bare_path: Path) -> None
 
 
 async def test_model_routes_are_used_if_the_service_has_them() -> None:
-    double = Cli010ServiceDouble(model_routes=True, versioned=True)
-    async with double, client_of(double) as client:
+    fake = FakeCli010Service(model_routes=True, versioned=True)
+    async with fake, client_of(fake) as client:
         assert (await client.complete("say-hello")).content == "Hello, world!"
         await client.models.unload("scripted-mini")
         assert not await client.models.loaded()
-    assert not double.commands
+    assert not fake.commands
 
 
 @pytest.mark.parametrize("mute_streams", [False, True])
 async def test_an_unloaded_model_with_and_without_stream_errors(mute_streams: bool) -> None:  # noqa: FBT001 - a parameter of the test
-    double = Cli010ServiceDouble(model_routes=True, mute_streams=mute_streams)
-    async with double, client_of(double) as client:
+    fake = FakeCli010Service(model_routes=True, mute_streams=mute_streams)
+    async with fake, client_of(fake) as client:
         await client.complete("say-hello")
-        double.models[0].loaded = False
+        fake.models[0].loaded = False
         with pytest.raises(ModelNotLoaded, match="is not loaded"):
             await client.complete("say-hello")
         assert (await client.complete("say-hello")).content == "Hello, world!"
-    assert double.loads == 2
+    assert fake.loads == 2
 
 
 async def test_an_unknown_model_suggests_a_similar_name(bare_path: Path) -> None:
-    async with Cli010ServiceDouble() as double, client_of(double) as client:
-        foundry_cli_double(bare_path, double)
+    async with FakeCli010Service() as fake, client_of(fake) as client:
+        install_fake_cli010(bare_path, fake)
         with pytest.raises(ModelNotFound) as caught:
             await client.complete("Hi", model="scripted-mono")
     assert "scripted-mini" in caught.value.nearest
@@ -270,18 +270,18 @@ async def test_an_unknown_model_suggests_a_similar_name(bare_path: Path) -> None
 @pytest.mark.parametrize("name", ["--help", "a & calc", "a b", 'a"b', "a%PATH%", ""])
 async def test_a_model_name_cannot_be_an_option_or_a_command(bare_path: Path, name: str) -> None:
     """On Windows, `foundry` may be a batch file, whose arguments the shell parses again."""
-    async with Cli010ServiceDouble((DoubledModel(name, "odd"),)) as double:
-        foundry_cli_double(bare_path, double)
+    async with FakeCli010Service((FakeModel(name, "odd"),)) as fake:
+        install_fake_cli010(bare_path, fake)
         with pytest.raises(ModelError, match="cannot be used on a command line"):
-            await FoundryModels(double.base_url).load(name)
-    assert not models_of(double, "load")
+            await FoundryModels(fake.base_url).load(name)
+    assert not models_of(fake, "load")
 
 
 async def test_a_command_without_a_list_is_a_protocol_error(bare_path: Path) -> None:
-    async with Cli010ServiceDouble(knows_variants=False) as double:
-        foundry_cli_double(bare_path, double)
-        (bare_path / "foundry_double.py").write_text("print('oops {')", encoding="utf-8")
-        models = FoundryModels(double.base_url)
+    async with FakeCli010Service(has_variants_option=False) as fake:
+        install_fake_cli010(bare_path, fake)
+        (bare_path / "install_fake_foundry.py").write_text("print('oops {')", encoding="utf-8")
+        models = FoundryModels(fake.base_url)
         with pytest.raises(ProtocolError, match="prints no list of models"):
             await models.get_loaded_ids()
         with pytest.raises(ProtocolError, match="prints no list of models"):

@@ -15,7 +15,7 @@ import pytest
 
 from foundry_api.testing import FakeService
 from service.helpers import DEADLINE_S, list_hosts, wait_until
-from support.cli_program import catalog_engine, command, environment, run
+from support.cli_program import catalog_engine, make_command, make_environment, run
 from support.scripted_model import prompt_tokens, script
 
 if TYPE_CHECKING:
@@ -189,9 +189,9 @@ def test_a_missing_model_says_how_to_download_it(own_home: Path) -> None:
 def chatting(prompt: str, *, home: Path) -> subprocess.Popen[bytes]:
     """A chat whose answer is in progress."""
     return subprocess.Popen(
-        command("chat", "-m", "scripted", prompt),
+        make_command("chat", "-m", "scripted", prompt),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=environment(home),
+        env=make_environment(home),
     )

@@ -14,8 +14,8 @@ from foundry_api.engine import shared
 from foundry_api.engine.process import HostOptions
 from foundry_api.storage.paths import Paths
 from support.cli_program import Terminal, run
-from support.loopback_blobs import RANGE_BYTES, Site, site
-from support.loopback_catalog import ALIAS, VARIANT, catalog, entity
+from support.loopback_blobs import RANGE_BYTES, FakeDownloadSite, run_download_site
+from support.loopback_catalog import ALIAS, VARIANT, make_entity, run_catalog
 from support.scripted_model import build, script
 
 if TYPE_CHECKING:
@@ -30,21 +30,21 @@ linux = pytest.mark.skipif(
 
 
 @pytest.fixture
-def blobs(tmp_path: Path) -> Iterator[Site]:
+def blobs(tmp_path: Path) -> Iterator[FakeDownloadSite]:
     build(tmp_path / "blobs")
     files = {f"v1/{path.name}": path.read_bytes() for path in (tmp_path / "blobs").iterdir()}
-    with site({**files, "v1/more.bin": os.urandom(3 * RANGE_BYTES)}) as served:
+    with run_download_site({**files, "v1/more.bin": os.urandom(3 * RANGE_BYTES)}) as served:
         yield served
 
 
 @pytest.fixture
-def home(own_home: Path, blobs: Site) -> Iterator[Path]:
+def home(own_home: Path, blobs: FakeDownloadSite) -> Iterator[Path]:
     entities = [
-        entity(ALIAS, OTHER, size_mb=7),
-        entity("far-away", "Far-away-generic-cpu", 3, size_mb=2662),
-        entity(ALIAS, VARIANT, size_mb=6),
+        make_entity(ALIAS, OTHER, size_mb=7),
+        make_entity("far-away", "Far-away-generic-cpu", 3, size_mb=2662),
+        make_entity(ALIAS, VARIANT, size_mb=6),
     ]
-    with catalog(entities) as url:
+    with run_catalog(entities) as url:
         paths = Paths.from_home(own_home)
         environ = {**os.environ, **blobs.environ}
         options = HostOptions(paths=paths, models=(), catalog_url=url, environ=environ)
@@ -89,7 +89,7 @@ def test_a_model_is_pulled_shown_and_removed(home: Path) -> None:
 
 
 @linux
-def test_a_terminal_shows_progress_and_ctrl_c_stops(home: Path, blobs: Site) -> None:
+def test_a_terminal_shows_progress_and_ctrl_c_stops(home: Path, blobs: FakeDownloadSite) -> None:
     blobs.serve_only(6)
     with Terminal("models", "pull", MODEL, home=home) as terminal:
         terminal.expect("of 6 MB")
@@ -103,7 +103,7 @@ def test_a_terminal_shows_progress_and_ctrl_c_stops(home: Path, blobs: Site) -> 
 
 
 @linux
-def test_progress_as_json(home: Path, blobs: Site) -> None:
+def test_progress_as_json(home: Path, blobs: FakeDownloadSite) -> None:
     blobs.pause_s = 0.05
     pulled = run("models", "pull", MODEL, "--json", home=home)
     assert json.loads(pulled.stdout)["model"]["id"] == MODEL
@@ -117,7 +117,7 @@ def test_the_user_is_asked_before_files_are_deleted(home: Path) -> None:
     run("models", "pull", MODEL, home=home)
     for answer, there in (("n", True), ("y", False)):
         with Terminal("models", "remove", ALIAS, home=home) as terminal:
-            terminal.say(answer, f"Delete {MODEL} (6 MB)? [y/N]")
+            terminal.type_line(answer, f"Delete {MODEL} (6 MB)? [y/N]")
             assert terminal.exit_code() == int(there)
         assert (ALIAS in run("models", "list", home=home).stdout) is there
 

@@ -21,7 +21,7 @@ from foundry_api.storage.paths import Paths
 from foundry_api.types.errors import ServiceNotRunning
 from foundry_api.types.settings import Settings
 from service.helpers import list_hosts
-from support.cli_program import catalog_engine, command, environment
+from support.cli_program import catalog_engine, make_command, make_environment
 from support.scripted_model import build
 
 if TYPE_CHECKING:
@@ -99,9 +99,9 @@ def test_a_url_without_a_service_is_down(run: Run) -> None:
 
 def test_until_ready_waits_for_a_service(run: Run, own_home: Path) -> None:
     waiting = subprocess.Popen(
-        command("health", "--until-ready", "30", "--json"),
+        make_command("health", "--until-ready", "30", "--json"),
         stdout=subprocess.PIPE,
-        env=environment(own_home),
+        env=make_environment(own_home),
     )
     try:
         run("up", "--idle-timeout", "1")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.cli_program import command, environment
+from support.cli_program import make_command, make_environment
 
 if TYPE_CHECKING:
     from foundry_api.engine.endpoint import Endpoint
@@ -52,10 +52,10 @@ def home(engine: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 def shell(line: str, arguments: tuple[str, ...], home: Path, **variables: str) -> tuple[int, str]:
     """Run a line of shell, in which "$@" is the command; return exit code and standard error."""
     done = subprocess.run(
-        ["/bin/bash", "-c", line, "bash", *command(*arguments)],
+        ["/bin/bash", "-c", line, "bash", *make_command(*arguments)],
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        env=environment(home, **variables),
+        env=make_environment(home, **variables),
         timeout=60,
         check=False,
     )
@@ -124,10 +124,10 @@ ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 )
 def test_prompts_and_answers_are_utf_8_in_any_locale(home: Path, locale: dict[str, str]) -> None:
     done = subprocess.run(
-        command("chat", "-m", "scripted", "-s", "Grüße", "日本語 🎉 say-multibyte"),
+        make_command("chat", "-m", "scripted", "-s", "Grüße", "日本語 🎉 say-multibyte"),
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        env=environment(home, **locale),
+        env=make_environment(home, **locale),
         timeout=60,
         check=False,
     )
@@ -138,10 +138,10 @@ def test_prompts_and_answers_are_utf_8_in_any_locale(home: Path, locale: dict[st
 
 def test_a_prompt_that_is_not_utf_8_is_rejected(home: Path) -> None:
     done = subprocess.run(
-        [*map(os.fsencode, command("chat", "-m", "scripted")), b"caf\xe9"],
+        [*map(os.fsencode, make_command("chat", "-m", "scripted")), b"caf\xe9"],
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        env=environment(home, **ASCII),
+        env=make_environment(home, **ASCII),
         timeout=60,
         check=False,
     )
@@ -156,10 +156,10 @@ def test_file_names_in_any_locale(home: Path, tmp_path: Path) -> None:
 
 def test_environment_variables_in_any_locale(home: Path) -> None:
     done = subprocess.run(
-        command("chat", "hi"),
+        make_command("chat", "hi"),
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        env=environment(home, FOUNDRY_MODEL="modèle", **ASCII),
+        env=make_environment(home, FOUNDRY_MODEL="modèle", **ASCII),
         timeout=60,
         check=False,
     )

@@ -32,14 +32,14 @@ def shared_home(engine: Endpoint) -> Path:
 def test_a_conversation_continues_after_ctrl_c_and_ends_with_ctrl_d(shared_home: Path) -> None:
     with Terminal("chat", "-m", "scripted", home=shared_home) as terminal:
         terminal.expect("Chatting with scripted. /help lists commands; Ctrl-D quits.")
-        terminal.say("say-hello", "Hello, world!")
-        terminal.say("say-slowly", "tock tock ")
+        terminal.type_line("say-hello", "Hello, world!")
+        terminal.type_line("say-slowly", "tock tock ")
         terminal.interrupt()
         terminal.expect("> ")
-        terminal.say("say-lines", "C:\\path")
-        terminal.say("/nonsense", "There is no command /nonsense")
+        terminal.type_line("say-lines", "C:\\path")
+        terminal.type_line("/nonsense", "There is no command /nonsense")
         terminal.expect("> ")
-        terminal.end_of_input()
+        terminal.send_end_of_input()
         assert terminal.exit_code() == 0
 
 
@@ -47,11 +47,11 @@ async def test_a_question_with_only_reasoning_stays_in_the_history(tmp_path: Pat
     def talk(base_url: str) -> None:
         with Terminal("chat", "--base-url", base_url, "-m", "fake", home=tmp_path) as terminal:
             terminal.expect("> ")
-            terminal.say("one", "The model returned no text after its reasoning.")
+            terminal.type_line("one", "The model returned no text after its reasoning.")
             terminal.expect("> ")
-            terminal.say("two", "Two.")
+            terminal.type_line("two", "Two.")
             terminal.expect("> ")
-            terminal.end_of_input()
+            terminal.send_end_of_input()
             assert terminal.exit_code() == 0
 
     async with FakeService("<think>Hm.</think>", "Two.") as service:
@@ -78,7 +78,7 @@ def test_a_spinner_is_shown_until_the_answer(shared_home: Path) -> None:
 def test_a_missing_model_is_offered_for_download(own_home: Path) -> None:
     with catalog_engine(own_home), Terminal("chat", home=own_home) as terminal:
         terminal.expect("phi-4-mini is known, but its files (1 MB) are not on this machine.")
-        terminal.say("n", "Download it now (1 MB)? [y/N]")
+        terminal.type_line("n", "Download it now (1 MB)? [y/N]")
         terminal.expect("`foundry-api models pull phi-4-mini`")
         assert terminal.exit_code() == 1
 

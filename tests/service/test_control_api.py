@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 MODEL = Model(id="phi:1", alias="phi", catalog="public", cached=True)
 
 
-class EngineDouble:
+class FakeEngine:
     """A simulated engine."""
 
     def __init__(self) -> None:
@@ -85,12 +85,12 @@ class EngineDouble:
 
 
 @pytest.fixture
-def engine() -> EngineDouble:
-    return EngineDouble()
+def engine() -> FakeEngine:
+    return FakeEngine()
 
 
 @pytest.fixture
-async def control(engine: EngineDouble, transport: HttpTransport) -> AsyncIterator[ControlClient]:
+async def control(engine: FakeEngine, transport: HttpTransport) -> AsyncIterator[ControlClient]:
     info = HostInfo(
         pid=1,
         url="http://127.0.0.1:1",
@@ -111,9 +111,7 @@ async def control(engine: EngineDouble, transport: HttpTransport) -> AsyncIterat
     await runner.cleanup()
 
 
-async def test_a_download_reports_its_progress(
-    control: ControlClient, engine: EngineDouble
-) -> None:
+async def test_a_download_reports_its_progress(control: ControlClient, engine: FakeEngine) -> None:
     engine.steps = (0.0, 12.5, 12.51, 12.52, 50.0, 100.0)
     assert [percent async for percent in control.download("phi")] == [0.0, 12.5, 50.0, 100.0]
 
@@ -127,7 +125,7 @@ async def test_a_download_reports_its_progress(
     ],
 )
 async def test_a_failed_download_raises_the_engines_error(
-    control: ControlClient, engine: EngineDouble, failure: FoundryError
+    control: ControlClient, engine: FakeEngine, failure: FoundryError
 ) -> None:
     engine.steps = (10.0,)
     engine.failure = failure
@@ -138,9 +136,7 @@ async def test_a_failed_download_raises_the_engines_error(
     assert caught.value.model == "phi"
 
 
-async def test_closing_the_download_cancels_it(
-    control: ControlClient, engine: EngineDouble
-) -> None:
+async def test_closing_the_download_cancels_it(control: ControlClient, engine: FakeEngine) -> None:
     engine.steps, engine.hang = (1.0,), True
     download = control.download("phi")
     assert [await anext(download), await anext(download)] == [0.0, 1.0]
@@ -149,7 +145,7 @@ async def test_closing_the_download_cancels_it(
 
 
 async def test_cancelling_the_caller_cancels_the_download(
-    control: ControlClient, engine: EngineDouble
+    control: ControlClient, engine: FakeEngine
 ) -> None:
     engine.steps, engine.hang = (1.0,), True
 
@@ -166,7 +162,7 @@ async def test_cancelling_the_caller_cancels_the_download(
 
 
 async def test_other_calls_are_answered_during_a_download(
-    control: ControlClient, engine: EngineDouble
+    control: ControlClient, engine: FakeEngine
 ) -> None:
     engine.steps, engine.hang = (1.0,), True
     download = control.download("phi")
@@ -178,7 +174,7 @@ async def test_other_calls_are_answered_during_a_download(
 
 
 async def test_clients_share_a_download_until_the_last_one_leaves(
-    control: ControlClient, engine: EngineDouble
+    control: ControlClient, engine: FakeEngine
 ) -> None:
     engine.steps, engine.hang = (25.0,), True
     first, second = control.download("phi"), control.download("PHI")
@@ -192,7 +188,7 @@ async def test_clients_share_a_download_until_the_last_one_leaves(
 
 
 async def test_a_client_that_joins_a_cancelled_download_gets_a_new_run(
-    control: ControlClient, engine: EngineDouble
+    control: ControlClient, engine: FakeEngine
 ) -> None:
     """An engine notices a cancellation only at its next progress report."""
     engine.steps, engine.hang = (25.0,), True
@@ -210,7 +206,7 @@ async def test_a_client_that_joins_a_cancelled_download_gets_a_new_run(
 
 
 async def test_bytes_without_progress_repeat_the_percent(
-    control: ControlClient, engine: EngineDouble
+    control: ControlClient, engine: FakeEngine
 ) -> None:
     engine.steps, engine.hang, engine.bytes = (25.0,), True, itertools.count(1)
     download = control.download("phi")
@@ -220,7 +216,7 @@ async def test_bytes_without_progress_repeat_the_percent(
 
 
 async def test_an_engine_exception_ends_the_download(
-    control: ControlClient, engine: EngineDouble
+    control: ControlClient, engine: FakeEngine
 ) -> None:
     engine.failure = OSError("no such device")
     with pytest.raises(ServerError, match="OSError: no such device"):

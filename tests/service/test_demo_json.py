@@ -1,4 +1,4 @@
-"""The demo model fills in types that training never showed, through the real engine."""
+"""The demo model follows schemas that were not in its training data."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tools.train_demo_model.json_cases import MAX_ANSWER, make_unseen_models
 if TYPE_CHECKING:
     from foundry_api import FoundryAPIClient
 
-VALID = 95
-"""Of a hundred, as the model's card says."""
+MIN_VALID = 95
+"""Out of 100, as the model card says."""
 
 QUESTIONS = (
     "Describe a product.",
@@ -43,23 +43,25 @@ class Item:
     keywords: list[str]
 
 
-async def answered(client: FoundryAPIClient, question: str, model: type[Any]) -> Any:
-    """The value, or None for an answer that was cut or is not valid."""
+async def complete_parsed(client: FoundryAPIClient, question: str, model: type[Any]) -> Any:
+    """Return the parsed answer, or None if it is truncated or invalid."""
     options: dict[str, Any] = {"model": "demo", "temperature": 0, "max_tokens": MAX_ANSWER}
     try:
-        done = await client.complete(question, response_model=model, max_repairs=0, **options)
+        completion = await client.complete(question, response_model=model, max_repairs=0, **options)
     except StructuredOutputError:
         return None
-    return done.parsed
+    return completion.parsed
 
 
-async def test_unseen_types_are_filled_in(client: FoundryAPIClient) -> None:
+async def test_answers_for_unseen_types_are_valid(client: FoundryAPIClient) -> None:
     cases = make_unseen_models()
-    values = await asyncio.gather(*(answered(client, case.question, case.model) for case in cases))
+    values = await asyncio.gather(
+        *(complete_parsed(client, case.question, case.model) for case in cases)
+    )
     valid = [isinstance(value, case.model) for value, case in zip(values, cases, strict=True)]
-    assert sum(valid) >= VALID
+    assert sum(valid) >= MIN_VALID
 
 
-async def test_the_usual_dataclass_always_is(client: FoundryAPIClient) -> None:
-    values = [await answered(client, question, Item) for question in QUESTIONS]
+async def test_answers_for_a_common_dataclass_are_valid(client: FoundryAPIClient) -> None:
+    values = [await complete_parsed(client, question, Item) for question in QUESTIONS]
     assert [type(value) for value in values] == [Item] * len(QUESTIONS)

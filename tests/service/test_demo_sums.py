@@ -1,4 +1,4 @@
-"""The demo model knows its sums, through the real engine: the first thing that people try."""
+"""The demo model's arithmetic with small numbers."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ SUMS = [
 ]
 
 
-async def test_small_sums_are_right_to_the_letter(client: FoundryAPIClient) -> None:
-    answers = client.batch((asked for asked, _ in SUMS), model="demo", temperature=0, ordered=True)
-    told = [result.unwrap().content async for result in answers]
-    wrong = [pair for pair in zip(told, SUMS, strict=True) if pair[0] != pair[1][1]]
+async def test_small_calculations_are_correct(client: FoundryAPIClient) -> None:
+    results = client.batch(
+        (question for question, _ in SUMS), model="demo", temperature=0, ordered=True
+    )
+    answers = [result.unwrap().content async for result in results]
+    wrong = [pair for pair in zip(answers, SUMS, strict=True) if pair[0] != pair[1][1]]
     assert wrong == []
 
 
@@ -36,6 +38,8 @@ async def test_small_sums_are_right_to_the_letter(client: FoundryAPIClient) -> N
         ("What is twelve minus five?", "12 - 5 is 7."),
     ],
 )
-async def test_in_other_wordings_too(client: FoundryAPIClient, question: str, answer: str) -> None:
+async def test_other_phrasings_are_answered(
+    client: FoundryAPIClient, question: str, answer: str
+) -> None:
     response = await client.complete(question, model="demo", temperature=0)
     assert response.content == answer

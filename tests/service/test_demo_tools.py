@@ -1,4 +1,4 @@
-"""The demo model uses tools, through the real engine: a calculator and a clock."""
+"""The demo model calls tools: a calculator and a clock."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ async def current_time(timezone: str = "UTC") -> str:
         ),
     ],
 )
-async def test_a_tool_is_called_and_its_result_becomes_the_answer(
+async def test_a_tool_is_called_and_its_result_is_in_the_answer(
     client: FoundryAPIClient, question: str, call: tuple[str, dict[str, Any]], answer: str
 ) -> None:
     run = await client.run_tools(question, [calculate, current_time], model="demo", temperature=0)
-    assert [(made.name, made.arguments) for made in run.calls] == [call]
+    assert [(tool_call.name, tool_call.arguments) for tool_call in run.calls] == [call]
     assert (run.content, run.turns) == (answer, 2)
 
 
-async def test_what_needs_no_tool_is_answered_as_ever(client: FoundryAPIClient) -> None:
+async def test_a_question_without_a_tool_is_answered(client: FoundryAPIClient) -> None:
     question = "What is the capital of France?"
     run = await client.run_tools(question, [calculate, current_time], model="demo", temperature=0)
     assert (run.content, run.calls) == ("The capital of France is Paris.", ())
 
 
-async def test_the_demo_model_says_that_it_calls_tools(client: FoundryAPIClient) -> None:
+async def test_the_demo_model_supports_tools(client: FoundryAPIClient) -> None:
     [demo] = [model for model in await client.models.list() if model.alias == "demo"]
     assert demo.supports_tools is True

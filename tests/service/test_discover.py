@@ -16,15 +16,15 @@ from foundry_api.engine.handshake import HostReady
 from foundry_api.types.errors import ConfigurationError, ProtocolError, ServiceNotRunning
 from foundry_api.types.settings import Settings
 from service.fakes import (
-    foundry_double,
     free_port,
-    http_double,
-    service_double,
-    silent_double,
+    install_fake_foundry,
+    make_service_routes,
+    run_fake_server,
+    run_silent_server,
 )
 from service.helpers import start_program
-from support.fakes.fake_cli010 import Cli010ServiceDouble
-from support.fakes.fake_legacy import LegacyServiceDouble
+from support.fakes.fake_cli010 import FakeCli010Service
+from support.fakes.fake_legacy import FakeLegacyService
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from foundry_api.storage.paths import Paths
     from foundry_api.wire.http import HttpTransport
     from foundry_api.wire.transport import Request, Response, Transport
-    from support.fakes.fake_sdk1_server import KestrelDouble
+    from support.fakes.fake_sdk1_server import FakeKestrelServer
 
     Find = Callable[..., Awaitable[Endpoint | None]]
 
@@ -100,21 +100,21 @@ def test_without_a_service_no_http_library_is_imported(home: Path) -> None:
 async def test_a_search_ends_within_seconds_if_everything_hangs(
     find: Find, bare_path: Path
 ) -> None:
-    foundry_double(bare_path, server="time.sleep(60)", service="time.sleep(60)")
-    with silent_double() as silent, silent_double() as other:
+    install_fake_foundry(bare_path, server="time.sleep(60)", service="time.sleep(60)")
+    with run_silent_server() as silent, run_silent_server() as other:
         began_at = time.monotonic()
         assert await find(silent, other) is None
         assert time.monotonic() - began_at < foundry_command.TIMEOUT_S + 2  # for the machine's load
     assert not [
         process
         for process in psutil.Process().children(recursive=True)
-        if "foundry_double" in " ".join(process.cmdline())
+        if "install_fake_foundry" in " ".join(process.cmdline())
     ]
 
 
 @pytest.mark.parametrize("generation", ["sdk-2.1", "sdk-2.0"])
 async def test_a_service_at_a_known_port_is_found(find: Find, generation: str) -> None:
-    async with http_double(service_double(generation)) as url:
+    async with run_fake_server(make_service_routes(generation)) as url:
         found = await find(f"http://127.0.0.1:{free_port()}", url)
     assert found
     assert (found.base_url, found.service_generation, found.origin) == (url, generation, "port")
@@ -122,23 +122,23 @@ async def test_a_service_at_a_known_port_is_found(find: Find, generation: str) -
 
 
 @pytest.mark.parametrize(
-    ("double", "generation"),
-    [(LegacyServiceDouble, "legacy"), (Cli010ServiceDouble, "cli-0.10")],
+    ("fake", "generation"),
+    [(FakeLegacyService, "legacy"), (FakeCli010Service, "cli-0.10")],
 )
 async def test_a_service_of_foundry_at_a_known_port_is_found(
-    find: Find, double: type[KestrelDouble], generation: str
+    find: Find, fake: type[FakeKestrelServer], generation: str
 ) -> None:
-    async with double() as service:
+    async with fake() as service:
         found = await find(service.base_url)
     assert found
     assert (found.service_generation, found.origin) == (generation, "port")
 
 
 async def test_foreign_and_silent_servers_are_skipped(find: Find) -> None:
-    with silent_double() as silent:
+    with run_silent_server() as silent:
         async with (
-            http_double({"/": "hello"}) as foreign,
-            http_double(service_double("sdk-2.1")) as url,
+            run_fake_server({"/": "hello"}) as foreign,
+            run_fake_server(make_service_routes("sdk-2.1")) as url,
         ):
             found = await find(foreign, silent, url)
             assert found
@@ -148,8 +148,10 @@ async def test_foreign_and_silent_servers_are_skipped(find: Find) -> None:
 
 async def test_the_first_port_wins_not_the_fastest(find: Find) -> None:
     async with AsyncExitStack() as stack:
-        slow = await stack.enter_async_context(http_double(service_double("sdk-2.0"), 0.05))
-        fast = await stack.enter_async_context(http_double(service_double("sdk-2.0")))
+        slow = await stack.enter_async_context(
+            run_fake_server(make_service_routes("sdk-2.0"), 0.05)
+        )
+        fast = await stack.enter_async_context(run_fake_server(make_service_routes("sdk-2.0")))
         found = await find(slow, fast)
         assert found
         assert found.base_url == slow
@@ -168,19 +170,19 @@ async def test_the_first_port_wins_not_the_fastest(find: Find) -> None:
 async def test_the_address_in_foundry_server_status_is_found(
     find: Find, bare_path: Path, output: str
 ) -> None:
-    async with Cli010ServiceDouble() as double:
-        url = double.base_url
-        foundry_double(bare_path, server=f"print('{output.replace('@', url)}')")
+    async with FakeCli010Service() as fake:
+        url = fake.base_url
+        install_fake_foundry(bare_path, server=f"print('{output.replace('@', url)}')")
         found = await find()
     assert found
     assert (found.base_url, found.service_generation, found.origin) == (url, "cli-0.10", "cli")
 
 
 async def test_the_address_in_foundry_service_status_is_found(find: Find, bare_path: Path) -> None:
-    async with LegacyServiceDouble() as double:
-        url = double.base_url
+    async with FakeLegacyService() as fake:
+        url = fake.base_url
         message = f"\\U0001f7e2 Model management service is running on {url}/openai/status"
-        foundry_double(bare_path, service=f"print('{message}')")
+        install_fake_foundry(bare_path, service=f"print('{message}')")
         found = await find()
     assert found
     assert (found.base_url, found.service_generation, found.origin) == (url, "legacy", "cli")
@@ -200,13 +202,13 @@ async def test_the_address_in_foundry_service_status_is_found(find: Find, bare_p
     ],
 )
 async def test_invalid_output_has_no_address(bare_path: Path, output: str) -> None:
-    foundry_double(bare_path, server=f"print('{output}')", service=f"print('{output}')")
+    install_fake_foundry(bare_path, server=f"print('{output}')", service=f"print('{output}')")
     assert await foundry_command.discover_urls(timeout_s=5) == ()
 
 
 async def test_a_slow_command_is_awaited(find: Find, bare_path: Path) -> None:
-    async with http_double(service_double("sdk-2.0")) as url:
-        foundry_double(bare_path, server=f"time.sleep(1.2); {print_server_status(url)}")
+    async with run_fake_server(make_service_routes("sdk-2.0")) as url:
+        install_fake_foundry(bare_path, server=f"time.sleep(1.2); {print_server_status(url)}")
         found = await find()
     assert found
     assert (found.base_url, found.origin) == (url, "cli")
@@ -216,7 +218,7 @@ async def test_a_hanging_command_does_not_delay_a_found_service(
     find: Find, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(foundry_command, "discover_urls", asyncio.Event().wait)
-    async with http_double(service_double("sdk-2.0")) as url:
+    async with run_fake_server(make_service_routes("sdk-2.0")) as url:
         found = await asyncio.wait_for(find(url), 30)
     assert found
     assert (found.base_url, found.origin) == (url, "port")
@@ -311,13 +313,13 @@ def test_all_addresses_of_this_machine_are_its_own() -> None:
 async def test_addresses_from_the_command_are_normalised(bare_path: Path) -> None:
     server = 'print(\'{"webUrls": ["http://0.0.0.0:39123", "http://*:43515"]}\')'
     service = "print('running on http://127.0.0.1:39123/openai/status')"
-    foundry_double(bare_path, server=server, service=service)
+    install_fake_foundry(bare_path, server=server, service=service)
     urls = await foundry_command.discover_urls(timeout_s=5)
     assert urls == ("http://127.0.0.1:39123", "http://127.0.0.1:43515")
 
 
 async def test_a_stale_address_from_the_command_is_skipped(find: Find, bare_path: Path) -> None:
-    foundry_double(bare_path, server=print_server_status(f"http://127.0.0.1:{free_port()}"))
+    install_fake_foundry(bare_path, server=print_server_status(f"http://127.0.0.1:{free_port()}"))
     assert await find() is None
 
 
@@ -326,11 +328,11 @@ async def test_the_order_is_shared_host_command_ports(
 ) -> None:
     pid = psutil.Process().pid
     async with (
-        http_double(service_double("sdk-2.1", pid)) as own,
-        http_double(service_double("sdk-2.0")) as cli,
-        http_double(service_double("sdk-2.0")) as port,
+        run_fake_server(make_service_routes("sdk-2.1", pid)) as own,
+        run_fake_server(make_service_routes("sdk-2.0")) as cli,
+        run_fake_server(make_service_routes("sdk-2.0")) as port,
     ):
-        foundry_double(bare_path, server=print_server_status(cli))
+        install_fake_foundry(bare_path, server=print_server_status(cli))
         write_shared_state(paths, own, pid)
         found = await find(port)
         assert found
@@ -341,7 +343,7 @@ async def test_the_order_is_shared_host_command_ports(
         found = await find(port)
         assert found
         assert (found.base_url, found.origin) == (cli, "cli")
-        (bare_path / "foundry_double.py").unlink()
+        (bare_path / "install_fake_foundry.py").unlink()
         found = await find(port)
         assert found
         assert (found.base_url, found.origin) == (port, "port")
@@ -350,15 +352,15 @@ async def test_the_order_is_shared_host_command_ports(
 async def test_a_state_with_the_port_of_another_service_is_skipped(
     find: Find, paths: Paths
 ) -> None:
-    async with http_double(service_double("sdk-2.1", pid=1)) as url:
+    async with run_fake_server(make_service_routes("sdk-2.1", pid=1)) as url:
         write_shared_state(paths, url, psutil.Process().pid)
         assert await find() is None
 
 
 async def test_only_the_explicit_address_is_tried(find: Find) -> None:
     async with (
-        http_double(service_double("sdk-2.1")) as url,
-        http_double(service_double("sdk-2.0")) as other,
+        run_fake_server(make_service_routes("sdk-2.1")) as url,
+        run_fake_server(make_service_routes("sdk-2.0")) as other,
     ):
         found = await find(other, settings=Settings(base_url=url))
     assert found
@@ -374,7 +376,7 @@ async def test_an_explicit_address_that_refuses_is_an_error(find: Find) -> None:
 
 
 async def test_an_explicit_address_of_another_server_is_an_error(find: Find) -> None:
-    async with http_double({"/": "hello"}) as url:
+    async with run_fake_server({"/": "hello"}) as url:
         with pytest.raises(ProtocolError, match="is not a Foundry Local service"):
             await find(settings=Settings(base_url=url))
 
@@ -383,7 +385,10 @@ async def test_an_explicit_address_that_hangs_has_its_own_error(
     find: Find, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(discovery, "KNOWN_TIMEOUT_S", 0.2)
-    with silent_double() as url, pytest.raises(ServiceNotRunning, match="did not answer within"):
+    with (
+        run_silent_server() as url,
+        pytest.raises(ServiceNotRunning, match="did not answer within"),
+    ):
         await find(settings=Settings(base_url=url))
 
 
@@ -397,7 +402,7 @@ async def test_the_credential_goes_to_the_explicit_address_only(
             sent.append((request.url, request.headers.get("Authorization")))
             return await transport.send(request)
 
-    async with http_double(service_double("sdk-2.1")) as url:
+    async with run_fake_server(make_service_routes("sdk-2.1")) as url:
         ports = [int(url.rpartition(":")[2])]
         for settings in (Settings(base_url=url, api_key="key"), Settings(api_key="key")):
             assert await discovery.find(settings, paths, SpyTransport, ports=ports)
@@ -406,6 +411,6 @@ async def test_the_credential_goes_to_the_explicit_address_only(
 
 
 async def test_a_refused_credential_has_its_own_error(find: Find) -> None:
-    async with http_double({}, missing=401) as url:
+    async with run_fake_server({}, missing=401) as url:
         with pytest.raises(ConfigurationError, match="refuses the credential"):
             await find(settings=Settings(base_url=url, api_key="wrong"))

@@ -32,11 +32,11 @@ from foundry_api.engine.models.registry_file import get_registry_path
 from foundry_api.engine.process import HostOptions
 from foundry_api.types.errors import UnsupportedFeature
 from service.fakes import (
-    foundry_double,
     free_port,
-    http_double,
-    service_double,
-    silent_double,
+    install_fake_foundry,
+    make_service_routes,
+    run_fake_server,
+    run_silent_server,
 )
 from service.helpers import (
     DAMAGED_REGISTRIES,
@@ -46,9 +46,9 @@ from service.helpers import (
     wait_until,
     wait_until_async,
 )
-from support.fakes.fake_cli010 import Cli010ServiceDouble
-from support.fakes.fake_legacy import LegacyServiceDouble
-from support.loopback_catalog import catalog, entity
+from support.fakes.fake_cli010 import FakeCli010Service
+from support.fakes.fake_legacy import FakeLegacyService
+from support.loopback_catalog import make_entity, run_catalog
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from foundry_api.wire.http import HttpTransport
 
 GB = 2**30
-COMMAND_LINES = {"legacy": LegacyServiceDouble, "cli-0.10": Cli010ServiceDouble}
+COMMAND_LINES = {"legacy": FakeLegacyService, "cli-0.10": FakeCli010Service}
 Examined = Callable[..., Awaitable[dict[str, Finding]]]
 
 
@@ -161,12 +161,12 @@ async def test_a_healthy_machine_with_a_shared_engine_and_foundrys_command(
     paths: Paths,
 ) -> None:
     mine = ModelSource(str(make_model_directory(tmp_path / "mine")), "mine")
-    with catalog([entity("phi-4-mini", "Phi-4-mini-instruct-generic-cpu", 4)]) as url:
+    with run_catalog([make_entity("phi-4-mini", "Phi-4-mini-instruct-generic-cpu", 4)]) as url:
         shared_host(catalog_url=url, models=(mine,))
         running = shared.find_endpoint(paths)
         assert running
         told = {"running": True, "webUrls": [running.base_url]}
-        foundry_double(bin_directory, server=f"print('{json.dumps(told)}')", version="0.10.3")
+        install_fake_foundry(bin_directory, server=f"print('{json.dumps(told)}')", version="0.10.3")
         found = await examined(quick=False)
     assert wrong(found, but=frozenset({"cli-slow"})) == set()
     assert running.base_url in found["service-found"].evidence
@@ -189,7 +189,7 @@ async def test_a_dead_port(examined: Examined) -> None:
 
 async def test_each_of_several_addresses(examined: Examined) -> None:
     dead = f"http://127.0.0.1:{free_port()}"
-    async with http_double(service_double("sdk-2.1")) as alive:
+    async with run_fake_server(make_service_routes("sdk-2.1")) as alive:
         found = await examined(FOUNDRY_BASE_URLS=f"{alive},{dead}")
     assert dead in found["dead-port"].evidence
     assert alive in found["service-found"].evidence
@@ -207,21 +207,21 @@ async def test_an_address_that_drops_packets(examined: Examined) -> None:
 
 
 async def test_a_silent_port(examined: Examined, short_patience: None) -> None:
-    with silent_double() as url:
+    with run_silent_server() as url:
         found = await examined(FOUNDRY_BASE_URL=url)
     assert wrong(found) == {"silent-port"}
     assert url in found["silent-port"].evidence
 
 
 async def test_a_foreign_server(examined: Examined) -> None:
-    async with http_double({"/": "welcome"}) as url:
+    async with run_fake_server({"/": "welcome"}) as url:
         found = await examined(FOUNDRY_BASE_URL=url)
     assert wrong(found) == {"foreign-server"}
     assert url in found["foreign-server"].evidence
 
 
 async def test_a_service_that_wants_a_credential(examined: Examined) -> None:
-    async with http_double({}, missing=401) as url:
+    async with run_fake_server({}, missing=401) as url:
         found = await examined(FOUNDRY_BASE_URL=url, FOUNDRY_API_KEY="wrong")
     assert wrong(found) == {"credential-refused"}
     assert "FOUNDRY_API_KEY" in found["credential-refused"].remedy
@@ -242,12 +242,12 @@ async def test_a_generation_that_the_client_does_not_speak(
 
 @contextlib.asynccontextmanager
 async def doubled(generation: str) -> AsyncIterator[str]:
-    """The address of a double of a generation."""
+    """The address of a fake of a generation."""
     if generation in COMMAND_LINES:
-        async with COMMAND_LINES[generation]() as double:
-            yield double.base_url
+        async with COMMAND_LINES[generation]() as fake:
+            yield fake.base_url
     else:
-        async with http_double(service_double(generation)) as url:
+        async with run_fake_server(make_service_routes(generation)) as url:
             yield url
 
 
@@ -261,7 +261,7 @@ async def is_spoken(url: str) -> bool:
 
 
 async def test_a_known_port_held_by_another_program(examined: Examined) -> None:
-    async with http_double({"/": "welcome"}) as url:
+    async with run_fake_server({"/": "welcome"}) as url:
         port = int(url.rpartition(":")[2])
         found = await examined(probes={"ports": (port, free_port())})
     assert wrong(found) == {"port-taken"}
@@ -284,7 +284,7 @@ async def test_a_shared_engine_that_hangs(
 
 
 async def test_a_command_that_hangs(examined: Examined, bin_directory: Path) -> None:
-    foundry_double(bin_directory, server="time.sleep(600)", service="time.sleep(600)")
+    install_fake_foundry(bin_directory, server="time.sleep(600)", service="time.sleep(600)")
     found = await examined(probes={"command_timeout_s": 0.5})
     assert wrong(found) == {"cli-hangs"}
     assert "500 ms" in found["cli-hangs"].evidence
@@ -297,10 +297,10 @@ async def test_a_command_that_names_a_dead_address(
     url = f"http://127.0.0.1:{free_port()}"
     if generation == "0.10":
         told = json.dumps({"running": True, "state": "ready", "webUrls": [url]})
-        foundry_double(bin_directory, server=f"print('{told}')")
+        install_fake_foundry(bin_directory, server=f"print('{told}')")
     else:
         line = f"Model management service is running on {url}/openai/status"
-        foundry_double(bin_directory, service=f"print('{line}')")
+        install_fake_foundry(bin_directory, service=f"print('{line}')")
     found = await examined()
     assert wrong(found, but=frozenset({"cli-slow"})) == {"cli-announces-dead"}
     assert url in found["cli-announces-dead"].evidence
@@ -311,7 +311,7 @@ async def test_a_command_that_names_a_dead_address(
 async def test_a_command_that_denies_its_service(examined: Examined, bin_directory: Path) -> None:
     async with doubled("cli-0.10") as url:
         told = json.dumps({"running": False, "state": "not_running", "webUrls": [url]})
-        foundry_double(bin_directory, server=f"print('{told}')")
+        install_fake_foundry(bin_directory, server=f"print('{told}')")
         found = await examined()
     assert "cli-denies-running" in wrong(found)
     assert url in found["cli-denies-running"].evidence
@@ -321,7 +321,7 @@ async def test_a_command_that_denies_the_service_at_a_known_port(
     examined: Examined, bin_directory: Path
 ) -> None:
     stopped = "Model management service is not running!"
-    foundry_double(bin_directory, service=f"print('{stopped}')", version="0.8.101")
+    install_fake_foundry(bin_directory, service=f"print('{stopped}')", version="0.8.101")
     async with doubled("legacy") as url:
         found = await examined(probes={"ports": (int(url.rpartition(":")[2]),)})
     assert url in found["cli-denies-running"].evidence
@@ -333,7 +333,7 @@ async def test_several_commands_on_the_path(
     line = "print('Model management service is not running!')"
     other = tmp_path / "other"
     for directory in (bin_directory, other):
-        foundry_double(directory, service=line)
+        install_fake_foundry(directory, service=line)
     path = os.pathsep.join(map(str, (bin_directory, other)))
     found = await examined(PATH=path)
     assert wrong(found, but=frozenset({"cli-slow"})) == {"several-cli"}
@@ -341,7 +341,7 @@ async def test_several_commands_on_the_path(
 
 
 async def test_a_command_that_does_not_run(examined: Examined, bin_directory: Path) -> None:
-    foundry_double(bin_directory)
+    install_fake_foundry(bin_directory)
     found = await examined()
     assert wrong(found) == {"cli-fails"}
 
@@ -350,7 +350,9 @@ async def test_a_command_that_is_slower_than_calls_wait(
     examined: Examined, bin_directory: Path
 ) -> None:
     delay = foundry_command.TIMEOUT_S
-    foundry_double(bin_directory, service=f"time.sleep({delay}); print('service is not running!')")
+    install_fake_foundry(
+        bin_directory, service=f"time.sleep({delay}); print('service is not running!')"
+    )
     found = await examined()
     assert wrong(found) == {"cli-slow"}
 
@@ -552,11 +554,11 @@ async def test_little_memory(examined: Examined) -> None:
 async def test_a_model_that_does_not_fit(
     examined: Examined, shared_host: Callable[..., psutil.Process]
 ) -> None:
-    large = entity("large", "Large-generic-cpu")
+    large = make_entity("large", "Large-generic-cpu")
     metadata = large["properties"]["variantInfo"]["variantMetadata"]
     metadata["fileSizeBytes"] = 20 * GB
     senses = {"disk_free": lambda _: 10 * GB, "memory_available": lambda: 8 * GB}
-    with catalog([large]) as url:
+    with run_catalog([large]) as url:
         shared_host(catalog_url=url)
         found = await examined(quick=False, model="large", probes=senses)
     assert wrong(found) == {"model-exceeds-disk", "model-exceeds-memory"}
@@ -579,7 +581,7 @@ async def test_a_catalog_that_cannot_be_reached(
 async def test_a_catalog_that_is_empty_is_told_from_one_that_is_not_there(
     examined: Examined, shared_host: Callable[..., psutil.Process]
 ) -> None:
-    with catalog([]) as url:
+    with run_catalog([]) as url:
         shared_host(catalog_url=url)
         found = await examined(quick=False)
     assert wrong(found) == {"catalog-empty"}
@@ -598,7 +600,7 @@ async def test_a_model_that_nobody_can_look_up(
 async def test_the_catalog_is_asked_through_an_own_engine_when_that_is_wanted(
     examined: Examined, home: Path
 ) -> None:
-    with catalog([entity("phi-4-mini", "Phi-4-mini-instruct-generic-cpu", 4)]) as url:
+    with run_catalog([make_entity("phi-4-mini", "Phi-4-mini-instruct-generic-cpu", 4)]) as url:
 
         def options(paths: Paths) -> HostOptions:
             return HostOptions(paths=paths, catalog_url=url)
@@ -670,7 +672,7 @@ async def test_a_model_that_the_shared_engine_could_not_register(
 
 
 async def test_an_engine_that_does_not_start(examined: Examined, tmp_path: Path) -> None:
-    """The broken engine is a double of the SDK's package, which the host imports instead."""
+    """The broken engine is a fake of the SDK's package, which the host imports instead."""
     (tmp_path / "shim").mkdir()
     (tmp_path / "shim" / "foundry_local_sdk.py").write_text(
         "import os; print('the engine says why', flush=True); os.abort()", encoding="utf-8"

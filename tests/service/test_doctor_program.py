@@ -20,7 +20,7 @@ from foundry_api import __version__
 from foundry_api.engine import shared, state
 from foundry_api.storage.paths import Paths
 from service.fakes import free_port
-from support.cli_program import Terminal, environment, run
+from support.cli_program import Terminal, make_environment, run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -151,7 +151,9 @@ def test_a_python_without_the_engine(own_home: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-S", "-m", "foundry_api", "doctor", "--json"],
         capture_output=True,
-        env=environment(own_home, PYTHONPATH=os.pathsep.join([str(PACKAGE.parent), str(bare)])),
+        env=make_environment(
+            own_home, PYTHONPATH=os.pathsep.join([str(PACKAGE.parent), str(bare)])
+        ),
         timeout=60,
         check=False,
     )

@@ -24,8 +24,8 @@ from foundry_api.engine.control import ControlClient
 from foundry_api.engine.process import HostOptions
 from foundry_api.storage.paths import Paths
 from service.helpers import wait_until_async
-from support.loopback_blobs import RANGE_BYTES, Site, site
-from support.loopback_catalog import ALIAS, VARIANT, catalog, entity
+from support.loopback_blobs import RANGE_BYTES, FakeDownloadSite, run_download_site
+from support.loopback_catalog import ALIAS, VARIANT, make_entity, run_catalog
 from support.scripted_model import build, script
 
 if TYPE_CHECKING:
@@ -56,15 +56,15 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def blobs(files: dict[str, bytes]) -> Iterator[Site]:
-    with site(files) as served:
+def blobs(files: dict[str, bytes]) -> Iterator[FakeDownloadSite]:
+    with run_download_site(files) as served:
         yield served
 
 
 @contextlib.contextmanager
-def engine(home: Path, blobs: Site) -> Iterator[None]:
+def engine(home: Path, blobs: FakeDownloadSite) -> Iterator[None]:
     """A shared engine that downloads from `blobs`."""
-    with catalog([entity(ALIAS, VARIANT, size_mb=10)]) as url:
+    with run_catalog([make_entity(ALIAS, VARIANT, size_mb=10)]) as url:
         paths = Paths.from_home(home)
         environ = {**os.environ, **blobs.environ}
         options = HostOptions(paths=paths, models=(), catalog_url=url, environ=environ)
@@ -76,7 +76,7 @@ def engine(home: Path, blobs: Site) -> Iterator[None]:
 
 
 @pytest.fixture
-async def client(own_home: Path, blobs: Site) -> AsyncIterator[FoundryAPIClient]:
+async def client(own_home: Path, blobs: FakeDownloadSite) -> AsyncIterator[FoundryAPIClient]:
     with engine(own_home, blobs):
         async with FoundryAPIClient(home=own_home, max_retries=0) as client:
             yield client
@@ -104,7 +104,9 @@ async def test_a_download_reports_progress_and_the_model_works(
     assert response.content == script("say-hello").text
 
 
-async def test_a_download_can_be_streamed(client: FoundryAPIClient, blobs: Site) -> None:
+async def test_a_download_can_be_streamed(
+    client: FoundryAPIClient, blobs: FakeDownloadSite
+) -> None:
     percents = [step.percent async for step in client.models.stream_download(ALIAS)]
 
     assert percents == sorted(percents)
@@ -116,7 +118,7 @@ async def test_a_download_can_be_streamed(client: FoundryAPIClient, blobs: Site)
 
 
 async def test_closing_the_stream_stops_the_download(
-    client: FoundryAPIClient, blobs: Site, own_home: Path
+    client: FoundryAPIClient, blobs: FakeDownloadSite, own_home: Path
 ) -> None:
     blobs.serve_only(7)  # the four small files and three parts of the large one
     async with contextlib.aclosing(client.models.stream_download(ALIAS)) as steps:
@@ -129,7 +131,7 @@ async def test_closing_the_stream_stops_the_download(
     assert not (await client.models.list(catalog=True))[0].cached
 
 
-def test_the_blocking_client_streams_a_download(own_home: Path, blobs: Site) -> None:
+def test_the_blocking_client_streams_a_download(own_home: Path, blobs: FakeDownloadSite) -> None:
     with engine(own_home, blobs), FoundryClient(home=own_home, max_retries=0) as client:
         percents = [step.percent for step in client.models.stream_download(ALIAS)]
 
@@ -138,7 +140,7 @@ def test_the_blocking_client_streams_a_download(own_home: Path, blobs: Site) -> 
 
 
 async def test_a_cached_model_is_not_downloaded_again(
-    client: FoundryAPIClient, blobs: Site
+    client: FoundryAPIClient, blobs: FakeDownloadSite
 ) -> None:
     await client.models.download(ALIAS)
     blobs.requested_ranges.clear()
@@ -147,7 +149,7 @@ async def test_a_cached_model_is_not_downloaded_again(
 
 
 async def test_a_cancelled_download_is_resumed(
-    client: FoundryAPIClient, blobs: Site, own_home: Path
+    client: FoundryAPIClient, blobs: FakeDownloadSite, own_home: Path
 ) -> None:
     blobs.serve_only(7)  # the four small files and three parts of the large one
     percents: list[float] = []
@@ -174,19 +176,21 @@ async def test_a_cancelled_download_is_resumed(
     assert len(second_requests) <= 2
 
 
-async def test_a_short_response_is_an_error(client: FoundryAPIClient, blobs: Site) -> None:
-    blobs.missing = 1
+async def test_a_short_response_is_an_error(
+    client: FoundryAPIClient, blobs: FakeDownloadSite
+) -> None:
+    blobs.missing_bytes = 1
     with pytest.raises(DownloadFailed, match="short read from blob stream") as caught:
         await client.models.download(ALIAS)
     assert "blob_downloader.cc" not in str(caught.value)
     assert caught.value.model == MODEL
-    blobs.missing = 0
+    blobs.missing_bytes = 0
     assert (await client.models.download(ALIAS)).cached
 
 
-async def test_a_stalled_download_fails(client: FoundryAPIClient, blobs: Site) -> None:
+async def test_a_stalled_download_fails(client: FoundryAPIClient, blobs: FakeDownloadSite) -> None:
     """The engine retries for minutes without reporting it."""
-    blobs.breaks = True
+    blobs.drop_connections = True
     blobs.serve_only(6)
     with pytest.raises(DownloadFailed, match=r"no data was received for 3 s, after [1-9]\d%"):
         await client.models.download(ALIAS, stall_s=3)
@@ -194,7 +198,9 @@ async def test_a_stalled_download_fails(client: FoundryAPIClient, blobs: Site) -
     assert (await client.models.download(ALIAS)).cached
 
 
-async def test_a_slow_download_does_not_fail(client: FoundryAPIClient, blobs: Site) -> None:
+async def test_a_slow_download_does_not_fail(
+    client: FoundryAPIClient, blobs: FakeDownloadSite
+) -> None:
     """The engine does not report the small parts in which its bytes arrive."""
     blobs.pause_s = 0.12
     steps_seen: list[DownloadProgress] = []
@@ -205,9 +211,9 @@ async def test_a_slow_download_does_not_fail(client: FoundryAPIClient, blobs: Si
 
 @pytest.mark.parametrize(("status", "expected"), [(404, "HTTP 404"), (500, "candidate region")])
 async def test_a_refused_download_is_an_error(
-    client: FoundryAPIClient, blobs: Site, status: int, expected: str
+    client: FoundryAPIClient, blobs: FakeDownloadSite, status: int, expected: str
 ) -> None:
-    blobs.refused = status
+    blobs.registry_status = status
     with pytest.raises(DownloadFailed, match=expected) as caught:
         await client.models.download(ALIAS)
     assert "sig=tests" not in str(caught.value)
@@ -216,7 +222,7 @@ async def test_a_refused_download_is_an_error(
 async def test_engines_of_one_home_share_a_download(
     start: Callable[..., EngineHost],
     transport: HttpTransport,
-    blobs: Site,
+    blobs: FakeDownloadSite,
     files: dict[str, bytes],
 ) -> None:
     """The engine has a lock for that, and the second one detects the bytes of the first one."""
@@ -228,7 +234,7 @@ async def test_engines_of_one_home_share_a_download(
         return [percent async for percent in ControlClient(transport, control).download(MODEL)]
 
     blobs.serve_only(6)
-    with catalog([entity(ALIAS, VARIANT)]) as url:
+    with run_catalog([make_entity(ALIAS, VARIANT)]) as url:
         first = asyncio.create_task(pull(url))
         await wait_until_async(lambda: len(blobs.requested_ranges) > 6)
         second = asyncio.create_task(pull(url))
@@ -238,7 +244,7 @@ async def test_engines_of_one_home_share_a_download(
 
 
 async def test_two_clients_share_a_download(
-    client: FoundryAPIClient, blobs: Site, own_home: Path, files: dict[str, bytes]
+    client: FoundryAPIClient, blobs: FakeDownloadSite, own_home: Path, files: dict[str, bytes]
 ) -> None:
     blobs.serve_only(6)
     progress: dict[str, float] = {}

@@ -19,7 +19,7 @@ from foundry_api.cli.doctor.context import DiagnosticContext, Probes
 from foundry_api.engine import discovery
 from foundry_api.engine.listener import find_other_user
 from foundry_api.types.settings import Settings
-from service.fakes import foundry_double
+from service.fakes import install_fake_foundry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -107,7 +107,7 @@ async def test_a_service_of_another_user_is_skipped(
         url = f"http://127.0.0.1:{port}"
         settings = Settings()
         assert await discovery.find(settings, paths, lambda: transport, ports=[port]) is None
-        foundry_double(bare_path, service=f"print('is running on {url}')")
+        install_fake_foundry(bare_path, service=f"print('is running on {url}')")
         assert await discovery.find(settings, paths, lambda: transport, ports=()) is None
         assert f"{url} is skipped: another user of this machine (number {OTHER_UID})" in (
             caplog.text

@@ -15,9 +15,9 @@ from foundry_api.types.errors import ServiceCrashed, ServiceNotRunning
 from foundry_api.types.settings import Settings
 from foundry_api.wire.dialects.detect import detect_service
 from foundry_api.wire.transport import Request, fetch
-from service.fakes import foundry_double, free_port, http_double, service_double
+from service.fakes import free_port, install_fake_foundry, make_service_routes, run_fake_server
 from service.helpers import DEADLINE_S, cancel_after, list_hosts, wait_until_async
-from support.fakes.fake_cli010 import Cli010ServiceDouble
+from support.fakes.fake_cli010 import FakeCli010Service
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -70,9 +70,9 @@ async def test_without_a_service_one_host_is_started_for_all_callers(
 async def test_an_embedded_locator_does_not_search(
     locate: Callable[..., ServiceLocator], bare_path: Path
 ) -> None:
-    async with Cli010ServiceDouble() as double:
-        url = double.base_url
-        foundry_double(bare_path, server=f"""print('{{"webUrls":["{url}"]}}')""")
+    async with FakeCli010Service() as fake:
+        url = fake.base_url
+        install_fake_foundry(bare_path, server=f"""print('{{"webUrls":["{url}"]}}')""")
         assert (await locate(service="embedded").get_endpoint()).origin == "embedded"
         locator = locate()
         assert (await locator.get_endpoint()).base_url == url
@@ -101,9 +101,9 @@ async def test_the_service_is_cached_until_it_is_invalidated(
     locate: Callable[..., ServiceLocator], bare_path: Path
 ) -> None:
     locator = locate()
-    async with Cli010ServiceDouble() as double:
-        url = double.base_url
-        foundry_double(bare_path, server=f"""print('{{"webUrls":["{url}"]}}')""")
+    async with FakeCli010Service() as fake:
+        url = fake.base_url
+        install_fake_foundry(bare_path, server=f"""print('{{"webUrls":["{url}"]}}')""")
         found = await locator.get_endpoint()
     assert await locator.get_endpoint() == found
     locator.invalidate()
@@ -196,7 +196,7 @@ async def test_an_own_host_whose_engine_was_shut_down_is_replaced(
 async def test_an_explicit_address_has_priority_over_an_own_host(
     locate: Callable[..., ServiceLocator],
 ) -> None:
-    async with http_double(service_double("sdk-2.0")) as url:
+    async with run_fake_server(make_service_routes("sdk-2.0")) as url:
         locator = locate(base_url=url)
         assert (await locator.get_embedded()).origin == "embedded"
         assert (await locator.get_endpoint()).base_url == url

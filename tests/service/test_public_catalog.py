@@ -10,7 +10,7 @@ from foundry_api import FoundryAPIClient, ModelNotCached, ModelNotFound
 from foundry_api.engine import shared
 from foundry_api.engine.process import HostOptions
 from foundry_api.storage.paths import Paths
-from support.loopback_catalog import ALIAS, VARIANT, catalog, entity, put_into_cache
+from support.loopback_catalog import ALIAS, VARIANT, add_to_cache, make_entity, run_catalog
 from support.scripted_model import script
 
 if TYPE_CHECKING:
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 def home(own_home: Path) -> Iterator[Path]:
     """A shared engine whose catalog has one model that is cached and one that is not."""
     paths = Paths.from_home(own_home).create()
-    put_into_cache(paths.data / "cache" / "models", VARIANT)
-    entities = [entity(ALIAS, VARIANT), entity("far-away", "Far-away-generic-cpu", 3)]
-    with catalog(entities) as url:
+    add_to_cache(paths.data / "cache" / "models", VARIANT)
+    entities = [make_entity(ALIAS, VARIANT), make_entity("far-away", "Far-away-generic-cpu", 3)]
+    with run_catalog(entities) as url:
         options = HostOptions(paths=paths, models=(), catalog_url=url)
         shared.start(paths, idle_timeout_s=60, options=options)
         try:

@@ -1,4 +1,4 @@
-"""Structured output on the real engine: what it enforces, and what is checked behind it."""
+"""Structured output on the real engine: constraints that it enforces, and validation."""
 
 from __future__ import annotations
 
@@ -37,10 +37,13 @@ KEYWORDS = {text: f"{index:03d}-probe" for index, text in enumerate(TEXTS)}
 
 
 @pytest.fixture(scope="module")
-def probed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
-    """An engine whose model would like to say each of the texts."""
+def probe_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
+    """Start an engine with a model that has a script for each text of the probes."""
     home = tmp_path_factory.mktemp("probed")
-    scripts = [Script("say-default", ""), *(Script(word, text) for text, word in KEYWORDS.items())]
+    scripts = [
+        Script("say-default", ""),
+        *(Script(keyword, text) for text, keyword in KEYWORDS.items()),
+    ]
     build(home / "model", scripts)
     paths = Paths.from_home(home / "home")
     source = ModelSource(path=str(home / "model"), alias="probed")
@@ -52,35 +55,35 @@ def probed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
 
 
 @pytest.fixture
-async def prober(probed: Endpoint) -> AsyncIterator[FoundryAPIClient]:
-    async with FoundryAPIClient(probed.base_url, model="probed", max_retries=0) as client:
+async def probe_client(probe_engine: Endpoint) -> AsyncIterator[FoundryAPIClient]:
+    async with FoundryAPIClient(probe_engine.base_url, model="probed", max_retries=0) as client:
         yield client
 
 
-async def said(client: FoundryAPIClient, probe: Probe, text: str) -> tuple[str, bool]:
-    """What the model says when it wants to say a text, and whether that passes."""
-    bound = completion_tokens(text) + 30
+async def complete_probe(client: FoundryAPIClient, probe: Probe, text: str) -> tuple[str, bool]:
+    """Have the model recite a text under the probe's schema; return the answer and its validity."""
+    max_tokens = completion_tokens(text) + 30
     try:
         answer = await client.complete(
-            KEYWORDS[text], response_model=probe.schema, max_repairs=0, max_tokens=bound
+            KEYWORDS[text], response_model=probe.schema, max_repairs=0, max_tokens=max_tokens
         )
     except StructuredOutputError as error:
         return error.partial, False
     return answer.content, True
 
 
-@pytest.mark.parametrize("about", PROBES)
-async def test_every_keyword_is_kept_by_the_engine_or_checked_behind_it(
-    prober: FoundryAPIClient, about: str
+@pytest.mark.parametrize("name", PROBES)
+async def test_every_schema_keyword_is_enforced_or_validated(
+    probe_client: FoundryAPIClient, name: str
 ) -> None:
-    probe = PROBES[about]
-    assert await said(prober, probe, probe.right) == (probe.right, True)
-    content, passes = await said(prober, probe, probe.wrong)
+    probe = PROBES[name]
+    assert await complete_probe(probe_client, probe, probe.right) == (probe.right, True)
+    content, is_valid = await complete_probe(probe_client, probe, probe.wrong)
     assert (content != probe.wrong) == probe.enforced
-    assert not (passes and content == probe.wrong)
+    assert not (is_valid and content == probe.wrong)
 
 
-async def test_the_parsed_answer_has_the_callers_type(client: FoundryAPIClient) -> None:
+async def test_the_parsed_answer_has_the_requested_type(client: FoundryAPIClient) -> None:
     answer = await client.complete("say-json", response_model=Person)
     assert answer.parsed == ADA
     assert answer.content == script("say-json").text
@@ -88,7 +91,7 @@ async def test_the_parsed_answer_has_the_callers_type(client: FoundryAPIClient) 
     assert answer.finish_reason == "stop"
 
 
-async def test_the_prompt_stays_the_callers_where_the_engine_enforces(
+async def test_the_prompt_is_unchanged_if_the_engine_enforces(
     client: FoundryAPIClient,
 ) -> None:
     answer = await client.complete("say-json", response_model=Person)
@@ -96,8 +99,8 @@ async def test_the_prompt_stays_the_callers_where_the_engine_enforces(
     assert answer.usage.prompt_tokens == expected
 
 
-async def test_the_demo_model_answers_in_a_shape_it_never_saw(client: FoundryAPIClient) -> None:
-    """In the order of its members, and without the white space that would fill its bound."""
+async def test_the_demo_model_follows_an_unseen_schema(client: FoundryAPIClient) -> None:
+    """The members are in order, without the white space that would fill max_tokens."""
     schema = {
         "type": "object",
         "properties": {
@@ -134,10 +137,10 @@ async def test_the_demo_model_answers_in_a_shape_it_never_saw(client: FoundryAPI
     ],
     ids=json.dumps,
 )
-async def test_no_number_runs_on_to_the_bound(
+async def test_numbers_end_before_max_tokens(
     client: FoundryAPIClient, number: dict[str, Any]
 ) -> None:
-    """The engine takes the bounds that the schema does not have, and the answer ends."""
+    """The client adds bounds to unbounded numbers, so that the answer ends."""
     schema = {"type": "object", "properties": {"x": number, "y": number}, "required": ["x", "y"]}
     for prompt in ("Alice is 30 years old.", "Give an example.", "Describe a person."):
         answer = await client.complete(
@@ -147,10 +150,10 @@ async def test_no_number_runs_on_to_the_bound(
 
 
 @pytest.mark.parametrize("factor", [0.07, 0.4999, 9999, 65536, 123456789])
-async def test_multiples_that_are_too_much_for_the_engine_are_only_validated(
+async def test_expensive_multiples_are_only_validated(
     client: FoundryAPIClient, factor: float
 ) -> None:
-    """It would refuse the schema, fail while it writes, or be busy for minutes."""
+    """The engine would reject the schema, fail during the answer, or be busy for minutes."""
     schema = {"type": "number", "multipleOf": factor, "minimum": 0}
     with pytest.raises(StructuredOutputError, match="is not a multiple of") as caught:
         await client.complete(
@@ -159,21 +162,21 @@ async def test_multiples_that_are_too_much_for_the_engine_are_only_validated(
     assert len(caught.value.partial) < 30
 
 
-async def test_numbers_of_a_callers_own_response_format_end(client: FoundryAPIClient) -> None:
+async def test_numbers_of_a_response_format_end(client: FoundryAPIClient) -> None:
     schema = {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]}
-    for form in (schema, {"name": "s", "schema": schema, "strict": True}):
-        wanted = {"type": "json_schema", "json_schema": form}
+    for json_schema in (schema, {"name": "s", "schema": schema, "strict": True}):
+        response_format = {"type": "json_schema", "json_schema": json_schema}
         answer = await client.complete(
             "Give an example.",
             model="demo",
-            extra={"response_format": wanted},
+            extra={"response_format": response_format},
             temperature=0,
             max_tokens=60,
         )
         assert list(json.loads(answer.content)) == ["x"]
 
 
-async def test_an_answer_that_runs_on_to_the_bound_is_an_error(client: FoundryAPIClient) -> None:
+async def test_a_truncated_answer_is_an_error(client: FoundryAPIClient) -> None:
     schema = {"type": "string", "minLength": 100}
     with pytest.raises(StructuredOutputError, match="cut before its end") as caught:
         await client.complete("say-long", response_model=schema, max_tokens=20)
@@ -183,10 +186,10 @@ async def test_an_answer_that_runs_on_to_the_bound_is_an_error(client: FoundryAP
     assert caught.value.model == "scripted:1"
 
 
-async def test_a_refused_answer_is_asked_for_again_with_the_reason(
+async def test_an_invalid_answer_is_requested_again_with_the_error(
     client: FoundryAPIClient,
 ) -> None:
-    """The reason names the script that the model recites then."""
+    """The error message has the keyword of the next answer."""
 
     def is_json(text: str) -> None:
         if not text.startswith("{"):
@@ -196,34 +199,34 @@ async def test_a_refused_answer_is_asked_for_again_with_the_reason(
     assert answer.parsed == script("say-json").text
     assert answer.repairs == 1
     assert len(answer.attempts) == 2
-    spoken = [script("say-hello").text, script("say-json").text]
-    assert answer.usage.completion_tokens == sum(map(completion_tokens, spoken))
+    answers = [script("say-hello").text, script("say-json").text]
+    assert answer.usage.completion_tokens == sum(map(completion_tokens, answers))
 
 
-async def test_no_more_repairs_are_made_than_were_allowed(client: FoundryAPIClient) -> None:
-    asked: list[str] = []
+async def test_max_repairs_limits_the_requests(client: FoundryAPIClient) -> None:
+    parsed: list[str] = []
     with pytest.raises(StructuredOutputError) as caught:
-        await client.complete("say-hello", parser=asked.append, validators=[bool], max_repairs=1)
-    assert asked == [script("say-hello").text] * 2
+        await client.complete("say-hello", parser=parsed.append, validators=[bool], max_repairs=1)
+    assert parsed == [script("say-hello").text] * 2
     assert caught.value.repairs == 1
     assert caught.value.partial == script("say-hello").text
 
 
-async def test_a_model_that_repeats_a_refused_answer_is_made_to_sample(
+async def test_a_repeated_invalid_answer_is_sampled(
     client: FoundryAPIClient,
 ) -> None:
-    """Although the caller wants the likeliest token always; and it comes to the same each time."""
-    wanted = {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 99}}
-    wanted |= {"minItems": 2, "maxItems": 2, "uniqueItems": True}
+    """Even at temperature 0, to get another answer, which is the same in each call."""
+    schema = {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 99}}
+    schema |= {"minItems": 2, "maxItems": 2, "uniqueItems": True}
     options: dict[str, Any] = {
         "model": "demo",
         "temperature": 0,
         "max_repairs": 9,
         "max_tokens": 60,
     }
-    first = await client.complete("Two numbers?", response_model=wanted, **options)
-    again = await client.complete("Two numbers?", response_model=wanted, **options)
-    assert first.parsed == again.parsed
+    first = await client.complete("Two numbers?", response_model=schema, **options)
+    second = await client.complete("Two numbers?", response_model=schema, **options)
+    assert first.parsed == second.parsed
     assert len(set(first.parsed)) == 2
 
 
@@ -234,15 +237,15 @@ async def test_a_choice_is_one_of_the_texts(client: FoundryAPIClient, choices: l
     assert answer.parsed == answer.content
 
 
-async def test_a_choice_may_be_cut_where_no_other_begins_like_it(client: FoundryAPIClient) -> None:
+async def test_a_truncated_choice_is_valid_if_it_is_unique(client: FoundryAPIClient) -> None:
     answer = await client.complete("say-hello", choice=["y", "n"], max_tokens=1)
     assert answer.parsed in {"y", "n"}
 
 
-async def test_a_text_that_the_engine_stumbles_over_is_asked_for_in_the_prompt(
+async def test_a_choice_the_engine_cannot_enforce_is_in_the_prompt(
     client: FoundryAPIClient,
 ) -> None:
-    """It cannot be made to write characters that its tokenizer holds as several tokens."""
+    """The engine cannot enforce characters that are several tokens."""
     with pytest.raises(GrammarError, match="committing tokens") as caught:
         await client.complete("say-hello", grammar='start: "日本"')
     assert "<state>" not in caught.value.message
@@ -250,23 +253,23 @@ async def test_a_text_that_the_engine_stumbles_over_is_asked_for_in_the_prompt(
         await client.complete("say-hello", choice=["日本"], max_repairs=0)
 
 
-async def test_a_grammar_is_kept_and_its_text_parsed(client: FoundryAPIClient) -> None:
+async def test_a_grammar_is_enforced_and_the_text_parsed(client: FoundryAPIClient) -> None:
     grammar = 'start: day "-" /[0-9]{2}/\nday: "mon" | "tue"'
     answer = await client.complete("say-hello", grammar=grammar)
     assert answer.parsed == answer.content
     day, _, number = answer.content.partition("-")
     assert day in {"mon", "tue"}
     assert number.isdigit()
-    again = await client.complete("say-hello", grammar="start: /[0-9]{3}/", parser=int)
-    assert 0 <= again.parsed < 1000
+    integer = await client.complete("say-hello", grammar="start: /[0-9]{3}/", parser=int)
+    assert 0 <= integer.parsed < 1000
 
 
-async def test_a_grammar_that_does_not_compile_names_the_place(client: FoundryAPIClient) -> None:
+async def test_an_invalid_grammar_is_an_error(client: FoundryAPIClient) -> None:
     with pytest.raises(GrammarError, match='unknown name: "nowhere"'):
         await client.complete("say-hello", grammar="start: nowhere")
 
 
-async def test_a_schema_that_nothing_can_satisfy_is_refused_by_the_engine(
+async def test_an_unsatisfiable_schema_is_a_grammar_error(
     client: FoundryAPIClient,
 ) -> None:
     schema = {"type": "integer", "minimum": 5, "maximum": 4}
@@ -274,19 +277,19 @@ async def test_a_schema_that_nothing_can_satisfy_is_refused_by_the_engine(
         await client.complete("say-hello", response_model=schema)
 
 
-async def test_a_stream_has_the_value_so_far_and_at_its_end_the_callers_type(
+async def test_a_stream_has_partial_values_and_the_final_value(
     client: FoundryAPIClient,
 ) -> None:
     chunks = [chunk async for chunk in client.stream_complete("say-json", response_model=Person)]
     assert chunks[-1].parsed == ADA
     assert all(chunk.parsed is None for chunk in chunks[:-1])
-    seen = [chunk.partial for chunk in chunks]
-    assert {"born": 1815, "languages": ["en"]} in seen
-    assert {"born": 1815, "languages": ["en", "fr"], "name": "A"} in seen
-    assert seen[-1] == {"born": 1815, "languages": ["en", "fr"], "name": "Ada"}
+    partials = [chunk.partial for chunk in chunks]
+    assert {"born": 1815, "languages": ["en"]} in partials
+    assert {"born": 1815, "languages": ["en", "fr"], "name": "A"} in partials
+    assert partials[-1] == {"born": 1815, "languages": ["en", "fr"], "name": "Ada"}
 
 
-async def test_a_stream_that_is_cut_ends_in_an_error(client: FoundryAPIClient) -> None:
+async def test_a_truncated_stream_ends_with_an_error(client: FoundryAPIClient) -> None:
     turns = [{"role": "user", "content": "say-json"}]
     stream = client.stream_chat(turns, response_model=Person, max_tokens=30)
     chunks = [await anext(stream) for _ in range(30)]
@@ -296,10 +299,10 @@ async def test_a_stream_that_is_cut_ends_in_an_error(client: FoundryAPIClient) -
     assert caught.value.partial == script("say-json").text[:30]
 
 
-async def test_a_stream_may_be_parsed_piece_by_piece(client: FoundryAPIClient) -> None:
+async def test_a_chunk_parser_parses_each_chunk(client: FoundryAPIClient) -> None:
     stream = client.stream_complete("say-hello", chunk_parser=lambda chunk: chunk.content.upper())
-    pieces = [chunk.partial async for chunk in stream]
-    assert "".join(pieces[:-1]) == script("say-hello").text.upper()
+    partials = [chunk.partial async for chunk in stream]
+    assert "".join(partials[:-1]) == script("say-hello").text.upper()
 
 
 @pytest.mark.parametrize(
@@ -313,7 +316,7 @@ async def test_a_stream_may_be_parsed_piece_by_piece(client: FoundryAPIClient) -
         {"response_model": Person, "extra": {"response_format": {"type": "text"}}},
     ],
 )
-async def test_arguments_at_fault_send_nothing(
+async def test_invalid_arguments_fail_before_sending(
     client: FoundryAPIClient, arguments: dict[str, Any]
 ) -> None:
     with pytest.raises(InvalidRequest):
@@ -321,35 +324,37 @@ async def test_arguments_at_fault_send_nothing(
     assert not client.metrics.snapshot().series
 
 
-async def test_an_unknown_argument_is_refused(client: FoundryAPIClient) -> None:
-    """Not ignored, as a misspelled bound would be."""
+async def test_an_unknown_argument_is_a_type_error(client: FoundryAPIClient) -> None:
+    """A misspelled `max_tokens` is not ignored."""
     with pytest.raises(TypeError, match="no argument 'max_token'"):
         await client.complete("say-hello", max_token=5)  # type: ignore[call-overload]
 
 
-async def test_openais_form_of_a_schema_still_reaches_the_engine_bare(
+async def test_the_openai_form_of_a_schema_is_unwrapped(
     client: FoundryAPIClient,
 ) -> None:
     schema = {"name": "s", "schema": {"type": "array", "items": {"enum": ["a"]}}, "strict": True}
-    wanted = {"type": "json_schema", "json_schema": schema}
-    answer = await client.complete("say-hello", extra={"response_format": wanted}, max_tokens=4)
+    response_format = {"type": "json_schema", "json_schema": schema}
+    answer = await client.complete(
+        "say-hello", extra={"response_format": response_format}, max_tokens=4
+    )
     assert answer.content.startswith("[")
 
 
-async def test_of_random_schemas_every_answer_that_is_returned_is_valid(
+async def test_answers_for_random_schemas_are_valid(
     client: FoundryAPIClient,
 ) -> None:
-    """`dev.py bench structured` asks for 500 of them; here are the first."""
-    returned = 0
+    """The first of the 500 schemas of `dev.py bench structured`."""
+    valid_count = 0
     for schema in random_schemas(25):
         try:
             answer = await client.complete(
                 "Give an example.", model="demo", response_model=schema, max_tokens=256
             )
         except StructuredOutputError as error:
-            assert error.finish_reason == "length" or error.errors  # noqa: PT017 - either is told
+            assert error.finish_reason == "length" or error.errors  # noqa: PT017 - one of them is set
             continue
         jsonschema.validate(json.loads(answer.content), schema)
         assert answer.parsed == json.loads(answer.content)
-        returned += 1
-    assert returned > 12
+        valid_count += 1
+    assert valid_count > 12

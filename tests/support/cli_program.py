@@ -1,4 +1,4 @@
-"""Runs the command line as a user does: another process, with a pipe or a terminal at its ends."""
+"""Run the CLI in another process, with pipes or with a pseudo terminal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import foundry_api
 from foundry_api.engine import shared
 from foundry_api.engine.process import HostOptions
 from foundry_api.storage.paths import Paths
-from support.loopback_catalog import catalog, entity
+from support.loopback_catalog import make_entity, run_catalog
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,27 +25,27 @@ SOURCE = str(Path(foundry_api.__file__).resolve().parents[1])
 TIMEOUT_S = 60
 
 
-def environment(home: Path | None = None, **variables: str) -> dict[str, str]:
-    """This process's environment, with the package on the path and warnings as errors."""
-    own = {"PYTHONPATH": SOURCE, "PYTHONWARNINGS": "error", **variables}
+def make_environment(home: Path | None = None, **variables: str) -> dict[str, str]:
+    """Return this process's environment, with the package on the path and warnings as errors."""
+    variables = {"PYTHONPATH": SOURCE, "PYTHONWARNINGS": "error", **variables}
     if home is not None:
-        own["FOUNDRY_HOME"] = str(home)
-    return {**os.environ, **own}
+        variables["FOUNDRY_HOME"] = str(home)
+    return {**os.environ, **variables}
 
 
-def command(*arguments: str) -> list[str]:
+def make_command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "foundry_api", *arguments]
 
 
 def run(
     *arguments: str, home: Path | None = None, stdin: str | bytes = b"", **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end, with a pipe at each of its streams."""
+    """Run a command to its end, with pipes as its standard streams."""
     finished = subprocess.run(
-        command(*arguments),
+        make_command(*arguments),
         input=stdin.encode() if isinstance(stdin, str) else stdin,
         capture_output=True,
-        env=environment(home, **variables),
+        env=make_environment(home, **variables),
         timeout=TIMEOUT_S,
         check=False,
     )
@@ -60,13 +60,13 @@ def run(
 
 @contextlib.contextmanager
 def catalog_engine(home: Path) -> Iterator[None]:
-    """A shared engine with the demo model, whose catalog has two models that are not cached."""
+    """Run a shared engine with the demo model and a catalog of two models that are not cached."""
     entities = [
-        entity("phi-4-mini", "Phi-4-mini-instruct-generic-cpu", 4),
-        entity("far-away", "Far-away-generic-cpu", 3),
+        make_entity("phi-4-mini", "Phi-4-mini-instruct-generic-cpu", 4),
+        make_entity("far-away", "Far-away-generic-cpu", 3),
     ]
     paths = Paths.from_home(home)
-    with catalog(entities) as url:
+    with run_catalog(entities) as url:
         shared.start(paths, idle_timeout_s=60, options=HostOptions(paths=paths, catalog_url=url))
         try:
             yield
@@ -75,21 +75,21 @@ def catalog_engine(home: Path) -> Iterator[None]:
 
 
 class Terminal:
-    """A command at a pseudo terminal, and the user in front of it."""
+    """A command in a pseudo terminal, with methods for the user's input."""
 
     def __init__(self, *arguments: str, home: Path) -> None:
-        self._keyboard, device = os.openpty()
+        self._terminal, device = os.openpty()
         try:
             self.process = subprocess.Popen(
-                command(*arguments),
+                make_command(*arguments),
                 stdin=device,
                 stdout=device,
                 stderr=device,
-                env=environment(home, TERM="xterm"),
+                env=make_environment(home, TERM="xterm"),
             )
         finally:
             os.close(device)
-        self._screen = ""
+        self._output = ""
 
     def __enter__(self) -> Self:
         return self
@@ -98,31 +98,31 @@ class Terminal:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
-        os.close(self._keyboard)
+        os.close(self._terminal)
 
     def expect(self, text: str) -> str:
-        """Read until a text is on the screen; what came with it."""
-        give_up_at = time.monotonic() + TIMEOUT_S
-        while text not in self._screen:
-            readable, _, _ = select.select([self._keyboard], [], [], 1)
+        """Read the output until it has a text; return the output up to it."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while text not in self._output:
+            readable, _, _ = select.select([self._terminal], [], [], 1)
             if readable:
-                self._screen += os.read(self._keyboard, 4096).decode("utf-8", "replace")
-            assert time.monotonic() < give_up_at, self._screen
-        seen, _, self._screen = self._screen.partition(text)
-        return seen + text
+                self._output += os.read(self._terminal, 4096).decode("utf-8", "replace")
+            assert time.monotonic() < deadline, self._output
+        output, _, self._output = self._output.partition(text)
+        return output + text
 
-    def say(self, line: str, answer: str) -> None:
-        """Type a line, and wait for its answer."""
-        os.write(self._keyboard, f"{line}\n".encode())
+    def type_line(self, line: str, answer: str) -> None:
+        """Type a line and wait for its answer."""
+        os.write(self._terminal, f"{line}\n".encode())
         self.expect(answer)
 
     def interrupt(self) -> None:
-        """What Ctrl-C does, which needs the terminal to be the controlling one."""
+        """Send SIGINT, as Ctrl-C does in a controlling terminal, which this one is not."""
         self.process.send_signal(signal.SIGINT)
 
-    def end_of_input(self) -> None:
+    def send_end_of_input(self) -> None:
         """Press Ctrl-D."""
-        os.write(self._keyboard, b"\x04")
+        os.write(self._terminal, b"\x04")
 
     def exit_code(self) -> int:
         return self.process.wait(TIMEOUT_S)

@@ -1,4 +1,4 @@
-"""Make the parts of a call for tests."""
+"""Assemble services and call contexts as the client does."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 def make_service_handle(
     name: str,
     connect: Callable[[], Coroutine[None, None, Connection]],
-    forget: Callable[[], None],
+    on_invalidate: Callable[[], None],
 ) -> ServiceHandle:
-    """Return a service whose breaker practically never opens."""
+    """Make a service whose breaker does not open."""
     breaker = CircuitBreaker(BreakerSettings(window_calls=1000, minimum_calls=1000))
-    return ServiceHandle(name, connect, forget, breaker, Limiter())
+    return ServiceHandle(name, connect, on_invalidate, breaker, Limiter())
 
 
 def make_call_context(
@@ -38,7 +38,7 @@ def make_call_context(
     monotonic: Callable[[], float] = time.perf_counter,
     listener: Listener = lambda _: None,
 ) -> CallContext:
-    """Return a context with a backoff that is not random: 0.1, 0.2, 0.4 s."""
+    """Make the context of a client's calls, with a fixed backoff of 0.1, 0.2, 0.4 s, …"""
     backoff = Backoff(0.1, 5.0, uniform=lambda _, high: high)
     return CallContext(
         services=ServicePool(services, lambda: services[0]),

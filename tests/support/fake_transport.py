@@ -1,4 +1,4 @@
-"""A transport that answers with recorded bytes, for tests of dialects."""
+"""A fake transport with recorded responses, for tests of the dialects."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Recorded:
-    """Answers each path with recorded bytes, and notes what was asked."""
+class FakeTransport:
+    """Answer each path with a recorded status and body, and record the requests."""
 
     answers: Mapping[str, tuple[int, bytes]]
-    asked: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
 
-    async def send(self, request: Request) -> RecordedResponse:
+    async def send(self, request: Request) -> FakeResponse:
         path = request.url.removeprefix("http://service")
-        self.asked.append(f"{request.method} {path}")
-        return RecordedResponse(*self.answers[path])
+        self.requests.append(f"{request.method} {path}")
+        return FakeResponse(*self.answers[path])
 
     async def aclose(self) -> None:
         raise NotImplementedError
 
 
 @dataclass
-class RecordedResponse:
-    """What was recorded, in one block."""
+class FakeResponse:
+    """A response whose body is read in one block."""
 
     status: int
     body: bytes

@@ -1,4 +1,4 @@
-"""Options and finished lines for tests of the journal."""
+"""Options and batch results for tests of the journal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from foundry_api.batch.types import BatchLineResult, BatchOptions, InputOptions
 if TYPE_CHECKING:
     from pathlib import Path
 
-FINGERPRINT, REQUEST_DIGEST = "content", "asked"
+FINGERPRINT, REQUEST_DIGEST = "content", "requests"
 
 
 class Clock:
@@ -30,14 +30,14 @@ def make_options(directory: Path, output: str = "answers.jsonl", **others: Any) 
     )
 
 
-def opened(options: BatchOptions, **others: Any) -> Journal:
+def open_journal(options: BatchOptions, **others: Any) -> Journal:
     return Journal.open(
         options, **{"fingerprint": FINGERPRINT, "request_digest": REQUEST_DIGEST, **others}
     )
 
 
-def answer(index: int, text: str = "", **others: Any) -> BatchLineResult:
-    """An answered line whose text names its index."""
+def make_answer(index: int, text: str = "", **others: Any) -> BatchLineResult:
+    """Make an answered line whose text has its index."""
     message = {"content": text or f"the answer to {index}"}
     body = {"choices": [{"message": message}]}
     output = json.dumps({"custom_id": f"n-{index}", "response": {"body": body}, "error": None})
@@ -51,8 +51,8 @@ def answer(index: int, text: str = "", **others: Any) -> BatchLineResult:
     )
 
 
-def failure(index: int, text: str = "", code: str = "ServiceOverloaded") -> BatchLineResult:
-    """A line that failed for good."""
+def make_failure(index: int, text: str = "", code: str = "ServiceOverloaded") -> BatchLineResult:
+    """Make a failed line."""
     error = {"code": code, "message": text or "too much to do", "hint": "Wait."}
     output = json.dumps({"custom_id": f"n-{index}", "response": None, "error": error})
     return BatchLineResult(
@@ -60,16 +60,16 @@ def failure(index: int, text: str = "", code: str = "ServiceOverloaded") -> Batc
     )
 
 
-def lines(path: Path) -> list[bytes]:
+def read_lines(path: Path) -> list[bytes]:
     return path.read_bytes().splitlines()
 
 
-def segments(options: BatchOptions) -> list[str]:
+def list_segments(options: BatchOptions) -> list[str]:
     return sorted(path.name for path in options.directory.glob("part-*"))
 
 
-def died(journal: Journal) -> None:
-    """Release what the journal holds as if its process was killed."""
+def simulate_crash(journal: Journal) -> None:
+    """Release the files of the journal as if its process was killed."""
     if journal._segments._current is not None:
         journal._segments._current[1]._file.close()
     journal._database.close()

@@ -1,8 +1,8 @@
-"""A model catalog on loopback with Microsoft's protocol for each SDK (probed on all three).
+"""A fake of Microsoft's model catalog on loopback (probed on the three SDKs).
 
 SDK 2.2.1 sends `POST /` with `{filters, pageSize}` and expects `{"totalCount", "value": [entity]}`.
-2.0.1 and 1.2.4 send `POST /entities/crossRegion` and expect the same within
-`indexEntitiesResponse`. 1.2.4 ignores entities without a parent.
+2.0.1 and 1.2.4 send `POST /entities/crossRegion` and expect it in `indexEntitiesResponse`. 1.2.4
+ignores entities without a parent.
 """
 
 from __future__ import annotations
@@ -23,31 +23,32 @@ if TYPE_CHECKING:
 VARIANT = "Scripted-mini-instruct-generic-cpu"
 ALIAS = "scripted-mini"
 
-# The tags from which SDK 1.2.4 and 2.0.1 know the marks of tool calls in a model's output.
-CALLS_TOOLS = {
+
+TOOL_CALL_TAGS = {
     "supportsToolCalling": "true",
     "toolCallStart": "<tool_call>",
     "toolCallEnd": "</tool_call>",
 }
+"""The tags by which SDK 1.2.4 and 2.0.1 detect tool calls in an answer."""
 
-# The tags from which SDK 2.2.1 knows the marks of reasoning in a model's output.
-REASONS = {
+REASONING_TAGS = {
     "supportsReasoning": "true",
     "reasoningStart": "<think>",
     "reasoningEnd": "</think>",
 }
+"""The tags by which SDK 2.2.1 separates the reasoning from the answer."""
 
 
-def entity(
+def make_entity(
     alias: str,
     name: str,
     version: int = 1,
     *,
     size_mb: int = 1,
     task: str = "chat-completion",
-    tags: Mapping[str, str] = CALLS_TOOLS,
+    tags: Mapping[str, str] = TOOL_CALL_TAGS,
 ) -> dict[str, Any]:
-    """Make the catalog's entry of one variant of a model."""
+    """Make the catalog entry of one variant of a model."""
     return {
         "assetId": f"azureml://registries/azureml/models/{name}/versions/{version}",
         "entityId": f"{name}:{version}",
@@ -81,7 +82,7 @@ def entity(
     }
 
 
-def put_into_cache(
+def add_to_cache(
     cache: Path,
     name: str,
     version: int = 1,
@@ -89,14 +90,14 @@ def put_into_cache(
     markers: bool = True,
     build: Callable[[Path], None] | None = None,
 ) -> None:
-    """Write a model to the engine's directory of downloaded models.
+    """Write a model into the engine's cache, as if it had been downloaded.
 
     Args:
-        cache: The directory.
-        name: Name of the variant.
-        version: Version of the variant.
-        markers: Whether its configuration names its markers, which SDK 1.2.4 cannot read.
-        build: Writes the model; None for a chat model.
+        cache: The engine's directory of models.
+        name: The name of the variant.
+        version: The version of the variant.
+        markers: Whether its configuration has its markers, which SDK 1.2.4 cannot read.
+        build: Writes the model; by default, the scripted chat model.
     """
     directory = cache / "tests" / f"{name}-{version}" / f"v{version}"
     directory.mkdir(parents=True)
@@ -104,28 +105,35 @@ def put_into_cache(
         build_scripted(directory, markers=markers)
     else:
         build(directory)
-    about = {"Name": f"{name}:{version}", "PromptTemplate": None}
-    (directory / "inference_model.json").write_text(json.dumps(about), encoding="utf-8")
+    metadata = {"Name": f"{name}:{version}", "PromptTemplate": None}
+    (directory / "inference_model.json").write_text(json.dumps(metadata), encoding="utf-8")
 
 
 @dataclass(frozen=True)
-class Served:
-    """A running catalog: its URL and the bodies of its requests."""
+class FakeCatalog:
+    """A running catalog.
+
+    Attributes:
+        url: Its URL.
+        requests: The bodies of the requests.
+    """
 
     url: str
     requests: list[bytes] = field(default_factory=list)
 
 
 @contextlib.contextmanager
-def catalog(entities: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Run a catalog and yield its URL."""
-    with serving(entities) as served:
-        yield served.url
+def run_catalog(entities: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Run a catalog until the end of the block; yield its URL."""
+    with run_recording_catalog(entities) as catalog:
+        yield catalog.url
 
 
 @contextlib.contextmanager
-def serving(entities: Sequence[dict[str, Any]], *, port: int = 0) -> Iterator[Served]:
-    """Run a catalog; a port of 0 means any free one."""
+def run_recording_catalog(
+    entities: Sequence[dict[str, Any]], *, port: int = 0
+) -> Iterator[FakeCatalog]:
+    """Run a catalog until the end of the block, on a free port by default."""
     requests: list[bytes] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -144,13 +152,13 @@ def serving(entities: Sequence[dict[str, Any]], *, port: int = 0) -> Iterator[Se
             self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
-            """Print nothing."""
+            """Log nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", port), Handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            yield Served(f"http://127.0.0.1:{server.server_port}", requests)
+            yield FakeCatalog(f"http://127.0.0.1:{server.server_port}", requests)
         finally:
             server.shutdown()
             thread.join()

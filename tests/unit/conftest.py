@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.no_real_time import TimelessLoop
+from support.virtual_time import VirtualTimeLoop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from support.no_real_time import Run
+    from support.virtual_time import Run
 
 
 @pytest.fixture
 def run() -> Iterator[Run]:
     """Runs a coroutine without spending the time that it waits."""
-    with asyncio.Runner(loop_factory=TimelessLoop) as runner:
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         yield runner.run

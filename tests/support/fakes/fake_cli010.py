@@ -1,8 +1,8 @@
-"""Doubles of the 0.10 command line, which does not run on this machine: its server, and `foundry`.
+"""Fakes of CLI 0.10, which does not run on this machine: its server and its `foundry` command.
 
-    async with Cli010ServiceDouble() as double:
-        foundry_cli_double(directory, double)       # for PATH
-        client = FoundryAPIClient(base_url=double.base_url)
+    async with FakeCli010Service() as fake:
+        install_fake_cli010(directory, fake)         # the directory has to be on PATH
+        client = FoundryAPIClient(base_url=fake.base_url)
 
 Sources: those of `fake_sdk1_server`; third-party programs that use 0.10.2 and 0.10.3 [3p], as
 collected in docs/foundry-local-service.md, 1B and 2; issues of microsoft/foundry-local [gh #N]; and
@@ -16,17 +16,17 @@ import contextlib
 import json
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from service.fakes import install_foundry
+from service.fakes import install_foundry_program
 from support.fakes.fake_sdk1_server import (
     STREAM_HEAD,
-    DoubledModel,
-    KestrelDouble,
-    encoded,
-    event,
-    limit_of,
-    prompt_tokens_of,
-    usage_of,
-    whole,
+    FakeKestrelServer,
+    FakeModel,
+    count_prompt_tokens,
+    encode_event,
+    encode_json,
+    get_token_limit,
+    make_response,
+    make_usage,
 )
 
 if TYPE_CHECKING:
@@ -46,49 +46,48 @@ OVERFLOW = (
 )
 """[probed 1.2.4]"""
 
-CONTEXT_LENGTH = 8192
-"""The scripted model's."""
+CONTEXT_LENGTH = 8192  # of the scripted model
 
 SPINNER = "| Connecting to Foundry Local...\n"
-"""That there may be lines before the JSON is known, their text is not [3p]."""
+"""There may be lines before the JSON, whose text is unknown [3p]."""
 
 
-class Cli010ServiceDouble(KestrelDouble):
-    """A double, not the server: what users of 0.10.2 and 0.10.3 recorded.
+class FakeCli010Service(FakeKestrelServer):
+    """A fake server that behaves as users of 0.10.2 and 0.10.3 recorded it.
 
-    Its daemon, which `foundry` talks to, listens on a port of its own: how the real ones talk is
-    not known and does not matter.
+    The fake `foundry` sends its commands to a second port. The protocol between the real ones is
+    unknown and does not matter.
 
     Args:
-        models: What it knows.
-        lists: What `/v1/models` lists: reports conflict [3p].
-        versioned: Whether its ids there have their version: reports conflict [3p].
-        model_routes: Whether it has the routes of SDK 1.x for models, which is not known.
-        mute_streams: Whether a stream that fails breaks off without a byte [probed 1.2.4].
-        knows_variants: Whether `foundry model list` has `--variants`.
-        lingering_load: Whether `foundry model load` runs on after the model is there [3p].
-        held_load: Whether it runs on and the model never comes.
-        failing: What `foundry model …` complains of, instead of doing anything.
-        held_download: Whether a download stops half way.
+        models: Its models.
+        lists: Which models `/v1/models` lists; reports differ [3p].
+        versioned: Whether the ids in that list have their version; reports differ [3p].
+        model_routes: Whether it has the model routes of SDK 1.x, which is unknown.
+        mute_streams: Whether a failed stream ends without an event [probed 1.2.4].
+        has_variants_option: Whether `foundry model list` has `--variants`.
+        lingering_load: Whether `foundry model load` keeps running after the model is loaded [3p].
+        stalled_load: Whether `foundry model load` never ends and never loads the model.
+        failing: The error message of `foundry model …`, which fails if it is set.
+        stalled_download: Whether downloads stall half way.
 
     Attributes:
-        commands: What `foundry` was run with.
-        running: How many of them run.
+        commands: The arguments of each run of `foundry`.
+        running: Number of commands that are running.
     """
 
     def __init__(
         self,
-        models: tuple[DoubledModel, ...] | None = None,
+        models: tuple[FakeModel, ...] | None = None,
         *,
         lists: Literal["cached", "loaded"] = "cached",
         versioned: bool = True,
         model_routes: bool = False,
         mute_streams: bool = True,
-        knows_variants: bool = True,
+        has_variants_option: bool = True,
         lingering_load: bool = False,
-        held_load: bool = False,
+        stalled_load: bool = False,
         failing: str | None = None,
-        held_download: bool = False,
+        stalled_download: bool = False,
     ) -> None:
         super().__init__(models)
         self.commands: list[list[str]] = []
@@ -98,10 +97,10 @@ class Cli010ServiceDouble(KestrelDouble):
         self._versioned = versioned
         self._model_routes = model_routes
         self._mute_streams = mute_streams
-        self._knows_variants = knows_variants
+        self._has_variants_option = has_variants_option
         self._lingering_load = lingering_load
-        self._held_load = held_load
-        self._held_download = held_download
+        self._stalled_load = stalled_load
+        self._stalled_download = stalled_download
         self._daemon_tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -118,29 +117,29 @@ class Cli010ServiceDouble(KestrelDouble):
 
     @property
     def daemon_port(self) -> int:
-        """Where `foundry` finds it."""
+        """The port to which the fake `foundry` connects."""
         port: int = self._daemon.sockets[0].getsockname()[1]
         return port
 
     # --- HTTP -------------------------------------------------------------------------------
 
-    async def _answer(self, peer: Peer, received: Received) -> None:
-        match received.method, received.path.strip("/").split("/"):
+    async def _answer(self, peer: Peer, request: Received) -> None:
+        match request.method, request.path.strip("/").split("/"):
             case "GET", ["v1", "models"]:
-                await peer.send(whole(200, self._listing()))
+                await peer.send(make_response(200, self._make_listing()))
             case "POST", ["v1", "chat", "completions"]:
-                await self._complete(peer, received.json)
-            case "POST", ["v1", "embeddings"]:  # that it is there, others say [3p]
-                message = NOT_LOADED.format(received.json["model"])
-                await self._refuse(peer, received.json, message)
+                await self._complete(peer, request.json)
+            case "POST", ["v1", "embeddings"]:  # the route exists according to third parties [3p]
+                message = NOT_LOADED.format(request.json["model"])
+                await self._send_error(peer, request.json, message)
             case "GET", ["models", *route] if self._model_routes:
                 await peer.send(self._manage(route))
-            case _:  # `/openai/loadedmodels` among them [3p, 0.10.3]
-                await peer.send(whole(404))
+            case _:  # including `/openai/loadedmodels` [3p, 0.10.3]
+                await peer.send(make_response(404))
 
-    def _listing(self) -> dict[str, Any]:
+    def _make_listing(self) -> dict[str, Any]:
         """The shape is that of [probed 1.2.4]; `parent` is the alias [3p]."""
-        shown = [model for model in self.models if getattr(model, self._lists)]
+        models = [model for model in self.models if getattr(model, self._lists)]
         items = [
             {
                 "id": model.id if self._versioned else model.id.partition(":")[0],
@@ -152,90 +151,92 @@ class Cli010ServiceDouble(KestrelDouble):
                 **FLAGS,
                 "object": "model",
             }
-            for model in shown
+            for model in models
         ]
         return {"data": items, **FLAGS, "object": "list"}
 
     def _manage(self, route: list[str]) -> bytes:
-        """The routes of SDK 1.x [probed 1.2.4]."""
+        """Handle the model routes of SDK 1.x [probed 1.2.4]."""
         if route == ["loaded"]:
-            return whole(200, [model.id for model in self.models if model.loaded])
+            return make_response(200, [model.id for model in self.models if model.loaded])
         verb, name = route
         model = self.find(name)
         if verb == "load" and (model is None or not model.cached or model.broken):
-            return whole(500)
+            return make_response(500)
         if model is not None:
             model.loaded = verb == "load"
             self.loads += model.loaded
-        return whole(200)
+        return make_response(200)
 
-    async def _complete(self, peer: Peer, asked: dict[str, Any]) -> None:
-        model = self.find(asked["model"])
+    async def _complete(self, peer: Peer, body: dict[str, Any]) -> None:
+        model = self.find(body["model"])
         if model is None or not model.loaded:
-            await self._refuse(peer, asked, NOT_LOADED.format(asked["model"]))
-        elif sum(tokens := _tokens(asked)) > CONTEXT_LENGTH:
-            await self._refuse(peer, asked, OVERFLOW.format(sum(tokens), *tokens))
+            await self._send_error(peer, body, NOT_LOADED.format(body["model"]))
+        elif sum(tokens := _count_tokens(body)) > CONTEXT_LENGTH:
+            await self._send_error(peer, body, OVERFLOW.format(sum(tokens), *tokens))
         else:
-            await self._chat(peer, asked)
+            await self._chat(peer, body)
 
-    async def _refuse(self, peer: Peer, asked: dict[str, Any], message: str) -> None:
-        if self._mute_streams and asked.get("stream"):
+    async def _send_error(self, peer: Peer, body: dict[str, Any], message: str) -> None:
+        if self._mute_streams and body.get("stream"):
             await peer.send(STREAM_HEAD)
             raise ConnectionAbortedError
-        told = {"message": message, "type": "invalid_request_error", "code": None}
-        await peer.send(whole(400, {"error": told}))
+        error = {"message": message, "type": "invalid_request_error", "code": None}
+        await peer.send(make_response(400, {"error": error}))
 
-    def _chunk(self, asked: dict[str, Any], answer: str, text: str) -> dict[str, Any]:
-        """A chunk with what was counted so far [probed 1.2.4]."""
-        return {**super()._chunk(asked, answer, text), "usage": usage_of(asked, answer)}
+    def _make_chunk(self, body: dict[str, Any], answer: str, text: str) -> dict[str, Any]:
+        """Return a chunk with the usage so far [probed 1.2.4]."""
+        return {**super()._make_chunk(body, answer, text), "usage": make_usage(body, answer)}
 
-    def _completion(self, asked: dict[str, Any], answer: str) -> dict[str, Any]:
-        whole_answer = super()._completion(asked, answer)
-        whole_answer["choices"][0]["finish_reason"] = _reason(asked, answer)
-        return whole_answer
+    def _make_completion(self, body: dict[str, Any], answer: str) -> dict[str, Any]:
+        completion = super()._make_completion(body, answer)
+        completion["choices"][0]["finish_reason"] = _get_finish_reason(body, answer)
+        return completion
 
-    def _end(self, asked: dict[str, Any], answer: str) -> Iterator[bytes]:
-        last = self._chunk(asked, answer, "")
-        last["choices"][0]["finish_reason"] = _reason(asked, answer)
-        yield event(last)
-        yield event({**last, "choices": []})
-        yield from super()._end(asked, answer)
+    def _make_last_events(self, body: dict[str, Any], answer: str) -> Iterator[bytes]:
+        last = self._make_chunk(body, answer, "")
+        last["choices"][0]["finish_reason"] = _get_finish_reason(body, answer)
+        yield encode_event(last)
+        yield encode_event({**last, "choices": []})
+        yield from super()._make_last_events(body, answer)
 
-    # --- the daemon behind `foundry` -----------------------------------------------------------
+    # --- commands of the fake `foundry` -----------------------------------------------------------
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.ensure_future(self._command(reader, writer))
+        task = asyncio.ensure_future(self._handle_command(reader, writer))
         self._daemon_tasks.add(task)
         task.add_done_callback(self._daemon_tasks.discard)
 
-    async def _command(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _handle_command(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         arguments: list[str] = json.loads(await reader.readline())
         self.commands.append(arguments)
         self.running += 1
-        obeying = asyncio.ensure_future(self._obey(arguments, writer))
-        killed = asyncio.ensure_future(reader.read())
+        execution = asyncio.ensure_future(self._execute(arguments, writer))
+        disconnect = asyncio.ensure_future(reader.read())
         try:
-            await asyncio.wait((obeying, killed), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((execution, disconnect), return_when=asyncio.FIRST_COMPLETED)
         finally:
             self.running -= 1
-            for task in (obeying, killed):
+            for task in (execution, disconnect):
                 task.cancel()
-            await asyncio.gather(obeying, killed, return_exceptions=True)
+            await asyncio.gather(execution, disconnect, return_exceptions=True)
             writer.close()
             with contextlib.suppress(ConnectionError):
                 await writer.wait_closed()
 
-    async def _obey(self, arguments: list[str], writer: asyncio.StreamWriter) -> None:
+    async def _execute(self, arguments: list[str], writer: asyncio.StreamWriter) -> None:
         code = 0
         async for stream, text in self._run(arguments):
             code = 1 if stream == "err" else code
-            writer.write(encoded({stream: text}) + b"\n")
+            writer.write(encode_json({stream: text}) + b"\n")
             await writer.drain()
-        writer.write(encoded({"exit": code}) + b"\n")
+        writer.write(encode_json({"exit": code}) + b"\n")
         await writer.drain()
 
     async def _run(self, arguments: list[str]) -> AsyncIterator[tuple[str, str]]:
-        """What a command prints; an error makes it fail."""
+        """Yield the output of a command; text on stderr makes it fail."""
         match arguments:
             case ["--version"]:
                 yield "out", "0.10.3\n"
@@ -246,13 +247,13 @@ class Cli010ServiceDouble(KestrelDouble):
             case ["model", "list", *options]:
                 yield self._model_list(options)
             case ["model", "load" | "unload" | "download" as verb, name]:
-                async for said in self._manage_by_command(verb, name):
-                    yield said
+                async for output in self._run_model_command(verb, name):
+                    yield output
             case _:  # [dotnet-presentations/ai-workshop #574]
                 yield "err", f"● error: Unrecognized command or argument '{arguments[0]}'.\n"
 
     def _server_status(self) -> str:
-        """The fields are gathered from several parsers; the whole object is not known [3p]."""
+        """The members come from several parsers; the complete object is unknown [3p]."""
         port = int(self.base_url.rpartition(":")[2])
         return json.dumps(
             {
@@ -267,11 +268,11 @@ class Cli010ServiceDouble(KestrelDouble):
         )
 
     def _model_list(self, options: list[str]) -> tuple[str, str]:
-        """`models` with `id`, or with `--variants` `variants` with `variantId` [3p]."""
+        """List `models` with `id`, or with `--variants`, `variants` with `variantId` [3p]."""
         variants = "--variants" in options
-        if variants and not self._knows_variants:
+        if variants and not self._has_variants_option:
             return "err", "● error: Unrecognized command or argument '--variants'.\n"
-        shown = [
+        models = [
             model
             for model in self.models
             if ("--loaded" not in options or model.loaded)
@@ -288,25 +289,25 @@ class Cli010ServiceDouble(KestrelDouble):
                 "supportsToolCalling": True,
                 "fileSizeMb": 29,
             }
-            for model in shown
+            for model in models
         ]
         return "out", SPINNER + json.dumps({"variants" if variants else "models": items})
 
-    async def _manage_by_command(self, verb: str, name: str) -> AsyncIterator[tuple[str, str]]:
+    async def _run_model_command(self, verb: str, name: str) -> AsyncIterator[tuple[str, str]]:
         model = self.find(name)
         if self.failing or model is None:
             yield "err", f"{self.failing or f'Model {name} was not found in the catalog'}\n"
         elif verb == "download":
             for percent in (0, 12.5, 50, 100):
-                yield "out", f"Downloading {name} {percent}%\r"  # its text is not known
-                if percent and self._held_download:
+                yield "out", f"Downloading {name} {percent}%\r"  # the real text is unknown
+                if percent and self._stalled_download:
                     await asyncio.Event().wait()
             model.cached = True
         elif verb == "load" and (model.broken or not model.cached):
-            what = "cannot be loaded" if model.broken else "is not cached"
-            yield "err", f"Model {name} {what}\n"  # its text is not known
+            problem = "cannot be loaded" if model.broken else "is not cached"
+            yield "err", f"Model {name} {problem}\n"  # the real text is unknown
         else:
-            if verb == "load" and self._held_load:
+            if verb == "load" and self._stalled_load:
                 await asyncio.Event().wait()
             model.loaded = verb == "load"
             self.loads += model.loaded
@@ -314,35 +315,35 @@ class Cli010ServiceDouble(KestrelDouble):
                 await asyncio.Event().wait()
 
 
-def foundry_cli_double(directory: Path, double: Cli010ServiceDouble) -> None:
-    """A double of `foundry` 0.10 for PATH, which speaks to the daemon of a double.
+def install_fake_cli010(directory: Path, fake: FakeCli010Service) -> None:
+    """Install a fake `foundry` 0.10, which manages the models of a fake service.
 
     Args:
-        directory: Where it goes.
-        double: Whose models it manages.
+        directory: A directory on PATH.
+        fake: The fake service.
     """
-    install_foundry(
+    install_foundry_program(
         directory,
         "import json, socket, sys\n"
         "for stream in (sys.stdout, sys.stderr):\n"
         "    stream.reconfigure(encoding='utf-8')\n"
-        f"daemon = socket.create_connection(('127.0.0.1', {double.daemon_port}))\n"
+        f"daemon = socket.create_connection(('127.0.0.1', {fake.daemon_port}))\n"
         "daemon.sendall(json.dumps(sys.argv[1:]).encode() + b'\\n')\n"
         "for line in daemon.makefile(encoding='utf-8'):\n"
-        "    said = json.loads(line)\n"
-        "    print(said.get('out', ''), end='', flush=True)\n"
-        "    print(said.get('err', ''), end='', file=sys.stderr, flush=True)\n"
-        "    if 'exit' in said:\n"
-        "        sys.exit(said['exit'])\n",
+        "    message = json.loads(line)\n"
+        "    print(message.get('out', ''), end='', flush=True)\n"
+        "    print(message.get('err', ''), end='', file=sys.stderr, flush=True)\n"
+        "    if 'exit' in message:\n"
+        "        sys.exit(message['exit'])\n",
     )
 
 
-def _tokens(asked: dict[str, Any]) -> tuple[int, int]:
-    """Those of the prompt, and those that were asked for."""
-    return prompt_tokens_of(asked), limit_of(asked) or 0
+def _count_tokens(body: dict[str, Any]) -> tuple[int, int]:
+    """Return the tokens of the prompt and the requested tokens."""
+    return count_prompt_tokens(body), get_token_limit(body) or 0
 
 
-def _reason(asked: dict[str, Any], answer: str) -> str:
-    """Only `max_tokens` is told from an end of its own [probed 1.2.4]."""
-    limit = None if asked.get("max_completion_tokens") else limit_of(asked)
+def _get_finish_reason(body: dict[str, Any], answer: str) -> str:
+    """Return the finish reason; with `max_completion_tokens` it is always `stop` [probed 1.2.4]."""
+    limit = None if body.get("max_completion_tokens") else get_token_limit(body)
     return "length" if limit and len(answer.encode()) >= limit else "stop"

@@ -1,7 +1,7 @@
-"""What the doubles of the command line's services share: Kestrel's framing, and one core's chat.
+"""Base of the fake CLI services: Kestrel's framing and the chat of the core of SDK 1.x.
 
-The answers are the texts of the scripted model, picked by the keyword in the prompt, so that one
-suite runs over the real services and over the doubles. The bytes are those that users recorded:
+The answers are the texts of the scripted model, selected by the keyword in the prompt, so that one
+suite tests the real services and the fakes. The bytes are those that users recorded:
 
 - chunks of 0.8.101: https://github.com/microsoft/foundry-local/issues/299 [gh #299]
 - the same core, probed: SDK 1.2.4 (docs/foundry-local-service.md, 1C) [probed 1.2.4]
@@ -34,15 +34,15 @@ DONE = b"data: [DONE]\n\n"  # [probed 1.2.4]
 
 
 @dataclass
-class DoubledModel:
-    """A model of a double.
+class FakeModel:
+    """A model of a fake service.
 
     Attributes:
-        id: With its version.
+        id: The id, with its version.
         alias: Shared by its variants.
         device: CPU, GPU or NPU.
         provider: The execution provider.
-        cached: Whether its files are there.
+        cached: Whether its files are downloaded.
         loaded: Whether it is in memory.
         broken: Whether it cannot be loaded.
     """
@@ -56,28 +56,28 @@ class DoubledModel:
     broken: bool = False
 
 
-def scripted() -> tuple[DoubledModel, ...]:
-    """What the real services of the tests have: the scripted model, one broken, one not here."""
+def make_scripted_models() -> tuple[FakeModel, ...]:
+    """Return the models of the real services: the scripted one, a broken and an uncached one."""
     return (
-        DoubledModel(f"{VARIANT}:1", ALIAS),
-        DoubledModel("Broken-generic-cpu:1", "broken", broken=True),
-        DoubledModel("Far-away-generic-cpu:3", "far-away", cached=False),
+        FakeModel(f"{VARIANT}:1", ALIAS),
+        FakeModel("Broken-generic-cpu:1", "broken", broken=True),
+        FakeModel("Far-away-generic-cpu:3", "far-away", cached=False),
     )
 
 
-class KestrelDouble:
-    """A double, not the service: a loopback server with the chat that both CLI services have.
+class FakeKestrelServer:
+    """A fake of the server and the chat route that both CLI services have.
 
     Attributes:
-        models: What it knows, in the order of its lists.
-        generating: How many answers are being generated.
-        loads: How often a model was loaded.
+        models: Its models, in the order of its lists.
+        generating: Number of answers being generated.
+        loads: Number of times that a model was loaded.
     """
 
     default_max_tokens = 2048  # [probed 1.2.4]
 
-    def __init__(self, models: tuple[DoubledModel, ...] | None = None) -> None:
-        self.models = list(scripted() if models is None else models)
+    def __init__(self, models: tuple[FakeModel, ...] | None = None) -> None:
+        self.models = list(make_scripted_models() if models is None else models)
         self.generating = 0
         self.loads = 0
         self._server = ScriptedServer(self._serve)
@@ -85,16 +85,14 @@ class KestrelDouble:
 
     @property
     def base_url(self) -> str:
-        """Its address."""
         return self._server.base_url
 
     @property
     def requests(self) -> list[Received]:
-        """What was received, in order."""
         return self._server.requests
 
-    def asked(self, path: str) -> list[Received]:
-        """The requests whose path starts so."""
+    def get_requests(self, path: str) -> list[Received]:
+        """Return the requests whose path starts with `path`."""
         return [request for request in self.requests if request.path.startswith(path)]
 
     async def __aenter__(self) -> Self:
@@ -108,31 +106,31 @@ class KestrelDouble:
         """Stop listening and drop every connection."""
         await self._server.stop()
 
-    def find(self, model_id: str) -> DoubledModel | None:
-        """The model of an id."""
+    def find(self, model_id: str) -> FakeModel | None:
+        """Return the model with an id."""
         return next((model for model in self.models if model.id == model_id), None)
 
     async def _serve(self, peer: Peer) -> None:
         while True:
-            received = await peer.request()
-            await self._answer(peer, received)
+            request = await peer.request()
+            await self._answer(peer, request)
 
-    async def _answer(self, peer: Peer, received: Received) -> None:
+    async def _answer(self, peer: Peer, request: Received) -> None:
         raise NotImplementedError
 
-    async def _chat(self, peer: Peer, asked: dict[str, Any]) -> None:
-        if not asked.get("stream"):
+    async def _chat(self, peer: Peer, body: dict[str, Any]) -> None:
+        if not body.get("stream"):
             async with self._generation():
-                answer = "".join([text async for text in self._tokens(asked)])
-            await peer.send(whole(200, self._completion(asked, answer)))
+                answer = "".join([text async for text in self._tokens(body)])
+            await peer.send(make_response(200, self._make_completion(body, answer)))
             return
         await peer.send(STREAM_HEAD)
-        async with self._generation(), until_left(peer):
+        async with self._generation(), cancel_on_disconnect(peer):
             answer = ""
-            async for text in self._tokens(asked):
+            async for text in self._tokens(body):
                 answer += text
-                await peer.send(encode_chunk(event(self._chunk(asked, answer, text))))
-            for last in self._end(asked, answer):
+                await peer.send(encode_chunk(encode_event(self._make_chunk(body, answer, text))))
+            for last in self._make_last_events(body, answer):
                 await peer.send(encode_chunk(last))
         await peer.send(LAST_CHUNK)
 
@@ -145,18 +143,18 @@ class KestrelDouble:
             finally:
                 self.generating -= 1
 
-    def _chunk(self, asked: dict[str, Any], answer: str, text: str) -> dict[str, Any]:
-        """A chunk: the piece twice, no finish reason, no usage [gh #299].
+    def _make_chunk(self, body: dict[str, Any], answer: str, text: str) -> dict[str, Any]:
+        """Return a chunk: `text` twice, without finish reason and usage [gh #299].
 
         Args:
-            asked: The request.
+            body: The request.
             answer: The text so far.
-            text: The piece.
+            text: The text of the chunk.
         """
         del answer
         turn = {"role": "assistant", "content": text, "tool_calls": []}
         return {
-            "model": asked["model"],
+            "model": body["model"],
             "choices": [{"delta": turn, "message": turn, "index": 0}],
             "created": CREATED,
             "CreatedAt": CREATED_AT,
@@ -167,28 +165,27 @@ class KestrelDouble:
             "object": "chat.completion.chunk",
         }
 
-    def _completion(self, asked: dict[str, Any], answer: str) -> dict[str, Any]:
-        """A whole answer has the members of a chunk [gh #333, gh #383]."""
-        return {**self._chunk(asked, answer, answer), "object": "chat.completion"}
+    def _make_completion(self, body: dict[str, Any], answer: str) -> dict[str, Any]:
+        """Return a completion, which has the members of a chunk [gh #333, gh #383]."""
+        return {**self._make_chunk(body, answer, answer), "object": "chat.completion"}
 
-    def _end(self, asked: dict[str, Any], answer: str) -> Iterator[bytes]:
-        """What comes behind the last piece."""
-        del asked, answer
+    def _make_last_events(self, body: dict[str, Any], answer: str) -> Iterator[bytes]:
+        """Return the events after the last chunk with text."""
+        del body, answer
         yield DONE
 
-    async def _tokens(self, asked: dict[str, Any]) -> AsyncIterator[str]:
-        """The characters of the answer, at the pace of the script.
+    async def _tokens(self, body: dict[str, Any]) -> AsyncIterator[str]:
+        """Yield the characters of the answer, with the delays of the script.
 
-        As in the scripted model a token is a byte, so a bound may fall within a character, which is
-        not sent then.
+        As in the scripted model, a token is a byte. A character that exceeds the limit is not sent.
         """
-        script = script_for(asked)
-        left = limit_of(asked) or self.default_max_tokens
+        script = find_script(body)
+        remaining = get_token_limit(body) or self.default_max_tokens
         await asyncio.sleep(_seconds(script.prefill_cost))
-        text = script.text * (1 + left // len(script.text)) if script.repeats else script.text
+        text = script.text * (1 + remaining // len(script.text)) if script.repeats else script.text
         for character in text:
-            left -= len(character.encode())
-            if left < 0:
+            remaining -= len(character.encode())
+            if remaining < 0:
                 return
             yield character
             await asyncio.sleep(_seconds(script.cost_per_token))
@@ -198,41 +195,41 @@ def _seconds(cost: int) -> float:
     return cost / COST_OF_A_MILLISECOND / 1000
 
 
-def limit_of(asked: dict[str, Any]) -> int | None:
-    """How many tokens were asked for at most."""
-    limit: int | None = asked.get("max_completion_tokens") or asked.get("max_tokens")
+def get_token_limit(body: dict[str, Any]) -> int | None:
+    """Return the maximum number of tokens of a request."""
+    limit: int | None = body.get("max_completion_tokens") or body.get("max_tokens")
     return limit
 
 
-def prompt_tokens_of(asked: dict[str, Any]) -> int:
-    """Tokens of the prompt; a turn that only calls tools has no content."""
-    turns = [{**turn, "content": turn.get("content") or ""} for turn in asked["messages"]]
+def count_prompt_tokens(body: dict[str, Any]) -> int:
+    """Count the tokens of the prompt; a message that only calls tools has no content."""
+    turns = [{**turn, "content": turn.get("content") or ""} for turn in body["messages"]]
     return prompt_tokens(turns)
 
 
-def script_for(asked: dict[str, Any]) -> Script:
-    """The script whose keyword is in the prompt; of several the one that comes last."""
-    prompt = " ".join(str(turn.get("content")) for turn in asked["messages"])
+def find_script(body: dict[str, Any]) -> Script:
+    """Return the script whose keyword is the last one in the prompt."""
+    prompt = " ".join(str(turn.get("content")) for turn in body["messages"])
     found = [(prompt.rfind(script.keyword), script) for script in ALL_SCRIPTS]
-    at, script = max(found, key=lambda each: each[0])
+    at, script = max(found, key=lambda match: match[0])
     return script if at >= 0 else ALL_SCRIPTS[0]
 
 
-def usage_of(asked: dict[str, Any], answer: str) -> dict[str, int]:
-    """Tokens as the scripted model counts them."""
+def make_usage(body: dict[str, Any], answer: str) -> dict[str, int]:
+    """Count tokens as the scripted model does."""
     counts = {
-        "prompt_tokens": prompt_tokens_of(asked),
+        "prompt_tokens": count_prompt_tokens(body),
         "completion_tokens": len(answer.encode()),
     }
     return {**counts, "total_tokens": sum(counts.values())}
 
 
-def event(members: dict[str, Any]) -> bytes:
-    return b"data: " + encoded(members) + b"\n\n"
+def encode_event(members: dict[str, Any]) -> bytes:
+    return b"data: " + encode_json(members) + b"\n\n"
 
 
-def encoded(members: Any) -> bytes:
-    """JSON as .NET writes it: no blanks."""
+def encode_json(members: Any) -> bytes:
+    """Encode JSON as .NET does, without spaces."""
     return json.dumps(members, separators=(",", ":"), ensure_ascii=False).encode()
 
 
@@ -243,9 +240,9 @@ STREAM_HEAD = (
 """[probed 1.2.4]"""
 
 
-def whole(status: int, body: Any = None, *, text: bool = False) -> bytes:
-    """An answer with its whole body: JSON, or text; none without."""
-    content = b"" if body is None else body.encode() if text else encoded(body)
+def make_response(status: int, body: Any = None, *, text: bool = False) -> bytes:
+    """Return a response with a JSON body, a text body, or none."""
+    content = b"" if body is None else body.encode() if text else encode_json(body)
     kind = "text/plain; charset=utf-8" if text else "application/json; charset=utf-8"
     lines = [f"HTTP/1.1 {status} X", "Server: Kestrel", f"Content-Length: {len(content)}"]
     if content:
@@ -253,11 +250,11 @@ def whole(status: int, body: Any = None, *, text: bool = False) -> bytes:
     return ("\r\n".join(lines) + "\r\n\r\n").encode() + content
 
 
-def exception_page(kind: str, message: str) -> str:
-    """An exception that nobody handled, as ASP.NET tells it to who does not accept HTML.
+def make_exception_page(kind: str, message: str) -> str:
+    """Return the body of an unhandled exception, as ASP.NET sends it to non-HTML clients.
 
-    That there is such a body is recorded, its exact text is not [gh #92]; the names in the stack
-    are those of the service's log there.
+    Users recorded that there is such a body, but not its text [gh #92]; the names in the stack
+    trace come from the service's log in that issue.
     """
     return (
         f"{kind}: {message}\n"
@@ -268,25 +265,23 @@ def exception_page(kind: str, message: str) -> str:
 
 
 @contextlib.asynccontextmanager
-async def until_left(peer: Peer, note: Callable[[], None] = lambda: None) -> AsyncIterator[None]:
-    """Give up what is being sent once the client has closed its end.
-
-    Raises:
-        ConnectionError: It did.
-    """
-    sending = asyncio.current_task()
-    assert sending
-    gone = asyncio.ensure_future(peer.wait_closed())
-    gone.add_done_callback(lambda task: None if task.cancelled() else sending.cancel())
+async def cancel_on_disconnect(
+    peer: Peer, on_disconnect: Callable[[], None] = lambda: None
+) -> AsyncIterator[None]:
+    """Raise ConnectionError once the client has closed its end of the connection."""
+    sender = asyncio.current_task()
+    assert sender
+    disconnect = asyncio.ensure_future(peer.wait_closed())
+    disconnect.add_done_callback(lambda task: None if task.cancelled() else sender.cancel())
     try:
         yield
     except (asyncio.CancelledError, ConnectionError) as error:
         if isinstance(error, asyncio.CancelledError):
             if not peer.client_closed.is_set():
-                raise  # the double is being stopped
-            sending.uncancel()
-        note()
+                raise  # the fake is being stopped
+            sender.uncancel()
+        on_disconnect()
         raise ConnectionResetError from error
     finally:
-        gone.cancel()
-        await asyncio.gather(gone, return_exceptions=True)
+        disconnect.cancel()
+        await asyncio.gather(disconnect, return_exceptions=True)

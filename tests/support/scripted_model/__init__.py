@@ -1,16 +1,16 @@
-"""A language model whose every answer is known, for tests against the real engine.
+"""A language model with known answers, for tests with the real engine.
 
 `build` writes a model directory (ONNX graph, tokenizer, configuration) that Foundry Local loads
-like any other model. A keyword in the prompt picks the `Script` it recites, byte for byte, whatever
-the sampling parameters say, so a test can assert exact text, exact token counts and exact finish
-reasons. Some scripts never end and some are slow, for tests of timeouts and of cancellation; some
-call tools or reason, with markers that an engine knows or as text that it does not.
+like any other model. A keyword in the prompt selects the `Script` that the model recites byte for
+byte, independent of the sampling parameters, so tests can assert exact texts, token counts and
+finish reasons. Some scripts are endless and some are slow, for tests of timeouts and cancellation.
+Some call tools or reason, with markers that an engine detects or as text that it does not.
 
-Of several keywords the last one counts, so that what a tool answers may hold the next.
+Of several keywords the last one counts, so a tool result can select the next script.
 
     build(tmp_path / "scripted")
     messages = [{"role": "user", "content": "Please say-hello."}]
-    ...                                                     # run_command the engine
+    ...                                                     # run the engine
     assert content == script("say-hello").text
     assert usage["prompt_tokens"] == prompt_tokens(messages)
 """

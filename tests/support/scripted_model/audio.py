@@ -7,7 +7,7 @@ of the language, or the first one where it heard nothing.
 
     build_transcriber(tmp_path / "transcriber")
     write_tone(tmp_path / "tone.wav")
-    ...                                                     # run_command the engine
+    ...                                                     # run the engine
     assert text == heard("en")
 """
 

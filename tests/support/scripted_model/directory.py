@@ -1,4 +1,4 @@
-"""The model directory: what Foundry Local needs to find beside the graph."""
+"""The files of the model directory besides the graph."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ def build(
     context_length: int = 8192,
     markers: bool = True,
 ) -> None:
-    """Write the model that recites `scripts` into `directory`, which is made if need be.
+    """Write a model that recites `scripts` into `directory`, which is created if it is missing.
 
     Args:
-        directory: Where the files go.
-        scripts: What the model can say; the first one answers a prompt without keyword.
-        context_length: How many tokens a prompt and its answer may have together.
-        markers: Whether the configuration names the markers of calls and reasoning, without which
-            SDK 2.2.1 refuses tools, and with which ONNX Runtime GenAI below 0.16 the model.
+        directory: The directory of the model.
+        scripts: The answers; the first one answers a prompt without a keyword.
+        context_length: The maximum number of tokens of a prompt and its answer.
+        markers: Whether the configuration has the markers of calls and reasoning. SDK 2.2.1 needs
+            them for tools; ONNX Runtime GenAI before 0.16 does not load a model with them.
     """
     directory.mkdir(parents=True, exist_ok=True)
     onnx.save_model(scripted_model(scripts), directory / "model.onnx")
     files = {
-        "genai_config.json": genai_config(scripts, context_length, markers=markers),
+        "genai_config.json": make_genai_config(scripts, context_length, markers=markers),
         "tokenizer.json": tokenizer_json(scripts),
         "tokenizer_config.json": tokenizer_config_json(),
     }
@@ -60,12 +60,12 @@ def build(
         (directory / name).write_text(json.dumps(content, indent=2), encoding="utf-8")
 
 
-def genai_config(
+def make_genai_config(
     scripts: Sequence[Script], context_length: int, *, markers: bool = False
 ) -> dict[str, Any]:
-    """Describe the graph to ONNX Runtime GenAI, with no other field that it would ever refuse.
+    """Make the configuration of ONNX Runtime GenAI, with only the fields that all versions accept.
 
-    One thread, so that the costs of the scripts do not depend on the number of cores.
+    It runs on one thread, so that the delays of the scripts do not depend on the number of cores.
     """
     return {
         "model": {

@@ -6,7 +6,7 @@ one's state is the sum of one row a token, and the row of a byte marks its place
 and `A` count alike, and two texts are near each other when they are made of the same letters.
 
     build_embedder(tmp_path / "embedder")
-    ...                                                     # run_command the engine
+    ...                                                     # run the engine
     assert vector == pytest.approx(embedding("Hello"))
 """
 
@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, checker, helper, numpy_helper
 
-from .directory import genai_config
+from .directory import make_genai_config
 from .graph import node, scripted_model
 from .scripts import Script
 from .tokenizer import BYTE_VALUES, tokenizer_json, vocabulary_size, without_template
@@ -41,7 +41,7 @@ def build_embedder(directory: Path) -> None:
     """Write the model into `directory`, which is made if need be."""
     directory.mkdir(parents=True, exist_ok=True)
     onnx.save_model(embedding_model(), directory / "model.onnx")
-    config = genai_config(SCRIPTS, context_length=8192)
+    config = make_genai_config(SCRIPTS, context_length=8192)
     config["model"]["decoder"]["hidden_size"] = DIMENSIONS
     files = {
         "genai_config.json": config,

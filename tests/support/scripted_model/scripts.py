@@ -1,4 +1,4 @@
-"""What the scripted model says, and how long it takes to say it."""
+"""The answers of the scripted model and their delays."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 COST_OF_A_MILLISECOND = 3
 """Iterations of the graph's busy loop in about a millisecond.
 
-Measured on one idle core of a server; a slow or busy machine takes several times as long.
+Measured on an idle core of a server; a slow or busy machine takes several times as long.
 """
 
-THINK, THOUGHT = "<think>", "</think>"
+BEGIN_THINK, END_THINK = "<think>", "</think>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,13 +18,13 @@ class Script:
     """One answer of the model.
 
     Args:
-        keyword: The word that, anywhere in the prompt, asks for this answer: no `t` ahead, over
-            which SDK 1.2.4's tokenizer loses the end of a prompt, and eight bytes or more, if
-            it is to be found beside tools too.
-        text: The answer, emitted one UTF-8 byte a token.
-        marked: Whether `<tool_call>`, `<think>` and their like are the model's own tokens in this
-            text, by which an engine knows calls and reasoning; else they are spelt like any text.
-        repeats: Start again at the end of the text, for ever.
+        keyword: The word in the prompt that selects this answer. It must not begin with `t`, as SDK
+            1.2.4's tokenizer would lose the end of the prompt. It needs eight bytes or more to be
+            found in requests with tools.
+        text: The answer. Each token is a UTF-8 byte.
+        marked: Whether `<tool_call>`, `<think>` etc. are special tokens in this text, by which an
+            engine detects calls and reasoning; otherwise they are ordinary text.
+        repeats: Whether the text is repeated endlessly.
         prefill_cost: Iterations of the busy loop before the first token.
         cost_per_token: Iterations of the busy loop before each later token.
     """
@@ -37,7 +37,7 @@ class Script:
     cost_per_token: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what the graph could not express."""
+        """Reject scripts that the graph cannot express."""
         if not self.keyword:
             raise ValueError("a script needs a keyword")
         if self.keyword.startswith("t"):
@@ -47,21 +47,25 @@ class Script:
 
     @property
     def reasoning(self) -> str:
-        """What stands between the markers of reasoning, ahead of the answer."""
-        return self.text.removeprefix(THINK).partition(THOUGHT)[0] if self._thinks else ""
+        """The text between the reasoning markers."""
+        return (
+            self.text.removeprefix(BEGIN_THINK).partition(END_THINK)[0]
+            if self._has_reasoning
+            else ""
+        )
 
     @property
     def content(self) -> str:
         """The answer without its reasoning."""
-        return self.text.partition(THOUGHT)[2] if self._thinks else self.text
+        return self.text.partition(END_THINK)[2] if self._has_reasoning else self.text
 
     @property
-    def _thinks(self) -> bool:
-        return self.text.startswith(THINK)
+    def _has_reasoning(self) -> bool:
+        return self.text.startswith(BEGIN_THINK)
 
 
 SORTED_JSON = '{"born": 1815, "languages": ["en", "fr"], "name": "Ada"}'
-"""An object that passes under a schema: the engine demands the properties in alphabetical order."""
+"""An object that is valid under a schema: the engine requires alphabetical order of properties."""
 
 SCRIPTS = (
     Script("say-default", "No keyword was found in the prompt."),
@@ -86,32 +90,32 @@ SCRIPTS = (
     Script("say-json", SORTED_JSON),
     Script("say-think", "<think>Six times seven.</think>42"),
 )
-"""What the model says as plain text. The first one answers a prompt that holds no keyword."""
+"""Plain text. The first one answers a prompt without a keyword."""
 
 CALCULATE = '{"name": "calculate", "arguments": {"expression": "6 * 7"}}'
-"""The call that most scripts make, as Hermes' format has it."""
+"""The call of most scripts, in the Hermes format."""
 
-CALCULATE_NATIVELY = '[{"name": "calculate", "parameters": {"expression": "6 * 7"}}]'
-"""The same as SDK 2.2.1 asks models to write it."""
+NATIVE_CALCULATE = '[{"name": "calculate", "parameters": {"expression": "6 * 7"}}]'
+"""The same call in the format that SDK 2.2.1 requires."""
 
 MARKED_SCRIPTS = (
     Script("reason-aloud", "<think>Six times seven.</think>42", marked=True),
     Script("reason-only", "<think>Six times seven.</think>", marked=True),
     Script(
         "reason-then-call",
-        f"<think>A sum.</think>\n<tool_call>{CALCULATE_NATIVELY}</tool_call>",
+        f"<think>A sum.</think>\n<tool_call>{NATIVE_CALCULATE}</tool_call>",
         marked=True,
     ),
-    Script("call-calculator", f"<tool_call>{CALCULATE_NATIVELY}</tool_call>", marked=True),
+    Script("call-calculator", f"<tool_call>{NATIVE_CALCULATE}</tool_call>", marked=True),
     Script(
         "call-two-tools",
-        f"<tool_call>{CALCULATE_NATIVELY[:-1]}, "
+        f"<tool_call>{NATIVE_CALCULATE[:-1]}, "
         '{"name": "clock", "parameters": {"city": "Zürich"}}]</tool_call>',
         marked=True,
     ),
     Script(
         "call-after-words",
-        f"Let me see.\n<tool_call>{CALCULATE_NATIVELY}</tool_call>",
+        f"Let me see.\n<tool_call>{NATIVE_CALCULATE}</tool_call>",
         marked=True,
     ),
     Script("call-bare-object", f"<tool_call>{CALCULATE}</tool_call>", marked=True),
@@ -139,9 +143,9 @@ MARKED_SCRIPTS = (
     ),
     Script("<tool_response>", "The tool has answered."),
 )
-"""What needs the model's own markers: reasoning, and tool calls that an engine knows as such.
+"""Reasoning and tool calls with special tokens, which an engine detects.
 
-The last one answers a tool's result without keyword: its keyword is what the template puts there.
+The last one answers a tool result without a keyword: the chat template adds its keyword.
 """
 
 TEXT_CALLS = (
@@ -171,12 +175,12 @@ TEXT_CALLS = (
     ),
     Script("write-lookalike", 'Write {"name": "calculate"} or <tool_calls>, not a call.'),
 )
-"""Tool calls as models write them that no engine understands, spelt in ordinary tokens."""
+"""Tool calls in ordinary tokens, as models write them that no engine supports."""
 
 ALL_SCRIPTS = (*SCRIPTS, *MARKED_SCRIPTS, *TEXT_CALLS)
-"""Everything that the model of the test-suite can say."""
+"""All scripts of the model of the tests."""
 
 
 def script(keyword: str) -> Script:
-    """Return the script of the test-suite that `keyword` asks for."""
+    """Return the script with a keyword."""
     return next(candidate for candidate in ALL_SCRIPTS if candidate.keyword == keyword)

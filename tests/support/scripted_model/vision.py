@@ -7,7 +7,7 @@ recites what it is to say of light, of dark, or of nothing at all.
 
     build_seer(tmp_path / "seer")
     write_image(tmp_path / "light.png", level=255)
-    ...                                                     # run_command the engine
+    ...                                                     # run the engine
     assert text == LIGHT
 """
 
@@ -22,7 +22,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, checker, helper, numpy_helper
 
-from .directory import genai_config
+from .directory import make_genai_config
 from .graph import IR_VERSION, OPSET, node, scripted_model
 from .scripts import Script
 from .tokenizer import FIRST_KEYWORD, tokenizer_config_json, tokenizer_json
@@ -188,7 +188,7 @@ def _floats(name: str, shape: list[int | str]) -> Any:
 
 
 def _config() -> dict[str, Any]:
-    config = genai_config(SCRIPTS, context_length=8192)
+    config = make_genai_config(SCRIPTS, context_length=8192)
     model = config["model"]
     del model["decoder"]["inputs"]["input_ids"]
     model["type"] = "phi3v"

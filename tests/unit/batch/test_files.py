@@ -14,7 +14,7 @@ from foundry_api.batch.journal import read_status
 from foundry_api.batch.types import BatchOptions, InputOptions, get_journal_directory
 from foundry_api.cli import main
 from foundry_api.types.errors import BatchError, BatchInputInvalid, BatchStorageFailed
-from support.journal_factories import answer, failure, lines
+from support.journal_factories import make_answer, make_failure, read_lines
 from unit.batch.test_job import Engine, answered
 
 if TYPE_CHECKING:
@@ -223,7 +223,7 @@ async def test_linked_output_uses_the_journal_of_its_target(
     (place / "link.jsonl").symlink_to(real)
     summary = await BatchJob(options("link.jsonl"), restart=there).run(Engine())
     assert (place / "link.jsonl").is_symlink()
-    assert lines(real) == answered(*range(6))
+    assert read_lines(real) == answered(*range(6))
     assert summary.output is not None
     assert summary.output.samefile(real)
     assert (place / "sub" / "real.jsonl.batch").is_dir()
@@ -249,7 +249,7 @@ async def test_batch_resumes_from_any_directory(
     """The journal stores absolute paths."""
 
     def fails(index: int) -> BatchLineResult:
-        return failure(index) if index == 2 else answer(index)
+        return make_failure(index) if index == 2 else make_answer(index)
 
     chosen = options("a.jsonl", errors="e.jsonl")
     assert (await BatchJob(chosen).run(Engine(fails))).failed == 1

@@ -30,7 +30,7 @@ from foundry_api.types.errors import (
     ServiceNotRunning,
 )
 from service.helpers import wait_until_async
-from support.journal_factories import answer, failure, lines, opened
+from support.journal_factories import make_answer, make_failure, open_journal, read_lines
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator
@@ -51,7 +51,7 @@ class Engine:
     The line `holds` is not answered before the engine is drained.
     """
 
-    def __init__(self, does: Does = answer, *, holds: int | None = None) -> None:
+    def __init__(self, does: Does = make_answer, *, holds: int | None = None) -> None:
         self.does = does
         self.holds = holds
         self.received: list[int] = []
@@ -104,7 +104,7 @@ def options(tmp_path: Path) -> BatchOptions:
 
 
 def answered(*indexes: int) -> list[bytes]:
-    return [answer(index).output for index in indexes]
+    return [make_answer(index).output for index in indexes]
 
 
 async def run_until_blocked(options: BatchOptions, engine: Engine) -> asyncio.Task[BatchSummary]:
@@ -121,7 +121,7 @@ async def test_each_line_is_answered_once_and_written(
     reports: list[BatchProgress] = []
     summary = await BatchJob(options, on_progress=reports.append).run(engine)
     assert (summary.total, summary.done, summary.failed, summary.resumed) == (LINES, LINES, 0, 0)
-    assert lines(tmp_path / "answers.jsonl") == answered(*range(LINES))
+    assert read_lines(tmp_path / "answers.jsonl") == answered(*range(LINES))
     assert engine.received == list(range(LINES))
     phases = [report.phase for report in reports]
     assert sorted(set(phases), key=phases.index) == ["running", "publishing"]
@@ -129,7 +129,7 @@ async def test_each_line_is_answered_once_and_written(
 
 
 async def test_finished_lines_are_not_answered_again(options: BatchOptions) -> None:
-    gives_up = Engine(lambda index: ServiceNotRunning("gone") if index == 4 else answer(index))
+    gives_up = Engine(lambda index: ServiceNotRunning("gone") if index == 4 else make_answer(index))
     with pytest.raises(ServiceNotRunning):
         await BatchJob(options).run(gives_up)
     assert read_status(options.directory).counts.done == 4, (
@@ -147,21 +147,21 @@ async def test_failed_lines_are_retried_only_on_request(
     options: BatchOptions, tmp_path: Path
 ) -> None:
     def fails(index: int) -> BatchLineResult:
-        return failure(index) if index in {1, 3} else answer(index)
+        return make_failure(index) if index in {1, 3} else make_answer(index)
 
     summary = await BatchJob(options).run(Engine(fails))
     assert (summary.done, summary.failed, summary.errors) == (4, 2, options.errors_path)
-    assert lines(options.errors_path) == [failure(1).output, failure(3).output]
+    assert read_lines(options.errors_path) == [make_failure(1).output, make_failure(3).output]
     engine = Engine()
     await BatchJob(options).run(engine)
     assert engine.received == []
     summary = await BatchJob(options, retry_failed=True).run(engine)
     assert (engine.received, summary.failed, summary.errors) == ([1, 3], 0, None)
-    assert lines(tmp_path / "answers.jsonl") == answered(*range(LINES))
+    assert read_lines(tmp_path / "answers.jsonl") == answered(*range(LINES))
 
 
 async def test_engine_that_loses_a_line_is_reported(options: BatchOptions) -> None:
-    loses = Engine(lambda index: None if index == 2 else answer(index))
+    loses = Engine(lambda index: None if index == 2 else make_answer(index))
     with pytest.raises(BatchError, match="did not answer every line"):
         await BatchJob(options).run(loses)
     assert loses.received.count(2) == 2, "a second time, since the other lines were answered"
@@ -221,7 +221,7 @@ async def test_runners_that_share_a_batch_write_one_output(
         assert (summary.done, summary.total) == (several, several)
     received = [index for engine in engines for index in engine.received]
     assert sorted(received) == list(range(several))
-    assert lines(tmp_path / "answers.jsonl") == answered(*range(several))
+    assert read_lines(tmp_path / "answers.jsonl") == answered(*range(several))
 
 
 async def test_runner_takes_over_the_blocks_of_another(
@@ -268,7 +268,11 @@ async def test_retried_lines_are_answered_by_the_runner_that_has_them(
     options: BatchOptions,
 ) -> None:
     def fails_once(index: int) -> BatchLineResult:
-        return failure(index) if index == 1 and engine.received.count(1) == 1 else answer(index)
+        return (
+            make_failure(index)
+            if index == 1 and engine.received.count(1) == 1
+            else make_answer(index)
+        )
 
     engine = Engine(fails_once, holds=3)
     running = asyncio.create_task(BatchJob(options, shared=True).run(engine))
@@ -315,7 +319,7 @@ async def test_strict_batch_with_an_invalid_line_runs_nothing(
 async def test_changed_input_is_detected(options: BatchOptions, tmp_path: Path) -> None:
     with pytest.raises(ServiceNotRunning):
         await BatchJob(options).run(
-            Engine(lambda index: ServiceNotRunning("gone") if index else answer(index))
+            Engine(lambda index: ServiceNotRunning("gone") if index else make_answer(index))
         )
     path = tmp_path / "prompts.txt"
     path.write_text("another prompt\n" * LINES, encoding="utf-8")
@@ -390,7 +394,7 @@ async def test_any_pipe_is_copied_like_standard_input(kind: str, tmp_path: Path)
 
     with pipe(kind, tmp_path, "one\ntwo\nthree\n") as path, pytest.raises(ServiceNotRunning):
         await BatchJob(reading(path)).run(
-            Engine(lambda index: ServiceNotRunning("gone") if index else answer(index))
+            Engine(lambda index: ServiceNotRunning("gone") if index else make_answer(index))
         )
     first = path
     with pipe(kind, tmp_path, "something else\n") as path, pytest.raises(BatchMismatch):
@@ -477,7 +481,7 @@ async def test_other_process_may_read_the_journal_during_a_run(options: BatchOpt
     status = read_status(options.directory)
     assert (status.running, status.total) == (True, LINES)
     with pytest.raises(BatchInUse):
-        opened(options)
+        open_journal(options)
     running.cancel()
     await asyncio.wait([running])
 
@@ -493,4 +497,4 @@ async def test_closing_the_engine_closes_the_reader(options: BatchOptions) -> No
                     return
 
     with pytest.raises(BatchError, match="did not answer every line"):
-        await BatchJob(options).run(Takes(lambda index: None if index > 1 else answer(index)))
+        await BatchJob(options).run(Takes(lambda index: None if index > 1 else make_answer(index)))

@@ -12,13 +12,13 @@ import pytest
 from foundry_api.batch.result_store import StdoutStore
 from foundry_api.batch.runner import GROUP_BYTES, GROUP_LINES, GROUP_S, GroupCommitWriter
 from foundry_api.types.errors import BatchStorageFailed
-from support.journal_factories import answer
+from support.journal_factories import make_answer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from foundry_api.batch.types import BatchLineResult
-    from support.no_real_time import Run
+    from support.virtual_time import Run
 
 
 class Disk:
@@ -43,11 +43,11 @@ def test_lines_that_finish_together_are_written_together(run: Run) -> None:
         writer = GroupCommitWriter(disk.record)
         running = asyncio.create_task(writer.run())
         for index in range(3):
-            await writer.add(answer(index))
+            await writer.add(make_answer(index))
         assert disk.groups == []
         await asyncio.sleep(GROUP_S * 1.01)
         assert disk.groups == [[0, 1, 2]]
-        await writer.add(answer(3))
+        await writer.add(make_answer(3))
         await asyncio.sleep(GROUP_S * 1.01)
         assert disk.groups == [[0, 1, 2], [3]]
         running.cancel()
@@ -62,7 +62,7 @@ def test_full_group_is_written_at_once(size: int, lines: int, run: Run) -> None:
         writer = GroupCommitWriter(disk.record)
         for index in range(lines):
             assert disk.groups == []
-            await writer.add(answer(index, "x" * size))
+            await writer.add(make_answer(index, "x" * size))
         assert disk.groups == [list(range(lines))]
 
     run(test())
@@ -72,10 +72,10 @@ def test_failed_group_is_written_with_the_next_one(run: Run) -> None:
     async def test() -> None:
         disk = Disk(failures=1)
         writer = GroupCommitWriter(disk.record)
-        await writer.add(answer(0))
+        await writer.add(make_answer(0))
         with pytest.raises(BatchStorageFailed):
             await writer.flush()
-        await writer.add(answer(1))
+        await writer.add(make_answer(1))
         await writer.flush()
         await writer.flush()
         assert disk.groups == [[0, 1]]
@@ -88,9 +88,9 @@ def test_group_of_a_cancelled_write_is_written_at_the_end(run: Run) -> None:
         disk = Disk(takes_s=1.0)
         writer = GroupCommitWriter(disk.record)
         running = asyncio.create_task(writer.run())
-        await writer.add(answer(0))
+        await writer.add(make_answer(0))
         await asyncio.sleep(GROUP_S + 0.5)  # it is being written
-        await writer.add(answer(1))
+        await writer.add(make_answer(1))
         running.cancel()
         await asyncio.wait([running])
         await writer.flush()
@@ -104,7 +104,7 @@ def test_slow_disk_makes_adding_lines_wait(run: Run) -> None:
         disk = Disk(takes_s=10.0)
         writer = GroupCommitWriter(disk.record)
         for index in range(GROUP_LINES):
-            await writer.add(answer(index))
+            await writer.add(make_answer(index))
         assert asyncio.get_running_loop().time() == pytest.approx(10.0)
 
     run(test())
@@ -125,17 +125,17 @@ class Pipe(io.BytesIO):
 def test_stream_receives_each_line_and_stores_nothing() -> None:
     stream = io.BytesIO()
     store = StdoutStore(stream)
-    assert store.record([answer(0), answer(1)]) == 2
-    assert stream.getvalue() == answer(0).output + b"\n" + answer(1).output + b"\n"
+    assert store.record([make_answer(0), make_answer(1)]) == 2
+    assert stream.getvalue() == make_answer(0).output + b"\n" + make_answer(1).output + b"\n"
     assert (store.get_finished(0, 9), store.claim(3), store.heartbeat(b"")) == ({}, True, None)
     assert (store.is_complete(2), store.is_complete(3)) == (True, False)
 
 
 def test_full_disk_is_reported_and_closed_pipe_is_not() -> None:
     with pytest.raises(BatchStorageFailed, match="standard output cannot be written"):
-        StdoutStore(Pipe(OSError(28, "No space left on device"))).record([answer(0)])
+        StdoutStore(Pipe(OSError(28, "No space left on device"))).record([make_answer(0)])
     with pytest.raises(BrokenPipeError):
-        StdoutStore(Pipe(BrokenPipeError())).record([answer(0)])
+        StdoutStore(Pipe(BrokenPipeError())).record([make_answer(0)])
 
 
 def test_terminal_output_escapes_control_characters() -> None:
@@ -145,7 +145,7 @@ def test_terminal_output_escapes_control_characters() -> None:
 
     text = "\x9b31m\u202eover \u00fc\u2028"
     line = msgspec.json.encode({"text": text})
-    finished = msgspec.structs.replace(answer(0), output=line)
+    finished = msgspec.structs.replace(make_answer(0), output=line)
     StdoutStore(stream := Terminal()).record([finished])
     shown = stream.getvalue().decode()
     assert msgspec.json.decode(shown) == {"text": text}

@@ -20,7 +20,7 @@ from foundry_api.types import errors
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, Callable
 
-    from support.no_real_time import Run
+    from support.virtual_time import Run
 
     Fails = Callable[["Engine", int], Exception | None]
 

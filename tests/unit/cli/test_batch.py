@@ -16,7 +16,7 @@ from foundry_api.batch.types import BatchOptions, InputOptions
 from foundry_api.cli import main
 from foundry_api.cli.batch.progress import _Frame, format_line
 from foundry_api.cli.batch.summary import _print_errors, make_retry_advice, print_summary
-from support.journal_factories import answer, failure, make_options, opened
+from support.journal_factories import make_answer, make_failure, make_options, open_journal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -173,8 +173,8 @@ def test_permanent_failures_are_not_recommended_for_retry(
 def test_status_gives_the_same_advice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = make_options(tmp_path)
     for code, advice in (("InvalidRequest", "fail again"), ("ServerError", "batch retry")):
-        with opened(options, restart=True) as journal:
-            journal.record([answer(0), failure(1, code=code)])
+        with open_journal(options, restart=True) as journal:
+            journal.record([make_answer(0), make_failure(1, code=code)])
             journal.publish(2)
         assert main(["batch", "status", options.output]) == 0
         assert advice in capsys.readouterr().out

@@ -17,7 +17,7 @@ from foundry_api import __version__
 from foundry_api.cli.options import format_examples
 from foundry_api.cli.root import root
 from foundry_api.cli.verbs import VERBS
-from support.cli_program import environment, run
+from support.cli_program import make_environment, run
 
 HEAVY = {
     "aiohttp",
@@ -58,7 +58,7 @@ def imported_by(*arguments: str) -> set[str]:
         [sys.executable, "-c", LIST_MODULES, *arguments],
         capture_output=True,
         check=True,
-        env=environment(),
+        env=make_environment(),
         timeout=60,
     )
     return set(json.loads(finished.stderr.splitlines()[-1]))

@@ -28,7 +28,7 @@ from support.monitor_factories import CHAT, URL, WatchedService
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from support.no_real_time import Run
+    from support.virtual_time import Run
 
 LOADED = "/catalogs/local/models/loaded"
 

@@ -19,10 +19,10 @@ from foundry_api.resilience.deadline import (
     enforce_deadline,
 )
 from foundry_api.types.errors import DeadlineExceeded, InvalidRequest
-from support.no_real_time import TimelessLoop
+from support.virtual_time import VirtualTimeLoop
 
 if TYPE_CHECKING:
-    from support.no_real_time import Run
+    from support.virtual_time import Run
 
 
 @enforce_deadline
@@ -48,7 +48,7 @@ def test_of_several_deadlines_the_earliest_applies(limits: list[float]) -> None:
                 assert current_deadline() is before or current_deadline().limit_s == seconds
         assert current_deadline() is NEVER
 
-    with asyncio.Runner(loop_factory=TimelessLoop) as runner:
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         runner.run(nested())
 
 

@@ -14,7 +14,7 @@ from foundry_api.types.errors import DeadlineExceeded, ReadTimeout
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
-    from support.no_real_time import Run
+    from support.virtual_time import Run
 
 
 _T = TypeVar("_T")

@@ -26,7 +26,7 @@ from foundry_api.monitor.summary import summarise
 from foundry_api.storage.database_files import FileFormat, quarantine
 from foundry_api.storage.sqlite import DamagedFile, check_row, open_database
 from foundry_api.types.models import Model
-from support.journal_factories import answer, failure, make_options, opened
+from support.journal_factories import make_answer, make_failure, make_options, open_journal
 from support.monitor_factories import make_sample
 
 if TYPE_CHECKING:
@@ -95,9 +95,9 @@ def _use_uses(path: Path) -> None:
 
 def _use_journal(path: Path) -> None:
     options = make_options(path.parent.parent)
-    with opened(options) as journal:
+    with open_journal(options) as journal:
         journal.store_check_result(6, {"demo": 6}, set())
-        journal.record([answer(0), answer(1), failure(2), answer(3)])
+        journal.record([make_answer(0), make_answer(1), make_failure(2), make_answer(3)])
         journal.get_finished(0, 10)
         journal.heartbeat(b"{}")
         journal.get_counts()
@@ -336,7 +336,7 @@ def test_our_files_are_private(kind: Database, tmp_path: Path) -> None:
 
 
 def _work_on_journal(path: Path) -> None:
-    opened(make_options(path.parent.parent)).close()
+    open_journal(make_options(path.parent.parent)).close()
 
 
 @pytest.mark.parametrize("kind", [CACHE, HISTORY, JOURNAL], ids=str)

@@ -21,7 +21,7 @@ from foundry_api.wire.dialects.cli010 import Cli010Dialect
 from foundry_api.wire.dialects.legacy import LegacyDialect
 from foundry_api.wire.dialects.sdk1 import Sdk1Dialect
 from foundry_api.wire.dialects.sdk2 import Sdk20Dialect, Sdk21Dialect
-from support.fake_transport import Recorded
+from support.fake_transport import FakeTransport
 
 if TYPE_CHECKING:
     from foundry_api.types.messages import Constraint
@@ -39,7 +39,9 @@ OLDER = [LegacyDialect, Cli010Dialect, Sdk1Dialect, Sdk20Dialect]
 
 def body(kind: Any, constraint: Constraint | None, **more: Any) -> dict[str, Any]:
     request = make_chat_request(MESSAGES, constraint=constraint, **more)
-    sent = kind(ServiceClient(Recorded({}), "http://service")).build_chat_request(MODEL, request)
+    sent = kind(ServiceClient(FakeTransport({}), "http://service")).build_chat_request(
+        MODEL, request
+    )
     members: dict[str, Any] = json.loads(sent.body)
     return members
 
@@ -79,7 +81,7 @@ def test_older_generations_get_the_choices_in_the_system_turn(kind: Any) -> None
 
 
 def test_non_streaming_request_has_the_same_instructions() -> None:
-    dialect = Sdk1Dialect(ServiceClient(Recorded({}), "http://service"))
+    dialect = Sdk1Dialect(ServiceClient(FakeTransport({}), "http://service"))
     plain = dialect.build_non_streaming_request(
         MODEL, make_chat_request(MESSAGES, constraint=PERSON)
     )

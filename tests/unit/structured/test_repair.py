@@ -31,7 +31,7 @@ from foundry_api.types.messages import (
 if TYPE_CHECKING:
     from foundry_api.types.errors import FoundryError
     from foundry_api.types.messages import Constraint
-    from support.no_real_time import Run
+    from support.virtual_time import Run
 
 MESSAGES = (Message("system", "Be brief."), Message("user", "How many?"))
 NUMBER = OutputSpec.from_arguments(parser=int)

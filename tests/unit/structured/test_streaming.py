@@ -14,7 +14,7 @@ from foundry_api.types.messages import AttemptRecord, Chunk, FinishReason, Funct
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from support.no_real_time import Run
+    from support.virtual_time import Run
 
 CALL = ToolCall("call_1", FunctionCall("clock", "{}"))
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support.journal_factories import Clock, make_options, opened
+from support.journal_factories import Clock, make_options, open_journal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,8 +29,10 @@ def options(tmp_path: Path) -> BatchOptions:
 def two(options: BatchOptions, **second_options: Any) -> Iterator[tuple[Journal, Journal]]:
     """Two runners that share a batch."""
     with (
-        opened(options, shared=True, wall_clock=second_options.pop("first_clock", Clock())) as one,
-        opened(options, shared=True, lease_s=LEASE_S, **second_options) as other,
+        open_journal(
+            options, shared=True, wall_clock=second_options.pop("first_clock", Clock())
+        ) as one,
+        open_journal(options, shared=True, lease_s=LEASE_S, **second_options) as other,
     ):
         yield one, other
 
@@ -45,8 +47,8 @@ def test_a_block_belongs_to_one_runner(options: BatchOptions) -> None:
 
 
 def test_closing_frees_the_blocks(options: BatchOptions) -> None:
-    with opened(options, shared=True) as other:
-        with opened(options, shared=True) as one:
+    with open_journal(options, shared=True) as other:
+        with open_journal(options, shared=True) as one:
             assert one.claim(0)
             assert not other.claim(0)
         assert other.claim(0)
@@ -55,8 +57,8 @@ def test_closing_frees_the_blocks(options: BatchOptions) -> None:
 def test_a_dead_runner_loses_its_blocks_at_once(options: BatchOptions) -> None:
     monotonic = Clock()
     with (
-        opened(options, shared=True) as one,
-        opened(options, shared=True, monotonic=monotonic) as other,
+        open_journal(options, shared=True) as one,
+        open_journal(options, shared=True, monotonic=monotonic) as other,
     ):
         assert one.claim(0)
         one._runner._lock.__exit__()  # as the system does when it dies
@@ -108,7 +110,7 @@ def test_a_jump_of_the_wall_clock_does_not_affect_a_lease(
 
 
 def test_an_exclusive_runner_claims_without_the_database(options: BatchOptions) -> None:
-    with opened(options) as alone:
+    with open_journal(options) as alone:
         assert alone.claim(0)
         with closing(sqlite3.connect(options.directory / "journal.sqlite")) as database:
             assert database.execute("select * from claim").fetchall() == []

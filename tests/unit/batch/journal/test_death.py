@@ -21,8 +21,8 @@ from support.journal_factories import *
 
 here, name, kind = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 os.fsync = lambda file: None  # only processes die here, not the machine
-old = [answer(2), failure(1), answer(0), answer(3)]
-new = [answer(1) if result.index == 1 and kind == "retry" else result for result in old]
+old = [make_answer(2), make_failure(1), make_answer(0), make_answer(3)]
+new = [make_answer(1) if result.index == 1 and kind == "retry" else result for result in old]
 
 
 def options(directory):
@@ -31,18 +31,18 @@ def options(directory):
 
 def begin(directory):
     directory.mkdir()
-    with opened(options(directory)) as journal:
+    with open_journal(options(directory)) as journal:
         journal.record(old[:3])
         if kind != "several":
             journal.record(old[3:])
         if kind == "retry":
             journal.publish(4)
-    with opened(options(directory)) as journal:
+    with open_journal(options(directory)) as journal:
         journal.record(old)
 
 
 def resume(directory, prepare=lambda database: None):
-    with opened(options(directory)) as journal:
+    with open_journal(options(directory)) as journal:
         journal._database.execute("pragma synchronous = off")
         prepare(journal._database)
         if kind == "retry":
@@ -74,7 +74,7 @@ def dying_at(step):
 
 def read_ids(path):
     if not path.exists() or name.endswith("jsonl") or "errors" in path.name:
-        return sorted(lines(path)) if path.exists() else None
+        return sorted(read_lines(path)) if path.exists() else None
     from pyarrow.parquet import read_table
     return read_table(path).column("custom_id").to_pylist()
 

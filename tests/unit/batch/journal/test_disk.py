@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from foundry_api.types.errors import BatchStorageFailed
-from support.journal_factories import answer, failure, lines, make_options, opened, segments
+from support.journal_factories import (
+    list_segments,
+    make_answer,
+    make_failure,
+    make_options,
+    open_journal,
+    read_lines,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,33 +57,36 @@ class FullFile:
 
 
 def test_a_failed_append_is_overwritten_by_the_next(options: BatchOptions, tmp_path: Path) -> None:
-    with opened(options) as journal:
-        journal.record([answer(0)])
+    with open_journal(options) as journal:
+        journal.record([make_answer(0)])
         number, segment = journal._segments._current or (0, None)
         assert segment is not None
         real, segment._file = segment._file, FullFile(segment._file, room=30)  # type: ignore[assignment]
         with pytest.raises(BatchStorageFailed, match="No space left"):
-            journal.record([answer(1), failure(2)])
+            journal.record([make_answer(1), make_failure(2)])
         assert journal.get_finished(0, 9) == {0: 7}, "all or nothing"
         segment._file = real
-        assert journal.record([answer(1, "shorter"), failure(2)]) == 2
-        assert segments(options) == [f"part-{number:06}.jsonl"]
+        assert journal.record([make_answer(1, "shorter"), make_failure(2)]) == 2
+        assert list_segments(options) == [f"part-{number:06}.jsonl"]
         journal.publish(3)
-    assert lines(tmp_path / "answers.jsonl") == [answer(0).output, answer(1, "shorter").output]
+    assert read_lines(tmp_path / "answers.jsonl") == [
+        make_answer(0).output,
+        make_answer(1, "shorter").output,
+    ]
 
 
 def test_a_partial_append_is_truncated_on_close(options: BatchOptions, tmp_path: Path) -> None:
-    with opened(options) as journal:
-        journal.record([answer(0)])
+    with open_journal(options) as journal:
+        journal.record([make_answer(0)])
         _, segment = journal._segments._current or (0, None)
         assert segment is not None
         real, segment._file = segment._file, FullFile(segment._file, room=30)  # type: ignore[assignment]
         with pytest.raises(BatchStorageFailed):
-            journal.record([answer(1)])
+            journal.record([make_answer(1)])
         segment._file = real
-        journal.record([failure(1)])
+        journal.record([make_failure(1)])
         journal.publish(2)
-    assert lines(tmp_path / "answers.jsonl") == [answer(0).output]
+    assert read_lines(tmp_path / "answers.jsonl") == [make_answer(0).output]
 
 
 def test_a_segment_that_could_not_be_created_is_created_on_retry(
@@ -85,23 +95,23 @@ def test_a_segment_that_could_not_be_created_is_created_on_retry(
     def full(directory: Path) -> None:
         raise OSError(28, "No space left on device", str(directory))
 
-    with opened(options) as journal:
+    with open_journal(options) as journal:
         with monkeypatch.context() as patch:
             patch.setattr("foundry_api.batch.journal.segments.sync_directory", full)
             with pytest.raises(BatchStorageFailed):
-                journal.record([answer(0)])
-        assert journal.record([answer(0)]) == 1
+                journal.record([make_answer(0)])
+        assert journal.record([make_answer(0)]) == 1
         journal.publish(1)
-    assert segments(options) == []
+    assert list_segments(options) == []
 
 
 def test_a_merge_on_a_full_disk_leaves_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = make_options(tmp_path, ordered=True)
-    with opened(options) as journal:
-        journal.record([answer(1), answer(0)])
-        before = segments(options)
+    with open_journal(options) as journal:
+        journal.record([make_answer(1), make_answer(0)])
+        before = list_segments(options)
         with monkeypatch.context() as patch:
 
             def full(directory: Path) -> None:
@@ -110,9 +120,9 @@ def test_a_merge_on_a_full_disk_leaves_no_file(
             patch.setattr("foundry_api.batch.journal.segments.sync_directory", full)
             with pytest.raises(BatchStorageFailed):
                 journal.publish(2)
-        assert segments(options) == before
+        assert list_segments(options) == before
         journal.publish(2)
-    assert lines(tmp_path / "answers.jsonl") == [answer(0).output, answer(1).output]
+    assert read_lines(tmp_path / "answers.jsonl") == [make_answer(0).output, make_answer(1).output]
 
 
 @pytest.mark.parametrize(
@@ -127,26 +137,26 @@ def test_a_draft_on_a_full_disk_is_removed(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    with opened(options) as journal:
-        journal.record([answer(0), failure(1)])
+    with open_journal(options) as journal:
+        journal.record([make_answer(0), make_failure(1)])
         with monkeypatch.context() as patch:
             patch.setattr(f"foundry_api.batch.journal.output.{step}", full)
             with pytest.raises(BatchStorageFailed, match="No space left"):
                 journal.publish(2)
         assert list(tmp_path.glob(".*")) == []
         journal.publish(2)
-    assert lines(options.errors_path) == [failure(1).output]
+    assert read_lines(options.errors_path) == [make_failure(1).output]
 
 
 def test_a_journal_on_a_full_disk_can_be_closed(options: BatchOptions) -> None:
     """Its runner then looks like one that died."""
-    journal = opened(options)
-    journal.record([answer(0)])
+    journal = open_journal(options)
+    journal.record([make_answer(0)])
     journal._database.execute("pragma query_only = on")  # every write fails
     with pytest.raises(BatchStorageFailed):
-        journal.record([answer(1)])
+        journal.record([make_answer(1)])
     journal.close()
-    with opened(options) as later:
+    with open_journal(options) as later:
         assert later.get_finished(0, 2) == {0: 7}
 
 
@@ -159,11 +169,12 @@ from support.journal_factories import *
 options, limit = make_options(Path(sys.argv[1]), ordered=True), int(sys.argv[2])
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
 try:
-    with opened(options) as journal:
+    with open_journal(options) as journal:
         for first in range(0, 40, 5):
             group = set(range(first, first + 5)) - set(journal.get_finished(first, 5))
             journal.record([
-                failure(index, "x" * 900) if index % 8 == 1 else answer(index) for index in group
+                make_failure(index, "x" * 900) if index % 8 == 1 else make_answer(index)
+                for index in group
             ])
         journal.publish(40)
 except BatchStorageFailed as error:
@@ -191,7 +202,9 @@ def test_a_batch_resumes_after_any_file_hit_a_size_limit(
         assert ended in {0, 7}, child.stderr
     assert limit >= 64 * 1024, "the first limits must have been too small"
     failed = range(1, LINES, 8)
-    expected = [answer(index).output for index in range(LINES) if index not in failed]
-    assert lines(tmp_path / "answers.jsonl") == expected
-    assert lines(options.errors_path) == [failure(index, "x" * 900).output for index in failed]
-    assert segments(options) == []
+    expected = [make_answer(index).output for index in range(LINES) if index not in failed]
+    assert read_lines(tmp_path / "answers.jsonl") == expected
+    assert read_lines(options.errors_path) == [
+        make_failure(index, "x" * 900).output for index in failed
+    ]
+    assert list_segments(options) == []

@@ -15,7 +15,14 @@ import pytest
 
 from foundry_api.batch.journal import CheckResult, read_statistics, read_status, request_cancel
 from foundry_api.types.errors import BatchInUse, BatchMismatch, BatchStorageFailed
-from support.journal_factories import answer, failure, lines, make_options, opened, segments
+from support.journal_factories import (
+    list_segments,
+    make_answer,
+    make_failure,
+    make_options,
+    open_journal,
+    read_lines,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,21 +45,24 @@ def options(tmp_path: Path) -> BatchOptions:
 
 
 def test_recorded_lines_are_finished_after_reopening(options: BatchOptions) -> None:
-    with opened(options) as journal:
-        assert journal.record([answer(0), failure(1)]) == 2
-        assert journal.record([answer(2)]) == 1
-    with opened(options) as journal:
+    with open_journal(options) as journal:
+        assert journal.record([make_answer(0), make_failure(1)]) == 2
+        assert journal.record([make_answer(2)]) == 1
+    with open_journal(options) as journal:
         assert journal.get_finished(0, 10) == {0: 7, 1: 8, 2: 9}
         assert journal.get_finished(1, 1) == {1: 8}
         assert (journal.is_complete(3), journal.is_complete(4)) == (True, False)
 
 
 def test_a_finished_line_keeps_its_first_result(options: BatchOptions) -> None:
-    with opened(options) as journal:
-        journal.record([answer(0, "first"), failure(1)])
-        assert journal.record([answer(0, "second"), answer(1), answer(2)]) == 1
+    with open_journal(options) as journal:
+        journal.record([make_answer(0, "first"), make_failure(1)])
+        assert journal.record([make_answer(0, "second"), make_answer(1), make_answer(2)]) == 1
         journal.publish(3)
-    assert lines(options_output(options)) == [answer(0, "first").output, answer(2).output]
+    assert read_lines(options_output(options)) == [
+        make_answer(0, "first").output,
+        make_answer(2).output,
+    ]
 
 
 def options_output(options: BatchOptions) -> Path:
@@ -60,29 +70,29 @@ def options_output(options: BatchOptions) -> Path:
 
 
 def test_no_segment_is_created_without_an_answer(options: BatchOptions) -> None:
-    with opened(options) as journal:
+    with open_journal(options) as journal:
         assert journal.record([]) == 0
-        journal.record([failure(0)])
-        assert segments(options) == [], "a failed line lies in the database"
+        journal.record([make_failure(0)])
+        assert list_segments(options) == [], "a failed line lies in the database"
 
 
 def test_a_value_that_sqlite_rejects_raises_and_records_nothing(
     options: BatchOptions,
 ) -> None:
-    broken = msgspec.structs.replace(answer(0), duration_s=float("nan"))  # SQLite's null
-    with opened(options) as journal:
+    broken = msgspec.structs.replace(make_answer(0), duration_s=float("nan"))  # SQLite's null
+    with open_journal(options) as journal:
         with pytest.raises(BatchStorageFailed, match="NOT NULL"):
-            journal.record([broken, answer(1)])
-        assert journal.record([answer(0), answer(1)]) == 2
+            journal.record([broken, make_answer(1)])
+        assert journal.record([make_answer(0), make_answer(1)]) == 2
 
 
 def test_a_second_runner_is_refused_unless_both_are_shared(options: BatchOptions) -> None:
-    with opened(options), pytest.raises(BatchInUse, match=f"process {os.getpid()}"):
-        opened(options, shared=True)
-    with opened(options, shared=True), pytest.raises(BatchInUse):
-        opened(options)
-    with opened(options, shared=True) as one, opened(options, shared=True) as two:
-        one.record([answer(0)])
+    with open_journal(options), pytest.raises(BatchInUse, match=f"process {os.getpid()}"):
+        open_journal(options, shared=True)
+    with open_journal(options, shared=True), pytest.raises(BatchInUse):
+        open_journal(options)
+    with open_journal(options, shared=True) as one, open_journal(options, shared=True) as two:
+        one.record([make_answer(0)])
         assert two.get_finished(0, 1) == {0: 7}
 
 
@@ -90,109 +100,121 @@ def test_two_runners_in_one_process_keep_their_sqlite_locks(
     options: BatchOptions,
 ) -> None:
     """Otherwise a third process looks like the last one, and SQLite removes the log."""
-    with opened(options, shared=True) as one, opened(options, shared=True) as other:
-        one.record([answer(0)])
+    with open_journal(options, shared=True) as one, open_journal(options, shared=True) as other:
+        one.record([make_answer(0)])
         subprocess.run(
             [sys.executable, "-c", READ_STATUS, str(options.directory)],
             check=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         )
         assert (options.directory / "journal.sqlite-wal").exists()
-        other.record([answer(1)])
-    with opened(options) as journal:
+        other.record([make_answer(1)])
+    with open_journal(options) as journal:
         assert journal.get_finished(0, 2) == {0: 7, 1: 8}
 
 
 def test_closed_runners_leave_no_lock_files(options: BatchOptions) -> None:
     for _ in range(3):
-        opened(options).close()
+        open_journal(options).close()
     assert sorted(path.name for path in options.directory.iterdir()) == ["journal.sqlite", "lock"]
 
 
 def test_a_refused_runner_leaves_no_row(options: BatchOptions) -> None:
-    with opened(options) as journal:
+    with open_journal(options) as journal:
         with pytest.raises(BatchInUse):
-            opened(options)
+            open_journal(options)
         with pytest.raises(BatchInUse):
-            opened(options, restart=True)
-        journal.record([answer(0)])
+            open_journal(options, restart=True)
+        journal.record([make_answer(0)])
         assert len(read_status(options.directory).runners) == 1
 
 
 def test_a_changed_input_is_refused_once_a_line_is_answered(options: BatchOptions) -> None:
-    opened(options).close()
-    with opened(options, fingerprint="another", request_digest="otherwise") as journal:
-        journal.record([answer(0)])
+    open_journal(options).close()
+    with open_journal(options, fingerprint="another", request_digest="otherwise") as journal:
+        journal.record([make_answer(0)])
     with pytest.raises(BatchMismatch, match=r"prompts\.txt has changed since"):
-        opened(options, fingerprint="yet another", request_digest="otherwise")
+        open_journal(options, fingerprint="yet another", request_digest="otherwise")
     with pytest.raises(BatchMismatch, match="the model, the template"):
-        opened(options, fingerprint="another", request_digest="as before")
-    opened(options, fingerprint=None, request_digest="otherwise").close()  # the input was not read
+        open_journal(options, fingerprint="another", request_digest="as before")
+    open_journal(
+        options, fingerprint=None, request_digest="otherwise"
+    ).close()  # the input was not read
 
 
 def test_a_changed_input_is_refused_while_another_runner_works(options: BatchOptions) -> None:
-    with opened(options, shared=True) as journal:
+    with open_journal(options, shared=True) as journal:
         with pytest.raises(BatchMismatch):
-            opened(options, shared=True, fingerprint="another")
-        opened(options, shared=True).close()
-        assert journal.record([answer(0)]) == 1
+            open_journal(options, shared=True, fingerprint="another")
+        open_journal(options, shared=True).close()
+        assert journal.record([make_answer(0)]) == 1
 
 
 def test_the_check_result_is_stored_until_the_input_changes(options: BatchOptions) -> None:
     result = CheckResult(total=9, models={"": 9}, duplicates=frozenset({4, 7}), bad=2)
-    with opened(options) as journal:
+    with open_journal(options) as journal:
         assert journal.check_result is None
         journal.store_check_result(9, {"": 9}, {4, 7}, bad=2)
         assert journal.check_result == result
-    with opened(options) as journal:
+    with open_journal(options) as journal:
         assert journal.check_result == result
-    with opened(options, fingerprint="another") as journal:
+    with open_journal(options, fingerprint="another") as journal:
         assert journal.check_result is None
         assert read_status(options.directory).total is None
 
 
 def test_restart_forgets_all_results(options: BatchOptions) -> None:
-    with opened(options) as journal:
-        journal.record([answer(0), failure(1)])
+    with open_journal(options) as journal:
+        journal.record([make_answer(0), make_failure(1)])
         journal.store_check_result(2, {}, frozenset())
-    with opened(options, restart=True, fingerprint="another") as journal:
+    with open_journal(options, restart=True, fingerprint="another") as journal:
         assert (journal.get_finished(0, 2), journal.check_result) == ({}, None)
-        assert segments(options) == []
-        journal.record([answer(0, "new"), answer(1)])
+        assert list_segments(options) == []
+        journal.record([make_answer(0, "new"), make_answer(1)])
         journal.publish(2)
-    assert lines(options_output(options)) == [answer(0, "new").output, answer(1).output]
+    assert read_lines(options_output(options)) == [
+        make_answer(0, "new").output,
+        make_answer(1).output,
+    ]
 
 
 def test_restart_is_refused_while_another_runner_works(options: BatchOptions) -> None:
-    with opened(options, shared=True) as journal:
+    with open_journal(options, shared=True) as journal:
         with pytest.raises(BatchInUse):
-            opened(options, shared=True, restart=True)
-        assert journal.record([answer(0)]) == 1
+            open_journal(options, shared=True, restart=True)
+        assert journal.record([make_answer(0)]) == 1
 
 
 def test_forget_failed_keeps_answered_lines(
     options: BatchOptions,
 ) -> None:
-    with opened(options) as journal:
-        journal.record([answer(0), failure(1), failure(2)])
+    with open_journal(options) as journal:
+        journal.record([make_answer(0), make_failure(1), make_failure(2)])
         assert journal.forget_failed() == 2
         assert journal.get_finished(0, 3) == {0: 7}
-        assert journal.record([answer(1)]) == 1
+        assert journal.record([make_answer(1)]) == 1
         assert journal.forget_failed() == 0
 
 
 def test_get_counts_counts_finished_lines(options: BatchOptions) -> None:
-    with opened(options) as journal:
-        journal.record([answer(0), answer(1, shared=True, attempts=0), failure(2)])
+    with open_journal(options) as journal:
+        journal.record([make_answer(0), make_answer(1, shared=True, attempts=0), make_failure(2)])
         counts = journal.get_counts()
     assert (counts.done, counts.failed, counts.shared, counts.finished) == (2, 1, 1, 3)
     assert (counts.prompt_tokens, counts.completion_tokens, counts.attempts) == (10, 6, 1)
 
 
 def test_get_statistics_matches_read_statistics(options: BatchOptions) -> None:
-    with opened(options) as journal:
-        journal.record([answer(0), answer(1, model="other"), failure(2), failure(3, code="Odd")])
-        journal.record([failure(4, "a word")])
+    with open_journal(options) as journal:
+        journal.record(
+            [
+                make_answer(0),
+                make_answer(1, model="other"),
+                make_failure(2),
+                make_failure(3, code="Odd"),
+            ]
+        )
+        journal.record([make_failure(4, "a word")])
         figures = journal.get_statistics()
         assert figures == read_statistics(options.directory)
     assert (figures.done, figures.failed, figures.latency.count) == (2, 3, 2)
@@ -203,20 +225,20 @@ def test_get_statistics_matches_read_statistics(options: BatchOptions) -> None:
 
 
 def test_a_model_of_a_rolled_back_record_is_not_stored(options: BatchOptions) -> None:
-    broken = msgspec.structs.replace(answer(0, model="first"), duration_s=float("nan"))
-    with opened(options) as journal:
+    broken = msgspec.structs.replace(make_answer(0, model="first"), duration_s=float("nan"))
+    with open_journal(options) as journal:
         with pytest.raises(BatchStorageFailed):
             journal.record([broken])
-        journal.record([answer(1, model="second")])
-        journal.record([answer(0, model="first")])
+        journal.record([make_answer(1, model="second")])
+        journal.record([make_answer(0, model="first")])
         models = {model.model: model.lines for model in journal.get_statistics().models}
     assert models == {"first": 1, "second": 1}
 
 
 def test_read_status_reports_progress_and_runners(options: BatchOptions) -> None:
-    with opened(options, wall_clock=lambda: 50.0) as journal:
+    with open_journal(options, wall_clock=lambda: 50.0) as journal:
         journal.store_check_result(3, {"": 3}, frozenset())
-        journal.record([answer(0), failure(1)])
+        journal.record([make_answer(0), make_failure(1)])
         assert journal.heartbeat(b'{"so":"far"}') is None
         status = read_status(options.directory)
         assert (status.total, status.counts.finished, status.running) == (3, 2, True)
@@ -233,26 +255,26 @@ def test_read_status_reports_progress_and_runners(options: BatchOptions) -> None
 
 
 def test_published_output_is_current_until_a_line_changes(options: BatchOptions) -> None:
-    with opened(options) as journal:
-        journal.record([answer(0), failure(1)])
+    with open_journal(options) as journal:
+        journal.record([make_answer(0), make_failure(1)])
         published = journal.publish(2)
         status = read_status(options.directory)
         assert (status.current, status.published) == (True, published)
         journal.forget_failed()
         assert not read_status(options.directory).current
-        journal.record([failure(1)])
+        journal.record([make_failure(1)])
         assert not read_status(options.directory).current, "it may have failed otherwise"
         journal.publish(2)
         assert read_status(options.directory).current
 
 
 def test_live_runners_receive_a_cancel_request(options: BatchOptions) -> None:
-    with opened(options, shared=True) as one, opened(options, shared=True) as two:
+    with open_journal(options, shared=True) as one, open_journal(options, shared=True) as two:
         assert request_cancel(options.directory, "drain") == 2
         assert (one.heartbeat(), two.heartbeat()) == ("drain", "drain")
         assert request_cancel(options.directory, "stop") == 2
         assert one.heartbeat() == "stop"
-    with opened(options) as later:
+    with open_journal(options) as later:
         assert later.heartbeat() is None
     assert request_cancel(options.directory, "stop") == 0
 
@@ -265,7 +287,7 @@ def test_status_and_cancel_fail_without_a_batch(ask: object, tmp_path: Path) -> 
     refused = make_options(tmp_path)
     options_output(refused).write_text("mine", encoding="utf-8")
     with pytest.raises(BatchStorageFailed, match="was not written by this batch"):
-        opened(refused)
+        open_journal(refused)
     with pytest.raises(BatchStorageFailed, match="there is no batch"):
         ask(refused.directory)
 
@@ -288,17 +310,17 @@ def test_another_programs_database_is_refused_unchanged(
     options.directory.mkdir()
     path = options.directory / "journal.sqlite"
     before = foreign(path, *statements)
-    for ask in (opened, lambda _: read_status(options.directory)):
+    for read in (open_journal, lambda _: read_status(options.directory)):
         with pytest.raises(BatchStorageFailed, match="not a journal that this version"):
-            ask(options)
+            read(options)
     assert path.read_bytes() == before
 
 
 def test_the_journal_of_a_newer_version_is_refused(options: BatchOptions) -> None:
-    opened(options).close()
+    open_journal(options).close()
     foreign(options.directory / "journal.sqlite", "pragma user_version = 2")
     with pytest.raises(BatchStorageFailed, match="not a journal that this version"):
-        opened(options)
+        open_journal(options)
 
 
 def test_a_file_that_is_not_a_database_is_refused(options: BatchOptions) -> None:
@@ -306,15 +328,15 @@ def test_a_file_that_is_not_a_database_is_refused(options: BatchOptions) -> None
     path = options.directory / "journal.sqlite"
     path.write_bytes(b"something else " * 100)
     with pytest.raises(BatchStorageFailed, match="not a database"):
-        opened(options)
+        open_journal(options)
     assert path.read_bytes() == b"something else " * 100
 
 
 def test_an_empty_journal_file_is_initialized(options: BatchOptions) -> None:
     options.directory.mkdir()
     (options.directory / "journal.sqlite").touch()
-    with opened(options) as journal:
-        assert journal.record([answer(0)]) == 1
+    with open_journal(options) as journal:
+        assert journal.record([make_answer(0)]) == 1
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes")
@@ -324,8 +346,8 @@ def test_the_journal_is_private_and_the_output_follows_the_umask(
     program = (
         "import os, sys; os.umask(0o027)\n"
         "from support.journal_factories import *; from pathlib import Path\n"
-        "with opened(make_options(Path(sys.argv[1]))) as journal:\n"
-        "    journal.record([answer(0), failure(1)]); journal.publish(2)\n"
+        "with open_journal(make_options(Path(sys.argv[1]))) as journal:\n"
+        "    journal.record([make_answer(0), make_failure(1)]); journal.publish(2)\n"
     )
     subprocess.run(
         [sys.executable, "-c", program, str(options.directory.parent)],

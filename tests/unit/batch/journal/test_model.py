@@ -20,7 +20,14 @@ from hypothesis.stateful import (
 )
 
 from foundry_api.types.errors import BatchStorageFailed
-from support.journal_factories import answer, died, failure, lines, make_options, opened
+from support.journal_factories import (
+    make_answer,
+    make_failure,
+    make_options,
+    open_journal,
+    read_lines,
+    simulate_crash,
+)
 
 if TYPE_CHECKING:
     from foundry_api.batch.journal import Journal
@@ -44,7 +51,7 @@ class Runners(RuleBasedStateMachine):
 
     @rule(target=journals, ordered=st.booleans())
     def join(self, *, ordered: bool) -> Journal:
-        journal = opened(make_options(self.directory, ordered=ordered), shared=True)
+        journal = open_journal(make_options(self.directory, ordered=ordered), shared=True)
         self.alive.append(journal)
         return journal
 
@@ -56,11 +63,11 @@ class Runners(RuleBasedStateMachine):
     @rule(journal=consumes(journals))
     def die(self, journal: Journal) -> None:
         self.alive.remove(journal)
-        died(journal)
+        simulate_crash(journal)
 
     @rule(journal=journals, indexes=INDEXES, text=TEXTS, failed=st.booleans())
     def record(self, journal: Journal, indexes: set[int], text: str, *, failed: bool) -> None:
-        make = failure if failed else answer
+        make = make_failure if failed else make_answer
         results = [make(index, text) for index in indexes]
         new = {result.index: result for result in results if result.index not in self.known}
         assert journal.record(results) == len(new)
@@ -83,11 +90,11 @@ class Runners(RuleBasedStateMachine):
         results = [self.known[index] for index in range(LINES)]
         answered = [result.output for result in results if not result.failed]
         failed = [result.output for result in results if result.failed]
-        written = lines(self.directory / "answers.jsonl")
+        written = read_lines(self.directory / "answers.jsonl")
         assert sorted(written) == sorted(answered)
         assert written == answered or not journal._options.ordered
         errors = journal._options.errors_path
-        assert (lines(errors) if errors.exists() else []) == failed
+        assert (read_lines(errors) if errors.exists() else []) == failed
 
     @invariant()
     def every_runner_sees_the_same_finished_lines(self) -> None:
@@ -98,7 +105,7 @@ class Runners(RuleBasedStateMachine):
     def teardown(self) -> None:
         for journal in self.alive:
             journal.close()
-        with opened(make_options(self.directory)) as journal:
+        with open_journal(make_options(self.directory)) as journal:
             missing = [index for index in range(LINES) if index not in self.known]
             self.record(journal, set(missing), "", failed=False) if missing else None
             self.publish(journal)

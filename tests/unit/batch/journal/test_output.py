@@ -12,7 +12,14 @@ import pytest
 from foundry_api.batch.journal import read_status
 from foundry_api.batch.journal.output import OutputOwnership, Role
 from foundry_api.types.errors import BatchInUse, BatchMismatch, BatchStorageFailed
-from support.journal_factories import answer, failure, lines, make_options, opened, segments
+from support.journal_factories import (
+    list_segments,
+    make_answer,
+    make_failure,
+    make_options,
+    open_journal,
+    read_lines,
+)
 
 if TYPE_CHECKING:
     from foundry_api.batch.types import BatchOptions
@@ -36,28 +43,30 @@ def errors(tmp_path: Path) -> Path:
 
 
 def answered(*indexes: int) -> list[bytes]:
-    return [answer(index).output for index in indexes]
+    return [make_answer(index).output for index in indexes]
 
 
 def publish(options: BatchOptions, total: int = 3, **others: Any) -> None:
-    with opened(options, **others) as journal:
+    with open_journal(options, **others) as journal:
         journal.publish(total)
 
 
 def begin(options: BatchOptions, *, failed: bool = False) -> None:
     """Finish three lines, not in the order of the input."""
-    with opened(options) as journal:
-        journal.record([answer(2), failure(1) if failed else answer(1), answer(0)])
+    with open_journal(options) as journal:
+        journal.record(
+            [make_answer(2), make_failure(1) if failed else make_answer(1), make_answer(0)]
+        )
 
 
 def test_a_single_segment_becomes_the_output_by_rename(options: BatchOptions, output: Path) -> None:
-    with opened(options) as journal:
-        journal.record([answer(2), answer(1), answer(0)])
-        (segment,) = segments(options)
+    with open_journal(options) as journal:
+        journal.record([make_answer(2), make_answer(1), make_answer(0)])
+        (segment,) = list_segments(options)
         before = (options.directory / segment).stat().st_ino
         published = journal.publish(3)
     assert (published.output, published.lines, published.errors) == (output, 3, None)
-    assert lines(output) == answered(2, 1, 0), "in the order they finished"
+    assert read_lines(output) == answered(2, 1, 0), "in the order they finished"
     assert output.stat().st_ino == before
     assert sorted(path.name for path in options.directory.iterdir()) == JOURNAL
 
@@ -66,7 +75,7 @@ def test_ordered_keeps_the_order_of_the_input(tmp_path: Path, output: Path) -> N
     options = make_options(tmp_path, ordered=True)
     begin(options)
     publish(options)
-    assert lines(output) == answered(0, 1, 2)
+    assert read_lines(output) == answered(0, 1, 2)
     assert sorted(path.name for path in options.directory.iterdir()) == JOURNAL
 
 
@@ -76,21 +85,21 @@ def test_segments_of_several_runs_are_merged(
     monkeypatch.setattr("foundry_api.batch.journal.segments.MAX_OPEN_SEGMENTS", 2)
     monkeypatch.setattr("foundry_api.batch.journal.segments.BATCH_ROWS", 3)
     for run in range(4):
-        with opened(options) as journal:
-            journal.record([answer(index) for index in range(run, 8, 4)])
+        with open_journal(options) as journal:
+            journal.record([make_answer(index) for index in range(run, 8, 4)])
     publish(options, 8)
-    assert lines(output) == answered(*range(8))
-    assert segments(options) == []
+    assert read_lines(output) == answered(*range(8))
+    assert list_segments(options) == []
 
 
 def test_failed_lines_go_to_the_error_file(
     options: BatchOptions, output: Path, errors: Path
 ) -> None:
     begin(options, failed=True)
-    with opened(options) as journal:
+    with open_journal(options) as journal:
         published = journal.publish(3)
     assert (published.errors, published.failed, published.lines) == (errors, 1, 2)
-    assert (lines(errors), len(lines(output))) == ([failure(1).output], 2)
+    assert (read_lines(errors), len(read_lines(output))) == ([make_failure(1).output], 2)
 
 
 def test_a_user_file_named_like_a_draft_is_not_touched(
@@ -101,7 +110,7 @@ def test_a_user_file_named_like_a_draft_is_not_touched(
     begin(options, failed=True)
     publish(options)
     assert mine.read_bytes() == b"mine"
-    assert lines(errors) == [failure(1).output]
+    assert read_lines(errors) == [make_failure(1).output]
 
 
 def test_the_draft_of_a_killed_run_is_removed_by_the_next(
@@ -116,7 +125,7 @@ def test_the_draft_of_a_killed_run_is_removed_by_the_next(
             raise SystemExit
         replace(files, role, draft)
 
-    with monkeypatch.context() as patch, opened(options) as journal:
+    with monkeypatch.context() as patch, open_journal(options) as journal:
         patch.setattr(OutputOwnership, "replace", die)
         patch.setattr(Path, "unlink", lambda *_, **__: None)
         with pytest.raises(SystemExit):
@@ -124,7 +133,7 @@ def test_the_draft_of_a_killed_run_is_removed_by_the_next(
     assert list(tmp_path.glob(".answers.errors.jsonl.*"))
     publish(options)
     assert not list(tmp_path.glob(".answers.errors.jsonl.*"))
-    assert lines(errors) == [failure(1).output]
+    assert read_lines(errors) == [make_failure(1).output]
 
 
 def test_the_error_file_is_removed_when_no_line_fails(
@@ -132,22 +141,22 @@ def test_the_error_file_is_removed_when_no_line_fails(
 ) -> None:
     begin(options, failed=True)
     publish(options)
-    with opened(options) as journal:
+    with open_journal(options) as journal:
         journal.forget_failed()
-        journal.record([answer(1)])
+        journal.record([make_answer(1)])
         assert journal.publish(3).errors is None
     assert not errors.exists()
-    assert sorted(lines(output)) == sorted(answered(0, 1, 2))
+    assert sorted(read_lines(output)) == sorted(answered(0, 1, 2))
 
 
 def test_lines_that_fail_again_report_the_new_error(options: BatchOptions, errors: Path) -> None:
     begin(options, failed=True)
     publish(options)
-    with opened(options) as journal:
+    with open_journal(options) as journal:
         journal.forget_failed()
-        journal.record([failure(1, "still too much to do")])
+        journal.record([make_failure(1, "still too much to do")])
         journal.publish(3)
-    assert lines(errors) == [failure(1, "still too much to do").output]
+    assert read_lines(errors) == [make_failure(1, "still too much to do").output]
 
 
 def test_a_current_output_is_not_written_again(options: BatchOptions, output: Path) -> None:
@@ -161,17 +170,17 @@ def test_a_current_output_is_not_written_again(options: BatchOptions, output: Pa
 def test_a_batch_without_answers_has_an_empty_output(
     options: BatchOptions, output: Path, errors: Path
 ) -> None:
-    with opened(options) as journal:
-        journal.record([failure(0)])
+    with open_journal(options) as journal:
+        journal.record([make_failure(0)])
         journal.publish(1)
-    assert (lines(output), lines(errors)) == ([], [failure(0).output])
-    with opened(make_options(options.directory, "none.jsonl")) as journal:
+    assert (read_lines(output), read_lines(errors)) == ([], [make_failure(0).output])
+    with open_journal(make_options(options.directory, "none.jsonl")) as journal:
         assert journal.publish(0).lines == 0
 
 
 def test_an_incomplete_batch_is_not_published(options: BatchOptions, output: Path) -> None:
     begin(options)
-    with opened(options) as journal, pytest.raises(BatchStorageFailed, match="not complete"):
+    with open_journal(options) as journal, pytest.raises(BatchStorageFailed, match="not complete"):
         journal.publish(4)
     assert not output.exists()
 
@@ -180,7 +189,7 @@ def test_changing_the_order_rewrites_the_output(options: BatchOptions, output: P
     begin(options)
     publish(options)
     publish(make_options(output.parent, ordered=True))
-    assert lines(output) == answered(0, 1, 2)
+    assert read_lines(output) == answered(0, 1, 2)
 
 
 def test_a_renamed_error_file_is_written_without_the_output(
@@ -191,7 +200,7 @@ def test_a_renamed_error_file_is_written_without_the_output(
     before, elsewhere = output.stat().st_ino, tmp_path / "new" / "failed.jsonl"
     elsewhere.parent.mkdir()
     publish(make_options(tmp_path, errors=str(elsewhere)))
-    assert lines(elsewhere) == [failure(1).output]
+    assert read_lines(elsewhere) == [make_failure(1).output]
     assert output.stat().st_ino == before, "the output is not written again"
 
 
@@ -200,7 +209,7 @@ def test_a_missing_error_file_is_written_again(options: BatchOptions, errors: Pa
     publish(options)
     errors.unlink()
     publish(options)
-    assert lines(errors) == [failure(1).output]
+    assert read_lines(errors) == [make_failure(1).output]
 
 
 @pytest.mark.parametrize("name", ["answers.jsonl", "answers.errors.jsonl"])
@@ -211,7 +220,7 @@ def test_an_existing_file_is_neither_replaced_nor_removed(
     existing = tmp_path / name
     existing.write_text("mine\n", encoding="utf-8")
     with pytest.raises(BatchStorageFailed, match="was not written by this batch"):
-        opened(options)
+        open_journal(options)
     existing.unlink()
     begin(options, failed=failed)
     existing.write_text("mine\n", encoding="utf-8")
@@ -221,14 +230,14 @@ def test_an_existing_file_is_neither_replaced_nor_removed(
 
 
 def test_a_file_created_during_the_run_is_not_replaced(options: BatchOptions, output: Path) -> None:
-    with opened(options) as journal:
-        journal.record([answer(0)])
+    with open_journal(options) as journal:
+        journal.record([make_answer(0)])
         output.write_text("mine\n", encoding="utf-8")
         with pytest.raises(BatchStorageFailed, match="was not written by this batch"):
             journal.publish(1)
         output.unlink()
         journal.publish(1)
-    assert lines(output) == answered(0)
+    assert read_lines(output) == answered(0)
 
 
 @pytest.mark.parametrize("name", ["answers.jsonl", "answers.errors.jsonl"])
@@ -239,14 +248,14 @@ def test_a_changed_output_is_refused(name: str, options: BatchOptions, tmp_path:
     before = changed.read_bytes()
     changed.write_bytes(b"mine\n")
     with pytest.raises(BatchMismatch, match=f"{name} is not as this batch left it") as caught:
-        opened(options)
+        open_journal(options)
     assert caught.value.hint
     assert changed.read_bytes() == b"mine\n"
     status = read_status(options.directory)
     assert status.counts.finished == 3
     changed.write_bytes(before)  # the same content, with another time
     with pytest.raises(BatchMismatch):
-        opened(options)
+        open_journal(options)
 
 
 def test_a_removed_output_with_the_answers_is_refused(options: BatchOptions, output: Path) -> None:
@@ -254,8 +263,8 @@ def test_a_removed_output_with_the_answers_is_refused(options: BatchOptions, out
     publish(options)
     output.unlink()
     with pytest.raises(BatchMismatch, match="is gone, and the answers with it"):
-        opened(options)
-    opened(options, restart=True).close()
+        open_journal(options)
+    open_journal(options, restart=True).close()
 
 
 def test_restart_replaces_existing_files_even_if_stopped_between(
@@ -263,25 +272,25 @@ def test_restart_replaces_existing_files_even_if_stopped_between(
 ) -> None:
     for path in (output, errors):
         path.write_text("old\n", encoding="utf-8")
-    with opened(options, restart=True) as journal:
-        journal.record([answer(0)])
+    with open_journal(options, restart=True) as journal:
+        journal.record([make_answer(0)])
     assert output.read_text(encoding="utf-8") == "old\n", "until there is a new output"
-    with opened(options) as journal:  # resumes without restart
-        journal.record([failure(1)])
+    with open_journal(options) as journal:  # resumes without restart
+        journal.record([make_failure(1)])
         journal.publish(2)
-    assert (lines(output), lines(errors)) == (answered(0), [failure(1).output])
+    assert (read_lines(output), read_lines(errors)) == (answered(0), [make_failure(1).output])
 
 
 def test_a_directory_is_refused_as_output(options: BatchOptions, output: Path) -> None:
     output.mkdir()
     with pytest.raises(BatchStorageFailed, match="is a directory"):
-        opened(options)
+        open_journal(options)
 
 
 def test_an_overwritten_or_missing_segment_is_not_published(tmp_path: Path, output: Path) -> None:
     options = make_options(tmp_path, ordered=True)
     begin(options)
-    (segment,) = segments(options)
+    (segment,) = list_segments(options)
     (options.directory / segment).write_bytes(b"x")
     with pytest.raises(BatchStorageFailed, match="does not hold what the journal says"):
         publish(options)
@@ -295,45 +304,45 @@ def test_a_partial_line_of_a_dead_runner_is_not_published(
     options: BatchOptions, output: Path
 ) -> None:
     begin(options)
-    (segment,) = segments(options)
+    (segment,) = list_segments(options)
     with (options.directory / segment).open("ab") as file:
-        file.write(answer(9).output[:20])
+        file.write(make_answer(9).output[:20])
     publish(options)
-    assert sorted(lines(output)) == sorted(answered(0, 1, 2))
+    assert sorted(read_lines(output)) == sorted(answered(0, 1, 2))
 
 
 def test_a_segment_without_a_row_is_removed(options: BatchOptions) -> None:
     begin(options)
     (options.directory / "part-000099.jsonl").write_bytes(b"of an interrupted merge")
-    assert len(segments(options)) == 2
-    opened(options).close()
-    assert len(segments(options)) == 1
+    assert len(list_segments(options)) == 2
+    open_journal(options).close()
+    assert len(list_segments(options)) == 1
 
 
 def test_one_of_several_runners_writes_the_output(options: BatchOptions, output: Path) -> None:
-    with opened(options, shared=True) as one, opened(options, shared=True) as other:
-        one.record([answer(0)])
-        other.record([answer(1)])
+    with open_journal(options, shared=True) as one, open_journal(options, shared=True) as other:
+        one.record([make_answer(0)])
+        other.record([make_answer(1)])
         assert one.publish(2) == other.publish(2)
-        assert sorted(lines(output)) == sorted(answered(0, 1))
-    assert segments(options) == []
+        assert sorted(read_lines(output)) == sorted(answered(0, 1))
+    assert list_segments(options) == []
 
 
 def test_the_segment_of_a_live_runner_is_not_renamed(options: BatchOptions, output: Path) -> None:
-    with opened(options, shared=True) as one, opened(options, shared=True) as other:
-        other.record([answer(0), failure(1)])
+    with open_journal(options, shared=True) as one, open_journal(options, shared=True) as other:
+        other.record([make_answer(0), make_failure(1)])
         one.publish(2)
         one.forget_failed()
-        other.record([answer(1)])
+        other.record([make_answer(1)])
         one.publish(2)
-    assert sorted(lines(output)) == sorted(answered(0, 1))
+    assert sorted(read_lines(output)) == sorted(answered(0, 1))
 
 
 def test_publishing_while_another_publishes_raises_batch_in_use(options: BatchOptions) -> None:
     from foundry_api.storage.lock import FileLock  # noqa: PLC0415 - only for this test
 
-    with opened(options) as journal:
-        journal.record([answer(0)])
+    with open_journal(options) as journal:
+        journal.record([make_answer(0)])
         with (
             FileLock(options.directory / "lock", timeout_s=0),
             pytest.raises(BatchInUse, match="another process holds the journal"),
@@ -352,20 +361,20 @@ def test_answers_are_merged_back_when_the_output_becomes_a_table(
     publish(table)
     assert parquet.read_table(output).column("custom_id").to_pylist() == ["n-0", "n-1", "n-2"]
     publish(options)
-    assert sorted(lines(output)) == sorted(answered(0, 1, 2))
+    assert sorted(read_lines(output)) == sorted(answered(0, 1, 2))
 
 
 def test_a_table_has_the_text_and_the_whole_response(tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     options = make_options(tmp_path, "answers.parquet")
     begin(options, failed=True)
-    with opened(options) as journal:
+    with open_journal(options) as journal:
         assert journal.publish(3).lines == 2
     rows = parquet.read_table(tmp_path / "answers.parquet").to_pylist()
     assert [row["custom_id"] for row in rows] == ["n-0", "n-2"]
     assert rows[1]["content"] == "the answer to 2"
     assert json.loads(rows[1]["response"])["body"]["choices"]
-    assert lines(options.errors_path) == [failure(1).output]
+    assert read_lines(options.errors_path) == [make_failure(1).output]
     before = (tmp_path / "answers.parquet").stat().st_mtime_ns
     publish(options)
     assert (tmp_path / "answers.parquet").stat().st_mtime_ns == before
@@ -376,11 +385,11 @@ def test_a_table_has_text_for_responses_but_not_embeddings(tmp_path: Path) -> No
     parts = [{"type": "output_text", "text": "one, "}, {"type": "output_text", "text": "two"}]
     output = [{"type": "reasoning"}, {"type": "message", "content": parts}]
     options = make_options(tmp_path, "answers.parquet")
-    with opened(options) as journal:
+    with open_journal(options) as journal:
         for index, body in enumerate([{"output": output}, {"output": []}, {"data": [1.5]}]):
             line = {"custom_id": f"n-{index}", "response": {"body": body}}
             encoded = json.dumps(line).encode()
-            journal.record([msgspec.structs.replace(answer(index), output=encoded)])
+            journal.record([msgspec.structs.replace(make_answer(index), output=encoded)])
         journal.publish(3)
     table = parquet.read_table(tmp_path / "answers.parquet")
     assert table.column("content").to_pylist() == ["one, two", None, None]
@@ -402,8 +411,8 @@ def test_a_table_of_long_answers_is_written_in_row_groups(
     parquet = pytest.importorskip("pyarrow.parquet")
     monkeypatch.setattr("foundry_api.batch.journal.output.GROUP_BYTES", 300)
     options, path = make_options(tmp_path, "answers.parquet"), tmp_path / "answers.parquet"
-    with opened(options) as journal:
-        journal.record([answer(index) for index in range(10)])
+    with open_journal(options) as journal:
+        journal.record([make_answer(index) for index in range(10)])
         journal.publish(10)
     file = parquet.ParquetFile(path)
     assert (file.metadata.num_row_groups, file.metadata.num_rows) == (4, 10)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from foundry_api.types.messages import ServiceGeneration
     from foundry_api.wire.dialects.base import Catalog
-    from support.no_real_time import Run
+    from support.virtual_time import Run
 
 SIZES = {"a": 400, "b": 300, "c": 200, "huge": 2000}
 

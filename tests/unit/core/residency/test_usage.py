@@ -10,7 +10,7 @@ import pytest
 from foundry_api.core.residency.usage import KeyedLock, ModelUsage
 
 if TYPE_CHECKING:
-    from support.no_real_time import Run
+    from support.virtual_time import Run
 
 
 def busy(calls: int) -> ModelUsage:

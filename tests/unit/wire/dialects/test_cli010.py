@@ -13,7 +13,7 @@ from foundry_api.types import errors
 from foundry_api.types.models import Model
 from foundry_api.wire.dialects.base import ServiceClient, ServiceStatus
 from foundry_api.wire.dialects.cli010 import Cli010Dialect
-from support.fake_transport import RecordedResponse
+from support.fake_transport import FakeResponse
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -40,10 +40,10 @@ class Server:
     routes: Mapping[str, tuple[int, bytes]]
     asked: list[str] = field(default_factory=list)
 
-    async def send(self, request: Request) -> RecordedResponse:
+    async def send(self, request: Request) -> FakeResponse:
         path = request.url.removeprefix("http://service")
         self.asked.append(path)
-        return RecordedResponse(*self.routes.get(path, (404, b"")))
+        return FakeResponse(*self.routes.get(path, (404, b"")))
 
     async def aclose(self) -> None:
         raise NotImplementedError

@@ -13,7 +13,7 @@ from foundry_api.types.messages import Chunk, Usage
 from foundry_api.types.models import Model
 from foundry_api.wire.dialects.base import ServiceClient
 from foundry_api.wire.dialects.sdk1 import Sdk1Dialect
-from support.fake_transport import Recorded
+from support.fake_transport import FakeTransport
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,7 +43,7 @@ HI = make_chat_request([{"role": "user", "content": "Hi"}])
 
 
 def dialect(answers: Mapping[str, tuple[int, bytes]] | None = None) -> Sdk1Dialect:
-    return Sdk1Dialect(ServiceClient(Recorded(answers or {}), "http://service"))
+    return Sdk1Dialect(ServiceClient(FakeTransport(answers or {}), "http://service"))
 
 
 EVENT = (

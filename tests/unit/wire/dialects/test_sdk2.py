@@ -17,7 +17,7 @@ from foundry_api.wire.dialects.base import ServiceClient, ServiceStatus
 from foundry_api.wire.dialects.sdk2 import Sdk21Dialect
 from foundry_api.wire.sse import MAX_EVENT_BYTES
 from foundry_api.wire.transport import Request
-from support.fake_transport import Recorded
+from support.fake_transport import FakeTransport
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,7 +30,7 @@ HI = make_chat_request([{"role": "user", "content": "Hi"}])
 
 
 def dialect(answers: Mapping[str, tuple[int, bytes]] | None = None) -> Sdk21Dialect:
-    return Sdk21Dialect(ServiceClient(Recorded(answers or {}), "http://service"))
+    return Sdk21Dialect(ServiceClient(FakeTransport(answers or {}), "http://service"))
 
 
 def recorded(choices: bytes, more: bytes = b"") -> bytes:
@@ -118,7 +118,7 @@ def test_each_catalog_has_its_own_routes() -> None:
 
 
 def test_credentials_are_sent_with_every_request() -> None:
-    wire = ServiceClient(Recorded({}), "http://service", {"Authorization": "Bearer secret"})
+    wire = ServiceClient(FakeTransport({}), "http://service", {"Authorization": "Bearer secret"})
     headers = Sdk21Dialect(wire).build_chat_request(LOCAL, HI).headers
     assert headers == {"Content-Type": "application/json", "Authorization": "Bearer secret"}
     assert "secret" not in repr(wire)
@@ -272,7 +272,7 @@ async def test_empty_local_catalog_is_empty() -> None:
 
 
 async def test_loading_and_unloading_use_the_alias() -> None:
-    transport = Recorded(
+    transport = FakeTransport(
         {
             "/catalogs/local/models/load/demo": (200, b'{"status":"loaded"}'),
             "/catalogs/local/models/loaded": (200, b'["demo:1"]'),
@@ -282,7 +282,7 @@ async def test_loading_and_unloading_use_the_alias() -> None:
     service = Sdk21Dialect(ServiceClient(transport, "http://service"))
     await service.load(LOCAL)
     await service.unload(LOCAL)
-    assert transport.asked == [
+    assert transport.requests == [
         "GET /catalogs/local/models/load/demo",
         "GET /catalogs/local/models/loaded",
         "GET /catalogs/local/models/unload/demo",
