@@ -73,7 +73,7 @@ class Caller:
                 base_url=base_url, service_generation=self.service_generation, origin="explicit"
             )
             connection = Connection(endpoint, self.transport, {}, None)
-            connection.memory.loaded.add(MODEL.id)
+            connection.models.loaded.add(MODEL.id)
             connection.dialect.list_local_models = self._models  # type: ignore[method-assign]
             connection.dialect.load = self._load  # type: ignore[method-assign]
             connection.is_replaced = self._never  # type: ignore[method-assign]

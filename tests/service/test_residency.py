@@ -171,7 +171,7 @@ async def test_unload_waits_for_fifty_calls(engine_home: Path) -> None:
     async with open_client(engine_home, events, limiter=limits) as client:
         await client.models.load("one")
         calls = [asyncio.create_task(client.complete("say-long", timeout=60)) for _ in range(50)]
-        uses = (await client._backend.route("one"))[0].memory.get_usage("one:1")
+        uses = (await client._backend.route("one"))[0].models.get_usage("one:1")
         await wait_until_async(lambda: uses.calls == 50)
         unloading = asyncio.create_task(client.models.unload("one", drain=60))
         await wait_until_async(lambda: not client.services[0].connection.loaded)  # type: ignore[union-attr]

@@ -21,7 +21,7 @@ from foundry_api.types.checks import (
 )
 from foundry_api.types.errors import InvalidRequest
 from foundry_api.types.values import format_value
-from foundry_api.wire.dialects.base import BAD_JSON
+from foundry_api.wire.errors import NOT_JSON
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -195,7 +195,7 @@ def parse_members(arguments: Iterable[str]) -> dict[str, Any]:
             )
         try:
             members[name] = msgspec.json.decode(value)
-        except BAD_JSON:
+        except NOT_JSON:
             members[name] = value
     return members
 

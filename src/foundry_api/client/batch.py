@@ -169,12 +169,10 @@ class BatchMethods(ABC):
             max_attempts=max_attempts,
             patience_s=patience,
         )
-        return run_requests(
-            cast("BatchClient", self), requests, call_options, self._complete_structured
-        )
+        return run_requests(cast("BatchClient", self), requests, call_options, self._complete)
 
     @abstractmethod
-    async def _complete_structured(
+    async def _complete(
         self,
         messages: Iterable[Message | Mapping[str, Any]],
         options: ChatOptions,

@@ -147,9 +147,7 @@ class ChatMethods(ABC):
             return await self._new_call(
                 self._build_request(messages, options, is_validated=True)
             ).result()
-        return await self._complete_structured(
-            messages, options, max_repairs, expectation, is_validated=True
-        )
+        return await self._complete(messages, options, max_repairs, expectation, is_validated=True)
 
     def stream_complete(
         self,
@@ -281,7 +279,7 @@ class ChatMethods(ABC):
             parser=parser,
             validators=validators,
         )
-        return await self._complete_structured(messages, options, max_repairs, expectation)
+        return await self._complete(messages, options, max_repairs, expectation)
 
     def stream_chat(
         self,
@@ -318,7 +316,7 @@ class ChatMethods(ABC):
             validators=validators,
         )
 
-    async def _complete_structured(
+    async def _complete(
         self,
         messages: Messages,
         options: ChatOptions,

@@ -170,7 +170,7 @@ class Models:
         """
         drain_s = check_drain(drain)
         connection, model = await self._route(check_name("name", name), download=False)
-        await connection.memory.unload(model, drain_s=drain_s, force=force)
+        await connection.models.unload(model, drain_s=drain_s, force=force)
         return model
 
     @enforce_deadline
@@ -230,7 +230,7 @@ class Models:
             ModelNotFound: No model has that name.
         """
         connection, model = await self._route(check_name("name", name))
-        return await connection.memory.list_users(model.id)
+        return await connection.models.list_users(model.id)
 
     @enforce_deadline
     async def download(

@@ -44,7 +44,7 @@ __all__ = ["Attempt"]
 
 log = logging.getLogger("foundry_api")
 
-_P = TypeVar("_P")
+_ChunkT = TypeVar("_ChunkT")  # what the operation's decoder yields
 
 ERROR_BODY_BYTES = 64 * 2**10
 MAX_ANSWER_BYTES = 256 * 2**20  # a million tokens at about 250 bytes each on the wire
@@ -59,7 +59,7 @@ SERVICE_LOST_ERRORS = (ServiceNotRunning, ServiceCrashed, StreamInterrupted)
 SERVICE_FAULT_ERRORS = (ServiceError, ReadTimeout)
 
 
-class Attempt(Generic[_P]):
+class Attempt(Generic[_ChunkT]):
     """One request to one service. Always call `close`, also after an error."""
 
     __slots__ = (
@@ -88,7 +88,7 @@ class Attempt(Generic[_P]):
     def __init__(
         self,
         service: ServiceHandle,
-        operation: Operation[_P, Any, Any],
+        operation: Operation[_ChunkT, Any, Any],
         guard: TimeoutGuard,
         monotonic: Callable[[], float],
     ) -> None:
@@ -109,7 +109,7 @@ class Attempt(Generic[_P]):
         self._slot: Slot | None = None
         self._usage: ModelUsage | None = None
         self._response: Response | None = None
-        self._decoder: Decoder[_P, Any] | None = None
+        self._decoder: Decoder[_ChunkT, Any] | None = None
         self._deferred_error: FoundryError | None = None
         self._read_ahead = b""
         self._received_bytes = 0
@@ -138,7 +138,7 @@ class Attempt(Generic[_P]):
             await self._wait_for_slot(requeued=requeued, may_move=may_move)
             # The service may have been restarted or the model unloaded during the wait.
             connection, model = await self._resolve(name, download=download)
-        self._usage = connection.memory.begin_use(model.id)
+        self._usage = connection.models.begin_use(model.id)
 
     async def send(self, first_s: float, gap_s: float) -> None:
         """Send the request and wait for the head of the response.
@@ -147,7 +147,7 @@ class Attempt(Generic[_P]):
         """
         connection, model = self.target
         operation, guard = self._operation, self._guard
-        if operation.verifies:
+        if operation.has_preflight:
             with guard:
                 await operation.preflight(connection, model)
         self._decoder = operation.make_decoder(connection, model)
@@ -166,7 +166,7 @@ class Attempt(Generic[_P]):
         if not is_readable:
             raise operation.translate_error(await self._make_error(response, self._read_ahead))
 
-    async def read(self) -> list[_P]:
+    async def read(self) -> list[_ChunkT]:
         """Return the next chunks of the answer. An empty list marks its end."""
         if self._deferred_error is not None:
             raise self._deferred_error
@@ -186,7 +186,7 @@ class Attempt(Generic[_P]):
                 if self._received_bytes > MAX_ANSWER_BYTES:
                     raise _make_too_large_error()
             if not block:
-                return self._read_cut_event(decoder)
+                return self._complete_last_event(decoder)
             if chunks := self._collect(decoder, block):
                 return chunks
         return []
@@ -215,12 +215,12 @@ class Attempt(Generic[_P]):
         response, self._response = self._response, None
         if response is not None:
             response.close()
-        # Before `_invalidate_state`, which drops the connection that this compares with.
+        # Before `_invalidate_state`, which drops the connection that `_record_outcome` looks at.
         self._record_outcome(error)
         if error is not None:
             self._invalidate_state(error)
         if self._usage is not None and self.connection is not None:
-            self.connection.memory.end_use(self._usage)
+            self.connection.models.end_use(self._usage)
             self._usage = None
         if self._slot is not None:
             self._slot.release()
@@ -242,7 +242,7 @@ class Attempt(Generic[_P]):
         connection = self.connection = service.connection
         self.model = None
         model = connection.resolved.get(name) if connection is not None else None
-        while connection is None or model is None or not connection.memory.is_loaded(model.id):
+        while connection is None or model is None or not connection.models.is_loaded(model.id):
             with self._guard:
                 connection = self.connection = await service.connect()
             operation.check(connection.dialect.capabilities)  # fail before loading a model
@@ -281,10 +281,10 @@ class Attempt(Generic[_P]):
             raise _make_too_large_error()
         return block
 
-    def _collect(self, decoder: Decoder[_P, Any], block: bytes) -> list[_P]:
+    def _collect(self, decoder: Decoder[_ChunkT, Any], block: bytes) -> list[_ChunkT]:
         """Decode a block. An error after its chunks is raised by the next `read`."""
         tokens_before = decoder.chunk_count
-        chunks: list[_P] = []
+        chunks: list[_ChunkT] = []
         try:
             # `extend` keeps the chunks that `feed` yields before an error.
             chunks.extend(decoder.feed(block))
@@ -306,10 +306,12 @@ class Attempt(Generic[_P]):
                 self._permit.succeeded(self.first_token_at - self.sent_at)
         return chunks
 
-    def _read_cut_event(self, decoder: Decoder[_P, Any]) -> list[_P]:
-        """Decode a last event that lacks its final blank line, unless its data is cut too."""
+    def _complete_last_event(self, decoder: Decoder[_ChunkT, Any]) -> list[_ChunkT]:
+        """Decode the last event of a body that ended without the blank line after it."""
         if not self._operation.end_of_body:
             return []
+        # If the connection broke within the data of the event, it is not valid JSON. Drop it then:
+        # `finish` reports the interruption.
         try:
             chunks = self._collect(decoder, self._operation.end_of_body)
         except ProtocolError:
@@ -373,17 +375,18 @@ class Attempt(Generic[_P]):
         permit, connection = self._permit, self.connection
         if permit is None:
             return
-        took_s = (self.first_token_at or self._monotonic()) - self.sent_at
-        # One crash fails all calls in flight. It counts once, for the call that invalidates first.
-        is_reported = (
+        latency_s = (self.first_token_at or self._monotonic()) - self.sent_at
+        # One crash fails all calls in flight, but must count as one failure. The first of them to
+        # end counts, and `_invalidate_state` then drops the connection. The others find it dropped.
+        is_already_counted = (
             isinstance(error, SERVICE_LOST_ERRORS)
             and connection is not None
             and self.service.connection is not connection
         )
         if error is None or (self.was_sent and isinstance(error, InvalidRequest | ModelError)):
-            permit.succeeded(took_s)  # a service that rejects a bad request is healthy
-        elif isinstance(error, SERVICE_FAULT_ERRORS) and not is_reported:
-            permit.failed(took_s)
+            permit.succeeded(latency_s)  # a service that rejects a bad request is healthy
+        elif isinstance(error, SERVICE_FAULT_ERRORS) and not is_already_counted:
+            permit.failed(latency_s)
         else:
             permit.released()
 
@@ -396,7 +399,7 @@ class Attempt(Generic[_P]):
         if isinstance(error, SERVICE_LOST_ERRORS):
             self.service.invalidate(connection)
         elif isinstance(error, ModelTaskMismatch):
-            return  # the model is as known, only wrong for this request
+            return  # what is cached about the model is right; only the request was wrong
         elif isinstance(error, ModelError) and model is not None:
             connection.forget(model)
 

@@ -24,8 +24,10 @@ SEARCH_RANGE_S = 12.0  # a part ends at the quietest moment of the last seconds 
 # The last part has at least this length: models invent words for a few tenths of a second.
 MIN_PART_S = 5.0
 
+# Loudness is measured per block, and silence is looked for over 15 blocks: 0.3 s.
 BLOCK_S = 0.02
 QUIET_BLOCKS = 15
+
 COPY_BYTES = 64 * 1024
 
 # The encodings of WAV files, and the sizes of their samples in bits.
@@ -153,10 +155,10 @@ def find_next_cut(file: BinaryIO, wave: WaveFile, start: int) -> int:
     for _ in range(int(SEARCH_RANGE_S * wave.rate) // block):
         samples = _decode_samples(file.read(block * wave.frame_bytes), wave)
         levels.append(float(max(samples) - min(samples)) if samples else 0.0)
-    # Cut in the middle of the quietest third of a second, the last of them if there are several.
+    # Cut in the middle of the quietest 0.3 s, the last of them if there are several.
     width = min(QUIET_BLOCKS, len(levels))
-    sums = [sum(levels[position : position + width]) for position in range(len(levels) - width + 1)]
-    quietest = min(range(len(sums)), key=lambda position: (sums[position], -position))
+    sums = [sum(levels[index : index + width]) for index in range(len(levels) - width + 1)]
+    quietest = min(range(len(sums)), key=lambda index: (sums[index], -index))
     return first + (quietest + width // 2) * block
 
 
@@ -257,14 +259,15 @@ def _parse_flac_frame_end(head: bytes, block: int) -> int | None:
     number = head[4] & (0x7F >> ones)
     for byte in head[5 : 4 + number_bytes]:
         number = number << 6 | byte & 0x3F
-    at = 4 + number_bytes
+    # These codes say that the block size or the sample rate follows the frame number.
+    size_start = 4 + number_bytes
     size_bytes = {6: 1, 7: 2}.get(size_code, 0)
     rate_bytes = {12: 1, 13: 2, 14: 2}.get(rate_code, 0)
-    end = at + size_bytes + rate_bytes
+    end = size_start + size_bytes + rate_bytes
     if _compute_crc8(head[:end]) != head[end]:
         return None
     if size_bytes:
-        samples = int.from_bytes(head[at : at + size_bytes], "big") + 1
+        samples = int.from_bytes(head[size_start : size_start + size_bytes], "big") + 1
     elif size_code == 1:
         samples = 192
     else:

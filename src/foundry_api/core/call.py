@@ -1,7 +1,7 @@
 """One call to a service, with its retries.
 
-`result` and `chunks` are the entry points, `_run_attempt` makes attempts until one yields a part of
-the answer, and `_handle_failure` decides whether a failed attempt is retried.
+`result` and `chunks` are the entry points. Both read the answer with `_next_chunks`, which starts
+an attempt if none is running. `_handle_failure` decides whether a failed attempt is retried.
 """
 
 from __future__ import annotations
@@ -54,8 +54,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Call", "CallContext", "CallRequest", "FailurePolicy"]
 
-_P = TypeVar("_P")
-_R = TypeVar("_R")
+_RequestT = TypeVar("_RequestT")  # the validated arguments of the caller, such as a ChatRequest
+_ChunkT = TypeVar("_ChunkT")  # the parts in which a stream yields the answer
+_ResultT = TypeVar("_ResultT")  # what the caller gets, such as a Completion
 
 # Another service may succeed where one failed with these.
 FAILOVER_ERRORS = (ServiceError, ModelError, QueueFull, UnsupportedFeature)
@@ -72,11 +73,11 @@ MODEL_FALLBACK_ERRORS = (
 )
 
 
-class CallRequest(msgspec.Struct, Generic[_R], frozen=True):
+class CallRequest(msgspec.Struct, Generic[_RequestT], frozen=True):
     """A validated request with the options of its call."""
 
     models: tuple[str, ...]  # the first one is called, the others are fallbacks in this order
-    request: _R
+    request: _RequestT
     timeout_s: float | Literal["auto"]  # read timeout before and between tokens
     deadline: Deadline
     download: bool = False  # whether a missing model may be downloaded first
@@ -97,7 +98,7 @@ class CallContext:
     call_ids: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
 
-class Call(Generic[_P, _R]):
+class Call(Generic[_ChunkT, _ResultT]):
     """A call that returns its answer at once or as a stream of chunks.
 
     With `service`, only that service is called; without it, any service of the client.
@@ -107,7 +108,7 @@ class Call(Generic[_P, _R]):
         self,
         context: CallContext,
         request: CallRequest[Any],
-        operation: Operation[_P, Any, _R],
+        operation: Operation[_ChunkT, Any, _ResultT],
         service: ServiceHandle | None = None,
     ) -> None:
         self._context = context
@@ -118,7 +119,7 @@ class Call(Generic[_P, _R]):
         self._call_id = next(context.call_ids)
         self._started_at = self._attempt_started_at = context.monotonic()
         self._guard: TimeoutGuard | None = None
-        self._attempt: Attempt[_P] | None = None
+        self._attempt: Attempt[_ChunkT] | None = None
         self._attempts: tuple[AttemptRecord, ...] = ()
         self._model = request.models[0]
         self._service: str | None = None
@@ -127,13 +128,13 @@ class Call(Generic[_P, _R]):
         self._first_token_s: float | None = None
         self._texts: list[str] = []
         self._keeps_result = True
-        self._finished: Finished[_R] | None = None
+        self._finished: Finished[_ResultT] | None = None
 
-    async def result(self, on_chunks: Callable[[list[_P]], None] | None = None) -> _R:
+    async def result(self, on_chunks: Callable[[list[_ChunkT]], None] | None = None) -> _ResultT:
         """Return the complete answer. `on_chunks` receives its chunks as they arrive."""
         guard = self._start()
         try:
-            while chunks := await self._run_attempt(guard):
+            while chunks := await self._next_chunks(guard):
                 if on_chunks is not None:
                     on_chunks(chunks)
         except BaseException as error:
@@ -141,12 +142,12 @@ class Call(Generic[_P, _R]):
             raise
         return self._complete(guard)
 
-    async def chunks(self) -> AsyncGenerator[_P]:
+    async def chunks(self) -> AsyncGenerator[_ChunkT]:
         """Yield the answer in chunks. The last chunk of a chat completion has its finish reason."""
         self._keeps_result = False
         guard = self._start()
         try:
-            while chunks := await self._run_attempt(guard):
+            while chunks := await self._next_chunks(guard):
                 for chunk in chunks:
                     yield chunk
         except BaseException as error:
@@ -157,7 +158,7 @@ class Call(Generic[_P, _R]):
             yield final_chunk
 
     @property
-    def outcome(self) -> _R:
+    def outcome(self) -> _ResultT:
         """The result. Available after the last chunk."""
         assert self._finished is not None  # noqa: S101 - a bug if it fails
         return self._finished.result
@@ -185,8 +186,8 @@ class Call(Generic[_P, _R]):
             )
         return guard
 
-    async def _run_attempt(self, guard: TimeoutGuard) -> list[_P]:
-        """Return the next chunks, starting an attempt if none runs. Empty at the answer's end."""
+    async def _next_chunks(self, guard: TimeoutGuard) -> list[_ChunkT]:
+        """Return the next chunks of the answer, after a retry if necessary. Empty at its end."""
         while True:
             try:
                 attempt = self._attempt
@@ -205,7 +206,7 @@ class Call(Generic[_P, _R]):
             else:
                 return chunks
 
-    async def _prepare_attempt(self, guard: TimeoutGuard) -> Attempt[_P]:
+    async def _prepare_attempt(self, guard: TimeoutGuard) -> Attempt[_ChunkT]:
         """Select a service and return an attempt that holds a slot there, with the model loaded."""
         context, policy, request = self._context, self._policy, self._request
         name = policy.model if policy is not None else request.models[0]
@@ -259,7 +260,7 @@ class Call(Generic[_P, _R]):
             return default_s, default_s
         return self._context.latencies.for_model(self._model).bounds_s
 
-    def _on_first_token(self, attempt: Attempt[_P]) -> None:
+    def _on_first_token(self, attempt: Attempt[_ChunkT]) -> None:
         first_token_at = attempt.first_token_at
         if first_token_at is not None:
             self._first_token_s = first_token_at - attempt.sent_at
@@ -274,7 +275,7 @@ class Call(Generic[_P, _R]):
                 )
             )
 
-    async def _finish(self, attempt: Attempt[_P], guard: TimeoutGuard) -> None:
+    async def _finish(self, attempt: Attempt[_ChunkT], guard: TimeoutGuard) -> None:
         """Close a successful attempt and build the result."""
         context, operation = self._context, self._operation
         longest_gap_s = guard.longest_gap_s  # `finish` may reset it
@@ -344,7 +345,9 @@ class Call(Generic[_P, _R]):
         if delay_s:
             await context.retry.sleep(delay_s)
 
-    def _finish_attempt(self, attempt: Attempt[_P] | None, error: BaseException | None) -> float:
+    def _finish_attempt(
+        self, attempt: Attempt[_ChunkT] | None, error: BaseException | None
+    ) -> float:
         """Close an attempt, record it, and return the time at which it ended."""
         self._attempt = None
         if attempt is not None:
@@ -389,7 +392,7 @@ class Call(Generic[_P, _R]):
             )
         )
 
-    def _complete(self, guard: TimeoutGuard) -> _R:
+    def _complete(self, guard: TimeoutGuard) -> _ResultT:
         """Emit the last event and return the result."""
         guard.stop()
         finished = self._finished

@@ -45,7 +45,7 @@ class StoredCatalog(msgspec.Struct, frozen=True, kw_only=True):
 
     source: str
     fetched_at: float  # when the service reached the catalog
-    asked_at: float  # when the service was asked, which may have answered from its own cache
+    asked_at: float  # when we requested it; the service may have answered from its own cache
     models: tuple[Model, ...]  # their `cached` and `loaded` are outdated
 
 
@@ -189,7 +189,7 @@ class Catalog:
         if dialect.capabilities.cached == "native":
             return local  # the list has the downloads too
         # This generation lists downloads only after it has queried the remote catalog, which takes
-        # seconds offline. So ask only if the stored copy does not describe all of them.
+        # seconds offline. So request them only if the stored copy does not describe all of them.
         location = await self._locate_cache()
         downloads = location.downloads
         if downloads is not None and not downloads:
@@ -216,20 +216,20 @@ class Catalog:
     ) -> CatalogListing:
         """Return the stored models with their current `cached`, `loaded` and `path`."""
         if self._service.endpoint.origin == "embedded":
-            # An embedded engine has only the models in memory that this client loaded. Asking would
-            # make it query the catalog first.
+            # An embedded engine has only the models in memory that this client loaded. A request
+            # would make it query the catalog first.
             loaded = frozenset(self._service.loaded)
         else:
             loaded = await self._service.dialect.get_loaded_ids()
         paths = location.downloads
-        otherwise = None if paths is None else False  # `cached` of a model that is not found
+        cached_if_missing = None if paths is None else False  # None: unknown
         if paths is None:
-            here = await self._service.dialect.list_local_models()
-            paths = {model.id: model.path for model in here if model.cached is not False}
+            local = await self._service.dialect.list_local_models()
+            paths = {model.id: model.path for model in local if model.cached is not False}
         models = tuple(
             msgspec.structs.replace(
                 model,
-                cached=True if model.id in paths or model.id in loaded else otherwise,
+                cached=True if model.id in paths or model.id in loaded else cached_if_missing,
                 loaded=model.id in loaded,
                 path=paths.get(model.id),
             )

@@ -70,18 +70,20 @@ class Connection:
             from foundry_api.engine.foundry_command import FoundryModels  # noqa: PLC0415 - rare
 
             command = FoundryModels(endpoint.base_url)
-        self.wire = ServiceClient(transport, endpoint.base_url, headers, command)
-        self.dialect = get_dialect(endpoint.service_generation, self.wire)
+        self.service_client = ServiceClient(transport, endpoint.base_url, headers, command)
+        self.dialect = get_dialect(endpoint.service_generation, self.service_client)
         self.catalog = Catalog(self, store)
         self.embedding_support: dict[str, bool] = {}  # by model id, as far as it is known
-        self.stored_responses = StoredResponses(self.wire, self.dialect)
+        self.stored_responses = StoredResponses(self.service_client, self.dialect)
+        # The models of the last listings: of this machine, and of the remote catalog.
         self._local: Sequence[Model] = ()
         self._public: Sequence[Model] = ()
         self.resolved: dict[str, Model] = {}  # by the name that the caller used
-        self.memory = ModelManager(
+        self.models = ModelManager(
             self, coordination or NoCoordination(), residency or ResidencyContext()
         )
-        self._listings: SingleFlight[Sequence[Model]] = SingleFlight()
+        # Concurrent callers share one request for each listing.
+        self._local_flight: SingleFlight[Sequence[Model]] = SingleFlight()
         self._catalog_flight: SingleFlight[CatalogListing] = SingleFlight()
 
     @property
@@ -96,7 +98,7 @@ class Connection:
         known = match_model(name, (*self._local, *self._public))
         if known and (known.cached is not False or download):
             return known
-        self._local = await self._listings.run("local", self.dialect.list_local_models)
+        self._local = await self._local_flight.run("local", self.dialect.list_local_models)
         if local := match_model(name, self._local) or await self._register_built_in(name):
             return local
         # Last, because the remote catalog takes seconds when it can't be reached.
@@ -147,7 +149,7 @@ class Connection:
     @property
     def loaded(self) -> tuple[str, ...]:
         """Ids of the models that are known to be loaded."""
-        return tuple(self.memory.loaded)
+        return tuple(self.models.loaded)
 
     async def resolve_cached(self, name: str, *, download: bool = False) -> Model:
         """As `resolve`, with the result cached until a model is changed."""
@@ -197,7 +199,7 @@ class Connection:
         """Raise UnsupportedFeature if the service can't download models."""
         if self.dialect.capabilities.download == "unsupported":
             self.require_control("download models")
-        command = self.wire.command
+        command = self.service_client.command
         if command is not None and not await command.is_available():
             raise UnsupportedFeature(
                 "the service has no route to download a model, and no `foundry` here manages it",
@@ -220,7 +222,7 @@ class Connection:
         known = self.endpoint
         try:
             found = await detect_service(
-                self.transport, known.base_url, self.wire.headers, KNOWN_TIMEOUT_S
+                self.transport, known.base_url, self.service_client.headers, KNOWN_TIMEOUT_S
             )
         except FoundryError:
             return False  # unknown; the next request fails if the service is gone
@@ -230,7 +232,7 @@ class Connection:
 
     async def ensure_loaded(self, model: Model) -> None:
         """Load a model unless it is loaded. Concurrent calls share one load."""
-        await self.memory.load(model)
+        await self.models.load(model)
 
     async def list_loaded_ids(self, status: ServiceStatus | None = None) -> frozenset[str]:
         """Return the ids of the models in memory. `status` saves a request for it."""
@@ -262,7 +264,7 @@ class Connection:
 
     def forget(self, model: Model) -> None:
         """Drop the cached state of a model that was changed or that the service does not know."""
-        self.memory.loaded.discard(model.id)
+        self.models.loaded.discard(model.id)
         self.embedding_support.pop(model.id, None)
         self.resolved.clear()
         self._local = ()

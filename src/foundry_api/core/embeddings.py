@@ -68,7 +68,9 @@ class EmbeddingOperation(EndpointOperation[Never, _EmbeddingsBody]):
 
     def make_request(self, connection: Connection, model: Model) -> Request:
         path = connection.dialect.make_path(model.catalog, EMBEDDINGS_ROUTE)
-        return connection.wire.build_post(path, make_embeddings_body(model.id, self.texts))
+        return connection.service_client.build_post(
+            path, make_embeddings_body(model.id, self.texts)
+        )
 
     def amend(self, error: FoundryError) -> None:
         # No correction is possible; only make the error say that the text is too long.

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from foundry_api.core.connection import Connection
     from foundry_api.types.models import Model
 
-    Place = tuple[Connection, Model]  # a model and where it is
-    Route = Callable[[str], Awaitable[Place]]
+    Place = tuple[Connection, Model]  # a service, and a model as that service lists it
+    Route = Callable[[str], Awaitable[Place]]  # finds the place of a model by its name
 
 __all__ = ["check_drain", "load_all", "swap"]
 
@@ -36,7 +36,7 @@ def check_drain(drain_s: object) -> float:
 async def load_all(names: Sequence[str], route: Route) -> Sequence[Model]:
     """Load models, in parallel if all services support it.
 
-    All are tried before the first error is raised. `route` finds a service and a model there.
+    All are tried before the first error is raised.
     """
     places = await asyncio.gather(*map(route, names), return_exceptions=True)
     loads = [_load(place) for place in places]
@@ -87,7 +87,7 @@ async def swap(old: Place, new: Place, *, drain_s: float) -> Model:
     if (old_connection.base_url, old_model.id) == (new_connection.base_url, new_model.id):
         raise InvalidRequest(f"{old_model.id} can't be swapped for itself", field="new")
     was_loaded = old_model.id in await old_connection.dialect.get_loaded_ids(old_model.catalog)
-    await old_connection.memory.unload(old_model, drain_s=drain_s, reason="swap")
+    await old_connection.models.unload(old_model, drain_s=drain_s, reason="swap")
     try:
         if new_model.cached is False:
             new_model = await new_connection.download(new_model)

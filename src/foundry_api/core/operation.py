@@ -41,14 +41,16 @@ __all__ = [
     "WholeBody",
 ]
 
-_P_co = TypeVar("_P_co", covariant=True)
-_T_co = TypeVar("_T_co", covariant=True)
-_P = TypeVar("_P")
-_T = TypeVar("_T")
-_R = TypeVar("_R")
+# A decoder turns a body into chunks, which a stream yields, and one value. The operation makes the
+# result for the caller from that value. An endpoint without streaming has `Never` as its chunk.
+_ChunkT = TypeVar("_ChunkT")
+_ValueT = TypeVar("_ValueT")
+_ResultT = TypeVar("_ResultT")
+_ChunkT_co = TypeVar("_ChunkT_co", covariant=True)
+_ValueT_co = TypeVar("_ValueT_co", covariant=True)
 
 
-class Decoder(Protocol[_P_co, _T_co]):
+class Decoder(Protocol[_ChunkT_co, _ValueT_co]):
     """Decodes one response body into chunks and a final value."""
 
     @property
@@ -61,22 +63,22 @@ class Decoder(Protocol[_P_co, _T_co]):
         """Whether the body has its end marker."""
         ...
 
-    def feed(self, block: bytes) -> Iterable[_P_co]:
-        """Yield the chunks that this block completes, and raise an error after those before it."""
+    def feed(self, block: bytes) -> Iterable[_ChunkT_co]:
+        """Yield the chunks that this block completes. Errors are raised after the chunks before."""
         ...
 
-    def finish(self) -> _T_co:
+    def finish(self) -> _ValueT_co:
         """Return the value of the complete body."""
         ...
 
 
-class WholeBody(Generic[_T]):
+class WholeBody(Generic[_ValueT]):
     """Decodes a body that can't be decoded in parts, such as a JSON object."""
 
     chunk_count = 0
     done = False  # the body has no end marker: it ends where HTTP says so
 
-    def __init__(self, decode: Callable[[bytes], _T]) -> None:
+    def __init__(self, decode: Callable[[bytes], _ValueT]) -> None:
         self._decode = decode
         self._body = bytearray()
 
@@ -84,7 +86,7 @@ class WholeBody(Generic[_T]):
         self._body += block
         return ()
 
-    def finish(self) -> _T:
+    def finish(self) -> _ValueT:
         return self._decode(bytes(self._body))
 
 
@@ -105,35 +107,34 @@ class AnswerFacts(NamedTuple):
         return Timings(self.time_to_first_token_s, self.total_s, tokens_per_second, self.queued_s)
 
 
-class Finished(NamedTuple, Generic[_R]):
+class Finished(NamedTuple, Generic[_ResultT]):
     """The result of a call, and the other values of its `CallEnded` event."""
 
-    result: _R
+    result: _ResultT
     timings: Timings
     usage: Usage | None = None
     finish_reason: FinishReason | None = None
     content: str | None = None  # None if it is the text that was streamed
 
 
-class Operation(ABC, Generic[_P, _T, _R]):
+class Operation(ABC, Generic[_ChunkT, _ValueT, _ResultT]):
     """Base of all operations. The defaults suit an endpoint that returns its answer at once."""
 
     __slots__ = ()
 
     name: ClassVar[OperationName]
     needs_model: ClassVar[bool] = True
-    # Whether `preflight` is implemented.
-    verifies: ClassVar[bool] = False
+    has_preflight: ClassVar[bool] = False
     # The read timeout for `timeout_s="auto"`; None derives it from the latency of the model.
     default_timeout_s: ClassVar[float | None] = None
     # Whether the time to the first token is recorded as the latency of the model.
     measures_latency: ClassVar[bool] = False
-    # Completes a last event that lacks its final blank line.
+    # Fed to the decoder after a body that ends early, to complete an event without its blank line.
     end_of_body: ClassVar[bytes] = b""
 
     @property
     def needs_slot(self) -> bool:
-        """Whether the engine does work for it, so that it waits for a slot."""
+        """Whether the call waits for a slot of the limiter, because the engine does work for it."""
         return True
 
     def get_event_request(self) -> ChatRequest | None:
@@ -157,7 +158,7 @@ class Operation(ABC, Generic[_P, _T, _R]):
         return None
 
     @abstractmethod
-    def make_decoder(self, connection: Connection, model: Model) -> Decoder[_P, _T]:
+    def make_decoder(self, connection: Connection, model: Model) -> Decoder[_ChunkT, _ValueT]:
         """Return a new decoder for one response."""
 
     def accepts(self, response: Response) -> bool:
@@ -178,7 +179,7 @@ class Operation(ABC, Generic[_P, _T, _R]):
         """Translate an error response of the service."""
         return error
 
-    def amend(self, error: FoundryError) -> Operation[_P, _T, _R] | None:
+    def amend(self, error: FoundryError) -> Operation[_ChunkT, _ValueT, _ResultT] | None:
         """Return a corrected operation to send at once, if the error can be corrected."""
         del error
         return None
@@ -188,32 +189,32 @@ class Operation(ABC, Generic[_P, _T, _R]):
         del error, was_sent
         return False
 
-    def collect(self, chunks: list[_P], texts: list[str], *, keep_result: bool) -> None:
+    def collect(self, chunks: list[_ChunkT], texts: list[str], *, keep_result: bool) -> None:
         """Store the parts of the result; append the text of the answer to `texts`.
 
         `keep_result` is False for a stream, whose caller gets only chunks.
         """
 
-    def may_drain(self, value: _T) -> bool:
+    def may_drain(self, value: _ValueT) -> bool:
         """Whether the body ends soon, so that reading it lets the connection be reused."""
         del value
         return False
 
     @abstractmethod
-    def complete(self, value: _T, texts: list[str], facts: AnswerFacts) -> Finished[_R]:
+    def complete(self, value: _ValueT, texts: list[str], facts: AnswerFacts) -> Finished[_ResultT]:
         """Make the result from the decoded value."""
 
-    def make_final_chunk(self, result: _R) -> _P | None:
+    def make_final_chunk(self, result: _ResultT) -> _ChunkT | None:
         """Return the chunk that ends a stream with the facts only the result has, if any."""
         del result
         return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome(Generic[_R]):
+class Outcome(Generic[_ResultT]):
     """The decoded response of an endpoint, with the facts about its call."""
 
-    result: _R
+    result: _ResultT
     model: Model
     connection: Connection
     timings: Timings
@@ -230,12 +231,12 @@ class Outcome(Generic[_R]):
         return self.connection.endpoint.service_generation
 
 
-class EndpointOperation(Operation[_P, _T, Outcome[_T]]):
+class EndpointOperation(Operation[_ChunkT, _ValueT, Outcome[_ValueT]]):
     """Base of the model operations other than chat completions."""
 
     __slots__ = ()
 
-    verifies: ClassVar[bool] = True
+    has_preflight: ClassVar[bool] = True
 
     def translate_error(self, error: FoundryError) -> FoundryError:
         # `check` knows only the generation, and not every version has all the routes of its own.
@@ -245,7 +246,9 @@ class EndpointOperation(Operation[_P, _T, Outcome[_T]]):
         unsupported.status = error.status
         return unsupported
 
-    def complete(self, value: _T, texts: list[str], facts: AnswerFacts) -> Finished[Outcome[_T]]:
+    def complete(
+        self, value: _ValueT, texts: list[str], facts: AnswerFacts
+    ) -> Finished[Outcome[_ValueT]]:
         del texts
         timings = facts.make_timings()
         return Finished(

@@ -85,7 +85,7 @@ class RawOperation(Operation[Never, bytes, RawResponse]):
     def make_request(self, connection: Connection, model: Model) -> Request:
         del model
         request = self._request
-        return connection.wire.build_request(
+        return connection.service_client.build_request(
             request.method, request.path, request.body, request.headers
         )
 

@@ -184,7 +184,7 @@ class ResponseOperation(EndpointOperation[ResponseEvent, Response]):
             case _:
                 pass
         path = connection.dialect.make_path(model.catalog, RESPONSES_ROUTE)
-        return connection.wire.build_post(path, msgspec.json.encode(body))
+        return connection.service_client.build_post(path, msgspec.json.encode(body))
 
 
 def make_reader(connection: Connection) -> ResponseReader:
@@ -201,8 +201,8 @@ def make_reader(connection: Connection) -> ResponseReader:
 async def _check_stored(connection: Connection, model: Model, response_id: str) -> None:
     """Raise if a response is not stored: 1.2.4 and 2.0.1 would silently ignore its id."""
     path = connection.dialect.make_path(model.catalog, f"{RESPONSES_ROUTE}/{response_id}")
-    request = connection.wire.build_request("GET", path)
-    response = await fetch(connection.wire.transport, request, timeout_s=QUICK_TIMEOUT_S)
+    request = connection.service_client.build_request("GET", path)
+    response = await fetch(connection.service_client.transport, request, timeout_s=QUICK_TIMEOUT_S)
     if response.status == OK:
         return
     error = parse_error(response)

@@ -93,7 +93,7 @@ class ClientRuntime:
         self._coordination = UsageRegistry(Paths.from_home(settings.home).usage_file, policy.hold_s)
         self._idle_unloader = IdleUnloader(
             lambda: [
-                service.connection.memory
+                service.connection.models
                 for service in self.services
                 if service.connection is not None
             ],
@@ -197,7 +197,7 @@ class ClientRuntime:
     ) -> ServiceHandle:
         return ServiceHandle(
             locator.name,
-            lambda: self._open(locate),
+            lambda: self._open(locate),  # called by `ServiceHandle.connect`
             locator.invalidate,
             CircuitBreaker(self._breaker_settings, listener=self.events.emit),
             Limiter(self._limiter_settings),
@@ -232,11 +232,12 @@ class ClientRuntime:
         )
 
     def _check_use(self) -> None:
+        """Raise if the client is closed or used on a second event loop."""
         self.check_open()
         self._loop.bind()
 
     def _check_sending(self) -> None:
-        """Raise if the client is shut down or used on a second event loop."""
+        """As `_check_use`, but `aclose` may still send the requests that it needs."""
         if self._is_shut_down:
             raise ClientClosed("the client is closed")
         self._loop.bind()

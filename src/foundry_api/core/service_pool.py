@@ -22,7 +22,7 @@ __all__ = ["DEMO", "ServiceHandle", "ServicePool"]
 
 log = logging.getLogger("foundry_api")
 
-# How often a recovery is tried again: loading one of the models may be what crashes the service.
+# How often the models are loaded again after another crash. One of them may be its cause.
 MAX_RECOVERY_CRASHES = 2
 
 SERVICE_DOWN_ERRORS = (ServiceCrashed, ServiceNotRunning)
@@ -49,10 +49,12 @@ class ServiceHandle:
         self.breaker = breaker
         self.limiter = limiter
         self.attempts: set[object] = set()  # assigned to this service and not ended yet
+        # `ClientRuntime._make_service` passes both. `connect` locates or starts the service and
+        # opens a Connection to it; `forget` is `ServiceLocator.invalidate`.
         self._connect = connect
         self._forget = forget
         self.connection: Connection | None = None
-        self._connecting: SingleFlight[Connection] = SingleFlight()
+        self._connecting: SingleFlight[Connection] = SingleFlight()  # concurrent calls share one
         self._recovery: asyncio.Task[None] | None = None
         self._set_name(name)
 
@@ -106,7 +108,7 @@ class ServiceHandle:
     async def _open(self) -> Connection:
         connection = self.connection = await self._connect()
         if self._set_name(connection.endpoint.base_url):
-            # The new address means another engine, which must not pay for the failures of the old.
+            # A new address is another engine. Failures of the old one must not block calls to it.
             self.breaker.reset()
         return connection
 
@@ -143,7 +145,7 @@ class ServiceHandle:
 class ServicePool:
     """All the services of a client.
 
-    `make_own` creates the handle of our own engine host, for the model that only it serves.
+    `make_own` creates the handle of our own engine host, which alone serves the demo model.
     """
 
     def __init__(
@@ -184,10 +186,10 @@ class ServicePool:
     ) -> ServiceHandle:
         """Return the service to call next. For `demo` this may be our own engine host."""
         service = self.pick(tried)
-        # Several services are there because the user listed them, so none is added to them.
+        # With several services, the user has listed those to use, so our own is not added.
         if name.lower() == DEMO and len(self._services) == 1:
             connection = service.connection or await service.connect()
-            # Found on this machine, but started by Foundry Local: it does not have the model.
+            # Discovery found a service that Foundry Local started. It does not have the model.
             if connection.endpoint.origin in {"cli", "port"}:
                 self._own = self._own or self._make_own()
                 return self._own

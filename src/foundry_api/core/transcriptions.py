@@ -127,7 +127,7 @@ class TranscriptionOperation(EndpointOperation[TranscriptionChunk, Transcription
             )
 
     async def preflight(self, connection: Connection, model: Model) -> None:
-        """Provide the recording to the service, and check the language."""
+        """Read or write the recording as the service needs it, and check the language."""
         if connection.dialect.capabilities.audio_upload == "upload":
             self._content = await self.audio.read_content()
         elif is_loopback(connection.base_url):
@@ -148,11 +148,13 @@ class TranscriptionOperation(EndpointOperation[TranscriptionChunk, Transcription
         if connection.dialect.capabilities.audio_upload == "path":
             options = {**self.options, **self._language}
             body = make_transcription_body(model.id, self._audio_path, options)
-            return connection.wire.build_post(path, body)
+            return connection.service_client.build_post(path, body)
         content_type, body = encode_multipart(
             model.id, self.audio.name, self._content, self.options
         )
-        return connection.wire.build_request("POST", path, body, {"Content-Type": content_type})
+        return connection.service_client.build_request(
+            "POST", path, body, {"Content-Type": content_type}
+        )
 
     def make_decoder(
         self, connection: Connection, model: Model

@@ -19,7 +19,7 @@ from foundry_api.types.errors import (
 )
 from foundry_api.types.local_path import absolute_path
 from foundry_api.types.models import Model
-from foundry_api.wire.dialects.base import BAD_JSON
+from foundry_api.wire.errors import NOT_JSON
 from foundry_api.wire.transport import Request, fetch
 
 if TYPE_CHECKING:
@@ -168,14 +168,14 @@ async def _iter_lines(response: Response) -> AsyncGenerator[bytes, None]:
 def _decode(body: bytes, kind: type[_Decoded]) -> _Decoded:
     try:
         return msgspec.json.decode(body, type=kind)
-    except BAD_JSON as error:
+    except NOT_JSON as error:
         raise ProtocolError(f"the host sent an invalid message: {error}") from error
 
 
 def _parse_failure(body: bytes) -> FoundryError:
     try:
         return _make_error(msgspec.json.decode(body, type=_Failure))
-    except BAD_JSON:
+    except NOT_JSON:
         return ServerError("the host failed without an error message")
 
 

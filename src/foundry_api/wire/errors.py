@@ -54,7 +54,7 @@ MAX_MESSAGE_CHARS = 2000
 # How deep an error message is searched for in nested JSON.
 MAX_DEPTH: Final = 6
 
-# What msgspec raises for bytes that are not JSON.
+# What msgspec raises for bytes that are not JSON, or JSON of another type than expected.
 NOT_JSON: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 _SOURCE_LOCATION = re.compile(r"(?<![\w./\\-])[\w./\\-]+\.(?:cc|cpp|h|hpp):\d+ ")

@@ -71,7 +71,7 @@ class World:
     def __post_init__(self) -> None:
         self.connection = Connection(ENDPOINT, self, {}, None)
         self.connection._local = (MODEL,)
-        self.connection.memory.loaded.add(MODEL.id)
+        self.connection.models.loaded.add(MODEL.id)
 
     def call(self, *, retries: int = 0, order: CallRequest = ORDER) -> ChatCall:
         service = make_service_handle("http://service", self.connect, self.lost)
@@ -253,7 +253,7 @@ async def test_state_that_the_engine_disproves_is_dropped() -> None:
     world = World([errors.ModelNotFound("no such model")])
     with pytest.raises(errors.ModelNotFound):
         await world.call(retries=2).result()
-    assert MODEL.id not in world.connection.memory.loaded
+    assert MODEL.id not in world.connection.models.loaded
 
 
 async def test_pause_between_attempts_grows() -> None:

@@ -244,7 +244,7 @@ async def test_model_is_loaded_again_after_unload_or_denial() -> None:
     service = Service()
     connection = connected(service)
     await connection.ensure_loaded(DEMO)
-    await connection.memory.unload(DEMO)
+    await connection.models.unload(DEMO)
     await connection.ensure_loaded(DEMO)
     connection.forget(DEMO)
     await connection.ensure_loaded(DEMO)
@@ -273,5 +273,5 @@ def test_unknown_generation_is_rejected_with_a_hint(
 
 def test_headers_are_not_in_the_repr() -> None:
     connection = Connection(ENDPOINT, Unused(), {"Authorization": "Bearer hunter2"}, None)
-    assert connection.wire.headers == {"Authorization": "Bearer hunter2"}
-    assert "hunter2" not in repr(connection.wire)
+    assert connection.service_client.headers == {"Authorization": "Bearer hunter2"}
+    assert "hunter2" not in repr(connection.service_client)

@@ -131,7 +131,7 @@ async def test_model_is_not_swapped_for_itself() -> None:
 async def test_old_model_in_use_stays_and_nothing_is_loaded() -> None:
     service = Service()
     await service.connection.ensure_loaded(A)
-    service.connection.memory.begin_use("a:1")
+    service.connection.models.begin_use("a:1")
     with pytest.raises(errors.ModelInUse):
         await swap(await service.route("a"), await service.route("b"), drain_s=0)
     assert service.inside == {"a"}

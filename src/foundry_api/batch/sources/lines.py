@@ -14,7 +14,7 @@ from foundry_api.batch.sources.json_array import begins_array, iter_array_elemen
 from foundry_api.batch.sources.prompts import DEFAULT_COLUMN, PromptBuilder
 from foundry_api.batch.types import CHAT_URL, BatchRequest, Line, parse_route
 from foundry_api.types.errors import BatchInputInvalid, FoundryError, InvalidRequest
-from foundry_api.wire.dialects.base import BAD_JSON
+from foundry_api.wire.errors import NOT_JSON
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -77,13 +77,13 @@ class OpenAILines(LineSource):
     def get_custom_id(self, line: Line) -> str | None:
         try:
             return validate_custom_id(_CUSTOM_ID_ONLY.decode(line.raw).custom_id)
-        except (*BAD_JSON, TypeError, InvalidRequest):
+        except (*NOT_JSON, TypeError, InvalidRequest):
             return None
 
     def _parse_request(self, line: Line) -> BatchRequest:
         try:
             request = _REQUEST.decode(line.raw)
-        except BAD_JSON as error:
+        except NOT_JSON as error:
             # msgspec's own message rarely says what to do; look for the first problem by hand.
             _explain(_parse_json(line.raw))
             raise InvalidRequest(f"it is not a request: {error}") from error
@@ -106,7 +106,7 @@ def _parse_json(raw: bytes) -> Any:
         return _ANYTHING.decode(raw)
     except RecursionError as error:
         raise InvalidRequest("its JSON is nested too deeply") from error
-    except BAD_JSON as error:
+    except NOT_JSON as error:
         try:
             raw.decode()
         except UnicodeDecodeError as bad:

@@ -48,8 +48,8 @@ __all__ = [
     "ResponseIdentity",
 ]
 
-# The call of the engine fails at the deadline with more details than a caller that waits for it
-# has. So the waiting caller gives it this much time to do so.
+# At the deadline, the shared call raises an error with more details than a caller that waits for
+# it has. So the waiting caller allows it this much longer.
 DEADLINE_GRACE_S = 0.1
 
 

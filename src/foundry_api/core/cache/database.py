@@ -279,8 +279,8 @@ class CacheDatabase:
     @contextmanager
     def _transaction(self) -> Generator[sqlite3.Connection]:
         database = self._database
-        patience_ms = 0 if self._monotonic() < self._busy_until else BUSY_MS
-        database.execute(f"pragma busy_timeout = {patience_ms}")
+        busy_timeout_ms = 0 if self._monotonic() < self._busy_until else BUSY_MS
+        database.execute(f"pragma busy_timeout = {busy_timeout_ms}")
         try:
             # A deferred transaction would fail at its first write if another process writes.
             database.execute("begin immediate")

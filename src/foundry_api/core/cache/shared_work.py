@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 __all__ = ["JobDeduplicator", "JobRun", "SharedJob"]
 
-_T = TypeVar("_T")
-_R = TypeVar("_R")
+_ItemT = TypeVar("_ItemT")  # of a chat completion: a chunk
+_ResultT = TypeVar("_ResultT")
 
 
-class SharedJob(ABC, Generic[_T, _R]):
+class SharedJob(ABC, Generic[_ItemT, _ResultT]):
     """Work that yields items and has a result."""
 
     @abstractmethod
-    async def run(self, receive: Callable[[list[_T]], None]) -> _R:
+    async def run(self, receive: Callable[[list[_ItemT]], None]) -> _ResultT:
         """Do the work, call `receive` with the items as they arrive, and return the result."""
 
     @abstractmethod
@@ -34,12 +34,12 @@ class SharedJob(ABC, Generic[_T, _R]):
         """Allow the work to last until the deadline of a new caller, if that is later."""
 
 
-class JobRun(Generic[_T, _R]):
+class JobRun(Generic[_ItemT, _ResultT]):
     """A job that runs in a task, and the items that it has yielded."""
 
-    def __init__(self, job: SharedJob[_T, _R]) -> None:
+    def __init__(self, job: SharedJob[_ItemT, _ResultT]) -> None:
         self.job = job
-        self.items: list[_T] = []
+        self.items: list[_ItemT] = []
         self.callers = 0
         self._progress = asyncio.Event()
         self._end_error: FoundryError | None = None
@@ -52,7 +52,7 @@ class JobRun(Generic[_T, _R]):
             await self._progress.wait()
         return len(self.items) > count
 
-    async def result(self) -> _R:
+    async def result(self) -> _ResultT:
         try:
             return await asyncio.shield(self.task)
         except FoundryError as error:
@@ -76,12 +76,12 @@ class JobRun(Generic[_T, _R]):
         self._progress.set()
         self._progress.clear()
 
-    def _receive(self, items: list[_T]) -> None:
+    def _receive(self, items: list[_ItemT]) -> None:
         self.items += items
         self.notify()
 
 
-class JobDeduplicator(Generic[_T, _R]):
+class JobDeduplicator(Generic[_ItemT, _ResultT]):
     """Runs one job per key, however many callers need it.
 
     Every caller gets all items from the first one on, at its own pace. The job outlives the caller
@@ -90,9 +90,9 @@ class JobDeduplicator(Generic[_T, _R]):
     """
 
     def __init__(self) -> None:
-        self._runs: dict[Hashable, JobRun[_T, _R]] = {}
+        self._runs: dict[Hashable, JobRun[_ItemT, _ResultT]] = {}
 
-    def get_running(self, key: Hashable) -> JobRun[_T, _R] | None:
+    def get_running(self, key: Hashable) -> JobRun[_ItemT, _ResultT] | None:
         """Return the run of a key, if one is in progress on this event loop."""
         run = self._runs.get(key)
         if run is None or run.task.done():
@@ -101,8 +101,8 @@ class JobDeduplicator(Generic[_T, _R]):
 
     @asynccontextmanager
     async def join(
-        self, key: Hashable, make_job: Callable[[], SharedJob[_T, _R]]
-    ) -> AsyncGenerator[JobRun[_T, _R]]:
+        self, key: Hashable, make_job: Callable[[], SharedJob[_ItemT, _ResultT]]
+    ) -> AsyncGenerator[JobRun[_ItemT, _ResultT]]:
         """Join the run of a key, which is started if there is none."""
         run = self.get_running(key) or self._start(key, make_job())
         run.callers += 1
@@ -120,10 +120,10 @@ class JobDeduplicator(Generic[_T, _R]):
             if (run := self.get_running(key)) is not None:
                 await run.end(error)
 
-    def _start(self, key: Hashable, job: SharedJob[_T, _R]) -> JobRun[_T, _R]:
+    def _start(self, key: Hashable, job: SharedJob[_ItemT, _ResultT]) -> JobRun[_ItemT, _ResultT]:
         run = self._runs[key] = JobRun(job)
 
-        def finish(task: asyncio.Task[_R]) -> None:
+        def finish(task: asyncio.Task[_ResultT]) -> None:
             self._forget(key, run)
             if not task.cancelled():
                 # If all callers have left, nothing else retrieves it, and asyncio would log that.
@@ -133,6 +133,6 @@ class JobDeduplicator(Generic[_T, _R]):
         run.task.add_done_callback(finish)
         return run
 
-    def _forget(self, key: Hashable, run: JobRun[_T, _R]) -> None:
+    def _forget(self, key: Hashable, run: JobRun[_ItemT, _ResultT]) -> None:
         if self._runs.get(key) is run:  # else a newer run has taken its place
             del self._runs[key]

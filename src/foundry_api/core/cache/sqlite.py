@@ -35,7 +35,7 @@ log = logging.getLogger("foundry_api")
 MAX_BYTES = 512 * 2**20
 LEASE_S = 15.0  # a claim that is not renewed for this long is void
 
-# Waits between two looks for the answer of another program: the first is doubled up to the longest.
+# Seconds between two checks for the answer of another program. Each wait is twice the one before.
 FIRST_WAIT_S = 0.01
 LONGEST_WAIT_S = 0.25
 

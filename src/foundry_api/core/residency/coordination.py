@@ -1,4 +1,8 @@
-"""Coordinate loading and unloading with the other clients of the same home."""
+"""Coordinate loading and unloading with the other clients of the same home.
+
+A *claim* says that a client uses a model, so that no other client unloads it. A *lease* is the
+right to load or unload a model, which only one client has at a time.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +36,7 @@ Change = Literal["load", "unload", "budget"]
 
 MAX_NAME_LENGTH = 80
 
-# Waits between two looks at a lease of another client: the first is doubled up to the longest.
+# Seconds between two checks of a lease of another client. Each wait is twice the one before.
 FIRST_WAIT_S = 0.01
 LONGEST_WAIT_S = 0.25
 

@@ -39,7 +39,7 @@ class IdleUnloader:
         self._task: asyncio.Task[None] | None = None
 
     def notify(self) -> None:
-        """Start the task, or make it look for work. Call it on the client's event loop."""
+        """Start the task, or wake it up. Call it on the client's event loop."""
         task, loop = self._task, asyncio.get_running_loop()
         if task is None or task.done() or task.get_loop() is not loop:
             # In an empty context: the deadline of the current caller must not end the task.
@@ -83,7 +83,7 @@ class IdleUnloader:
                     log.warning("an idle model could not be unloaded: %s", error)
 
     async def _renew_claims(self, manager: ModelManager) -> None:
-        """Tell other clients which models were used since the last time."""
+        """Extend the claims on the models that were used since the last renewal."""
         now = self._monotonic()
         used = {
             model_id: now if usage.calls else usage.last_used

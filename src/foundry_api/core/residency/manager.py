@@ -47,10 +47,13 @@ DRAIN_S = 30.0  # how long the calls in flight may take before their model is un
 # about 4 ms after the last byte of the answer, but later on a busy machine.
 ENGINE_RELEASE_S = 5.0
 
-# The same for calls of programs that are unknown to us: they may have just ended.
+# The same for calls of programs that do not share our records: they may have just ended.
 FOREIGN_GRACE_S = 0.25
 
-# Waits between two attempts to unload a model: the first is doubled up to the longest.
+# How long a model that was just loaded is not unloaded, so that the calls that loaded it can start.
+WAITERS_START_S = 0.25
+
+# Seconds between two attempts to unload a model. Each wait is twice the one before.
 FIRST_WAIT_S = 0.01
 LONGEST_WAIT_S = 0.1
 
@@ -193,7 +196,7 @@ class ModelManager:
                 # Another client may have loaded it while this one waited for the lease.
                 if not (self.coordination.is_shared and await self._is_in_memory(model)):
                     await self._load(model, usage)
-                self._adopt(model, usage)
+                self._mark_loaded(model, usage)
             self._context.wake()
 
     async def _claim(self, model: Model) -> bool:
@@ -209,10 +212,10 @@ class ModelManager:
                 return False
             if not self.coordination.is_shared and model.id not in self.loaded:
                 return False
-        self._adopt(model, usage)
+        self._mark_loaded(model, usage)
         return True
 
-    def _adopt(self, model: Model, usage: ModelUsage) -> None:
+    def _mark_loaded(self, model: Model, usage: ModelUsage) -> None:
         self.loaded.add(model.id)
         usage.model = usage.model or model
         usage.starting = usage.waiting
@@ -408,7 +411,7 @@ class ModelManager:
         async with self.coordination.lease(model.id, "unload", for_s=lease_s, quiet_s=quiet_s):
             # Callers for which it was just loaded make their call first. Else two models that
             # replace each other would be loaded and unloaded without a single call.
-            await self.get_usage(model.id).wait_waiters_started(FOREIGN_GRACE_S)
+            await self.get_usage(model.id).wait_waiters_started(WAITERS_START_S)
             was_known = model.id in self.loaded
             self.loaded.discard(model.id)  # so that new calls wait for a load
             was_loaded = was_known or await self._is_in_memory(model)

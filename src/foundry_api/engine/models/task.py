@@ -14,7 +14,7 @@ from foundry_api.engine.models.directory import is_inside, list_graphs, read_con
 from foundry_api.engine.models.onnx_file import InvalidOnnx, read_outputs
 from foundry_api.storage.private_file import read_file
 from foundry_api.types.errors import ModelRegistrationFailed
-from foundry_api.wire.dialects.base import BAD_JSON
+from foundry_api.wire.errors import NOT_JSON
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -104,6 +104,6 @@ def has_template(directory: Path) -> bool:
         return True
     try:
         tokenizer = _TOKENIZER.decode(read_file(directory / TOKENIZER_CONFIG, MAX_TOKENIZER_BYTES))
-    except (OSError, *BAD_JSON):
+    except (OSError, *NOT_JSON):
         return False
     return bool(tokenizer.chat_template)

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from foundry_api.wire.transport import Transport
 
 __all__ = [
-    "BAD_JSON",
     "CATALOG_TIMEOUT_S",
     "LOAD_TIMEOUT_S",
     "QUICK_TIMEOUT_S",
@@ -52,9 +51,6 @@ CATALOG_TIMEOUT_S = 60.0
 
 # Large models take minutes to load from a cold disk.
 LOAD_TIMEOUT_S = 900.0
-
-# What msgspec raises for JSON that is invalid or of another type than expected.
-BAD_JSON = NOT_JSON
 
 _EXCEPTION_NAME = re.compile(r"^(?:[A-Za-z_]\w*\.)*\w*Exception: ")
 _STACK_LINE = "   at "
@@ -130,7 +126,7 @@ class ServiceClient:
         body = await self.get(path, timeout_s=timeout_s)
         try:
             return decoder.decode(body)
-        except BAD_JSON as error:
+        except NOT_JSON as error:
             raise ProtocolError(
                 f"the answer to {path} is not what this generation sends: {error}",
                 service=self.base_url,
@@ -232,7 +228,7 @@ def lowercase_keys(body: bytes) -> dict[str, Any]:
     # The documentation and the services differ in the case of their keys.
     try:
         members = msgspec.json.decode(body, type=dict[str, Any])
-    except BAD_JSON:
+    except NOT_JSON:
         return {}
     return {key.lower(): value for key, value in members.items()}
 

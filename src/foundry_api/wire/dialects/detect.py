@@ -14,11 +14,12 @@ from foundry_api.types.errors import (
     ServiceNotRunning,
     UnsupportedFeature,
 )
-from foundry_api.wire.dialects.base import BAD_JSON, ServiceStatus, lowercase_keys, parse_error
+from foundry_api.wire.dialects.base import ServiceStatus, lowercase_keys, parse_error
 from foundry_api.wire.dialects.cli010 import Cli010Dialect
 from foundry_api.wire.dialects.legacy import LegacyDialect
 from foundry_api.wire.dialects.sdk1 import Sdk1Dialect
 from foundry_api.wire.dialects.sdk2 import Sdk20Dialect, Sdk21Dialect
+from foundry_api.wire.errors import NOT_JSON
 from foundry_api.wire.transport import Request, fetch
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ async def _match_cli(get: Callable[..., Awaitable[BufferedResponse]]) -> Service
 def _get_first_item(response: BufferedResponse) -> dict[str, Any]:
     try:
         items = msgspec.json.decode(response.body, type=_Listing).data
-    except BAD_JSON:
+    except NOT_JSON:
         return {}
     return {key.lower(): value for key, value in items[0].items()} if items else {}
 

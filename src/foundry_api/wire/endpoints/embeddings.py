@@ -10,7 +10,7 @@ from foundry_api.types.errors import ProtocolError
 from foundry_api.types.messages import Usage
 from foundry_api.types.results import Vector
 from foundry_api.wire.chat.events import parse_usage
-from foundry_api.wire.dialects.base import BAD_JSON
+from foundry_api.wire.errors import NOT_JSON
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +41,7 @@ def decode_embeddings(body: bytes, count: int) -> tuple[tuple[Vector, ...], Usag
     """Return the vectors in the order of the `count` texts, and the usage if it was counted."""
     try:
         response = _RESPONSE_DECODER.decode(body)
-    except BAD_JSON as error:
+    except NOT_JSON as error:
         raise ProtocolError(f"the answer contains no embeddings: {error}") from error
     items = sorted(response.data, key=lambda item: item.index)
     if [item.index for item in items] != list(range(count)):

@@ -16,8 +16,7 @@ from foundry_api.types.results import (
 )
 from foundry_api.wire.chat.events import parse_usage
 from foundry_api.wire.chat.reasoning import ReasoningSplitter, split_reasoning
-from foundry_api.wire.dialects.base import BAD_JSON
-from foundry_api.wire.errors import classify, extract_error_message, parse_stream_error
+from foundry_api.wire.errors import NOT_JSON, classify, extract_error_message, parse_stream_error
 from foundry_api.wire.sse import EventDecoder, is_end_mark
 
 if TYPE_CHECKING:
@@ -120,7 +119,7 @@ class ResponseReader:
         """Decode one response; `delta_count` is the number of deltas if it was streamed."""
         try:
             members = _RESPONSE.decode(data)
-        except BAD_JSON as error:
+        except NOT_JSON as error:
             raise ProtocolError(
                 f"the service sent no valid response: {error}", service=self._service
             ) from error
@@ -159,7 +158,7 @@ class ResponseReader:
     def parse_page(self, data: bytes) -> ResponsePage:
         try:
             page = _PAGE.decode(data)
-        except BAD_JSON as error:
+        except NOT_JSON as error:
             raise ProtocolError(
                 f"the service sent no valid list: {error}", service=self._service
             ) from error
@@ -169,7 +168,7 @@ class ResponseReader:
     def parse_items(self, data: bytes) -> tuple[ResponseItem, ...]:
         try:
             return tuple(map(parse_item, _ITEMS.decode(data).data))
-        except BAD_JSON as error:
+        except NOT_JSON as error:
             raise ProtocolError(
                 f"the service sent no valid list: {error}", service=self._service
             ) from error
@@ -242,7 +241,7 @@ class ResponseStream:
         data, is_error = event.data, event.name == b"error"
         try:
             members = _EVENT.decode(data)
-        except BAD_JSON as error:
+        except NOT_JSON as error:
             failure = parse_stream_error(data, is_error=is_error)
             raise failure or ProtocolError(f"an event is not one of a response: {error}") from error
         self._delta_count += members.type == _TEXT_DELTA

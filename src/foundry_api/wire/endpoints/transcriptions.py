@@ -12,8 +12,7 @@ import msgspec
 
 from foundry_api.types.errors import ProtocolError, StreamInterrupted
 from foundry_api.types.results import TranscriptionChunk
-from foundry_api.wire.dialects.base import BAD_JSON
-from foundry_api.wire.errors import parse_stream_error
+from foundry_api.wire.errors import NOT_JSON, parse_stream_error
 from foundry_api.wire.sse import EventDecoder, is_end_mark
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ def parse_transcription(body: bytes) -> TranscriptionBody:
     """Decode a response that is not streamed."""
     try:
         return _RESPONSE_DECODER.decode(body).text, (body,)
-    except BAD_JSON as error:
+    except NOT_JSON as error:
         raise ProtocolError(f"the answer contains no transcription: {error}") from error
 
 
@@ -121,7 +120,7 @@ class TranscriptionStream:
 def _decode_text(event: Event) -> str:
     try:
         members = _EVENT.decode(event.data)
-    except BAD_JSON as error:
+    except NOT_JSON as error:
         failure = parse_stream_error(event.data, is_error=event.name == b"error")
         raise failure or ProtocolError(f"an event is not a transcription: {error}") from error
     if members.error is not None or members.text is None:
