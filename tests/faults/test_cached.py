@@ -11,7 +11,7 @@ import pytest
 from foundry_api.core.cache.calls import CachedCall, CachedCalls
 from foundry_api.core.cache.memory import MemoryCache
 from foundry_api.core.call import CallRequest
-from foundry_api.resilience import timeout_guard
+from foundry_api.resilience import timeouts
 from foundry_api.resilience.deadline import NEVER
 from foundry_api.types import errors
 from foundry_api.types.events import CacheHit, CacheStored, CallEnded
@@ -31,7 +31,7 @@ GREEDY = msgspec.structs.replace(REQUEST, temperature=0.0)
 
 @pytest.fixture(autouse=True)
 def _short_cap(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timeout_guard, "KEEP_ALIVE_CAP", CAP)
+    monkeypatch.setattr(timeouts, "KEEP_ALIVE_CAP", CAP)
 
 
 @pytest.mark.parametrize("way", [whole, streamed])

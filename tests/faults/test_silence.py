@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from foundry_api.resilience import timeout_guard
+from foundry_api.resilience import timeouts
 from foundry_api.types import errors
 
 from .hostile import (
@@ -74,7 +74,7 @@ async def test_stalled_stream_keeps_the_text_so_far(caller: Caller) -> None:
 async def test_keep_alives_without_a_token_time_out(
     caller: Caller, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(timeout_guard, "KEEP_ALIVE_CAP", 2)
+    monkeypatch.setattr(timeouts, "KEEP_ALIVE_CAP", 2)
     async with ScriptedServer(script) as server:
         with pytest.raises(errors.ReadTimeout, match="keep-alives") as caught:
             await caller.make_call(server.base_url, timeout_s=0.2).result()

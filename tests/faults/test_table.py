@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from foundry_api.resilience import timeout_guard
+from foundry_api.resilience import timeouts
 from foundry_api.types import errors
 from foundry_api.types.events import AttemptStarted, CallEnded
 from foundry_api.wire.loopback import is_loopback_http
@@ -39,7 +39,7 @@ async def streamed(call: ChatCall) -> str:
 
 @pytest.fixture(autouse=True)
 def _short_cap(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timeout_guard, "KEEP_ALIVE_CAP", CAP)
+    monkeypatch.setattr(timeouts, "KEEP_ALIVE_CAP", CAP)
 
 
 def over_a_session(_url: str) -> bool:
