@@ -16,20 +16,18 @@ __all__ = ["SerialExecutor", "closing_iter"]
 
 
 _T = TypeVar("_T")
+_P = ParamSpec("_P")
 
 
 @asynccontextmanager
 async def closing_iter(items: AsyncIterable[_T]) -> AsyncGenerator[AsyncIterable[_T]]:
     """Close the iterable at the end of the block, if it is a generator."""
-    # Else a generator would hold its files open until the garbage collector finds it.
+    # Otherwise a generator would keep its files open until the garbage collector finds it.
     try:
         yield items
     finally:
         if isinstance(items, AsyncGenerator):
             await items.aclose()
-
-
-_P = ParamSpec("_P")
 
 
 class SerialExecutor:

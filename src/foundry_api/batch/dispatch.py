@@ -68,11 +68,17 @@ async def dispatch(
         if value is not None and name not in _STREAMING_MEMBERS
     }
     body.setdefault("model", model)
+    if request.url not in {EMBEDDINGS_URL, RESPONSES_URL}:
+        return await _chat(client, body, overrides)
+    # Neither `embed` nor `create` has the option `cache`.
+    options: dict[str, Any] = {name: value for name, value in overrides.items() if name != "cache"}
     if request.url == EMBEDDINGS_URL:
-        return await _embed(client, body, overrides)
-    if request.url == RESPONSES_URL:
-        return await _respond(client, body, overrides)
-    return await _chat(client, body, overrides)
+        return await _embed(client, body, options)
+    options |= _select(body, _RESPONSE_MEMBERS)
+    response_input = body.pop("input", None)
+    return await client.responses.create(
+        response_input, **options, extra=_extra_members(body, _RESPONSE_MEMBERS)
+    )
 
 
 async def _chat(
@@ -91,21 +97,7 @@ async def _chat(
     return answer
 
 
-async def _respond(
-    client: BatchClient, body: dict[str, Any], overrides: RequestOverrides
-) -> BatchAnswer:
-    options: dict[str, Any] = _select(body, _RESPONSE_MEMBERS)
-    # Neither `create` nor `embed` has the option `cache`.
-    options |= {name: value for name, value in overrides.items() if name != "cache"}
-    response_input = body.pop("input", None)
-    return await client.responses.create(
-        response_input, **options, extra=_extra_members(body, _RESPONSE_MEMBERS)
-    )
-
-
-async def _embed(
-    client: BatchClient, body: dict[str, Any], overrides: RequestOverrides
-) -> BatchAnswer:
+async def _embed(client: BatchClient, body: dict[str, Any], options: dict[str, Any]) -> BatchAnswer:
     for name in body.keys() - _EMBEDDINGS_MEMBERS:
         raise InvalidRequest(f"{name} is not a member of an embeddings request", field=name)
     if body.get("encoding_format", "float") not in {"float", "base64"}:
@@ -113,7 +105,6 @@ async def _embed(
             f"encoding_format is {body['encoding_format']!r}, neither float nor base64",
             field="encoding_format",
         )
-    options: dict[str, Any] = {name: value for name, value in overrides.items() if name != "cache"}
     try:
         return await client.embed(body.get("input", ()), model=body["model"], **options)
     except InvalidRequest as error:

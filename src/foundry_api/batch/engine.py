@@ -110,7 +110,7 @@ _ENCODER = msgspec.json.Encoder()
 class FileLineTask(BatchTask[LineOutcome]):
     """A line of a file as a task of the scheduler."""
 
-    __slots__ = ("_call_options", "_failed_attempts", "_item", "_started_at")
+    __slots__ = ("_call_options", "_failed_requests", "_item", "_started_at")
 
     def __init__(self, item: WorkItem, call_options: CallOptions) -> None:
         model = get_model(item.request, call_options.client.settings.model)
@@ -119,13 +119,15 @@ class FileLineTask(BatchTask[LineOutcome]):
         self._item = item
         self._call_options = call_options
         self._started_at: float | None = None
-        self._failed_attempts = 0  # of all tries: a line may be tried again after an error
+        # HTTP requests of the calls that failed. The scheduler may run a line several times, and
+        # each of these calls sends further requests by itself.
+        self._failed_requests = 0
 
     async def run(self) -> LineOutcome:
         if self._started_at is None:  # a retry counts from the first attempt
             self._started_at = time.monotonic()
-        store, name = self._call_options.store, (self.key or b"").hex()
-        if store is not None and (saved := await store.get(name)) is not None:
+        store, cache_key = self._call_options.store, (self.key or b"").hex()
+        if store is not None and (saved := await store.get(cache_key)) is not None:
             return self._make_outcome(_DECODER.decode(saved), shared=True)
         call_options, request = self._call_options, self._item.request
         try:
@@ -133,14 +135,14 @@ class FileLineTask(BatchTask[LineOutcome]):
                 call_options.client, request, call_options.overrides, self.group
             )
         except FoundryError as error:
-            self._failed_attempts += error.attempts
+            self._failed_requests += error.attempts
             raise
         answer = CachedAnswer(
             extract_metadata(response),
             msgspec.Raw(encode_response(request, response, time.time())),
         )
         if store is not None:
-            await store.put(name, _ENCODER.encode(answer), model=answer.metadata.model)
+            await store.put(cache_key, _ENCODER.encode(answer), model=answer.metadata.model)
         return self._make_outcome(answer, shared=answer.metadata.shared)
 
     def make_failed_result(self, error: FoundryError) -> LineOutcome:
@@ -153,7 +155,7 @@ class FileLineTask(BatchTask[LineOutcome]):
             at=time.time(),
             model=self.group,
             duration_s=self._elapsed_s,
-            attempts=self._failed_attempts,
+            attempts=self._failed_requests,
         )
         return LineOutcome(result, error=error)
 
@@ -179,7 +181,7 @@ class FileLineTask(BatchTask[LineOutcome]):
             time_to_first_token_s=None if shared else metadata.time_to_first_token_s,
             prompt_tokens=metadata.prompt_tokens,
             completion_tokens=metadata.completion_tokens,
-            attempts=self._failed_attempts + (0 if shared else metadata.attempts),
+            attempts=self._failed_requests + (0 if shared else metadata.attempts),
             shared=shared,
         )
         return LineOutcome(result, answer)
@@ -219,7 +221,7 @@ class LocalEngine:
             shared_results=shared_results,
         )
         store: ResponseCache | None = None
-        if isinstance(self._dedupe, Path):  # shared answers outlive the process there
+        if isinstance(self._dedupe, Path):  # the directory of a journal: later runs reuse answers
             from foundry_api.core.cache.sqlite import SqliteCache  # noqa: PLC0415 - few need it
 
             store = SqliteCache(self._dedupe / ANSWERS_FILE, only_deterministic=False)

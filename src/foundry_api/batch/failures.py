@@ -57,8 +57,9 @@ FailureClass = Literal["line", "transient", "crash", "unreachable", "overloaded"
 
 # "fail": the line has failed for good; "requeue": retry it after the waiting lines; "isolate":
 # retry it with nothing else in flight; "pause": retry it after a pause of all lines; "reduce":
-# retry it with fewer in flight; "drain": retry it once nothing is in flight; "stop": end the batch.
-NextAction = Literal["fail", "requeue", "isolate", "pause", "reduce", "drain", "stop"]
+# retry it with fewer in flight; "wait_for_idle": retry it once nothing is in flight; "stop": end
+# the batch.
+NextAction = Literal["fail", "requeue", "isolate", "pause", "reduce", "wait_for_idle", "stop"]
 
 _FATAL = (ClientClosed, ConfigurationError)
 _OVERLOADED = (QueueFull, ServiceOverloaded)
@@ -109,7 +110,8 @@ def next_action(state: TaskState[Any], error: FoundryError, max_attempts: int) -
         case "unreachable":
             return "pause"
         case "memory":
-            return "drain" if state.ran_with_other_models else "fail"
+            # Alone with its model it failed for good: nothing else could be unloaded.
+            return "wait_for_idle" if state.ran_with_other_models else "fail"
         case "crash":
             # A line is blamed for a crash only if nothing else was in flight: each line that was
             # there is retried alone, until one is found to crash the service. The causes include
@@ -120,8 +122,8 @@ def next_action(state: TaskState[Any], error: FoundryError, max_attempts: int) -
         case "transient":
             if state.service_unreachable:
                 return "pause"
-            state.tries += 1
-            return "fail" if state.tries >= max_attempts else "requeue"
+            state.transient_failures += 1
+            return "fail" if state.transient_failures >= max_attempts else "requeue"
         case "line":
             return "fail"
 
@@ -133,8 +135,8 @@ def affects_all_lines(error: FoundryError) -> bool:
 
 def is_permanent_failure(code: str) -> bool:
     """Return whether an unchanged line fails again; `code` is the name of its error's type."""
-    kind = getattr(errors, code, None)
-    return isinstance(kind, type) and issubclass(kind, _PERMANENT)
+    error_type = getattr(errors, code, None)
+    return isinstance(error_type, type) and issubclass(error_type, _PERMANENT)
 
 
 def is_service_fault(error: FoundryError) -> bool:
@@ -174,12 +176,12 @@ class Outage:
         self._monotonic = monotonic
         self._backoff = backoff
         self._started_at: float | None = None
-        self._tries = 0
+        self._pauses = 0
         self._has_answered = False
 
     @property
     def is_first_pause(self) -> bool:
-        return self._tries <= 1
+        return self._pauses <= 1
 
     def on_answered(self) -> None:
         """A service answered a line."""
@@ -189,24 +191,26 @@ class Outage:
     def on_reached(self) -> None:
         """A service responded, with an answer or an error."""
         self._started_at = None
-        self._tries = 0
+        self._pauses = 0
 
     def next_pause_s(self, error: FoundryError) -> float:
         """Return the seconds until the next attempt. Raises the error after too long an outage."""
         now = self._monotonic()
-        started_at = self._started_at = now if self._started_at is None else self._started_at
+        if self._started_at is None:
+            self._started_at = now
         max_outage_s = self._max_outage_s
         if not self._has_answered:
             max_outage_s = min(max_outage_s, MAX_START_OUTAGE_S)
-        remaining_s = started_at + max_outage_s - now
+        outage_s = now - self._started_at
+        remaining_s = max_outage_s - outage_s
         # An engine that cannot even be started the first time is not worth waiting for.
         cannot_start = isinstance(error, ServiceStartFailed) and not self._has_answered
         if remaining_s <= 0 or cannot_start:
-            if now > started_at:
-                error.hint = f"It was away for {now - started_at:.0f} s. {error.hint}"
+            if outage_s > 0:
+                error.hint = f"It was away for {outage_s:.0f} s. {error.hint}"
             raise error
-        self._tries += 1
+        self._pauses += 1
         requested_s = 0.0
         if isinstance(error, CircuitOpen | ServiceOverloaded):
             requested_s = min(error.retry_after_s or 0.0, MAX_RETRY_AFTER_S)
-        return min(max(requested_s, self._backoff.delay_s(self._tries)), remaining_s)
+        return min(max(requested_s, self._backoff.delay_s(self._pauses)), remaining_s)

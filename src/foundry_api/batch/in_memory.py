@@ -175,12 +175,12 @@ async def _iter_requests(
 
 def _validate_options(requests: Any, call_options: BatchCallOptions) -> BatchCallOptions:
     """Check the arguments, and convert them to plain Python types."""
-    kind = cast("type[object]", type(requests))
-    if issubclass(kind, str | bytes | Mapping | BatchRequest) or not issubclass(
-        kind, Iterable | AsyncIterable
+    requests_type = cast("type[object]", type(requests))
+    if issubclass(requests_type, str | bytes | Mapping | BatchRequest) or not issubclass(
+        requests_type, Iterable | AsyncIterable
     ):
         raise InvalidRequest(
-            f"requests is of type {kind.__name__}, not an iterable of requests",
+            f"requests is of type {requests_type.__name__}, not an iterable of requests",
             field="requests",
             hint="Give a list or another iterable; for a single prompt use complete().",
         )
@@ -188,7 +188,18 @@ def _validate_options(requests: Any, call_options: BatchCallOptions) -> BatchCal
         raise InvalidRequest(
             f"errors is {call_options.errors!r}, but must be 'results' or 'raise'", field="errors"
         )
-    _check_options(call_options.options)
+    options = call_options.options
+    reject_unknown_options(options, ChatOptions.__annotations__.keys())
+    check_timeout(options.get("timeout"))
+    check_cache(options.get("cache", "auto"))
+    check_flag("download", options.get("download"))
+    model_names(options.get("model"))
+    Deadline.after(options.get("deadline"))
+    # The other options are checked as those of a call, with any prompt.
+    chat_arguments: dict[str, Any] = {
+        name: value for name, value in options.items() if name not in {"model", *_OVERRIDE_OPTIONS}
+    }
+    make_chat_request(prompt_to_messages("?"), **chat_arguments)
     for name, value in (
         ("patience", call_options.patience_s),
         ("max_attempts", call_options.max_attempts),
@@ -204,20 +215,6 @@ def _validate_options(requests: Any, call_options: BatchCallOptions) -> BatchCal
         ordered=check_flag("ordered", call_options.ordered),
         dedupe=check_flag("dedupe", call_options.dedupe),
     )
-
-
-def _check_options(options: ChatOptions) -> None:
-    reject_unknown_options(options, ChatOptions.__annotations__.keys())
-    check_timeout(options.get("timeout"))
-    check_cache(options.get("cache", "auto"))
-    check_flag("download", options.get("download"))
-    model_names(options.get("model"))
-    Deadline.after(options.get("deadline"))
-    # The other options are checked as those of a call, with any prompt.
-    chat_arguments = {
-        name: value for name, value in options.items() if name not in {"model", *_OVERRIDE_OPTIONS}
-    }
-    make_chat_request(prompt_to_messages("?"), **cast("dict[str, Any]", chat_arguments))
 
 
 class RequestTask(BatchTask[BatchResult[Any]]):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from foundry_api.batch.engine import BatchEngine
     from foundry_api.batch.journal import PublishedOutput
-    from foundry_api.batch.sources import CheckProgress, Source
+    from foundry_api.batch.sources import CheckProgress, CopyMode, Source
     from foundry_api.batch.statistics import BatchStatistics
     from foundry_api.batch.types import BatchOptions
 
@@ -51,7 +51,7 @@ class BatchSummary:
     tokens: int  # of the answers of this run
     output: Path | None = None  # None for standard output
     errors: Path | None = None  # None if no line failed, and for standard output
-    figures: BatchStatistics | None = None  # of the whole batch; None for standard output
+    statistics: BatchStatistics | None = None  # of the whole batch; None for standard output
 
 
 class _CheckAbandoned(Exception):
@@ -111,7 +111,7 @@ class BatchJob:
                     await thread(journal.close)
             finally:
                 # The executor waits for its thread, which cannot be cancelled: the flag ends a
-                # check, or the wait for a pipe, that goes on there.
+                # check, or the wait for a pipe, that still runs there.
                 self._is_leaving = True
 
     async def _run_with_journal(
@@ -147,7 +147,7 @@ class BatchJob:
             tokens=self._meter.tokens,
             output=published.output,
             errors=published.errors,
-            figures=statistics,
+            statistics=statistics,
         )
 
     async def _run_to_stream(
@@ -195,18 +195,22 @@ class BatchJob:
         if self._restart:
             _check_not_running(options.directory)  # a restart replaces the copy of a pipe
         directory, spool = options.directory, options.directory / SPOOL
-        is_begun = (directory / JOURNAL).exists()
-        is_new = self._restart or not is_begun
+        has_journal = (directory / JOURNAL).exists()
+        copy_mode: CopyMode = "verify"
+        if self._reuse_spooled_input:
+            copy_mode = "reuse"
+        elif self._restart or not has_journal:
+            copy_mode = "replace"
         try:
             return open_source(
                 options.input,
                 spool=spool,
-                standard_input="kept" if self._reuse_spooled_input else "new" if is_new else "same",
+                copy_mode=copy_mode,
                 is_abandoned=lambda: self._is_leaving,
                 accept=self._check_before_restart if self._restart and options.strict else None,
             )
         except BatchInputInvalid:
-            if not is_begun:  # a batch whose input is refused leaves no files
+            if not has_journal:  # a batch whose input is refused leaves no files
                 with suppress(OSError):
                     spool.unlink()
                     directory.rmdir()
@@ -245,7 +249,20 @@ class BatchJob:
         return known
 
     def _check(self, source: Source) -> CheckReport:
-        report = check(source, on_progress=self._on_check_progress)
+        def on_check_progress(progress: CheckProgress) -> None:
+            if self._is_leaving:
+                raise _CheckAbandoned
+            self._on_progress(
+                BatchProgress(
+                    phase="checking",
+                    failed=progress.bad,
+                    read_bytes=progress.position_bytes,
+                    size_bytes=progress.size_bytes,
+                    elapsed_s=self._meter.elapsed_s,
+                )
+            )
+
+        report = check(source, on_progress=on_check_progress)
         if report.bad and self._options.strict:
             bad_lines = format_count(report.bad, "invalid line")
             raise BatchInputInvalid(
@@ -253,19 +270,6 @@ class BatchJob:
                 hint="Correct these lines, or omit --strict: they then go to the error file.",
             ).with_problems(tuple(problem.message for problem in report.problems))
         return report
-
-    def _on_check_progress(self, progress: CheckProgress) -> None:
-        if self._is_leaving:
-            raise _CheckAbandoned
-        self._on_progress(
-            BatchProgress(
-                phase="checking",
-                failed=progress.bad,
-                read_bytes=progress.position_bytes,
-                size_bytes=progress.size_bytes,
-                elapsed_s=self._meter.elapsed_s,
-            )
-        )
 
 
 def _check_not_running(directory: Path) -> None:

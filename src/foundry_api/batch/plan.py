@@ -44,9 +44,7 @@ class ModelPlan:
     model: str  # the name in the lines; empty for lines that name none
     lines: int
     sampled: int
-    seconds_per_line: (
-        float  # how long the service is busy with one line while it answers others too
-    )
+    seconds_per_line: float  # of the service, which answers other lines at the same time
     completion_tokens: float  # the mean per answer
 
 
@@ -101,10 +99,12 @@ class _Trial:
         ]
         if not spans:
             return 1.0
-        # Time after the last line began does not count: from then on fewer and fewer are left.
-        begin, last_begun = min(spans)[0], max(spans)[0]
-        busy = sum(min(end, last_begun) - start for start, end in spans if start < last_begun)
-        return max(1.0, busy / (last_begun - begin)) if last_begun > begin else 1.0
+        # Time after the last line started does not count: from then on fewer and fewer are left.
+        first_start, last_start = min(spans)[0], max(spans)[0]
+        if last_start <= first_start:
+            return 1.0
+        busy_s = sum(min(end, last_start) - start for start, end in spans if start < last_start)
+        return max(1.0, busy_s / (last_start - first_start))
 
     def get_busy_seconds(self, result: BatchLineResult) -> float:
         """Return a line's share of the service's time."""
@@ -142,30 +142,30 @@ async def make_plan(
             field="input",
             hint="`foundry-api batch check` reports what is wrong with each.",
         )
-    first, measured = _split_warmup(drawn, random)
-    line_count = len(first) + len(measured)
+    warmup_items, measured_items = _split_warmup(drawn, random)
+    line_count = len(warmup_items) + len(measured_items)
 
     def record(result: BatchLineResult) -> None:
         meter.count(result)
         on_progress(meter.make_progress("running", total=line_count, engine=engine.get_state()))
 
-    warmup = await _run_trial(first, engine, record)
-    trial = await _run_trial(measured or first, engine, record)
+    warmup = await _run_trial(warmup_items, engine, record)
+    trial = await _run_trial(measured_items or warmup_items, engine, record)
     return _build_plan(drawn, warmup, trial)
 
 
 def _split_warmup(drawn: Sample, random: Random) -> tuple[list[WorkItem], list[WorkItem]]:
     """Split the sample into lines that warm up, and lines that are measured."""
-    first: list[WorkItem] = []
-    measured: list[WorkItem] = []
+    warmup_items: list[WorkItem] = []
+    measured_items: list[WorkItem] = []
     for items in drawn.items.values():
         # At least one line loads the model. A single line is measured, though the model is not
-        # loaded before it: else nothing would be known of its lines.
-        few = min(max(1, round(len(items) * WARMUP_SHARE)), len(items) - 1)
-        first += items[:few]
-        measured += items[few:]
-    random.shuffle(measured)
-    return first, measured
+        # loaded before it: otherwise there would be no estimate for its model.
+        warmup_count = min(max(1, round(len(items) * WARMUP_SHARE)), len(items) - 1)
+        warmup_items += items[:warmup_count]
+        measured_items += items[warmup_count:]
+    random.shuffle(measured_items)
+    return warmup_items, measured_items
 
 
 async def _run_trial(

@@ -18,7 +18,8 @@ ONE_GROUP_CAPACITY = 64
 # it is unloaded: lines that arrive meanwhile are found too.
 SEVERAL_GROUPS_CAPACITY = 512
 
-# Lines of the current model that may overtake the first line of another, which would starve else.
+# Lines of the current model that may overtake the first line of another, which would otherwise
+# starve.
 MAX_SKIPS = 8 * SEVERAL_GROUPS_CAPACITY
 
 # Results that may wait, so that the services stay busy while the last ones are being written.

@@ -239,7 +239,7 @@ def _check_chat(body: Body) -> None:
 
 
 def _check_response(body: Body) -> None:
-    # Imported late: images and the forms of the Responses API, which few batches use.
+    # Imported late: few batches use the Responses API, whose modules also load images.
     from foundry_api.core.responses import build_operation  # noqa: PLC0415
 
     build_operation(_require(body, "input"), cast("ResponseOptions", body))

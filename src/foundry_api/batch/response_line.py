@@ -30,7 +30,8 @@ __all__ = [
 
 MIN_ERROR_STATUS = 400
 
-# A chat completion begins with this prefix and ID_DIGITS digits: `_replace_id` relies on it.
+# The JSON of a chat completion begins with this prefix and ID_DIGITS digits: `_replace_id` relies
+# on it.
 _COMPLETION_PREFIX = b'{"id":"chatcmpl-'
 ID_DIGITS = 32
 
@@ -49,7 +50,7 @@ class _OutputLine(msgspec.Struct):
 
 
 class ResultMetadata(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What is stored about an answer besides its body; counts are the service's."""
+    """What is stored about an answer besides its body. Token counts are the service's."""
 
     model: str
     prompt_tokens: int = 0
@@ -90,15 +91,15 @@ def encode_response(request: BatchRequest, answer: BatchAnswer, at: float) -> by
 def make_success_line(request: BatchRequest, body: bytes) -> bytes:
     # Ids are random: `custom_id` names a line only within its batch, and the answers of several
     # batches may be put together.
-    name = _make_id()
+    line_id = _make_id()
     return _ENCODER.encode(
         {
-            "id": f"batch_req_{name}",
+            "id": f"batch_req_{line_id}",
             "custom_id": request.custom_id,
             "response": {
                 "status_code": 200,
-                "request_id": f"req_{name}",
-                "body": _replace_id(body, name),
+                "request_id": f"req_{line_id}",
+                "body": _replace_id(body, line_id),
             },
             "error": None,
         }
@@ -108,28 +109,37 @@ def make_success_line(request: BatchRequest, body: bytes) -> bytes:
 def copy_with_custom_id(line: bytes, custom_id: str) -> bytes:
     """Copy a line, successful or failed, for an identical request."""
     output_line = _DECODER.decode(line)
-    name = _make_id()
-    output_line.id, output_line.custom_id = f"batch_req_{name}", custom_id
+    line_id = _make_id()
+    output_line.id, output_line.custom_id = f"batch_req_{line_id}", custom_id
     if output_line.response is not None:
-        output_line.response.request_id = f"req_{name}"
-        output_line.response.body = _replace_id(output_line.response.body, name)
+        output_line.response.request_id = f"req_{line_id}"
+        output_line.response.body = _replace_id(output_line.response.body, line_id)
     return _ENCODER.encode(output_line)
 
 
 def make_error_line(custom_id: str | None, error: FoundryError) -> bytes:
-    name = _make_id()
-    error_body = {
-        "code": type(error).__name__,
-        "message": error.message,
-        "hint": error.hint or None,
-        "param": getattr(error, "field", None),
-    }
+    line_id = _make_id()
+    code, param = type(error).__name__, getattr(error, "field", None)
+    response: dict[str, Any] | None = None
+    # An error within a stream has the status of a success: its headers were sent before it.
+    if error.status is not None and error.status >= MIN_ERROR_STATUS:
+        service_error = {"message": error.message, "type": code, "param": param, "code": None}
+        response = {
+            "status_code": error.status,
+            "request_id": f"req_{line_id}",
+            "body": {"error": service_error},
+        }
     return _ENCODER.encode(
         {
-            "id": f"batch_req_{name}",
+            "id": f"batch_req_{line_id}",
             "custom_id": custom_id,
-            "response": _make_error_response(name, error, error_body),
-            "error": error_body,
+            "response": response,
+            "error": {
+                "code": code,
+                "message": error.message,
+                "hint": error.hint or None,
+                "param": param,
+            },
         }
     )
 
@@ -156,25 +166,6 @@ def make_error_result(
         attempts=error.attempts if attempts is None else attempts,
         code=type(error).__name__,
     )
-
-
-def _make_error_response(
-    name: str, error: FoundryError, error_body: dict[str, Any]
-) -> dict[str, Any] | None:
-    # An error within a stream has the status of a success: its headers were sent before it.
-    if error.status is None or error.status < MIN_ERROR_STATUS:
-        return None
-    body = {
-        "message": error_body["message"],
-        "type": error_body["code"],
-        "param": error_body["param"],
-        "code": None,
-    }
-    return {
-        "status_code": error.status,
-        "request_id": f"req_{name}",
-        "body": {"error": body},
-    }
 
 
 def _make_completion(answer: Completion[Any], at: float) -> dict[str, Any]:
@@ -261,10 +252,10 @@ def _make_id() -> str:
     return secrets.token_hex(ID_DIGITS // 2)
 
 
-def _replace_id(body: bytes | msgspec.Raw, name: str) -> msgspec.Raw:
-    # One answer may go to several identical lines; each of them gets an id of its own. Replacing
-    # the bytes saves decoding the body.
+def _replace_id(body: bytes | msgspec.Raw, line_id: str) -> msgspec.Raw:
+    # One answer may go to several identical lines; each of them gets its own id. Replacing the
+    # bytes saves decoding the body.
     body = bytes(body)
     if body.startswith(_COMPLETION_PREFIX):
-        body = _COMPLETION_PREFIX + name.encode() + body[len(_COMPLETION_PREFIX) + ID_DIGITS :]
+        body = _COMPLETION_PREFIX + line_id.encode() + body[len(_COMPLETION_PREFIX) + ID_DIGITS :]
     return msgspec.Raw(body)

@@ -116,20 +116,14 @@ class InputPass:
         lines = self.source.iter_lines()
         while block := list(islice(lines, BLOCK_LINES)):
             self.lines += len(block)
-            yield self._select_lines(block)
-
-    def _select_lines(self, block: list[Line]) -> list[WorkItem | InvalidLine]:
-        number = block[0].index // BLOCK_LINES
-        if self.only_blocks is not None and number not in self.only_blocks:
-            return []
-        pending = self._select_unfinished(block)
-        if not pending:
-            return []
-        if not self.store.claim(number):
-            self.claimed_elsewhere.add(number)
-            return []
-        # Another runner may have finished some of them before this one claimed the block.
-        return list(self._parse_lines(self._select_unfinished(pending)))
+            number = block[0].index // BLOCK_LINES
+            is_selected = self.only_blocks is None or number in self.only_blocks
+            pending = self._select_unfinished(block) if is_selected else []
+            if pending and not self.store.claim(number):
+                self.claimed_elsewhere.add(number)
+                pending = []
+            # Another runner may have finished some of them before this one claimed the block.
+            yield list(self._parse_lines(self._select_unfinished(pending))) if pending else []
 
     def _select_unfinished(self, block: list[Line]) -> list[Line]:
         known = self.store.get_finished(block[0].index, block[-1].index - block[0].index + 1)
@@ -273,7 +267,7 @@ class BatchRunner:
                 if only_blocks is None:
                     return
             elif self._meter.lines == lines_before:
-                # Another pass would end the same way, for ever.
+                # Another pass would end the same way, forever.
                 raise BatchError("the engine did not answer every line", hint="Run it again.")
             else:
                 only_blocks = None  # another runner retries failed lines, which may be in any block
@@ -294,7 +288,7 @@ class BatchRunner:
         async with aclosing(self._engine.run(self._iter_items(passes))) as results:
             async for result in results:
                 await self._add_result(result)
-        if not self._is_draining:  # else the reading stopped before the end
+        if not self._is_draining:  # otherwise the reading stopped before the end of the input
             self.total = passes[-1].lines
         return frozenset[int]().union(*(input_pass.claimed_elsewhere for input_pass in passes))
 

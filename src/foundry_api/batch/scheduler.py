@@ -65,16 +65,16 @@ class Scheduler(Generic[_R]):
         self._groups: Counter[str] = Counter()
         self._leaders: dict[bytes, TaskState[_R]] = {}
         self._follower_count = 0
-        # Nothing starts before everything in flight has ended.
-        self._draining_for_isolation = False
-        # The task in flight has to be alone.
+        # Nothing starts before every task in flight has ended.
+        self._waiting_for_idle = False
+        # The task in flight has to be the only one.
         self._isolation_active = False
         # After a line failed for crashing the service, another line has to succeed, which shows
         # that the service does not crash on every line.
         self._needs_liveness_check = False
         self._pause: asyncio.Task[None] | None = None
         self._input_done = False
-        self._draining = False
+        self._is_draining = False  # no task starts any more, but those in flight finish
         self._failure: BaseException | None = None
         self._source_error: BaseException | None = None  # raised by the source of the tasks
         self._capacity_event, self._progress_event = asyncio.Event(), asyncio.Event()
@@ -98,7 +98,7 @@ class Scheduler(Generic[_R]):
                     raise self._failure
                 if self._is_finished():
                     # A drained batch leaves withheld failures unfinished, like waiting tasks.
-                    if not self._draining:
+                    if not self._is_draining:
                         self._release_withheld()
                     if self._buffer:
                         continue
@@ -117,7 +117,7 @@ class Scheduler(Generic[_R]):
 
     def drain(self) -> None:
         """Start no more tasks; those in flight still finish."""
-        self._draining = True
+        self._is_draining = True
         self._progress_event.set()
 
     async def _feed(self, tasks: AsyncIterable[BatchTask[_R]]) -> None:
@@ -146,11 +146,11 @@ class Scheduler(Generic[_R]):
         self._input_done = True
         if not feeder.cancelled() and (error := feeder.exception()) is not None:
             self._source_error = error
-            self._draining = True  # tasks in flight still finish before the error is raised
+            self._is_draining = True  # tasks in flight still finish before the error is raised
         self._progress_event.set()
 
     def _is_finished(self) -> bool:
-        if self._draining:
+        if self._is_draining:
             return not self._in_flight
         return self._input_done and not (self._in_flight or self._pause or self.queued)
 
@@ -162,23 +162,22 @@ class Scheduler(Generic[_R]):
         self._capacity_event.set()
 
     def _next_task(self) -> TaskState[_R] | None:
-        if self._failure is not None or self._pause is not None or self._draining:
+        if self._failure is not None or self._pause is not None or self._is_draining:
             return None
         if not self._buffer.has_capacity:
             return None
-        if self._quarantine or self._draining_for_isolation or self._isolation_active:
-            return None if self._in_flight else self._next_isolated()
+        if self._quarantine or self._waiting_for_idle or self._isolation_active:
+            if self._in_flight:
+                return None
+            self._waiting_for_idle, self._isolation_active = False, bool(self._quarantine)
+            if self._needs_liveness_check and len(self._queue):
+                self._needs_liveness_check = False
+                return self._queue.take()
+            # A suspect in quarantine runs alone.
+            return self._quarantine.popleft() if self._quarantine else self._queue.take()
         if not len(self._queue) or len(self._in_flight) >= self._window.current:
             return None
         return self._queue.take()
-
-    def _next_isolated(self) -> TaskState[_R] | None:
-        # Nothing is in flight. A suspect in quarantine runs alone.
-        self._draining_for_isolation, self._isolation_active = False, bool(self._quarantine)
-        if self._needs_liveness_check and len(self._queue):
-            self._needs_liveness_check = False
-            return self._queue.take()
-        return self._quarantine.popleft() if self._quarantine else self._queue.take()
 
     def _dedupe(self, state: TaskState[_R]) -> bool:
         """Return whether the task got an identical task's result, or now waits for one."""
@@ -211,7 +210,7 @@ class Scheduler(Generic[_R]):
         try:
             return await state.task.run()
         except ReadTimeout:
-            # Is it only this line that takes too long, or does the service hang?
+            # Find out whether only this line takes too long, or the service hangs.
             state.service_unreachable = not await self._is_reachable()
             raise
 
@@ -224,7 +223,7 @@ class Scheduler(Generic[_R]):
         if done.cancelled():
             self._abort(ClientClosed("the calls of the batch were cancelled"))
         elif (error := done.exception()) is None:
-            self._on_success(state, done.result())
+            self._handle_success(state, done.result())
         elif isinstance(error, FoundryError):
             self._handle_failure(state, error)
         else:  # a bug of this package
@@ -232,7 +231,7 @@ class Scheduler(Generic[_R]):
         self._start_tasks()
         self._progress_event.set()
 
-    def _on_success(self, state: TaskState[_R], result: _R) -> None:
+    def _handle_success(self, state: TaskState[_R], result: _R) -> None:
         self._needs_liveness_check = False
         self._outage.on_answered()
         self._window.on_answered()
@@ -254,8 +253,8 @@ class Scheduler(Generic[_R]):
             self._queue.put(state, state.task.group)
         else:
             self._queue.push_front(state, state.task.group)
-            if action == "drain":
-                self._draining_for_isolation = True
+            if action == "wait_for_idle":
+                self._waiting_for_idle = True
             elif action == "reduce" and self._in_flight:
                 self._window.reduce(len(self._in_flight))
             elif self._pause is None:  # one pause for all tasks that failed together

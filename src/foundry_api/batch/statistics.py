@@ -39,7 +39,7 @@ SPANS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14_400
 class RunStatistics:
     """One run of the batch; several may run at the same time."""
 
-    begun_at: float  # Unix time in seconds
+    started_at: float  # Unix time in seconds
     ended_at: float  # when the run ended, or its last heartbeat
     lines: int  # lines that the run finished, failed ones included
 
@@ -128,13 +128,13 @@ class Timeline:
     def __init__(self, runs: Iterable[RunStatistics]) -> None:
         # The intervals in which at least one run was active.
         self._intervals: list[tuple[float, float]] = []
-        for run in sorted(runs, key=lambda run: run.begun_at):
-            if self._intervals and run.begun_at <= self._intervals[-1][1]:
+        for run in sorted(runs, key=lambda run: run.started_at):
+            if self._intervals and run.started_at <= self._intervals[-1][1]:
                 begin, end = self._intervals[-1]
                 self._intervals[-1] = begin, max(end, run.ended_at)
             else:
                 # The wall clock may have been set back while it ran.
-                self._intervals.append((run.begun_at, max(run.begun_at, run.ended_at)))
+                self._intervals.append((run.started_at, max(run.started_at, run.ended_at)))
         lengths = [end - begin for begin, end in self._intervals]
         self._elapsed_before = [0.0, *accumulate(lengths)]
 
@@ -154,21 +154,21 @@ class Timeline:
         count = max(1, int(-(-self.elapsed_s // span)))
         sums = [[0, 0, 0, 0] for _ in range(count)]
         for second in seconds:
-            # A line counts to the middle of its second: the second may lie across a run's edge.
-            place = min(count - 1, int(self.get_active_s(second.at + 0.5) / span))
+            # A line counts for the middle of its second: the second may lie across a run's edge.
+            bucket = min(count - 1, int(self.get_active_s(second.at + 0.5) / span))
             values = (second.lines, second.failed, second.prompt_tokens, second.completion_tokens)
-            sums[place] = [old + new for old, new in zip(sums[place], values, strict=True)]
+            sums[bucket] = [old + new for old, new in zip(sums[bucket], values, strict=True)]
         return tuple(
             TimelineBucket(
-                at_s=place * span,
+                at_s=bucket * span,
                 # Not 0 even for an empty timeline: rates are divided by it.
-                span_s=max(0.001, min(span, self.elapsed_s - place * span)),
+                span_s=max(0.001, min(span, self.elapsed_s - bucket * span)),
                 lines=lines,
                 failed=failed,
                 prompt_tokens=prompt_tokens,
                 completion_tokens=completion_tokens,
             )
-            for place, (lines, failed, prompt_tokens, completion_tokens) in enumerate(sums)
+            for bucket, (lines, failed, prompt_tokens, completion_tokens) in enumerate(sums)
         )
 
     def get_active_s(self, at: float) -> float:

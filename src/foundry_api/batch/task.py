@@ -45,15 +45,16 @@ class TaskState(Generic[_R]):
         "ran_with_other_models",
         "service_unreachable",
         "task",
-        "tries",
+        "transient_failures",
     )
 
     def __init__(self, task: BatchTask[_R]) -> None:
         self.task = task
-        self.tries = 0  # failures for a transient reason
+        self.transient_failures = 0
         self.crashes = 0  # crashes of the service with nothing else in flight
         # About the last attempt: whether nothing else was in flight, whether lines of other models
-        # were when it began, and whether the service's status could not be read after it.
+        # were in flight when it started, and whether the service's status could not be read after
+        # it.
         self.ran_alone = False
         self.ran_with_other_models = False
         self.service_unreachable = False

@@ -40,8 +40,8 @@ def distribution(*values: float) -> Distribution:
 
 def statistics(**changes: Any) -> BatchStatistics:
     runs = (
-        RunStatistics(begun_at=1_000.0, ended_at=1_010.0, lines=100),
-        RunStatistics(begun_at=90_000.0, ended_at=90_010.0, lines=100),
+        RunStatistics(started_at=1_000.0, ended_at=1_010.0, lines=100),
+        RunStatistics(started_at=90_000.0, ended_at=90_010.0, lines=100),
     )
     buckets = tuple(
         TimelineBucket(

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from foundry_api.batch.statistics import MAX_BUCKETS, RunStatistics, SecondStatistics, Timeline
 
 
-def run(begun_at: float, ended_at: float) -> RunStatistics:
-    return RunStatistics(begun_at=begun_at, ended_at=ended_at, lines=1)
+def run(started_at: float, ended_at: float) -> RunStatistics:
+    return RunStatistics(started_at=started_at, ended_at=ended_at, lines=1)
 
 
 def second(at: int, lines: int = 1) -> SecondStatistics:

@@ -77,7 +77,7 @@ class WorkerLoop:
         self._ended = asyncio.Event()
 
     async def process_block(self, number: int) -> None:
-        """Claim a block, and wait until all its lines are answered or no longer wanted."""
+        """Claim a block, and wait until its lines are answered or the work has ended."""
         items = await self._coordinator.claim(number, self._worker_id.actor)
         if self._ended.is_set():
             return

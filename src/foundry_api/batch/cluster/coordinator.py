@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from foundry_api.batch.cluster.membership import BLOCKS_AT_ONCE, BlockSizer, WorkerRegistry
-from foundry_api.batch.cluster.messages import DrainedResults, LostLine
+from foundry_api.batch.cluster.messages import CollectedResults, LostLine
 from foundry_api.batch.dedupe import LruResults
 from foundry_api.batch.response_line import copy_with_custom_id
 
@@ -42,7 +42,7 @@ HEARTBEAT_S = 1.0
 
 
 class Block:
-    """Lines that travel together."""
+    """Lines that an actor receives together."""
 
     __slots__ = ("attempts", "holder", "lines")
 
@@ -107,17 +107,17 @@ class Coordinator:
         self._input_done = True
         self._notifier.notify()
 
-    async def drain_results(self) -> DrainedResults:
+    async def collect_results(self) -> CollectedResults:
         """Wait for results or notices since the last call, and return them."""
         await self._notifier.wait_for(
             lambda: self._is_finished or self._results or self._lost or self._registry.notices
         )
         results, self._results = self._results, []
         lost, self._lost = self._lost, []
-        return DrainedResults(
+        return CollectedResults(
             results=tuple(results),
             lost=tuple(lost),
-            notices=self._registry.drain_notices(),
+            notices=self._registry.take_notices(),
             states=self._registry.get_states(),
             is_finished=self._is_finished,
             failure=self._failure,
@@ -156,8 +156,8 @@ class Coordinator:
         """Return the unanswered lines of a block."""
         block = self._blocks.get(number)
         if not self._registry.can_work(actor):
-            # Other actors get its lines. It waits here until it can work, or for the end: without
-            # that it would be the quickest to finish blocks, and Ray would send it all of them.
+            # Other actors get its lines. This one waits until it can work, or for the end of the
+            # run. Otherwise it would finish blocks fastest, and Ray would send it all of them.
             if block is not None:
                 self._reissue(number)
             await self._notifier.wait_for(
@@ -176,7 +176,7 @@ class Coordinator:
             self._notifier.notify()
             return ()
         if block.attempts == self._max_attempts and len(block.lines) > 1:
-            # Perhaps only one of the lines crashes the actors: from here on each travels alone.
+            # Perhaps only one of the lines crashes the actors: from here on each is a block.
             for item in self._blocks.pop(number).lines.values():
                 self._issue(Block((item,)))
             return ()
@@ -200,7 +200,7 @@ class Coordinator:
         self._notifier.notify()
 
     async def heartbeat(self, actor: str, state: EngineState) -> bool:
-        """Store the engine's state, wait a moment for the end, and return whether it has come."""
+        """Store the engine's state, wait up to HEARTBEAT_S, and return whether the run is over."""
         self._registry.update_state(actor, state)
         with suppress(TimeoutError):
             async with asyncio.timeout(HEARTBEAT_S):

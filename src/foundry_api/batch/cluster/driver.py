@@ -28,7 +28,7 @@ from foundry_api.types.errors import BatchError, ServiceCrashed
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
 
-    from foundry_api.batch.cluster.messages import DrainedResults, LostLine
+    from foundry_api.batch.cluster.messages import CollectedResults, LostLine
     from foundry_api.batch.cluster.remote import ActorOptions
     from foundry_api.batch.types import BatchLineResult
 
@@ -53,7 +53,7 @@ class ClusterRunner:
         self._options = options
         self._on_notice = on_notice
         self._dedupe = dedupe
-        self._last_drained: DrainedResults | None = None
+        self._last_collected: CollectedResults | None = None
         self._open_lines = 0
 
     async def run(self, items: AsyncIterable[WorkItem]) -> AsyncGenerator[BatchLineResult]:
@@ -74,18 +74,18 @@ class ClusterRunner:
         try:
             is_finished = False
             while not is_finished:
-                drained: DrainedResults = await _await_first(
-                    coordinator.drain_results.remote(), {dataflow, feed}
+                collected: CollectedResults = await _await_first(
+                    coordinator.collect_results.remote(), {dataflow, feed}
                 )
-                self._last_drained, is_finished = drained, drained.is_finished
-                for notice in drained.notices:
+                self._last_collected, is_finished = collected, collected.is_finished
+                for notice in collected.notices:
                     self._on_notice(notice)
-                results = [*drained.results, *map(_make_lost_result, drained.lost)]
+                results = [*collected.results, *map(_make_lost_result, collected.lost)]
                 self._open_lines -= len(results)
                 for result in results:
                     yield result
-                if drained.failure is not None:
-                    raise drained.failure
+                if collected.failure is not None:
+                    raise collected.failure
         finally:
             feed.cancel()
             await asyncio.gather(feed, return_exceptions=True)
@@ -97,7 +97,7 @@ class ClusterRunner:
 
     def get_state(self) -> EngineState:
         """Return the sum of the states that the actors last reported."""
-        states = self._last_drained.states if self._last_drained else ()
+        states = self._last_collected.states if self._last_collected else ()
         in_flight = sum(state.in_flight for _, state in states)
         return EngineState(
             in_flight=in_flight,

@@ -137,7 +137,7 @@ class WorkerRegistry:
         limits = [worker.state.limit or FIRST_LIMIT for worker in self._workers.values()]
         return max(limits, default=FIRST_LIMIT)
 
-    def drain_notices(self) -> tuple[str, ...]:
+    def take_notices(self) -> tuple[str, ...]:
         """Return the notices since the last call."""
         notices, self.notices = self.notices, []
         return tuple(notices)

@@ -8,7 +8,7 @@ from foundry_api.batch.engine import EngineState
 from foundry_api.batch.types import BatchLineResult, WorkItem
 from foundry_api.types.errors import FoundryError
 
-__all__ = ["Assignment", "DrainedResults", "LostLine", "WorkerId"]
+__all__ = ["Assignment", "CollectedResults", "LostLine", "WorkerId"]
 
 
 class WorkerId(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,8 +34,8 @@ class LostLine(msgspec.Struct, frozen=True):
     crashes: int
 
 
-class DrainedResults(msgspec.Struct, frozen=True, kw_only=True):
-    """What the coordinator has for the driver."""
+class CollectedResults(msgspec.Struct, frozen=True, kw_only=True):
+    """What the coordinator has received since the driver's last request."""
 
     results: tuple[BatchLineResult, ...] = ()  # each line once
     lost: tuple[LostLine, ...] = ()

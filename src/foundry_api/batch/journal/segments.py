@@ -83,7 +83,7 @@ class SegmentStore:
     """All segments of a batch, and the one that this runner writes.
 
     A segment's row is inserted before its file is created, and deleted after the file, so a file
-    without a row is unused. Nobody touches the file of another live runner.
+    without a row is unused. No runner touches the file of another live runner.
     """
 
     def __init__(

@@ -76,8 +76,8 @@ def count_failures_by_type(database: sqlite3.Connection) -> dict[str, int]:
 def compute_statistics(database: sqlite3.Connection) -> BatchStatistics:
     counts = count_results(database)
     runs = tuple(
-        RunStatistics(begun_at=begun, ended_at=ended, lines=lines)
-        for begun, ended, lines in check_rows(database.execute(RUNS_SQL), float, float, int)
+        RunStatistics(started_at=started_at, ended_at=ended_at, lines=lines)
+        for started_at, ended_at, lines in check_rows(database.execute(RUNS_SQL), float, float, int)
     )
     timeline = Timeline(runs)
     return BatchStatistics(

@@ -65,7 +65,7 @@ def read_statistics(directory: Path) -> BatchStatistics:
 
 
 def request_cancel(directory: Path, mode: CancelMode) -> int:
-    """Ask all live runners of a batch to leave; return their number. They see it at a heartbeat."""
+    """Request all live runners of a batch to stop, at their next heartbeat; return their number."""
     with (
         translate_storage_errors(directory),
         closing(open_existing(directory, writes=True)) as database,

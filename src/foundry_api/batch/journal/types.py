@@ -19,7 +19,7 @@ __all__ = [
 ]
 
 CancelMode = Literal["drain", "stop"]
-"""How a runner leaves: `drain` finishes the requests in flight, `stop` cancels them."""
+"""How a runner stops: `drain` finishes the requests in flight, `stop` cancels them."""
 
 
 class CheckResult(msgspec.Struct, frozen=True, kw_only=True):

@@ -163,7 +163,7 @@ def render_page(report_data: ReportData) -> str:
 
 def _render_header(report_data: ReportData) -> SafeHtml:
     runs = report_data.statistics.runs
-    facts = [f"started {format_time(runs[0].begun_at)}"] if runs else []
+    facts = [f"started {format_time(runs[0].started_at)}"] if runs else []
     if len(runs) > 1:
         facts.append(format_count(len(runs), "run"))
     facts.append(f"as of {format_time(report_data.made_at)}")
@@ -231,7 +231,7 @@ def _render_speed(statistics: BatchStatistics) -> Iterable[SafeHtml]:
         return
     timeline = Timeline(statistics.runs)
     # The time between two runs is left out, so a later run starts where the earlier one ended.
-    starts = [timeline.get_active_s(run.begun_at) for run in statistics.runs]
+    starts = [timeline.get_active_s(run.started_at) for run in statistics.runs]
     marks = [at for at in starts if at > 0]
 
     def plot(unit: str, get_amount: Callable[[TimelineBucket], int]) -> SafeHtml:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from foundry_api.batch.sources.base import Source
 from foundry_api.batch.sources.open import open_seekable, open_source
-from foundry_api.batch.sources.stdin import is_stream, remove_drafts
+from foundry_api.batch.sources.stdin import CopyMode, is_stream, remove_drafts
 from foundry_api.batch.sources.validate import CheckProgress, CheckReport, Problem, check
 
 __all__ = [
     "CheckProgress",
     "CheckReport",
+    "CopyMode",
     "Problem",
     "Source",
     "check",

@@ -40,8 +40,8 @@ _REQUEST = msgspec.json.Decoder(_Request)
 _CUSTOM_ID_ONLY = msgspec.json.Decoder(_CustomIdOnly)
 _ANYTHING = msgspec.json.Decoder()
 # A pretty-printed object: none of its lines is a request.
-_SPREAD = re.compile(rb"\s*\{[ \t\r]*\n\s*[\"}]")
-_FORM = (
+_PRETTY_PRINTED = re.compile(rb"\s*\{[ \t\r]*\n\s*[\"}]")
+_REQUEST_HINT = (
     'A line is {"custom_id": "1", "body": {"messages": [{"role": "user", "content": "Hi"}]}}. '
     "For a file of prompts give --format text."
 )
@@ -53,7 +53,7 @@ class OpenAILines(LineSource):
     def __init__(self, origin: InputOrigin, options: InputOptions) -> None:
         super().__init__(origin, options, "openai")
         head = read_beginning(origin)
-        if _SPREAD.match(head):
+        if _PRETTY_PRINTED.match(head):
             raise BatchInputInvalid(
                 f"{origin.name} has a JSON object over several lines",
                 field="format",
@@ -119,7 +119,7 @@ def _parse_json(raw: bytes) -> Any:
 def _explain(value: Any) -> None:
     """Raise an error for the first problem of JSON that is not a request."""
     if not isinstance(value, dict):
-        raise InvalidRequest("it is not a JSON object", hint=_FORM)
+        raise InvalidRequest("it is not a JSON object", hint=_REQUEST_HINT)
     members = cast("dict[str, Any]", value)
     known = _Request.__struct_fields__
     for name in members:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from foundry_api.batch.sources.base import Source
     from foundry_api.batch.sources.files import InputOrigin
-    from foundry_api.batch.sources.stdin import StandardInput
+    from foundry_api.batch.sources.stdin import CopyMode
     from foundry_api.batch.types import InputOptions
 
 __all__ = ["detect_format", "open_seekable", "open_source"]
@@ -40,18 +40,18 @@ _FORMATS: Mapping[str, str] = {
     ".pq": "parquet",
 }
 _FORMAT_HINT = "Give its format with --format openai, text, csv or parquet."
-_SPREADSHEET = "Save it as CSV in UTF-8."
-_PACKED = "Unpack it first; a file compressed with gzip or zstd alone can stay as it is."
+_SPREADSHEET_HINT = "Save it as CSV in UTF-8."
+_ARCHIVE_HINT = "Unpack it first; a file compressed with gzip or zstd alone can stay as it is."
 _HINTS: Mapping[str, str] = {
-    **dict.fromkeys((".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers"), _SPREADSHEET),
-    **dict.fromkeys((".zip", ".7z", ".rar", ".tar", ".tgz", ".bz2", ".xz", ".lz4"), _PACKED),
+    **dict.fromkeys((".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers"), _SPREADSHEET_HINT),
+    **dict.fromkeys((".zip", ".7z", ".rar", ".tar", ".tgz", ".bz2", ".xz", ".lz4"), _ARCHIVE_HINT),
 }
 
-# What may be in a file without a name that tells: none of it can be lines of prompts.
+# Contents that cannot be lines of prompts, whatever the name of the file.
 _BINARY: tuple[tuple[re.Pattern[bytes], str, str], ...] = (
-    (re.compile(rb"PK(\x03\x04|\x05\x06)"), "a zip archive, as .xlsx and .docx are", _PACKED),
-    (re.compile(rb"\x1f\x8b|\x28\xb5\x2f\xfd"), "compressed once more", _PACKED),
-    (re.compile(rb"BZh[1-9]1AY&SY|\xfd7zXZ\x00|7z\xbc\xaf|Rar!\x1a"), "an archive", _PACKED),
+    (re.compile(rb"PK(\x03\x04|\x05\x06)"), "a zip archive, as .xlsx and .docx are", _ARCHIVE_HINT),
+    (re.compile(rb"\x1f\x8b|\x28\xb5\x2f\xfd"), "compressed once more", _ARCHIVE_HINT),
+    (re.compile(rb"BZh[1-9]1AY&SY|\xfd7zXZ\x00|7z\xbc\xaf|Rar!\x1a"), "an archive", _ARCHIVE_HINT),
     (re.compile(rb"%PDF-"), "a PDF document", "Save it as text."),
     (re.compile(rb"\{\\rtf"), "an RTF document", "Save it as text."),
     (re.compile(rb"[^\x00]*\x00"), "binary data, not text in UTF-8", "Save it as UTF-8."),
@@ -104,7 +104,7 @@ def open_source(
     options: InputOptions,
     *,
     spool: Path | None = None,
-    standard_input: StandardInput = "same",
+    copy_mode: CopyMode = "verify",
     is_abandoned: Callable[[], bool] = never,
     accept: Callable[[Source], object] | None = None,
 ) -> Source:
@@ -120,10 +120,10 @@ def open_source(
                 f"{name} is not a member of a request{suggest_nearest(name, MEMBERS)}",
                 field="members",
             )
-    if standard_input == "new" and spool is not None and spool.exists() and is_stream(options.path):
+    if copy_mode == "replace" and spool is not None and spool.exists() and is_stream(options.path):
         _replace_copy(options, spool, is_abandoned, accept)
-        return open_source(options, spool=spool, standard_input="kept")
-    origin = _open_origin(options.path, spool, standard_input, is_abandoned)
+        return open_source(options, spool=spool, copy_mode="reuse")
+    origin = _open_origin(options.path, spool, copy_mode, is_abandoned)
     try:
         format_name: str = options.format
         if format_name == "auto":
@@ -146,7 +146,7 @@ def open_source(
 def open_seekable(options: InputOptions) -> Generator[Source]:
     """Open an input that can be read more than once: a pipe is copied to a temporary file."""
     with tempfile.TemporaryDirectory(prefix="foundry-api-") as directory:
-        yield open_source(options, spool=Path(directory) / "input", standard_input="new")
+        yield open_source(options, spool=Path(directory) / "input", copy_mode="replace")
 
 
 def _replace_copy(
@@ -160,7 +160,7 @@ def _replace_copy(
     try:
         # This runs every check on the new input before it replaces the old copy.
         open_source(
-            options, spool=draft, standard_input="new", is_abandoned=is_abandoned, accept=accept
+            options, spool=draft, copy_mode="replace", is_abandoned=is_abandoned, accept=accept
         )
         draft.replace(spool)
     except OSError as error:
@@ -197,17 +197,17 @@ _SOURCES: Mapping[str, Callable[[InputOrigin, InputOptions], Source]] = {
 
 
 def _open_origin(
-    path: str, spool: Path | None, use: StandardInput, is_abandoned: Callable[[], bool]
+    path: str, spool: Path | None, copy_mode: CopyMode, is_abandoned: Callable[[], bool]
 ) -> InputOrigin:
     try:
         is_spooled = is_stream(path)
     except BatchInputInvalid:
         # A named pipe of an earlier run may be gone while its copy is still there.
-        if use != "kept" or spool is None or not spool.exists():
+        if copy_mode != "reuse" or spool is None or not spool.exists():
             raise
         is_spooled = True
     if is_spooled:
-        return spool_stdin(path, spool, use, is_abandoned)
+        return spool_stdin(path, spool, copy_mode, is_abandoned)
     origin = FileOrigin(Path(path).expanduser())
     origin.peek().close()  # fail now if it cannot be read
     return origin

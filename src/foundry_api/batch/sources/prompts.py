@@ -34,23 +34,25 @@ class Template:
         self._pieces = tuple(pieces)
 
     @classmethod
-    def parse(cls, text: str, names: Mapping[str, int], what: str) -> Self:
-        """Parse a template; `names` has the place of each value, `what` is their owner's name."""
+    def parse(cls, text: str, names: Mapping[str, int], source: str) -> Self:
+        """Parse a template; `names` has the place of each value, `source` names their input."""
         pieces: list[str | int] = []
         end = 0
         for match in _PIECE.finditer(text):
-            pieces += [text[end : match.start()], _parse_piece(match, names, what)]
+            pieces += [text[end : match.start()], _parse_piece(match, names, source)]
             end = match.end()
         pieces.append(text[end:])
         if not any(isinstance(piece, int) for piece in pieces):
-            raise _template_error("it has no {name}, so all prompts would be the same", names, what)
+            raise _template_error(
+                "it has no {name}, so all prompts would be the same", names, source
+            )
         return cls([piece for piece in pieces if piece != ""])
 
     def render(self, values: Sequence[str]) -> str:
         return "".join(piece if isinstance(piece, str) else values[piece] for piece in self._pieces)
 
 
-def _parse_piece(match: re.Match[str], names: Mapping[str, int], what: str) -> str | int:
+def _parse_piece(match: re.Match[str], names: Mapping[str, int], source: str) -> str | int:
     text, name = match[0], match[1]
     if text in _ESCAPED:
         return _ESCAPED[text]
@@ -61,19 +63,21 @@ def _parse_piece(match: re.Match[str], names: Mapping[str, int], what: str) -> s
             hint=_BRACES,
         )
     if name not in names:
-        raise _template_error(f"there is no {text}{suggest_nearest(name, names)}", names, what)
+        raise _template_error(f"there is no {text}{suggest_nearest(name, names)}", names, source)
     return names[name]
 
 
-def _template_error(why: str, names: Mapping[str, int], what: str) -> BatchInputInvalid:
+def _template_error(why: str, names: Mapping[str, int], source: str) -> BatchInputInvalid:
     known = ", ".join(f"{{{name}}}" for name in names)
     return BatchInputInvalid(
-        f"the template does not fit: {why}", field="template", hint=f"{what} has {known}. {_BRACES}"
+        f"the template does not fit: {why}",
+        field="template",
+        hint=f"{source} has {known}. {_BRACES}",
     )
 
 
 class PromptBuilder:
-    """Builds requests from rows. `names` are the columns, `what` is the input's name in messages.
+    """Builds requests from rows. `names` are the columns, `source` names the input in messages.
 
     Attributes:
         places: The places of the values that requests use, in ascending order.
@@ -84,12 +88,12 @@ class PromptBuilder:
         self,
         options: InputOptions,
         names: Sequence[str],
-        what: str,
+        source: str,
         aliases: Mapping[str, int] | None = None,
     ) -> None:
         places = {name: place for place, name in enumerate(names)}
-        templated = options.template is not None and options.column is None
-        self._column = column = None if templated else _find_column(options, places, what)
+        only_template = options.template is not None and options.column is None
+        self._column = column = None if only_template else _find_column(options, places, source)
         self.id_column = next((name for name in _ID_COLUMNS if name in places), None)
         self._id = None if self.id_column is None else places[self.id_column]
         self._template: Template | None = None
@@ -97,7 +101,7 @@ class PromptBuilder:
             known = {**places, **(aliases or {})}
             if column is not None:
                 known.setdefault(DEFAULT_COLUMN, column)
-            self._template = Template.parse(options.template, known, what)
+            self._template = Template.parse(options.template, known, source)
         system = _check_option(lambda: instructions("system", options.system))
         self._system_messages = [] if system is None else [{"role": "system", "content": system}]
         self._members = _make_members(options)
@@ -119,11 +123,11 @@ class PromptBuilder:
         return BatchRequest(custom_id=custom_id, body=body)
 
 
-def _find_column(options: InputOptions, places: Mapping[str, int], what: str) -> int:
+def _find_column(options: InputOptions, places: Mapping[str, int], source: str) -> int:
     name = options.column or DEFAULT_COLUMN
     if name not in places:
         raise BatchInputInvalid(
-            f"{what} has no column {name!r}{suggest_nearest(name, places)}",
+            f"{source} has no column {name!r}{suggest_nearest(name, places)}",
             field="column",
             hint=f"It has {', '.join(places)}. Choose the one with the prompts: --column NAME, "
             "or build prompts from several: --template 'Translate: {NAME}'.",

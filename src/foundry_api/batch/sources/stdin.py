@@ -29,19 +29,22 @@ if TYPE_CHECKING:
 
     from foundry_api.batch.sources.files import InputOrigin
 
-__all__ = ["NAME", "StandardInput", "is_stream", "make_draft_path", "remove_drafts", "spool_stdin"]
+__all__ = ["NAME", "CopyMode", "is_stream", "make_draft_path", "remove_drafts", "spool_stdin"]
 
 NAME = "standard input"
 
-StandardInput = Literal["same", "new", "kept"]
-"""How a stream relates to an earlier copy: it must have the `same` content, if there is a copy; it
-is `new` and replaces the copy; or the `kept` copy is the input and the stream is not read."""
+CopyMode = Literal["verify", "replace", "reuse"]
+"""What to do with the copy that an earlier run made of a stream.
+
+`verify` reads the stream, which must have the content of the copy, if there is one. `replace` reads
+the stream and replaces the copy. `reuse` reads the copy instead of the stream.
+"""
 
 _DESCRIPTOR = re.compile(r"/dev/(?:stdin|fd/(\d+))|/proc/self/fd/(\d+)")
 # Without it Windows translates line endings.
 _BINARY: int = getattr(os, "O_BINARY", 0)
-# Opening a named pipe blocks until it has a writer, and cannot be interrupted. Elsewhere than on
-# Linux, though, a pipe opened without blocking looks finished until somebody writes.
+# Opening a named pipe blocks until it has a writer, and cannot be interrupted. On other systems
+# than Linux, though, a pipe opened without blocking seems to be at its end until it has a writer.
 _NONBLOCK: int = os.O_NONBLOCK if sys.platform == "linux" else 0
 
 WAIT_MS = 200
@@ -73,7 +76,7 @@ def never() -> bool:
 def spool_stdin(
     path: str,
     spool: Path | None,
-    use: StandardInput,
+    copy_mode: CopyMode,
     is_abandoned: Callable[[], bool] = never,
 ) -> InputOrigin:
     """Copy a stream to `spool`, or with None return it to be read once as it arrives.
@@ -81,14 +84,14 @@ def spool_stdin(
     `is_abandoned` is polled while the stream delivers nothing.
     """
     name = NAME if path == STANDARD_STREAM else path
-    if use == "kept" and spool is not None:
+    if copy_mode == "reuse" and spool is not None:
         if not spool.exists():
-            raise BatchInputInvalid(f"no copy of {name} was kept at {spool}")
+            raise BatchInputInvalid(f"there is no copy of {name} at {spool}")
         return FileOrigin(spool, name, is_copy=True)
     if spool is None:
         return StdinOrigin(_open_stream(path, is_abandoned), name)
     with _open_stream(path, is_abandoned) as file:
-        _copy(file, spool, use, name)
+        _copy(file, spool, copy_mode, name)
     return FileOrigin(spool, name, is_copy=True)
 
 
@@ -152,7 +155,7 @@ class _Pipe(io.RawIOBase):
 
 
 def _has_bytes(file: BinaryIO | io.FileIO) -> bool:
-    """Wait a moment until a read would return at once; return whether it would."""
+    """Wait up to WAIT_MS for input; return whether a read would return without blocking."""
     if os.name != "posix":
         return True  # Windows cannot poll a pipe
     try:
@@ -177,7 +180,7 @@ def _is_finite_device(device: Path) -> bool:
         os.close(descriptor)
 
 
-def _copy(file: BinaryIO, spool: Path, use: StandardInput, name: str) -> None:
+def _copy(file: BinaryIO, spool: Path, copy_mode: CopyMode, name: str) -> None:
     draft = make_draft_path(spool)
     try:
         draft.parent.mkdir(mode=0o700, exist_ok=True)
@@ -188,7 +191,7 @@ def _copy(file: BinaryIO, spool: Path, use: StandardInput, name: str) -> None:
                 copy.write(block)
             copy.flush()
             os.fsync(copy.fileno())
-        if use == "same" and spool.exists() and not _same_content(draft, spool):
+        if copy_mode == "verify" and spool.exists() and not _same_content(draft, spool):
             raise BatchMismatch(f"{name} is not what this batch was started with")
         draft.replace(spool)
     except OSError as error:

@@ -24,7 +24,7 @@ MAX_PROBLEMS = 100
 MAX_DUPLICATES = 100_000
 LINES_BETWEEN_REPORTS = 1000
 
-_PARTS = 64
+_PARTS = 64  # sorting one part of the hashes after the other needs less memory than all at once
 _NO_ID = 0
 
 
@@ -94,7 +94,7 @@ def check(
 ) -> CheckReport:
     """Check every line of an input. Blocks; needs little memory.
 
-    `on_progress` is called now and then, and ends the check by raising.
+    `on_progress` is called every LINES_BETWEEN_REPORTS lines; an exception from it ends the check.
     """
     if not source.is_seekable:
         raise BatchInputInvalid(
@@ -134,9 +134,9 @@ class _InputCheck:
         try:
             request = self._source.parse_request(line)
         except InvalidRequest as error:
-            name = self._source.get_custom_id(line)
-            self._id_hashes.add(name)
-            self._record_problem(line, error.message, error.field, name)
+            custom_id = self._source.get_custom_id(line)
+            self._id_hashes.add(custom_id)
+            self._record_problem(line, error.message, error.field, custom_id)
         else:
             self._id_hashes.add(request.custom_id)
             self._count_request(request, 1)
@@ -163,45 +163,50 @@ class _InputCheck:
         )
 
     def _confirm_duplicates(self, candidates: DuplicateCandidates) -> None:
-        # Different names can have the same hash, so the input is read again to compare the names.
+        # Different ids can have the same hash, so the input is read again to compare the ids.
         # Invalid lines count, too: they also appear in the results under their custom_id.
-        first: dict[str, int] = {}
+        first_numbers: dict[str, int] = {}
         for line in self._source.iter_lines():
             if line.index not in candidates:
                 continue
-            name = self._source.get_custom_id(line)
-            if name is None:
+            custom_id = self._source.get_custom_id(line)
+            if custom_id is None:
                 continue
-            number = first.setdefault(name, line.number)
-            if number != line.number:
-                self._record_duplicate(line, name, f"{self._source.unit} {number}")
-
-    def _record_duplicate(self, line: Line, name: str, first: str) -> None:
-        self._duplicates.add(line.index)
-        try:
-            request = self._source.parse_request(line)
-        except InvalidRequest:
-            return  # already counted as a bad line
-        self._count_request(request, -1)
-        message = (
-            f"{self._source.format_place(line)}: custom_id {name!r} is already that of {first}"
-        )
-        self._record_problem(line, message, "custom_id", name)
+            first_number = first_numbers.setdefault(custom_id, line.number)
+            if first_number == line.number:
+                continue
+            self._duplicates.add(line.index)
+            try:
+                request = self._source.parse_request(line)
+            except InvalidRequest:
+                continue  # already counted as a bad line
+            self._count_request(request, -1)
+            message = (
+                f"{self._source.format_place(line)}: custom_id {custom_id!r} is already that of "
+                f"{self._source.unit} {first_number}"
+            )
+            self._record_problem(line, message, "custom_id", custom_id)
 
     def _record_problem(
-        self, line: Line, message: str, field: str | None, name: str | None
+        self, line: Line, message: str, field: str | None, custom_id: str | None
     ) -> None:
         self.bad += 1
         # Sorted and cut to MAX_PROBLEMS at the end: duplicates, found last, may come first.
         if len(self._problems) < 2 * MAX_PROBLEMS:
             place = self._source.format_place(line)
             self._problems.append(
-                Problem(index=line.index, place=place, message=message, field=field, custom_id=name)
+                Problem(
+                    index=line.index,
+                    place=place,
+                    message=message,
+                    field=field,
+                    custom_id=custom_id,
+                )
             )
 
-    def _count_request(self, request: BatchRequest, times: int) -> None:
-        self._models[request.body.get("model", "")] += times
-        self._urls[request.url] += times
+    def _count_request(self, request: BatchRequest, change: int) -> None:
+        self._models[request.body.get("model", "")] += change
+        self._urls[request.url] += change
 
 
 class IdHashes:
@@ -215,7 +220,7 @@ class IdHashes:
 
     def find_candidates(self) -> DuplicateCandidates:
         """Find the requests whose hash occurs more than once."""
-        # Equal hashes are in the same part, and sorting part by part needs little memory at once.
+        # Equal hashes are in the same part.
         parts = [array("q") for _ in range(_PARTS)]
         for hash_ in self._hashes:
             parts[hash_ % _PARTS].append(hash_)

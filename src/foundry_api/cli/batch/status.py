@@ -81,7 +81,7 @@ def _to_json(status: BatchStatus) -> dict[str, Any]:
         "state": get_state(status).partition(",")[0],
         "directory": str(status.directory),
         "options": status.options,
-        "began": status.started_at,
+        "started": status.started_at,
         "total": status.total,
         "counts": status.counts,
         "output": None if status.published is None else str(status.published.output),

@@ -55,11 +55,11 @@ def print_summary(options: BatchOptions, summary: BatchSummary) -> None:
     for name, message in _make_fields(options, summary):
         if message:
             click.echo(f"  {name.ljust(WIDTH)}{sanitize_line(message)}", err=err)
-    if summary.figures is not None and summary.figures.errors:
-        _print_errors(summary.figures.errors, err=err)
-    if summary.figures is not None and not err:
+    if summary.statistics is not None and summary.statistics.errors:
+        _print_errors(summary.statistics.errors, err=err)
+    if summary.statistics is not None and not err:
         message = make_retry_advice(
-            options.output, {error.code: error.count for error in summary.figures.errors}
+            options.output, {error.code: error.count for error in summary.statistics.errors}
         )
         if message:
             click.echo(sanitize_line(message))
@@ -82,7 +82,7 @@ def make_retry_advice(output: str, failures: Mapping[str, int]) -> str:
 
 
 def to_json(options: BatchOptions, summary: BatchSummary) -> dict[str, Any]:
-    figures = summary.figures
+    statistics = summary.statistics
     document: dict[str, Any] = {
         "input": options.input.path,
         "output": None if summary.output is None else str(summary.output),
@@ -97,16 +97,16 @@ def to_json(options: BatchOptions, summary: BatchSummary) -> dict[str, Any]:
         "lines_per_s": _get_lines_per_s(summary),
         "tokens_per_s": _get_tokens_per_s(summary),
     }
-    if figures is None:
+    if statistics is None:
         return document
     return document | {  # of all runs of the batch, not only of this one
-        "prompt_tokens": figures.prompt_tokens,
-        "completion_tokens": figures.completion_tokens,
-        "all_runs_s": figures.elapsed_s,
-        "latency_s": _distribution_to_json(figures.latency),
-        "time_to_first_token_s": _distribution_to_json(figures.time_to_first_token),
-        "failures": figures.errors,
-        "models": figures.models,
+        "prompt_tokens": statistics.prompt_tokens,
+        "completion_tokens": statistics.completion_tokens,
+        "all_runs_s": statistics.elapsed_s,
+        "latency_s": _distribution_to_json(statistics.latency),
+        "time_to_first_token_s": _distribution_to_json(statistics.time_to_first_token),
+        "failures": statistics.errors,
+        "models": statistics.models,
     }
 
 
@@ -117,13 +117,13 @@ def _distribution_to_json(distribution: Distribution) -> dict[str, float] | None
 
 
 def _make_fields(options: BatchOptions, summary: BatchSummary) -> list[tuple[str, str]]:
-    figures = summary.figures
+    statistics = summary.statistics
     fields = [("lines", _format_lines(summary)), ("time", _format_time(summary))]
-    if figures is not None:
+    if statistics is not None:
         fields += [
-            ("tokens", format_tokens(figures.prompt_tokens, figures.completion_tokens)),
-            ("latency", _format_quantiles(figures.latency)),
-            ("first token", _format_quantiles(figures.time_to_first_token)),
+            ("tokens", format_tokens(statistics.prompt_tokens, statistics.completion_tokens)),
+            ("latency", _format_quantiles(statistics.latency)),
+            ("first token", _format_quantiles(statistics.time_to_first_token)),
         ]
     return [
         *fields,
@@ -189,13 +189,13 @@ def _print_errors(errors: tuple[ErrorStatistics, ...], *, err: bool) -> None:
 
 def write_report(path: str, options: BatchOptions, session: Session, summary: BatchSummary) -> None:
     """Write the report of a finished batch."""
-    if summary.figures is None:  # answers on standard output leave no journal to read them from
+    if summary.statistics is None:  # answers on standard output leave no journal to read them from
         return
     page = _render_page(
         options,
         state="finished with failures" if summary.failed else "finished",
         total=summary.total,
-        figures=summary.figures,
+        statistics=summary.statistics,
         settings=_make_settings(options, session, summary.output, summary.errors),
     )
     hint = "The answers are written. Run the same command with another --report."
@@ -211,7 +211,7 @@ def write_partial_report(path: str, options: BatchOptions, session: Session) -> 
         options,
         state="not finished",
         total=status.total,
-        figures=read_statistics(options.directory),
+        statistics=read_statistics(options.directory),
         settings=_make_settings(options, session, *written),
     )
     _write_page(path, page, hint="Give another file with --report.")
@@ -222,7 +222,7 @@ def _render_page(
     *,
     state: ReportState,
     total: int | None,
-    figures: BatchStatistics,
+    statistics: BatchStatistics,
     settings: tuple[tuple[str, str], ...],
 ) -> str:
     return render_page(
@@ -230,7 +230,7 @@ def _render_page(
             title=options.input.path,
             state=state,
             total=total,
-            statistics=figures,
+            statistics=statistics,
             settings=settings,
             made_at=time.time(),
             version=__version__,

@@ -45,7 +45,7 @@ def done(*indexes: int) -> list[BatchLineResult]:
 
 
 async def drain_indexes(coordinator: Coordinator) -> list[int]:
-    return [result.index for result in (await coordinator.drain_results()).results]
+    return [result.index for result in (await coordinator.collect_results()).results]
 
 
 def indexes(items: tuple[WorkItem, ...]) -> list[int]:
@@ -76,9 +76,9 @@ async def test_run_ends_after_the_last_result() -> None:
     coordinator.register(worker("a"))
     coordinator.submit(make_items(0))
     coordinator.close_input()
-    assert not (await coordinator.drain_results()).is_finished
+    assert not (await coordinator.collect_results()).is_finished
     coordinator.deliver("a", done(0), IDLE)
-    assert (await coordinator.drain_results()).is_finished
+    assert (await coordinator.collect_results()).is_finished
     assert await coordinator.wait_for_blocks(0) == (1, True)
     assert await coordinator.wait_for_capacity() == 0
 
@@ -122,7 +122,7 @@ async def test_lines_of_an_unregistered_actor_go_to_others() -> None:
     coordinator.unregister("a", ServiceCrashed("it is gone"))
     assert indexes(await coordinator.claim(1, "b")) == [0]
     coordinator.unregister("b", ServiceCrashed("this one too"))
-    assert isinstance((await coordinator.drain_results()).failure, ServiceCrashed)
+    assert isinstance((await coordinator.collect_results()).failure, ServiceCrashed)
 
 
 async def test_line_that_crashes_actors_is_given_up_alone() -> None:
@@ -136,7 +136,7 @@ async def test_line_that_crashes_actors_is_given_up_alone() -> None:
     coordinator.deliver("a", done(1), IDLE)
     await coordinator.claim(1, "a")
     assert await coordinator.claim(1, "a") == ()
-    collected = await coordinator.drain_results()
+    collected = await coordinator.collect_results()
     assert [result.index for result in collected.results] == [1]
     assert [result.item.line.index for result in collected.lost] == [0]
 
@@ -171,7 +171,7 @@ async def test_identical_lines_are_sent_once_and_all_get_results() -> None:
     assert indexes(await coordinator.claim(0, "a")) == [0, 1]
     coordinator.deliver("a", [answered(alike[0])], IDLE)
     coordinator.submit(make_requests("red", first=4))
-    finished = (await coordinator.drain_results()).results
+    finished = (await coordinator.collect_results()).results
     assert [result.index for result in finished] == [0, 2, 3, 4]
     assert [result.shared for result in finished] == [False, True, True, True]
     assert [result.digest for result in finished] == [0, 2, 3, 4]
@@ -187,7 +187,7 @@ async def test_failure_is_shared_with_waiting_lines_but_not_stored() -> None:
     await coordinator.claim(0, "a")
     error = ModelNotFound("no such model")
     coordinator.deliver("a", [make_error_result(0, 0, "0", error, at=0.0)], IDLE)
-    finished = (await coordinator.drain_results()).results
+    finished = (await coordinator.collect_results()).results
     expected = make_error_result(1, 1, "1", error, at=0.0)
     assert msgspec.structs.replace(finished[1], output=b"") == msgspec.structs.replace(
         expected, output=b""
@@ -204,7 +204,7 @@ async def test_identical_lines_of_a_lost_line_are_lost_too() -> None:
     await coordinator.claim(0, "a")
     await coordinator.claim(0, "a")
     coordinator.close_input()
-    collected = await coordinator.drain_results()
+    collected = await coordinator.collect_results()
     assert [result.item.line.index for result in collected.lost] == [0, 1]
     assert collected.is_finished
 
@@ -224,7 +224,7 @@ async def test_failure_ends_the_run() -> None:
     coordinator = Coordinator(2)
     coordinator.submit(make_items(0))
     coordinator.fail(ModelNotFound("no such model"))
-    collected = await coordinator.drain_results()
+    collected = await coordinator.collect_results()
     assert collected.is_finished
     assert isinstance(collected.failure, ModelNotFound)
 

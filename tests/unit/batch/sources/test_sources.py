@@ -708,15 +708,15 @@ from pathlib import Path
 from foundry_api import InputOptions
 from foundry_api.batch.sources import open_source
 spool = Path(sys.argv[1])
-source = open_source(InputOptions(path="-"), spool=spool, standard_input=sys.argv[2])
+source = open_source(InputOptions(path="-"), spool=spool, copy_mode=sys.argv[2])
 for _ in range(2):
     lines = list(source.iter_lines())
     print([source.parse_request(line).custom_id for line in lines], source.format_place(lines[0]))
 """
 
 
-def read_twice(spool: Path, given: bytes, use: str = "same") -> str:
-    arguments = [sys.executable, "-c", READ_TWICE, str(spool), use]
+def read_twice(spool: Path, given: bytes, copy_mode: str = "verify") -> str:
+    arguments = [sys.executable, "-c", READ_TWICE, str(spool), copy_mode]
     done = subprocess.run(arguments, input=given, capture_output=True, check=False)
     return done.stdout.decode() or done.stderr.decode().splitlines()[-1]
 
@@ -729,7 +729,7 @@ def test_standard_input_is_copied_and_read_again(tmp_path: Path) -> None:
     assert [path.name for path in spool.parent.iterdir()] == ["input"]
     if sys.platform != "win32":
         assert spool.stat().st_mode & 0o777 == 0o600
-    assert read_twice(spool, b"", "kept") == output
+    assert read_twice(spool, b"", "reuse") == output
     assert read_twice(spool, b"a\nb\n") == output
 
 
@@ -741,13 +741,13 @@ def test_different_standard_input_does_not_replace_the_copy(
     assert "BatchMismatch: standard input is not what" in read_twice(spool, b"a\nc\n")
     assert "BatchMismatch" in read_twice(spool, b"a\nb\nc\n")
     assert spool.read_bytes() == b"a\nb\n"
-    assert read_twice(spool, b"c\n", "new") == "['line-1'] standard input line 1\n" * 2
+    assert read_twice(spool, b"c\n", "replace") == "['line-1'] standard input line 1\n" * 2
     assert [path.name for path in tmp_path.iterdir()] == ["input"]
 
 
-def test_kept_standard_input_fails_without_a_copy(tmp_path: Path) -> None:
-    with pytest.raises(BatchInputInvalid, match="no copy of standard input was kept"):
-        spool_stdin("-", tmp_path / "input", "kept")
+def test_reused_standard_input_fails_without_a_copy(tmp_path: Path) -> None:
+    with pytest.raises(BatchInputInvalid, match="there is no copy of standard input"):
+        spool_stdin("-", tmp_path / "input", "reuse")
 
 
 def test_a_copy_of_standard_input_that_fails_names_the_target(
@@ -756,7 +756,7 @@ def test_a_copy_of_standard_input_that_fails_names_the_target(
     (tmp_path / "file").touch()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"Hi")))
     with pytest.raises(BatchStorageFailed, match="standard input cannot be copied to"):
-        spool_stdin("-", tmp_path / "file" / "input", "same")
+        spool_stdin("-", tmp_path / "file" / "input", "verify")
 
 
 STREAMED = """
