@@ -303,7 +303,7 @@ class Attempt(Generic[_ChunkT]):
             if self._permit is not None and self._permit.is_probe:
                 # The first token proves that the service works. Other calls wait for the probe,
                 # and must not wait for the rest of a long answer.
-                self._permit.succeeded(self.first_token_at - self.sent_at)
+                self._permit.record_success(self.first_token_at - self.sent_at)
         return chunks
 
     def _complete_last_event(self, decoder: Decoder[_ChunkT, Any]) -> list[_ChunkT]:
@@ -384,11 +384,11 @@ class Attempt(Generic[_ChunkT]):
             and self.service.connection is not connection
         )
         if error is None or (self.was_sent and isinstance(error, InvalidRequest | ModelError)):
-            permit.succeeded(latency_s)  # a service that rejects a bad request is healthy
+            permit.record_success(latency_s)  # a service that rejects a bad request is healthy
         elif isinstance(error, SERVICE_FAULT_ERRORS) and not is_already_counted:
-            permit.failed(latency_s)
+            permit.record_failure(latency_s)
         else:
-            permit.released()
+            permit.release()
 
     def _invalidate_state(self, error: BaseException) -> None:
         """Drop the cached state that the error disproves."""

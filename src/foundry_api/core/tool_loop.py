@@ -131,7 +131,7 @@ class ToolLoop:
             async with asyncio.timeout_at(None if deadline.at == math.inf else deadline.at):
                 results = await self._executor.execute(completion.tool_calls, self._turns)
         except TimeoutError as error:
-            raise deadline.exceeded("calling tools") from error
+            raise deadline.make_error("calling tools") from error
         self._calls += results
         self._messages += tuple(
             Message("tool", result.content, tool_call_id=result.call.id) for result in results

@@ -155,17 +155,17 @@ class CallPermit(msgspec.Struct, eq=False):
     epoch: int
     is_probe: bool = False
 
-    def succeeded(self, duration_s: float) -> None:
+    def record_success(self, duration_s: float) -> None:
         """Report an answer whose first token took `duration_s`."""
         self._record(self.epoch, "succeeded", duration_s)
         self.epoch = _CONSUMED
 
-    def failed(self, duration_s: float) -> None:
+    def record_failure(self, duration_s: float) -> None:
         """Report a failure of the service after `duration_s`."""
         self._record(self.epoch, "failed", duration_s)
         self.epoch = _CONSUMED
 
-    def released(self) -> None:
+    def release(self) -> None:
         """Report that the call says nothing about the service: cancelled, or an invalid request."""
         self._record(self.epoch, "released", 0.0)
         self.epoch = _CONSUMED
@@ -273,10 +273,10 @@ class CircuitBreaker:
         try:
             await probe()
         except FoundryError:
-            trial.failed(0.0)
+            trial.record_failure(0.0)
             raise
         except BaseException:
-            trial.released()
+            trial.release()
             raise
         return trial
 

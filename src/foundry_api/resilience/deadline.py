@@ -59,9 +59,9 @@ class Deadline:
     def check(self) -> None:
         """Raise DeadlineExceeded if the deadline has passed."""
         if self.at <= _now():
-            raise self.exceeded()
+            raise self.make_error()
 
-    def exceeded(self, stage: str = "") -> DeadlineExceeded:
+    def make_error(self, stage: str = "") -> DeadlineExceeded:
         """Make the error for work that took too long; `stage` is what it was doing."""
         if self.limit_s <= 0:
             return DeadlineExceeded(
@@ -127,7 +127,7 @@ def enforce_deadline(
         except TimeoutError as error:
             if not scope.expired():
                 raise  # a timeout inside the function
-            raise outer.exceeded() from error
+            raise outer.make_error() from error
 
     return inside
 

@@ -160,7 +160,7 @@ class TimeoutGuard:
     def check(self) -> None:
         """Raise DeadlineExceeded if the deadline has passed."""
         if self.loop.time() >= self._deadline.at:
-            raise self._deadline.exceeded(self.stage)
+            raise self._deadline.make_error(self.stage)
 
     def stop(self) -> None:
         """Cancel the timer at the end of the call."""
@@ -173,7 +173,7 @@ class TimeoutGuard:
         self._started_at = now = self.loop.time()
         deadline_at = self._deadline.at
         if now >= deadline_at:
-            raise self._deadline.exceeded(self.stage)
+            raise self._deadline.make_error(self.stage)
         limit_s = self._read_timeout_s
         if self._waited_s > limit_s * (KEEP_ALIVE_CAP - 1):
             limit_s = limit_s * KEEP_ALIVE_CAP - self._waited_s
@@ -217,7 +217,7 @@ class TimeoutGuard:
 
     def _error(self) -> CallTimeout:
         if self._due_at >= self._deadline.at:
-            return self._deadline.exceeded(self.stage)
+            return self._deadline.make_error(self.stage)
         # __enter__ shortens a wait only when the keep-alive cap expires before the limit.
         only_alive = self._due_at < self._started_at + self._read_timeout_s
         what = "only keep-alives, but no token," if only_alive else "nothing"

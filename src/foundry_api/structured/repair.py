@@ -113,7 +113,7 @@ async def _parse_within_deadline(
     except TimeoutError as error:
         if not scope.expired():
             raise
-        exceeded = deadline.exceeded("validating the answer")
+        exceeded = deadline.make_error("validating the answer")
         exceeded.partial = text
         raise exceeded from error
 

@@ -79,7 +79,7 @@ class World:
         """Make a call fail, which opens the breaker for 8 s."""
         permit = self.service.breaker.try_enter()
         assert permit is not None
-        permit.failed(0.1)
+        permit.record_failure(0.1)
 
 
 def services(*worlds: World) -> ServicePool:

@@ -270,7 +270,7 @@ def test_an_open_breaker_is_degraded(run: Run) -> None:
         for _ in range(10):
             permit = breaker.try_enter()
             assert permit is not None
-            permit.failed(0.1)
+            permit.record_failure(0.1)
         (sample,) = await take_samples(HealthMonitor(watched), 1)
         assert sample.status == "degraded"
         assert "circuit breaker is open" in sample.detail

@@ -79,7 +79,7 @@ class Bench:
         for letter in results:
             took_s = self.settings.slow_s if letter in "sS" else duration_s
             permit = self.permit()
-            (permit.failed if letter in "FS" else permit.succeeded)(took_s)
+            (permit.record_failure if letter in "FS" else permit.record_success)(took_s)
 
     def statistics(self) -> BreakerStatistics:
         return self.breaker.statistics()
@@ -127,7 +127,7 @@ def test_a_new_breaker_is_closed() -> None:
 async def test_a_closed_breaker_needs_no_probe() -> None:
     bench = Bench()
     permit = await bench.breaker.enter(probe_is_not_called)
-    permit.failed(0.1)
+    permit.record_failure(0.1)
     assert bench.statistics().failures == 1
 
 
@@ -215,16 +215,16 @@ def test_a_time_window_is_limited_in_size() -> None:
 # --- permits ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("first", ["succeeded", "failed", "released"])
+@pytest.mark.parametrize("first", ["record_success", "record_failure", "release"])
 def test_only_the_first_report_of_a_permit_counts(first: str) -> None:
     bench = Bench(BreakerSettings())
     permit = bench.permit()
-    getattr(permit, first)(*() if first == "released" else (0.1,))
+    getattr(permit, first)(*() if first == "release" else (0.1,))
     before = bench.statistics()
-    assert before.calls == (first != "released")
-    permit.succeeded(99.0)
-    permit.failed(99.0)
-    permit.released()
+    assert before.calls == (first != "release")
+    permit.record_success(99.0)
+    permit.record_failure(99.0)
+    permit.release()
     assert bench.statistics() == before
 
 
@@ -237,9 +237,9 @@ def test_results_from_before_the_trip_are_ignored() -> None:
     early = [bench.permit() for _ in range(3)]
     bench.report("FF")
     before = bench.statistics()
-    for permit, tell in zip(early, ("succeeded", "failed"), strict=False):
+    for permit, tell in zip(early, ("record_success", "record_failure"), strict=False):
         getattr(permit, tell)(9.0)
-    early[2].released()
+    early[2].release()
     assert bench.statistics() == before
 
 
@@ -248,9 +248,9 @@ async def test_results_from_before_the_trip_do_not_end_the_trial() -> None:
     early = [bench.permit() for _ in range(3)]
     bench.report("FF")
     await bench.trial()
-    early[0].succeeded(0.1)
-    early[1].failed(0.1)
-    early[2].released()
+    early[0].record_success(0.1)
+    early[1].record_failure(0.1)
+    early[2].release()
     assert bench.breaker.state == "half-open"
 
 
@@ -258,8 +258,8 @@ async def test_results_from_before_it_closed_are_ignored() -> None:
     bench = Bench()
     early = bench.permit()
     bench.report("FF")
-    (await bench.trial()).succeeded(0.1)
-    early.failed(9.0)
+    (await bench.trial()).record_success(0.1)
+    early.record_failure(9.0)
     assert bench.statistics().calls == 0
 
 
@@ -373,7 +373,7 @@ async def test_of_fifty_concurrent_callers_one_probes() -> None:
         await bench.breaker.enter(probe)
     assert probes == ["half-open"]
     assert bench.statistics().rejected == 50
-    trial.succeeded(0.1)
+    trial.record_success(0.1)
     assert bench.breaker.state == "closed"
 
 
@@ -395,7 +395,7 @@ async def test_a_successful_trial_closes_and_resets_it() -> None:
     bench.now += 2.0
     with pytest.raises(ServerError):
         await bench.breaker.enter(probe_fails)
-    (await bench.trial()).succeeded(99.0)
+    (await bench.trial()).record_success(99.0)
     assert bench.statistics() == BreakerStatistics("closed", 0, 0, 0, 0.0, 0.0, 1, 0, 0.0)
     bench.report("FF")
     assert bench.statistics().retry_after_s == 2.0
@@ -404,7 +404,7 @@ async def test_a_successful_trial_closes_and_resets_it() -> None:
 
 async def test_a_failed_trial_opens_it_for_longer() -> None:
     bench = tripped()
-    (await bench.trial()).failed(0.1)
+    (await bench.trial()).record_failure(0.1)
     statistics = bench.statistics()
     assert (statistics.state, statistics.retry_after_s, statistics.opened) == ("open", 4.0, 1)
     assert statistics.calls == 2
@@ -412,9 +412,9 @@ async def test_a_failed_trial_opens_it_for_longer() -> None:
 
 async def test_after_a_released_trial_the_next_caller_probes() -> None:
     bench = tripped()
-    (await bench.trial()).released()
+    (await bench.trial()).release()
     assert (bench.breaker.state, bench.statistics().retry_after_s) == ("open", 0.0)
-    (await bench.breaker.enter(probe_succeeds)).failed(0.1)
+    (await bench.breaker.enter(probe_succeeds)).record_failure(0.1)
     assert bench.statistics().retry_after_s == 4.0
 
 
@@ -436,7 +436,7 @@ async def test_after_a_cancelled_probe_it_is_open_and_due() -> None:
     with pytest.raises(asyncio.CancelledError):
         await caller
     assert (bench.breaker.state, bench.statistics().retry_after_s) == ("open", 0.0)
-    (await bench.breaker.enter(probe_succeeds)).failed(0.1)
+    (await bench.breaker.enter(probe_succeeds)).record_failure(0.1)
     assert bench.statistics().retry_after_s == 4.0
 
 
@@ -456,7 +456,7 @@ async def test_the_open_time_doubles_up_to_its_cap() -> None:
     bench = tripped()
     bench.fraction = 0.0
     for _ in range(4):
-        (await bench.trial()).failed(0.1)
+        (await bench.trial()).record_failure(0.1)
     assert bench.drawn == [(1, 2), (2, 4), (4, 8), (8, 16), (8, 16)]
     assert [after_s for _, new, after_s in bench.changes if new == "open"] == [2, 2, 4, 8, 8]
 
@@ -464,7 +464,7 @@ async def test_the_open_time_doubles_up_to_its_cap() -> None:
 async def test_the_open_time_does_not_overflow() -> None:
     bench = tripped()
     for _ in range(1100):
-        (await bench.trial()).failed(0.1)
+        (await bench.trial()).record_failure(0.1)
     assert bench.statistics().retry_after_s == 16.0
 
 
@@ -473,7 +473,7 @@ def test_two_clients_have_different_open_times() -> None:
     for breaker in breakers * 2:
         permit = breaker.try_enter()
         assert permit is not None
-        permit.failed(0.1)
+        permit.record_failure(0.1)
     first, second = (breaker.statistics().retry_after_s for breaker in breakers)
     assert 1.0 <= min(first, second) < max(first, second) <= 2.0
 
@@ -483,7 +483,7 @@ def test_two_clients_have_different_open_times() -> None:
 
 async def test_a_reset_keeps_only_the_lifetime_counts() -> None:
     bench = tripped()
-    (await bench.trial()).failed(0.1)
+    (await bench.trial()).record_failure(0.1)
     bench.refusal()
     bench.breaker.reset()
     assert bench.statistics() == BreakerStatistics("closed", 0, 0, 0, 0.0, 0.0, 1, 1, 0.0)
@@ -496,18 +496,18 @@ def test_a_reset_clears_the_window_and_voids_permits() -> None:
     bench.report("F")
     early = bench.permit()
     bench.breaker.reset()
-    early.failed(0.1)
+    early.record_failure(0.1)
     assert bench.statistics().calls == 0
     assert bench.changes == []
 
 
-@pytest.mark.parametrize("tell", ["succeeded", "failed"])
+@pytest.mark.parametrize("tell", ["record_success", "record_failure"])
 async def test_a_reset_ends_a_trial(tell: str) -> None:
     bench = tripped()
     trial = await bench.trial()
     bench.breaker.reset()
     getattr(trial, tell)(9.0)
-    trial.released()
+    trial.release()
     assert (bench.breaker.state, bench.statistics().calls) == ("closed", 0)
 
 
@@ -532,9 +532,9 @@ async def test_a_probe_from_before_a_reset_changes_nothing(
 
 async def test_a_listener_gets_every_state_change() -> None:
     bench = tripped()
-    (await bench.trial()).failed(0.1)
-    (await bench.trial()).released()
-    (await bench.trial()).succeeded(0.1)
+    (await bench.trial()).record_failure(0.1)
+    (await bench.trial()).release()
+    (await bench.trial()).record_success(0.1)
     assert bench.changes == [
         ("closed", "open", 2.0),
         ("open", "half-open", 0.0),
@@ -736,6 +736,7 @@ async def held() -> None:
 
 
 Outcome = Literal["succeeded", "failed", "released"]
+REPORTS = {"succeeded": "record_success", "failed": "record_failure", "released": "release"}
 outcomes = st.sampled_from(["succeeded", "succeeded", "failed", "failed", "failed", "released"])
 shares = st.sampled_from([0.25, 0.5, 0.75, 1.0])
 
@@ -804,7 +805,7 @@ class BreakerAgainstModel(RuleBasedStateMachine):
         self.tell(permit, outcome, duration_s)
 
     def tell(self, permit: tuple[CallPermit, Ticket], outcome: Outcome, duration_s: float) -> None:
-        getattr(permit[0], outcome)(*() if outcome == "released" else (duration_s,))
+        getattr(permit[0], REPORTS[outcome])(*() if outcome == "released" else (duration_s,))
         self.model.record(permit[1], outcome, duration_s)
 
     @rule()

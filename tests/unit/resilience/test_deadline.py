@@ -140,6 +140,6 @@ async def test_nothing_starts_after_the_deadline(seconds: float) -> None:
 
 
 def test_the_error_has_the_stage() -> None:
-    error = Deadline(1.0, 2.5).exceeded("streaming")
+    error = Deadline(1.0, 2.5).make_error("streaming")
     assert (error.limit_s, error.stage) == (2.5, "streaming")
     assert "the deadline of 2.5 s passed; it was streaming" in str(error)

@@ -37,7 +37,7 @@ LEASE_S = 15.0  # a claim that is not renewed for this long is void
 
 # Seconds between two checks for the answer of another program. Each wait is twice the one before.
 FIRST_WAIT_S = 0.01
-LONGEST_WAIT_S = 0.25
+MAX_WAIT_S = 0.25
 
 
 class SqliteCache(ResponseCache):
@@ -194,7 +194,7 @@ class SqliteCache(ResponseCache):
                 program = f"{found.program} (pid {found.pid})"
                 log.info("waiting for the answer of %s, which makes the same call", program)
             await self._sleep(wait_s)
-            wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+            wait_s = min(2 * wait_s, MAX_WAIT_S)
 
     async def _renew_claim(self, token: str) -> None:
         while True:

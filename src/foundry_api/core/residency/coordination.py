@@ -38,7 +38,7 @@ MAX_NAME_LENGTH = 80
 
 # Seconds between two checks of a lease of another client. Each wait is twice the one before.
 FIRST_WAIT_S = 0.01
-LONGEST_WAIT_S = 0.25
+MAX_WAIT_S = 0.25
 
 log = logging.getLogger("foundry_api")
 _T = TypeVar("_T")
@@ -214,7 +214,7 @@ class SharedCoordination(NoCoordination):
             program = f"{holder.program} (pid {holder.pid})"
             log.info("waiting for %s, which is loading or unloading %s", program, model_id)
         await self._registry.sleep(wait_s)
-        return min(2 * wait_s, LONGEST_WAIT_S)
+        return min(2 * wait_s, MAX_WAIT_S)
 
 
 def get_service_name(base_url: str) -> str:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["IdleUnloader"]
 
-SHORTEST_PAUSE_S = 0.01
+MIN_PAUSE_S = 0.01
 
 log = logging.getLogger("foundry_api")
 
@@ -58,7 +58,7 @@ class IdleUnloader:
             while (pause_s := self._get_pause_s()) is not None:
                 self._wake_event = asyncio.Event()
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(max(pause_s, SHORTEST_PAUSE_S)):
+                    async with asyncio.timeout(max(pause_s, MIN_PAUSE_S)):
                         await self._wake_event.wait()
                 for manager in tuple(self._get_managers()):
                     await self._check(manager)

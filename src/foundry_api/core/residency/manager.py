@@ -55,7 +55,7 @@ WAITERS_START_S = 0.25
 
 # Seconds between two attempts to unload a model. Each wait is twice the one before.
 FIRST_WAIT_S = 0.01
-LONGEST_WAIT_S = 0.1
+MAX_WAIT_S = 0.1
 
 MEASURE_INTERVAL_S = 1.0  # how often the memory is measured at most while calls end in a row
 LOAD_LEASE_S = LOAD_TIMEOUT_S + 60.0
@@ -465,7 +465,7 @@ class ModelManager:
             else:
                 return
             await self._context.sleep(wait_s)
-            wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+            wait_s = min(2 * wait_s, MAX_WAIT_S)
 
     # --- helpers ------------------------------------------------------------------------------
 

@@ -44,7 +44,7 @@ class Caches:
         self.waits: list[float] = []
 
     async def sleep(self, seconds: float) -> None:
-        if seconds > sqlite.LONGEST_WAIT_S:  # until a claim is renewed
+        if seconds > sqlite.MAX_WAIT_S:  # until a claim is renewed
             await asyncio.sleep(seconds)
         self.waits.append(seconds)
         await asyncio.sleep(0.001)
