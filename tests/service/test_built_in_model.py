@@ -43,7 +43,7 @@ def test_the_command_line_does_not_remove_the_demo_model(home: Path, name: str) 
     assert refused.returncode == 2
     known = name.lower()
     assert f"{known} comes with this package" in refused.stderr
-    assert f"`foundry-api models unload {known}` frees that" in refused.stderr
+    assert f"`foundry-api models unload {known}` unloads it" in refused.stderr
     assert run("chat", "-m", "demo", "hi", home=home).returncode == 0
 
 

@@ -127,7 +127,7 @@ def test_a_registered_directory_is_served_over_rest(home: Path, tmp_path: Path) 
     added = run("models", "register", directory, "--alias", "mine", home=home)
     assert added.stdout == "mine is registered: mine:1\n"
     shown = run("models", "show", "mine", home=home).stdout
-    assert "local: a directory of your own" in shown
+    assert "local: registered on this machine" in shown
     assert directory in shown
     run("models", "load", "mine", home=home)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["list_models", "make_rows", "print_catalog_age", "show_models", "to_json"]
 
 COLUMNS = ("ALIAS", "STATE", "SIZE", "DEVICE", "TASK", "CONTEXT", "LICENCE", "ID")
-CATALOGS = {"local": "local: a directory of your own", "public": "public"}
+CATALOGS = {"local": "local: registered on this machine", "public": "public"}
 YES_NO = {True: "yes", False: "no", None: ""}
 
 

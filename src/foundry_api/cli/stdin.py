@@ -41,8 +41,8 @@ def read_text(field: str) -> str:
 
 def read_piped_text(field: str, *, silence_s: float = SILENCE_S) -> str:
     """Read standard input, unless it is a terminal or open but silent."""
-    # A program that runs this one may have passed on its own standard input, to which nobody
-    # writes. A pipe from another command is different: its first byte may take any time.
+    # A program that runs this one may have passed on its own standard input, to which no
+    # program writes. A pipe from another command is different: its first byte may take any time.
     stream = sys.stdin
     if stream is None or stream.closed or is_terminal(stream):  # pyright: ignore[reportUnnecessaryComparison]
         return ""

@@ -282,17 +282,19 @@ class Connection:
 
     def _make_unavailable_error(self, name: str) -> CatalogUnavailable:
         nearest = self._find_similar_names(name)
-        suggestion = f"Did you mean {' or '.join(nearest)}? Else go" if nearest else "Go"
+        suggestion = (
+            f"Did you mean {' or '.join(nearest)}? If not, connect" if nearest else "Connect"
+        )
         where = "is not on this machine" if self.control else "is not known to the service"
         # An engine fetches the catalog when it is first needed, and then only after hours. A shared
         # engine outlives this process, so it must be stopped to fetch the catalog again.
         is_shared = self.control is not None and self.endpoint.origin == "shared"
-        restart = ", after `foundry-api down` if you are online again" if is_shared else ""
+        restart = "`foundry-api down` and " if is_shared else ""
         return CatalogUnavailable(
             f"{name} {where}, and the model catalog could not be reached",
             hint=self._get_built_in_hint(name)
-            or f"{suggestion} online once and get it with `foundry-api models pull {name}`"
-            f"{restart}; {self._list_available()}.",
+            or f"{suggestion} to the network, then run {restart}`foundry-api models pull {name}`; "
+            f"{self._list_available()}.",
             model=name,
             service=self.endpoint.base_url,
         )

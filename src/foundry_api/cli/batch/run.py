@@ -146,7 +146,7 @@ def retry_command(
 ) -> int:
     """Run failed and unfinished lines of a batch.
 
-    The input and the options are those of the run that started the batch.
+    The input and the options are those of the latest `batch run`.
     """
     options = read_status(get_journal_directory(output)).options
     options = _override(

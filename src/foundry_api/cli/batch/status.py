@@ -62,7 +62,7 @@ def cancel_command(common: GlobalOptions, *, output: str, now: bool) -> None:
     if common.as_json:
         print_json({"output": output, "requested": requested, "now": now})
     elif not requested:
-        click.echo(sanitize_line(f"No process is running {output}."))
+        click.echo(sanitize_line(f"No process is running the batch of {output}."))
     else:
         how = "at once" if now else "after the requests in progress"
         click.echo(f"Requested {format_count(requested, 'runner')} to stop {how}.")

@@ -217,7 +217,7 @@ def _make_built_in_error(name: str) -> InvalidRequest:
     return InvalidRequest(
         f"{name} comes with this package: every engine host serves it",
         field="model",
-        hint=f"It takes no memory unless it is loaded; `foundry-api models unload {name}` frees "
-        "that.",
+        hint="It takes memory only while it is loaded; "
+        f"`foundry-api models unload {name}` unloads it.",
         model=name,
     )
