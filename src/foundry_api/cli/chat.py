@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 import click
 
 from foundry_api.cli import errors
+from foundry_api.cli.chat_runner import ChatRunner
 from foundry_api.cli.conversation import Conversation
 from foundry_api.cli.options import GlobalOptions, common_options, format_examples, pass_common
 from foundry_api.cli.output import is_terminal, print_json, sanitize
-from foundry_api.cli.printer import AnswerPrinter, ChatRunner
+from foundry_api.cli.printer import AnswerPrinter
 from foundry_api.cli.session import Session
 from foundry_api.cli.stdin import MARK, read_piped_text, read_text
 from foundry_api.core.options import ChatOptions

@@ -97,8 +97,8 @@ class Conversation:
             self._echo_error(error)
 
     def _send(self, text: str) -> None:
-        # An incomplete answer stays in the history, so that the user can continue from it, and so
-        # does a question whose answer is empty, as after mere reasoning.
+        # An incomplete answer stays in the history, so that the user can continue from it. So does
+        # a question whose answer is empty, such as after reasoning without an answer.
         question = Message("user", text)
         reply: str | None = None
         try:

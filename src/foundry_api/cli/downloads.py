@@ -114,13 +114,13 @@ def _show_bar(name: str) -> Generator[ProgressCallback]:
 def _print_lines(name: str, *, as_json: bool) -> Generator[ProgressCallback]:
     every_s = JSON_EVERY_S if as_json else LINE_EVERY_S
     # The first line is due after an interval: a download that is over by then needs none.
-    due = time.monotonic() + every_s
+    due_at = time.monotonic() + every_s
 
     def report(progress: DownloadProgress) -> None:
-        nonlocal due
-        if time.monotonic() < due:
+        nonlocal due_at
+        if time.monotonic() < due_at:
             return
-        due = time.monotonic() + every_s
+        due_at = time.monotonic() + every_s
         if as_json:
             members = {"model": name, **msgspec.structs.asdict(progress)}
             line = msgspec.json.encode({"progress": members}).decode()

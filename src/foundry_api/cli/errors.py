@@ -20,7 +20,7 @@ __all__ = ["get_exit_code", "print_error", "report_error", "to_json"]
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
-# Of a batch's input, so that the message above them stays on the screen; JSON has all of them.
+# Of the input of a batch: more would scroll the message above them away. JSON has all of them.
 MAX_PROBLEMS = 20
 
 

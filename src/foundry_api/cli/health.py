@@ -204,7 +204,7 @@ def _wait_until_ready(
 def _watch(
     session: Session, options: MonitorOptions, count: int | None, common: GlobalOptions
 ) -> int:
-    monitors: list[HealthMonitor] = []  # one, from when its target is there
+    monitors: list[HealthMonitor] = []  # empty until the service is found, then one
 
     def print_total() -> None:
         for monitor in monitors:

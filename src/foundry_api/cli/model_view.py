@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from foundry_api.core.catalog import CatalogListing
     from foundry_api.types.models import Model
 
-__all__ = ["list_models", "make_rows", "print_catalog_age", "show_models", "to_json"]
+__all__ = ["make_rows", "print_catalog_age", "print_model_details", "print_model_list", "to_json"]
 
 COLUMNS = ("ALIAS", "STATE", "SIZE", "DEVICE", "TASK", "CONTEXT", "LICENCE", "ID")
 CATALOGS = {"local": "local: registered on this machine", "public": "public"}
 YES_NO = {True: "yes", False: "no", None: ""}
 
 
-def list_models(
+def print_model_list(
     common: GlobalOptions, models: Sequence[Model], listing: CatalogListing | None
 ) -> None:
-    """Print models as a table or as JSON, and how old the catalog listing is if there is one."""
+    """Print models as a table or as JSON, and the age of the catalog listing if there is one."""
     if common.as_json:
         document: dict[str, Any] = {"models": [to_json(model) for model in _group_by_alias(models)]}
         if listing is not None:
@@ -52,7 +52,7 @@ def list_models(
         print_catalog_age(listing)
 
 
-def show_models(common: GlobalOptions, models: Sequence[Model]) -> None:
+def print_model_details(common: GlobalOptions, models: Sequence[Model]) -> None:
     if common.as_json:
         print_json({"models": [to_json(model) for model in models]})
         return
@@ -69,10 +69,10 @@ def to_json(model: Model) -> dict[str, Any]:
 
 def make_rows(models: Iterable[Model]) -> Iterator[tuple[str, ...]]:
     """Return the rows of the table; only the first variant of an alias shows the alias."""
-    last = None
+    last_alias = None
     for model in _group_by_alias(models):
         yield (
-            "" if model.alias == last else model.alias,
+            "" if model.alias == last_alias else model.alias,
             _get_state(model),
             format_megabytes(model.size_mb),
             model.device or "",
@@ -81,7 +81,7 @@ def make_rows(models: Iterable[Model]) -> Iterator[tuple[str, ...]]:
             model.license or "",
             model.id,
         )
-        last = model.alias
+        last_alias = model.alias
 
 
 def print_catalog_age(listing: CatalogListing) -> None:

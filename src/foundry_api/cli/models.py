@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from foundry_api.cli.downloads import pull, retry_after_download
-from foundry_api.cli.model_view import list_models, show_models, to_json
+from foundry_api.cli.model_view import print_model_details, print_model_list, to_json
 from foundry_api.cli.options import GlobalOptions, common_options, format_examples, pass_common
 from foundry_api.cli.output import is_terminal, print_json, sanitize, sanitize_line
 from foundry_api.cli.services import find_running
@@ -75,7 +75,7 @@ def command(context: click.Context, common: GlobalOptions, *, catalog: bool) -> 
     does not matter.
     """
     if context.invoked_subcommand is None:
-        print_models(common, catalog=catalog)
+        _print_models(common, catalog=catalog)
 
 
 @command.command("list", epilog=format_examples("models list", "models list --catalog --json"))
@@ -88,7 +88,7 @@ def list_command(common: GlobalOptions, *, catalog: bool) -> None:
     Variants are grouped by alias. The catalog is cached for 10 minutes. If it cannot be reached,
     the last known one is shown.
     """
-    print_models(common, catalog=catalog)
+    _print_models(common, catalog=catalog)
 
 
 @command.command(
@@ -104,7 +104,7 @@ def show_command(common: GlobalOptions, name: str) -> None:
     """
     with Session(common) as session:
         models = session.run(session.client.models.show(name), f"Looking up {name} ...")
-    show_models(common, models)
+    print_model_details(common, models)
 
 
 @command.command(
@@ -249,16 +249,20 @@ def remove_command(common: GlobalOptions, name: str, *, yes: bool) -> None:
             message = f"{model.alias} is no longer registered; its files are kept: {model.id}"
             _print_model(common, model, message)
             return
-        _confirm_delete(common, model, yes=yes)
+        is_interactive = is_terminal(sys.stdin) and is_terminal(sys.stderr)
+        if is_interactive and not (yes or common.as_json):
+            size = f" ({format_megabytes(model.size_mb)})" if model.size_mb else ""
+            if not click.confirm(sanitize_line(f"Delete {model.id}{size}?"), err=True):
+                raise click.exceptions.Exit(EXIT_FAILED)
         freed = session.run(session.client.models.remove(model.id))
     message = f"{model.alias} is deleted, which freed {format_bytes(freed)}: {model.id}"
     _print_model(common, model, message, freed_bytes=freed)
 
 
-def print_models(common: GlobalOptions, *, catalog: bool) -> None:
-    """Print the models on this machine, and on request those of the catalog."""
-
+def _print_models(common: GlobalOptions, *, catalog: bool) -> None:
     async def fetch(client: FoundryAPIClient) -> tuple[Sequence[Model], CatalogListing | None]:
+        # Not `list(catalog=True)`, which returns the models without the age of the listing. A
+        # second request for the listing takes seconds if the catalog cannot be reached.
         models = await client.models.list()
         if not catalog:
             return models, None
@@ -268,14 +272,14 @@ def print_models(common: GlobalOptions, *, catalog: bool) -> None:
 
     with Session(common) as session:
         models, listing = session.run(fetch(session.client), description="Listing models ...")
-    list_models(common, models, listing)
+    print_model_list(common, models, listing)
 
 
 async def _find_removable(client: FoundryAPIClient, name: str) -> Model:
     model = match_model(name, await client.models.list())
     if model is None:
         raise ModelNotFound(f"no model on this machine is named {name!r}", model=name)
-    # Of registered models the engine itself knows whether they are in use, and says so.
+    # For registered models the engine itself refuses to unregister one that is in use.
     if model.loaded and model.catalog != "local":
         raise ModelInUse(
             f"{model.id} is loaded",
@@ -283,14 +287,6 @@ async def _find_removable(client: FoundryAPIClient, name: str) -> Model:
             model=model.id,
         )
     return model
-
-
-def _confirm_delete(common: GlobalOptions, model: Model, *, yes: bool) -> None:
-    if yes or common.as_json or not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
-        return
-    size = f" ({format_megabytes(model.size_mb)})" if model.size_mb else ""
-    if not click.confirm(sanitize_line(f"Delete {model.id}{size}?"), err=True):
-        raise click.exceptions.Exit(EXIT_FAILED)
 
 
 def _require_running(session: Session) -> None:

@@ -44,7 +44,7 @@ pass_common = click.make_pass_decorator(GlobalOptions, ensure=True)
 
 
 def _store_option(context: click.Context, parameter: click.Parameter, value: Any) -> None:
-    # An option that is not given must not reset what was given before the verb.
+    # An option that is not given after the verb must not reset the one before the verb.
     common = context.ensure_object(GlobalOptions)
     if (value or value == "") and parameter.name:
         setattr(common, parameter.name, value)

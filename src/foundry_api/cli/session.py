@@ -22,18 +22,19 @@ if TYPE_CHECKING:
     from foundry_api.cli.options import GlobalOptions
     from foundry_api.resilience.limiter import LimiterSettings
 
-__all__ = ["DEBUG_VERBOSITY", "OPTIONS", "Session", "make_log_handler", "make_settings"]
+__all__ = ["DEBUG_VERBOSITY", "OPTION_NAMES", "Session", "make_log_handler", "make_settings"]
 
 _T = TypeVar("_T")
 
-OPTIONS = {
+# Errors name the option instead of the setting.
+OPTION_NAMES = {
     "base_url": "--base-url",
     "base_urls": "--base-urls",
     "service": "--service",
     "model": "--model",
     "timeout_s": "--timeout",
     "deadline_s": "--deadline",
-}  # what errors call the settings
+}
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 INDENT = "    "
@@ -109,7 +110,7 @@ def make_settings(
     """Make settings from options, and from the environment for options that are not given."""
     return Settings.from_environment(
         None,
-        names=OPTIONS,
+        names=OPTION_NAMES,
         base_url=common.base_url,
         base_urls=base_urls or None,
         service=common.service,

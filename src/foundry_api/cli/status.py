@@ -65,8 +65,15 @@ def command(common: GlobalOptions) -> None:
                 ("stop with", "foundry-api down" if endpoint.origin == "shared" else ""),
             ],
         )
-    if settings.base_url is None:
-        _print_skipped_ports()
+    # Calls do not use a service of another user, which would receive the prompts.
+    for port in discovery.KNOWN_PORTS if settings.base_url is None else ():
+        url = f"http://127.0.0.1:{port}"
+        if (user := find_other_user(url)) is not None:
+            click.echo(
+                f"{url} is skipped: another user of this machine ({user}) listens there. "
+                f"Use it with --base-url {url}.",
+                err=True,
+            )
     if not services:
         click.echo("No service is running. Each command starts a temporary engine;")
         click.echo("`foundry-api up` keeps one running.")
@@ -106,15 +113,3 @@ def make_health_fields(health: HealthStatus) -> list[tuple[str, str]]:
         ("latency", format_duration(health.latency_s)),
         ("detail", health.detail),
     ]
-
-
-def _print_skipped_ports() -> None:
-    """Warn about services at known ports that calls do not use."""
-    for port in discovery.KNOWN_PORTS:
-        url = f"http://127.0.0.1:{port}"
-        if (user := find_other_user(url)) is not None:
-            click.echo(
-                f"{url} is skipped: another user of this machine ({user}) listens there. "
-                f"Use it with --base-url {url}.",
-                err=True,
-            )

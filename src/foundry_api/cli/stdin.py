@@ -48,7 +48,7 @@ def read_piped_text(field: str, *, silence_s: float = SILENCE_S) -> str:
         return ""
     first = _FirstBlock(stream, field)
     if not first.read_within(silence_s):
-        if not _is_command_output(stream):
+        if not _is_output_of_a_command(stream):
             click.echo(
                 "Standard input is open, but nothing arrived within "
                 f"{format_duration(silence_s)}: it is ignored. "
@@ -72,7 +72,7 @@ class _FirstBlock:
         threading.Thread(target=self._run, name="standard-input", daemon=True).start()
 
     def read_within(self, seconds: float) -> bool:
-        """Wait for the first byte or the end of the input; whether it came in time."""
+        """Return whether the first byte, or the end of the input, arrives in time."""
         return self._read.wait(seconds)
 
     def iter_all(self) -> Iterator[bytes]:
@@ -135,18 +135,17 @@ def _decode_text(raw: bytes, field: str) -> str:
     return text
 
 
-def _is_command_output(stream: TextIO) -> bool:
+def _is_output_of_a_command(stream: TextIO) -> bool:
     """Whether a pipe is the standard output of a command, as in `slow | foundry-api chat`."""
-    # /proc is Linux only; elsewhere the answer is no.
+    # A shell makes the pipe descriptor 1 of the command, and /proc shows the same `pipe:[NUMBER]`
+    # for both ends. A program that only passes on its standard input has the other end, if at all,
+    # under another descriptor. /proc is Linux only; elsewhere the answer is no.
     try:
         pipe = Path(f"/proc/self/fd/{stream.fileno()}").readlink()
     except OSError:
         return False
-    return any(_is_link_to(output, pipe) for output in Path("/proc").glob("[0-9]*/fd/1"))
-
-
-def _is_link_to(link: Path, target: Path) -> bool:
-    try:
-        return link.readlink() == target
-    except OSError:  # of a process that ended, or of another user
-        return False
+    for output in Path("/proc").glob("[0-9]*/fd/1"):
+        with contextlib.suppress(OSError):  # of a process that ended, or of another user
+            if output.readlink() == pipe:
+                return True
+    return False

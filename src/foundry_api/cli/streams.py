@@ -89,14 +89,14 @@ def abandon_unwritten() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _wrap_stream(stream: TextIO | None, descriptor: int, kind: type[_Stream]) -> TextIO:
+def _wrap_stream(stream: TextIO | None, descriptor: int, stream_type: type[_Stream]) -> TextIO:
     # `backslashreplace`: a lone surrogate, as in a file name, cannot be encoded even as UTF-8.
     if stream is None:  # it was closed: a write to the descriptor fails, and is reported
         raw = BufferedWriter(FileIO(descriptor, "w", closefd=False))
-        return kind(raw, encoding="utf-8", errors="backslashreplace")
-    if type(stream) is not TextIOWrapper:  # of a test or a notebook
+        return stream_type(raw, encoding="utf-8", errors="backslashreplace")
+    if type(stream) is not TextIOWrapper:  # a test or a notebook has replaced it
         return stream
-    wrapped = kind(
+    wrapped = stream_type(
         stream.buffer,
         encoding="utf-8",
         errors="backslashreplace",

@@ -16,10 +16,8 @@ from foundry_api.cli.session import Session
 from foundry_api.core.transcriptions import read_recording
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
-
     from foundry_api.core.options import ModelOptions
-    from foundry_api.types.results import Transcription, TranscriptionChunk
+    from foundry_api.types.results import Transcription
 
 __all__ = ["command"]
 
@@ -80,7 +78,17 @@ def command(
         chunks = client.stream_transcribe(
             audio, model=model, language=language, temperature=temperature, **options
         )
-        session.run(_print_transcript(chunks))
+
+        async def print_chunks() -> None:
+            printer = AnswerPrinter()
+            async with aclosing(chunks):
+                try:
+                    async for chunk in chunks:
+                        printer.write(chunk.text)
+                finally:
+                    printer.finish()
+
+        session.run(print_chunks())
 
 
 def _read_audio(audio_file: Path) -> Path | bytes:
@@ -93,16 +101,6 @@ def _read_audio(audio_file: Path) -> Path | bytes:
         return audio_file
     with audio_file.open("rb") as file:
         return read_recording(file, str(audio_file))
-
-
-async def _print_transcript(chunks: AsyncGenerator[TranscriptionChunk]) -> None:
-    printer = AnswerPrinter()
-    async with aclosing(chunks):
-        try:
-            async for chunk in chunks:
-                printer.write(chunk.text)
-        finally:
-            printer.finish()
 
 
 def _to_json(transcription: Transcription) -> dict[str, object]:

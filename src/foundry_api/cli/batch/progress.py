@@ -63,21 +63,16 @@ def show_progress(title: str, common: GlobalOptions) -> Generator[ProgressCallba
         with _BatchView(title) as view:
             yield view.update
     else:
-        yield _make_line_printer(title)
+        # The first line is due after an interval: a batch that is over by then needs none.
+        due_at = time.monotonic() + LINE_EVERY_S
 
+        def print_line(progress: BatchProgress) -> None:
+            nonlocal due_at
+            if time.monotonic() >= due_at:
+                due_at = time.monotonic() + LINE_EVERY_S
+                click.echo(f"{sanitize_line(title)}: {format_line(progress)}", err=True)
 
-def _make_line_printer(title: str) -> ProgressCallback:
-    # The first line is due after an interval: a batch that is over by then needs none.
-    due = time.monotonic() + LINE_EVERY_S
-
-    def print_line(progress: BatchProgress) -> None:
-        nonlocal due
-        if time.monotonic() < due:
-            return
-        due = time.monotonic() + LINE_EVERY_S
-        click.echo(f"{sanitize_line(title)}: {format_line(progress)}", err=True)
-
-    return print_line
+        yield print_line
 
 
 def _get_fraction(progress: BatchProgress) -> float | None:

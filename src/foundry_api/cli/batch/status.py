@@ -100,6 +100,13 @@ def _make_fields(output: str, status: BatchStatus) -> list[tuple[str, str]]:
     counts = status.counts
     tokens = format_tokens(counts.prompt_tokens, counts.completion_tokens)
     published = status.published
+    match get_state(status):
+        case "running":
+            next_step = f"foundry-api batch cancel {output}"
+        case "stopped":
+            next_step = "run the same command again to resume"
+        case _:
+            next_step = make_retry_advice(output, status.failures)
     return [
         ("input", status.options.input.path),
         ("lines", _format_lines(status)),
@@ -108,7 +115,7 @@ def _make_fields(output: str, status: BatchStatus) -> list[tuple[str, str]]:
         *(_format_runner(runner) for runner in status.runners if runner.alive),
         ("answers", "" if published is None else str(published.output)),
         ("failed", _format_errors(status)),
-        ("next step", _suggest_next_step(output, status)),
+        ("next step", next_step),
     ]
 
 
@@ -138,12 +145,3 @@ def _format_runner(runner: RunnerStatus) -> tuple[str, str]:
 def _format_errors(status: BatchStatus) -> str:
     published = status.published
     return "" if published is None or published.errors is None else str(published.errors)
-
-
-def _suggest_next_step(output: str, status: BatchStatus) -> str:
-    state = get_state(status)
-    if state == "running":
-        return f"foundry-api batch cancel {output}"
-    if state == "stopped":
-        return "run the same command again to resume"
-    return make_retry_advice(output, status.failures)

@@ -118,7 +118,12 @@ def _distribution_to_json(distribution: Distribution) -> dict[str, float] | None
 
 def _make_fields(options: BatchOptions, summary: BatchSummary) -> list[tuple[str, str]]:
     statistics = summary.statistics
-    fields = [("lines", _format_lines(summary)), ("time", _format_time(summary))]
+    time_text = format_duration(summary.elapsed_s)
+    if summary.done + summary.failed != summary.resumed:  # this run finished lines
+        lines_per_s = format_rate(_get_lines_per_s(summary))
+        tokens_per_s = format_rate(_get_tokens_per_s(summary))
+        time_text += f", {lines_per_s} lines/s, {tokens_per_s} tokens/s"
+    fields = [("lines", _format_lines(summary)), ("time", time_text)]
     if statistics is not None:
         fields += [
             ("tokens", format_tokens(statistics.prompt_tokens, statistics.completion_tokens)),
@@ -146,14 +151,6 @@ def _format_lines(summary: BatchSummary) -> str:
     if summary.resumed:
         parts.append(f"{format_int(summary.resumed)} finished earlier")
     return ", ".join(parts)
-
-
-def _format_time(summary: BatchSummary) -> str:
-    text = format_duration(summary.elapsed_s)
-    if summary.done + summary.failed == summary.resumed:
-        return text
-    lines, tokens = format_rate(_get_lines_per_s(summary)), format_rate(_get_tokens_per_s(summary))
-    return f"{text}, {lines} lines/s, {tokens} tokens/s"
 
 
 # Rates of this run: the time between runs must not count.

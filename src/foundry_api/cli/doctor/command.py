@@ -20,7 +20,7 @@ from foundry_api.cli.doctor.report import TITLE, current_user, render_markdown
 from foundry_api.cli.doctor.runner import run_checks
 from foundry_api.cli.options import GlobalOptions, common_options, format_examples, pass_common
 from foundry_api.cli.output import is_terminal, print_json, sanitize, sanitize_line
-from foundry_api.cli.session import DEBUG_VERBOSITY, OPTIONS, make_log_handler
+from foundry_api.cli.session import DEBUG_VERBOSITY, OPTION_NAMES, make_log_handler
 from foundry_api.observe.format import format_count
 from foundry_api.storage.private_file import is_replaceable
 
@@ -92,7 +92,7 @@ def command(
     environ = dict(os.environ)
     settings = make_usable_settings(
         environ,
-        names=OPTIONS,
+        names=OPTION_NAMES,
         base_url=common.base_url,
         service=common.service,
         log_level="DEBUG" if common.verbose >= DEBUG_VERBOSITY else None,

@@ -106,7 +106,7 @@ class DiagnosticContext:
         self.paths = Paths.from_home(settings.home)
         self.starts_engine = online or not (quick or settings.base_url or settings.base_urls)
         self.shared = LazyTask(lambda: discovery.find_shared(self.paths, self.get_transport))
-        self.own = LazyTask(self._start_host)
+        self.own_engine = LazyTask(self._start_host)
         self.command = LazyTask(self._run_command)
         self.catalog = LazyTask(self._query_catalog)
         self.start_duration_s = 0.0
@@ -117,7 +117,7 @@ class DiagnosticContext:
         return self
 
     async def __aexit__(self, *failure: object) -> None:
-        for task in (self.catalog, self.shared, self.own, self.command):
+        for task in (self.catalog, self.shared, self.own_engine, self.command):
             await task.aclose()
         if self._host is not None:
             await self._host.aclose()
@@ -138,7 +138,7 @@ class DiagnosticContext:
         if not self.starts_engine:
             return None
         with contextlib.suppress(FoundryError):  # reported by the check of the engine
-            return await self.own.get()
+            return await self.own_engine.get()
         return None
 
     async def get_control(self) -> ControlClient | None:

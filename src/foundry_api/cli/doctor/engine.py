@@ -74,7 +74,7 @@ async def check_engine(context: DiagnosticContext) -> Iterable[Finding]:
             INSTALLED.make_finding(f"{SDK} {version}; not started, as it could not read its models")
         ]
     try:
-        endpoint = await context.own.get()
+        endpoint = await context.own_engine.get()
     except ConfigurationError:
         return []  # the directories cannot be used, which the check of disk space reports
     except ServiceStartFailed as error:

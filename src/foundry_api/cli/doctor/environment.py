@@ -69,7 +69,7 @@ def make_usable_settings(
     accepted = {
         name: value
         for name, value in _get_own_variables(environ).items()
-        if not _find_refusal(name, value)
+        if not _get_setting_error(name, value)
     }
     if _has_two_addresses(accepted):
         del accepted["FOUNDRY_BASE_URLS"]
@@ -100,7 +100,7 @@ async def check_environment(context: DiagnosticContext) -> Iterable[Finding]:
 def _check_values(environ: Mapping[str, str]) -> Iterable[Finding]:
     own = _get_own_variables(environ)
     for name, value in own.items():
-        if (error := _find_refusal(name, value)) is None:
+        if (error := _get_setting_error(name, value)) is None:
             continue
         urls = (url if "://" in url else f"http://{url}" for url in value.split(","))
         if name.startswith("FOUNDRY_BASE_URL") and any("@" in urlsplit(url).netloc for url in urls):
@@ -136,7 +136,7 @@ def _get_own_variables(environ: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _find_refusal(name: str, value: str) -> ConfigurationError | None:
+def _get_setting_error(name: str, value: str) -> ConfigurationError | None:
     try:
         Settings.from_environment({name: value})
     except ConfigurationError as error:

@@ -62,7 +62,7 @@ LEFT_HOST = FindingKind(
 )
 
 GRACE_S = 2.0
-OTHERS = stat.S_IRWXG | stat.S_IRWXO
+ACCESS_BY_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 async def check_leftovers(context: DiagnosticContext) -> Iterable[Finding]:
@@ -125,13 +125,11 @@ def _check_state(path: Path) -> Iterable[Finding]:
         size = path.stat().st_size
     except OSError:
         return
-    written = state.parse_state(path)
-    if written is None:
+    known = state.parse_state(path)
+    if known is None:
         yield CORRUPT.make_finding(f"{path} has {format_bytes(size)} that are not a valid state")
-    elif state.find_process(written) is None:
-        yield STALE.make_finding(
-            f"{path} names process {written.pid} at {written.url}, which is gone"
-        )
+    elif state.find_process(known) is None:
+        yield STALE.make_finding(f"{path} names process {known.pid} at {known.url}, which is gone")
 
 
 def _check_permissions(paths: Paths) -> Iterable[Finding]:
@@ -142,7 +140,7 @@ def _check_permissions(paths: Paths) -> Iterable[Finding]:
             actual = stat.S_IMODE(path.stat().st_mode)
         except OSError:
             continue  # it does not exist
-        if actual & OTHERS:
+        if actual & ACCESS_BY_OTHERS:
             yield READABLE.make_finding(f"{path} has mode {actual:o}", mode=mode, path=path)
 
 
