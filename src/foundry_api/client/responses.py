@@ -140,7 +140,8 @@ class Conversation:
         return response
 
 
-# As many as a service stores (response_store.h) and lists at once.
+# The most that a service lists at once. It stores 20 by default and at most this many
+# (docs/foundry-local-service.md, 1D), so one page has them all.
 PAGE_SIZE = 100
 
 _TERMINAL = frozenset({"response.completed", "response.incomplete"})
