@@ -207,7 +207,7 @@ class Outage:
         cannot_start = isinstance(error, ServiceStartFailed) and not self._has_answered
         if remaining_s <= 0 or cannot_start:
             if outage_s > 0:
-                error.hint = f"It was away for {outage_s:.0f} s. {error.hint}"
+                error.hint = f"It was unreachable for {outage_s:.0f} s. {error.hint}"
             raise error
         self._pauses += 1
         requested_s = 0.0

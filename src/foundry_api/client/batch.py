@@ -137,14 +137,14 @@ class BatchMethods(ABC):
             dedupe: Send identical requests once and share the answer.
             max_attempts: How often a request with a temporary error is tried. Each attempt is a
                 call with its own retries.
-            patience: Maximum seconds to wait while all services are away.
+            patience: Maximum seconds to wait while all services are unreachable.
             options: See `ChatOptions`. For a `BatchRequest`, only `timeout`, `deadline`, `download`
                 and `cache` apply, and `model` if its body has none.
 
         Raises:
             InvalidRequest: An argument is invalid; nothing was sent.
             ModelError: All of the first requests failed with this error, as the rest would.
-            ServiceError: All services were away for longer than `patience`.
+            ServiceError: All services were unreachable for longer than `patience`.
             ClientClosed: The client was closed.
             BatchError: The iterable of requests raised `CancelledError` by itself. Its other
                 exceptions are raised unchanged, after the requests in flight.

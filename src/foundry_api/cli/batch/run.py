@@ -99,8 +99,8 @@ def command(
     """Run a file of prompts.
 
     INPUT is OpenAI batch JSONL, plain text with a prompt per line, CSV or Parquet, or - for
-    standard input. Each answer is stored at once: after an interruption, run the same command again
-    to resume.
+    standard input. Each answer is stored within a second: after an interruption, run the same
+    command again to resume.
     """
     if strict and no_check:
         raise click.UsageError("--strict cannot be used with --no-check.")
