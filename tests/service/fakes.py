@@ -104,7 +104,7 @@ def install_fake_foundry(
 def install_foundry_program(directory: Path, source: str) -> None:
     """Install a Python program as the `foundry` command of a directory."""
     directory.mkdir(exist_ok=True)
-    program = directory / "install_fake_foundry.py"
+    program = directory / "foundry_program.py"
     program.write_text(source, encoding="utf-8")
     if os.name == "posix":
         script = directory / "foundry"

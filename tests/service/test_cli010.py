@@ -280,7 +280,7 @@ async def test_a_model_name_cannot_be_an_option_or_a_command(bare_path: Path, na
 async def test_a_command_without_a_list_is_a_protocol_error(bare_path: Path) -> None:
     async with FakeCli010Service(has_variants_option=False) as fake:
         install_fake_cli010(bare_path, fake)
-        (bare_path / "install_fake_foundry.py").write_text("print('oops {')", encoding="utf-8")
+        (bare_path / "foundry_program.py").write_text("print('oops {')", encoding="utf-8")
         models = FoundryModels(fake.base_url)
         with pytest.raises(ProtocolError, match="prints no list of models"):
             await models.get_loaded_ids()

@@ -343,7 +343,7 @@ async def test_the_order_is_shared_host_command_ports(
         found = await find(port)
         assert found
         assert (found.base_url, found.origin) == (cli, "cli")
-        (bare_path / "install_fake_foundry.py").unlink()
+        (bare_path / "foundry_program.py").unlink()
         found = await find(port)
         assert found
         assert (found.base_url, found.origin) == (port, "port")

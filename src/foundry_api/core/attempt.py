@@ -215,7 +215,7 @@ class Attempt(Generic[_ChunkT]):
         response, self._response = self._response, None
         if response is not None:
             response.close()
-        # Before `_invalidate_state`, which drops the connection that `_record_outcome` looks at.
+        # Before `_invalidate_state`, which drops the connection that `_record_outcome` checks.
         self._record_outcome(error)
         if error is not None:
             self._invalidate_state(error)

@@ -394,7 +394,7 @@ class ModelManager:
             if not (usage.loaded_here or known is None or model.id in known):
                 usage.idle_at = float("inf")  # another program loaded it: never unload it
                 return
-            # If other clients use it, look again after this time.
+            # If other clients use it, check again after this time.
             usage.idle_at = self._monotonic() + min(self.policy.renew_s, idle_s)
             with suppress(ModelInUse):
                 await self._unload(model, "idle", 0.0, idle_s)
