@@ -181,9 +181,9 @@ def _parse_failure(body: bytes) -> FoundryError:
 
 def _make_error(failure: _Failure) -> FoundryError:
     # The host sends the name of a FoundryError. Any other name is an internal error of the host.
-    kind = getattr(errors, failure.kind, None) if failure.kind in errors.__all__ else None
-    if isinstance(kind, type) and issubclass(kind, FoundryError):
-        error = kind(failure.message)
+    error_type = getattr(errors, failure.kind, None) if failure.kind in errors.__all__ else None
+    if isinstance(error_type, type) and issubclass(error_type, FoundryError):
+        error = error_type(failure.message)
         error.hint = failure.hint or error.hint
         return error
     return ServerError(failure.message)

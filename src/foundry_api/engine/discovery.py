@@ -44,13 +44,16 @@ KNOWN_PORTS = (5272, 5273, 39839)
 
 CONNECT_TIMEOUT_S = 0.2
 RESPONSE_TIMEOUT_S = 0.6
-CLI_PREFERENCE_S = 0.8
+
+# How long to wait for Foundry's own command, whose service is preferred, after a service was found
+# at a known port.
+COMMAND_EXTRA_S = 0.8
 
 # For a service that is known to run, by its address or by the process of the shared host. On a busy
 # machine it may answer late, and skipping it would start a second engine.
 KNOWN_TIMEOUT_S = 5.0
 
-_CHECK_URL = (
+_URL_HINT = (
     "Check base_url, --base-url or FOUNDRY_BASE_URL; without one, a service is found or started."
 )
 
@@ -77,7 +80,7 @@ async def find(
             [probe(f"http://127.0.0.1:{port}", "port", transport) for port in ports]
         )
         # The command is slow and may hang. Once a port has a service, it gets little more time.
-        await asyncio.wait([by_command], timeout=None if endpoint is None else CLI_PREFERENCE_S)
+        await asyncio.wait([by_command], timeout=None if endpoint is None else COMMAND_EXTRA_S)
         return (by_command.result() if by_command.done() else None) or endpoint
     finally:
         by_command.cancel()
@@ -110,7 +113,7 @@ async def probe_explicit(
         if isinstance(error.__cause__, TimeoutError):
             raise ServiceNotRunning(
                 f"{base_url} accepts connections but did not answer within {KNOWN_TIMEOUT_S:g} s",
-                hint=f"Restart the service. {_CHECK_URL}",
+                hint=f"Restart the service. {_URL_HINT}",
                 service=base_url,
             ) from error
         raise _make_refused_error(base_url) from error
@@ -201,4 +204,4 @@ def _make_endpoint(url: str, status: ServiceStatus, origin: Origin) -> Endpoint:
 
 
 def _make_refused_error(url: str) -> ServiceNotRunning:
-    return ServiceNotRunning(f"nothing accepts connections at {url}", hint=_CHECK_URL, service=url)
+    return ServiceNotRunning(f"nothing accepts connections at {url}", hint=_URL_HINT, service=url)

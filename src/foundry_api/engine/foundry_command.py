@@ -63,14 +63,15 @@ TIMEOUT_S = 3.0
 # How long to wait for the other dialect after one has reported a service.
 OTHER_DIALECT_TIMEOUT_S = 0.5
 
-# How long to wait for the status command before a model is loaded, when its answer is needed.
+# How long to wait for the status command before a model is loaded. Discovery can do without its
+# output, this cannot.
 STATUS_TIMEOUT_S = 10.0
 
 # The list command requests the remote catalog and waits for its time-outs.
 LIST_TIMEOUT_S = 60.0
 POLL_S = 0.5
 
-# The same question to 0.10, and to 0.3 to 0.9.
+# The status command of 0.10, and that of 0.3 to 0.9.
 SERVER_STATUS = ("server", "status", "-o", "json")
 SERVICE_STATUS = ("service", "status")
 _LIST_ALL = ("--variants", "--limit", "500")
@@ -358,7 +359,7 @@ class FoundryModels:
     async def _run_until(
         self, is_done: Callable[[], Awaitable[bool]], verb: str, model_id: str
     ) -> None:
-        kind = ModelLoadFailed if verb == "load" else ModelError
+        error_type = ModelLoadFailed if verb == "load" else ModelError
         if await is_done():
             return
         with self._run_verb(verb, model_id) as program:
@@ -368,11 +369,12 @@ class FoundryModels:
                     # The list decides, since the command may run long after the model is loaded.
                     while not await is_done():
                         if ended:
-                            raise self._make_error(kind, verb, model_id, program.get_error_text())
+                            reason = program.get_error_text()
+                            raise self._make_error(error_type, verb, model_id, reason)
                         ended = await program.wait(POLL_S)
             except TimeoutError as error:
                 reason = f"it was not done after {LOAD_TIMEOUT_S:g} s"
-                raise self._make_error(kind, verb, model_id, reason) from error
+                raise self._make_error(error_type, verb, model_id, reason) from error
 
     @contextlib.contextmanager
     def _run_verb(self, verb: str, model_id: str) -> Generator[Subprocess]:
@@ -411,10 +413,10 @@ class FoundryModels:
         return listed
 
     def _make_error(
-        self, kind: type[ModelError], verb: str, model_id: str, reason: str
+        self, error_type: type[ModelError], verb: str, model_id: str, reason: str
     ) -> ModelError:
         message = f"`foundry model {verb} {model_id}` failed"
-        return kind(
+        return error_type(
             f"{message}: {reason}" if reason else message, model=model_id, service=self._base_url
         )
 

@@ -60,7 +60,7 @@ class ServiceLocator:
         return await self._locating.run("any", self._locate)
 
     async def get_embedded(self) -> Endpoint:
-        """Return an engine host with a control API: the shared one if it runs, else an own one."""
+        """Return a host with a control API: the shared one if it runs, else one of this process."""
         return await self._locating.run("own", self._locate_embedded)
 
     def invalidate(self) -> None:

@@ -166,11 +166,12 @@ class HostProcess:
             line = stream.readline(MAX_READY_BYTES) if stream and not stream.closed else b""
             result: HostStartResult = msgspec.json.decode(line, type=HostStartResult)
         except (msgspec.MsgspecError, OSError, ValueError) as error:
-            late = timed_out.is_set()  # read first: the timer may fire while the host is killed
+            # Read before `kill`: the timer may fire while the host is killed.
+            was_too_slow = timed_out.is_set()
             self.kill()
             reason = (
                 f"was not ready within {self._timeout_s:g} s"
-                if late
+                if was_too_slow
                 else f"ended with status {self._process.returncode} before it served"
             )
             log_tail = host_log.read_tail(self._log_path)
@@ -186,7 +187,7 @@ class HostProcess:
         return result
 
 
-def _make_config(options: HostOptions, **kind: Any) -> HostConfig:
+def _make_config(options: HostOptions, **private_or_shared: Any) -> HostConfig:
     paths = options.paths.create()
     return HostConfig(
         data_dir=str(paths.data),
@@ -197,7 +198,7 @@ def _make_config(options: HostOptions, **kind: Any) -> HostConfig:
             for source in options.models
         ),
         catalog_url=options.catalog_url,
-        **kind,
+        **private_or_shared,
     )
 
 
@@ -241,9 +242,9 @@ def _make_environment(overrides: Mapping[str, str] | None) -> dict[str, str]:
     return environ
 
 
-def _end_process(process: subprocess.Popen[bytes], creator: int) -> None:
-    """Ask a host to exit, then terminate and kill it."""
-    if os.getpid() != creator:
+def _end_process(process: subprocess.Popen[bytes], creator_pid: int) -> None:
+    """Let a host exit, else terminate it, else kill it."""
+    if os.getpid() != creator_pid:
         return  # a fork inherits this finalizer, but must not stop its parent's host
     if process.stdin:  # a private host exits when its standard input ends
         with contextlib.suppress(OSError):  # the host is gone already

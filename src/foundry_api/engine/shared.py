@@ -53,7 +53,7 @@ def stop(paths: Paths) -> bool:
     with _locked(paths):
         running = state.read_state(paths.state_file)
         if running is not None and (process := state.find_process(running)):
-            with contextlib.suppress(psutil.NoSuchProcess):  # it exited by itself meanwhile
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has exited since the check
                 process.terminate()
                 if not _wait_exit(process):
                     process.kill()

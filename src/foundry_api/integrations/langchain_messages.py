@@ -207,7 +207,7 @@ def get_parsed(message: BaseMessage) -> Any:
 
 
 def with_raw(model: Runnable[LanguageModelInput, AIMessage]) -> Runnable[LanguageModelInput, Any]:
-    """Return the answer, its value, and the error of an invalid answer as a dict."""
+    """Make a model return a dict with the answer, its value, and the error of an invalid one."""
 
     def invoke(prompt: Any, config: RunnableConfig) -> dict[str, Any]:
         try:

@@ -157,8 +157,8 @@ def register_models(register: Callable[..., None]) -> None:
 
 def list_model_names() -> list[str]:
     """Return the names of the models, the most likely ones first."""
-    # `llm` needs the names at every start, for whatever model. They are read from files, without
-    # starting an engine, and an invalid setting or file must not make `llm` fail.
+    # `llm` needs the names at every start, whichever model it uses. They are read from files,
+    # without starting an engine, and an invalid setting or file must not make `llm` fail.
     model_names = [DEMO]
     try:
         settings = Settings.from_environment()

@@ -36,7 +36,7 @@ log = logging.getLogger("foundry_api")
 WEBHOOK_TIMEOUT_S = 10.0
 COMMAND_TIMEOUT_S = 30.0
 MAX_RESPONSE_BYTES = 64 * 1024
-HTTP_ERROR = 300
+FIRST_ERROR_STATUS = 300  # redirects are not followed, so they are failures, too
 
 # How long a monitor waits for its running alerts when it ends.
 GRACE_S = 5.0
@@ -97,7 +97,7 @@ class AlertWebhook:
             response = await fetch(
                 transport, request, timeout_s=self._timeout_s, max_bytes=MAX_RESPONSE_BYTES
             )
-            if response.status >= HTTP_ERROR:
+            if response.status >= FIRST_ERROR_STATUS:
                 log.warning("the webhook at %s returned %d", get_origin(self._url), response.status)
         except FoundryError as error:
             # Its text may contain the whole URL.
@@ -241,7 +241,7 @@ async def _run_after(previous: asyncio.Task[None] | None, pending: Awaitable[obj
         log.exception("an alert failed")
 
 
-# No one wants an alert for a service that is healthy when its monitor starts.
+# An alert for a service that is healthy when its monitor starts would have no use.
 def _is_healthy_start(change: HealthChanged) -> bool:
     return change.old == "unknown" and change.new == "healthy"
 

@@ -45,8 +45,8 @@ class CanaryRunner:
         has_passed: Whether that one was answered.
     """
 
-    # Callers come first. A canary takes no slot of the limiter, runs only while a slot is free and
-    # no caller waits, and is cancelled when a call starts, whose result shows the same.
+    # Calls have priority. A canary takes no slot of the limiter, runs only while a slot is free and
+    # no call waits, and is cancelled when a call starts, whose result shows the same.
 
     def __init__(
         self,

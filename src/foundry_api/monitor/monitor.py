@@ -273,8 +273,8 @@ class HealthMonitor:
                 await self._background.aclose()
 
     def _get_lock(self) -> asyncio.Lock:
-        # Serialises starts and stops. A lock belongs to one event loop, and the same monitor may
-        # be used on one loop after another.
+        # Serialises starts and stops. A lock belongs to one event loop, but a monitor may be used
+        # on one loop after another, such as by several `asyncio.run`.
         loop = asyncio.get_running_loop()
         if self._loop_lock[0] is not loop:
             self._loop_lock = loop, asyncio.Lock()

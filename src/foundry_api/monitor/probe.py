@@ -72,8 +72,9 @@ class _SlowResponse(ServiceNotRunning):
 class Probe:
     """Checks a service by its status route, which answers while the engine generates."""
 
-    # It uses neither the circuit breaker nor the limiter. What may take long, such as finding the
-    # service or listing its loaded models, runs in the background; a check uses the last result.
+    # It uses neither the circuit breaker nor the limiter. Work that may take long, such as finding
+    # the service or listing its loaded models, runs in the background; a check uses its last
+    # result.
 
     def __init__(self, service: ServiceHandle, timeout_s: float) -> None:
         self._service = service

@@ -41,9 +41,9 @@ create index samples_at on samples (at);
 # `foun` in ASCII, which distinguishes this package's files from other SQLite databases.
 FORMAT = FileFormat(application_id=0x666F756E, version=0, schema=SCHEMA)
 
-PRUNE_EVERY = 500
-BUSY_S = 5.0
-LOCK_S = 5.0
+PRUNE_EVERY = 500  # samples
+BUSY_TIMEOUT_S = 5.0
+LOCK_TIMEOUT_S = 5.0
 
 # Samples that may wait for a slow disk. Any more are dropped and logged.
 MAX_PENDING = 1_000
@@ -68,7 +68,7 @@ class SampleStore:
         self._path = path
         self._keep_s = keep_s
         self._wall_clock = wall_clock
-        self._since_prune = 0
+        self._adds_since_prune = 0
         with _translate_errors(path, "written"):
             self._database = self._open()
 
@@ -90,8 +90,8 @@ class SampleStore:
     def _add(self, sample: HealthSample) -> None:
         row = (sample.checked_at, sample.service, _ENCODER.encode(sample).decode())
         self._database.execute("insert into samples values (?, ?, ?)", row)
-        self._since_prune += 1
-        if self._since_prune >= PRUNE_EVERY:
+        self._adds_since_prune += 1
+        if self._adds_since_prune >= PRUNE_EVERY:
             self._prune(self._database)
 
     def _open(self) -> sqlite3.Connection:
@@ -108,7 +108,9 @@ class SampleStore:
         # The identity of the file is needed by _quarantine(), even if opening it fails. Opening may
         # create the file, so it is read again.
         self._identity = get_file_identity(self._path)
-        database = open_database(self._path, FORMAT, lock=self._make_lock(), timeout_s=BUSY_S)
+        database = open_database(
+            self._path, FORMAT, lock=self._make_lock(), timeout_s=BUSY_TIMEOUT_S
+        )
         self._identity = get_file_identity(self._path)
         try:
             database.execute("pragma synchronous = normal")
@@ -123,24 +125,24 @@ class SampleStore:
 
     def _quarantine(self, error: sqlite3.DatabaseError) -> None:
         with self._make_lock():
-            check_not_foreign(self._path, FORMAT, timeout_s=BUSY_S)
+            check_not_foreign(self._path, FORMAT, timeout_s=BUSY_TIMEOUT_S)
             if get_file_identity(self._path) != self._identity:
                 return  # another process has replaced the file already
             new_path = quarantine(self._path, "damaged")
         log.warning("the history %s is damaged (%s); renamed to %s", self._path, error, new_path)
 
     def _make_lock(self) -> FileLock:
-        return FileLock(self._path.with_name(f"{self._path.name}.lock"), timeout_s=LOCK_S)
+        return FileLock(self._path.with_name(f"{self._path.name}.lock"), timeout_s=LOCK_TIMEOUT_S)
 
     def _prune(self, database: sqlite3.Connection) -> None:
-        self._since_prune = 0
+        self._adds_since_prune = 0
         database.execute("delete from samples where at < ?", (self._wall_clock() - self._keep_s,))
 
 
 def read_samples(path: Path, *, since: float = 0.0) -> list[HealthSample]:
     """Read the samples in a file, oldest first, from `since` in seconds since the epoch."""
     with _translate_errors(path, "read"):
-        database = open_read_only(path, FORMAT, timeout_s=BUSY_S)
+        database = open_read_only(path, FORMAT, timeout_s=BUSY_TIMEOUT_S)
         if database is not None:
             with closing(database):
                 rows = database.execute(

@@ -43,7 +43,7 @@ class PublicCatalog:
         self._failure = failure
         self._saved = models / SAVED_FILE
         self._log = log
-        self._read_to = 0
+        self._log_position = 0
         self._last_saved_time = self._get_saved_time()
         self._reached_at: float | None = None
         self._unreachable: str | None = None
@@ -99,13 +99,15 @@ class PublicCatalog:
         """Return the reason of the newest failure that was logged since the last call."""
         try:
             with self._log.open("rb") as file:
-                self._read_to = max(self._read_to, self._log.stat().st_size - MAX_LOG_BYTES)
-                file.seek(self._read_to)
-                new = file.read(MAX_LOG_BYTES)
+                self._log_position = max(
+                    self._log_position, self._log.stat().st_size - MAX_LOG_BYTES
+                )
+                file.seek(self._log_position)
+                content = file.read(MAX_LOG_BYTES)
         except OSError:
             return None
-        complete_lines = new[: new.rfind(b"\n") + 1]
-        self._read_to += len(complete_lines)
+        complete_lines = content[: content.rfind(b"\n") + 1]
+        self._log_position += len(complete_lines)
         lines = [line for line in complete_lines.splitlines() if FAILED_LOG in line]
         if not lines:
             return None

@@ -79,8 +79,8 @@ class ControlAPI:
         self._expected = f"Bearer {token}".encode()
         self._get_info = get_info
         self._exit_process = exit_process
-        # What the engine itself uses. Models that a client loaded before the control API was
-        # imported do not count.
+        # The memory of the engine itself, without models that a client loaded before the control
+        # API was imported.
         resident_bytes = _get_resident_bytes()
         try:
             loaded = [model for model in engine.list_local_models() if model.loaded]
@@ -116,7 +116,7 @@ class ControlAPI:
         authorization = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
         if not hmac.compare_digest(authorization, self._expected):
             return _error_body(401, "Unauthorized", "the control token is missing or wrong")
-        # Keeps out a web page that rebinds its own name to the loopback address.
+        # Refuses DNS rebinding: a web page whose name was changed to the loopback address.
         if not is_loopback(f"http://{request.host}"):
             return _error_body(403, "Forbidden", "the Host header does not name the loopback")
         return await handler(request)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DownloadManager"]
 
-# Percent between two progress reports. The engine makes many more.
+# Percent between two progress reports. The engine reports more often.
 MIN_STEP = 0.1
 
 # Interval of the checks for new bytes while the engine reports no progress.
@@ -43,11 +43,11 @@ class DownloadManager:
             download = _Download(self._engine, name, self._heartbeat_s)
             self._running[key] = download
             download.start(on_done=lambda: self._running.pop(key))
-        with download.subscribe() as steps:
-            while not isinstance(step := await steps.get(), Model | FoundryError):
-                yield step
-        if isinstance(step, FoundryError):
-            raise step
+        with download.subscribe() as updates:
+            while not isinstance(update := await updates.get(), Model | FoundryError):
+                yield update
+        if isinstance(update, FoundryError):
+            raise update
 
 
 class _Download:
@@ -68,18 +68,18 @@ class _Download:
 
     @contextlib.contextmanager
     def subscribe(self) -> Generator[asyncio.Queue[float | Outcome]]:
-        steps: asyncio.Queue[float | Outcome] = asyncio.Queue()
-        self._subscribers.add(steps)
-        steps.put_nowait(self._percent)
+        updates: asyncio.Queue[float | Outcome] = asyncio.Queue()
+        self._subscribers.add(updates)
+        updates.put_nowait(self._percent)
         try:
-            yield steps
+            yield updates
         finally:
-            self._subscribers.discard(steps)
+            self._subscribers.discard(updates)
             if not self._subscribers:
                 self._cancel.set()
 
     async def _run(self, on_done: Callable[[], object]) -> None:
-        heart = asyncio.create_task(self._heartbeat())
+        heartbeat = asyncio.create_task(self._heartbeat())
         try:
             outcome = await self._run_once()
             # The engine notices a cancellation only at its next progress report. A client that
@@ -89,13 +89,13 @@ class _Download:
             ):
                 outcome = await self._run_once()
         finally:
-            heart.cancel()
+            heartbeat.cancel()
             on_done()
-        for steps in self._subscribers:
-            steps.put_nowait(outcome)
+        for updates in self._subscribers:
+            updates.put_nowait(outcome)
 
     async def _run_once(self) -> Outcome:
-        # A thread of its own: the engine may hang for as long as the catalog's server does.
+        # Its own thread, not one of the pool: the engine hangs as long as the catalog's server.
         self._cancel = cancel = threading.Event()
         done: asyncio.Future[Outcome] = self._loop.create_future()
 
@@ -126,8 +126,8 @@ class _Download:
             self._broadcast()
 
     def _broadcast(self) -> None:
-        for steps in self._subscribers:
-            steps.put_nowait(self._percent)
+        for updates in self._subscribers:
+            updates.put_nowait(self._percent)
 
     async def _heartbeat(self) -> None:
         received = 0

@@ -71,8 +71,8 @@ class Engine(Protocol):
         """
         ...
 
-    # Needed because the engine reports progress only for whole parts of 2 MB, of which it requests
-    # 64 at once.
+    # Needed because the engine reports progress only for complete parts of 2 MB, of which it
+    # requests 64 at once.
     def count_received(self, model_id: str) -> int:
         """Return a number that changes while bytes of a download arrive."""
         ...

@@ -28,20 +28,21 @@ __all__ = [
 
 # Relative to the engine's own directory.
 RELATIVE_PATH = Path("cache") / "models"
-COMPLETE = "inference_model.json"
 
-# How deep in the cache that file may be: the depth within a model is the publisher's choice.
-DEPTHS = range(2, 5)
+# The engine writes this file into a model's directory once the download is complete. How deep in
+# the cache it is depends on the publisher.
+MARKER_FILE = "inference_model.json"
+MARKER_DEPTHS = range(2, 5)
 
 MAX_MODELS = 10_000
 MAX_BYTES = 64 * 1024
 
 
-class _Complete(msgspec.Struct):
+class _Marker(msgspec.Struct):
     id: str = msgspec.field(name="Name")
 
 
-_COMPLETE = msgspec.json.Decoder(_Complete)
+_MARKER_DECODER = msgspec.json.Decoder(_Marker)
 
 
 def list_downloaded(cache: Path) -> Mapping[str, Path]:
@@ -50,12 +51,12 @@ def list_downloaded(cache: Path) -> Mapping[str, Path]:
         next(cache.iterdir(), None)  # glob() hides that a directory cannot be read
     except ValueError as error:  # the path comes from a service and may contain a null byte
         raise OSError(errno.EINVAL, str(error)) from error
-    markers = chain.from_iterable(cache.glob("*/" * depth + COMPLETE) for depth in DEPTHS)
+    markers = chain.from_iterable(cache.glob("*/" * depth + MARKER_FILE) for depth in MARKER_DEPTHS)
     models: dict[str, Path] = {}
     for marker in islice(markers, MAX_MODELS):
         try:
             with marker.open("rb") as file:
-                models[_COMPLETE.decode(file.read(MAX_BYTES)).id] = marker.parent
+                models[_MARKER_DECODER.decode(file.read(MAX_BYTES)).id] = marker.parent
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
             continue  # the engine does not find such a model either
     return models
@@ -78,14 +79,14 @@ def get_last_change(cache: Path, model_id: str) -> int:
     name, _, version = model_id.rpartition(":")
     directories = cache.glob(f"*/{glob.escape(f'{name}-{version}')}")
     files = (file for directory in directories for file in directory.rglob("*"))
-    return max((_get_file_status(file)[0] for file in files), default=0)
+    return max((_get_time_and_size(file)[0] for file in files), default=0)
 
 
 def get_size_bytes(directory: Path) -> int:
-    return sum(_get_file_status(file)[1] for file in directory.rglob("*"))
+    return sum(_get_time_and_size(file)[1] for file in directory.rglob("*"))
 
 
-def _get_file_status(file: Path) -> tuple[int, int]:
+def _get_time_and_size(file: Path) -> tuple[int, int]:
     """Return when a file was written and its size; zeros if it is a directory or gone."""
     try:
         status = file.stat()

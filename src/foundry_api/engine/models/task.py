@@ -43,7 +43,7 @@ EMBEDDINGS: Final = "embeddings"
 MAX_TOKENIZER_BYTES: Final = 256 * 2**20
 TOKENIZER_CONFIG = "tokenizer_config.json"
 TEMPLATE = "chat_template.jinja"
-STATES: Final = "hidden_states"
+HIDDEN_STATES: Final = "hidden_states"
 
 # `model.type` of the models that ONNX Runtime GenAI transcribes with.
 _NEMOTRON: Final = "nemotron_speech"
@@ -55,11 +55,11 @@ Speech = Literal["whisper", "english", "nemotron"]
 ENGLISH_VOCABULARY: Final = 51864
 
 
-class _Tokenizer(msgspec.Struct):
+class _TokenizerConfig(msgspec.Struct):
     chat_template: Any = None
 
 
-_TOKENIZER = msgspec.json.Decoder(_Tokenizer)
+_TOKENIZER_DECODER = msgspec.json.Decoder(_TokenizerConfig)
 
 
 def detect_task(directory: Path) -> str:
@@ -94,7 +94,9 @@ def is_embedding_model(directory: Path) -> bool | None:
     """Return whether the engine can embed with the model; None if that is unknown."""
     try:
         decoder = {"decoder": read_configuration(directory).model.get("decoder")}
-        return any(STATES in read_outputs(directory / graph) for graph in list_graphs(decoder))
+        return any(
+            HIDDEN_STATES in read_outputs(directory / graph) for graph in list_graphs(decoder)
+        )
     except (ModelRegistrationFailed, InvalidOnnx, OSError):
         return None
 
@@ -103,7 +105,7 @@ def has_template(directory: Path) -> bool:
     if is_inside(directory, TEMPLATE):
         return True
     try:
-        tokenizer = _TOKENIZER.decode(read_file(directory / TOKENIZER_CONFIG, MAX_TOKENIZER_BYTES))
+        content = read_file(directory / TOKENIZER_CONFIG, MAX_TOKENIZER_BYTES)
+        return bool(_TOKENIZER_DECODER.decode(content).chat_template)
     except (OSError, *NOT_JSON):
         return False
-    return bool(tokenizer.chat_template)

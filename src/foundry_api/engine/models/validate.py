@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["find_problems", "validate"]
 
-LFS = b"version https://git-lfs.github.com/spec/"
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def validate(directory: Path) -> ModelFiles:
@@ -82,11 +82,11 @@ def _check_graph(directory: Path, name: str) -> Iterator[str]:
         yield f"it has no {name}"
         return
     try:
-        needed = read_external_data(path)
+        needed_sizes = read_external_data(path)
     except InvalidOnnx as error:
         reason = str(error)
         with path.open("rb") as file:
-            if file.read(len(LFS)) == LFS:
+            if file.read(len(LFS_POINTER)) == LFS_POINTER:
                 reason = "it is a pointer of Git LFS; get the file itself with `git lfs pull`"
         yield f"its {name} is not an ONNX graph: {reason}"
         return
@@ -94,13 +94,13 @@ def _check_graph(directory: Path, name: str) -> Iterator[str]:
         yield f"its {name} cannot be read ({error.strerror})"
         return
     # The weights are in files next to the graph.
-    for data, size in needed.items():
-        if not is_inside(path.parent, data):
-            yield f"it has no {data}, where the weights of {name} are"
-        elif (actual_size := (path.parent / data).stat().st_size) < size:
+    for weights, needed_size in needed_sizes.items():
+        if not is_inside(path.parent, weights):
+            yield f"it has no {weights}, where the weights of {name} are"
+        elif (actual_size := (path.parent / weights).stat().st_size) < needed_size:
             yield (
-                f"its {data} has {actual_size} bytes, but {name} needs {size}: the copy may be "
-                "incomplete"
+                f"its {weights} has {actual_size} bytes, but {name} needs {needed_size}: the copy "
+                "may be incomplete"
             )
 
 
