@@ -1,7 +1,7 @@
-"""Programs as users write them. mypy and pyright read this file; nothing runs it.
+"""User programs for the type checkers. mypy and pyright check this file; it is never run.
 
-Where a line is marked `type: ignore`, the mark is the test: both checkers refuse one that nothing
-needs, so each proves that the misuse behind it is refused.
+A `type: ignore` tests that the type checkers report the misuse in that line, as both report unused
+ones.
 """
 
 # pyright: reportUnnecessaryTypeIgnoreComment=true
@@ -103,7 +103,7 @@ if TYPE_CHECKING:
 
 
 async def summarise(client: FoundryAPIClient, document: str) -> str:
-    """Options that several calls share are one typed dictionary."""
+    """Options of several calls in a typed dictionary."""
     options: ChatOptions = {"model": "phi-4-mini", "max_tokens": 200, "temperature": 0.2}
     response = await client.complete(f"Summarise:\n{document}", system="Be brief.", **options)
     if response.finish_reason == "length":
@@ -111,8 +111,8 @@ async def summarise(client: FoundryAPIClient, document: str) -> str:
     return response.content
 
 
-async def talk(client: FoundryAPIClient, questions: list[str]) -> list[Message]:
-    """A conversation grows by values of the package's own types."""
+async def continue_conversation(client: FoundryAPIClient, questions: list[str]) -> list[Message]:
+    """A conversation of the package's message type."""
     turns = [Message("system", "You are a patient teacher.")]
     for question in questions:
         turns.append(Message("user", question))
@@ -121,11 +121,11 @@ async def talk(client: FoundryAPIClient, questions: list[str]) -> list[Message]:
     return turns
 
 
-async def show(client: FoundryAPIClient) -> float | None:
-    """The last chunk carries what is known of the whole answer."""
+async def print_story(client: FoundryAPIClient) -> float | None:
+    """The last chunk has the timings of the answer."""
     last: Chunk | None = None
     async for chunk in client.stream_complete(prompt="Write a story about AI", timeout=5):
-        print(chunk.content, end="", flush=True)  # noqa: T201 - what such a program does
+        print(chunk.content, end="", flush=True)  # noqa: T201 - as user programs do
         last = chunk
     if last is None or last.timings is None:
         return None
@@ -135,14 +135,14 @@ async def show(client: FoundryAPIClient) -> float | None:
 
 @dataclass
 class Person:
-    """A type of answers."""
+    """A response model."""
 
     name: str
     age: int
 
 
 async def extract(client: FoundryAPIClient, letter: str) -> str:
-    """What an answer is made into has its type."""
+    """The parsed value has the requested type."""
     person = await client.complete(letter, response_model=Person, max_repairs=1)
     assert_type(person.parsed, Person)
     people = await client.complete(letter, response_model=list[Person], validators=[len])
@@ -158,12 +158,12 @@ async def extract(client: FoundryAPIClient, letter: str) -> str:
     text = await client.complete(letter, grammar="start: /[0-9]+/")
     assert_type(text.parsed, str)
     options: StructuredOptions[Person] = {
-        "validators": [lambda each: each.age < 150],
+        "validators": [lambda person: person.age < 150],
         "max_repairs": 3,
     }
     checked = await client.chat([Message("user", letter)], response_model=Person, **options)
-    nothing = await client.complete(letter, validators=[str.isascii])
-    assert_type(nothing.parsed, None)
+    unparsed = await client.complete(letter, validators=[str.isascii])
+    assert_type(unparsed.parsed, None)
     return f"{person.parsed.name} {person.repairs} {mood.parsed} {checked.parsed}"
 
 
@@ -171,20 +171,20 @@ Score = Annotated[int, Field(ge=1, le=3)]
 
 
 class Judgement(BaseModel):
-    """A model of pydantic's."""
+    """A pydantic model."""
 
     score: Score
     kind: Literal["film"] = "film"
 
 
 class Rated(TypedDict):
-    """Bounds stand wherever the type checker allows them."""
+    """A typed dictionary with bounds."""
 
     score: Score
 
 
 async def judge(client: FoundryAPIClient, blocking: FoundryClient, letter: str) -> int:
-    """Types of pydantic's, bounds, and schemas in their usual forms."""
+    """Pydantic types, bounds and schemas as response models."""
     judged = await client.complete(letter, response_model=list[Judgement])
     assert_type(judged.parsed, list[Judgement])
     assert_type(blocking.complete(letter, response_model=Rated).parsed, Rated)
@@ -198,8 +198,8 @@ async def judge(client: FoundryAPIClient, blocking: FoundryClient, letter: str) 
     return sum(scores.parsed.values())
 
 
-async def watch_it_grow(client: FoundryAPIClient, letter: str) -> Person | None:
-    """A stream has the value so far, and at its end the whole."""
+async def stream_person(client: FoundryAPIClient, letter: str) -> Person | None:
+    """A stream has partial values and the final value."""
     try:
         async for chunk in client.stream_complete(letter, response_model=Person):
             assert_type(chunk.partial, Any)
@@ -211,31 +211,31 @@ async def watch_it_grow(client: FoundryAPIClient, letter: str) -> Person | None:
     return None
 
 
-async def careful(client: FoundryAPIClient) -> str:
-    """Every branch of the error tree has its own fields."""
+async def handle_errors(client: FoundryAPIClient) -> str:
+    """The error classes have typed attributes."""
     try:
         return (await client.complete("Hello", download=True)).content
     except ModelNotFound as error:
-        told = " or ".join(error.nearest)
+        message = " or ".join(error.nearest)
     except ContextOverflow as error:
         assert_type(error.context_length, int | None)
-        told = error.message
+        message = error.message
     except InvalidRequest as error:
         assert_type(error.field, str | None)
-        told = error.hint
+        message = error.hint
     except (StreamInterrupted, ReadTimeout) as error:
-        told = error.partial
+        message = error.partial
     except CallTimeout as error:
-        told = f"{error.limit_s:.1f}"
+        message = f"{error.limit_s:.1f}"
     except (ModelError, ServiceError) as error:
-        told = f"{error.service} {error.status} {error.attempts}"
+        message = f"{error.service} {error.status} {error.attempts}"
     except FoundryError as error:
-        told = str(error) if error.retryable else ""
-    return told
+        message = str(error) if error.retryable else ""
+    return message
 
 
-async def as_the_standard_library_has_it(client: FoundryAPIClient) -> str:
-    """Callers who know only built-in errors catch the right ones."""
+async def handle_built_in_errors(client: FoundryAPIClient) -> str:
+    """The errors are subclasses of built-in ones."""
     try:
         return (await client.complete("Hello")).content
     except TimeoutError:
@@ -247,20 +247,20 @@ async def as_the_standard_library_has_it(client: FoundryAPIClient) -> str:
 
 
 def calculate(expression: str, digits: int = 2) -> float:
-    """A function as users have it."""
+    """A plain function as a tool."""
     return round(len(expression), digits)
 
 
 def rate(
-    score: Score, folder: Path, judged: Judgement | int | None = None, others: Iterable[int] = ()
+    score: Score, folder: Path, judgement: Judgement | int | None = None, others: Iterable[int] = ()
 ) -> str:
-    """Bounds, paths, unions of models and iterables are parameters."""
-    return f"{score} {folder} {judged} {sum(others)}"
+    """Parameters with bounds, paths, unions of models and iterables."""
+    return f"{score} {folder} {judgement} {sum(others)}"
 
 
 @tool
 def rate_again(score: int = Field(3, ge=1)) -> int:
-    """A field as default."""
+    """A parameter with a field as its default."""
     return score
 
 
@@ -269,8 +269,8 @@ async def clock(city: str) -> str:
     return f"noon in {city}"
 
 
-async def with_tools(client: FoundryAPIClient) -> ToolRun:
-    """Plain functions, coroutine functions, definitions and OpenAI's form are tools."""
+async def run_tools(client: FoundryAPIClient) -> ToolRun:
+    """Plain functions, coroutine functions and tools."""
     assert_type(clock, Tool)
     options: CompletionOptions = {"model": "phi-4-mini", "tool_choice": "required", "deadline": 20}
     try:
@@ -287,40 +287,42 @@ async def with_tools(client: FoundryAPIClient) -> ToolRun:
     except (ToolCallError, ToolDefinitionError) as error:
         raise SystemExit(error.hint) from error
     assert_type(run.completion, Completion[None])
-    told = [(each.name, each.arguments, each.value, each.error, each.turn) for each in run.calls]
-    return await client.run_tools([*run.messages, Message("user", f"{told}?")], [calculate])
+    results = [(call.name, call.arguments, call.value, call.error, call.turn) for call in run.calls]
+    return await client.run_tools([*run.messages, Message("user", f"{results}?")], [calculate])
 
 
-async def with_tools_as_a_stream(client: FoundryAPIClient) -> str:
-    async for piece in client.stream_run_tools("How late is it?", [clock], on_error="raise"):
-        if isinstance(piece, ToolRun):
-            return piece.content
-        if isinstance(piece, ToolResult):
-            print(piece.content)  # noqa: T201 - what such a program does
+async def stream_tools(client: FoundryAPIClient) -> str:
+    async for item in client.stream_run_tools("How late is it?", [clock], on_error="raise"):
+        if isinstance(item, ToolRun):
+            return item.content
+        if isinstance(item, ToolResult):
+            print(item.content)  # noqa: T201 - as user programs do
         else:
-            assert_type(piece, Chunk)
+            assert_type(item, Chunk)
     return ""
 
 
-async def with_calls_by_hand(client: FoundryAPIClient) -> tuple[ToolCall, ...]:
+async def request_tool_calls(client: FoundryAPIClient) -> tuple[ToolCall, ...]:
     definition = ToolDefinition(name="clock", parameters={"type": "object", "properties": {}})
-    wanted = await client.complete("How late?", tools=[definition, calculate], tool_choice="auto")
-    assert_type(wanted, Completion[None])
-    return wanted.tool_calls
+    completion = await client.complete(
+        "How late?", tools=[definition, calculate], tool_choice="auto"
+    )
+    assert_type(completion, Completion[None])
+    return completion.tool_calls
 
 
-async def misused_tools(client: FoundryAPIClient) -> None:
+async def misuse_tools(client: FoundryAPIClient) -> None:
     await client.run_tools("How late is it?", [clock], on_error="ignore")  # type: ignore[arg-type]
     await client.run_tools("How late is it?", [clock], tools=[clock])  # type: ignore[misc]
 
 
-async def many(client: FoundryAPIClient, prompts: list[str]) -> list[Completion]:
+async def complete_concurrently(client: FoundryAPIClient, prompts: list[str]) -> list[Completion]:
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(client.complete(prompt)) for prompt in prompts]
     return [task.result() for task in tasks]
 
 
-async def watch(client: FoundryAPIClient) -> None:
+async def print_samples(client: FoundryAPIClient) -> None:
     monitor = HealthMonitor(client, interval=1.0, history=10)
     async for status in monitor.samples():
         if status.status == "down":
@@ -329,10 +331,10 @@ async def watch(client: FoundryAPIClient) -> None:
         print(memory, status.uptime, status.loaded_models)  # noqa: T201 - as above
 
 
-async def watched(client: FoundryAPIClient, webhook: str) -> str:
+async def run_monitor(client: FoundryAPIClient, webhook: str) -> str:
     """A monitor in the background, with alerts and a history in a file."""
 
-    async def page(change: HealthChanged) -> None:
+    async def notify(change: HealthChanged) -> None:
         assert_type(change.sample, HealthSample)
         print(change.old, change.new, change.reason, change.at - change.since)  # noqa: T201 - as above
 
@@ -344,7 +346,7 @@ async def watched(client: FoundryAPIClient, webhook: str) -> str:
         canary_every=20,
         hysteresis=Hysteresis(down_after=3),
         history=Path("health.db"),
-        alerts=[page, AlertWebhook(webhook), AlertCommand(["logger", "-t", "foundry"])],
+        alerts=[notify, AlertWebhook(webhook), AlertCommand(["logger", "-t", "foundry"])],
     ) as monitor:
         ready = await monitor.wait_until_ready(timeout=60)
         unsubscribe = monitor.on_change(print)
@@ -353,13 +355,13 @@ async def watched(client: FoundryAPIClient, webhook: str) -> str:
         speed: float | None = ready.traffic.tokens_per_second
         summary: HealthSummary = monitor.summary()
     first = summary.time_to_first_token_s
-    told = f"{summary.availability} {summary.outages} {first.p95 if first else None}"
-    return f"{monitor.state} {canary} {speed} {told}"
+    statistics = f"{summary.availability} {summary.outages} {first.p95 if first else None}"
+    return f"{monitor.state} {canary} {speed} {statistics}"
 
 
-async def manage(client: FoundryAPIClient) -> list[str]:
+async def manage_models(client: FoundryAPIClient) -> list[str]:
     await client.models.download("phi-4-mini", print)
-    await client.models.download("phi-4-mini", lambda now: print(now.remaining_s), stall_s=60)  # noqa: T201 - as above
+    await client.models.download("phi-4-mini", lambda step: print(step.remaining_s), stall_s=60)  # noqa: T201 - as above
     listing: CatalogListing = await client.models.catalog(refresh=True)
     assert_type(listing.models, tuple[Model, ...])
     freed: int = await client.models.remove("phi-4-mini")
@@ -369,7 +371,7 @@ async def manage(client: FoundryAPIClient) -> list[str]:
     return [model.alias for model in await client.models.cached()]
 
 
-def facts(response: Completion) -> tuple[int, list[str], bytes]:
+def read_completion(response: Completion) -> tuple[int, list[str], bytes]:
     assert_type(response.usage, Usage)
     assert_type(response.attempts, tuple[AttemptRecord, ...])
     reason: FinishReason = response.finish_reason
@@ -378,7 +380,7 @@ def facts(response: Completion) -> tuple[int, list[str], bytes]:
     return response.usage.total_tokens, [reason, generation, *causes], b"\n".join(response.raw)
 
 
-def configured() -> FoundryAPIClient:
+def create_client() -> FoundryAPIClient:
     version: str = __version__
     settings = Settings(model="demo", timeout_s=5.0, max_retries=0, service="embedded")
     try:
@@ -389,8 +391,8 @@ def configured() -> FoundryAPIClient:
         )
 
 
-async def guarded(urls: list[str]) -> str:
-    def hear(event: Event) -> None:
+async def configure_resilience(urls: list[str]) -> str:
+    def listen(event: Event) -> None:
         if isinstance(event, CallEnded):
             assert_type(event.error, FoundryError | None)
 
@@ -400,7 +402,7 @@ async def guarded(urls: list[str]) -> str:
         deadline=60,
         limiter=LimiterSettings(concurrency=4, queue=100),
         breaker=BreakerSettings(failure_rate=0.3),
-        listeners=[hear, CallLog(logging.getLogger("calls"), json=True)],
+        listeners=[listen, CallLog(logging.getLogger("calls"), json=True)],
     )
     with deadline(20):
         await client.complete("Hello", model=["phi-4-mini", "demo"], deadline=5)
@@ -413,8 +415,8 @@ async def guarded(urls: list[str]) -> str:
     return f"{state} {limit} {client.metrics.to_prometheus()}"
 
 
-async def kept(client: FoundryAPIClient) -> Model:
-    """Which models are in memory, and who uses them."""
+async def manage_memory(client: FoundryAPIClient) -> Model:
+    """Models in memory and the programs that use them."""
     FoundryAPIClient(residency=ModelResidency(keep_alive_s=600, memory_budget_mb=8000))
     client.events.subscribe(print, ModelLoaded, ModelUnloaded)
     await client.models.ensure_loaded(["phi-4-mini", "demo"])
@@ -430,8 +432,8 @@ async def kept(client: FoundryAPIClient) -> Model:
     return await client.models.swap("demo", "phi-4-mini")
 
 
-def blocking(urls: list[str], letter: str) -> list[str]:
-    """The same calls without asyncio."""
+def call_sync_client(urls: list[str], letter: str) -> list[str]:
+    """The calls of the sync client."""
     with FoundryClient(base_urls=urls, timeout="auto", deadline=60) as client:
         answer = client.complete("Hello", model=["phi-4-mini", "demo"], max_tokens=5)
         assert_type(answer, Completion[None])
@@ -458,7 +460,7 @@ def blocking(urls: list[str], letter: str) -> list[str]:
         return [answer.content, client.breaker.statistics().state]
 
 
-async def tested() -> None:
+async def use_fake_service() -> None:
     async with FakeService(
         "Hello",
         ToolCalls([("clock", {"city": "Bern"})]),
@@ -473,8 +475,8 @@ async def tested() -> None:
         assert_type(service.requests, list[dict[str, Any]])
 
 
-async def in_batches(client: FoundryAPIClient, letters: list[str]) -> list[str]:
-    """Results have the types of single calls."""
+async def run_batches(client: FoundryAPIClient, letters: list[str]) -> list[str]:
+    """Batch results have the types of single calls."""
     async for result in client.batch(letters, ordered=True, max_tokens=20, dedupe=True):
         assert_type(result, BatchResult[Completion[None]])
         assert_type(result.unwrap(), Completion[None])
@@ -492,21 +494,21 @@ async def in_batches(client: FoundryAPIClient, letters: list[str]) -> list[str]:
     async for number in client.batch(letters, parser=int):
         assert_type(number.answer, Completion[int] | None)
     requests = [BatchRequest(custom_id="a", body={"input": "Hi"}, url="/v1/embeddings")]
-    async for each in client.batch(requests):
-        assert_type(each.unwrap(), Completion[Any] | Response | Embeddings)
-    return [each.custom_id async for each in client.batch(client_of(letters))]
+    async for any_result in client.batch(requests):
+        assert_type(any_result.unwrap(), Completion[Any] | Response | Embeddings)
+    return [item.custom_id async for item in client.batch(generate_letters(letters))]
 
 
-async def client_of(letters: list[str]) -> AsyncGenerator[str]:
+async def generate_letters(letters: list[str]) -> AsyncGenerator[str]:
     for letter in letters:
         yield letter
 
 
-def in_blocking_batches(client: FoundryClient, letters: list[str]) -> list[Person]:
-    return [each.unwrap().parsed for each in client.batch(letters, response_model=Person)]
+def run_sync_batch(client: FoundryClient, letters: list[str]) -> list[Person]:
+    return [result.unwrap().parsed for result in client.batch(letters, response_model=Person)]
 
 
-async def misused_batches(client: FoundryAPIClient) -> None:
+async def misuse_batches(client: FoundryAPIClient) -> None:
     client.batch(5)  # type: ignore[call-overload]
     client.batch([5])  # type: ignore[list-item]
     client.batch(["Hi"], errors="ignore")  # type: ignore[call-overload]
@@ -514,44 +516,48 @@ async def misused_batches(client: FoundryAPIClient) -> None:
     await client.batch(["Hi"])  # type: ignore[misc]
 
 
-async def hooks(response: Completion) -> None:
-    async def key() -> str:
+async def use_hooks(response: Completion) -> None:
+    async def get_key() -> str:
         return "secret"
 
     def trace(request: Request) -> Request:
         assert_type(request.json(), Any)
         return request.with_headers({"X-Trace": "7"})
 
-    async def heard(request: Request, head: ResponseHead) -> None:
+    async def record(request: Request, head: ResponseHead) -> None:
         assert_type(head.duration_s, float)
 
-    FoundryAPIClient("http://127.0.0.1", api_key=key, request_hooks=[trace], response_hooks=[heard])
+    FoundryAPIClient(
+        "http://127.0.0.1", api_key=get_key, request_hooks=[trace], response_hooks=[record]
+    )
     FoundryAPIClient("http://127.0.0.1", auth=trace)
     assert_type(response.headers, tuple[tuple[str, str], ...])
     assert_type(response.reasoning, str)
-    FoundryAPIClient(auth=heard)  # type: ignore[arg-type]
+    FoundryAPIClient(auth=record)  # type: ignore[arg-type]
 
 
-async def endpoints(client: FoundryAPIClient) -> None:
+async def call_endpoints(client: FoundryAPIClient) -> None:
     vectors = await client.embed(["one", "two"], model="demo", batch_size=1, deadline=5)
     assert_type(vectors, Embeddings)
     assert_type(vectors[0], tuple[float, ...])
     assert_type([vector for vector in vectors], list[tuple[float, ...]])  # noqa: C416 - its type
     assert_type(vectors.usage, Usage | None)
-    heard = await client.transcribe(Path("talk.wav"), model="whisper-tiny", language="de")
-    assert_type(heard.text, str)
-    async for piece in client.stream_transcribe(b"RIFF", model="whisper-tiny", timeout="auto"):
-        assert_type(piece, TranscriptionChunk)
-    made = await client.responses.create("Hello", store=True, metadata={"who": "me"})
-    assert_type(made, Response)
-    assert_type(made.output_text, str)
-    assert_type(made.function_calls, tuple[ToolCall, ...])
-    await client.responses.create([{"role": "user", "content": "Hello"}, *made.output])
-    await client.responses.create([Message("user", "Hello")], previous_response_id=made.id)
+    transcription = await client.transcribe(
+        Path("recording.wav"), model="whisper-tiny", language="de"
+    )
+    assert_type(transcription.text, str)
+    async for chunk in client.stream_transcribe(b"RIFF", model="whisper-tiny", timeout="auto"):
+        assert_type(chunk, TranscriptionChunk)
+    response = await client.responses.create("Hello", store=True, metadata={"user": "me"})
+    assert_type(response, Response)
+    assert_type(response.output_text, str)
+    assert_type(response.function_calls, tuple[ToolCall, ...])
+    await client.responses.create([{"role": "user", "content": "Hello"}, *response.output])
+    await client.responses.create([Message("user", "Hello")], previous_response_id=response.id)
     async for event in client.responses.stream("Hello", max_output_tokens=5):
         assert_type(event, ResponseEvent)
     assert_type((await client.responses.list(order="asc", limit=5)).has_more, bool)
-    assert_type(await client.responses.input_items(made.id), tuple[ResponseItem, ...])
+    assert_type(await client.responses.input_items(response.id), tuple[ResponseItem, ...])
     async with client.responses.conversation(model="demo") as conversation:
         assert_type(await conversation.send("Hello"), Response)
     reply = await client.request("GET", "/v1/models", params={"limit": 3}, timeout=5)
@@ -559,7 +565,7 @@ async def endpoints(client: FoundryAPIClient) -> None:
     assert_type(reply.json(), Any)
 
 
-async def misused_endpoints(client: FoundryAPIClient) -> None:
+async def misuse_endpoints(client: FoundryAPIClient) -> None:
     await client.embed("Hello")  # type: ignore[call-arg]
     await client.embed([1], model="demo")  # type: ignore[list-item]
     await client.embed("Hello", model="demo", max_tokens=5)  # type: ignore[call-arg]
@@ -570,7 +576,7 @@ async def misused_endpoints(client: FoundryAPIClient) -> None:
     await client.request("GET")  # type: ignore[call-arg]
 
 
-async def keep(path: Path) -> None:
+async def use_cache(path: Path) -> None:
     client = FoundryAPIClient(cache=SqliteCache(path, max_bytes=2**30, max_age_s=86400))
     FoundryAPIClient(cache=MemoryCache(max_bytes=2**20, only_deterministic=False))
     answer = await client.complete("Hello", temperature=0, cache="always")
@@ -583,22 +589,22 @@ async def keep(path: Path) -> None:
     SqliteCache(path, 5)  # type: ignore[call-arg]
 
 
-def turn(role: Role, content: str) -> dict[str, Any]:
+def make_message(role: Role, content: str) -> dict[str, Any]:
     return {"role": role, "content": content}
 
 
-def misuse_blocking(client: FoundryClient) -> None:
+def misuse_sync_client(client: FoundryClient) -> None:
     client.complete()  # type: ignore[call-overload]
     client.complete("Hello", max_token=5)  # type: ignore[call-overload]
     client.complete("Hello", temperature="warm")  # type: ignore[call-overload]
-    client.complete("Hello").text  # type: ignore[attr-defined]  # noqa: B018 - looking is the misuse
+    client.complete("Hello").text  # type: ignore[attr-defined]  # noqa: B018 - the access is the misuse
     client.stream_complete(5)  # type: ignore[arg-type]
     client.models.unload("demo", 5)  # type: ignore[call-arg]
     FoundryClient(service="cloud")  # type: ignore[arg-type]
 
 
-def own_errors(model: str) -> FoundryError:
-    """A fake of the service raises the package's errors."""
+def create_own_error(model: str) -> FoundryError:
+    """User code creates errors of the package, as in its own fakes."""
     if model == "busy":
         return CallTimeout("it took too long", limit_s=5, hint="Wait.", model=model, attempts=2)
     return ModelNotFound("no such model", nearest=["demo"], status=404, service="http://h")
@@ -607,7 +613,7 @@ def own_errors(model: str) -> FoundryError:
 def misuse_of_names_and_errors() -> None:
     import foundry_api  # noqa: PLC0415 - the misuse is of the module
 
-    foundry_api.Nothing  # type: ignore[attr-defined]  # noqa: B018 - looking is the misuse
+    foundry_api.Nothing  # type: ignore[attr-defined]  # noqa: B018 - the access is the misuse
     InvalidRequest("x", limit_s=5)  # type: ignore[call-arg]
     ModelNotFound("x", nearest=5)  # type: ignore[arg-type]
     CallTimeout("x", status="404")  # type: ignore[arg-type]
@@ -648,7 +654,7 @@ async def misuse(client: FoundryAPIClient, response: Completion, model: Model) -
     Settings("demo")  # type: ignore[call-arg]
     Message("robot", "Hello")  # type: ignore[arg-type]
     response.content = "other"  # type: ignore[misc]
-    response.text  # type: ignore[attr-defined]  # noqa: B018 - looking is the misuse
+    response.text  # type: ignore[attr-defined]  # noqa: B018 - the access is the misuse
     len(response.usage)  # type: ignore[arg-type]
     if response.finish_reason == "done":  # type: ignore[comparison-overlap]
         pass
