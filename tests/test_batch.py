@@ -382,10 +382,10 @@ class TestLines:
             FoundryAPIClient(service.base_url, model="fake") as client,
         ):
             first = await run_engine(LocalEngine(client, dedupe=tmp_path), chat("a"), chat("b"))
-            again = await run_engine(LocalEngine(client, dedupe=tmp_path), chat("c"))
+            second = await run_engine(LocalEngine(client, dedupe=tmp_path), chat("c"))
         assert len(service.requests) == 1
-        assert [result.shared for result in (*first, *again)] == [False, True, True]
-        assert output(again[0])["custom_id"] == "c"
+        assert [result.shared for result in (*first, *second)] == [False, True, True]
+        assert output(second[0])["custom_id"] == "c"
 
     async def test_state_includes_the_services(self, client: FoundryAPIClient) -> None:
         engine = LocalEngine(client)

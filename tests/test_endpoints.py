@@ -19,9 +19,9 @@ from support.fakes.fake_legacy import FakeLegacyService
 from support.scripted_model import script
 from support.scripted_model.audio import (
     SILENCE,
-    flac_head,
-    heard,
-    silent_mp3,
+    get_transcript,
+    make_flac_header,
+    make_silent_mp3,
     write_sounds,
     write_tone,
 )
@@ -150,7 +150,7 @@ class TestTranscribe:
         transcription = await client.transcribe(
             write_tone(tmp_path / "a tone.wav"), model="transcriber", language="en"
         )
-        assert (transcription.text, transcription.model) == (heard(), "transcriber:1")
+        assert (transcription.text, transcription.model) == (get_transcript(), "transcriber:1")
 
     async def test_the_temporary_file_of_bytes_is_removed(
         self, client: FoundryAPIClient, tmp_path: Path
@@ -160,7 +160,7 @@ class TestTranscribe:
         transcription = await client.transcribe(
             content, model="transcriber", language="de", temperature=0
         )
-        assert transcription.text == heard("de")
+        assert transcription.text == get_transcript("de")
         assert temporary_recordings() == before
 
     async def test_the_temporary_file_is_removed_when_a_stream_is_closed(
@@ -169,7 +169,7 @@ class TestTranscribe:
         content = write_tone(tmp_path / "tone.wav").read_bytes()
         before = temporary_recordings()
         chunks = client.stream_transcribe(content, model="transcriber", language="en")
-        assert (await anext(chunks)).text == heard()[0]
+        assert (await anext(chunks)).text == get_transcript()[0]
         assert len(temporary_recordings() - before) == 1
         await chunks.aclose()
         assert temporary_recordings() == before
@@ -183,7 +183,7 @@ class TestTranscribe:
                 await client.transcribe(tone, model="transcriber", language=language)
             assert caught.value.field == "language"
         transcription = await client.transcribe(tone, model="transcriber", language="de-AT")
-        assert transcription.text == heard("de")
+        assert transcription.text == get_transcript("de")
 
     async def test_audio_of_more_than_30_s_is_transcribed_in_parts(
         self, client: FoundryAPIClient, tmp_path: Path
@@ -192,7 +192,7 @@ class TestTranscribe:
         recording = write_sounds(tmp_path / "recording.wav", (31, 0), (3, 0.5))
         before = temporary_recordings()
         transcription = await client.transcribe(recording, model="transcriber", language="de")
-        assert transcription.text == f"{SILENCE} {heard('de')}"
+        assert transcription.text == f"{SILENCE} {get_transcript('de')}"
         assert len(transcription.attempts) == 2
         assert transcription.timings.total_s > 0
         stream = client.stream_transcribe(
@@ -232,7 +232,7 @@ class TestTranscribe:
     async def test_a_long_recording_that_cannot_be_split_is_an_error(
         self, client: FoundryAPIClient, kind: str
     ) -> None:
-        audio = {"mp3": silent_mp3(31.0), "flac": flac_head(57.8)}[kind]
+        audio = {"mp3": make_silent_mp3(31.0), "flac": make_flac_header(57.8)}[kind]
         message = {"mp3": r"lasts 31\.0 s", "flac": r"lasts 57\.8 s"}[kind]
         with pytest.raises(errors.InvalidRequest, match=message) as caught:
             await client.transcribe(audio, model="transcriber", language="en")

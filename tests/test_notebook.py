@@ -23,7 +23,7 @@ def own_jupyter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def notebook() -> Any:
-    return nbformat.read(EXAMPLES / "notebook.ipynb", as_version=4)  # type: ignore[no-untyped-call] # so it is
+    return nbformat.read(EXAMPLES / "notebook.ipynb", as_version=4)  # type: ignore[no-untyped-call]
 
 
 def run(cells: Any) -> None:
@@ -33,17 +33,17 @@ def run(cells: Any) -> None:
 
 def outputs(cells: Any) -> list[str]:
     """Return the output of each code cell."""
-    shown: list[str] = []
+    cell_outputs: list[str] = []
     for cell in cells.cells:
         if cell.cell_type == "code":
-            told = [output.get("text") or output.data["text/plain"] for output in cell.outputs]
-            shown.append("".join(told))
-    return shown
+            texts = [output.get("text") or output.data["text/plain"] for output in cell.outputs]
+            cell_outputs.append("".join(texts))
+    return cell_outputs
 
 
 def test_notebook_runs(own_home: Path) -> None:
     cells = notebook()
-    assert not any(output for output in outputs(cells)), "it is kept without outputs"
+    assert not any(output for output in outputs(cells)), "commit the notebook without outputs"
 
     run(cells)
 
@@ -58,7 +58,7 @@ def test_notebook_runs(own_home: Path) -> None:
 
 
 def test_engine_ends_with_the_kernel(own_home: Path) -> None:
-    """Also, a cell that fails shows the error of this package."""
+    """A failing cell shows the error of this package."""
     cells = notebook()
     cells.cells = cells.cells[:4]  # not the one that closes
     hello = "client.complete('Hello', max_tokens=2)"

@@ -22,7 +22,7 @@ from support.loopback_catalog import (
 )
 from support.scripted_model.audio import build_transcriber
 from support.scripted_model.embeddings import build_embedder
-from support.scripted_model.vision import build_seer
+from support.scripted_model.vision import build_vision_model
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
@@ -86,7 +86,7 @@ def prepare(home: Path, generation: ServiceGeneration) -> None:
         add_to_cache(home / "cache", variant, markers=generation != "sdk-1")
     add_to_cache(home / "cache", EMBEDDER_VARIANT, build=build_embedder)
     add_to_cache(home / "cache", LISTENER_VARIANT, build=build_transcriber)
-    add_to_cache(home / "cache", SEER_VARIANT, build=build_seer)
+    add_to_cache(home / "cache", SEER_VARIANT, build=build_vision_model)
     directory = home / "cache" / "tests" / "Broken-generic-cpu-1" / "v1"
     directory.mkdir(parents=True)
     (directory / "inference_model.json").write_text('{"Name": "Broken-generic-cpu:1"}', "utf-8")

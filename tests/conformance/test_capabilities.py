@@ -21,7 +21,7 @@ from foundry_api.wire.sse import EventDecoder
 from support.loopback_catalog import ALIAS
 from support.scripted_model import completion_tokens, script
 from support.scripted_model.embeddings import embedding
-from support.scripted_model.vision import LIGHT, png
+from support.scripted_model.vision import LIGHT, make_png
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -39,7 +39,7 @@ pytestmark = [
 ]
 
 OVERFLOW = 9000
-DOT = "data:image/png;base64," + base64.b64encode(png(level=255)).decode()
+DOT = "data:image/png;base64," + base64.b64encode(make_png(level=255)).decode()
 NUMBER = {"type": "object", "properties": {"number": {"type": "integer"}}, "required": ["number"]}
 YES_OR_NO = {"type": "lark_grammar", "lark_grammar": 'start: "yes" | "no"'}
 

@@ -14,7 +14,7 @@ from foundry_api import FoundryAPIClient
 from foundry_api.types import errors
 from support.loopback_catalog import ALIAS
 from support.scripted_model import prompt_tokens, script
-from support.scripted_model.audio import SILENCE, heard, write_tone
+from support.scripted_model.audio import SILENCE, get_transcript, write_tone
 from support.scripted_model.embeddings import DIMENSIONS, embedding
 from support.scripted_model.vision import DARK, LIGHT, write_image
 
@@ -74,7 +74,7 @@ class TestTranscription:
     ) -> None:
         tone = write_tone(tmp_path / "tone.wav")
         result = await client.transcribe(tone, model=LISTENER, language=language)
-        assert result.text == heard(language)
+        assert result.text == get_transcript(language)
         assert result.raw
 
     @of_sdk_2

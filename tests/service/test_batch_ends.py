@@ -126,8 +126,8 @@ def test_cancelled_batch_finishes_lines_in_flight_and_resumes(
     assert "Error: the batch was cancelled" in stderr
     assert stderr.count("Run the same command") == 1
     assert not output.exists()
-    again = run(*arguments, "--json")
-    assert (again.returncode, json.loads(again.stdout)["resumed"]) == (0, stored)
+    resumed = run(*arguments, "--json")
+    assert (resumed.returncode, json.loads(resumed.stdout)["resumed"]) == (0, stored)
     assert count_ids(output) == one_of_each(lines)
 
 
@@ -177,8 +177,8 @@ def test_failed_lines_are_answered_by_a_retry(engine: Endpoint, tmp_path: Path) 
 
     mine = output.rename(tmp_path / "mine.jsonl")
     output.write_bytes(b"something else\n")
-    for again in (("batch", "retry", str(output)), (*arguments, "--retry-failed")):
-        refused = run(*again)
+    for command in (("batch", "retry", str(output)), (*arguments, "--retry-failed")):
+        refused = run(*command)
         assert (refused.returncode, refused.stdout) == (1, "")
         assert "answers.jsonl is not as this batch left it" in refused.stderr
     assert output.read_bytes() == b"something else\n"
@@ -204,8 +204,10 @@ def test_batch_stops_on_a_full_disk_and_resumes(
     stored = count_finished(output)
     assert f"Stopped: {stored} of {lines} lines" in stderr
     assert (stored < lines, output.exists()) == (True, False)
-    again = run(*arguments, "--json")
-    assert (again.returncode, json.loads(again.stdout)["resumed"]) == (0, stored), again.stderr
+    resumed = run(*arguments, "--json")
+    assert (resumed.returncode, json.loads(resumed.stdout)["resumed"]) == (0, stored), (
+        resumed.stderr
+    )
     assert count_ids(output) == one_of_each(lines)
 
 

@@ -45,7 +45,7 @@ def no_process_left() -> Iterator[None]:
     assert not [each for each in children if "install_fake_foundry" in " ".join(each.cmdline())]
 
 
-def client_of(fake: FakeCli010Service) -> FoundryAPIClient:
+def make_client(fake: FakeCli010Service) -> FoundryAPIClient:
     return FoundryAPIClient(base_url=fake.base_url, model="scripted-mini", max_retries=0)
 
 
@@ -62,7 +62,7 @@ async def test_the_foundry_command_loads_a_model_on_first_use(
     has_variants_option: bool,  # noqa: FBT001 - as above
 ) -> None:
     fake = FakeCli010Service(versioned=versioned, has_variants_option=has_variants_option)
-    async with fake, client_of(fake) as client:
+    async with fake, make_client(fake) as client:
         install_fake_cli010(bare_path, fake)
         answers = [await client.complete("say-hello") for _ in range(2)]
         streamed = [chunk async for chunk in client.stream_complete("say-multibyte")]
@@ -74,7 +74,7 @@ async def test_the_foundry_command_loads_a_model_on_first_use(
 
 
 async def test_finish_reasons_of_max_tokens_service_limit_and_stop() -> None:
-    async with FakeCli010Service() as fake, client_of(fake) as client:
+    async with FakeCli010Service() as fake, make_client(fake) as client:
         fake.models[0].loaded = True
         bound = {"max_completion_tokens": 5}
         cut = [
@@ -89,7 +89,7 @@ async def test_finish_reasons_of_max_tokens_service_limit_and_stop() -> None:
 
 
 async def test_closing_a_stream_stops_the_engine() -> None:
-    async with FakeCli010Service() as fake, client_of(fake) as client:
+    async with FakeCli010Service() as fake, make_client(fake) as client:
         fake.models[0].loaded = True
         async for _ in client.stream_complete("say-slowly"):
             break
@@ -98,7 +98,7 @@ async def test_closing_a_stream_stops_the_engine() -> None:
 
 async def test_a_load_command_that_keeps_running_is_not_awaited(bare_path: Path) -> None:
     fake = FakeCli010Service(lingering_load=True)
-    async with fake, client_of(fake) as client:
+    async with fake, make_client(fake) as client:
         install_fake_cli010(bare_path, fake)
         assert (await client.models.load("scripted-mini")).id == MINI
         await wait_until_async(lambda: not fake.running)
@@ -108,7 +108,7 @@ async def test_a_load_command_that_keeps_running_is_not_awaited(bare_path: Path)
 async def test_a_failed_load_has_the_last_line_of_the_command(bare_path: Path) -> None:
     async with FakeCli010Service(failing="Not enough memory") as fake:
         install_fake_cli010(bare_path, fake)
-        async with client_of(fake) as client:
+        async with make_client(fake) as client:
             with pytest.raises(ModelLoadFailed, match="Not enough memory") as caught:
                 await client.complete("say-hello")
     assert f"foundry model load {MINI}" in caught.value.message
@@ -118,7 +118,7 @@ async def test_a_failed_load_has_the_last_line_of_the_command(bare_path: Path) -
 async def test_a_model_that_cannot_be_loaded(bare_path: Path, model_routes: bool) -> None:  # noqa: FBT001 - a parameter of the test
     async with (
         FakeCli010Service(model_routes=model_routes) as fake,
-        client_of(fake) as client,
+        make_client(fake) as client,
     ):
         install_fake_cli010(bare_path, fake)
         with pytest.raises(ModelLoadFailed) as caught:
@@ -130,7 +130,7 @@ async def test_a_model_that_cannot_be_loaded(bare_path: Path, model_routes: bool
 async def test_a_prompt_that_is_too_long_with_and_without_stream_errors(mute_streams: bool) -> None:  # noqa: FBT001 - a parameter of the test
     async with (
         FakeCli010Service(mute_streams=mute_streams) as fake,
-        client_of(fake) as client,
+        make_client(fake) as client,
     ):
         fake.models[0].loaded = True
         with pytest.raises(ContextOverflow) as caught:
@@ -141,7 +141,7 @@ async def test_a_prompt_that_is_too_long_with_and_without_stream_errors(mute_str
 async def test_a_load_times_out(bare_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(foundry_command, "LOAD_TIMEOUT_S", 1.0)
     fake = FakeCli010Service(stalled_load=True)
-    async with fake, client_of(fake) as client:
+    async with fake, make_client(fake) as client:
         install_fake_cli010(bare_path, fake)
         with pytest.raises(ModelLoadFailed, match="not done after 1 s"):
             await client.models.load("scripted-mini")
@@ -150,7 +150,7 @@ async def test_a_load_times_out(bare_path: Path, monkeypatch: pytest.MonkeyPatch
 
 async def test_the_deadline_of_a_call_stops_the_load_command(bare_path: Path) -> None:
     fake = FakeCli010Service(stalled_load=True)
-    async with fake, client_of(fake) as client:
+    async with fake, make_client(fake) as client:
         install_fake_cli010(bare_path, fake)
         with pytest.raises(DeadlineExceeded, match="loading the model"):
             await client.complete("say-hello", deadline=2)
@@ -159,10 +159,10 @@ async def test_the_deadline_of_a_call_stops_the_load_command(bare_path: Path) ->
 
 
 async def test_models_are_listed_loaded_and_unloaded(bare_path: Path) -> None:
-    async with FakeCli010Service() as fake, client_of(fake) as client:
+    async with FakeCli010Service() as fake, make_client(fake) as client:
         install_fake_cli010(bare_path, fake)
-        every = await client.models.list(catalog=True)
-        assert [(each.id, each.cached, each.device, each.size_mb) for each in every] == [
+        models = await client.models.list(catalog=True)
+        assert [(model.id, model.cached, model.device, model.size_mb) for model in models] == [
             (MINI, True, "CPU", 29),
             (BROKEN, True, "CPU", 29),
             (FAR, False, "CPU", 29),
@@ -175,7 +175,7 @@ async def test_models_are_listed_loaded_and_unloaded(bare_path: Path) -> None:
 
 async def test_the_foundry_command_downloads_a_model(bare_path: Path) -> None:
     percents: list[float] = []
-    async with FakeCli010Service() as fake, client_of(fake) as client:
+    async with FakeCli010Service() as fake, make_client(fake) as client:
         install_fake_cli010(bare_path, fake)
         with pytest.raises(ModelNotCached):
             await client.complete("say-hello", model="far-away")
@@ -186,7 +186,7 @@ async def test_the_foundry_command_downloads_a_model(bare_path: Path) -> None:
 
 
 async def test_a_failed_download_has_the_last_line_of_the_command(bare_path: Path) -> None:
-    async with FakeCli010Service(failing="No space left") as fake, client_of(fake) as client:
+    async with FakeCli010Service(failing="No space left") as fake, make_client(fake) as client:
         install_fake_cli010(bare_path, fake)
         with pytest.raises(DownloadFailed, match="No space left"):
             await client.models.download("far-away")
@@ -194,7 +194,7 @@ async def test_a_failed_download_has_the_last_line_of_the_command(bare_path: Pat
 
 async def test_cancelling_a_download_stops_the_command(bare_path: Path) -> None:
     percents: list[float] = []
-    async with FakeCli010Service(stalled_download=True) as fake, client_of(fake) as client:
+    async with FakeCli010Service(stalled_download=True) as fake, make_client(fake) as client:
         install_fake_cli010(bare_path, fake)
         download = asyncio.ensure_future(
             client.models.download("far-away", lambda step: percents.append(step.percent))
@@ -209,14 +209,14 @@ async def test_cancelling_a_download_stops_the_command(bare_path: Path) -> None:
 @pytest.mark.parametrize("lists", ["cached", "loaded"])
 async def test_without_the_command_loaded_models_work(lists: str) -> None:
     fake = FakeCli010Service(lists=lists)  # type: ignore[arg-type] # of the parameters above
-    async with fake, client_of(fake) as client:
+    async with fake, make_client(fake) as client:
         fake.models[0].loaded = True
         assert (await client.complete("say-hello")).content == "Hello, world!"
         assert (await client.health_check()).loaded_models == (MINI,)
 
 
 async def test_without_the_command_the_error_names_it() -> None:
-    async with FakeCli010Service() as fake, client_of(fake) as client:
+    async with FakeCli010Service() as fake, make_client(fake) as client:
         with pytest.raises(UnsupportedFeature) as load:
             await client.complete("say-hello")
         with pytest.raises(UnsupportedFeature) as download:
@@ -229,7 +229,7 @@ async def test_a_command_of_another_service_is_not_used(bare_path: Path) -> None
     async with (
         FakeCli010Service() as fake,
         FakeCli010Service() as other,
-        client_of(fake) as client,
+        make_client(fake) as client,
     ):
         install_fake_cli010(bare_path, other)
         with pytest.raises(UnsupportedFeature):
@@ -240,7 +240,7 @@ async def test_a_command_of_another_service_is_not_used(bare_path: Path) -> None
 
 async def test_model_routes_are_used_if_the_service_has_them() -> None:
     fake = FakeCli010Service(model_routes=True, versioned=True)
-    async with fake, client_of(fake) as client:
+    async with fake, make_client(fake) as client:
         assert (await client.complete("say-hello")).content == "Hello, world!"
         await client.models.unload("scripted-mini")
         assert not await client.models.loaded()
@@ -250,7 +250,7 @@ async def test_model_routes_are_used_if_the_service_has_them() -> None:
 @pytest.mark.parametrize("mute_streams", [False, True])
 async def test_an_unloaded_model_with_and_without_stream_errors(mute_streams: bool) -> None:  # noqa: FBT001 - a parameter of the test
     fake = FakeCli010Service(model_routes=True, mute_streams=mute_streams)
-    async with fake, client_of(fake) as client:
+    async with fake, make_client(fake) as client:
         await client.complete("say-hello")
         fake.models[0].loaded = False
         with pytest.raises(ModelNotLoaded, match="is not loaded"):
@@ -260,7 +260,7 @@ async def test_an_unloaded_model_with_and_without_stream_errors(mute_streams: bo
 
 
 async def test_an_unknown_model_suggests_a_similar_name(bare_path: Path) -> None:
-    async with FakeCli010Service() as fake, client_of(fake) as client:
+    async with FakeCli010Service() as fake, make_client(fake) as client:
         install_fake_cli010(bare_path, fake)
         with pytest.raises(ModelNotFound) as caught:
             await client.complete("Hi", model="scripted-mono")

@@ -129,9 +129,9 @@ def openai_lines(path: Path, *names: str) -> Path:
 def test_without_check_lines_with_the_same_id_are_all_answered(
     shared_home: Path, tmp_path: Path
 ) -> None:
-    asked = openai_lines(tmp_path / "prompts.jsonl", "twin", "other", "twin")
+    prompts = openai_lines(tmp_path / "prompts.jsonl", "twin", "other", "twin")
     output = tmp_path / "answers.jsonl"
-    command = ("batch", "run", str(asked), "-o", str(output), *MODEL, "--no-check", "--ordered")
+    command = ("batch", "run", str(prompts), "-o", str(output), *MODEL, "--no-check", "--ordered")
     finished = run(*command, home=shared_home)
     assert finished.returncode == 0, finished.stderr
     assert [line["custom_id"] for line in read(output)] == ["twin", "other", "twin"]
@@ -140,19 +140,19 @@ def test_without_check_lines_with_the_same_id_are_all_answered(
 def test_identical_lines_run_once_and_restart_runs_them_again(
     shared_home: Path, tmp_path: Path
 ) -> None:
-    asked = openai_lines(tmp_path / "prompts.jsonl", "one", "two", "three")
+    prompts = openai_lines(tmp_path / "prompts.jsonl", "one", "two", "three")
     output = tmp_path / "answers.jsonl"
-    command = ("batch", "run", str(asked), "-o", str(output), *MODEL, "--dedupe", "--json")
-    for again in ((), ("--restart",)):
-        document = json.loads(run(*command, *again, home=shared_home).stdout)
+    command = ("batch", "run", str(prompts), "-o", str(output), *MODEL, "--dedupe", "--json")
+    for restart in ((), ("--restart",)):
+        document = json.loads(run(*command, *restart, home=shared_home).stdout)
         assert (document["done"], document["shared"], document["resumed"]) == (3, 2, 0)
 
 
 def test_a_batch_uses_the_cache_and_counts_hits(shared_home: Path, tmp_path: Path) -> None:
-    asked = openai_lines(tmp_path / "prompts.jsonl", "one")
-    cache = {"FOUNDRY_CACHE": str(tmp_path / "kept.db")}
+    prompts = openai_lines(tmp_path / "prompts.jsonl", "one")
+    cache = {"FOUNDRY_CACHE": str(tmp_path / "cache.db")}
     for name, shared in (("first", 0), ("second", 1)):
-        command = ("batch", "run", str(asked), "-o", str(tmp_path / f"{name}.jsonl"), *MODEL)
+        command = ("batch", "run", str(prompts), "-o", str(tmp_path / f"{name}.jsonl"), *MODEL)
         document = json.loads(run(*command, "--json", home=shared_home, **cache).stdout)
         assert (document["done"], document["shared"]) == (1, shared)
 

@@ -83,8 +83,8 @@ def test_a_cut_answer_reports_its_limit(shared_home: Path, flags: list[str]) -> 
         f"The answer was cut off after {left:,} tokens: "
         "together with the prompt, they fill the model's context.\n"
     )
-    asked = run(*chat, "--max-tokens", "5", "say-forever", home=shared_home)
-    assert (asked.returncode, asked.stderr) == (0, "")
+    finished = run(*chat, "--max-tokens", "5", "say-forever", home=shared_home)
+    assert (finished.returncode, finished.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("flags", [[], ["--no-stream"]])
@@ -162,15 +162,15 @@ def test_ctrl_c_stops_the_answer_and_the_engine(own_home: Path, tmp_path: Path) 
     assert added.stdout == "scripted is registered: scripted:1\n"
     with chatting("say-slowly", home=own_home) as chat:
         assert chat.stdout is not None
-        said = chat.stdout.read(len("tock tock"))
+        output = chat.stdout.read(len("tock tock"))
         chat.send_signal(signal.SIGINT)
         rest, stderr = chat.communicate(timeout=DEADLINE_S)
-        assert said + rest == ("tock " * 99).encode()[: len(said + rest) - 1] + b"\n"
+        assert output + rest == ("tock " * 99).encode()[: len(output + rest) - 1] + b"\n"
         assert (stderr.strip(), chat.returncode) == (b"", 130)
     wait_until(lambda: not list_hosts(own_home))
 
 
-def test_a_missing_model_says_how_to_download_it(own_home: Path) -> None:
+def test_a_missing_model_has_a_hint_how_to_download_it(own_home: Path) -> None:
     with catalog_engine(own_home):
         finished = run("chat", "hello", home=own_home)
         assert (finished.returncode, finished.stdout) == (1, "")

@@ -11,7 +11,7 @@ import pytest
 
 from support.cli_program import run
 from support.scripted_model import script
-from support.scripted_model.audio import SILENCE, heard, write_sounds, write_tone
+from support.scripted_model.audio import SILENCE, get_transcript, write_sounds, write_tone
 from support.scripted_model.embeddings import embedding
 
 if TYPE_CHECKING:
@@ -38,13 +38,13 @@ class TestEmbed:
         assert len(done.stdout.splitlines()) == 2
 
     @pytest.mark.parametrize(
-        ("given", "texts"),
+        ("arguments", "texts"),
         [(["one"], ["one", "Hello", "you"]), (["one", "-", "two"], ["one", "Hello", "you", "two"])],
     )
     def test_lines_of_standard_input_follow_the_arguments(
-        self, home: Path, given: list[str], texts: list[str]
+        self, home: Path, arguments: list[str], texts: list[str]
     ) -> None:
-        done = run("embed", "-m", "embedder", *given, home=home, stdin="Hello\n\nyou\n")
+        done = run("embed", "-m", "embedder", *arguments, home=home, stdin="Hello\n\nyou\n")
         vectors = [json.loads(line) for line in done.stdout.splitlines()]
         assert vectors == [embedding(text) for text in texts]
 
@@ -70,18 +70,18 @@ class TestTranscribe:
     def test_the_text_is_printed(self, home: Path, tmp_path: Path) -> None:
         tone = str(write_tone(tmp_path / "tone.wav"))
         done = run("transcribe", "-m", "transcriber", "--language", "de", tone, home=home)
-        assert (done.returncode, done.stdout) == (0, heard("de") + "\n")
+        assert (done.returncode, done.stdout) == (0, get_transcript("de") + "\n")
 
     def test_as_json(self, home: Path, tmp_path: Path) -> None:
         tone = str(write_tone(tmp_path / "tone.wav"))
         arguments = ("--json", "-m", "transcriber", "--language", "en")
         done = run("transcribe", *arguments, tone, home=home)
-        assert json.loads(done.stdout)["text"] == heard()
+        assert json.loads(done.stdout)["text"] == get_transcript()
 
     def test_a_long_recording_is_transcribed_to_its_end(self, home: Path, tmp_path: Path) -> None:
         talk = str(write_sounds(tmp_path / "talk.wav", (31, 0), (3, 0.5)))
         done = run("transcribe", "-m", "transcriber", "--language", "de", talk, home=home)
-        assert (done.returncode, done.stdout) == (0, f"{SILENCE} {heard('de')}\n")
+        assert (done.returncode, done.stdout) == (0, f"{SILENCE} {get_transcript('de')}\n")
 
     def test_the_language_is_required(self, home: Path, tmp_path: Path) -> None:
         tone = str(write_tone(tmp_path / "tone.wav"))
@@ -113,12 +113,12 @@ class TestRequest:
 
     def test_a_body_may_come_from_standard_input(self, home: Path) -> None:
         assert run("chat", "-m", "scripted", "Hi", home=home).returncode == 0  # it is loaded
-        asked = {
+        body = {
             "model": "scripted:1",
             "messages": [{"role": "user", "content": "say-hello"}],
         }
         path = "/catalogs/local/v1/chat/completions"
-        done = run("request", "POST", path, "-d", "-", home=home, stdin=json.dumps(asked))
+        done = run("request", "POST", path, "-d", "-", home=home, stdin=json.dumps(body))
         content = json.loads(done.stdout)["choices"][0]["message"]["content"]
         assert content == script("say-hello").text
 

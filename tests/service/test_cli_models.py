@@ -113,7 +113,7 @@ def test_progress_as_json(home: Path, blobs: FakeDownloadSite) -> None:
 
 
 @linux
-def test_the_user_is_asked_before_files_are_deleted(home: Path) -> None:
+def test_deleting_files_needs_a_confirmation(home: Path) -> None:
     run("models", "pull", MODEL, home=home)
     for answer, there in (("n", True), ("y", False)):
         with Terminal("models", "remove", ALIAS, home=home) as terminal:

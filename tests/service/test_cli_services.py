@@ -55,9 +55,9 @@ def test_a_shared_engine_from_up_to_down(run: Run, own_home: Path) -> None:
             "It stops after 1 min without use.\n"
             "Stop it with: foundry-api down\n"
         )
-        again = json.loads(run("up", "--json").stdout)
-        assert (again["already_running"], again["url"]) == (True, running.base_url)
-        assert "token" not in json.dumps(again)
+        second = json.loads(run("up", "--json").stdout)
+        assert (second["already_running"], second["url"]) == (True, running.base_url)
+        assert "token" not in json.dumps(second)
 
         [service] = json.loads(run("status", "--json").stdout)["services"]
         assert (service["origin"], service["service"]) == ("shared", running.base_url)
@@ -135,9 +135,9 @@ def test_models_are_registered_loaded_unloaded_and_removed(
 
         forgotten = run("models", "remove", "mine")
         assert forgotten.stdout == "mine is no longer registered; its files are kept: mine:1\n"
-        gone = run("models", "remove", "mine", "--json")
-        assert gone.returncode == 1
-        assert json.loads(gone.stdout)["error"]["type"] == "ModelNotFound"
+        missing = run("models", "remove", "mine", "--json")
+        assert missing.returncode == 1
+        assert json.loads(missing.stdout)["error"]["type"] == "ModelNotFound"
         assert (tmp_path / "model" / "model.onnx").is_file()
 
         refused = run("models", "register", str(tmp_path), "--alias", "empty")

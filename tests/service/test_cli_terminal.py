@@ -56,8 +56,8 @@ async def test_a_question_with_only_reasoning_stays_in_the_history(tmp_path: Pat
 
     async with FakeService("<think>Hm.</think>", "Two.") as service:
         await asyncio.to_thread(talk, service.base_url)
-    said = [(turn["role"], turn["content"]) for turn in service.requests[1]["messages"]]
-    assert said == [("user", "one"), ("user", "two")]
+    turns = [(turn["role"], turn["content"]) for turn in service.requests[1]["messages"]]
+    assert turns == [("user", "one"), ("user", "two")]
 
 
 def test_ctrl_c_at_the_prompt_quits(shared_home: Path) -> None:

@@ -1,4 +1,4 @@
-"""Finding the service of a client, and again when it is gone."""
+"""Finding the service of a client, also after it has stopped."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def test_a_locator_works_on_one_event_loop_after_another(
     assert asyncio.run(locator.get_endpoint()) == asyncio.run(locator.get_endpoint())
 
 
-async def test_an_own_host_whose_engine_was_shut_down_is_replaced(
+async def test_an_own_host_is_replaced_when_its_engine_was_shut_down(
     locate: Callable[..., ServiceLocator], transport: HttpTransport
 ) -> None:
     locator = locate()

@@ -1,4 +1,4 @@
-"""Registering model directories: again, changed, moved, and by several hosts at the same time."""
+"""Registering model directories: repeated, changed, moved, and by several hosts concurrently."""
 
 from __future__ import annotations
 

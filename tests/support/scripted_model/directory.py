@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from .graph import PAST_KEY, PAST_VALUE, PRESENT_KEY, PRESENT_VALUE, scripted_model
+from .graph import PAST_KEY, PAST_VALUE, PRESENT_KEY, PRESENT_VALUE, make_scripted_model
 from .scripts import ALL_SCRIPTS, Script
 from .tokenizer import (
     BEGIN_CALL,
@@ -15,8 +15,8 @@ from .tokenizer import (
     END_CALL,
     END_OF_ANSWER,
     END_REASONING,
-    tokenizer_config_json,
-    tokenizer_json,
+    make_tokenizer_config,
+    make_tokenizer_json,
     vocabulary_size,
 )
 
@@ -50,11 +50,11 @@ def build(
             them for tools; ONNX Runtime GenAI before 0.16 does not load a model with them.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    onnx.save_model(scripted_model(scripts), directory / "model.onnx")
+    onnx.save_model(make_scripted_model(scripts), directory / "model.onnx")
     files = {
         "genai_config.json": make_genai_config(scripts, context_length, markers=markers),
-        "tokenizer.json": tokenizer_json(scripts),
-        "tokenizer_config.json": tokenizer_config_json(),
+        "tokenizer.json": make_tokenizer_json(scripts),
+        "tokenizer_config.json": make_tokenizer_config(),
     }
     for name, content in files.items():
         (directory / name).write_text(json.dumps(content, indent=2), encoding="utf-8")

@@ -1,10 +1,10 @@
-"""The ONNX graph that recites scripts: a finite-state machine in the shape of a decoder.
+"""The ONNX graph of the scripted model: a finite-state machine with the interface of a decoder.
 
-Every byte of every script is a state. The state that emitted a token is written into the key cache
-in place of an attention key, so each request carries its own, however many run at once. A prompt
-starts the machine at the script of its last keyword; each decoding step moves it on by one. While
-a prompt is read, which SDK 2.2.1 does in pieces if it is long, the script is kept instead, as a
-negative number: another piece may bring a later keyword.
+Every byte of every script is a state. The state is stored in the key cache in place of an attention
+key, so concurrent requests have their own states. A prompt selects the first state by its last
+keyword, and each decoding step advances by one state. SDK 2.2.1 passes long prompts in several
+parts. Until the last part, the cache has the script as a negative number instead of a state, as a
+later part may have another keyword.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from .tokenizer import (
     END_OF_ANSWER,
     FRAME,
     FRAMING,
-    SPELT,
+    KEYWORD_BYTES,
+    encode_script,
     keyword_tokens,
-    tokens_of,
     vocabulary_size,
 )
 
@@ -36,15 +36,17 @@ if TYPE_CHECKING:
 OPSET: Final = 17
 IR_VERSION: Final = 8
 
-WEIGHTS: Final = tuple(pow(0x9E3779B97F4A7C15, place, 2**44) for place in range(1, SPELT + 1))
-"""What the bytes of a window are multiplied by, so that their sum tells it from all others."""
+WEIGHTS: Final = tuple(
+    pow(0x9E3779B97F4A7C15, place, 2**44) for place in range(1, KEYWORD_BYTES + 1)
+)
+"""Factors of the bytes of a window, whose sum then identifies the window."""
 
 HEAT_SIDE: Final = 256
 """Side of the square matrix that the busy loop multiplies by itself.
 
-Its entries are all 1/side, which makes it its own square exactly. The sum of its entries is
-therefore the side, however long the loop ran; as the logit of the chosen token it leaves the
-others, which have 0, no chance at any temperature.
+All its entries are 1/side, so it is exactly its own square. The sum of its entries is the side
+after any number of iterations. It is the logit of the state's token; the other tokens have 0, so
+they are never sampled at any temperature.
 """
 
 PAST_KEY: Final = "past_key_values.0.key"
@@ -56,7 +58,7 @@ node = helper.make_node
 
 
 class State(NamedTuple):
-    """One step of a script: what it emits, what follows it, and what each kind of pass costs."""
+    """One step of a script: its token, the next state, and the delays of prefill and decoding."""
 
     token: int
     successor: int
@@ -64,68 +66,70 @@ class State(NamedTuple):
     step_cost: int
 
 
-def states_of(script: Script, first: int) -> list[State]:
-    """Lay out `script` from the state numbered `first`; the end token stays where it is.
+def compile_script(script: Script, first: int) -> list[State]:
+    """Return the states of `script`, numbered from `first`; the end token is its own successor.
 
-    Ahead of a text stands the frame that SDK 2.2.1 asks for, behind it the way without.
+    A text is preceded by the frame that SDK 2.2.1 requires with tools; without tools, it starts
+    after the frame.
     """
-    spoken = tokens_of(script)
-    frame = [*FRAME] if _framed(spoken) else []
-    tokens = [*frame, *spoken, *([] if script.repeats else [END_OF_ANSWER])]
+    text_tokens = encode_script(script)
+    frame = [*FRAME] if _has_frame(text_tokens) else []
+    tokens = [*frame, *text_tokens, *([] if script.repeats else [END_OF_ANSWER])]
     last = first + len(tokens) - 1
-    again = first + len(frame) if script.repeats else last
-    successors = [*range(first + 1, last + 1), again]
+    successor_of_last = first + len(frame) if script.repeats else last
+    successors = [*range(first + 1, last + 1), successor_of_last]
     return [
         State(token, successor, script.prefill_cost, script.cost_per_token)
         for token, successor in zip(tokens, successors, strict=True)
     ]
 
 
-def _framed(tokens: Sequence[int]) -> bool:
-    """Whether an answer begins with text; one that begins with a marker has no frame."""
+def _has_frame(tokens: Sequence[int]) -> bool:
+    """Return whether an answer begins with text; one that begins with a marker has no frame."""
     return bool(tokens) and tokens[0] in BYTE_VALUES
 
 
 def compile_scripts(scripts: Sequence[Script]) -> tuple[list[State], list[int]]:
-    """Return all the states, and where each script starts: without its frame, and with it."""
+    """Return all states, and the first states of each script without and with its frame."""
     states: list[State] = []
     starts: list[int] = []
     for script in scripts:
         first = len(states)
-        starts += [first + len(FRAME) if _framed(tokens_of(script)) else first, first]
-        states += states_of(script, first)
+        starts += [first + len(FRAME) if _has_frame(encode_script(script)) else first, first]
+        states += compile_script(script, first)
     return states, starts
 
 
-def code(window: bytes) -> int:
-    """Number a window of bytes, as the graph does."""
+def hash_window(window: bytes) -> int:
+    """Compute the number of a window of bytes, as the graph does."""
     return sum(byte * weight for byte, weight in zip(window, WEIGHTS, strict=True))
 
 
-def _code_of(keyword: str) -> int:
-    """The number of a keyword that is spelt; one that is too short for a window has none."""
-    spelt = keyword.encode()[:SPELT]
-    return code(spelt) if len(spelt) == SPELT else -1
+def _hash_keyword(keyword: str) -> int:
+    """Return the number of a keyword in bytes, or -1 if it is shorter than a window."""
+    prefix = keyword.encode()[:KEYWORD_BYTES]
+    return hash_window(prefix) if len(prefix) == KEYWORD_BYTES else -1
 
 
-def scripted_model(scripts: Sequence[Script]) -> ModelProto:
-    """Build the graph that recites `scripts`; it takes one sequence at a time."""
+def make_scripted_model(scripts: Sequence[Script]) -> ModelProto:
+    """Make the graph that recites `scripts`, for one sequence at a time."""
     vocabulary = vocabulary_size(scripts)
     graph = helper.make_graph(
-        [*_read_prompt(), *_find_state(), *_burn_time(), *_emit_token(), *_remember_state()],
+        [*_read_prompt(), *_find_state(), *_burn_time(), *_emit_token(), *_store_state()],
         "scripted_model",
         inputs=[
             helper.make_tensor_value_info("input_ids", TensorProto.INT64, [1, "sequence"]),
-            _cache_info(PAST_KEY, "past"),
-            _cache_info(PAST_VALUE, "past"),
+            _describe_cache(PAST_KEY, "past"),
+            _describe_cache(PAST_VALUE, "past"),
         ],
         outputs=[
             helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, "sequence", vocabulary]),
-            _cache_info(PRESENT_KEY, "total"),
-            _cache_info(PRESENT_VALUE, "total"),
+            _describe_cache(PRESENT_KEY, "total"),
+            _describe_cache(PRESENT_VALUE, "total"),
         ],
         initializer=[
-            numpy_helper.from_array(values, name) for name, values in _constants(scripts).items()
+            numpy_helper.from_array(values, name)
+            for name, values in _make_constants(scripts).items()
         ],
     )
     opset = helper.make_opsetid("", OPSET)
@@ -134,23 +138,23 @@ def scripted_model(scripts: Sequence[Script]) -> ModelProto:
     return model
 
 
-def _cache_info(name: str, length: str) -> ValueInfoProto:
-    """Describe a key or value cache of one head that is one number wide."""
+def _describe_cache(name: str, length: str) -> ValueInfoProto:
+    """Describe a key or value cache of one head with one number per token."""
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1, length, 1])
 
 
-def _constants(scripts: Sequence[Script]) -> dict[str, NDArray[Any]]:
-    """Collect the tables and the small constants that the nodes name."""
+def _make_constants(scripts: Sequence[Script]) -> dict[str, NDArray[Any]]:
+    """Make the tables and constants of the graph, by name."""
     states, starts = compile_scripts(scripts)
     keywords = keyword_tokens(scripts)
     integers = {
         "starts": starts,
         "keyword_tokens": list(keywords.values()),
-        "keyword_codes": [_code_of(keyword) for keyword in keywords],
-        "framing_code": [code(FRAMING)],
-        "window": list(range(SPELT)),
+        "keyword_codes": [_hash_keyword(keyword) for keyword in keywords],
+        "framing_code": [hash_window(FRAMING)],
+        "window": list(range(KEYWORD_BYTES)),
         "weights": list(WEIGHTS),
-        "padding": [0] * (SPELT - 1),
+        "padding": [0] * (KEYWORD_BYTES - 1),
         "token_of_state": [state.token for state in states],
         "successor_of_state": [state.successor for state in states],
         "prefill_cost_of_state": [state.prefill_cost for state in states],
@@ -175,10 +179,10 @@ def _constants(scripts: Sequence[Script]) -> dict[str, NDArray[Any]]:
 
 
 def _read_prompt() -> list[NodeProto]:
-    """Find the last keyword, and whether the answer has to be framed.
+    """Find the last keyword, and whether the answer needs a frame.
 
-    A keyword is one token, except where SDK 2.2.1 offers tools: it spells what users say in bytes
-    then, so that nobody forges a marker. Among equals `ArgMax` takes the last.
+    A keyword is one token, except with tools: there, SDK 2.2.1 encodes user messages in bytes, so
+    that they cannot contain special tokens. Of equal values, `ArgMax` takes the last.
     """
     return [
         node("Squeeze", ["input_ids", "zero"], ["ids"]),
@@ -204,7 +208,7 @@ def _read_prompt() -> list[NodeProto]:
 
 
 def _number_windows() -> list[NodeProto]:
-    """Number the window of tokens that begins at each."""
+    """Compute the number of the window that starts at each token."""
     return [
         node("Range", ["zeroth", "end", "first"], ["positions"]),
         node("Unsqueeze", ["positions", "one"], ["position_column"]),
@@ -217,10 +221,10 @@ def _number_windows() -> list[NodeProto]:
 
 
 def _find_state() -> list[NodeProto]:
-    """Start afresh on a prompt, or move on from the newest entry of the cache when decoding.
+    """Select the first state of a prompt, or the successor of the newest state in the cache.
 
-    The template gives every prompt several tokens, so a single token is the model's own. Before the
-    first prompt the cache is empty: hence the entry that says that nothing was read.
+    A prompt has several tokens due to the chat template, so a single token is a decoding step. The
+    entry `nothing_read` stands for the empty cache before the first prompt.
     """
     return [
         node("Greater", ["length", "one"], ["prefilling"]),
@@ -232,7 +236,7 @@ def _find_state() -> list[NodeProto]:
         node("Less", ["previous", "zero"], ["was_reading"]),
         node("Sub", ["minus_one", "previous"], ["previous_as_read"]),
         node("Where", ["was_reading", "previous_as_read", "zero"], ["read_so_far"]),
-        *_read_on(),
+        *_merge_prompt_parts(),
         node("Gather", ["starts", "read"], ["start"]),
         node("Gather", ["starts", "read_so_far"], ["start_so_far"]),
         node("Where", ["was_reading", "start_so_far", "previous"], ["previous_state"]),
@@ -241,8 +245,8 @@ def _find_state() -> list[NodeProto]:
     ]
 
 
-def _read_on() -> list[NodeProto]:
-    """Join what was read before, a script and its frame as one number, and what was read now."""
+def _merge_prompt_parts() -> list[NodeProto]:
+    """Merge the earlier parts of the prompt with this one into a number of script and frame."""
     return [
         node("Div", ["read_so_far", "two"], ["script_so_far"]),
         node("Mod", ["read_so_far", "two"], ["framed_so_far"]),
@@ -254,17 +258,17 @@ def _read_on() -> list[NodeProto]:
 
 
 def _burn_time() -> list[NodeProto]:
-    """Keep the processor busy for as long as the state costs."""
+    """Run the busy loop for the delay of the state."""
     return [
         node("Gather", ["prefill_cost_of_state", "state"], ["prefill_cost"]),
         node("Gather", ["step_cost_of_state", "state"], ["step_cost"]),
         node("Where", ["prefilling", "prefill_cost", "step_cost"], ["cost"]),
-        node("Loop", ["cost", "", "cold"], ["hot"], body=_squaring()),
+        node("Loop", ["cost", "", "cold"], ["hot"], body=_make_busy_loop_body()),
     ]
 
 
-def _squaring() -> GraphProto:
-    """Return the body of the busy loop."""
+def _make_busy_loop_body() -> GraphProto:
+    """Make the body of the busy loop, which squares the matrix."""
     side = [HEAT_SIDE, HEAT_SIDE]
     return helper.make_graph(
         [
@@ -285,7 +289,7 @@ def _squaring() -> GraphProto:
 
 
 def _emit_token() -> list[NodeProto]:
-    """Give the state's token the only logit above zero, at every position of the input."""
+    """Set the logit of the state's token above zero at every position of the input."""
     return [
         node("Gather", ["token_of_state", "state"], ["token"]),
         node("ReduceSum", ["hot"], ["sum_of_heat"]),
@@ -297,8 +301,8 @@ def _emit_token() -> list[NodeProto]:
     ]
 
 
-def _remember_state() -> list[NodeProto]:
-    """Append the state, or what was read, to the key cache, once for every token of the input."""
+def _store_state() -> list[NodeProto]:
+    """Append the state, or the script of a prompt, to the key cache for every input token."""
     return [
         node("Sub", ["minus_one", "read"], ["entry_of_reading"]),
         node("Where", ["prefilling", "entry_of_reading", "state"], ["entry"]),

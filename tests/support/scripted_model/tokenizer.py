@@ -1,7 +1,7 @@
 """The model's tokenizer: a token is a byte, a marker, or a keyword.
 
-One token a byte keeps the counts exact and splits every multi-byte character over tokens, which is
-what shakes out streaming decoders. A keyword is one token so that the graph can look it up.
+With one token per byte, token counts are known, and multi-byte characters span several tokens,
+which tests streaming decoders. A keyword is one token, so that the graph can look it up.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ MESSAGE_END: Final = "<|im_end|>"
 BYTE_VALUES: Final = range(256)
 MARKERS: Final = {MESSAGE_START: 256, MESSAGE_END: 257}
 BEGIN_CALL, END_CALL, BEGIN_REASONING, END_REASONING = range(258, 262)
-SPEECH_MARKERS: Final = {
+ANSWER_MARKERS: Final = {
     "<tool_call>": BEGIN_CALL,
     "</tool_call>": END_CALL,
     "<think>": BEGIN_REASONING,
     "</think>": END_REASONING,
 }
-"""What marks calls and reasoning off in an answer."""
+"""The markers of calls and reasoning in an answer."""
 FIRST_KEYWORD: Final = 262
-SPELT: Final = 8
-"""How many bytes tell a keyword from all others where it is spelt instead of one token."""
+KEYWORD_BYTES: Final = 8
+"""Number of bytes by which a keyword is identified if it is not encoded as one token."""
 
 FRAME: Final = b"MESSAGE\n"
 FRAMING: Final = b"MESSAGE "
-"""Where SDK 2.2.1 offers tools, it asks for the frame ahead of text, and cuts it off again."""
+"""With tools, SDK 2.2.1 requires FRAME before a text and removes it from the answer."""
 
 END_OF_ANSWER: Final = MARKERS[MESSAGE_END]
 
@@ -52,39 +52,39 @@ CHAT_TEMPLATE: Final = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-"""ChatML. `prompt_tokens` says the same in Python."""
+"""ChatML. `prompt_tokens` is the same in Python."""
 
 
 def keyword_tokens(scripts: Sequence[Script]) -> dict[str, int]:
-    """Number the keywords, and refuse a set in which one hides another."""
+    """Number the keywords, and reject a set in which one is part of another."""
     keywords = [script.keyword for script in scripts]
     for keyword in keywords:
         if sum(keyword in other for other in keywords) > 1:
-            raise ValueError(f"the keyword {keyword!r} is given twice, or is part of another")
-    if len({keyword.encode()[:SPELT] for keyword in keywords}) < len(keywords):
-        raise ValueError(f"two keywords begin with the same {SPELT} bytes")
+            raise ValueError(f"the keyword {keyword!r} is not unique or is part of another")
+    if len({keyword.encode()[:KEYWORD_BYTES] for keyword in keywords}) < len(keywords):
+        raise ValueError(f"two keywords begin with the same {KEYWORD_BYTES} bytes")
     return dict(zip(keywords, count(FIRST_KEYWORD)))
 
 
 def vocabulary_size(scripts: Sequence[Script]) -> int:
-    """Count the bytes, the markers and the keywords."""
+    """Return the number of bytes, markers and keywords."""
     return FIRST_KEYWORD + len(scripts)
 
 
-def tokens_of(script: Script) -> list[int]:
-    """Spell a script: in bytes, with the markers as tokens of their own where it is marked."""
+def encode_script(script: Script) -> list[int]:
+    """Encode a script in bytes, with the markers as special tokens if it is marked."""
     if not script.marked:
         return [*script.text.encode()]
-    pieces = re.split(f"({'|'.join(SPEECH_MARKERS)})", script.text)
+    parts = re.split(f"({'|'.join(ANSWER_MARKERS)})", script.text)
     return [
         token
-        for piece in pieces
-        for token in ([SPEECH_MARKERS[piece]] if piece in SPEECH_MARKERS else piece.encode())
+        for part in parts
+        for token in ([ANSWER_MARKERS[part]] if part in ANSWER_MARKERS else part.encode())
     ]
 
 
 def completion_tokens(text: str) -> int:
-    """Return the completion tokens that the engine counts for `text`: one a byte."""
+    """Return the completion tokens that the engine counts for `text`, which is one per byte."""
     return len(text.encode())
 
 
@@ -92,28 +92,29 @@ def prompt_tokens(
     messages: Iterable[Mapping[str, Any]], scripts: Sequence[Script] = ALL_SCRIPTS
 ) -> int:
     """Return the prompt tokens that the engine counts for `messages` under the chat template."""
-    prompt = "".join(chain(map(_turn, messages), [f"{MESSAGE_START}assistant\n"]))
-    whole = [*MARKERS, *SPEECH_MARKERS, *keyword_tokens(scripts)]
-    remainder, tokens = re.subn("|".join(map(re.escape, whole)), "", prompt)
+    prompt = "".join(chain(map(_format_message, messages), [f"{MESSAGE_START}assistant\n"]))
+    special = [*MARKERS, *ANSWER_MARKERS, *keyword_tokens(scripts)]
+    remainder, tokens = re.subn("|".join(map(re.escape, special)), "", prompt)
     return tokens + len(remainder.encode())
 
 
-def _turn(message: Mapping[str, Any]) -> str:
+def _format_message(message: Mapping[str, Any]) -> str:
     response = "<tool_response>" if message["role"] == "tool" else ""
     calls = "".join(
         f"<tool_call>{call['function']['name']}</tool_call>"
         for call in message.get("tool_calls", ())
     )
-    said = f"{response}{message['content']}{calls}"
-    return f"{MESSAGE_START}{message['role']}\n{said}{MESSAGE_END}\n"
+    content = f"{response}{message['content']}{calls}"
+    return f"{MESSAGE_START}{message['role']}\n{content}{MESSAGE_END}\n"
 
 
-def tokenizer_json(scripts: Sequence[Script]) -> dict[str, Any]:
-    """Describe the tokenizer in the format of the `tokenizers` library."""
-    markers = {**MARKERS, **SPEECH_MARKERS}
-    added = [_added_token(token, text, special=True) for text, token in markers.items()]
+def make_tokenizer_json(scripts: Sequence[Script]) -> dict[str, Any]:
+    """Make the tokenizer file of the `tokenizers` library."""
+    markers = {**MARKERS, **ANSWER_MARKERS}
+    added = [_make_added_token(token, text, special=True) for text, token in markers.items()]
     added += [
-        _added_token(token, text, special=False) for text, token in keyword_tokens(scripts).items()
+        _make_added_token(token, text, special=False)
+        for text, token in keyword_tokens(scripts).items()
     ]
     byte_level = {
         "type": "ByteLevel",
@@ -138,14 +139,14 @@ def tokenizer_json(scripts: Sequence[Script]) -> dict[str, Any]:
             "end_of_word_suffix": "",
             "fuse_unk": False,
             "byte_fallback": False,
-            "vocab": {_printable(byte): byte for byte in BYTE_VALUES},
+            "vocab": {_get_printable(byte): byte for byte in BYTE_VALUES},
             "merges": [],
         },
     }
 
 
-def tokenizer_config_json() -> dict[str, Any]:
-    """Describe what surrounds the tokenizer: its class, its markers and the chat template."""
+def make_tokenizer_config() -> dict[str, Any]:
+    """Make the tokenizer's configuration: its class, special tokens and chat template."""
     return {
         "tokenizer_class": "GPT2Tokenizer",
         "add_bos_token": False,
@@ -159,12 +160,12 @@ def tokenizer_config_json() -> dict[str, Any]:
     }
 
 
-def without_template() -> dict[str, Any]:
-    """The same for a model that nobody chats with."""
-    return {key: value for key, value in tokenizer_config_json().items() if key != "chat_template"}
+def make_tokenizer_config_without_template() -> dict[str, Any]:
+    """Make the configuration for a model without chat."""
+    return {key: value for key, value in make_tokenizer_config().items() if key != "chat_template"}
 
 
-def _added_token(token: int, text: str, *, special: bool) -> dict[str, Any]:
+def _make_added_token(token: int, text: str, *, special: bool) -> dict[str, Any]:
     """Describe a token that is matched in the text before it is split into bytes."""
     return {
         "id": token,
@@ -177,10 +178,10 @@ def _added_token(token: int, text: str, *, special: bool) -> dict[str, Any]:
     }
 
 
-def _printable(byte: int) -> str:
-    """Return the character that stands for a byte in a byte-level vocabulary.
+def _get_printable(byte: int) -> str:
+    """Return the character of a byte in a byte-level vocabulary.
 
-    Bytes that print in Latin-1 stand for themselves; the others are numbered from U+0100, in order.
+    Bytes that are printable in Latin-1 keep their character; the others are numbered from U+0100.
     """
     printing = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     if byte in printing:

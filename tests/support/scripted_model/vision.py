@@ -1,11 +1,11 @@
-"""A model that sees, and whose every answer is known: Phi-3-vision's shape around the scripted one.
+"""A vision model with known answers: the scripted model with the interface of Phi-3-vision.
 
-The engine makes pixels of the image, runs the vision graph on them, and has the embedding graph put
-its features where the prompt has -1 for the image. This vision graph tells only how light the image
-is; this embedding leaves a token at its number, and makes keywords of the image's: so the decoder
-recites what it is to say of light, of dark, or of nothing at all.
+The engine decodes the image, runs the vision graph on its pixels, and has the embedding graph
+replace the -1 of the image in the prompt by its features. This vision graph only computes the
+brightness of the image. The embedding of a token is its number, and that of an image is a keyword,
+so the decoder recites the script for a light image, a dark image or no image.
 
-    build_seer(tmp_path / "seer")
+    build_vision_model(tmp_path / "vision")
     write_image(tmp_path / "light.png", level=255)
     ...                                                     # run the engine
     assert text == LIGHT
@@ -23,9 +23,9 @@ import onnx
 from onnx import TensorProto, checker, helper, numpy_helper
 
 from .directory import make_genai_config
-from .graph import IR_VERSION, OPSET, node, scripted_model
+from .graph import IR_VERSION, OPSET, make_scripted_model, node
 from .scripts import Script
-from .tokenizer import FIRST_KEYWORD, tokenizer_config_json, tokenizer_json
+from .tokenizer import FIRST_KEYWORD, make_tokenizer_config, make_tokenizer_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,7 +42,7 @@ SCRIPTS: Final = (
 )
 CROP: Final = 336
 SIDE: Final = 8
-"""Of the images that are written here; they are scaled to crops."""
+"""Side of the images in pixels; the engine scales them to crops."""
 
 TEMPLATE: Final = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -54,26 +54,27 @@ TEMPLATE: Final = (
 )
 
 
-def build_seer(directory: Path) -> None:
-    """Write the model into `directory`, which is made if need be."""
+def build_vision_model(directory: Path) -> None:
+    """Write the model into `directory`, which is created if it is missing."""
     directory.mkdir(parents=True, exist_ok=True)
-    onnx.save_model(vision_model(), directory / "vision.onnx")
-    onnx.save_model(embedding_model(), directory / "embedding.onnx")
-    onnx.save_model(decoder_model(), directory / "model.onnx")
+    onnx.save_model(make_vision_graph(), directory / "vision.onnx")
+    onnx.save_model(make_embedding_graph(), directory / "embedding.onnx")
+    onnx.save_model(make_decoder(), directory / "model.onnx")
     files = {
-        "genai_config.json": _config(),
-        "processor_config.json": _processor(),
-        "tokenizer.json": tokenizer_json(SCRIPTS),
-        "tokenizer_config.json": {**tokenizer_config_json(), "chat_template": TEMPLATE},
+        "genai_config.json": _make_config(),
+        "processor_config.json": _make_processor_config(),
+        "tokenizer.json": make_tokenizer_json(SCRIPTS),
+        "tokenizer_config.json": {**make_tokenizer_config(), "chat_template": TEMPLATE},
     }
     for name, content in files.items():
         (directory / name).write_text(json.dumps(content, indent=2), encoding="utf-8")
 
 
-def vision_model() -> ModelProto:
-    """Says in every feature how light the image is.
+def make_vision_graph() -> ModelProto:
+    """Make a graph whose features all are the brightness of the image.
 
-    Phi-3-vision makes 144 features of each crop and of the whole, and 12 more to end a row of them.
+    Phi-3-vision has 144 features for each crop and for the full image, and 12 more at the end of
+    each row of crops.
     """
     graph = helper.make_graph(
         [
@@ -91,10 +92,10 @@ def vision_model() -> ModelProto:
         ],
         "scripted_vision",
         inputs=[
-            _floats("pixel_values", ["images", "crops_and_whole", 3, CROP, CROP]),
+            _describe_floats("pixel_values", ["images", "crops_and_whole", 3, CROP, CROP]),
             helper.make_tensor_value_info("image_sizes", TensorProto.INT64, ["images", 2]),
         ],
-        outputs=[_floats("image_features", ["features", 1])],
+        outputs=[_describe_floats("image_features", ["features", 1])],
         initializer=[
             numpy_helper.from_array(np.array(values, np.int64), name)
             for name, values in {
@@ -107,11 +108,11 @@ def vision_model() -> ModelProto:
             }.items()
         ],
     )
-    return _checked(graph)
+    return _make_checked_model(graph)
 
 
-def embedding_model() -> ModelProto:
-    """A token's number, and that of a keyword for what stands for the image."""
+def make_embedding_graph() -> ModelProto:
+    """Make a graph that embeds a token as its number and an image as the number of a keyword."""
     graph = helper.make_graph(
         [
             node("Concat", ["darkness", "image_features"], ["levels"], axis=0),
@@ -126,9 +127,9 @@ def embedding_model() -> ModelProto:
         "scripted_embedding",
         inputs=[
             helper.make_tensor_value_info("input_ids", TensorProto.INT32, [1, "sequence"]),
-            _floats("image_features", ["features", 1]),
+            _describe_floats("image_features", ["features", 1]),
         ],
-        outputs=[_floats("inputs_embeds", [1, "sequence", 1])],
+        outputs=[_describe_floats("inputs_embeds", [1, "sequence", 1])],
         initializer=[
             numpy_helper.from_array(np.full((1, 1), -9, np.float32), "darkness"),
             numpy_helper.from_array(np.array(0.5, np.float32), "half"),
@@ -138,56 +139,60 @@ def embedding_model() -> ModelProto:
             numpy_helper.from_array(np.array([2], np.int64), "last_axis"),
         ],
     )
-    return _checked(graph)
+    return _make_checked_model(graph)
 
 
-def decoder_model() -> ModelProto:
-    """The scripted model, whose tokens come as their numbers."""
-    model = scripted_model(SCRIPTS)
+def make_decoder() -> ModelProto:
+    """Make a scripted model whose input embeddings are the numbers of the tokens."""
+    model = make_scripted_model(SCRIPTS)
     graph = model.graph
-    graph.input[0].CopyFrom(_floats("inputs_embeds", [1, "sequence", 1]))
+    graph.input[0].CopyFrom(_describe_floats("inputs_embeds", [1, "sequence", 1]))
     front = [
         node("Squeeze", ["inputs_embeds", "last_axis"], ["numbers"]),
         node("Cast", ["numbers"], ["input_ids"], to=TensorProto.INT64),
     ]
-    for at, each in enumerate(front):
-        graph.node.insert(at, each)
+    for position, added in enumerate(front):
+        graph.node.insert(position, added)
     graph.initializer.append(numpy_helper.from_array(np.array([2], np.int64), "last_axis"))
     checker.check_model(model, full_check=True)
     return model
 
 
 def write_image(path: Path, *, level: int) -> Path:
-    """As `png`, in a file."""
-    path.write_bytes(png(level=level))
+    """Write the image of `make_png` to a file."""
+    path.write_bytes(make_png(level=level))
     return path
 
 
-def png(*, level: int) -> bytes:
-    """A PNG of one shade of grey, from 0 for black to 255."""
+def make_png(*, level: int) -> bytes:
+    """Make a PNG image in one shade of grey, from 0 for black to 255 for white."""
 
-    def chunk(kind: bytes, data: bytes) -> bytes:
+    def make_chunk(kind: bytes, data: bytes) -> bytes:
         body = kind + data
         return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
 
     header = struct.pack(">IIBBBBB", SIDE, SIDE, 8, 2, 0, 0, 0)
     rows = (b"\0" + bytes([level] * 3 * SIDE)) * SIDE
-    parts = (chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b""))
+    parts = (
+        make_chunk(b"IHDR", header),
+        make_chunk(b"IDAT", zlib.compress(rows)),
+        make_chunk(b"IEND", b""),
+    )
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
-def _checked(graph: GraphProto) -> ModelProto:
+def _make_checked_model(graph: GraphProto) -> ModelProto:
     opset = helper.make_opsetid("", OPSET)
     model = helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION)
     checker.check_model(model, full_check=True)
     return model
 
 
-def _floats(name: str, shape: list[int | str]) -> Any:
+def _describe_floats(name: str, shape: list[int | str]) -> Any:
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
 
 
-def _config() -> dict[str, Any]:
+def _make_config() -> dict[str, Any]:
     config = make_genai_config(SCRIPTS, context_length=8192)
     model = config["model"]
     del model["decoder"]["inputs"]["input_ids"]
@@ -207,7 +212,7 @@ def _config() -> dict[str, Any]:
     return config
 
 
-def _processor() -> dict[str, Any]:
+def _make_processor_config() -> dict[str, Any]:
     steps: list[dict[str, Any]] = [
         {"name": "decode_image", "type": "DecodeImage", "attrs": {"color_space": "BGR"}},
         {"name": "convert_to_rgb", "type": "ConvertRGB"},

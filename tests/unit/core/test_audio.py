@@ -13,7 +13,7 @@ import pytest
 from foundry_api.core.audio import WINDOW_S, find_next_cut, iter_part, read_duration_s, read_wave
 from foundry_api.core.transcriptions import AudioInput
 from foundry_api.types.errors import InvalidRequest
-from support.scripted_model.audio import SAMPLE_RATE, flac_head, silent_mp3
+from support.scripted_model.audio import SAMPLE_RATE, make_flac_header, make_silent_mp3
 
 Samples = npt.NDArray[np.float64]
 RATE = 8000
@@ -197,10 +197,10 @@ def coded(number: int) -> bytes:
 
 class TestDurations:
     def test_mp3(self) -> None:
-        assert read_duration_s(io.BytesIO(silent_mp3(57.8))) == pytest.approx(57.8, abs=0.03)
+        assert read_duration_s(io.BytesIO(make_silent_mp3(57.8))) == pytest.approx(57.8, abs=0.03)
 
     def test_flac(self) -> None:
-        assert read_duration_s(io.BytesIO(flac_head(57.8))) == pytest.approx(57.8)
+        assert read_duration_s(io.BytesIO(make_flac_header(57.8))) == pytest.approx(57.8)
 
     @pytest.mark.parametrize("is_variable", [False, True])
     @pytest.mark.parametrize("seconds", [1, 29.9, 57.8, 7200.5])
@@ -210,19 +210,21 @@ class TestDurations:
 
     async def test_flac_without_any_length_may_be_long(self) -> None:
         with pytest.raises(InvalidRequest, match="may last long") as caught:
-            await anext(AudioInput(flac_head(0)).iter_parts())
+            await anext(AudioInput(make_flac_header(0)).iter_parts())
         assert caught.value.field == "audio"
 
     @pytest.mark.parametrize(
         "between", [b"\xff" * 300_000, bytes(300_000), b"\xff\xfb\x9c" * 99_999]
     )
     def test_mp3_with_a_picture(self, between: bytes) -> None:
-        content = silent_mp3(20.0) + between + silent_mp3(20.0)
+        content = make_silent_mp3(20.0) + between + make_silent_mp3(20.0)
         assert read_duration_s(io.BytesIO(content)) == pytest.approx(40, abs=0.1)
 
     def test_frame_marks_in_a_picture_are_not_counted(self) -> None:
         picture = np.random.default_rng(3).integers(0, 256, 2**20, np.uint8).tobytes()
-        assert read_duration_s(io.BytesIO(silent_mp3(20.0) + picture)) == pytest.approx(20, abs=0.2)
+        assert read_duration_s(io.BytesIO(make_silent_mp3(20.0) + picture)) == pytest.approx(
+            20, abs=0.2
+        )
 
     @pytest.mark.parametrize("content", [b"", b"x", b"ID3", b"\xff" * 100_000, bytes(200_000)])
     def test_duration_of_other_formats_is_unknown(self, content: bytes) -> None:

@@ -27,7 +27,7 @@ from foundry_api.core.transcriptions import (
 )
 from foundry_api.types.capabilities import CAPABILITIES
 from foundry_api.types.errors import ContextOverflow, InvalidRequest, UnsupportedFeature
-from support.scripted_model.vision import png
+from support.scripted_model.vision import make_png
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from foundry_api.engine.models.task import Speech
 
 BASE = "http://127.0.0.1:5273"
-DOT = png(level=255)
+DOT = make_png(level=255)
 DATA_URL = "data:image/png;base64," + base64.b64encode(DOT).decode()
 
 

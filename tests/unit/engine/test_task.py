@@ -21,7 +21,7 @@ from service.helpers import make_model_directory
 from support.scripted_model import build
 from support.scripted_model.audio import build_transcriber
 from support.scripted_model.embeddings import build_embedder
-from support.scripted_model.vision import build_seer
+from support.scripted_model.vision import build_vision_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +53,7 @@ def test_whisper_is_for_speech(tmp_path: Path) -> None:
 
 
 def test_a_model_with_a_vision_part_is_for_vision(tmp_path: Path) -> None:
-    build_seer(tmp_path)
+    build_vision_model(tmp_path)
     assert (detect_task(tmp_path), find_problems(tmp_path)) == (VISION, ())
 
 
