@@ -34,12 +34,12 @@ from foundry_api.resilience.deadline import Deadline
 from foundry_api.types.checks import (
     check_cache,
     check_flag,
+    check_instructions,
     check_int,
+    check_model_names,
     check_range,
     check_repairs,
     check_timeout,
-    instructions,
-    model_names,
     prompt_to_messages,
     reject_unknown_options,
 )
@@ -193,7 +193,7 @@ def _validate_options(requests: Any, call_options: BatchCallOptions) -> BatchCal
     check_timeout(options.get("timeout"))
     check_cache(options.get("cache", "auto"))
     check_flag("download", options.get("download"))
-    model_names(options.get("model"))
+    check_model_names(options.get("model"))
     Deadline.after(options.get("deadline"))
     # The other options are checked as those of a call, with any prompt.
     chat_arguments: dict[str, Any] = {
@@ -208,7 +208,7 @@ def _validate_options(requests: Any, call_options: BatchCallOptions) -> BatchCal
             raise InvalidRequest(f"{name} is None, not a number", field=name)
     return replace(
         call_options,
-        system=instructions("system", call_options.system),
+        system=check_instructions("system", call_options.system),
         patience_s=cast("float", check_range("patience", call_options.patience_s, 0, math.inf)),
         max_attempts=cast("int", check_int("max_attempts", call_options.max_attempts, 1, math.inf)),
         max_repairs=check_repairs(call_options.max_repairs),
@@ -233,7 +233,7 @@ class RequestTask(BatchTask[BatchResult[Any]]):
         options: ChatOptions,
         dedupe: bool,
     ) -> None:
-        default = ", ".join(model_names(options.get("model"))) or client.settings.model
+        default = ", ".join(check_model_names(options.get("model"))) or client.settings.model
         is_request = isinstance(item, BatchRequest)
         group = get_model(item, default) if is_request else default
         super().__init__(index, group, _make_key(item, group) if dedupe else None)

@@ -14,10 +14,10 @@ from foundry_api.types.checks import (
     MAX_SEED,
     MAX_TEMPERATURE,
     MAX_TOKENS,
+    check_instructions,
     check_int,
     check_range,
     check_text,
-    instructions,
 )
 from foundry_api.types.errors import InvalidRequest
 from foundry_api.types.values import format_value
@@ -365,7 +365,7 @@ _MEMBER_CHECKS: Mapping[BatchUrl, Mapping[str, Check]] = {
     },
     RESPONSES_URL: {
         "input": _check_text_or_list,
-        "instructions": instructions,
+        "instructions": check_instructions,
         "max_output_tokens": _check_later,
         "text": _check_object,
         "reasoning": _check_object,

@@ -334,7 +334,7 @@ class ChatMethods(ABC):
             messages, options, expectation.constraint, is_validated=is_validated
         )
 
-        async def ask(
+        async def request_completion(
             turns: tuple[Message, ...], constraint: Constraint | None, repetitions: int
         ) -> Completion[None]:
             body = structs.replace(
@@ -343,7 +343,7 @@ class ChatMethods(ABC):
             return await self._new_call(structs.replace(request, request=body)).result()
 
         return await complete_with_repairs(
-            ask,
+            request_completion,
             request.request.messages,
             expectation,
             max_repairs=max_repairs,

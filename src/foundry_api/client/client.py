@@ -23,8 +23,8 @@ from foundry_api.resilience.limiter import LimiterSettings
 from foundry_api.types.checks import (
     check_cache,
     check_flag,
+    check_model_names,
     check_timeout,
-    model_names,
     reject_unknown_options,
 )
 from foundry_api.types.errors import ConfigurationError, ServiceError
@@ -272,7 +272,7 @@ class FoundryAPIClient(ChatMethods, ToolMethods, EndpointMethods, BatchMethods):
         if deadline_s is None:
             deadline_s = settings.deadline_s
         return CallRequest(
-            models=(settings.model,) if model is None else model_names(model),
+            models=(settings.model,) if model is None else check_model_names(model),
             request=make_chat_request(
                 messages,
                 max_tokens=options.get("max_tokens"),

@@ -21,11 +21,11 @@ from foundry_api.types.checks import (
     MAX_TEMPERATURE,
     MAX_TOKENS,
     check_flag,
+    check_instructions,
     check_int,
     check_range,
     check_several,
     check_text,
-    instructions,
 )
 from foundry_api.types.errors import (
     ContextOverflow,
@@ -258,8 +258,9 @@ def validate_numbers(
 
 def _validate_other_options(options: ResponseOptions) -> dict[str, Any]:
     members: dict[str, Any] = {}
-    if (instructions_text := instructions("instructions", options.get("instructions"))) is not None:
-        members["instructions"] = instructions_text
+    instructions = check_instructions("instructions", options.get("instructions"))
+    if instructions is not None:
+        members["instructions"] = instructions
     if (metadata := options.get("metadata")) is not None:
         members["metadata"] = labels = to_json_object("metadata", metadata)
         for name, value in labels.items():

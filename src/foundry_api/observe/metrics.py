@@ -33,6 +33,8 @@ NO_SERVICE = "none"
 
 
 class _Series:
+    """The counts of one pair of model and service."""
+
     def __init__(self) -> None:
         self.outcomes: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()

@@ -100,10 +100,12 @@ def move_foreign_side_files(path: Path) -> None:
         if _is_side_file(side_path, suffix):
             continue
         number = 1
-        while os.path.lexists(aside := side_path.with_name(f"{side_path.name}.foreign-{number}")):
+        while os.path.lexists(
+            backup_path := side_path.with_name(f"{side_path.name}.foreign-{number}")
+        ):
             number += 1
-        side_path.replace(aside)
-        log.warning("%s is not a file of SQLite; renamed it to %s", side_path, aside)
+        side_path.replace(backup_path)
+        log.warning("%s is not a file of SQLite; renamed it to %s", side_path, backup_path)
 
 
 def make_private(path: Path) -> None:
@@ -126,12 +128,12 @@ def quarantine(path: Path, reason: str) -> Path:
     """
     existing = _find_quarantine_names(path)
     number = 1 + max((_parse_number(name) for name in existing), default=0)
-    aside = path.with_name(f"{path.name}.{reason}-{number}")
+    backup_path = path.with_name(f"{path.name}.{reason}-{number}")
     # The database first: a process that opens it meanwhile notices that its identity changed.
     for suffix in ("", *SIDE_SUFFIXES):
         with suppress(FileNotFoundError):
-            get_side_path(path, suffix).replace(get_side_path(aside, suffix))
-    return aside
+            get_side_path(path, suffix).replace(get_side_path(backup_path, suffix))
+    return backup_path
 
 
 def list_quarantined(path: Path, file_format: FileFormat) -> list[Path]:
@@ -142,12 +144,12 @@ def list_quarantined(path: Path, file_format: FileFormat) -> list[Path]:
 def remove_quarantined(path: Path, file_format: FileFormat, *, keep: int = 0) -> None:
     """Delete the quarantined files of the format, except for the `keep` newest."""
     quarantined = list_quarantined(path, file_format)
-    for aside in quarantined[: max(0, len(quarantined) - keep)]:
+    for backup_path in quarantined[: max(0, len(quarantined) - keep)]:
         for suffix in SIDE_SUFFIXES:
-            side_path = get_side_path(aside, suffix)
+            side_path = get_side_path(backup_path, suffix)
             if _is_side_file(side_path, suffix):
                 side_path.unlink(missing_ok=True)
-        aside.unlink(missing_ok=True)
+        backup_path.unlink(missing_ok=True)
 
 
 def _find_quarantine_names(path: Path) -> list[Path]:
@@ -160,8 +162,8 @@ def _find_quarantine_names(path: Path) -> list[Path]:
     return sorted(matches, key=_parse_number)
 
 
-def _parse_number(aside: Path) -> int:
-    return int(aside.name.rpartition("-")[2])
+def _parse_number(backup_path: Path) -> int:
+    return int(backup_path.name.rpartition("-")[2])
 
 
 def _is_side_file(path: Path, suffix: str) -> bool:

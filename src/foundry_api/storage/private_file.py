@@ -47,14 +47,14 @@ def read_file(path: Path, max_bytes: int) -> bytes:
 def replace_file(path: Path | str, content: bytes) -> None:
     """Write a private file atomically; on failure, the old file stays."""
     target = Path(path)
-    draft = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, PRIVATE)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, PRIVATE)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
-        replace_atomically(draft, target)
+        replace_atomically(temporary, target)
     except BaseException:
-        draft.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 

@@ -125,18 +125,18 @@ def open_database(
     lock: AbstractContextManager[object],
     timeout_s: float,
     check_same_thread: bool = True,
-    recognised: tuple[int, int] | None = None,
+    known_identity: tuple[int, int] | None = None,
 ) -> sqlite3.Connection:
     """Open a database for writing; create it if it is missing or empty.
 
     Raises ForeignFile, OtherFormat, and sqlite3.Error or OSError if the file is damaged (see
-    `is_damage`) or unavailable. `lock` is held while the tables are created. `recognised` is the
-    `get_file_identity` of an earlier open, which saves checking the file.
+    `is_damage`) or unavailable. `lock` is held while the tables are created. `known_identity` is
+    the `get_file_identity` of an earlier open, which saves checking the file.
     """
     for _ in range(OPEN_ATTEMPTS):
         create_file(path)
         identity = get_file_identity(path)
-        is_known = identity is not None and identity == recognised
+        is_known = identity is not None and identity == known_identity
         if not is_known:
             identity = _check_file(path, file_format, timeout_s)
         move_foreign_side_files(path)
@@ -146,7 +146,7 @@ def open_database(
                 if is_known:  # reads from the WAL as well, before the identity is checked again
                     database.execute("pragma user_version").fetchone()
                 else:
-                    _prepare(database, path, file_format, lock)
+                    _ensure_schema(database, path, file_format, lock)
             except BaseException:
                 database.close()
                 raise
@@ -172,7 +172,7 @@ def open_read_only(
     options = "mode=ro" if get_size(get_side_path(path, "-wal")) else "mode=ro&immutable=1"
     database = _connect(path, options, timeout_s)
     try:
-        if _is_laid_out(database, path, file_format):
+        if _has_schema(database, path, file_format):
             return database
     except BaseException:
         database.close()
@@ -234,19 +234,19 @@ def _decode_text(data: bytes) -> str:
         raise DamagedFile("a text is not UTF-8") from error
 
 
-def _prepare(
+def _ensure_schema(
     database: sqlite3.Connection,
     path: Path,
     file_format: FileFormat,
     lock: AbstractContextManager[object],
 ) -> None:
-    if _is_laid_out(database, path, file_format):
+    if _has_schema(database, path, file_format):
         make_private(path)
         return
     # The lock, because SQLite fails at once, without a wait, when two processes turn on write-ahead
     # logging at the same time.
     with lock:
-        if _is_laid_out(database, path, file_format):  # another process was faster
+        if _has_schema(database, path, file_format):  # another process was faster
             return
         make_private(path)
         # The application id first, so that every file with content has it.
@@ -258,10 +258,13 @@ def _prepare(
         )
 
 
-def _is_laid_out(database: sqlite3.Connection, path: Path, file_format: FileFormat) -> bool:
-    """Whether the database has its tables; False for an empty one, which may become ours."""
+def _has_schema(database: sqlite3.Connection, path: Path, file_format: FileFormat) -> bool:
+    """Whether the database has the tables of the format; False if it is empty.
+
+    Raises ForeignFile or OtherFormat for a database with other content.
+    """
     try:
-        application, version, tables = _read_marks(database)
+        application, version, tables = _read_header(database)
     except sqlite3.DatabaseError as error:
         if is_damage(error) and not has_own_header(path, file_format):
             raise NotADatabase("it is not a database of this program") from error
@@ -276,7 +279,7 @@ def _is_laid_out(database: sqlite3.Connection, path: Path, file_format: FileForm
     return True
 
 
-def _read_marks(database: sqlite3.Connection) -> tuple[int, int, frozenset[str]]:
+def _read_header(database: sqlite3.Connection) -> tuple[int, int, frozenset[str]]:
     """Return application id, version and tables."""
     # In one transaction, because another process may be creating the tables.
     database.execute("begin")

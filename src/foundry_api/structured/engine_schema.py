@@ -59,7 +59,7 @@ MIN_INTEGER = 1024 - 2**63
 # The engine fails at larger bounds of numbers (probed).
 MAX_NUMBER = 9e18
 
-# The engine writes the year 0, second 60, and decimals without end.
+# Without these patterns, the engine writes the year 0, second 60, and decimals without end.
 _YEAR = "(?:[1-9]...|0[1-9]..|00[1-9].|000[1-9])"
 _SECONDS = r"[0-5].(?:\.[0-9]{1,6})?(?:[Zz]|[+-]..:..)"
 _STRICT_PATTERNS = {
@@ -213,7 +213,7 @@ def _make_extra_keywords(
 
 
 def _has_unbounded_decimals(bounded: Mapping[str, Any]) -> bool:
-    """Check whether decimals of numbers from 0 on can be limited without excluding a number."""
+    """Check whether numbers from 0 on have no limit for decimals yet, and can get one."""
     low, high = get_lower_bound(bounded), get_upper_bound(bounded)
     return (
         _get_number_type(bounded) == "number"

@@ -56,8 +56,8 @@ class OutputSpec:
             ValueError or returning False.
         is_json: Whether the text is JSON, so that a stream has partial values.
         chunk_parser: Converts each chunk of a stream to its partial value instead.
-        slow_from: Length of a text from which on `parse` may block for long; None if it never
-            does, or if it is the caller's.
+        slow_from: Length in characters from which on `parse` may take long, so that it runs in a
+            thread; None if it never does. The caller's own parser always runs on the event loop.
     """
 
     constraint: Constraint | None = None

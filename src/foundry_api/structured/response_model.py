@@ -53,7 +53,7 @@ _WRAPPER_KEYS = frozenset({"description", "name", "schema", "strict", "type"})
 class ResponseType(msgspec.Struct, Generic[T], frozen=True):
     """A type of answers.
 
-    `decode` converts JSON text or raises ValidationFailed. It may block for long with a text of
+    `decode` converts JSON text or raises ValidationFailed. It may take long for a text of
     `slow_from` characters or more; None if it never does.
     """
 

@@ -34,15 +34,15 @@ __all__ = [
     "check_characters",
     "check_encodable",
     "check_flag",
+    "check_instructions",
     "check_int",
+    "check_model_names",
     "check_name",
     "check_range",
     "check_repairs",
     "check_several",
     "check_text",
     "check_timeout",
-    "instructions",
-    "model_names",
     "prompt_to_messages",
     "reject_unknown_options",
     "validate_messages",
@@ -84,7 +84,7 @@ def validate_messages(messages: Iterable[Message | Mapping[str, Any]]) -> tuple[
 
 def prompt_to_messages(prompt: str, system: str | None = None) -> list[Message]:
     """Return the messages for a prompt and an optional system prompt."""
-    system_text = None if system is None else instructions("system", system)
+    system_text = None if system is None else check_instructions("system", system)
     # Most prompts are ASCII and need no further check.
     is_simple = type(prompt) is str and prompt.isascii() and "\0" not in prompt
     if not is_simple or not prompt or prompt.isspace():
@@ -93,7 +93,7 @@ def prompt_to_messages(prompt: str, system: str | None = None) -> list[Message]:
     return [message] if system_text is None else [Message("system", system_text), message]
 
 
-def instructions(field: str, value: object) -> str | None:
+def check_instructions(field: str, value: object) -> str | None:
     """Return instructions or a system prompt as text; None if they are empty."""
     if value is None:
         return None
@@ -231,7 +231,7 @@ def reject_unknown_options(options: Mapping[str, Any], known: AbstractSet[str]) 
             raise TypeError(f"a completion takes no argument {name!r}; members go into extra=")
 
 
-def model_names(model: str | Sequence[str] | None) -> tuple[str, ...]:
+def check_model_names(model: str | Sequence[str] | None) -> tuple[str, ...]:
     """Return the models to try, in order; none for None."""
     if model is None:
         return ()

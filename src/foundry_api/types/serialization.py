@@ -43,7 +43,7 @@ class Result:
         Returns:
             The members by name.
         """
-        members: dict[str, Any] = _builtins(self)
+        members: dict[str, Any] = _to_builtins(self)
         return members
 
     @classmethod
@@ -71,16 +71,16 @@ class Result:
         """Describe to pydantic how to validate and serialize a field of this type."""
         from pydantic_core import core_schema  # noqa: PLC0415 - only where pydantic is used
 
-        def result(value: Any) -> Any:
+        def validate(value: Any) -> Any:
             return cls.from_dict(value) if is_mapping(value) else value
 
         return core_schema.chain_schema(
             [
-                core_schema.no_info_plain_validator_function(result),
+                core_schema.no_info_plain_validator_function(validate),
                 core_schema.is_instance_schema(cls),
             ],
             serialization=core_schema.plain_serializer_function_ser_schema(
-                _builtins, return_schema=core_schema.any_schema()
+                _to_builtins, return_schema=core_schema.any_schema()
             ),
         )
 
@@ -158,11 +158,11 @@ def header_text(value: str) -> str:
     return value
 
 
-def _builtins(value: Any) -> Any:
-    return msgspec.to_builtins(value, str_keys=True, enc_hook=_plain)
+def _to_builtins(value: Any) -> Any:
+    return msgspec.to_builtins(value, str_keys=True, enc_hook=_to_plain)
 
 
-def _plain(value: Any) -> Any:
+def _to_plain(value: Any) -> Any:
     """Convert what msgspec does not know: a pydantic model, an exception, a user's object."""
     if (dump := getattr(value, "model_dump", None)) is not None:
         return dump(mode="json")

@@ -138,8 +138,8 @@ class Settings:
         for name, (variable, parse) in _VARIABLES.items():
             text = source.get(variable, "").strip()
             if text and arguments.get(name) is None:
-                values[name] = _CHECKS[name](variable, _parse(variable, text, parse))
-        return cls(**_override(values, _check_arguments(arguments, names or {})))
+                values[name] = _CHECKS[name](variable, _parse_variable(variable, text, parse))
+        return cls(**_apply_overrides(values, _check_arguments(arguments, names or {})))
 
     @classmethod
     def resolve(
@@ -169,7 +169,7 @@ class Settings:
                 f"settings is {format_value(settings)}, not Settings", hint="Give Settings(…)."
             )
         values = {setting.name: getattr(settings, setting.name) for setting in fields(cls)}
-        return cls(**_override(values, _check_arguments(arguments, names or {})))
+        return cls(**_apply_overrides(values, _check_arguments(arguments, names or {})))
 
 
 def environment_variables() -> tuple[str, ...]:
@@ -219,14 +219,14 @@ def _check_arguments(arguments: Mapping[str, object], names: Mapping[str, str]) 
     }
 
 
-def _override(values: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+def _apply_overrides(values: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
     # base_url and base_urls exclude each other, so an override of one removes the other.
     replaced = {"base_url": "base_urls", "base_urls": "base_url"}
     removed = {replaced[name] for name in overrides if name in replaced} - overrides.keys()
     return {**{name: value for name, value in values.items() if name not in removed}, **overrides}
 
 
-def _absolute(name: str, path: Path) -> Path:
+def _make_absolute(name: str, path: Path) -> Path:
     # Processes with another working directory use it too: the engine host, workers of a cluster.
     try:
         return absolute_path(path)
@@ -237,21 +237,21 @@ def _absolute(name: str, path: Path) -> Path:
         ) from error
 
 
-def _seconds(name: str, value: object) -> float:
-    return _positive(name, value, "Give seconds above 0, such as 30.")
+def _check_seconds(name: str, value: object) -> float:
+    return _check_positive(name, value, "Give seconds above 0, such as 30.")
 
 
-def _timeout(name: str, value: object) -> float | Literal["auto"]:
+def _check_timeout(name: str, value: object) -> float | Literal["auto"]:
     if as_text(value) == "auto":
         return "auto"
-    return _positive(name, value, "Give seconds above 0, such as 30, or auto.")
+    return _check_positive(name, value, "Give seconds above 0, such as 30, or auto.")
 
 
-def _budget_mb(name: str, value: object) -> float:
-    return _positive(name, value, "Give MB above 0, such as 8000.")
+def _check_budget_mb(name: str, value: object) -> float:
+    return _check_positive(name, value, "Give MB above 0, such as 8000.")
 
 
-def _positive(name: str, value: object, hint: str) -> float:
+def _check_positive(name: str, value: object, hint: str) -> float:
     number = as_float(value)
     if number is None or not 0 < number < math.inf:
         given = format_value(value) if number is None else f"{number:g}"
@@ -259,7 +259,7 @@ def _positive(name: str, value: object, hint: str) -> float:
     return number
 
 
-def _model(name: str, value: object) -> str:
+def _check_model(name: str, value: object) -> str:
     text = as_text(value)
     if text is None:
         raise ConfigurationError(
@@ -278,7 +278,7 @@ def _model(name: str, value: object) -> str:
     return text
 
 
-def _retries(name: str, value: object) -> int:
+def _check_retries(name: str, value: object) -> int:
     number = as_int(value)
     if number is None or number < 0:
         raise ConfigurationError(
@@ -288,7 +288,7 @@ def _retries(name: str, value: object) -> int:
     return number
 
 
-def _word(*words: str, hint: str) -> Callable[[str, object], str]:
+def _make_word_check(*words: str, hint: str) -> Callable[[str, object], str]:
     def check(name: str, value: object) -> str:
         text = as_text(value)
         if text not in words:
@@ -298,7 +298,7 @@ def _word(*words: str, hint: str) -> Callable[[str, object], str]:
     return check
 
 
-def _log_level(name: str, value: object) -> str:
+def _check_log_level(name: str, value: object) -> str:
     level = (as_text(value) or "").upper()
     if level not in LOG_LEVELS:
         raise ConfigurationError(
@@ -307,7 +307,7 @@ def _log_level(name: str, value: object) -> str:
     return level
 
 
-def _base_urls(name: str, value: object) -> tuple[str, ...]:
+def _check_base_urls(name: str, value: object) -> tuple[str, ...]:
     if not is_list_like(value):
         # The value is not shown, because an address may contain a credential.
         raise ConfigurationError(
@@ -320,7 +320,7 @@ def _base_urls(name: str, value: object) -> tuple[str, ...]:
     return urls
 
 
-def _api_key(name: str, value: object) -> str:
+def _check_api_key(name: str, value: object) -> str:
     text = as_text(value)
     if text is None:
         raise ConfigurationError(
@@ -334,36 +334,36 @@ def _api_key(name: str, value: object) -> str:
     return text
 
 
-def _home(name: str, value: object) -> Path:
+def _check_home(name: str, value: object) -> Path:
     path = as_path(value)
     if path is None:
         raise ConfigurationError(
             f"{name} is {format_value(value)}, not a path", hint="Give the path of a directory."
         )
-    return _absolute(name, Path(path))
+    return _make_absolute(name, Path(path))
 
 
-def _cache_location(name: str, value: object) -> str | Path:
+def _check_cache_location(name: str, value: object) -> str | Path:
     text = as_text(value)
     path = as_path(value) if text is None else None
     try:
-        location = _cache(text or "") if path is None else Path(path)
+        location = _parse_cache(text or "") if path is None else Path(path)
     except ValueError as error:
         raise ConfigurationError(
-            f"{name} is {format_value(value)}", hint=f"It must be a {_DESCRIPTIONS[_cache]}."
+            f"{name} is {format_value(value)}", hint=f"It must be a {_DESCRIPTIONS[_parse_cache]}."
         ) from error
-    return _absolute(name, location) if isinstance(location, Path) else location
+    return _make_absolute(name, location) if isinstance(location, Path) else location
 
 
-def _seconds_or_auto(text: str) -> float | str:
+def _parse_seconds_or_auto(text: str) -> float | str:
     return "auto" if text.lower() == "auto" else float(text)
 
 
-def _megabytes(text: str) -> float:
+def _parse_megabytes(text: str) -> float:
     return float(text)
 
 
-def _cache(text: str) -> str | Path:
+def _parse_cache(text: str) -> str | Path:
     if text.lower() in {"off", "memory", "sqlite"}:
         return text.lower()
     if not any(mark in text for mark in "./\\"):
@@ -371,14 +371,14 @@ def _cache(text: str) -> str | Path:
     return Path(text)
 
 
-def _urls(text: str) -> tuple[str, ...]:
+def _parse_urls(text: str) -> tuple[str, ...]:
     return tuple(url.strip() for url in text.split(",") if url.strip())
 
 
-def _parse(variable: str, text: str, parse: Callable[[str], object]) -> object:
+def _parse_variable(variable: str, text: str, parse: Callable[[str], object]) -> object:
     try:
         # The name of a file need not be UTF-8.
-        return parse(text if parse in {Path, _cache} else decode_system_text(text))
+        return parse(text if parse in {Path, _parse_cache} else decode_system_text(text))
     except UnicodeError as error:
         raise ConfigurationError(
             f"{variable} is {text!r}, which is not text in UTF-8", hint="Set it to UTF-8 text."
@@ -392,20 +392,20 @@ def _parse(variable: str, text: str, parse: Callable[[str], object]) -> object:
 # By setting: validates a value and converts it to Python's own type. The first argument is the name
 # in errors.
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    "model": _model,
-    "timeout_s": _timeout,
-    "deadline_s": _seconds,
-    "connect_timeout_s": _seconds,
-    "max_retries": _retries,
-    "log_level": _log_level,
+    "model": _check_model,
+    "timeout_s": _check_timeout,
+    "deadline_s": _check_seconds,
+    "connect_timeout_s": _check_seconds,
+    "max_retries": _check_retries,
+    "log_level": _check_log_level,
     "base_url": lambda name, value: normalize_url(value, name),
-    "base_urls": _base_urls,
-    "api_key": _api_key,
-    "service": _word("auto", "embedded", hint="Give 'auto', 'embedded', or a base_url."),
-    "keep_alive_s": _seconds,
-    "memory_budget_mb": _budget_mb,
-    "cache": _cache_location,
-    "home": _home,
+    "base_urls": _check_base_urls,
+    "api_key": _check_api_key,
+    "service": _make_word_check("auto", "embedded", hint="Give 'auto', 'embedded', or a base_url."),
+    "keep_alive_s": _check_seconds,
+    "memory_budget_mb": _check_budget_mb,
+    "cache": _check_cache_location,
+    "home": _check_home,
 }
 _OPTIONAL = frozenset(
     {"deadline_s", "base_url", "api_key", "keep_alive_s", "memory_budget_mb", "home"}
@@ -414,23 +414,23 @@ _OPTIONAL = frozenset(
 # By setting: its environment variable, and the function that parses it.
 _VARIABLES: dict[str, tuple[str, Callable[[str], object]]] = {
     "model": ("FOUNDRY_MODEL", str),
-    "timeout_s": ("FOUNDRY_TIMEOUT", _seconds_or_auto),
+    "timeout_s": ("FOUNDRY_TIMEOUT", _parse_seconds_or_auto),
     "deadline_s": ("FOUNDRY_DEADLINE", float),
     "connect_timeout_s": ("FOUNDRY_CONNECT_TIMEOUT", float),
     "max_retries": ("FOUNDRY_RETRIES", int),
     "log_level": ("FOUNDRY_LOG_LEVEL", str),
     "base_url": ("FOUNDRY_BASE_URL", str),
-    "base_urls": ("FOUNDRY_BASE_URLS", _urls),
+    "base_urls": ("FOUNDRY_BASE_URLS", _parse_urls),
     "api_key": ("FOUNDRY_API_KEY", str),
     "keep_alive_s": ("FOUNDRY_MODEL_IDLE", float),
-    "memory_budget_mb": ("FOUNDRY_MEMORY_BUDGET", _megabytes),
-    "cache": ("FOUNDRY_CACHE", _cache),
+    "memory_budget_mb": ("FOUNDRY_MEMORY_BUDGET", _parse_megabytes),
+    "cache": ("FOUNDRY_CACHE", _parse_cache),
     "home": ("FOUNDRY_HOME", Path),
 }
 _DESCRIPTIONS: dict[Callable[[str], object], str] = {
     float: "number of seconds",
-    _megabytes: "number of MB",
-    _seconds_or_auto: "number of seconds, or auto",
-    _cache: "word out of off, memory and sqlite, or the path of a file such as ./answers.db",
+    _parse_megabytes: "number of MB",
+    _parse_seconds_or_auto: "number of seconds, or auto",
+    _parse_cache: "word out of off, memory and sqlite, or the path of a file such as ./answers.db",
     int: "whole number",
 }

@@ -45,9 +45,9 @@ from foundry_api.testing import FakeService
 from foundry_api.tools.definition import to_definitions
 from foundry_api.types.checks import (
     check_flag,
+    check_model_names,
     check_name,
     check_timeout,
-    model_names,
     prompt_to_messages,
     validate_messages,
 )
@@ -114,7 +114,9 @@ def test_text_subclasses_become_str(value: Any) -> None:
     assert {type(text) for text in sent} == {str}
     assert msgspec.json.encode(request).count(b'"Hi"') == 6
     assert [turn.content for turn in prompt_to_messages(value, value)] == ["Hi", "Hi"]
-    assert {type(text) for text in (*model_names(value), *model_names([value]))} == {str}
+    assert {type(text) for text in (*check_model_names(value), *check_model_names([value]))} == {
+        str
+    }
     assert make_chat_request(prompt_to_messages("x"), stop=[value]).stop == ("Hi",)
     assert {type(text) for text in (*validate_texts(value), *validate_texts([value]))} == {str}
     assert type(check_name("name", value)) is str
@@ -414,7 +416,7 @@ def test_messages_must_be_a_list(messages: Any) -> None:
 @pytest.mark.parametrize("model", [5, {"a": 1}, b"demo", 1.5])
 def test_a_model_must_be_a_name_or_a_list(model: Any) -> None:
     with pytest.raises(InvalidRequest, match=r"^model is .*, not a model's name or a list"):
-        model_names(model)
+        check_model_names(model)
 
 
 @pytest.mark.parametrize("name", ["a\0b", "a\x1b[2J", "a\nb", "", " ", "\ud800", 5, None])

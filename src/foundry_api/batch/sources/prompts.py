@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from foundry_api.batch.request_body import suggest_nearest, validate_body
 from foundry_api.batch.sources.base import validate_custom_id
 from foundry_api.batch.types import CHAT_URL, BatchRequest
-from foundry_api.types.checks import check_text, instructions
+from foundry_api.types.checks import check_instructions, check_text
 from foundry_api.types.errors import BatchInputInvalid, FoundryError, InvalidRequest
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class PromptBuilder:
             if column is not None:
                 known.setdefault(DEFAULT_COLUMN, column)
             self._template = Template.parse(options.template, known, source)
-        system = _check_option(lambda: instructions("system", options.system))
+        system = _check_option(lambda: check_instructions("system", options.system))
         self._system_messages = [] if system is None else [{"role": "system", "content": system}]
         self._members = _make_members(options)
         used = self._template.places if self._template else (column,)

@@ -144,7 +144,7 @@ class ModelUsageDb:
         self._client = client
         self._monotonic = monotonic
         self._is_alive = is_alive
-        self._recognised: tuple[int, int] | None = None
+        self._known_identity: tuple[int, int] | None = None
 
     def claim(self, service: str, model: str, hold_s: float) -> ModelUser | None:
         """Record that this client uses a model for `hold_s` seconds.
@@ -375,9 +375,9 @@ class ModelUsageDb:
             FORMAT,
             lock=self._make_lock(),
             timeout_s=BUSY_S,
-            recognised=self._recognised,
+            known_identity=self._known_identity,
         )
-        self._recognised = get_file_identity(self._path)
+        self._known_identity = get_file_identity(self._path)
         try:
             # A crash of the machine may lose the last writes, but it also ends the processes that
             # they are about.
