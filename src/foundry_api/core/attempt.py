@@ -265,7 +265,7 @@ class Attempt(Generic[_ChunkT]):
         try:
             with self._guard:
                 self._slot = await self.service.limiter.acquire(
-                    again=requeued or is_probe, may_move=may_move and not is_probe
+                    requeued=requeued or is_probe, may_move=may_move and not is_probe
                 )
         except Moved as moved:
             self.queued_s = moved.queued_s

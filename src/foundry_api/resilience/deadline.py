@@ -115,21 +115,21 @@ def enforce_deadline(
     """Wrap a coroutine function so that it raises DeadlineExceeded at the current deadline."""
 
     @functools.wraps(function)
-    async def inside(*args: _P.args, **kwargs: _P.kwargs) -> _T:
-        outer = current_deadline()
-        if outer is NEVER:
+    async def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        current = current_deadline()
+        if current is NEVER:
             return await function(*args, **kwargs)
-        outer.check()
-        scope = asyncio.timeout_at(outer.at)
+        current.check()
+        scope = asyncio.timeout_at(current.at)
         try:
             async with scope:
                 return await function(*args, **kwargs)
         except TimeoutError as error:
             if not scope.expired():
                 raise  # a timeout inside the function
-            raise outer.make_error() from error
+            raise current.make_error() from error
 
-    return inside
+    return wrapper
 
 
 def no_deadline() -> Context:

@@ -42,11 +42,11 @@ TRIAL_WINDOWS = 2
 MAX_STEP = 1.5
 MIN_STEP = 1.1
 # Windows between two trials while nothing changes: fewer than one window in 30 is a trial.
-MAX_REST = 64
+MAX_WINDOWS_BETWEEN_TRIALS = 64
 # When the rate leaves the average by this factor, up or down, the machine or the load has changed.
-CHANGED = 0.7
+CHANGE_FACTOR = 0.7
 # Weight of the earlier windows in the average rate.
-MEMORY = 0.7
+AVERAGE_WEIGHT = 0.7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,8 +128,8 @@ class HillClimber:
         self._is_upward = True
         self._failed_trials = 0
         self._step = MAX_STEP
-        self._rest = 1
-        self._windows_to_trial = 1
+        self._windows_between_trials = 1
+        self._windows_to_trial = 1  # until the next trial
 
     @property
     def steady_rate(self) -> float | None:
@@ -143,9 +143,10 @@ class HillClimber:
             self._evaluate_trial()
             return
         average = self._average_rate or rate
-        if not CHANGED <= rate / average <= 1 / CHANGED:
-            average, self._rest, self._windows_to_trial, self._step = rate, 1, 1, MAX_STEP
-        self._average_rate = MEMORY * average + (1 - MEMORY) * rate
+        if not CHANGE_FACTOR <= rate / average <= 1 / CHANGE_FACTOR:
+            average, self._step = rate, MAX_STEP
+            self._windows_between_trials = self._windows_to_trial = 1
+        self._average_rate = AVERAGE_WEIGHT * average + (1 - AVERAGE_WEIGHT) * rate
         self._windows_to_trial -= 1
         if self._windows_to_trial <= 0:
             self._start_trial()
@@ -168,19 +169,22 @@ class HillClimber:
         if gain >= (self.limit / self._best) ** min_gain:
             self._best = self.limit
             self._average_rate = trial_rate
-            self._failed_trials, self._rest, self._windows_to_trial = 0, 1, 1
+            self._failed_trials = 0
+            self._windows_between_trials = self._windows_to_trial = 1
         else:
             self._fail_trial()
 
     def _fail_trial(self) -> None:
-        """Return to the best limit; after a failure in both directions, rest longer."""
+        """Return to the best limit; after a failure in both directions, wait longer."""
         self.limit = self._best
         self._is_upward = not self._is_upward
         self._failed_trials += 1
         if self._failed_trials % 2 == 0:
-            self._rest = min(MAX_REST, self._rest * 2)
+            self._windows_between_trials = min(
+                MAX_WINDOWS_BETWEEN_TRIALS, self._windows_between_trials * 2
+            )
             self._step = max(MIN_STEP, (1 + self._step) / 2)
-        self._windows_to_trial = self._rest
+        self._windows_to_trial = self._windows_between_trials
 
 
 class Moved(Exception):
@@ -282,28 +286,28 @@ class Limiter:
         self._in_flight += 1
         return Slot(self, 0.0, self._epoch)
 
-    async def acquire(self, *, again: bool = False, may_move: bool = False) -> Slot:
+    async def acquire(self, *, requeued: bool = False, may_move: bool = False) -> Slot:
         """Return a slot, after waiting in the queue if necessary.
 
-        With `again`, for a call that has waited before, the call goes to the front and is never
-        rejected. With `may_move`, `Moved` is raised when another service is free.
+        A `requeued` call, which has waited before, goes to the front and is never rejected. With
+        `may_move`, `Moved` is raised when another service is free.
         """
         # Calls of an event loop that ended without cancelling them never leave by themselves.
         if self._queue and next(iter(self._queue)).get_loop() is not asyncio.get_running_loop():
             self._queue.clear()
         if slot := self.try_acquire():
             return slot
-        if not again and len(self._queue) >= self._settings.queue:
+        if not requeued and len(self._queue) >= self._settings.queue:
             self._refused += 1
             raise QueueFull(f"{len(self._queue)} calls are already queued", service=self.service)
-        return Slot(self, await self._wait(again=again, may_move=may_move), self._epoch)
+        return Slot(self, await self._wait(requeued=requeued, may_move=may_move), self._epoch)
 
     def move_waiter(self) -> None:
         """Send the oldest queued call that may move to another service."""
-        for turn, may_move in self._queue.items():
-            if may_move and not turn.done():
-                del self._queue[turn]
-                turn.set_result(False)
+        for waiter, may_move in self._queue.items():
+            if may_move and not waiter.done():
+                del self._queue[waiter]
+                waiter.set_result(False)
                 return
 
     def progress(self, tokens: int) -> None:
@@ -333,21 +337,21 @@ class Limiter:
         elif self._window_started_at is None:
             self._start_window()
 
-    async def _wait(self, *, again: bool, may_move: bool) -> float:
+    async def _wait(self, *, requeued: bool, may_move: bool) -> float:
         """Wait in the queue; return the seconds waited."""
         started_at, epoch = self._monotonic(), self._epoch
-        turn = asyncio.get_running_loop().create_future()
-        self._queue[turn] = may_move
-        if again:
-            self._queue.move_to_end(turn, last=False)
+        waiter = asyncio.get_running_loop().create_future()
+        self._queue[waiter] = may_move
+        if requeued:
+            self._queue.move_to_end(waiter, last=False)
         if self._window_started_at is None:
             self._start_window()
         try:
-            has_slot = await turn
+            has_slot = await waiter
         except BaseException:
-            if not turn.done() or turn.cancelled():
-                self._queue.pop(turn, None)
-            elif turn.result():
+            if not waiter.done() or waiter.cancelled():
+                self._queue.pop(waiter, None)
+            elif waiter.result():
                 self.release(epoch)  # cancelled just as it got a slot: pass the slot on
             raise
         queued_s = self._monotonic() - started_at
@@ -357,10 +361,10 @@ class Limiter:
 
     def _wake_next(self) -> None:
         while self._queue and self._in_flight < self._limit:
-            turn, _ = self._queue.popitem(last=False)
-            if not turn.done():
+            waiter, _ = self._queue.popitem(last=False)
+            if not waiter.done():
                 self._in_flight += 1
-                turn.set_result(True)
+                waiter.set_result(True)
 
     def _start_window(self) -> None:
         # After the limit was lowered, more calls are in flight for a while: their throughput is

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SingleFlight", "copy_error"]
 
-_T = TypeVar("_T")
+_T = TypeVar("_T")  # the result of a task
 
 
 @dataclass(slots=True)

@@ -21,14 +21,15 @@ __all__ = ["KEEP_ALIVE_CAP", "Latencies", "ModelLatency", "TimeoutGuard"]
 # limit that detects a dead engine in time; but they also send them when the engine hangs.
 KEEP_ALIVE_CAP = 10
 
-# A wait three times as long as the 99th percentile is taken for a hang.
+# The limit is three times the 99th percentile of the recent waits, within these bounds. A longer
+# wait is taken for a hang.
 QUANTILE = 0.99
 FACTOR = 3.0
 # A busy machine stalls for this long without a fault.
 FLOOR_S = 2.0
 CEILING_S = 300.0
 # Used until there are MIN_SAMPLES. The same as the default of FOUNDRY_TIMEOUT.
-COLD_S = 30.0
+DEFAULT_S = 30.0
 MIN_SAMPLES = 10
 WINDOW = 128
 
@@ -43,7 +44,7 @@ class ModelLatency:
     @property
     def bounds_s(self) -> tuple[float, float]:
         """The timeouts for the first token and for the gap between two tokens."""
-        return _bound_s(self._first_waits), _bound_s(self._gap_waits)
+        return _compute_limit_s(self._first_waits), _compute_limit_s(self._gap_waits)
 
     def record_success(self, first_s: float, gap_s: float) -> None:
         """Record a call's time to first token and its longest gap between two tokens."""
@@ -66,9 +67,9 @@ class Latencies:
         return self._models.setdefault(model_id, ModelLatency()) if latency is None else latency
 
 
-def _bound_s(waits: deque[float]) -> float:
+def _compute_limit_s(waits: deque[float]) -> float:
     if len(waits) < MIN_SAMPLES:
-        return COLD_S
+        return DEFAULT_S
     rank = math.ceil(QUANTILE * len(waits)) - 1
     return min(max(FLOOR_S, FACTOR * sorted(waits)[rank]), CEILING_S)
 
@@ -197,7 +198,7 @@ class TimeoutGuard:
             self._expired = False
             # If other code cancelled the task too, its cancellation must continue.
             if task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
-                raise self._error() from error
+                raise self._make_error() from error
 
     def _schedule(self) -> None:
         self.stop()
@@ -215,7 +216,7 @@ class TimeoutGuard:
             self._expired = True
             self._task.cancel()
 
-    def _error(self) -> CallTimeout:
+    def _make_error(self) -> CallTimeout:
         if self._due_at >= self._deadline.at:
             return self._deadline.make_error(self.stage)
         # __enter__ shortens a wait only when the keep-alive cap expires before the limit.

@@ -8,6 +8,7 @@ import enum
 import functools
 import json
 import math
+import pathlib
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, get_args
@@ -20,21 +21,22 @@ from foundry_api.structured.isolation import validate_in_process
 from foundry_api.structured.json_values import iter_values
 from foundry_api.structured.pattern_costs import MAX_PATTERN_S, PatternCosts
 from foundry_api.structured.references import resolve_ref
-from foundry_api.structured.type_metadata import (
-    UnknownMetadata,
-    make_path_schema,
-    needs_pydantic,
-    parse_path,
-)
+from foundry_api.structured.type_metadata import UnknownMetadata, needs_pydantic
 from foundry_api.types.errors import GrammarError, InvalidRequest
 from foundry_api.types.values import UNENCODABLE, format_value, is_list, is_mapping, is_object
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["ResponseType", "make_response_type", "require_tags"]
+__all__ = [
+    "ResponseType",
+    "make_path_schema",
+    "make_response_type",
+    "parse_path",
+    "require_tags",
+]
 
-T = TypeVar("T")
+T = TypeVar("T")  # the type of a valid answer
 
 # Checking a schema takes milliseconds, and the requests of a program use few schemas.
 MAX_CACHED_SCHEMAS = 64
@@ -203,6 +205,26 @@ def _from_type(model: type[T]) -> ResponseType[T]:
             raise ValidationFailed(f"the answer cannot be read: {error}") from error
 
     return ResponseType(require_tags(schema), decode, 0 if patterns else None)
+
+
+def make_path_schema(kind: type) -> dict[str, Any]:
+    """Describe a path type; a `schema_hook` of msgspec."""
+    if _is_path_type(kind):
+        return {"type": "string", "format": "path"}
+    raise NotImplementedError
+
+
+def parse_path(kind: type, value: Any) -> Any:
+    """Decode a path; a `dec_hook` of msgspec."""
+    if not _is_path_type(kind):
+        raise NotImplementedError
+    if not isinstance(value, str):
+        raise ValueError("Expected str, the path of a file")  # noqa: TRY004 - msgspec adds the path of the value
+    return kind(value)
+
+
+def _is_path_type(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, pathlib.PurePath)
 
 
 def _from_pydantic(model: Any) -> ResponseType[Any]:

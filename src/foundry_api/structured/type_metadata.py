@@ -1,4 +1,4 @@
-"""Read the metadata of `Annotated` in types: bounds, descriptions, validators.
+"""Find the metadata of `Annotated` in a type: bounds, descriptions, validators.
 
 msgspec silently ignores all metadata but its own `Meta`, and pydantic what it does not know. A
 bound that neither of them enforces is an error here.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
-import pathlib
 import sys
 import types
 import typing
@@ -19,16 +18,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
 __all__ = [
     "UnknownMetadata",
     "UnsupportedType",
     "has_pydantic",
     "is_pydantic_field",
-    "make_path_schema",
     "needs_pydantic",
-    "parse_path",
     "reject_msgspec_bounds",
     "to_pydantic_type",
 ]
@@ -50,11 +47,17 @@ class UnknownMetadata(UnsupportedType):
 
 
 def needs_pydantic(kind: object) -> bool:
-    """Check whether a type has metadata that pydantic enforces, such as `Field(ge=1)` or `Ge(1)`.
+    """Check whether a type has metadata that only pydantic enforces, such as `Field(ge=1)`.
 
     Raises UnknownMetadata if neither msgspec nor pydantic can enforce all metadata of the type.
     """
     metadata = list(_iter_metadata(kind, set()))
+    _reject_ineffective(metadata)
+    return any(_is_pydantic_metadata(item) for item, _ in metadata)
+
+
+def _reject_ineffective(metadata: Sequence[tuple[Any, Any]]) -> None:
+    """Raise UnknownMetadata if an item would have no effect."""
     for item, owner in metadata:
         if _is_msgspec_bound(item) and _get_pydantic_fields(owner):
             raise UnknownMetadata(
@@ -69,7 +72,7 @@ def needs_pydantic(kind: object) -> bool:
         )
     pydantic_metadata = [(item, owner) for item, owner in metadata if _is_pydantic_metadata(item)]
     if not pydantic_metadata:
-        return False
+        return
     for item, owner in pydantic_metadata:
         if isinstance(owner, type) and issubclass(owner, msgspec.Struct):
             raise UnknownMetadata(
@@ -83,7 +86,6 @@ def needs_pydantic(kind: object) -> bool:
         )
     if not has_pydantic():
         raise UnknownMetadata(f"{first!r} needs pydantic: install it, or write msgspec.Meta")
-    return True
 
 
 def has_pydantic() -> bool:
@@ -138,8 +140,13 @@ def _make_typed_dict(kind: Any) -> Any:
     return make(kind.__name__, members)
 
 
-def _iter_metadata(kind: Any, seen: set[int], owner: Any = None) -> Iterator[tuple[Any, Any]]:
-    """Yield the metadata in a type, each with the class that has the annotated member."""
+def _iter_metadata(kind: Any, visited: set[int], owner: Any = None) -> Iterator[tuple[Any, Any]]:
+    """Yield all metadata in a type, each with its owner.
+
+    The owner is the class whose member is annotated, as `Person` for `age: Annotated[int, Ge(0)]`;
+    None outside of a class. `visited` has the ids of the classes that were read: a class may refer
+    to itself.
+    """
     kind = getattr(kind, "__supertype__", kind)  # of a NewType
     origin = typing.get_origin(kind)
     if origin is Literal:
@@ -154,18 +161,21 @@ def _iter_metadata(kind: Any, seen: set[int], owner: Any = None) -> Iterator[tup
     for part in parts:
         # The parameters of a Callable are a list.
         for inner in part if isinstance(part, list) else (part,):  # pyright: ignore[reportUnknownVariableType] # of typing
-            yield from _iter_metadata(inner, seen, owner)
-    yield from _iter_member_metadata(origin if isinstance(origin, type) else kind, seen)
+            yield from _iter_metadata(inner, visited, owner)
+    # The class of a generic alias such as `Page[int]` has the members.
+    yield from _iter_member_metadata(origin if isinstance(origin, type) else kind, visited)
 
 
-def _iter_member_metadata(kind: Any, seen: set[int]) -> Iterator[tuple[Any, Any]]:
-    if id(kind) in seen:
+def _iter_member_metadata(kind: Any, visited: set[int]) -> Iterator[tuple[Any, Any]]:
+    """Yield the metadata in the members of a class, if it is one whose members are decoded."""
+    if id(kind) in visited:
         return
     if fields := _get_pydantic_fields(kind):
-        seen.add(id(kind))
+        visited.add(id(kind))
         for field in fields.values():
-            items = [*field.metadata, *(item for item, _ in _iter_metadata(field.annotation, seen))]
-            # pydantic enforces its own metadata.
+            nested = (item for item, _ in _iter_metadata(field.annotation, visited))
+            items = [*field.metadata, *nested]
+            # pydantic enforces its own metadata, so only that of msgspec is of interest.
             yield from ((item, kind) for item in items if isinstance(item, msgspec.Meta))
     if not inspect.isclass(kind) or any(hasattr(kind, hook) for hook in _PYDANTIC_HOOKS):
         return
@@ -178,10 +188,11 @@ def _iter_member_metadata(kind: Any, seen: set[int]) -> Iterator[tuple[Any, Any]
         defaults = kind.__struct_defaults__
     elif not typing.is_typeddict(kind):
         return
-    seen.add(id(kind))
+    visited.add(id(kind))
+    # A default such as `Field(ge=1)` is metadata, too.
     yield from ((default, kind) for default in defaults if is_pydantic_field(default))
     for hint in typing.get_type_hints(kind, include_extras=True).values():
-        yield from _iter_metadata(hint, seen, kind)
+        yield from _iter_metadata(hint, visited, kind)
 
 
 def _get_pydantic_fields(kind: Any) -> dict[str, Any]:
@@ -223,23 +234,3 @@ def _is_msgspec_bound(item: Any) -> bool:
         value is not None and name not in _DESCRIPTIVE_FIELDS
         for name, value in item.__rich_repr__()
     )
-
-
-def make_path_schema(kind: type) -> dict[str, Any]:
-    """Describe a path type; a `schema_hook` of msgspec."""
-    if _is_path_type(kind):
-        return {"type": "string", "format": "path"}
-    raise NotImplementedError
-
-
-def parse_path(kind: type, value: Any) -> Any:
-    """Decode a path; a `dec_hook` of msgspec."""
-    if not _is_path_type(kind):
-        raise NotImplementedError
-    if not isinstance(value, str):
-        raise ValueError("Expected str, the path of a file")  # noqa: TRY004 - msgspec adds the path of the value
-    return kind(value)
-
-
-def _is_path_type(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, pathlib.PurePath)

@@ -19,14 +19,12 @@ import msgspec
 
 from foundry_api.structured.isolation import validate_in_process
 from foundry_api.structured.pattern_costs import MAX_PATTERN_S, PatternCosts
-from foundry_api.structured.response_model import require_tags
+from foundry_api.structured.response_model import make_path_schema, parse_path, require_tags
 from foundry_api.structured.type_metadata import (
     UnsupportedType,
     has_pydantic,
     is_pydantic_field,
-    make_path_schema,
     needs_pydantic,
-    parse_path,
 )
 from foundry_api.tools.coercion import coerce
 from foundry_api.types.errors import ToolDefinitionError

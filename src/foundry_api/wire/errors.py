@@ -51,7 +51,7 @@ __all__ = [
 # A longer text is not a message. It is cut before any pattern searches it.
 MAX_MESSAGE_CHARS = 2000
 
-# How deep an error message is searched for in nested JSON.
+# How deep an error message is searched for in nested JSON, and in how many items of a list.
 MAX_DEPTH: Final = 6
 
 # What msgspec raises for bytes that are not JSON, or JSON of another type than expected.

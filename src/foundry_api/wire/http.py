@@ -49,7 +49,8 @@ if TYPE_CHECKING:
 
 __all__ = ["HttpResponse", "HttpTransport", "send_quickack"]
 
-# The head and the first event. Later, fewer acknowledgements make for larger blocks.
+# Acknowledge the first blocks at once: the head and the first event. For the later ones the kernel
+# waits, so that several events arrive as one block.
 QUICKACK_BLOCKS = 2
 
 _TCP_QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux only
@@ -135,8 +136,13 @@ class HttpResponse:
     """A response whose head has arrived."""
 
     __slots__ = (
-        *("_content", "_acknowledged_blocks", "_release", "_socket", "_url"),
-        *("headers", "status"),
+        "_acknowledged_blocks",
+        "_content",
+        "_release",
+        "_socket",
+        "_url",
+        "headers",
+        "status",
     )
 
     def __init__(

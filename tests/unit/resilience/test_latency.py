@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from foundry_api.resilience.timeouts import (
     CEILING_S,
-    COLD_S,
+    DEFAULT_S,
     FACTOR,
     FLOOR_S,
     MIN_SAMPLES,
@@ -30,8 +30,8 @@ def after(firsts: list[float], gap_s: float = 0.1) -> ModelLatency:
 
 
 def test_the_default_applies_until_there_are_samples() -> None:
-    assert after([]).bounds_s == (COLD_S, COLD_S)
-    assert after([0.1] * (MIN_SAMPLES - 1)).bounds_s == (COLD_S, COLD_S)
+    assert after([]).bounds_s == (DEFAULT_S, DEFAULT_S)
+    assert after([0.1] * (MIN_SAMPLES - 1)).bounds_s == (DEFAULT_S, DEFAULT_S)
     assert after([0.1] * MIN_SAMPLES).bounds_s == (FLOOR_S, FLOOR_S)
 
 
@@ -73,4 +73,4 @@ def test_each_model_has_its_own_latency() -> None:
     latencies = Latencies()
     latencies.for_model("slow:1").record_timeout(60.0, streaming=False)
     assert latencies.for_model("slow:1") is latencies.for_model("slow:1")
-    assert latencies.for_model("tiny:1").bounds_s == (COLD_S, COLD_S)
+    assert latencies.for_model("tiny:1").bounds_s == (DEFAULT_S, DEFAULT_S)

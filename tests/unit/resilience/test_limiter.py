@@ -56,7 +56,7 @@ class Line:
         await asyncio.gather(*self.tasks.values(), return_exceptions=True)
 
     async def _acquire(self, caller: int, *, again: bool) -> None:
-        self.slots[caller] = await self.limiter.acquire(again=again)
+        self.slots[caller] = await self.limiter.acquire(requeued=again)
         self.turns.append(caller)
 
     @property

@@ -42,8 +42,8 @@ class _StoredResponse:
 class StoredResponses:
     """The responses that this client has stored in one service."""
 
-    def __init__(self, wire: ServiceClient, dialect: Dialect) -> None:
-        self._wire = wire
+    def __init__(self, client: ServiceClient, dialect: Dialect) -> None:
+        self._client = client
         self._dialect = dialect
         self._responses: dict[str, _StoredResponse] = {}
 
@@ -101,10 +101,10 @@ class StoredResponses:
                     path = self._dialect.make_path(
                         stored.catalog, f"{RESPONSES_ROUTE}/{response_id}"
                     )
-                    request = self._wire.build_request("DELETE", path)
+                    request = self._client.build_request("DELETE", path)
                     try:
                         response = await fetch(
-                            self._wire.transport, request, timeout_s=QUICK_TIMEOUT_S
+                            self._client.transport, request, timeout_s=QUICK_TIMEOUT_S
                         )
                         if response.status > MAX_SUCCESS_STATUS:
                             raise parse_error(response)
@@ -113,4 +113,4 @@ class StoredResponses:
                     except FoundryError as error:
                         log.debug("the stored response %s was not deleted: %s", response_id, error)
         except TimeoutError:
-            log.debug("%s did not delete its stored responses in time", self._wire.base_url)
+            log.debug("%s did not delete its stored responses in time", self._client.base_url)

@@ -1,4 +1,4 @@
-"""The request body of a chat completion, and the decoder of its stream."""
+"""The decoder of a streamed chat completion."""
 
 from __future__ import annotations
 
@@ -27,9 +27,7 @@ if TYPE_CHECKING:
 
     from foundry_api.wire.sse import Event
 
-__all__ = [
-    "ChatStream",
-]
+__all__ = ["ChatStream"]
 
 _DONE = b"[DONE]"
 _decode = EVENT_DECODER.decode

@@ -40,8 +40,10 @@ __all__ = [
     "refuse_download",
 ]
 
-Catalog = Literal["local", "public"]
 _T = TypeVar("_T")
+
+# Models that are registered on this machine, and Microsoft's.
+Catalog = Literal["local", "public"]
 
 # For routes that answer in milliseconds, even while the engine generates.
 QUICK_TIMEOUT_S = 10.0

@@ -1,4 +1,4 @@
-"""Detects the service generation at an address. None reports it, so their routes are probed."""
+"""Detects the generation of a service by its routes, because no service reports it."""
 
 from __future__ import annotations
 

@@ -64,8 +64,10 @@ _LISTING_DECODER = msgspec.json.Decoder(_ModelListing)
 _IDS_DECODER: msgspec.json.Decoder[list[str]] = msgspec.json.Decoder(list[str])
 
 
+# 2.0 answers the same routes as the later versions, with fewer features and more bugs. So the
+# dialect of the current versions is the base, and that of 2.0 overrides what differs.
 class Sdk21Dialect:
-    """The dialect of SDK 2.1 and later."""
+    """The dialect of SDK 2.1 and later versions."""
 
     service_generation: ServiceGeneration = "sdk-2.1"
     # Models registered on this machine are served under a prefix, Microsoft's without one.
@@ -152,9 +154,10 @@ class Sdk21Dialect:
         body = make_chat_body(request, model.id)
         if request.constraint is not None or "response_format" in body:
             body = apply_constraint(body, request.constraint)
-        wire = self._client
-        url = f"{wire.base_url}{self._prefixes[model.catalog]}{_CHAT_ROUTE}"
-        return Request("POST", url, wire.json_headers, encode(body))
+        client = self._client
+        # `build_post` inlined, because this runs for every call.
+        url = f"{client.base_url}{self._prefixes[model.catalog]}{_CHAT_ROUTE}"
+        return Request("POST", url, client.json_headers, encode(body))
 
     def make_chat_decoder(self, model: Model, request: ChatRequest) -> ChatDecoder:
         if not request.tools:
