@@ -86,7 +86,7 @@ class WorkerRegistry:
         if assignment is None:
             notice = "another actor, which waits because the node already has an engine"
         elif assignment.url is None:
-            notice = "an engine of its own"
+            notice = "an actor with its own engine"
         else:
             notice = f"an actor for {assignment.url}"
         self.notices.append(f"{worker_id.host}: {notice}")
