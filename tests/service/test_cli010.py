@@ -49,9 +49,9 @@ def make_client(fake: FakeCli010Service) -> FoundryAPIClient:
     return FoundryAPIClient(base_url=fake.base_url, model="scripted-mini", max_retries=0)
 
 
-def models_of(fake: FakeCli010Service, verb: str) -> list[str]:
-    """The models that `foundry model VERB` was run for."""
-    return [each[2] for each in fake.commands if each[:2] == ["model", verb]]
+def get_requested_models(fake: FakeCli010Service, verb: str) -> list[str]:
+    """Return the models for which `foundry model VERB` was run."""
+    return [command[2] for command in fake.commands if command[:2] == ["model", verb]]
 
 
 @pytest.mark.parametrize("has_variants_option", [False, True])
@@ -70,7 +70,7 @@ async def test_the_foundry_command_loads_a_model_on_first_use(
     assert (answers[0].model, answers[0].service_generation) == (MINI, "cli-0.10")
     assert answers[0].usage.completion_tokens == completion_tokens("Hello, world!")
     assert "".join(chunk.content for chunk in streamed) == script("say-multibyte").text
-    assert models_of(fake, "load") == [MINI]
+    assert get_requested_models(fake, "load") == [MINI]
 
 
 async def test_finish_reasons_of_max_tokens_service_limit_and_stop() -> None:
@@ -155,7 +155,7 @@ async def test_the_deadline_of_a_call_stops_the_load_command(bare_path: Path) ->
         with pytest.raises(DeadlineExceeded, match="loading the model"):
             await client.complete("say-hello", deadline=2)
         await wait_until_async(lambda: not fake.running)
-    assert models_of(fake, "load") == [MINI]
+    assert get_requested_models(fake, "load") == [MINI]
 
 
 async def test_models_are_listed_loaded_and_unloaded(bare_path: Path) -> None:
@@ -234,7 +234,7 @@ async def test_a_command_of_another_service_is_not_used(bare_path: Path) -> None
         install_fake_cli010(bare_path, other)
         with pytest.raises(UnsupportedFeature):
             await client.complete("say-hello")
-        assert not models_of(other, "load")
+        assert not get_requested_models(other, "load")
         assert not await FoundryModels("http://192.0.2.1:5273").is_available()
 
 
@@ -274,7 +274,7 @@ async def test_a_model_name_cannot_be_an_option_or_a_command(bare_path: Path, na
         install_fake_cli010(bare_path, fake)
         with pytest.raises(ModelError, match="cannot be used on a command line"):
             await FoundryModels(fake.base_url).load(name)
-    assert not models_of(fake, "load")
+    assert not get_requested_models(fake, "load")
 
 
 async def test_a_command_without_a_list_is_a_protocol_error(bare_path: Path) -> None:
