@@ -43,11 +43,11 @@ class _NamedFile:
 
     role: Role  # what the file is for, and the name of the option
     path: Path  # a symbolic link is followed
-    written: str  # the name as the user wrote it
+    given_name: str  # as the user wrote it
     identity: Identity  # equal for all names of one file
 
     def __str__(self) -> str:
-        return f"{_NAMES[self.role]} {self.written}"
+        return f"{_NAMES[self.role]} {self.given_name}"
 
 
 def check_files(options: BatchOptions, *, restart: bool = False) -> None:
@@ -101,8 +101,8 @@ def _get_status(stream: TextIO | None) -> os.stat_result | None:
         return None
 
 
-def _make_stream(role: Role, written: str, status: os.stat_result) -> _NamedFile:
-    return _NamedFile(role, Path(), written, (status.st_dev, status.st_ino))
+def _make_stream(role: Role, given_name: str, status: os.stat_result) -> _NamedFile:
+    return _NamedFile(role, Path(), given_name, (status.st_dev, status.st_ino))
 
 
 def _list_outputs(options: BatchOptions) -> list[_NamedFile]:
@@ -116,24 +116,26 @@ def _list_outputs(options: BatchOptions) -> list[_NamedFile]:
     return files
 
 
-def _make_named_file(role: Role, path: Path, written: str) -> _NamedFile:
+def _make_named_file(role: Role, path: Path, given_name: str) -> _NamedFile:
     try:
         path = absolute_path(path)
-        return _NamedFile(role, path, written, _get_identity(path))
+        return _NamedFile(role, path, given_name, _get_identity(path))
     except ValueError as error:
         raise BatchInputInvalid(
-            f"{_NAMES[role]} {written!r} cannot be used: {error}", field=role, hint="Name a file."
+            f"{_NAMES[role]} {given_name!r} cannot be used: {error}",
+            field=role,
+            hint="Name a file.",
         ) from error
 
 
 def _check_writable(file: _NamedFile) -> None:
     """Refuse what the batch cannot replace with a file of its own."""
     try:
-        # The name as written comes first: a pipe in /dev/fd is a link to no other file.
-        named = Path(file.written)
+        # The given name is tried first: a pipe in /dev/fd is a link that leads nowhere.
+        named = Path(file.given_name)
         mode = (named if named.exists() else file.path).stat().st_mode
     except FileNotFoundError:
-        if os.path.basename(file.written) in {"", "."}:  # noqa: PTH119 - a Path drops the slash
+        if os.path.basename(file.given_name) in {"", "."}:  # noqa: PTH119 - a Path drops the slash
             raise _file_error(file, f"{file} names a directory", "Name a file{}") from None
         directory = file.path.parent
         if not directory.is_dir():  # not created: its name may be misspelled

@@ -63,7 +63,7 @@ ChatFunction = Callable[[Any], Awaitable[Completion[Any]]]
 _OVERRIDE_OPTIONS = frozenset({"timeout", "deadline", "download", "cache"})
 _FLOAT_BYTES = 32  # Python's memory for one number of a vector, with its place in the tuple
 
-# A plain iterable never suspends: after this many requests, other tasks get their turn.
+# Reading a plain iterable never suspends: after this many requests, other tasks may run.
 YIELD_EVERY = 16
 
 

@@ -25,7 +25,7 @@ MAX_SKIPS = 8 * SEVERAL_GROUPS_CAPACITY
 # Results that may wait, so that the services stay busy while the last ones are being written.
 MAX_READY = 128
 
-# With order kept, lines that may start ahead of the first unfinished one.
+# If results are ordered, lines that may start ahead of the first unfinished one.
 REORDER_WINDOW = 512
 
 _T = TypeVar("_T")
@@ -82,7 +82,7 @@ class GroupedQueue(Generic[_T]):
             self._skips += 1
             if self._skips <= MAX_SKIPS:
                 return current
-        # The first group is never the current one, which moved to the end when its turn began.
+        # The first group is not the current one, which moved to the end when its turn started.
         chosen = self._current_group = next(iter(self._groups))
         self._groups[chosen] = self._groups.pop(chosen)
         self._skips = 0

@@ -155,9 +155,9 @@ class InputOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         path: The file; `-` is standard input.
-        format: `auto` goes by the file's name without its compression (.jsonl, .json, .txt, .csv,
-            .parquet); for pipes, which have no such name, by the first bytes. `openai` is requests,
-            one per line or in a JSON array.
+        format: `auto` detects it from the file's name without a compression suffix (.jsonl, .json,
+            .txt, .csv, .parquet), or for pipes from the first bytes. `openai` means requests, one
+            per line or in a JSON array.
         column: The column with the prompt, for CSV and Parquet; default `prompt`. Not needed with
             a template.
         template: The prompt, with `{column}` in place of each column's value; for plain text,
@@ -183,7 +183,7 @@ class BatchOptions(msgspec.Struct, frozen=True, kw_only=True):
         input: The input.
         output: The file for the answers; `-` is standard output, without a journal.
         errors: The file for failed lines; default `NAME.errors.jsonl` next to the output.
-        output_format: `auto` goes by the output's name.
+        output_format: `auto` is Parquet if the output's name ends in .parquet, else JSON lines.
         ordered: Whether the output keeps the order of the input.
         dedupe: Whether identical requests are sent once.
         strict: Whether a single invalid line refuses the whole input.

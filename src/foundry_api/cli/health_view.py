@@ -119,11 +119,14 @@ class _Frame:
 
     def _make_rows(self) -> Iterable[tuple[str, str, list[float | None], float | None]]:
         last = self._last
-        ttft, rates = self._get_values(_get_first_token_s), self._get_values(_get_tokens_per_second)
+        first_token_s, rates = (
+            self._get_values(_get_first_token_s),
+            self._get_values(_get_tokens_per_second),
+        )
         latency = self._get_values(lambda sample: sample.latency_s)
         yield "latency", format_duration(last.latency_s), latency, 0.0
-        if any(ttft):
-            yield "first token", format_duration(_get_last(ttft)), ttft, 0.0
+        if any(first_token_s):
+            yield "first token", format_duration(_get_last(first_token_s)), first_token_s, 0.0
             yield "tokens/s", format_rate(_get_last(rates)), rates, 0.0
         # From the lowest value shown: against a floor of 0, a growing process would look constant.
         memory = self._get_values(lambda sample: sample.memory_usage)
@@ -171,7 +174,7 @@ def _to_single_line(text: Text) -> Text:
 
 def format_line(sample: HealthSample) -> str:
     """Format a sample as one line of a log."""
-    ttft, rate = _get_first_token_s(sample), _get_tokens_per_second(sample)
+    first_token_s, rate = _get_first_token_s(sample), _get_tokens_per_second(sample)
     parts = (
         format_time(sample.checked_at),
         sample.status,
@@ -179,7 +182,7 @@ def format_line(sample: HealthSample) -> str:
         format_duration(sample.latency_s),
         format_bytes(sample.memory_usage),
         f"CPU {format_percent(sample.cpu_percent)}" if sample.cpu_percent is not None else "",
-        f"first token {format_duration(ttft)}" if ttft is not None else "",
+        f"first token {format_duration(first_token_s)}" if first_token_s is not None else "",
         f"{format_rate(rate)} tokens/s" if rate is not None else "",
         ",".join(sample.loaded_models),
         sample.detail,
@@ -224,10 +227,10 @@ def make_summary_fields(summary: HealthSummary) -> list[tuple[str, str]]:
 
 # Without calls of the program, the canary measures in their place.
 def _get_first_token_s(sample: HealthSample) -> float | None:
-    ttft = sample.traffic.time_to_first_token_s
-    if ttft is None and sample.canary is not None:
+    first_token_s = sample.traffic.time_to_first_token_s
+    if first_token_s is None and sample.canary is not None:
         return sample.canary.time_to_first_token_s
-    return ttft
+    return first_token_s
 
 
 def _get_tokens_per_second(sample: HealthSample) -> float | None:

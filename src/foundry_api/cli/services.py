@@ -89,8 +89,9 @@ async def find_running(
     settings: Settings, transport: Callable[[], Transport] | None = None
 ) -> Endpoint:
     """Return the service that calls would use; raise ServiceNotRunning if there is none."""
-    async with aclosing(_LazyTransport()) as own:
-        endpoint = await discovery.find(settings, Paths.from_home(settings.home), transport or own)
+    async with aclosing(_LazyTransport()) as own_transport:
+        paths = Paths.from_home(settings.home)
+        endpoint = await discovery.find(settings, paths, transport or own_transport)
     if endpoint is None:
         raise ServiceNotRunning("no service is running")
     return endpoint
@@ -130,7 +131,7 @@ async def find_all_services(settings: Settings) -> list[Endpoint]:
 
 async def check_endpoint(endpoint: Endpoint, settings: Settings) -> HealthStatus:
     """Check the health of a service that was found."""
-    # As above: only the configured service gets the API key.
+    # The API key is meant for the configured URL, not for a service that was discovered.
     api_key = settings.api_key if endpoint.origin == "explicit" else None
     service_settings = replace(settings, base_url=endpoint.base_url, api_key=api_key)
     async with FoundryAPIClient(settings=service_settings) as client:

@@ -44,11 +44,12 @@ HEARTBEAT_S = 1.0
 class Block:
     """Lines that an actor receives together."""
 
-    __slots__ = ("attempts", "holder", "lines")
+    __slots__ = ("claims", "holder", "lines")
 
     def __init__(self, items: Sequence[WorkItem]) -> None:
         self.lines = {item.line.index: item for item in items}  # unanswered lines by their index
-        self.attempts = 0  # how often an actor claimed the block
+        # Each claim but the first one follows a crash of the actor that had the block.
+        self.claims = 0
         self.holder: str | None = None  # the actor that has the block
 
 
@@ -166,16 +167,16 @@ class Coordinator:
             return ()
         if block is None:
             return ()
-        block.attempts += 1
+        block.claims += 1
         block.holder = actor
-        if block.attempts > self._max_attempts:
+        if block.claims > self._max_attempts:
             for item in self._blocks.pop(number).lines.values():
                 del self._block_numbers[item.line.index]
                 for lost_item in (item, *self._deduplicator.drop(item.line.index)):
                     self._lost.append(LostLine(lost_item, self._max_attempts))
             self._notifier.notify()
             return ()
-        if block.attempts == self._max_attempts and len(block.lines) > 1:
+        if block.claims == self._max_attempts and len(block.lines) > 1:
             # Perhaps only one of the lines crashes the actors: from here on each is a block.
             for item in self._blocks.pop(number).lines.values():
                 self._issue(Block((item,)))
@@ -234,7 +235,7 @@ class Coordinator:
         self._notifier.notify()
 
     def _reissue(self, number: int) -> None:
-        # As a new block: the actor did not crash, so the attempt does not count.
+        # As a new block: the actor did not crash, so its claim does not count.
         self._issue(Block(tuple(self._blocks.pop(number).lines.values())))
 
 

@@ -119,23 +119,23 @@ def draw_curve(steps: Sequence[Step], unit: str, marks: Sequence[float] = ()) ->
     """Draw a value over time as a step curve, with a line at each mark, where a run started."""
     end_s = steps[-1][0] + steps[-1][1]
     levels = compute_ticks(max(value for _, _, value in steps))
-    across = Scale(0.0, end_s, LEFT, WIDTH - RIGHT)
-    up = Scale(0.0, levels[-1], HEIGHT - BOTTOM, TOP)
+    x_scale = Scale(0.0, end_s, LEFT, WIDTH - RIGHT)
+    y_scale = Scale(0.0, levels[-1], HEIGHT - BOTTOM, TOP)
     line = " ".join(
-        f"{across(at):.1f},{up(value):.1f} {across(at + span):.1f},{up(value):.1f}"
+        f"{x_scale(at):.1f},{y_scale(value):.1f} {x_scale(at + span):.1f},{y_scale(value):.1f}"
         for at, span, value in steps
     )
     baseline = f"{WIDTH - RIGHT},{HEIGHT - BOTTOM} {LEFT},{HEIGHT - BOTTOM}"
     return _make_svg(
         f"{unit} over time",
-        _draw_levels(levels, up),
-        _draw_axis([(across(at), format_duration(at)) for at in compute_time_ticks(end_s)]),
+        _draw_levels(levels, y_scale),
+        _draw_axis([(x_scale(at), format_duration(at)) for at in compute_time_ticks(end_s)]),
         element("polygon", class_="area", points=f"{line} {baseline}"),
         element("polyline", class_="line", points=line),
-        *(_draw_mark(across(at), "resumed") for at in marks),
+        *(_draw_mark(x_scale(at), "resumed") for at in marks),
         *(
             _draw_tooltip(
-                across, step, f"{format_duration(step[0])}: {format_rate(step[2])} {unit}"
+                x_scale, step, f"{format_duration(step[0])}: {format_rate(step[2])} {unit}"
             )
             for step in steps
         ),
@@ -145,19 +145,22 @@ def draw_curve(steps: Sequence[Step], unit: str, marks: Sequence[float] = ()) ->
 def draw_histogram(distribution: Distribution, what: str) -> SafeHtml:
     """Draw a distribution of durations, which is not empty, on a logarithmic axis."""
     bars = _compute_bars(distribution)
-    across = Scale(bars[0][0], bars[-1][1], LEFT, WIDTH - RIGHT, logarithmic=True)
+    x_scale = Scale(bars[0][0], bars[-1][1], LEFT, WIDTH - RIGHT, logarithmic=True)
     levels = compute_ticks(max(count for _, _, count in bars))
-    up = Scale(0.0, levels[-1], HEIGHT - BOTTOM, TOP)
+    y_scale = Scale(0.0, levels[-1], HEIGHT - BOTTOM, TOP)
     return _make_svg(
         f"Histogram of the {what}",
-        _draw_levels(levels, up),
+        _draw_levels(levels, y_scale),
         _draw_axis(
-            [(across(at), format_duration(at)) for at in compute_log_ticks(bars[0][0], bars[-1][1])]
+            [
+                (x_scale(at), format_duration(at))
+                for at in compute_log_ticks(bars[0][0], bars[-1][1])
+            ]
         ),
-        *(_draw_bar(bar, across, up, distribution.count) for bar in bars),
+        *(_draw_bar(bar, x_scale, y_scale, distribution.count) for bar in bars),
         *(
             _draw_mark(
-                across(min(max(distribution.quantile(share), across.low), across.high)),
+                x_scale(min(max(distribution.quantile(share), x_scale.low), x_scale.high)),
                 f"p{share * 100:g}",
             )
             for share in QUANTILES
@@ -179,7 +182,9 @@ def _compute_bars(distribution: Distribution) -> list[tuple[float, float, int]]:
     return bars[max(0, used[0] - 1) : used[-1] + 2]
 
 
-def _draw_bar(bar: tuple[float, float, int], across: Scale, up: Scale, total: int) -> SafeHtml:
+def _draw_bar(
+    bar: tuple[float, float, int], x_scale: Scale, y_scale: Scale, total: int
+) -> SafeHtml:
     low, high, count = bar
     share = format_percent(count, total)
     text = f"{format_duration(low)} to {format_duration(high)}: {format_int(count)} ({share})"
@@ -187,11 +192,11 @@ def _draw_bar(bar: tuple[float, float, int], across: Scale, up: Scale, total: in
         "rect",
         element("title", text),
         class_="bar",
-        x=across(low) + 0.5,
+        x=x_scale(low) + 0.5,
         # A gap of one pixel separates bars, and a narrow one stays visible.
-        width=max(1.0, across(high) - across(low) - 1.0),
-        y=up(count),
-        height=HEIGHT - BOTTOM - up(count),
+        width=max(1.0, x_scale(high) - x_scale(low) - 1.0),
+        y=y_scale(count),
+        height=HEIGHT - BOTTOM - y_scale(count),
     )
 
 
@@ -201,15 +206,22 @@ def _make_svg(title: str, *parts: SafeHtml) -> SafeHtml:
     )
 
 
-def _draw_levels(levels: Sequence[float], up: Scale) -> SafeHtml:
+def _draw_levels(levels: Sequence[float], y_scale: Scale) -> SafeHtml:
     """Draw grid lines, each with its value at the left."""
     return join_html(
         *(
-            element("line", class_="grid", x1=LEFT, x2=WIDTH - RIGHT, y1=up(level), y2=up(level))
+            element(
+                "line",
+                class_="grid",
+                x1=LEFT,
+                x2=WIDTH - RIGHT,
+                y1=y_scale(level),
+                y2=y_scale(level),
+            )
             for level in levels
         ),
         *(
-            element("text", f"{level:,.12g}", class_="level", x=LEFT - 6, y=up(level) + 4)
+            element("text", f"{level:,.12g}", class_="level", x=LEFT - 6, y=y_scale(level) + 4)
             for level in levels
         ),
     )
@@ -235,14 +247,14 @@ def _draw_mark(place: float, text: str) -> SafeHtml:
     )
 
 
-def _draw_tooltip(across: Scale, step: Step, text: str) -> SafeHtml:
+def _draw_tooltip(x_scale: Scale, step: Step, text: str) -> SafeHtml:
     at, span, _ = step
     return element(
         "rect",
         element("title", text),
         class_="hover",
-        x=across(at),
-        width=across(at + span) - across(at),
+        x=x_scale(at),
+        width=x_scale(at + span) - x_scale(at),
         y=TOP,
         height=HEIGHT - TOP - BOTTOM,
     )

@@ -220,8 +220,8 @@ def _render_tile(name: str, value: str, note: str) -> SafeHtml:
 def _render_section(
     title: str, *content: SafeHtml, wide: bool = False, second: bool = False
 ) -> SafeHtml:
-    kinds = ["card", *(["wide"] if wide else []), *(["second"] if second else [])]
-    return element("section", element("h2", title), *content, class_=" ".join(kinds))
+    classes = ["card", *(["wide"] if wide else []), *(["second"] if second else [])]
+    return element("section", element("h2", title), *content, class_=" ".join(classes))
 
 
 def _render_speed(statistics: BatchStatistics) -> Iterable[SafeHtml]:
@@ -247,7 +247,7 @@ def _render_speed(statistics: BatchStatistics) -> Iterable[SafeHtml]:
 
 
 def _render_latency(title: str, what: str, distribution: Distribution) -> SafeHtml:
-    second = what != "latency"
+    second = what != "latency"  # plots of the two distributions have different colours
     if not distribution.count:
         return _render_section(
             title, _render_note("Not measured: no line has any text."), second=second
@@ -297,15 +297,18 @@ def _render_settings(settings: Sequence[tuple[str, str]]) -> SafeHtml:
 
 def _render_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> SafeHtml:
     # Columns of numbers are aligned to the right.
-    counts = [all(row[place][:1].isdigit() for row in rows) for place in range(len(heads))]
-    kinds = [{"class_": "count"} if count else {} for count in counts]
+    attributes = [
+        {"class_": "count"} if all(row[column][:1].isdigit() for row in rows) else {}
+        for column in range(len(heads))
+    ]
     head = [
-        element("th", cell, scope="col", **kind) for cell, kind in zip(heads, kinds, strict=True)
+        element("th", cell, scope="col", **attribute)
+        for cell, attribute in zip(heads, attributes, strict=True)
     ]
-    body = [
-        element("tr", *(element("td", cell, **kind) for cell, kind in zip(row, kinds, strict=True)))
-        for row in rows
-    ]
+    body: list[SafeHtml] = []
+    for row in rows:
+        pairs = zip(row, attributes, strict=True)
+        body.append(element("tr", *(element("td", cell, **attribute) for cell, attribute in pairs)))
     table = element("table", element("thead", element("tr", *head)), element("tbody", *body))
     return element("div", table, class_="scroll")
 

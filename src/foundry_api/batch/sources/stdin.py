@@ -191,7 +191,7 @@ def _copy(file: BinaryIO, spool: Path, copy_mode: CopyMode, name: str) -> None:
                 copy.write(block)
             copy.flush()
             os.fsync(copy.fileno())
-        if copy_mode == "verify" and spool.exists() and not _same_content(draft, spool):
+        if copy_mode == "verify" and spool.exists() and not _has_same_content(draft, spool):
             raise BatchMismatch(f"{name} is not what this batch was started with")
         draft.replace(spool)
     except OSError as error:
@@ -224,7 +224,7 @@ def _read(file: BinaryIO, name: str) -> bytes:
         return file.read(BLOCK_BYTES)
 
 
-def _same_content(one: Path, other: Path) -> bool:
+def _has_same_content(one: Path, other: Path) -> bool:
     if one.stat().st_size != other.stat().st_size:
         return False
     with one.open("rb") as first, other.open("rb") as second:

@@ -225,7 +225,7 @@ def make_engine(
     session: Session,
     options: EngineOptions,
     *,
-    attempts: int,
+    max_attempts: int,
     patience_s: float,
     dedupe: bool | Path = False,
 ) -> BatchEngine:
@@ -236,11 +236,13 @@ def make_engine(
         return RayEngine(
             address=options.ray_address,
             settings=session.settings,
-            max_attempts=attempts,
+            max_attempts=max_attempts,
             patience_s=patience_s,
             dedupe=bool(dedupe),
             on_notice=lambda message: click.echo(sanitize(message), err=True),
         )
     from foundry_api.batch.engine import LocalEngine  # noqa: PLC0415 - as above
 
-    return LocalEngine(session.client, max_attempts=attempts, patience_s=patience_s, dedupe=dedupe)
+    return LocalEngine(
+        session.client, max_attempts=max_attempts, patience_s=patience_s, dedupe=dedupe
+    )

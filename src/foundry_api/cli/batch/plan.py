@@ -87,7 +87,7 @@ def command(
         engine = make_engine(
             session,
             engine_options,
-            attempts=engine_options.max_attempts or defaults.max_attempts,
+            max_attempts=engine_options.max_attempts or defaults.max_attempts,
             patience_s=engine_options.patience_s or defaults.patience_s,
         )
 

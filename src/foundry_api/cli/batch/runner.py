@@ -54,7 +54,7 @@ def run_batch(
         engine = make_engine(
             session,
             engine_options,
-            attempts=options.max_attempts,
+            max_attempts=options.max_attempts,
             patience_s=options.patience_s,
             dedupe=dedupe,
         )
