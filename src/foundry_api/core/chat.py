@@ -62,7 +62,7 @@ EVENT_STREAM = "text/event-stream"
 BODYLESS_STATUSES = frozenset({204, 205})
 
 _STREAM_STARTS = (b"data:", b"event:", b": ")
-_TOKEN_BOUNDS = frozenset({"max_tokens", "max_completion_tokens"})
+_TOKEN_LIMITS = frozenset({"max_tokens", "max_completion_tokens"})
 
 
 def make_chat_request(
@@ -332,11 +332,8 @@ class ChatCompletion(Operation[Chunk, StreamEnd, Completion[None]]):
             attempts=facts.attempts,
             headers=tuple(
                 [  # aiohttp's header names are a subclass of str, which JSON encoders reject
-                    (
-                        str.__str__(name),
-                        str.__str__(value) if value.isascii() else header_text(value),
-                    )
-                    for name, value in facts.headers.items()
+                    (str.__str__(name), str.__str__(text) if text.isascii() else header_text(text))
+                    for name, text in facts.headers.items()
                 ]
             ),
             raw=(*self._raw, value.raw),
@@ -369,7 +366,7 @@ def make_final_chunk(completion: Completion[None]) -> Chunk:
 
 
 def _has_token_limit(request: ChatRequest) -> bool:
-    return request.max_tokens is not None or not _TOKEN_BOUNDS.isdisjoint(request.extra)
+    return request.max_tokens is not None or not _TOKEN_LIMITS.isdisjoint(request.extra)
 
 
 def _is_completion(body: bytes) -> bool:

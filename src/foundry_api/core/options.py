@@ -23,7 +23,8 @@ __all__ = [
     "Timeout",
     "resolve_timeouts",
 ]
-_T = TypeVar("_T")
+
+_T = TypeVar("_T")  # the type of the parsed answer
 
 Timeout = float | Literal["auto"]
 
@@ -162,9 +163,9 @@ class ResponseOptions(ModelOptions, total=False):
     extra: Mapping[str, Any] | None
 
 
-def resolve_timeouts(backend: ClientRuntime, options: TimeOptions) -> tuple[Timeout, Deadline]:
+def resolve_timeouts(runtime: ClientRuntime, options: TimeOptions) -> tuple[Timeout, Deadline]:
     """Return the validated timeout and the deadline of a call that starts now."""
-    backend.check_open()
+    runtime.check_open()
     timeout_s = check_timeout(options.get("timeout"))
-    deadline = Deadline.for_call(options.get("deadline"), backend.settings.deadline_s)
-    return backend.settings.timeout_s if timeout_s is None else timeout_s, deadline
+    deadline = Deadline.for_call(options.get("deadline"), runtime.settings.deadline_s)
+    return runtime.settings.timeout_s if timeout_s is None else timeout_s, deadline

@@ -124,8 +124,9 @@ class ClientRuntime:
             binding=self._loop,
         )
         self.cache = make_cache(settings.cache) if cache is None else cache
+        # Calls use the caller's cache through a wrapper: its errors must not fail them.
         self._entry_cache = self.cache if cache is None else _wrap_cache(cache)
-        self.cached = self._make_cached_calls()
+        self.cached = self._make_cached_calls()  # None without a cache
 
     async def route(self, name: str, *, download: bool = False) -> tuple[Connection, Model]:
         """Return a service that has the model, and the model there."""

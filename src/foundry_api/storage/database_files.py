@@ -212,4 +212,5 @@ def _change_mode(path: Path, status: os.stat_result) -> None:
 
 
 def _get_flag(name: str) -> int:
+    """Return a flag of `os.open`; 0 on a platform without it."""
     return getattr(os, name, 0)

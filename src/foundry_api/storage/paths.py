@@ -20,6 +20,7 @@ APP_NAME = "foundry-api"
 # State and logs contain a port without authentication and a token: other users must not read them.
 PRIVATE_DIRECTORY = 0o700
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
+# A directory with such a file belongs to this package.
 OWN_NAMES = ("host.json", "host.lock", "uses.db", "host-*.log", "foundry.*modelinfo.json")
 
 

@@ -32,7 +32,7 @@ OnError = Literal["return", "raise"]
 MAX_VALUES = 10_000
 
 
-class _Rejected(Exception):
+class _CallFailed(Exception):
     """A call failed; the message is for the model."""
 
     def __init__(self, error: BaseException, message: str) -> None:
@@ -125,9 +125,9 @@ class ToolExecutor:
                 arguments = _parse_arguments(call)
                 value = await self._call_tool(tool, await _bind_arguments(tool, arguments))
                 content = _format_content(tool, value)
-            except _Rejected as rejected:
-                value, error = None, rejected.error
-                content = _format_error(rejected.message)
+            except _CallFailed as failed:
+                value, error = None, failed.error
+                content = _format_error(failed.message)
         return ToolResult(
             call=call,
             arguments=arguments,
@@ -148,7 +148,7 @@ class ToolExecutor:
                 value, failure = await _run_function(tool.function, arguments)
         except BaseException as error:
             if scope.expired() and isinstance(error, Exception):
-                raise _Rejected(error, f"{tool.name} took longer than {limit_s:g} s.") from error
+                raise _CallFailed(error, f"{tool.name} took longer than {limit_s:g} s.") from error
             if not code.is_own_failure(error):
                 raise
             failure = error
@@ -157,8 +157,8 @@ class ToolExecutor:
         return value
 
 
-def _make_failure(tool: Tool, failure: BaseException) -> _Rejected:
-    return _Rejected(failure, f"{tool.name} failed: {describe(failure)}")
+def _make_failure(tool: Tool, failure: BaseException) -> _CallFailed:
+    return _CallFailed(failure, f"{tool.name} failed: {describe(failure)}")
 
 
 def _parse_arguments(call: ToolCall) -> dict[str, Any]:
@@ -171,9 +171,9 @@ def _parse_arguments(call: ToolCall) -> dict[str, Any]:
         return msgspec.json.decode(text, type=dict[str, Any])
     except msgspec.ValidationError as error:
         message = f"the arguments of {call.function.name} are not a JSON object."
-        raise _Rejected(error, message) from error
+        raise _CallFailed(error, message) from error
     except msgspec.DecodeError as error:
-        raise _Rejected(
+        raise _CallFailed(
             error, f"the arguments of {call.function.name} are not JSON: {error}"
         ) from error
 
@@ -203,7 +203,7 @@ def _bind(tool: Tool, raw_arguments: dict[str, Any]) -> dict[str, Any]:
             get_error_text(error) if isinstance(error, ValueError | TypeError) else describe(error)
         )
         message = f"the arguments of {tool.name} do not fit: {reason}. They have to match {schema}"
-        raise _Rejected(error, message) from error
+        raise _CallFailed(error, message) from error
 
 
 async def _run_function(

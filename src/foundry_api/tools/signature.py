@@ -60,7 +60,7 @@ class ArgumentConverter:
             else (field, kind | msgspec.UnsetType, msgspec.UNSET)
             for field, (kind, parameter) in fields.items()
         ]
-        self._fields = {
+        self._pydantic_defaults = {
             field: parameter.default
             for field, (_, parameter) in fields.items()
             if is_pydantic_field(parameter.default)
@@ -107,7 +107,7 @@ class ArgumentConverter:
         # The function's own default is pydantic's FieldInfo, not the value.
         defaults = {
             parameter: field.get_default(call_default_factory=True)
-            for parameter, field in self._fields.items()
+            for parameter, field in self._pydantic_defaults.items()
             if parameter not in converted
         }
         return {**defaults, **converted}

@@ -100,7 +100,7 @@ class LoopbackPool:
                 if transport is None:
                     raise aiohttp.ServerDisconnectedError  # noqa: TRY301 - handled as any other
                 connection.set_response_params(**_RESPONSE_PARAMS)
-                if helpers.DEBUG:
+                if helpers.DEBUG:  # in Python's development mode
                     connection.read_leniently(**_RESPONSE_PARAMS)
                 if body is None:
                     transport.write(head + b"\r\n")

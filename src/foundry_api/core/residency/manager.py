@@ -180,7 +180,7 @@ class ModelManager:
         try:
             await self._loads.run(model.id, lambda: self._ensure_loaded(model))
         finally:
-            usage.on_loaded()
+            usage.end_waiting()
 
     async def _ensure_loaded(self, model: Model) -> None:
         if self.policy.bounded:
@@ -411,7 +411,7 @@ class ModelManager:
         async with self.coordination.lease(model.id, "unload", for_s=lease_s, quiet_s=quiet_s):
             # Callers for which it was just loaded make their call first. Else two models that
             # replace each other would be loaded and unloaded without a single call.
-            await self.get_usage(model.id).wait_waiters_started(WAITERS_START_S)
+            await self.get_usage(model.id).wait_for_starting_calls(WAITERS_START_S)
             was_known = model.id in self.loaded
             self.loaded.discard(model.id)  # so that new calls wait for a load
             was_loaded = was_known or await self._is_in_memory(model)

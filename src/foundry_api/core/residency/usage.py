@@ -34,7 +34,7 @@ class ModelUsage:
     def __init__(self) -> None:
         self.calls = 0  # in flight
         self.waiting = 0  # callers that wait for the model to be loaded
-        self.starting = 0  # those of them for which it is loaded, and that have not run since
+        self.starting = 0  # those of them whose model is loaded, and that have not continued yet
         self.last_used = 0.0  # when the last call ended or the model was loaded
         self.last_ended = float("-inf")  # when the last call ended
         self.held_until = 0.0  # until then, other clients leave the model alone
@@ -55,14 +55,14 @@ class ModelUsage:
         if self.changed is not None:
             self.changed.set()
 
-    def on_loaded(self) -> None:
+    def end_waiting(self) -> None:
         """Record that a waiting caller continues. It may start its call at once."""
         self.waiting -= 1
         self.starting = min(max(self.starting - 1, 0), self.waiting)
         if self.changed is not None:
             self.changed.set()
 
-    async def wait_waiters_started(self, timeout_s: float) -> None:
+    async def wait_for_starting_calls(self, timeout_s: float) -> None:
         """Wait until the callers for which the model was just loaded have continued."""
         await self._wait_until(lambda: not self.starting, timeout_s)
 

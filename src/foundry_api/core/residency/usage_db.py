@@ -1,8 +1,8 @@
 """The SQLite file in which the programs of a home record which models they use.
 
-A client has a row per model, which expires some time after its last call and when its process dies.
-A client that loads or unloads a model holds a lease on it. Times are those of `time.monotonic`,
-which all processes of a machine share.
+A client has a row in `uses` per model: its claim, which expires some time after its last call and
+when its process dies. A client that loads or unloads a model holds a lease on it. Times are those
+of `time.monotonic`, which all processes of a machine share.
 
 Every method blocks for milliseconds, so call it in a thread. The file is closed after each call.
 """

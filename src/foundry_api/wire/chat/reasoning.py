@@ -93,13 +93,14 @@ class ReasoningSplitter:
     def __init__(self, *, in_reasoning: bool = False) -> None:
         self.is_decided = False  # whether the answer has begun, to which all further text belongs
         self._starts_in_reasoning = in_reasoning
+        # Text returned as reasoning that no marker has confirmed yet; None if there can be none.
         self._unmarked: list[str] | None = None
-        self._channels: ChannelSplitter | None = None
-        self._blanks: list[str] = []
-        self._marker = ""
+        self._channels: ChannelSplitter | None = None  # once the text begins a channel
+        self._blanks: list[str] = []  # white space that is held back
+        self._marker = ""  # what may be the beginning of a marker, also held back
         self._in_block = False
         self._has_block = False
-        self._separator = ""
+        self._separator = ""  # between the reasoning of two blocks
         self._block_has_text = False
 
     def feed(self, text: str) -> Split:
@@ -116,10 +117,10 @@ class ReasoningSplitter:
                 else self._match_opening(text, position)
             )
         if position < len(text) and not self.is_decided:
-            return self._split_channels(self._release() + text[position:]) or Split("", "")
+            return self._split_channels(self._take_held_back() + text[position:]) or Split("", "")
         if self._unmarked is not None:
             self._unmarked += reasoning
-        content = self._release() + text[position:] if self.is_decided else ""
+        content = self._take_held_back() + text[position:] if self.is_decided else ""
         return Split("".join(reasoning), content)
 
     def flush(self) -> Split:
@@ -127,11 +128,11 @@ class ReasoningSplitter:
         if self._channels is not None:
             return Split(*self._channels.flush())
         if self._in_block:
-            reasoning = self._separate_blocks(self._release())
+            reasoning = self._separate_blocks(self._take_held_back())
             if self._unmarked is not None:
                 self._unmarked.append(reasoning)
             return Split(reasoning, "")
-        return Split("", "" if self._has_block and not self._marker else self._release())
+        return Split("", "" if self._has_block and not self._marker else self._take_held_back())
 
     def _split_channels(self, text: str) -> Split | None:
         return None if self._channels is None else Split(*self._channels.feed(text))
@@ -206,7 +207,7 @@ class ReasoningSplitter:
         between, self._separator = self._separator, "\n\n"
         return between + thought
 
-    def _release(self) -> str:
+    def _take_held_back(self) -> str:
         text = "".join((*self._blanks, self._marker))
         self._blanks.clear()
         self._marker = ""

@@ -68,9 +68,9 @@ class ChatStream:
         self._reasoning_splitter: ReasoningSplitter | None = None  # most answers need none
         self._tools = tools
         self._tool_calls: ToolCallAssembler | None = None
-        self._pending_events: list[bytes] = []
+        self._pending_events: list[bytes] = []  # the data of which the next chunk consists
         self._pending_bytes = 0
-        self._raw_events: list[bytes] = []
+        self._raw_events: list[bytes] = []  # the data that belongs to no chunk
         self._raw_bytes = 0
         self.done = False
 

@@ -86,6 +86,7 @@ _CALL_END: Final = _make_marker("tool_call_end")
 _CALLS_BEGIN: Final = (*_make_marker("tool_calls_begin"), "<|tool_calls_section_begin|>")
 _CALLS_END: Final = (*_make_marker("tool_calls_end"), "<|tool_calls_section_end|>")
 _SEPARATOR: Final = (*_make_marker("tool_sep"), "<|tool_call_argument_begin|>")
+# Kimi writes a name as `functions.NAME:0`.
 _NUMBERED: Final = re.compile(r"(?:functions\.)?(.*?)(?::\d+)?", re.DOTALL)
 
 

@@ -149,8 +149,8 @@ def match_calls(
     """Return the calls at a position, INCOMPLETE for what may become some, or neither."""
     is_undecided = False
     not_a_call: NotACall | None = None
-    for shape in _SHAPES.get(window.text[window.position], ()):
-        match = shape(window, names)
+    for matcher in _MATCHERS.get(window.text[window.position], ()):
+        match = matcher(window, names)
         if isinstance(match, CallsFound):
             return match
         is_undecided = is_undecided or match is INCOMPLETE
@@ -312,14 +312,14 @@ def _match_fenced(
     match = _FENCE.match(window.text, window.position)
     if not match:
         return INCOMPLETE if _FENCE_SO_FAR.fullmatch(window.text, window.position) else None
-    calls_or_none = _match_unmarked(window, match.end(), names)
-    if not isinstance(calls_or_none, CallsFound):
-        return calls_or_none
-    after = _skip(_TRAILING, window.text, calls_or_none.end)
+    result = _match_unmarked(window, match.end(), names)
+    if not isinstance(result, CallsFound):
+        return result
+    after = _skip(_TRAILING, window.text, result.end)
     if window.text.startswith("```", after):
-        return CallsFound(calls_or_none.calls, after + len("```"))
+        return CallsFound(result.calls, after + len("```"))
     if "```".startswith(window.text[after : after + MAX_MARKER_LENGTH]):
-        return CallsFound(calls_or_none.calls, len(window.text)) if window.is_final else INCOMPLETE
+        return CallsFound(result.calls, len(window.text)) if window.is_final else INCOMPLETE
     return None
 
 
@@ -380,8 +380,8 @@ def _make_list(value: Any) -> list[Any]:
     return value if is_list(value) else [value]
 
 
-# By their first character.
-_SHAPES: Final = {
+# By the first character of the notation.
+_MATCHERS: Final = {
     "<": (_match_tagged, _match_named),
     "f": (_match_listed,),
     "[": (_match_listed, _match_bare),

@@ -15,7 +15,7 @@ from foundry_api.types.errors import (
     UnsupportedFeature,
 )
 from foundry_api.wire.errors import NOT_JSON, classify, extract_error_message, parse_retry_after
-from foundry_api.wire.transport import BufferedResponse, Request, fetch
+from foundry_api.wire.transport import OK, BufferedResponse, Request, fetch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -117,7 +117,7 @@ class ServiceClient:
         except FoundryError as error:
             error.with_context(service=self.base_url)
             raise
-        if response.status != 200:  # noqa: PLR2004 - HTTP's own number
+        if response.status != OK:
             raise parse_error(response).with_context(service=self.base_url)
         return response.body
 

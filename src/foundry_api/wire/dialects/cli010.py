@@ -26,7 +26,7 @@ from foundry_api.wire.dialects.base import (
 )
 from foundry_api.wire.dialects.csharp import IDS_DECODER, LISTING_DECODER, CSharpDialect
 from foundry_api.wire.dialects.model_ids import guess_aliases, strip_version
-from foundry_api.wire.transport import fetch
+from foundry_api.wire.transport import OK, fetch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -35,9 +35,6 @@ if TYPE_CHECKING:
     from foundry_api.wire.dialects.base import Catalog, ModelCommand, ServiceClient
 
 __all__ = ["Cli010Dialect"]
-
-
-_OK = 200
 
 
 class Cli010Dialect(CSharpDialect):
@@ -177,7 +174,7 @@ class Cli010Dialect(CSharpDialect):
         probe = ChatRequest(messages=(Message("user", "Hi"),), max_tokens=1)
         request = self.build_non_streaming_request(model, probe)
         response = await fetch(self._client.transport, request, timeout_s=LOAD_TIMEOUT_S)
-        if response.status != _OK:
+        if response.status != OK:
             error = parse_error(response).with_context(
                 model=model.id, service=self._client.base_url
             )

@@ -20,7 +20,7 @@ from foundry_api.wire.dialects.legacy import LegacyDialect
 from foundry_api.wire.dialects.sdk1 import Sdk1Dialect
 from foundry_api.wire.dialects.sdk2 import Sdk20Dialect, Sdk21Dialect
 from foundry_api.wire.errors import NOT_JSON
-from foundry_api.wire.transport import Request, fetch
+from foundry_api.wire.transport import OK, Request, fetch
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -35,7 +35,6 @@ __all__ = ["detect_service", "get_dialect"]
 MAX_STATUS_BYTES = 64 * 1024
 MAX_LIST_BYTES = 16 * 2**20  # a service may list its complete catalog
 
-_OK = 200
 _UNAUTHORIZED = frozenset({401, 403})
 _NOT_FOUND = frozenset({404, 405})
 
@@ -87,7 +86,7 @@ async def _match_routes(
     response = await get("/status")
     if response.status in _NOT_FOUND:
         return await _match_cli(get)
-    if response.status != _OK:
+    if response.status != OK:
         return None
     status = lowercase_keys(response.body)
     pid = status.get("pid")
@@ -96,7 +95,7 @@ async def _match_routes(
         listing = await get("/catalogs/local/v1/models", MAX_LIST_BYTES)
         if listing.status in _NOT_FOUND:
             return ServiceStatus("sdk-2.0", pid, cache_dir)
-        if listing.status == _OK:
+        if listing.status == OK:
             return ServiceStatus("sdk-2.1", pid, cache_dir)
         # It exists but fails: guessing 2.0 here would hide local models.
         raise parse_error(listing).with_context(service=base_url)
@@ -108,7 +107,7 @@ async def _match_routes(
 async def _match_cli(get: Callable[..., Awaitable[BufferedResponse]]) -> ServiceStatus | None:
     response = await get("/openai/status")
     status = lowercase_keys(response.body)
-    if response.status == _OK and ("modeldirpath" in status or "endpoints" in status):
+    if response.status == OK and ("modeldirpath" in status or "endpoints" in status):
         cache_dir = status.get("modeldirpath")
         return ServiceStatus("legacy", cache_dir=cache_dir if isinstance(cache_dir, str) else None)
     # The 0.10 server has no status route. Its listing has the member IsDelta, at the top level or
@@ -116,7 +115,7 @@ async def _match_cli(get: Callable[..., Awaitable[BufferedResponse]]) -> Service
     listing = await get("/v1/models", MAX_LIST_BYTES)
     if "isdelta" in lowercase_keys(listing.body) or "isdelta" in _get_first_item(listing):
         return ServiceStatus("cli-0.10")
-    if listing.status != _OK and isinstance(parse_error(listing), CatalogUnavailable):
+    if listing.status != OK and isinstance(parse_error(listing), CatalogUnavailable):
         return ServiceStatus("cli-0.10")
     return None
 

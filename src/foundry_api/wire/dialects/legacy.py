@@ -42,7 +42,7 @@ from foundry_api.wire.dialects.legacy_catalog import (
     sort_variants,
 )
 from foundry_api.wire.dialects.model_ids import guess_aliases
-from foundry_api.wire.transport import BufferedResponse
+from foundry_api.wire.transport import OK, BufferedResponse
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator, Sequence
@@ -67,7 +67,6 @@ DETAILS_TIMEOUT_S = 15.0
 STALL_TIMEOUT_S = 300.0
 
 ERROR_BODY_BYTES = 64 * 1024
-_OK = 200
 
 # `("model.onnx.data", 0.5)`, as documented, and `Total 10.1% …`, as the SDK reads it.
 _FRACTION = re.compile(rb"^\(.*,\s*(\d+(?:\.\d+)?(?:[eE][+-]?\d{1,3})?)\s*\)$")
@@ -178,7 +177,7 @@ class LegacyDialect(CSharpDialect):
             self._client.build_post("/openai/download", encode(body))
         )
         try:
-            if response.status != _OK:
+            if response.status != OK:
                 raise await _read_error(response)
             decoder = DownloadProgressDecoder()
             while block := await _read_block(response):

@@ -55,12 +55,12 @@ def test_callers_of_a_loaded_model_may_start_but_are_not_awaited_for_long(run: R
     async def scene() -> None:
         uses, loop = ModelUsage(), asyncio.get_running_loop()
         uses.waiting = uses.starting = 2
-        loop.call_later(1, uses.on_loaded)
-        loop.call_later(2, uses.on_loaded)
-        await uses.wait_waiters_started(30)
+        loop.call_later(1, uses.end_waiting)
+        loop.call_later(2, uses.end_waiting)
+        await uses.wait_for_starting_calls(30)
         assert (loop.time(), uses.waiting, uses.starting) == (2, 0, 0)
         uses.waiting = uses.starting = 1
-        await uses.wait_waiters_started(3)
+        await uses.wait_for_starting_calls(3)
         assert loop.time() == 5
 
     run(scene())
@@ -69,7 +69,7 @@ def test_callers_of_a_loaded_model_may_start_but_are_not_awaited_for_long(run: R
 def test_caller_that_left_while_loading_is_not_awaited() -> None:
     uses = ModelUsage()
     uses.waiting = 2
-    uses.on_loaded()
+    uses.end_waiting()
     assert (uses.waiting, uses.starting) == (1, 0)
 
 
