@@ -72,7 +72,7 @@ def pipe(name: str) -> Callable[[Path], object]:
             "its genai_config.json has no model.context_length above 0",
         ),
         (lambda path: (path / "model.onnx").unlink(), "it has no model.onnx"),
-        (write("model.onnx", ""), "its model.onnx is not an ONNX graph: it holds no graph"),
+        (write("model.onnx", ""), "its model.onnx is not an ONNX graph: it has no graph"),
         (
             write("model.onnx", "version https://git-lfs.github.com/spec/v1\n"),
             "get the file itself with `git lfs pull`",

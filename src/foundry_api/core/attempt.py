@@ -337,7 +337,7 @@ class Attempt(Generic[_ChunkT]):
             with self._guard:
                 is_replaced = await connection.is_replaced()
             if is_replaced:
-                raise ServiceCrashed("another service has taken the place of this one") from error
+                raise ServiceCrashed("another service has replaced this one") from error
         return error
 
     async def _read_error(self, response: Response, read_ahead: bytes = b"") -> BufferedResponse:

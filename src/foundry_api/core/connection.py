@@ -306,7 +306,7 @@ class Connection:
         if self.control is not None:
             return f"It comes with this package: `foundry-api models load {name}` brings it back."
         return (
-            "It comes with the engine of this package, and this service is another: use "
+            "Only the engine of this package has it, and this is another service: use "
             "service='embedded', or --service embedded."
         )
 

@@ -155,7 +155,7 @@ def make_raw_request(
         raise InvalidRequest(
             f"path is {strip_secrets(path)}, not a path on the service",
             field="path",
-            hint="Begin it with one slash, and percent-encode all but printable ASCII.",
+            hint="Start it with one slash, and percent-encode all but printable ASCII.",
         )
     all_headers = validate_headers("headers", headers, InvalidRequest)
     body = None

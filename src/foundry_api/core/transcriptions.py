@@ -137,8 +137,7 @@ class TranscriptionOperation(EndpointOperation[TranscriptionChunk, Transcription
             self._audio_path = await self.audio.get_path()
         else:
             raise UnsupportedFeature(
-                "the service takes the path of a recording on its own machine, and that is not "
-                "this one",
+                "the service reads recordings only from its own machine, which is not this one",
                 hint="Transcribe on the service's machine, or through a gateway there.",
                 service=connection.base_url,
             )

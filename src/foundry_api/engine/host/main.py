@@ -161,7 +161,7 @@ class Host:
                 # The engine refuses its own list of models, so it can serve none of them.
                 log.write_line(str(error))
                 path = Path(self._config.data_dir) / RELATIVE_PATH
-                damage = make_damage_error(path, "the engine does not know its form")
+                damage = make_damage_error(path, "the engine does not know its format")
                 raise ServiceStartFailed(damage.message, hint=damage.hint) from error
             except FoundryError as error:
                 # One bad model must not keep the others from being served.

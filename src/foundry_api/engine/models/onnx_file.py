@@ -65,7 +65,7 @@ def read_outputs(path: Path) -> frozenset[str]:
 def _find_graphs(file: BinaryIO) -> list[Field]:
     graphs = [field for field in _iter_fields(file, 0, file.seek(0, 2)) if field[0] == MODEL_GRAPH]
     if not graphs:
-        raise InvalidOnnx("it holds no graph")
+        raise InvalidOnnx("it has no graph")
     return graphs
 
 
