@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BatchMethods"]
 
-_T = TypeVar("_T")
+_T = TypeVar("_T")  # the type of `.parsed`
 
 
 class BatchMethods(ABC):

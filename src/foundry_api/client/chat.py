@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ChatMethods"]
 
-_T = TypeVar("_T")
+_T = TypeVar("_T")  # the type of `.parsed`
 
 # For a model that repeats its answer instead of correcting it: at temperature 0 it would go on.
 RETRY_TEMPERATURE = 1.0

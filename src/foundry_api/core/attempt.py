@@ -119,7 +119,7 @@ class Attempt(Generic[_ChunkT]):
     ) -> None:
         """Connect to the service, load the model and wait for a slot.
 
-        A `requeued` call has waited before and goes to the head of the queue. With `may_move` the
+        A `requeued` call has waited before and goes to the front of the queue. With `may_move` the
         wait ends with `Moved` when another service has a free slot.
         """
         service, operation = self.service, self._operation

@@ -35,7 +35,7 @@ class ServiceHandle:
     """One service, across restarts, with its circuit breaker and its limiter.
 
     `name` is a placeholder until the address is known. `connect` finds or starts the service.
-    `forget` drops what discovery remembers, so that the next `connect` searches again.
+    `forget` drops the address that discovery found, so that the next `connect` searches again.
     """
 
     def __init__(

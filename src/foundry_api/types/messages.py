@@ -9,6 +9,7 @@ import msgspec
 from foundry_api.types.errors import FoundryError
 from foundry_api.types.serialization import Result, ShortResult
 
+# The type of `Completion.parsed`.
 if TYPE_CHECKING:
     import typing_extensions
 

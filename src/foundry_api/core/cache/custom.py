@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["UserCache"]
 
-_T = TypeVar("_T")
+_T = TypeVar("_T")  # the result of the user's method
 
 log = logging.getLogger("foundry_api")
 

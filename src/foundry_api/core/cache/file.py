@@ -36,7 +36,7 @@ __all__ = ["CacheFile", "CacheHistory", "ResilientDatabase"]
 
 log = logging.getLogger("foundry_api")
 
-_T = TypeVar("_T")
+_T = TypeVar("_T")  # the result of a query
 
 LOCK_S = 5.0
 CHECKPOINT_PAGES = 4000

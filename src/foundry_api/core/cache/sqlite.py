@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SqliteCache", "Worker"]
 
-_T = TypeVar("_T")
+_T = TypeVar("_T")  # the result of a query
 
 log = logging.getLogger("foundry_api")
 

@@ -41,7 +41,7 @@ FIRST_WAIT_S = 0.01
 MAX_WAIT_S = 0.25
 
 log = logging.getLogger("foundry_api")
-_T = TypeVar("_T")
+_T = TypeVar("_T")  # the result of a query
 
 
 class NoCoordination:

@@ -40,7 +40,7 @@ __all__ = [
     "refuse_download",
 ]
 
-_T = TypeVar("_T")
+_T = TypeVar("_T")  # what a JSON decoder returns
 
 # Models that are registered on this machine, and Microsoft's.
 Catalog = Literal["local", "public"]
