@@ -52,15 +52,14 @@ class _NamedFile:
 
 def check_files(options: BatchOptions, *, restart: bool = False) -> None:
     """Refuse files that are the same, or that the batch must not replace. Writes nothing."""
-    inputs = _list_inputs(options.input.path)
     outputs = _list_outputs(options)
-    redirected = _list_redirected_stdout() if options.to_stream else []
+    files = [*_list_input_and_stdout(options), *outputs]
     # Two names may be one file: by another spelling, a link, or a directory that is mounted twice.
-    for one, other in combinations([*inputs, *redirected, *outputs], 2):
+    for one, other in combinations(files, 2):
         if one.identity == other.identity:
             raise _file_error(other, f"{other} is the same file as {one}", "Name another file{}")
     if not options.to_stream:
-        _check_outside_journal([*inputs, *outputs], options.directory)
+        _check_outside_journal(files, options.directory)
     for file in outputs:
         _check_writable(file)
         # Another batch's journal may be the only place that holds its answers.
@@ -79,19 +78,18 @@ def check_files(options: BatchOptions, *, restart: bool = False) -> None:
                 raise foreign_file_error(file.path)
 
 
-def _list_inputs(path: str) -> list[_NamedFile]:
+def _list_input_and_stdout(options: BatchOptions) -> list[_NamedFile]:
+    files: list[_NamedFile] = []
+    path = options.input.path
     if path != STANDARD_STREAM:
-        return [_make_named_file("path", Path(path), path)]
-    status = _get_status(sys.stdin)
-    return [] if status is None else [_make_stream("path", "on standard input", status)]
-
-
-def _list_redirected_stdout() -> list[_NamedFile]:
-    status = _get_status(sys.stdout)
+        files.append(_make_named_file("path", Path(path), path))
+    elif (status := _get_status(sys.stdin)) is not None:
+        files.append(_make_stream("path", "on standard input", status))
+    stdout_status = _get_status(sys.stdout) if options.to_stream else None
     # Only a regular file counts: a terminal, or the null device, may also be the input.
-    if status is None or not stat.S_ISREG(status.st_mode):
-        return []
-    return [_make_stream("output", "on standard output", status)]
+    if stdout_status is not None and stat.S_ISREG(stdout_status.st_mode):
+        files.append(_make_stream("output", "on standard output", stdout_status))
+    return files
 
 
 def _get_status(stream: TextIO | None) -> os.stat_result | None:

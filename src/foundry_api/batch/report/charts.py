@@ -210,15 +210,8 @@ def _draw_levels(levels: Sequence[float], y_scale: Scale) -> SafeHtml:
     """Draw grid lines, each with its value at the left."""
     return join_html(
         *(
-            element(
-                "line",
-                class_="grid",
-                x1=LEFT,
-                x2=WIDTH - RIGHT,
-                y1=y_scale(level),
-                y2=y_scale(level),
-            )
-            for level in levels
+            element("line", class_="grid", x1=LEFT, x2=WIDTH - RIGHT, y1=y, y2=y)
+            for y in map(y_scale, levels)
         ),
         *(
             element("text", f"{level:,.12g}", class_="level", x=LEFT - 6, y=y_scale(level) + 4)

@@ -15,10 +15,9 @@ from foundry_api.engine.models.registry_file import find_damage, get_registry_pa
 from foundry_api.types.errors import CatalogUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from foundry_api.cli.doctor.context import DiagnosticContext
-    from foundry_api.engine.models.registry_file import Registered
     from foundry_api.storage.paths import Paths
     from foundry_api.types.models import Model
 
@@ -97,24 +96,20 @@ def _check_directories(paths: Paths) -> list[Finding]:
     entries = read_registered(paths)
     # Each start of an engine registers the demo model again, if its files changed.
     own = [entry for entry in entries if entry.model_info.alias != DEMO]
-    findings = [finding for entry in own for finding in _check_entry(entry)]
+    findings: list[Finding] = []
+    for entry in own:
+        info, directory = entry.model_info, Path(entry.model_path)
+        current_digest = compute_digest(directory)
+        registered_digest = info.string_properties.get(DIGEST)
+        if current_digest is None:
+            evidence = f"{info.id} is registered at {directory}"
+            findings.append(GONE.make_finding(evidence, name=info.id))
+        elif registered_digest is not None and current_digest != registered_digest:
+            evidence = f"{info.id}: the files in {directory} changed after the registration"
+            findings.append(CHANGED.make_finding(evidence, path=directory, alias=info.alias))
     if findings or not own:
         return findings
     return [REGISTERED.make_finding(", ".join(entry.model_info.id for entry in own))]
-
-
-def _check_entry(entry: Registered) -> Iterator[Finding]:
-    info, directory = entry.model_info, Path(entry.model_path)
-    current_digest = compute_digest(directory)
-    registered_digest = info.string_properties.get(DIGEST)
-    if current_digest is None:
-        yield GONE.make_finding(f"{info.id} is registered at {directory}", name=info.id)
-    elif registered_digest is not None and current_digest != registered_digest:
-        yield CHANGED.make_finding(
-            f"{info.id}: the files in {directory} changed after the registration",
-            path=directory,
-            alias=info.alias,
-        )
 
 
 async def check_host(context: DiagnosticContext) -> Iterable[Finding]:

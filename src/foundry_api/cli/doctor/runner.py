@@ -72,29 +72,22 @@ async def run_checks(
 
     async def run_check(group: CheckGroup, check: Check) -> list[Finding]:
         nonlocal done
-        findings = await _run_check(context, group, check, timeout_s)
+        timeout = asyncio.timeout(timeout_s)
+        try:
+            async with timeout:
+                findings = list(await check(context))
+        except Exception as error:
+            name = f"{check.__module__.rpartition('.')[2]}.{getattr(check, '__name__', 'check')}"
+            logging.getLogger("foundry_api").debug("%s failed", name, exc_info=error)
+            if timeout.expired():  # a TimeoutError of the check itself is a failure like any other
+                evidence = f"{name} took longer than {format_duration(timeout_s)}"
+                findings = [CHECK_TIMED_OUT.make_finding(evidence)]
+            else:
+                findings = [CHECK_FAILED.make_finding(f"{name}: {type(error).__name__}: {error}")]
         done += 1
         if progress is not None:
             progress(done, total)
-        return findings
+        return [msgspec.structs.replace(finding, group=group.name) for finding in findings]
 
     results = await asyncio.gather(*(run_check(g, check) for g in groups for check in g.checks))
     return [finding for findings in results for finding in findings]
-
-
-async def _run_check(
-    context: DiagnosticContext, group: CheckGroup, check: Check, timeout_s: float
-) -> list[Finding]:
-    timeout = asyncio.timeout(timeout_s)
-    try:
-        async with timeout:
-            findings = list(await check(context))
-    except Exception as error:
-        name = f"{check.__module__.rpartition('.')[2]}.{getattr(check, '__name__', 'check')}"
-        logging.getLogger("foundry_api").debug("%s failed", name, exc_info=error)
-        if timeout.expired():  # a TimeoutError of the check itself is a failure like any other
-            evidence = f"{name} took longer than {format_duration(timeout_s)}"
-            findings = [CHECK_TIMED_OUT.make_finding(evidence)]
-        else:
-            findings = [CHECK_FAILED.make_finding(f"{name}: {type(error).__name__}: {error}")]
-    return [msgspec.structs.replace(finding, group=group.name) for finding in findings]
