@@ -265,7 +265,9 @@ async def load(subject: Subject) -> Support:
 
 async def unload(subject: Subject) -> Support:
     await subject.client.models.unload(ALIAS)
-    return judged(by_itself=not await subject.client.models.loaded(), with_ours=False)
+    # Other tests, which share the service, may have loaded another model.
+    loaded = [model.id for model in await subject.client.models.loaded()]
+    return judged(by_itself=subject.service.model not in loaded, with_ours=False)
 
 
 async def parallel_loads(subject: Subject) -> Support:
