@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
+    from foundry_api import Request
     from foundry_api.wire.transport import Response
 
 NAMES = ("one", "two", "three")
@@ -168,13 +169,23 @@ async def test_unload_fails_while_another_program_streams(
 async def test_unload_waits_for_fifty_calls(engine_home: Path) -> None:
     events: list[Event] = []
     limits = LimiterSettings(initial=64, maximum=64)
-    async with open_client(engine_home, events, limiter=limits) as client:
+    may_send = asyncio.Event()
+
+    async def hold_calls(request: Request) -> Request:
+        if request.url.endswith("/chat/completions"):
+            await may_send.wait()  # else the first calls may end before the last ones start
+        return request
+
+    async with open_client(
+        engine_home, events, limiter=limits, request_hooks=[hold_calls]
+    ) as client:
         await client.models.load("one")
         calls = [asyncio.create_task(client.complete("say-long", timeout=60)) for _ in range(50)]
         uses = (await client._backend.route("one"))[0].models.get_usage("one:1")
         await wait_until_async(lambda: uses.calls == 50)
         unloading = asyncio.create_task(client.models.unload("one", drain=60))
         await wait_until_async(lambda: not client.services[0].connection.loaded)  # type: ignore[union-attr]
+        may_send.set()
         later = [asyncio.create_task(client.complete("say-hello")) for _ in range(5)]
         await unloading
         answers = [answer.content for answer in await asyncio.gather(*calls, *later)]

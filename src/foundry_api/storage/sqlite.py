@@ -314,6 +314,10 @@ def _check_file(path: Path, file_format: FileFormat, timeout_s: float) -> tuple[
         # Just opening another program's database may change it: SQLite recovers what a crash left
         # in its side files. With `immutable` it ignores them.
         with closing(_connect(path, "mode=ro&immutable=1", timeout_s)) as database:
+            # Without this, SQLite finds a file damaged whose header counts more pages than it has.
+            # While another process is in the middle of a checkpoint, or after it was killed there,
+            # the others are in the WAL.
+            database.execute("pragma writable_schema = on")
             _check_application_id(database, path, file_format)
     return status.st_dev, status.st_ino
 

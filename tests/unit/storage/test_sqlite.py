@@ -10,7 +10,7 @@ import shutil
 import socket
 import sqlite3
 import stat
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -557,3 +557,31 @@ def test_a_file_quarantined_during_open_is_reopened(tmp_path: Path) -> None:
     assert len(laid_out) == 2
     with closing(sqlite3.connect(path)) as database:
         assert database.execute("select * from t").fetchall() == [(1,)]
+
+
+def test_an_unfinished_checkpoint_is_not_damage(tmp_path: Path) -> None:
+    """A process copies the WAL into the file, page by page, and may be killed between two."""
+    path = tmp_path / "own.db"
+    with closing(open_database(path, FORMAT, lock=nullcontext(), timeout_s=1)) as writer:
+        writer.execute("pragma wal_checkpoint(truncate)")
+        writer.execute("pragma wal_autocheckpoint = 0")
+        writer.executemany("insert into t values (?)", [("x" * 1000,)] * 100)
+        copy_first_page_from_wal(path)
+        with closing(open_database(path, FORMAT, lock=nullcontext(), timeout_s=1)) as reader:
+            assert reader.execute("select count(*) from t").fetchone() == (100,)
+
+
+def copy_first_page_from_wal(path: Path) -> None:
+    """Do the first step of a checkpoint. See "WAL-mode File Format" in SQLite's documentation."""
+    wal = path.with_name(f"{path.name}-wal").read_bytes()
+    page_bytes = int.from_bytes(wal[8:12], "big")
+    frames = range(32, len(wal), 24 + page_bytes)
+    first_page = [at for at in frames if wal[at : at + 4] == bytes([0, 0, 0, 1])][-1]
+    size_before = path.stat().st_size
+    with path.open("r+b") as file:
+        file.write(wal[first_page + 24 : first_page + 24 + page_bytes])
+    assert (
+        path.stat().st_size
+        == size_before
+        < int.from_bytes(path.read_bytes()[28:32], "big") * page_bytes
+    )
