@@ -274,7 +274,7 @@ async def test_killed_engine_and_node_lose_and_repeat_no_line(
             runner.feed(5)
             steps.advance()
         assert runner.exit_code() == 0, runner.log
-    assert f"{runner.count} lines: {runner.count} succeeded" in runner.log
+    assert f"{runner.count:,} lines: {runner.count:,} succeeded" in runner.log
     assert runner.log.count("an actor with its own engine") == 2
     answers, local = read_answers(runner.output), await local_answers(home)
     assert answers == {index: local[index % QUESTIONS] for index in range(runner.count)}
