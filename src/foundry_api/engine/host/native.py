@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from foundry_api.engine.host.affinity import use_all_cpus
 from foundry_api.engine.host.catalog import PublicCatalog
 from foundry_api.engine.host.registry import Registry
 from foundry_api.engine.host.variants import find_matching, get_digest, to_model, translate_error
@@ -123,6 +124,7 @@ class NativeEngine:
             )
             sdk.FoundryLocalManager.initialize(configuration)
             manager = sdk.FoundryLocalManager.instance
+            use_all_cpus()  # before the first connection has a thread
             manager.start_web_service()
             return cls(sdk, manager, config)
         except (sdk.FoundryLocalException, RuntimeError, OSError) as error:

@@ -1,0 +1,74 @@
+"""The CPUs that the threads of an engine host may use."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from foundry_api.engine.host.affinity import use_all_cpus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from foundry_api.engine.endpoint import Endpoint
+    from foundry_api.engine.supervisor import EngineHost
+
+if sys.platform != "linux":
+    pytest.skip("only Linux tells the CPUs of another process's threads", allow_module_level=True)
+
+CONNECTIONS = 4
+
+
+@pytest.fixture
+def last_cpu() -> Iterator[int]:
+    """Restrict this process to one CPU, which programs that it starts inherit."""
+    before = os.sched_getaffinity(0)
+    cpu = max(before)
+    os.sched_setaffinity(0, {cpu})
+    try:
+        yield cpu
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+async def get_cpus_of_threads(endpoint: Endpoint) -> set[frozenset[int]]:
+    """Return the masks of all threads, while several connections have one each."""
+    address = endpoint.base_url.removeprefix("http://").split(":")
+    connections = [
+        await asyncio.open_connection(address[0], int(address[1])) for _ in range(CONNECTIONS)
+    ]
+    try:
+        for reader, writer in connections:
+            writer.write(b"GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+        threads = [int(path.name) for path in Path(f"/proc/{endpoint.pid}/task").iterdir()]
+        assert len(threads) > CONNECTIONS
+        return {frozenset(os.sched_getaffinity(thread)) for thread in threads}
+    finally:
+        for _, writer in connections:
+            writer.close()
+
+
+async def test_connections_use_all_cpus(start: Callable[..., EngineHost]) -> None:
+    endpoint = await start().wait_ready()
+    assert await get_cpus_of_threads(endpoint) == {frozenset(os.sched_getaffinity(0))}
+
+
+async def test_a_restricted_host_stays_on_its_cpus(
+    last_cpu: int, start: Callable[..., EngineHost]
+) -> None:
+    endpoint = await start().wait_ready()
+    assert await get_cpus_of_threads(endpoint) == {frozenset({last_cpu})}
+
+
+def test_a_library_that_is_not_loaded_is_no_error() -> None:
+    assert not use_all_cpus("libnothing.so")
+
+
+def test_a_library_that_pins_no_threads_is_left_alone() -> None:
+    assert not use_all_cpus("libc.so.6")
