@@ -36,8 +36,15 @@ def last_cpu() -> Iterator[int]:
         os.sched_setaffinity(0, before)
 
 
-async def get_cpus_of_threads(endpoint: Endpoint) -> set[frozenset[int]]:
-    """Return the masks of all threads, while several connections have one each."""
+def get_masks(pid: int) -> set[frozenset[int]]:
+    """Return the CPUs that each thread of a process may use."""
+    threads = [int(path.name) for path in Path(f"/proc/{pid}/task").iterdir()]
+    assert len(threads) > CONNECTIONS
+    return {frozenset(os.sched_getaffinity(thread)) for thread in threads}
+
+
+async def get_masks_while_connected(endpoint: Endpoint) -> set[frozenset[int]]:
+    """Open connections, each of which has a thread in the engine, and return the masks."""
     address = endpoint.base_url.removeprefix("http://").split(":")
     connections = [
         await asyncio.open_connection(address[0], int(address[1])) for _ in range(CONNECTIONS)
@@ -46,9 +53,7 @@ async def get_cpus_of_threads(endpoint: Endpoint) -> set[frozenset[int]]:
         for reader, writer in connections:
             writer.write(b"GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
-        threads = [int(path.name) for path in Path(f"/proc/{endpoint.pid}/task").iterdir()]
-        assert len(threads) > CONNECTIONS
-        return {frozenset(os.sched_getaffinity(thread)) for thread in threads}
+        return get_masks(endpoint.pid)
     finally:
         for _, writer in connections:
             writer.close()
@@ -56,14 +61,14 @@ async def get_cpus_of_threads(endpoint: Endpoint) -> set[frozenset[int]]:
 
 async def test_connections_use_all_cpus(start: Callable[..., EngineHost]) -> None:
     endpoint = await start().wait_ready()
-    assert await get_cpus_of_threads(endpoint) == {frozenset(os.sched_getaffinity(0))}
+    assert await get_masks_while_connected(endpoint) == {frozenset(os.sched_getaffinity(0))}
 
 
 async def test_a_restricted_host_stays_on_its_cpus(
     last_cpu: int, start: Callable[..., EngineHost]
 ) -> None:
     endpoint = await start().wait_ready()
-    assert await get_cpus_of_threads(endpoint) == {frozenset({last_cpu})}
+    assert await get_masks_while_connected(endpoint) == {frozenset({last_cpu})}
 
 
 def test_a_library_that_is_not_loaded_is_no_error() -> None:
