@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
 CONCURRENCIES = (1, 2, 4, 8, 16, 32)
-CALLS_PER_CALLER = 6
+# Few callers make more calls each, so that every sample takes some seconds.
+MIN_CALLS, CALLS_PER_CALLER = 16, 3
 MAX_TOKENS = 200
 ROUNDS = 5
 ALIAS = "bench-engine"
@@ -74,7 +75,7 @@ async def measure(client: FoundryAPIClient, engine: psutil.Process, concurrency:
 
     async def caller() -> None:
         nonlocal tokens
-        for _ in range(CALLS_PER_CALLER):
+        for _ in range(max(CALLS_PER_CALLER, MIN_CALLS // concurrency)):
             answer = await client.complete(PROMPT, max_tokens=MAX_TOKENS, temperature=1.0)
             tokens += answer.usage.completion_tokens
             first_tokens.append(answer.timings.time_to_first_token_s or 0.0)
@@ -101,9 +102,10 @@ async def main(model: Path, rounds: int) -> None:
             await client.complete(PROMPT, max_tokens=2)
         [host] = [child for child in psutil.Process().children() if child.pid != pid]
         engines = {"as shipped": (shipped, psutil.Process(pid)), "ours": (hosted, host)}
-        for _ in range(rounds):
+        for number in range(rounds):
+            order = list(engines.items())[:: 1 if number % 2 else -1]  # each is first in turn
             for concurrency in CONCURRENCIES:
-                for name, (client, engine) in engines.items():
+                for name, (client, engine) in order:
                     sample = await measure(client, engine, concurrency)
                     samples.setdefault((name, concurrency), []).append(sample)
     figures: dict[str, float] = {}
@@ -119,7 +121,10 @@ async def main(model: Path, rounds: int) -> None:
         figures[f"time to first token at {concurrency}, ours / as shipped"] = statistics.median(
             one.first_token_s / other.first_token_s for one, other in pairs
         )
-        figures[f"cores at {concurrency}, ours"] = statistics.median(one.cores for one in ours)
+        for name, engine_samples in (("ours", ours), ("as shipped", theirs)):
+            figures[f"cores at {concurrency}, {name}"] = statistics.median(
+                sample.cores for sample in engine_samples
+            )
     save_figures("engine", figures)
 
 
