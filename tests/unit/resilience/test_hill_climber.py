@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foundry_api.resilience.limiter import HillClimber
+from foundry_api.resilience.hill_climber import HillClimber
 
 if TYPE_CHECKING:
     from collections.abc import Callable
