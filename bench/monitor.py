@@ -245,8 +245,8 @@ async def measure_under_load(minutes: float, home: Path) -> dict[str, float]:
             run_callers(client, FULL) as outcomes,
             run_callers_in_process(base_url),
         ):
-            while (left_s := started_at + 60 * minutes - time.monotonic()) > 0:
-                await asyncio.sleep(min(60.0, left_s))
+            while (remaining_s := started_at + 60 * minutes - time.monotonic()) > 0:
+                await asyncio.sleep(min(60.0, remaining_s))
                 minutes_run = (time.monotonic() - started_at) / 60
                 print(
                     f"{minutes_run:5.1f} min, {dict(outcomes)}, {monitor.state}, "

@@ -329,7 +329,7 @@ class Call(Generic[_ChunkT, _ResultT]):
             context.retry, context.services, self._request.models
         )
         service = attempt.service if attempt is not None else None
-        delay_s = policy.get_next_delay_s(error, service, guard.left_s)
+        delay_s = policy.get_next_delay_s(error, service, guard.remaining_s)
         if delay_s is None:
             raise error
         context.events.emit(
@@ -429,17 +429,17 @@ class FailurePolicy:
         self._failures = 0
 
     def get_next_delay_s(
-        self, error: FoundryError, service: ServiceHandle | None, left_s: float
+        self, error: FoundryError, service: ServiceHandle | None, remaining_s: float
     ) -> float | None:
         """Return the seconds until the next attempt, or None if the call has failed.
 
-        `left_s` are the seconds until the call's deadline.
+        `remaining_s` are the seconds until the call's deadline.
         """
         if isinstance(error, FAILOVER_ERRORS) and service is not None and service not in self.tried:
             self.tried.add(service)
             if self._services.has_untried(self.tried) and self._retry.budget.try_spend():
                 return 0.0
-        delay_s = self._get_retry_delay(error, left_s)
+        delay_s = self._get_retry_delay(error, remaining_s)
         if delay_s is None and self._fallbacks and isinstance(error, MODEL_FALLBACK_ERRORS):
             self.model = self._fallbacks.pop(0)
             self.tried.clear()
@@ -447,14 +447,14 @@ class FailurePolicy:
             return 0.0
         return delay_s
 
-    def _get_retry_delay(self, error: FoundryError, left_s: float) -> float | None:
+    def _get_retry_delay(self, error: FoundryError, remaining_s: float) -> float | None:
         # A call that has made an attempt waits for the breaker; a new call is refused at once.
         waits_for_breaker = isinstance(error, CircuitOpen) and self._failures > 0
         if not (error.retryable or waits_for_breaker) or self._failures >= self._retry.retries:
             return None
         self._failures += 1
         delay_s = self._retry.delay_s(error, self._failures)
-        if delay_s >= left_s:
+        if delay_s >= remaining_s:
             error.hint = f"{error.hint} The deadline leaves no time for another attempt."
             return None
         if not (waits_for_breaker or self._retry.budget.try_spend()):

@@ -252,11 +252,11 @@ class CircuitBreaker:
 
     def check(self) -> None:
         """Raise CircuitOpen if `enter` would raise it now."""
-        left_s = self._due_at - self._monotonic()
+        remaining_s = self._due_at - self._monotonic()
         if self._state == "half-open":
             self._reject("one call is finding out whether the service is back", self._open_s)
-        elif self._state == "open" and left_s > 0:
-            self._reject(f"it lets one through again in {max(left_s, 0.1):.1f} s", left_s)
+        elif self._state == "open" and remaining_s > 0:
+            self._reject(f"it lets one through again in {max(remaining_s, 0.1):.1f} s", remaining_s)
 
     async def enter(self, probe: Callable[[], Awaitable[None]]) -> CallPermit:
         """Return a permit, or raise CircuitOpen. Before a trial, probe the service.

@@ -146,7 +146,7 @@ class TimeoutGuard:
         self._read_timeout_s = math.inf
 
     @property
-    def left_s(self) -> float:
+    def remaining_s(self) -> float:
         """Seconds until the deadline."""
         return self._deadline.at - self.loop.time()
 

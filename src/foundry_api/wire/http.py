@@ -337,8 +337,8 @@ async def _send_with_session(
 class _Connector(aiohttp.TCPConnector):
     """Adds three things to aiohttp's pool.
 
-    It tells new connections from reused ones (aiohttp's tracing does so for 20 µs a request),
-    discards idle connections that the service has closed, and wakes readers of lost ones.
+    It distinguishes new connections from reused ones (aiohttp's tracing does so for 20 µs a
+    request), discards idle connections that the service has closed, and wakes readers of lost ones.
     """
 
     def __init__(self) -> None:

@@ -145,13 +145,13 @@ def test_attempts_are_limited_and_ordered(data: st.DataObject) -> None:
     while True:
         attempts += 1
         error = data.draw(st.sampled_from(KINDS))()
-        left_s = data.draw(st.sampled_from([0.15, 3.0, FOREVER]))
+        remaining_s = data.draw(st.sampled_from([0.15, 3.0, FOREVER]))
         service = data.draw(st.sampled_from([*services, None]))
         model, tried = after.model, set(after.tried)
-        delay_s = after.get_next_delay_s(error, service, left_s)
+        delay_s = after.get_next_delay_s(error, service, remaining_s)
         if delay_s is None:
             break
-        assert 0.0 <= delay_s < left_s
+        assert 0.0 <= delay_s < remaining_s
         if after.model != model:
             assert models.index(after.model) == models.index(model) + 1
             assert isinstance(error, MODEL_FALLBACK_ERRORS)

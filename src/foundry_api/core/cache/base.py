@@ -113,22 +113,22 @@ class ResponseCache(ABC):
         del key
         yield None
 
-    def bind(self, home: Path | None, tell: Callable[[Event], None]) -> None:
+    def bind(self, home: Path | None, on_event: Callable[[Event], None]) -> None:
         """Called when a client starts to use the cache.
 
         Args:
             home: The `home` of the client, for a cache that stores files there.
-            tell: Receives the events of the cache.
+            on_event: Receives the events of the cache.
         """
-        del home, tell
+        del home, on_event
 
-    def unbind(self, tell: Callable[[Event], None]) -> None:
+    def unbind(self, on_event: Callable[[Event], None]) -> None:
         """Called when a client no longer uses the cache.
 
         Args:
-            tell: As in `bind`.
+            on_event: As in `bind`.
         """
-        del tell
+        del on_event
 
     async def close(self) -> None:  # noqa: B027 - many caches have nothing to close
         """Close files and threads. The next use opens them again."""

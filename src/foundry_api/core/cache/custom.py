@@ -70,11 +70,11 @@ class UserCache(ResponseCache):
             raise
         await _exit(lock, None)
 
-    def bind(self, home: Path | None, tell: Callable[[Event], None]) -> None:
-        _try("bind", partial(self._cache.bind, home, tell))
+    def bind(self, home: Path | None, on_event: Callable[[Event], None]) -> None:
+        _try("bind", partial(self._cache.bind, home, on_event))
 
-    def unbind(self, tell: Callable[[Event], None]) -> None:
-        _try("unbind", partial(self._cache.unbind, tell))
+    def unbind(self, on_event: Callable[[Event], None]) -> None:
+        _try("unbind", partial(self._cache.unbind, on_event))
 
     async def close(self) -> None:
         await _call("close", self._cache.close, None)

@@ -160,16 +160,16 @@ class SqliteCache(ResponseCache):
             if self._claims.pop(token, None) is not None:
                 await self._query(lambda db: db.release(token), None)
 
-    def bind(self, home: Path | None, tell: Callable[[Event], None]) -> None:
+    def bind(self, home: Path | None, on_event: Callable[[Event], None]) -> None:
         """Called when a client starts to use the cache. The `home` of the first client counts."""
         if not self._listeners:
             self._home = home
-        self._listeners.append(tell)
+        self._listeners.append(on_event)
 
-    def unbind(self, tell: Callable[[Event], None]) -> None:
+    def unbind(self, on_event: Callable[[Event], None]) -> None:
         """Called when a client no longer uses the cache."""
-        if tell in self._listeners:
-            self._listeners.remove(tell)
+        if on_event in self._listeners:
+            self._listeners.remove(on_event)
 
     async def close(self) -> None:
         """Close the file and end the thread. The next use opens it again."""
@@ -223,8 +223,8 @@ class SqliteCache(ResponseCache):
         # Listeners are called here, on the event loop, and not in the thread of the worker.
         while worker.troubles:
             trouble = worker.troubles.popleft()
-            for tell in self._listeners:
-                tell(trouble)
+            for on_event in self._listeners:
+                on_event(trouble)
 
     def _open_database(self, troubles: deque[CacheTrouble]) -> ResilientDatabase:
         try:

@@ -101,39 +101,39 @@ def read_format(window: TextWindow, tools: Tools) -> CallsFound | Incomplete | N
         return None
     is_undecided = False
     for reader in _FORMATS.get(window.text[window.position], ()):
-        scan = FormatScanner(window)
+        scanner = FormatScanner(window)
         try:
-            calls = reader(scan, tools)
+            calls = reader(scanner, tools)
         except TextEnded:
-            if window.is_final and scan.is_proven:
+            if window.is_final and scanner.is_proven:
                 raise MalformedCall("it is not complete", window.text[window.position :]) from None
             is_undecided = True
             continue
         if calls:
-            return CallsFound(tuple(calls), scan.position)
+            return CallsFound(tuple(calls), scanner.position)
     return INCOMPLETE if is_undecided else None
 
 
-def _read_qwen_xml(scan: FormatScanner, tools: Tools) -> list[ParsedCall]:
+def _read_qwen_xml(scanner: FormatScanner, tools: Tools) -> list[ParsedCall]:
     """Parse Qwen3-Coder's format: names and values in tags."""
-    tag = scan.read_literal("<tool_call>")
-    scan.skip_blanks()
+    tag = scanner.read_literal("<tool_call>")
+    scanner.skip_blanks()
     calls: list[ParsedCall] = []
-    opening = scan.read_literal("<function=")
+    opening = scanner.read_literal("<function=")
     while opening == "<function=":
-        name = scan.read_pattern(_LABEL)
-        if name is None or not scan.read_literal(">"):
+        name = scanner.read_pattern(_LABEL)
+        if name is None or not scanner.read_literal(">"):
             return calls
         name = name.strip(QUOTES)
-        scan.skip_blanks()
-        opening = scan.read_literal("<parameter=", "</function>")
+        scanner.skip_blanks()
+        opening = scanner.read_literal("<parameter=", "</function>")
         if not opening:
             return calls
-        scan.is_proven = True
+        scanner.is_proven = True
         parameters: dict[str, str] = {}
         while opening == "<parameter=":
-            key = scan.read_until(">").strip()
-            text = scan.read_until("</parameter>")
+            key = scanner.read_until(">").strip()
+            text = scanner.read_until("</parameter>")
             properties: Mapping[str, Any] = tools.get(name, {}).get("properties") or {}
             start = 0
             # Models forget closing tags, so the text may contain further parameters.
@@ -142,105 +142,105 @@ def _read_qwen_xml(scan: FormatScanner, tools: Tools) -> list[ParsedCall]:
                     parameters[key] = text[start : match.start()].rstrip(" ")
                     key, start = match[1].strip(), match.end()
             parameters[key] = text[start:]
-            scan.skip_blanks()
-            opening = scan.read_literal("<parameter=", "</function>")
+            scanner.skip_blanks()
+            opening = scanner.read_literal("<parameter=", "</function>")
         if not opening:
-            raise scan.make_error("there is something else among its parameters")
+            raise scanner.make_error("there is something else among its parameters")
         calls.append(_make_typed_call(name, parameters, tools))
         if tag:
-            scan.skip_blanks()
-            opening = scan.read_optional("</tool_call>", "<function=")
+            scanner.skip_blanks()
+            opening = scanner.read_optional("</tool_call>", "<function=")
     return calls
 
 
-def _read_glm(scan: FormatScanner, tools: Tools) -> list[ParsedCall]:
+def _read_glm(scanner: FormatScanner, tools: Tools) -> list[ParsedCall]:
     """Parse GLM's format: a name, then keys and values in tags."""
-    if not scan.read_literal("<tool_call>"):
+    if not scanner.read_literal("<tool_call>"):
         return []
-    scan.skip_blanks()
-    name = scan.read_pattern(_NAME)
+    scanner.skip_blanks()
+    name = scanner.read_pattern(_NAME)
     if name is None:
         return []
-    scan.skip_blanks()
-    opening = scan.read_literal("<arg_key>", "</tool_call>")
+    scanner.skip_blanks()
+    opening = scanner.read_literal("<arg_key>", "</tool_call>")
     if not opening or (opening == "</tool_call>" and name not in tools):
         return []
-    scan.is_proven = True
+    scanner.is_proven = True
     arguments: dict[str, str] = {}
     while opening == "<arg_key>":
-        key = scan.read_until("</arg_key>").strip()
-        scan.skip_blanks()
-        if not scan.read_literal("<arg_value>"):
-            raise scan.make_error(f"{key} has no value")
-        arguments[key] = scan.read_until("</arg_value>")
-        scan.skip_blanks()
-        opening = scan.read_literal("<arg_key>", "</tool_call>")
+        key = scanner.read_until("</arg_key>").strip()
+        scanner.skip_blanks()
+        if not scanner.read_literal("<arg_value>"):
+            raise scanner.make_error(f"{key} has no value")
+        arguments[key] = scanner.read_until("</arg_value>")
+        scanner.skip_blanks()
+        opening = scanner.read_literal("<arg_key>", "</tool_call>")
     if not opening:
-        raise scan.make_error("there is something else among its arguments")
+        raise scanner.make_error("there is something else among its arguments")
     return [_make_typed_call(name, arguments, tools)]
 
 
-def _read_mistral(scan: FormatScanner, tools: Tools) -> list[ParsedCall]:
+def _read_mistral(scanner: FormatScanner, tools: Tools) -> list[ParsedCall]:
     """Parse Mistral's newer format. The older one, a list after the marker, is in match_calls."""
-    if not scan.read_literal("[TOOL_CALLS]"):
+    if not scanner.read_literal("[TOOL_CALLS]"):
         return []
-    scan.skip_blanks()
-    name = scan.read_pattern(_NAME)
+    scanner.skip_blanks()
+    name = scanner.read_pattern(_NAME)
     if name is None:
         return []
-    call_id = scan.read_until("[ARGS]").strip() if scan.read_literal("[CALL_ID]") else None
+    call_id = scanner.read_until("[ARGS]").strip() if scanner.read_literal("[CALL_ID]") else None
     if (
         call_id is None
-        and not scan.read_literal("[ARGS]")
-        and (scan.peek() != "{" or name not in tools)
+        and not scanner.read_literal("[ARGS]")
+        and (scanner.peek() != "{" or name not in tools)
     ):
         return []
-    scan.is_proven = True
-    scan.skip_blanks()
-    return [ParsedCall(name, scan.read_json(), call_id or None)]
+    scanner.is_proven = True
+    scanner.skip_blanks()
+    return [ParsedCall(name, scanner.read_json(), call_id or None)]
 
 
-def _read_deepseek(scan: FormatScanner, tools: Tools) -> list[ParsedCall]:
+def _read_deepseek(scanner: FormatScanner, tools: Tools) -> list[ParsedCall]:
     """Parse the format of DeepSeek and Kimi: names and JSON between special markers."""
     del tools
-    if scan.read_literal(*_CALLS_BEGIN):
-        scan.skip_blanks()
+    if scanner.read_literal(*_CALLS_BEGIN):
+        scanner.skip_blanks()
     calls: list[ParsedCall] = []
-    opening = scan.read_literal(*_CALL_BEGIN)
+    opening = scanner.read_literal(*_CALL_BEGIN)
     while opening in _CALL_BEGIN:
-        scan.is_proven = True
-        name = (scan.read_pattern(_HEADER) or "").strip()
-        if not scan.read_literal(*_SEPARATOR):
-            raise scan.make_error("it has no name")
+        scanner.is_proven = True
+        name = (scanner.read_pattern(_HEADER) or "").strip()
+        if not scanner.read_literal(*_SEPARATOR):
+            raise scanner.make_error("it has no name")
         if name == "function":  # V3 and R1 write the kind first, then the name and a code fence
-            name = (scan.read_pattern(_NAME) or "").strip()
-            scan.skip_blanks()
-            scan.read_literal("```json", "```")
-        scan.skip_blanks()
+            name = (scanner.read_pattern(_NAME) or "").strip()
+            scanner.skip_blanks()
+            scanner.read_literal("```json", "```")
+        scanner.skip_blanks()
         numbered = _NUMBERED.fullmatch(name)
         name = numbered[1] if numbered else name
         if not name:
-            raise scan.make_error("it has no name")
-        calls.append(ParsedCall(name, scan.read_json()))
+            raise scanner.make_error("it has no name")
+        calls.append(ParsedCall(name, scanner.read_json()))
         for closing in (("```",), _CALL_END):
-            scan.skip_blanks()
-            scan.read_optional(*closing)
-        scan.skip_blanks()
-        opening = scan.read_optional(*_CALL_BEGIN, *_CALLS_END)
+            scanner.skip_blanks()
+            scanner.read_optional(*closing)
+        scanner.skip_blanks()
+        opening = scanner.read_optional(*_CALL_BEGIN, *_CALLS_END)
     return calls
 
 
-def _read_harmony(scan: FormatScanner, tools: Tools) -> list[ParsedCall]:
+def _read_harmony(scanner: FormatScanner, tools: Tools) -> list[ParsedCall]:
     """Parse gpt-oss's format: a message to a function."""
     header = ""
     # The prompt may end with the role, so that the text begins with the recipient.
-    opening = scan.read_literal("<|start|>assistant", "<|channel|>", "to=")
-    if not opening or (opening == "to=" and not scan.starts_line):
+    opening = scanner.read_literal("<|start|>assistant", "<|channel|>", "to=")
+    if not opening or (opening == "to=" and not scanner.starts_line):
         return []
     header += opening
     for _ in range(MAX_HEADER_PARTS):
-        header += f"{scan.read_pattern(_HEADER) or ''} "
-        opening = scan.read_literal("<|channel|>", "<|constrain|>", "<|message|>")
+        header += f"{scanner.read_pattern(_HEADER) or ''} "
+        opening = scanner.read_literal("<|channel|>", "<|constrain|>", "<|message|>")
         if not opening or opening == "<|message|>":
             break
     if opening != "<|message|>":
@@ -248,115 +248,115 @@ def _read_harmony(scan: FormatScanner, tools: Tools) -> list[ParsedCall]:
     recipient = _RECIPIENT.search(header)
     if recipient is None or not (recipient[1] or recipient[2] in tools):
         return []
-    scan.is_proven = True
-    scan.skip_blanks()
-    calls = [ParsedCall(recipient[2], scan.read_json())]
-    scan.skip_blanks()
-    scan.read_optional("<|call|>", "<|end|>")
+    scanner.is_proven = True
+    scanner.skip_blanks()
+    calls = [ParsedCall(recipient[2], scanner.read_json())]
+    scanner.skip_blanks()
+    scanner.read_optional("<|call|>", "<|end|>")
     return calls
 
 
-def _read_python_tag(scan: FormatScanner, tools: Tools) -> list[ParsedCall]:
+def _read_python_tag(scanner: FormatScanner, tools: Tools) -> list[ParsedCall]:
     """Parse Llama's format: JSON or a Python call. Other code after the tag stays text."""
-    if not scan.read_literal("<|python_tag|>"):
+    if not scanner.read_literal("<|python_tag|>"):
         return []
-    scan.skip_blanks()
-    is_list = scan.peek() == "["
+    scanner.skip_blanks()
+    is_list = scanner.peek() == "["
     if is_list:
-        scan.position += 1
-        scan.skip_blanks()
-    if scan.peek() != "{":
-        return parse_python_calls(scan, tools, is_list=is_list)
-    scan.is_proven = True
+        scanner.position += 1
+        scanner.skip_blanks()
+    if scanner.peek() != "{":
+        return parse_python_calls(scanner, tools, is_list=is_list)
+    scanner.is_proven = True
     calls: list[ParsedCall] = []
     while True:
-        call = parse_call(scan.read_json())
+        call = parse_call(scanner.read_json())
         if call is None:
-            raise scan.make_error("it has no name, or its arguments are not a JSON object")
+            raise scanner.make_error("it has no name, or its arguments are not a JSON object")
         calls.append(call)
-        scan.skip_blanks()
+        scanner.skip_blanks()
         if is_list:
-            if scan.read_literal(",", "]") != ",":
+            if scanner.read_literal(",", "]") != ",":
                 return calls
-            scan.skip_blanks()
+            scanner.skip_blanks()
             continue
-        if not scan.read_optional(";"):
+        if not scanner.read_optional(";"):
             return calls
-        scan.skip_blanks()
-        if scan.ended:
+        scanner.skip_blanks()
+        if scanner.ended:
             return calls
 
 
-def _read_pythonic(scan: FormatScanner, tools: Tools) -> list[ParsedCall]:
+def _read_pythonic(scanner: FormatScanner, tools: Tools) -> list[ParsedCall]:
     """Parse a list of Python calls."""
-    marker = scan.read_literal("<|tool_call_start|>")
-    scan.skip_blanks()
-    if not (marker or scan.starts_line) or not scan.read_literal("["):
+    marker = scanner.read_literal("<|tool_call_start|>")
+    scanner.skip_blanks()
+    if not (marker or scanner.starts_line) or not scanner.read_literal("["):
         return []
-    calls = parse_python_calls(scan, tools, is_list=True)
+    calls = parse_python_calls(scanner, tools, is_list=True)
     if calls and marker:
-        scan.skip_blanks()
-        scan.read_optional("<|tool_call_end|>")
+        scanner.skip_blanks()
+        scanner.read_optional("<|tool_call_end|>")
     return calls
 
 
 def parse_python_calls(
-    scan: FormatScanner, tools: Collection[str], *, is_list: bool = False
+    scanner: FormatScanner, tools: Collection[str], *, is_list: bool = False
 ) -> list[ParsedCall]:
     """Parse Python calls; return none if one of them does not call an offered tool."""
     calls: list[ParsedCall] = []
     while True:
-        scan.skip_blanks()
-        name = _parse_tool_name(scan, tools)
-        arguments = None if name is None else _parse_arguments(scan)
+        scanner.skip_blanks()
+        name = _parse_tool_name(scanner, tools)
+        arguments = None if name is None else _parse_arguments(scanner)
         if name is None or arguments is None:
             return []
         calls.append(ParsedCall(name, arguments))
-        scan.skip_blanks()
+        scanner.skip_blanks()
         if not is_list:
-            if scan.ended or not scan.read_optional(";"):
+            if scanner.ended or not scanner.read_optional(";"):
                 return calls
-            scan.skip_blanks()
-            if scan.ended:
+            scanner.skip_blanks()
+            if scanner.ended:
                 return calls
-        elif (closing := scan.read_literal(",", "]")) != ",":
+        elif (closing := scanner.read_literal(",", "]")) != ",":
             return calls if closing else []
 
 
-def _parse_arguments(scan: FormatScanner) -> dict[str, Any] | None:
+def _parse_arguments(scanner: FormatScanner) -> dict[str, Any] | None:
     """Parse the parentheses after a name; return None if they contain no keyword arguments."""
-    if not scan.read_literal("("):
+    if not scanner.read_literal("("):
         return None
     arguments: dict[str, Any] = {}
-    scan.skip_blanks()
-    closing = scan.read_literal(")")
+    scanner.skip_blanks()
+    closing = scanner.read_literal(")")
     while closing != ")":
-        scan.skip_blanks()
-        key = scan.read_pattern(_KEY)
-        scan.skip_blanks()
-        if key is None or not scan.read_literal("="):
+        scanner.skip_blanks()
+        key = scanner.read_pattern(_KEY)
+        scanner.skip_blanks()
+        if key is None or not scanner.read_literal("="):
             return None
         try:
-            arguments[key] = _parse_value(scan, MAX_DEPTH)
+            arguments[key] = _parse_value(scanner, MAX_DEPTH)
         except NotAValue:
             return None
-        scan.skip_blanks()
-        closing = scan.read_literal(",", ")")
+        scanner.skip_blanks()
+        closing = scanner.read_literal(",", ")")
         if not closing:
             return None
-        scan.skip_blanks()
+        scanner.skip_blanks()
         if closing == ",":
-            closing = scan.read_literal(")")
+            closing = scanner.read_literal(")")
     return arguments
 
 
-def _parse_tool_name(scan: FormatScanner, tools: Collection[str]) -> str | None:
+def _parse_tool_name(scanner: FormatScanner, tools: Collection[str]) -> str | None:
     """Parse the name of an offered tool. Llama calls built-in tools as `name.call`."""
-    start = scan.position
+    start = scanner.position
     try:
-        name = scan.read_pattern(_NAME)
+        name = scanner.read_pattern(_NAME)
     except TextEnded:
-        text = scan.get_rest(start)
+        text = scanner.get_rest(start)
         if any(f"{tool}.call".startswith(text) for tool in tools):
             raise
         return None
@@ -368,20 +368,20 @@ def _parse_tool_name(scan: FormatScanner, tools: Collection[str]) -> str | None:
     return None
 
 
-def _parse_value(scan: FormatScanner, depth: int) -> Any:
-    scan.skip_blanks()
-    first = scan.peek()
+def _parse_value(scanner: FormatScanner, depth: int) -> Any:
+    scanner.skip_blanks()
+    first = scanner.peek()
     if not depth:
         raise NotAValue
     if first in QUOTES:
-        return scan.read_string()
+        return scanner.read_string()
     if first in "[(":
-        scan.position += 1
-        return _parse_items(scan, depth, "]" if first == "[" else ")")
+        scanner.position += 1
+        return _parse_items(scanner, depth, "]" if first == "[" else ")")
     if first == "{":
-        scan.position += 1
-        return _parse_members(scan, depth)
-    word = scan.read_pattern(_PLAIN)
+        scanner.position += 1
+        return _parse_members(scanner, depth)
+    word = scanner.read_pattern(_PLAIN)
     if word in _CONSTANTS:
         return _CONSTANTS[word]
     if word is None or not _NUMBER.fullmatch(word):
@@ -390,36 +390,36 @@ def _parse_value(scan: FormatScanner, depth: int) -> Any:
     return float(number) if any(mark in number for mark in ".eE") else int(number)
 
 
-def _parse_items(scan: FormatScanner, depth: int, end: str) -> list[Any]:
+def _parse_items(scanner: FormatScanner, depth: int, end: str) -> list[Any]:
     items: list[Any] = []
-    scan.skip_blanks()
-    while not scan.read_literal(end):
-        items.append(_parse_value(scan, depth - 1))
-        scan.skip_blanks()
-        if scan.peek() == ",":
-            scan.position += 1
-            scan.skip_blanks()
-        elif scan.peek() != end:
+    scanner.skip_blanks()
+    while not scanner.read_literal(end):
+        items.append(_parse_value(scanner, depth - 1))
+        scanner.skip_blanks()
+        if scanner.peek() == ",":
+            scanner.position += 1
+            scanner.skip_blanks()
+        elif scanner.peek() != end:
             raise NotAValue
     return items
 
 
-def _parse_members(scan: FormatScanner, depth: int) -> dict[str, Any]:
+def _parse_members(scanner: FormatScanner, depth: int) -> dict[str, Any]:
     members: dict[str, Any] = {}
-    scan.skip_blanks()
-    while not scan.read_literal("}"):
-        if scan.peek() not in QUOTES:
+    scanner.skip_blanks()
+    while not scanner.read_literal("}"):
+        if scanner.peek() not in QUOTES:
             raise NotAValue
-        key = scan.read_string()
-        scan.skip_blanks()
-        if not scan.read_literal(":"):
+        key = scanner.read_string()
+        scanner.skip_blanks()
+        if not scanner.read_literal(":"):
             raise NotAValue
-        members[key] = _parse_value(scan, depth - 1)
-        scan.skip_blanks()
-        if scan.peek() == ",":
-            scan.position += 1
-            scan.skip_blanks()
-        elif scan.peek() != "}":
+        members[key] = _parse_value(scanner, depth - 1)
+        scanner.skip_blanks()
+        if scanner.peek() == ",":
+            scanner.position += 1
+            scanner.skip_blanks()
+        elif scanner.peek() != "}":
             raise NotAValue
     return members
 

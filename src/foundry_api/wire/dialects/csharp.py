@@ -75,7 +75,7 @@ class CSharpDialect:
     def make_chat_decoder(self, model: Model, request: ChatRequest) -> ChatDecoder:
         stream = ChatStream(
             model.id,
-            # The services report `stop` for most truncated answers; the limit tells them apart.
+            # The services report `stop` for most truncated answers; the limit distinguishes them.
             limit=get_output_limit(request, self._default_limit),
             has_finish_reasons=self._has_finish_reasons,
             tools=get_tool_names(request),
