@@ -148,6 +148,18 @@ async def test_changed_files_replace_the_old_version(
     assert (await control.list_local_models())[0].context_length == 1024
 
 
+async def test_a_changed_model_card_needs_no_new_version(
+    start: Callable[..., EngineHost], transport: HttpTransport, directory: Path
+) -> None:
+    sources = (ModelSource(str(directory), "demo"),)
+    control = await get_control(start(models=sources), transport)
+    await control.register(directory, "mine")
+    (directory / "MODEL_CARD.md").write_text("It is small.", encoding="utf-8")
+    control = await get_control(start(models=sources), transport)
+    assert (await control.register(directory, "mine")).id == "mine:1"
+    assert await list_ids(control) == ["demo:1", "mine:1"]
+
+
 async def test_a_directory_at_another_path_is_a_new_version(
     start: Callable[..., EngineHost], transport: HttpTransport, directory: Path, tmp_path: Path
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, cast
@@ -31,6 +32,10 @@ TOKENIZER = "tokenizer.json"
 MAX_CONFIG_BYTES = 2**20
 TOOL_MARKERS = ("bot_token_id", "eot_token_id")
 
+# Files beside a model that no engine reads. A text file may be a vocabulary, so `.txt` counts.
+_DOCUMENT_SUFFIXES = frozenset({".md", ".rst", ".pdf"})
+_DOCUMENT_NAMES = frozenset({"readme", "license", "licence", "notice", "copying", "changelog"})
+
 _GPU = frozenset({"cuda", "dml", "webgpu", "rocm", "nvtensorrtrtx", "migraphx"})
 _NPU = frozenset({"qnn", "vitisai", "openvino"})
 
@@ -41,7 +46,7 @@ class ModelFiles:
 
     Attributes:
         directory: Its absolute path.
-        digest: Changes when the files change.
+        digest: Changes when the files change that an engine may read.
         size_mb: Size of the files, rounded, at least 1.
         device: The device that the configuration selects.
         supports_tools: Whether the configuration names the tokens around a tool call.
@@ -76,17 +81,30 @@ class ModelFiles:
 
 def compute_digest(directory: Path) -> str | None:
     """Return a digest of a model directory; None if it no longer is one."""
-    # It covers the bytes of the configuration and the names and sizes of the files. Hashing
-    # gigabytes of weights would take longer than the rest of a start. Weights that changed but kept
-    # their size need no new registration: an engine reads them when it loads the model.
+    # It covers the bytes of the configuration, and the names and sizes of the files that an engine
+    # may read. Hashing gigabytes of weights would take longer than the rest of a start. Weights
+    # that changed but kept their size need no new registration: an engine reads them when it loads
+    # the model.
     try:
         hasher = hashlib.sha256(read_file(directory / CONFIG, MAX_CONFIG_BYTES))
-        files = sorted(entry for entry in directory.iterdir() if entry.is_file())
-        for entry in files:
+        for entry in sorted(directory.iterdir()):
+            if _is_document(entry) or not entry.is_file():
+                continue
             hasher.update(f"\0{entry.name}\0{entry.stat().st_size}".encode())
     except OSError:
         return None
     return hasher.hexdigest()[:32]
+
+
+def _is_document(path: Path) -> bool:
+    """Return whether a file is for people or other programs, such as a licence or .DS_Store."""
+    # `LICENSE-MIT` and `README_zh.txt` are documents too, `notices.onnx` is not.
+    stem = re.split(r"[^a-z]", path.name.lower(), maxsplit=1)[0]
+    return (
+        path.name.startswith(".")
+        or path.suffix.lower() in _DOCUMENT_SUFFIXES
+        or (stem in _DOCUMENT_NAMES and path.suffix.lower() in {"", ".txt"})
+    )
 
 
 @dataclass(frozen=True, slots=True)
