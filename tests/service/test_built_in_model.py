@@ -47,14 +47,36 @@ def test_the_command_line_does_not_remove_the_demo_model(home: Path, name: str) 
     assert run("chat", "-m", "demo", "hi", home=home).returncode == 0
 
 
-async def test_unregister_removes_the_users_model_of_the_same_name(
-    home: Path, tmp_path: Path
+@pytest.mark.parametrize("alias", ["demo", "DEMO"])
+async def test_no_other_model_takes_the_alias_of_the_demo_model(
+    home: Path, tmp_path: Path, alias: str
 ) -> None:
     build(tmp_path / "mine")
+    refused = run("models", "register", str(tmp_path / "mine"), "--alias", alias, home=home)
+    assert refused.returncode == 2
+    assert f"{alias} is the name of a model that comes with this package" in refused.stderr
+    assert "under another alias" in refused.stderr
     async with FoundryAPIClient() as client:
-        assert (await client.models.register(tmp_path / "mine", "demo")).id == "demo:2"
-        await client.models.unregister("demo")
+        with pytest.raises(InvalidRequest, match=alias) as caught:
+            await client.models.register(tmp_path / "mine", alias)
+        assert (caught.value.field, caught.value.model) == ("alias", alias)
         assert [model.id for model in await client.models.list()] == ["demo:1"]
+
+
+async def test_unregister_removes_the_users_model_of_the_same_name(
+    bare_home: Path, tmp_path: Path
+) -> None:
+    """Older versions let the user register one."""
+    build(tmp_path / "mine")
+    async with FoundryAPIClient() as client:
+        assert (await client.models.register(tmp_path / "mine", "demo")).id == "demo:1"
+    shared.stop(Paths.from_home(bare_home))
+    shared.start(Paths.from_home(bare_home), idle_timeout_s=60)
+    async with FoundryAPIClient() as client:
+        models = await client.models.list()
+        assert [model.id for model in models] == ["demo:2", "demo:1"]
+        await client.models.unregister("demo")
+        assert [model.id for model in await client.models.list()] == ["demo:2"]
         with pytest.raises(InvalidRequest):
             await client.models.unregister("demo")
         await client.models.load("demo")

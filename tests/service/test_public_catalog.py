@@ -11,7 +11,7 @@ from foundry_api.engine import shared
 from foundry_api.engine.process import HostOptions
 from foundry_api.storage.paths import Paths
 from support.loopback_catalog import ALIAS, VARIANT, add_to_cache, make_entity, run_catalog
-from support.scripted_model import script
+from support.scripted_model import build, script
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,6 +61,18 @@ async def test_a_model_that_is_not_cached_has_a_hint(home: Path) -> None:
     async with FoundryAPIClient(home=home, max_retries=0) as client:
         with pytest.raises(ModelNotCached, match="foundry-api models pull far-away"):
             await client.complete("say-hello", model="far-away")
+
+
+async def test_a_registered_model_comes_before_the_catalogs_of_the_same_alias(
+    home: Path, tmp_path: Path
+) -> None:
+    build(tmp_path / "mine")
+    async with FoundryAPIClient(home=home, max_retries=0) as client:
+        await client.models.register(tmp_path / "mine", ALIAS)
+        response = await client.complete("say-hello", model=ALIAS)
+        assert response.model == f"{ALIAS}:1"
+        response = await client.complete("say-hello", model=f"{VARIANT}:1")
+        assert response.model == f"{VARIANT}:1"
 
 
 async def test_a_misspelt_name_suggests_the_nearest(home: Path) -> None:

@@ -97,6 +97,38 @@ async def test_an_invalid_path_is_rejected(
     assert caught.value.field == "path"
 
 
+@pytest.mark.parametrize(
+    "alias", ["mine:1", "a/b", "a b", " mine", "mine ", "-mine", ".mine", "größe", "a%3Ab"]
+)
+async def test_an_invalid_alias_is_rejected(
+    start: Callable[..., EngineHost], transport: HttpTransport, directory: Path, alias: str
+) -> None:
+    control = await get_control(start(), transport)
+    with pytest.raises(InvalidRequest, match="cannot be the alias") as caught:
+        await control.register(directory, alias)
+    assert (caught.value.field, repr(alias) in caught.value.message) == ("alias", True)
+
+
+@pytest.mark.parametrize("alias", ["demo-generic-cpu", "DEMO-Generic-GPU", "x-generic-npu"])
+async def test_an_alias_with_a_device_is_rejected(
+    start: Callable[..., EngineHost], transport: HttpTransport, directory: Path, alias: str
+) -> None:
+    """The engine would serve it as `demo` or `x`."""
+    control = await get_control(start(models=(ModelSource(str(directory), "demo"),)), transport)
+    with pytest.raises(InvalidRequest, match="as a device") as caught:
+        await control.register(directory, alias)
+    assert caught.value.field == "alias"
+    assert await list_ids(control) == ["demo:1"]
+
+
+async def test_an_alias_may_contain_a_device_elsewhere(
+    start: Callable[..., EngineHost], transport: HttpTransport, directory: Path
+) -> None:
+    control = await get_control(start(), transport)
+    for alias in ("x-generic-cpu-2", "x-cuda-gpu", "v1.5_x"):
+        assert (await control.register(directory, alias)).alias == alias
+
+
 async def test_a_host_rejects_a_relative_path(
     start: Callable[..., EngineHost], transport: HttpTransport, directory: Path
 ) -> None:

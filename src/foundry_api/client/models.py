@@ -312,11 +312,13 @@ class Models:
         Args:
             path: The directory with genai_config.json, the ONNX graph and the tokenizer. `~` is
                 expanded.
-            alias: The name of the model.
+            alias: The name of the model: letters, digits, `.`, `_` and `-`. It then stands for this
+                model, also if the catalog has one with that alias, which keeps its id.
 
         Raises:
             ModelRegistrationFailed: The directory holds no valid model.
-            InvalidRequest: `path` is not a path.
+            InvalidRequest: `path` is not a path, `alias` is invalid, or it is `demo`, which is part
+                of this package.
             UnsupportedFeature: The service was not started by this package.
         """
         alias = check_name("alias", alias)

@@ -57,6 +57,8 @@ class _Failure(msgspec.Struct, frozen=True):
     kind: str
     message: str
     hint: str | None = None
+    model: str | None = None
+    field: str | None = None
 
 
 class _Progress(msgspec.Struct, frozen=True):
@@ -185,5 +187,7 @@ def _make_error(failure: _Failure) -> FoundryError:
     if isinstance(error_type, type) and issubclass(error_type, FoundryError):
         error = error_type(failure.message)
         error.hint = failure.hint or error.hint
-        return error
+        if isinstance(error, InvalidRequest):
+            error.field = failure.field
+        return error.with_context(model=failure.model)
     return ServerError(failure.message)

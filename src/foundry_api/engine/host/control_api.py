@@ -194,7 +194,7 @@ async def _translate_errors(
         return await handler(request)
     except FoundryError as error:
         status = next((code for kind, code in _STATUSES if isinstance(error, kind)), 500)
-        return _error_body(status, **_describe_error(error))
+        return _json_response(_describe_error(error), status=status)
     except web.HTTPException as error:
         return _error_body(error.status, "InvalidRequest", error.reason)
 
@@ -203,12 +203,18 @@ def _get_resident_bytes() -> int:
     return psutil.Process().memory_info().rss
 
 
-def _describe_error(error: FoundryError) -> dict[str, str]:
-    return {"kind": type(error).__name__, "message": error.message, "hint": error.hint}
+def _describe_error(error: FoundryError) -> dict[str, str | None]:
+    return {
+        "kind": type(error).__name__,
+        "message": error.message,
+        "hint": error.hint,
+        "model": error.model,
+        "field": error.field if isinstance(error, InvalidRequest) else None,
+    }
 
 
-def _error_body(status: int, kind: str, message: str, hint: str | None = None) -> web.Response:
-    return _json_response({"kind": kind, "message": message, "hint": hint}, status=status)
+def _error_body(status: int, kind: str, message: str) -> web.Response:
+    return _json_response({"kind": kind, "message": message}, status=status)
 
 
 def _json_response(content: object, *, status: int = 200) -> web.Response:

@@ -51,7 +51,10 @@ class Engine(Protocol):
         ...
 
     def register(self, directory: Path, alias: str) -> Model:
-        """Register a model directory, as a new version if its files or its place changed."""
+        """Register a model directory, as a new version if its files or its place changed.
+
+        Raises InvalidRequest for an alias that is invalid or that of a built-in model.
+        """
         ...
 
     def unregister(self, name: str) -> None:
@@ -144,6 +147,15 @@ class NativeEngine:
         return self._public.get_listing()
 
     def register(self, directory: Path, alias: str) -> Model:
+        built_in = next((m for m in self._built_in if m.alias.casefold() == alias.casefold()), None)
+        # A client registers a missing built-in model again, perhaps from another installation.
+        if built_in and compute_digest(directory) != compute_digest(Path(built_in.path)):
+            raise InvalidRequest(
+                f"{alias} is the name of a model that comes with this package",
+                field="alias",
+                hint="Register the directory under another alias.",
+                model=alias,
+            )
         return self.registry.register(directory, alias)
 
     def unregister(self, name: str) -> None:
