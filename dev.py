@@ -14,6 +14,7 @@ The first run creates `.venv` next to this file, and installs the pinned package
 A `.venv` without a stamp was created by other means; the packages are installed into it.
 """
 
+import ast
 import contextlib
 import importlib.util
 import os
@@ -40,6 +41,7 @@ WINDOWS = sys.platform == "win32"
 MAX_TEST_WORKERS = 8
 USAGE_ERROR = 2
 INTERRUPTED = 130
+HELP_OPTIONS = {"-h", "--help"}
 
 USAGE = """\
 usage: python3 dev.py VERB [ARGUMENT ...]
@@ -48,7 +50,7 @@ Creates .venv and installs the pinned packages on first use.
 
   test [ARGUMENT ...]   run the tests; arguments are passed to pytest
   lint                  run ruff, mypy and pyright
-  bench [NAME ...]      run all of bench/*.py, or bench/NAME.py with arguments
+  bench [NAME ...]      run all of bench/*.py, or bench/NAME.py with arguments; --help lists them
   generate [--check]    generate FoundryClient and the picture in docs/architecture.md
   any other verb        goes to foundry-api: chat, embed, batch, transcribe, models, status,
                         health, doctor, cache, request, up, down
@@ -380,10 +382,21 @@ def bench(venv: Venv, arguments: Sequence[str]) -> int:
     if not arguments:
         return run_each("bench", commands, environment())
     name, *rest = arguments
+    if name in HELP_OPTIONS:
+        print("usage: python3 dev.py bench [NAME [ARGUMENT ...]]\n")
+        width = max(map(len, commands), default=0)
+        for script in scripts:
+            print(f"  {script.stem:{width}}  {summary(script)}")
+        return 0
     if name not in commands:
         say(f"dev.py: there is no benchmark {name}; available: {', '.join(commands)}")
         return USAGE_ERROR
     return hand_over([*commands[name], *rest], environment())
+
+
+def summary(script: Path) -> str:
+    """Return the first line of a script's docstring."""
+    return (ast.get_docstring(ast.parse(script.read_bytes())) or "").partition("\n")[0]
 
 
 def generate(venv: Venv, arguments: Sequence[str]) -> int:
@@ -418,7 +431,7 @@ def stop(signum: int, frame: object) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the verb that is the first of `arguments`, and return its exit code."""
-    if not arguments or arguments[0] in {"-h", "--help"}:
+    if not arguments or arguments[0] in HELP_OPTIONS:
         print(USAGE, end="")
         return 0
     signal.signal(signal.SIGTERM, stop)

@@ -527,6 +527,18 @@ class TestBench:
         assert done.returncode == 2
         assert "start, stop" in done.stderr
 
+    @pytest.mark.parametrize("option", ["-h", "--help"])
+    def test_help_describes_the_benchmarks(self, benches: Path, option: str) -> None:
+        (benches / "bench" / "stop.py").write_text('"""Time to stop.\n\nMore."""\nprint()\n')
+        done = run_dev(benches, "bench", option)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.splitlines()[2:] == ["  start  ", "  stop   Time to stop."]
+
+    def test_each_benchmark_has_a_docstring(self, dev: Any) -> None:
+        scripts = list((CHECKOUT / "bench").glob("*.py"))
+        assert scripts
+        assert [script.name for script in scripts if not dev.summary(script)] == []
+
 
 class TestUsage:
     @pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"]])
