@@ -196,10 +196,11 @@ class BatchJob:
             _check_not_running(options.directory)  # a restart replaces the copy of a pipe
         directory, spool = options.directory, options.directory / SPOOL
         has_journal = (directory / JOURNAL).exists()
+        starts_over = self._restart or not has_journal
         copy_mode: CopyMode = "verify"
         if self._reuse_spooled_input:
             copy_mode = "reuse"
-        elif self._restart or not has_journal:
+        elif starts_over:
             copy_mode = "replace"
         try:
             return open_source(
@@ -207,7 +208,7 @@ class BatchJob:
                 spool=spool,
                 copy_mode=copy_mode,
                 is_abandoned=lambda: self._is_leaving,
-                accept=self._check_before_restart if self._restart and options.strict else None,
+                accept=self._check_before_start if starts_over and options.strict else None,
             )
         except BatchInputInvalid:
             if not has_journal:  # a batch whose input is refused leaves no files
@@ -216,8 +217,9 @@ class BatchJob:
                     directory.rmdir()
             raise
 
-    def _check_before_restart(self, source: Source) -> None:
-        # A restart discards earlier answers, so an invalid input is refused before that.
+    def _check_before_start(self, source: Source) -> None:
+        # A start makes a directory, and a restart discards earlier answers, so an invalid input is
+        # refused before that.
         if source.is_seekable:
             self._report = self._check(source)
 

@@ -308,12 +308,38 @@ async def test_strict_batch_with_an_invalid_line_runs_nothing(
     path.write_text("no JSON\n{}\n", encoding="utf-8")
     strict = BatchOptions(input=InputOptions(path=str(path)), output=options.output, strict=True)
     engine = Engine()
-    for _ in range(2):  # the stored result of the check is used again
-        with pytest.raises(BatchInputInvalid, match="it has 2 invalid lines") as caught:
-            await BatchJob(strict).run(engine)
-        assert len(caught.value.problems) == 2
-        assert not any(problem in caught.value.message for problem in caught.value.problems)
+    with pytest.raises(BatchInputInvalid, match="it has 2 invalid lines") as caught:
+        await BatchJob(strict).run(engine)
+    assert len(caught.value.problems) == 2
+    assert not any(problem in caught.value.message for problem in caught.value.problems)
     assert engine.received == []
+
+
+@pytest.mark.parametrize("source", ["-", "prompts.jsonl"])
+async def test_refused_strict_batch_leaves_no_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    (tmp_path / "prompts.jsonl").write_text("no JSON\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    piped(monkeypatch, "no JSON\n")
+    options = BatchOptions(
+        input=InputOptions(path=source, format="openai"), output="answers.jsonl", strict=True
+    )
+    with pytest.raises(BatchInputInvalid, match="it has 1 invalid line"):
+        await BatchJob(options).run(Engine())
+    assert not options.directory.exists()
+
+
+async def test_strict_batch_keeps_earlier_answers(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("no JSON\n", encoding="utf-8")
+    options = BatchOptions(
+        input=InputOptions(path=str(path)), output=str(tmp_path / "answers.jsonl")
+    )
+    assert (await BatchJob(options).run(Engine())).failed == 1
+    with pytest.raises(BatchInputInvalid):
+        await BatchJob(msgspec.structs.replace(options, strict=True)).run(Engine())
+    assert options.directory.is_dir()
 
 
 async def test_changed_input_is_detected(options: BatchOptions, tmp_path: Path) -> None:
