@@ -37,7 +37,9 @@ _LITERAL_TEXT = re.compile(r"[-+.\w]+")
 _INTEGER = re.compile(r"-?(?:0|[1-9][0-9]*)")
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?")
 _CODE_UNIT = re.compile(r"\\u([0-9a-fA-F]{4})")
-_CONTAINER = re.compile(r"[{\[]")
+_NO_BRACKET = re.compile(r"[^{\[]+")
+# What may follow a bracket in JSON. Other brackets in prose, such as `{name}`, begin no value.
+_FIRST_CHARACTERS = {"{": frozenset('"}'), "[": frozenset('"{[]-0123456789tfn')}
 _ESCAPES = {'"': '"', "\\": "\\", "/": "/", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 _LITERALS = {"true": True, "false": False, "null": None}
 _CODE_UNIT_LENGTH = len(r"\ud83d")
@@ -59,8 +61,9 @@ class _InvalidJson(Exception):
 class PartialJsonParser:
     """Parses the JSON of an answer chunk by chunk.
 
-    Text before the first `{` or `[` is skipped, and so is text after the value. After a syntax
-    error the value no longer changes; validation of the complete answer reports the error.
+    Text before the first JSON object or array is skipped, and so is text after the value. After a
+    syntax error in it the value no longer changes; validation of the complete answer reports the
+    error.
 
     Numbers, `true`, `false` and `null` appear when they are complete, strings grow, and a member
     appears with its value. Strings of thousands of characters and lists of hundreds of items grow
@@ -76,6 +79,8 @@ class PartialJsonParser:
         self._is_key = False
         self._literal: list[str] = []
         self._pending = ""  # an incomplete escape at the end of the last chunk
+        self._is_prose = False  # whether there was text that is not JSON
+        self._bracket = ""  # a bracket in prose, before what follows it
         self._is_complete = False
         self._open_member_count = 0
         self._string_length = 0
@@ -107,7 +112,9 @@ class PartialJsonParser:
         position = 0
         while position < len(text) and not self._is_complete:
             try:
-                if self._string is not None:
+                if self._is_prose and not self._open_containers:
+                    position = self._skip_prose(text, position)
+                elif self._string is not None:
                     position = self._read_string(text, position, self._string)
                 elif match := _LITERAL_TEXT.match(text, position):
                     self._literal.append(match[0])
@@ -122,11 +129,10 @@ class PartialJsonParser:
             except _InvalidJson:
                 if self._open_containers:
                     self._is_complete = True
-                else:
-                    # This was text around the JSON. Skip to the next container.
+                else:  # this was no JSON, so that quotes and numbers have no meaning either
+                    self._is_prose = True
                     self._root, self._expected = MISSING, "value"
-                    match = _CONTAINER.search(text, position)
-                    position = match.start() if match else len(text)
+                    self._string, self._string_length = None, 0
         cost = (
             2 * len(self._open_containers)
             + self._open_member_count
@@ -135,6 +141,21 @@ class PartialJsonParser:
         if self._is_complete or cost <= self._copy_budget:
             self._copy_budget -= cost
             self._last_value = self._make_value()
+
+    def _skip_prose(self, text: str, position: int) -> int:
+        """Skip text, or open the container that begins in it, and return where to read on."""
+        if not self._bracket:
+            match = _NO_BRACKET.match(text, position)
+            if match:
+                return match.end()
+            self._bracket = text[position]
+            return position + 1
+        if match := _SPACE.match(text, position):
+            return match.end()
+        bracket, self._bracket = self._bracket, ""
+        if text[position] in _FIRST_CHARACTERS[bracket]:
+            self._read_punctuation(bracket)
+        return position
 
     def _make_value(self) -> Any:
         """Copy the open containers, each with the incomplete value in it."""

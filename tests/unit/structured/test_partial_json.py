@@ -142,6 +142,56 @@ def test_text_around_the_json_is_skipped(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        r'"C:\x" {"a": 1}',
+        r'It is "\x" in {"a": 1}',
+        r'It is "\u12" in {"a": 1}',
+        'A screen of 5" has {"a": 1}',
+        'Replace {name} in "{name}": {"a": 1}',
+        'As said [above] and in {"a": 1}',
+        'Here: {\n  "a": 1}',
+        '"so" {"a": 1}',
+        '12 {"a": 1}',
+    ],
+)
+def test_a_value_after_prose_is_found_in_one_piece(text: str) -> None:
+    for parts in ([text], list(text)):
+        reader = PartialJsonParser()
+        for part in parts:
+            reader.feed(part)
+        assert reader.finish() == {"a": 1}
+
+
+# Text with every character that has a meaning in JSON, and some broken escapes.
+noise = st.lists(
+    st.sampled_from([*'"\\{}[],: \nxu1t', "true", '{"a":', '"b"', r"\u12", r"\ud83d", r"\u0041"]),
+    max_size=30,
+).map("".join)
+
+
+@settings(max_examples=500)
+@given(noise, st.lists(st.integers(min_value=0), max_size=10))
+def test_chunks_make_no_difference(text: str, cuts: list[int]) -> None:
+    results: list[Any] = []
+    for parts in ([text], list(text), pieces(text, cuts)):
+        reader = PartialJsonParser()
+        seen: Any = MISSING
+        for part in parts:
+            seen = reader.feed(part)
+        results.append((seen, reader.finish()))
+    assert results[0] == results[1] == results[2]
+
+
+@given(noise, st.dictionaries(texts, scalars, min_size=1, max_size=3))
+def test_a_value_after_any_prose_is_found(prose: str, value: Any) -> None:
+    prose = "-" + prose.replace("{", "").replace("[", "")
+    reader = PartialJsonParser()
+    reader.feed(prose + json.dumps(value))
+    assert reader.finish() == value
+
+
+@pytest.mark.parametrize(
     ("text", "value"),
     [
         ('{"a": 1, oops}', {"a": 1}),
