@@ -49,6 +49,7 @@ usage: python3 dev.py VERB [ARGUMENT ...]
 Creates .venv and installs the pinned packages on first use.
 
   test [ARGUMENT ...]   run the tests; arguments are passed to pytest
+  test --real-model     run the tests that need a real language model; also takes arguments
   lint                  run ruff, mypy and pyright
   bench [NAME ...]      run all of bench/*.py, or bench/NAME.py with arguments; --help lists them
   generate [--check]    generate FoundryClient and the picture in docs/architecture.md
@@ -342,8 +343,11 @@ def run_foundry_api(venv: Venv, arguments: Sequence[str]) -> int:
 def run_tests(venv: Venv, arguments: Sequence[str]) -> int:
     """Run pytest on all cores that this process may use."""
     os.chdir(venv.root)
-    for engine in engines(venv.root):
-        prepare(engine, run_step)
+    if "--real-model" in arguments:
+        arguments = ["tests/real_model", *(word for word in arguments if word != "--real-model")]
+    else:
+        for engine in engines(venv.root):
+            prepare(engine, run_step)
     # A single test, or an explicit number of workers, needs no option from here.
     explicit = ("-n", "--numprocesses", "no:xdist", "-pno:xdist")
     is_explicit = any(word.startswith(explicit) or "::" in word for word in arguments)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from foundry_api.engine.endpoint import Endpoint
 
+collect_ignore = ["real_model"]  # collected if it is named: python3 dev.py test --real-model
+
 HOME = "FOUNDRY_TEST_HOME"
 """The home of the shared engine. Set by the main pytest process, read by its workers."""
 

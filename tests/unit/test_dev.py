@@ -402,6 +402,13 @@ class TestHandingOver:
     def test_an_explicit_number_of_workers_wins(self, ready: Path, arguments: list[str]) -> None:
         assert report(ready, "test", *arguments)["arguments"] == arguments
 
+    def test_the_tests_with_a_real_model_need_no_older_engine(self, ready: Path) -> None:
+        engine = ready / "tests" / "engines" / "sdk-1.2.4.txt"
+        engine.parent.mkdir(parents=True)
+        engine.write_text("# cannot be installed")
+        told = report(ready, "test", "-k", "seed", "--real-model", "-n0")
+        assert told["arguments"] == ["tests/real_model", "-k", "seed", "-n0"]
+
     def test_a_number_of_workers_in_the_environment_wins(self, ready: Path) -> None:
         env = {**os.environ, "PYTEST_XDIST_AUTO_NUM_WORKERS": "3"}
         told = report(ready, "test", env=env)
