@@ -31,19 +31,18 @@ from foundry_api.wire.chat.tool_call_matching import (
     ParsedCall,
     parse_call,
 )
-from foundry_api.wire.chat.tool_call_scanner import QUOTES, FormatScanner, TextEnded
+from foundry_api.wire.chat.tool_call_python import parse_python_calls
+from foundry_api.wire.chat.tool_call_scanner import NAME, QUOTES, FormatScanner, TextEnded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Mapping
 
     from foundry_api.wire.chat.tool_call_matching import TextWindow
 
     Tools = Mapping[str, Mapping[str, Any]]  # the JSON schemas of their arguments
 
-__all__ = ["parse_python_calls", "read_format"]
+__all__ = ["read_format"]
 
-
-MAX_DEPTH: Final = 32  # of nested values
 MAX_HEADER_PARTS: Final = 4  # role, channel, perhaps again, and content type
 
 # A quick check before any format is parsed.
@@ -53,21 +52,6 @@ _POSSIBLE_START: Final = re.compile(
 
 # All repetitions are bounded, so that ordinary text soon stops matching and is not held back.
 _LABEL: Final = re.compile(r"[^<>\s]{1,80}")
-_NAME: Final = re.compile(r"[\w.-]{1,80}")
-_KEY: Final = re.compile(r"[A-Za-z_]\w{0,80}")
-_PLAIN: Final = re.compile(r"[^\s,:=()\[\]{}\"']{1,700}")
-_NUMBER: Final = re.compile(
-    r"[+-]?(?:\d[\d_]{0,300}(?:\.\d{0,300})?|\.\d{1,300})(?:[eE][+-]?\d{1,3})?"
-)
-_CONSTANTS: Final = {
-    "True": True,
-    "False": False,
-    "None": None,
-    "true": True,
-    "false": False,
-    "null": None,
-}
-
 _HEADER: Final = re.compile(r"[^<]{0,200}")
 _RECIPIENT: Final = re.compile(r"\bto=(functions\.)?([\w.-]{1,80})")
 _PARAMETER: Final = re.compile(r"<parameter=([^<>\n]{1,80})>")
@@ -88,10 +72,6 @@ _CALLS_END: Final = (*_make_marker("tool_calls_end"), "<|tool_calls_section_end|
 _SEPARATOR: Final = (*_make_marker("tool_sep"), "<|tool_call_argument_begin|>")
 # Kimi writes a name as `functions.NAME:0`.
 _NUMBERED: Final = re.compile(r"(?:functions\.)?(.*?)(?::\d+)?", re.DOTALL)
-
-
-class NotAValue(Exception):
-    """The text at a position is not a Python value."""
 
 
 def read_format(window: TextWindow, tools: Tools) -> CallsFound | Incomplete | None:
@@ -158,7 +138,7 @@ def _read_glm(scanner: FormatScanner, tools: Tools) -> list[ParsedCall]:
     if not scanner.read_literal("<tool_call>"):
         return []
     scanner.skip_blanks()
-    name = scanner.read_pattern(_NAME)
+    name = scanner.read_pattern(NAME)
     if name is None:
         return []
     scanner.skip_blanks()
@@ -185,7 +165,7 @@ def _read_mistral(scanner: FormatScanner, tools: Tools) -> list[ParsedCall]:
     if not scanner.read_literal("[TOOL_CALLS]"):
         return []
     scanner.skip_blanks()
-    name = scanner.read_pattern(_NAME)
+    name = scanner.read_pattern(NAME)
     if name is None:
         return []
     call_id = scanner.read_until("[ARGS]").strip() if scanner.read_literal("[CALL_ID]") else None
@@ -213,7 +193,7 @@ def _read_deepseek(scanner: FormatScanner, tools: Tools) -> list[ParsedCall]:
         if not scanner.read_literal(*_SEPARATOR):
             raise scanner.make_error("it has no name")
         if name == "function":  # V3 and R1 write the kind first, then the name and a code fence
-            name = (scanner.read_pattern(_NAME) or "").strip()
+            name = (scanner.read_pattern(NAME) or "").strip()
             scanner.skip_blanks()
             scanner.read_literal("```json", "```")
         scanner.skip_blanks()
@@ -298,130 +278,6 @@ def _read_pythonic(scanner: FormatScanner, tools: Tools) -> list[ParsedCall]:
         scanner.skip_blanks()
         scanner.read_optional("<|tool_call_end|>")
     return calls
-
-
-def parse_python_calls(
-    scanner: FormatScanner, tools: Collection[str], *, is_list: bool = False
-) -> list[ParsedCall]:
-    """Parse Python calls; return none if one of them does not call an offered tool."""
-    calls: list[ParsedCall] = []
-    while True:
-        scanner.skip_blanks()
-        name = _parse_tool_name(scanner, tools)
-        arguments = None if name is None else _parse_arguments(scanner)
-        if name is None or arguments is None:
-            return []
-        calls.append(ParsedCall(name, arguments))
-        scanner.skip_blanks()
-        if not is_list:
-            if scanner.ended or not scanner.read_optional(";"):
-                return calls
-            scanner.skip_blanks()
-            if scanner.ended:
-                return calls
-        elif (closing := scanner.read_literal(",", "]")) != ",":
-            return calls if closing else []
-
-
-def _parse_arguments(scanner: FormatScanner) -> dict[str, Any] | None:
-    """Parse the parentheses after a name; return None if they contain no keyword arguments."""
-    if not scanner.read_literal("("):
-        return None
-    arguments: dict[str, Any] = {}
-    scanner.skip_blanks()
-    closing = scanner.read_literal(")")
-    while closing != ")":
-        scanner.skip_blanks()
-        key = scanner.read_pattern(_KEY)
-        scanner.skip_blanks()
-        if key is None or not scanner.read_literal("="):
-            return None
-        try:
-            arguments[key] = _parse_value(scanner, MAX_DEPTH)
-        except NotAValue:
-            return None
-        scanner.skip_blanks()
-        closing = scanner.read_literal(",", ")")
-        if not closing:
-            return None
-        scanner.skip_blanks()
-        if closing == ",":
-            closing = scanner.read_literal(")")
-    return arguments
-
-
-def _parse_tool_name(scanner: FormatScanner, tools: Collection[str]) -> str | None:
-    """Parse the name of an offered tool. Llama calls built-in tools as `name.call`."""
-    start = scanner.position
-    try:
-        name = scanner.read_pattern(_NAME)
-    except TextEnded:
-        text = scanner.get_rest(start)
-        if any(f"{tool}.call".startswith(text) for tool in tools):
-            raise
-        return None
-    if name is None:
-        return None
-    for candidate in (name, name.removesuffix(".call")):
-        if candidate in tools:
-            return candidate
-    return None
-
-
-def _parse_value(scanner: FormatScanner, depth: int) -> Any:
-    scanner.skip_blanks()
-    first = scanner.peek()
-    if not depth:
-        raise NotAValue
-    if first in QUOTES:
-        return scanner.read_string()
-    if first in "[(":
-        scanner.position += 1
-        return _parse_items(scanner, depth, "]" if first == "[" else ")")
-    if first == "{":
-        scanner.position += 1
-        return _parse_members(scanner, depth)
-    word = scanner.read_pattern(_PLAIN)
-    if word in _CONSTANTS:
-        return _CONSTANTS[word]
-    if word is None or not _NUMBER.fullmatch(word):
-        raise NotAValue
-    number = word.replace("_", "")
-    return float(number) if any(mark in number for mark in ".eE") else int(number)
-
-
-def _parse_items(scanner: FormatScanner, depth: int, end: str) -> list[Any]:
-    items: list[Any] = []
-    scanner.skip_blanks()
-    while not scanner.read_literal(end):
-        items.append(_parse_value(scanner, depth - 1))
-        scanner.skip_blanks()
-        if scanner.peek() == ",":
-            scanner.position += 1
-            scanner.skip_blanks()
-        elif scanner.peek() != end:
-            raise NotAValue
-    return items
-
-
-def _parse_members(scanner: FormatScanner, depth: int) -> dict[str, Any]:
-    members: dict[str, Any] = {}
-    scanner.skip_blanks()
-    while not scanner.read_literal("}"):
-        if scanner.peek() not in QUOTES:
-            raise NotAValue
-        key = scanner.read_string()
-        scanner.skip_blanks()
-        if not scanner.read_literal(":"):
-            raise NotAValue
-        members[key] = _parse_value(scanner, depth - 1)
-        scanner.skip_blanks()
-        if scanner.peek() == ",":
-            scanner.position += 1
-            scanner.skip_blanks()
-        elif scanner.peek() != "}":
-            raise NotAValue
-    return members
 
 
 def _make_typed_call(name: str, texts_by_name: dict[str, str], tools: Tools) -> ParsedCall:

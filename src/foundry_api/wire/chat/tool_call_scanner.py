@@ -16,9 +16,11 @@ from foundry_api.wire.chat.tool_call_matching import (
 if TYPE_CHECKING:
     from foundry_api.wire.chat.tool_call_matching import TextWindow
 
-__all__ = ["QUOTES", "FormatScanner", "TextEnded"]
+__all__ = ["NAME", "QUOTES", "FormatScanner", "TextEnded"]
 
 QUOTES: Final = "\"'"
+# Of a function. Bounded, so that ordinary text soon stops matching and is not held back.
+NAME: Final = re.compile(r"[\w.-]{1,80}")
 _BLANKS: Final = re.compile(r"\s*")
 _STRINGS: Final = {
     quote: re.compile(rf"{quote}((?:[^{quote}\\]|\\.)*+){quote}", re.DOTALL) for quote in QUOTES
