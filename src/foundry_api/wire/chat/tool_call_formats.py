@@ -1,6 +1,8 @@
 """Parses the formats of tool calls that are more than JSON between markers.
 
 - `<function=name><parameter=key>value</parameter></function>` (Qwen3-Coder), also in `<tool_call>`
+- `<invoke name="name"><parameter name="key">value</parameter></invoke>` (MiniMax, and models that
+  learned from Claude's answers), also in `<function_calls>` or `<minimax:tool_call>`
 - `<tool_call>name<arg_key>key</arg_key><arg_value>value</arg_value></tool_call>` (GLM)
 - `[TOOL_CALLS]name[ARGS]{…}` (Mistral)
 - `<|tool_calls_begin|><|tool_call_begin|>name<|tool_sep|>{…}<|tool_call_end|>…` with wide bars and
@@ -10,9 +12,10 @@
 - `<|python_tag|>{…}; {…}` and `<|python_tag|>name.call(key="value")` (Llama 3), also as a list
 - `[name(key="value"), other()]` at the start of a line (Llama 3.2 and 4), also between
   `<|tool_call_start|>` and `<|tool_call_end|>` (LFM2)
+- the formats in `tool_call_gemma.py`
 
-A name after a marker makes a call. Calls in Python notation count only if all of them name offered
-tools.
+A name after a marker makes a call. Calls in Python notation and `<invoke>` alone, which may be
+other code, count only with the names of offered tools.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from foundry_api.tools.coercion import coerce
+from foundry_api.wire.chat.tool_call_gemma import read_gemma, read_tool_code
 from foundry_api.wire.chat.tool_call_matching import (
     INCOMPLETE,
     CallsFound,
@@ -47,13 +51,18 @@ MAX_HEADER_PARTS: Final = 4  # role, channel, perhaps again, and content type
 
 # A quick check before any format is parsed.
 _POSSIBLE_START: Final = re.compile(
-    r"<(?:\Z|[ft]|\|(?:\Z|[tcsp])|\uff5c(?:\Z|t))|\[(?:\Z|[T\s\w])|t(?:\Z|o(?:\Z|=))"
+    r"<(?:\Z|[fimst]|\|(?:\Z|[tcsp])|\uff5c(?:\Z|t))|\[(?:\Z|[T\s\w])|t(?:\Z|o(?:\Z|=))"
+    r"|`(?:\Z|`(?:\Z|`(?:\Z|t)))"
 )
 
 # All repetitions are bounded, so that ordinary text soon stops matching and is not held back.
 _LABEL: Final = re.compile(r"[^<>\s]{1,80}")
 _HEADER: Final = re.compile(r"[^<]{0,200}")
 _RECIPIENT: Final = re.compile(r"\bto=(functions\.)?([\w.-]{1,80})")
+_INVOCATIONS: Final = {
+    "<function_calls>": "</function_calls>",
+    "<minimax:tool_call>": "</minimax:tool_call>",
+}
 _PARAMETER: Final = re.compile(r"<parameter=([^<>\n]{1,80})>")
 
 _WIDE_BAR: Final = "\N{FULLWIDTH VERTICAL LINE}"
@@ -130,6 +139,34 @@ def _read_qwen_xml(scanner: FormatScanner, tools: Tools) -> list[ParsedCall]:
         if tag:
             scanner.skip_blanks()
             opening = scanner.read_optional("</tool_call>", "<function=")
+    return calls
+
+
+def _read_invoke(scanner: FormatScanner, tools: Tools) -> list[ParsedCall]:
+    """Parse calls with names and values in tags, and the names of both in attributes."""
+    group = scanner.read_literal(*_INVOCATIONS)
+    scanner.skip_blanks()
+    calls: list[ParsedCall] = []
+    opening = scanner.read_literal("<invoke name=")
+    while opening == "<invoke name=":
+        name = (scanner.read_pattern(_LABEL) or "").strip(QUOTES)
+        if not name or not scanner.read_literal(">") or not (group or name in tools):
+            return calls
+        scanner.is_proven = True
+        scanner.skip_blanks()
+        parameters: dict[str, str] = {}
+        while opening := scanner.read_literal("<parameter name=", "</invoke>"):
+            if opening == "</invoke>":
+                break
+            key = scanner.read_until(">").strip().strip(QUOTES)
+            parameters[key] = scanner.read_until("</parameter>")
+            scanner.skip_blanks()
+        else:
+            raise scanner.make_error("there is something else among its parameters")
+        calls.append(_make_typed_call(name, parameters, tools))
+        if group:
+            scanner.skip_blanks()
+            opening = scanner.read_optional(_INVOCATIONS[group], "<invoke name=")
     return calls
 
 
@@ -303,12 +340,15 @@ def _make_typed_call(name: str, texts_by_name: dict[str, str], tools: Tools) -> 
 _FORMATS: Final[dict[str, tuple[Callable[[FormatScanner, Tools], list[ParsedCall]], ...]]] = {
     "<": (
         _read_qwen_xml,
+        _read_invoke,
         _read_glm,
         _read_deepseek,
         _read_harmony,
         _read_python_tag,
         _read_pythonic,
+        read_gemma,
     ),
+    "`": (read_tool_code,),
     "[": (_read_mistral, _read_pythonic),
     "t": (_read_harmony,),
 }

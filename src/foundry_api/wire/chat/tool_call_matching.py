@@ -49,10 +49,13 @@ _TAGS: Final = {
     "<function_call>": "</function_call>",
     "<functioncall>": "</functioncall>",
     "<TOOLCALL>": "</TOOLCALL>",
+    "<|action_start|><|plugin|>": "<|action_end|>",
 }
 # Left behind a call by models and engines, without any meaning.
 _END_MARKS: Final = (
     *(*_TAGS.values(), "</function>", "[/TOOL_CALLS]", "<|tool_call_end|>", "<|call|>", "<|end|>"),
+    *("</function_calls>", "</minimax:tool_call>", "</invoke>", "<tool_call|>", "<end_of_turn>"),
+    *("<start_function_response>", "<end_function_call>", "<|tool_response>"),
     *("<|eom_id|>", "<|eot_id|>", "<|im_end|>", "<|endoftext|>", "<|end_of_text|>", "</s>"),
     "<\uff5cend\u2581of\u2581sentence\uff5c>",
 )
@@ -69,7 +72,7 @@ _NAMED: Final = re.compile(r"<function=([^<>\s]+)>\s*(?=\{)")
 _NAMED_SO_FAR: Final = re.compile(r"<function=[^<>\s]{0,64}(?:>\s*)?")
 _NAMED_END: Final = "</function>"
 
-_FENCE: Final = re.compile(r"```(?:json|tool_calls?)?[ \t]*\r?\n\s*")
+_FENCE: Final = re.compile(r"```(?:json|tool_calls?|tool_code)?[ \t]*\r?\n\s*")
 _FENCE_SO_FAR: Final = re.compile(r"`{1,3}|```[a-z_]{0,10}[ \t]*\r?")
 
 # The members of a call, other names for its arguments, and members that some models add.

@@ -60,7 +60,8 @@ MAX_INVALID_CHARACTERS: Final = 512 * 1024
 # The beginning of a call, or of an end marker.
 _POSSIBLE_CALL: Final = re.compile(
     r"[{\[`]"
-    r"|<(?=tool_call|function|TOOLCALL|/|\|(?:tool_call|channel|start|python|call|e|im|/)"
+    r"|<(?=tool_call|function|TOOLCALL|invoke|minimax:|start_function|end_|/"
+    r"|\|(?:tool_|action_start|channel|start|python|call|e|im|/)"
     r"|\uff5c(?:tool|end)|[^<>\s]{0,40}\Z)"
     r"|f(?=unctools|u?n?c?t?o?o?l?s?\Z)|t(?=o=|o?\Z)"
 )

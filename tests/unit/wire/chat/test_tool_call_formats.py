@@ -58,6 +58,9 @@ R1 = f"<|tool_call_begin|>function<|tool_sep|>weather\n```json\n{ARGUMENTS}\n```
 V31 = f"<|tool_call_begin|>weather<|tool_sep|>{ARGUMENTS}<|tool_call_end|>"
 V31_CLOCK = "<|tool_call_begin|>clock<|tool_sep|>{}<|tool_call_end|>"
 GPT_OSS = f"<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{ARGUMENTS}"
+INVOKE = '<invoke name="weather">\n<parameter name="city">Bern</parameter>\n</invoke>'
+FUNCTION_GEMMA = "<start_function_call>call:weather{city:<escape>Bern<escape>}<end_function_call>"
+GEMMA_4 = '<|tool_call>call:weather{city:<|"|>Bern<|"|>}<tool_call|>'
 
 FORMATS: dict[str, tuple[str, Calls]] = {
     "qwen3-coder": (f"<tool_call>\n{XML}\n</tool_call>", BERN),
@@ -207,6 +210,87 @@ FORMATS: dict[str, tuple[str, Calls]] = {
         "[weather(city='\\ud83d')]",
         [("weather", {"city": "\ufffd"})],
     ),
+    "invoke": (INVOKE, BERN),
+    "invoke, in single quotes": (INVOKE.replace('"', "'"), BERN),
+    "invoke, grouped": (f"<function_calls>\n{INVOKE}\n</function_calls>", BERN),
+    "invoke, closed only": (f"{INVOKE}\n</function_calls>", BERN),
+    "invoke, unclosed group": (f"<function_calls>\n{INVOKE}", BERN),
+    "invoke, two": (f'{INVOKE}\n<invoke name="clock">\n</invoke>', BERN + CLOCK),
+    "minimax": (
+        (
+            f'<minimax:tool_call>\n{INVOKE}\n<invoke name="rocket"><parameter name="n">5'
+            "</parameter></invoke>\n</minimax:tool_call>"
+        ),
+        [*BERN, ("rocket", {"n": 5})],
+    ),
+    "minimax, every type": (
+        (
+            '<minimax:tool_call><invoke name="weather">\n'
+            '<parameter name="city">Bern</parameter>\n'
+            '<parameter name="days">5</parameter>\n'
+            '<parameter name="exact">true</parameter>\n'
+            '<parameter name="hours">[1, 2]</parameter>\n'
+            "</invoke></minimax:tool_call>"
+        ),
+        FULL,
+    ),
+    "internlm": (
+        (
+            f'<|action_start|><|plugin|>\n{{"name": "weather", "parameters": {ARGUMENTS}}}'
+            "<|action_end|>"
+        ),
+        BERN,
+    ),
+    "functiongemma": (FUNCTION_GEMMA, BERN),
+    "functiongemma, two": (
+        (
+            f"{FUNCTION_GEMMA}<start_function_call>call:clock{{}}<end_function_call>"
+            "<start_function_response>"
+        ),
+        BERN + CLOCK,
+    ),
+    "functiongemma, unclosed": (FUNCTION_GEMMA.removesuffix("<end_function_call>"), BERN),
+    "functiongemma, values": (
+        (
+            "<start_function_call>call:rocket{a:-1.5,b:true,c:null,d:[<escape>x, {y}<escape>,2],"
+            "e:{f:<escape><escape>},g:[],h:two words}<end_function_call>"
+        ),
+        [
+            (
+                "rocket",
+                {
+                    "a": -1.5,
+                    "b": True,
+                    "c": None,
+                    "d": ["x, {y}", 2],
+                    "e": {"f": ""},
+                    "g": [],
+                    "h": "two words",
+                },
+            )
+        ],
+    ),
+    "functiongemma, a number as text": (
+        "<start_function_call>call:weather{days:<escape>5<escape>}<end_function_call>",
+        [("weather", {"days": 5})],
+    ),
+    "gemma 4": (GEMMA_4, BERN),
+    "gemma 4, every type": (
+        '<|tool_call>call:weather{city:<|"|>Bern<|"|>,days:5,exact:true,hours:[1,2]}<tool_call|>',
+        FULL,
+    ),
+    "gemma 4, in JSON quotes": (
+        '<|tool_call> call: weather {"city": "Bern"} <tool_call|><|tool_response>',
+        BERN,
+    ),
+    "tool_code": ('```tool_code\nweather(city="Bern")\n```', BERN),
+    "tool_code, printed": ("```tool_code\nprint(weather(city='Bern'))\n```", BERN),
+    "tool_code, two": ('```tool_code\nweather(city="Bern")\nclock()\n```', BERN + CLOCK),
+    "tool_code, a list": ('```tool_code\n[weather(city="Bern"), clock()]\n```', BERN + CLOCK),
+    "tool_code, JSON": (
+        f'```tool_code\n{{"name": "weather", "arguments": {ARGUMENTS}}}\n```',
+        BERN,
+    ),
     "a bracket too many, llama": ("<function=clock>{}}</function>", CLOCK),
 }
 
@@ -239,6 +323,28 @@ TEXTS = (
     "to=nobody<|channel|>commentary<|message|>{}",
     "<function_call> is a tag",
     "<TOOLCALL>",
+    '<invoke name="rocket"><parameter name="n">5</parameter></invoke>',
+    '<invoke name="weather" when="now">',
+    "<invoke> is a tag",
+    "<function_calls> is a tag",
+    "<minimax:tool_call>",
+    "<|action_start|><|interpreter|>\nprint(1)<|action_end|>",
+    "<|action_start|> is a marker",
+    "<start_function_call> is a marker",
+    "<start_function_call>call:weather is a call",
+    "<start_function_declaration>declaration:weather{}<end_function_declaration>",
+    "<end_of_turn>",
+    "<|tool_call>weather",
+    "```tool_code\nprint(1)\n```",
+    "```tool_code\nx = weather(city='Bern')\n```",
+    "```tool_code\nweather('Bern')\n```",
+    "```tool_code\nrocket(n=1)\n```",
+    "```tool_code\nweather(city='Bern')\nrocket()\n```",
+    "```tool_code\nprint(weather(city='Bern'), 1)\n```",
+    "```tool_code\n[rocket()]\n```",
+    "```python\nweather(city='Bern')\n```",
+    "Write ```tool_code\nweather(city='Bern')\n```",
+    "```tool_code",
     "</s>",
     "<|eot_id|>",
     "function",
@@ -263,6 +369,16 @@ MALFORMED = (
     '<tool_call>{"name": "weather", "city": "Bern"}</tool_call>',
     '<tool_call>{"name": "weather", "arguments": {"days": 1e999}}</tool_call>',
     '<tool_calls>{"name": "weather"',
+    '<invoke name="weather"><parameter name="city">Be',
+    '<invoke name="weather">Bern</invoke>',
+    '<function_calls><invoke name="rocket">',
+    '<|action_start|><|plugin|>{"name": "weather", "para',
+    "<|action_start|><|plugin|><|action_end|>",
+    "<start_function_call>call:weather{city:<escape>Be",
+    "<start_function_call>call:weather{city}<end_function_call>",
+    "<start_function_call>call:weather{city:<escape>a<escape>b}<end_function_call>",
+    f"<start_function_call>call:weather{{a:{'[' * 40}",
+    '<|tool_call>call:weather{city:<|"|>Be',
 )
 
 
@@ -313,6 +429,13 @@ def test_no_text_is_lost(text: str) -> None:
         return
     if not calls:
         assert content == text
+
+
+def test_tool_code_may_end_with_the_answer() -> None:
+    text = '```tool_code\nweather(city="Bern")\n'
+    assert found_in(text) == ("", BERN)
+    assert found_in(*text) == ("", BERN)
+    assert found_in(text, "Then we look.") == (f"{text}Then we look.", [])
 
 
 def test_without_tools_everything_is_text() -> None:
@@ -390,6 +513,27 @@ UNITS = [
         "<|tool_calls_begin|>",
     ),
     *(wide("<|tool_calls_begin|>"), "<|start|>assistant", "<|tool_call_start|>[", "<|", "<", "["),
+    *(
+        '<invoke name="weather">',
+        '<invoke name="weather"><parameter name="city">',
+        "<function_calls>",
+        '<function_calls><invoke name="',
+        "<minimax:tool_call>",
+    ),
+    *(
+        "<start_function_call>call:weather{a:",
+        "<start_function_call>call:weather{a:<escape>x",
+        '<|tool_call>call:weather{a:<|"|>',
+        "<|tool_call>",
+        "<|action_start|><|plugin|>",
+        "<|action_start|>",
+    ),
+    *(
+        "\n```tool_code\nclock()",
+        "\n```tool_code\n",
+        "\n```tool_code\n[clock(),",
+        "\n```tool_code\nprint(",
+    ),
     *("\nto=functions.weather<|channel|>", "<TOOLCALL>", "fu", '\n{"id":', '\n[{"name":'),
 ]
 
