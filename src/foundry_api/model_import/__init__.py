@@ -1,0 +1,1 @@
+"""Converts models of Hugging Face and GGUF files into models for the engine."""

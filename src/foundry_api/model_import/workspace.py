@@ -1,0 +1,200 @@
+"""The directories of an import: where it works, and what it leaves."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from foundry_api._version import __version__
+from foundry_api.model_import.types import Precision
+from foundry_api.observe.format import format_bytes
+from foundry_api.storage.private_file import read_file, replace_file
+from foundry_api.types.errors import InvalidRequest, ModelImportFailed
+from foundry_api.wire.errors import NOT_JSON
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from foundry_api.model_import.types import ModelSource
+
+__all__ = ["RECORD", "ImportRecord", "Workspace", "read_record"]
+
+RECORD = "foundry_import.json"
+STATE = "state.json"
+MAX_RECORD_BYTES = 2**20
+MIN_FREE_BYTES = 2**28
+
+# Bytes on the disk per weight, from SmolLM2-135M, whose vocabulary is large for its size. fp16 is
+# built with 32 bits first.
+_BYTES_PER_WEIGHT = {"int4": 1.0, "int8": 2.2, "fp16": 6.5}
+_WEIGHTS_AS_FLOATS = 4.2
+
+
+class ImportRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What a directory was made from. It stands in the directory as foundry_import.json.
+
+    Attributes:
+        source: The path of the source.
+        digest: Identifies the source and the builder.
+        precision: The type of the weights.
+        architecture: The class of the model.
+        agreement: For each prompt of the check, how many tokens agreed, and how many were compared;
+            empty if it was not checked.
+        version: The version of foundry-api.
+    """
+
+    source: str
+    digest: str
+    precision: Precision
+    architecture: str
+    agreement: tuple[tuple[int, int], ...] = ()
+    version: str = __version__
+
+    def is_same_import(self, other: ImportRecord) -> bool:
+        return (self.digest, self.precision) == (other.digest, other.precision)
+
+
+class _State(msgspec.Struct):
+    record: ImportRecord
+    done: list[str] = []
+
+
+class Workspace:
+    """The directory next to the output in which an import works, with the steps that are done.
+
+    It is renamed to the output at the end, so the output is complete or missing.
+    """
+
+    def __init__(
+        self, output: Path, source: ModelSource, precision: Precision, recipe: str
+    ) -> None:
+        self.output = output
+        self.directory = output.with_name(f".{output.name}.import")
+        self._size_bytes = _estimate_bytes(source, precision)
+        self.record = ImportRecord(
+            source=str(source.path),
+            digest=hashlib.sha256(f"{source.digest} {recipe}".encode()).hexdigest()[:32],
+            precision=precision,
+            architecture=source.architecture,
+        )
+        self._state = _State(self.record)
+
+    @property
+    def model(self) -> Path:
+        return self.directory / "model"
+
+    @property
+    def weights(self) -> Path:
+        return self.directory / "weights"
+
+    @property
+    def reference(self) -> Path:
+        return self.directory / "reference.json"
+
+    @property
+    def job(self) -> Path:
+        return self.directory / "job.json"
+
+    @property
+    def log_path(self) -> Path:
+        return self.directory / "convert.log"
+
+    def check_output(self) -> bool:
+        """Return whether the output is complete already; raise if it is somebody else's."""
+        record = read_record(self.output)
+        if record is not None and record.is_same_import(self.record):
+            return True
+        if not self.output.exists() or (self.output.is_dir() and not any(self.output.iterdir())):
+            return False
+        found = f"an import of {record.source} as {record.precision}" if record else "other files"
+        raise InvalidRequest(
+            f"output is {self.output}, which has {found}",
+            field="output",
+            hint="Give a directory that does not exist or is empty, or remove the model first with "
+            "`foundry-api models remove NAME`.",
+        )
+
+    def open(self) -> None:
+        """Create the directory, or continue with that of a stopped import of the same model."""
+        self.directory.parent.mkdir(parents=True, exist_ok=True)
+        state = self._read_state()
+        if state is not None and state.record.is_same_import(self.record):
+            self._state = state
+        elif self.directory.exists():
+            if state is None and any(self.directory.iterdir()):
+                raise InvalidRequest(
+                    f"output needs the directory {self.directory}, which has other files",
+                    field="output",
+                )
+            shutil.rmtree(self.directory)
+        self._check_space()
+        self.directory.mkdir(exist_ok=True)
+        self._write_state()
+
+    def is_done(self, step: str) -> bool:
+        return step in self._state.done
+
+    def mark_done(self, step: str) -> None:
+        self._state.done.append(step)
+        self._write_state()
+
+    def discard(self, path: Path) -> None:
+        """Delete what a stopped step left."""
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+    def publish(self, agreement: tuple[tuple[int, int], ...]) -> None:
+        """Make the output out of the model, and delete the rest."""
+        record = msgspec.structs.replace(self.record, agreement=agreement)
+        (self.model / RECORD).write_bytes(msgspec.json.format(msgspec.json.encode(record)))
+        # Windows does not rename to an empty directory.
+        with contextlib.suppress(FileNotFoundError):
+            self.output.rmdir()
+        self.model.rename(self.output)
+        self.clean()
+
+    def clean(self) -> None:
+        """Delete the workspace."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _check_space(self) -> None:
+        free = shutil.disk_usage(self.directory.parent).free
+        used = sum(path.stat().st_size for path in self.directory.rglob("*") if path.is_file())
+        needed = max(0, self._size_bytes - used) + MIN_FREE_BYTES
+        if free < needed:
+            raise ModelImportFailed(
+                f"{self.directory.parent} has {format_bytes(free)} free, and the import needs "
+                f"about {format_bytes(needed)}",
+                hint="Free some disk space, or give a directory on another disk with --output.",
+            )
+
+    def _read_state(self) -> _State | None:
+        try:
+            return msgspec.json.decode(
+                read_file(self.directory / STATE, MAX_RECORD_BYTES), type=_State
+            )
+        except (OSError, *NOT_JSON):
+            return None
+
+    def _write_state(self) -> None:
+        replace_file(self.directory / STATE, msgspec.json.encode(self._state))
+
+
+def read_record(directory: Path) -> ImportRecord | None:
+    """Return what a directory was imported from; None if it was not imported."""
+    try:
+        content: Any = read_file(directory / RECORD, MAX_RECORD_BYTES)
+        return msgspec.json.decode(content, type=ImportRecord)
+    except (OSError, *NOT_JSON):
+        return None
+
+
+def _estimate_bytes(source: ModelSource, precision: Precision) -> int:
+    floats = _WEIGHTS_AS_FLOATS if source.kind == "gguf" else 0.0
+    return round(source.parameters * (floats + _BYTES_PER_WEIGHT[precision]))
