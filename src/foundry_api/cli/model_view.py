@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
 from foundry_api.cli.output import print_fields, print_json, print_table, sanitize_line
+from foundry_api.model_import.directory import read_record
 from foundry_api.observe.format import format_age, format_count, format_megabytes
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
     from foundry_api.cli.options import GlobalOptions
     from foundry_api.core.catalog import CatalogListing
+    from foundry_api.model_import.directory import ImportRecord
     from foundry_api.types.models import Model
 
 __all__ = ["make_rows", "print_catalog_age", "print_model_details", "print_model_list", "to_json"]
@@ -105,14 +108,22 @@ def _group_by_alias(models: Iterable[Model]) -> list[Model]:
 def _get_state(model: Model) -> str:
     if model.loaded:
         return "loaded"
+    if _read_record(model):
+        return "imported"
     return {True: "cached", False: "catalog", None: "unknown"}[model.cached]
 
 
+def _read_record(model: Model) -> ImportRecord | None:
+    return read_record(Path(model.path)) if model.catalog == "local" and model.path else None
+
+
 def _make_fields(model: Model) -> list[tuple[str, str]]:
+    record = _read_record(model)
     runs_on = [part for part in (model.device, model.execution_provider) if part]
     return [
         ("alias", model.alias),
         ("catalog", CATALOGS[model.catalog]),
+        ("imported from", f"{record.source} ({record.precision})" if record else ""),
         ("publisher", model.publisher or ""),
         ("licence", model.license or ""),
         ("task", model.task or ""),

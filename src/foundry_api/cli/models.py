@@ -1,4 +1,4 @@
-"""`foundry-api models`: list, download, load, register and remove models."""
+"""`foundry-api models`: list, download, load, import, register and remove models."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from foundry_api.cli.downloads import pull, retry_after_download
+from foundry_api.cli.model_import import command as import_command
 from foundry_api.cli.model_view import print_model_details, print_model_list, to_json
 from foundry_api.cli.options import GlobalOptions, common_options, format_examples, pass_common
 from foundry_api.cli.output import is_terminal, print_json, sanitize, sanitize_line
@@ -21,6 +22,7 @@ from foundry_api.cli.spinner import Spinner
 from foundry_api.client.client import FoundryAPIClient
 from foundry_api.core.connection import match_model
 from foundry_api.engine.models.task import CHAT, EMBEDDINGS
+from foundry_api.model_import.directory import find_imported
 from foundry_api.observe.format import format_bytes, format_megabytes
 from foundry_api.types.errors import FoundryError, ModelInUse, ModelNotFound, ServiceStartFailed
 from foundry_api.types.local_path import absolute_path
@@ -57,6 +59,7 @@ EPILOG = format_examples(
     "models list --catalog",
     "models show phi-4-mini",
     "models pull phi-4-mini",
+    "models import ./model.gguf --alias mine",
     "models register ./my-model --alias mine",
     "models remove phi-4-mini",
     "models list --json",
@@ -229,6 +232,9 @@ def register_command(
     _print_model(common, model, f"{model.alias} is registered: {model.id}")
 
 
+command.add_command(import_command)
+
+
 @command.command(
     "remove", epilog=format_examples("models remove phi-4-mini", "models remove -y phi-4-mini")
 )
@@ -237,14 +243,15 @@ def register_command(
 @common_options
 @pass_common
 def remove_command(common: GlobalOptions, name: str, *, yes: bool) -> None:
-    """Delete a downloaded model, or unregister one of your own.
+    """Delete a downloaded or imported model, or unregister one of your own.
 
-    The files of a registered directory are kept. A loaded model must be unloaded first. The model
+    The files of a registered directory are kept, and those of a model that was imported with
+    --output. A loaded model must be unloaded first. The model
     `demo` is part of foundry-api and cannot be removed.
     """
     with Session(common) as session:
         model = session.run(_find_removable(session.client, name))
-        if model.catalog == "local":
+        if model.catalog == "local" and not find_imported(model, session.settings.home):
             session.run(session.client.models.unregister(name))
             message = f"{model.alias} is no longer registered; its files are kept: {model.id}"
             _print_model(common, model, message)

@@ -188,7 +188,7 @@ class FoundryAPIClient(ChatMethods, ToolMethods, EndpointMethods, BatchMethods):
         self.events = self._backend.events
         self.metrics = self._backend.metrics
         self.cache = self._backend.cache
-        self.models = Models(self._backend.connect, self._backend.route)
+        self.models = Models(self._backend.connect, self._backend.route, self.settings.home)
         self.responses = Responses(self._backend)
 
     def __repr__(self) -> str:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from foundry_api.core.catalog import MAX_AGE_S
 from foundry_api.core.connection import find_variants, match_model
 from foundry_api.core.downloads import STALL_S, ProgressMeter, iter_progress
 from foundry_api.core.model_loading import check_drain, load_all, swap
 from foundry_api.core.residency.manager import DRAIN_S
+from foundry_api.model_import.directory import delete_imported, find_imported
 from foundry_api.resilience.deadline import enforce_deadline
-from foundry_api.types.checks import check_name, check_range, check_several
+from foundry_api.types.checks import check_flag, check_name, check_range, check_several
 from foundry_api.types.errors import (
     CatalogUnavailable,
     HookFailed,
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from foundry_api.core.connection import Connection
     from foundry_api.core.downloads import DownloadProgress
     from foundry_api.engine.control import ControlClient
+    from foundry_api.model_import.types import ImportProgress, Precision
     from foundry_api.types.models import Model, ModelUser
 
     Progress = Callable[[DownloadProgress], object]
@@ -39,6 +42,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Models"]
 
+_T = TypeVar("_T")  # the progress of a download or an import
+
 
 class Models:
     """Manage the models of the client's service.
@@ -46,9 +51,10 @@ class Models:
     Names are aliases, ids, or ids without a version; case does not matter.
     """
 
-    def __init__(self, connect: Connect, route: Route) -> None:
+    def __init__(self, connect: Connect, route: Route, home: Path | None) -> None:
         self._connect = connect
         self._route = route
+        self._home = home
 
     @enforce_deadline
     async def list(self, *, catalog: bool = False) -> Sequence[Model]:
@@ -273,19 +279,10 @@ class Models:
         if model.cached:
             return model
         meter = ProgressMeter(model.size_mb)
-
-        def report(percent: float) -> None:
-            if progress is None:
-                return
-            step = meter.report(percent)  # not in the try block, which is for the caller's code
-            try:
-                progress(step)
-            except (KeyboardInterrupt, SystemExit):
-                raise
-            except BaseException as error:
-                raise HookFailed(f"the progress callback failed: {describe(error)}") from error
-
-        return await connection.download(model, report, stall_s=limit_s)
+        report = _guard(progress)
+        return await connection.download(
+            model, lambda percent: report(meter.report(percent)), stall_s=limit_s
+        )
 
     def stream_download(
         self, name: str, *, stall_s: float = STALL_S
@@ -328,6 +325,65 @@ class Models:
         return model
 
     @enforce_deadline
+    async def import_model(
+        self,
+        source: Path | str,
+        alias: str,
+        *,
+        precision: Precision = "int4",
+        output: Path | str | None = None,
+        check: bool = True,
+        setup: bool = False,
+        progress: Callable[[ImportProgress], object] | None = None,
+    ) -> Model:
+        """Convert a model of Hugging Face or a GGUF file for the engine, and register it.
+
+        It takes minutes to hours and needs memory for all weights as 32-bit floats, but no network
+        once the packages that convert models are installed. A stopped import continues at the step
+        at which it stopped when it is called again with the same arguments. The source is not
+        changed. `remove` deletes an imported model.
+
+        Args:
+            source: A directory with a Hugging Face model (safetensors), or a GGUF file.
+            alias: The name of the model; see `register`.
+            precision: `int4`, `int8` or `fp16`. With fp16 the files have 16 bits per weight, and
+                the memory 32.
+            output: The directory to make, which must not exist or be empty; default is one in the
+                data directory of this package.
+            check: Compare the first tokens of five answers with those of the source.
+            setup: Install the packages that convert models if they are missing: gigabytes, into an
+                environment of their own.
+            progress: Called with an `ImportProgress` for each step and within it.
+
+        Raises:
+            ModelSourceUnsupported: The model cannot be converted; nothing was made.
+            ModelBuilderMissing: The packages are missing, and `setup` is False.
+            ModelImportFailed: A step failed, or the answers differ too much from the source's.
+            InvalidRequest: An argument is invalid, `alias` is taken, or `output` has other files.
+            HookFailed: `progress` raised an exception, which stops the import.
+            UnsupportedFeature: The service was not started by this package.
+        """
+        from foundry_api.model_import import importer  # noqa: PLC0415 - few programs import models
+
+        request = await asyncio.to_thread(
+            importer.prepare_import,
+            source,
+            check_name("alias", alias),
+            precision=precision,
+            output=output,
+            home=self._home,
+            check=check_flag("check", check),
+        )
+        connection, _ = await self._require_control("import models")
+        request.require_free_alias(await connection.list_local_models())
+        report = _guard(progress)
+        if check_flag("setup", setup):
+            await importer.set_up_builder(request.builder, report)
+        await importer.convert_model(request, report)
+        # Not the connection from before: its service may have ended during the conversion.
+        return await self.register(request.output, alias)
+
+    @enforce_deadline
     async def unregister(self, alias: str) -> None:
         """Unregister a directory, for all programs of this user. Its files are not deleted.
 
@@ -355,10 +411,13 @@ class Models:
 
     @enforce_deadline
     async def remove(self, name: str) -> int:
-        """Delete the files of a downloaded model. Return the number of bytes freed.
+        """Delete the files of a downloaded or imported model. Return the number of bytes freed.
+
+        Directories that were registered, or imported to an `output` of yours, are not deleted; use
+        `unregister` for them.
 
         Raises:
-            ModelNotFound: No downloaded model has that name.
+            ModelNotFound: No downloaded or imported model has that name.
             ModelInUse: The model is loaded.
             UnsupportedFeature: The service was not started by this package.
         """
@@ -367,8 +426,13 @@ class Models:
         model = match_model(name, await connection.list_local_models())
         if model is None:
             raise ModelNotFound(f"no model on this machine is named {name!r}", model=name)
+        imported = find_imported(model, self._home)
         try:
-            freed = await control.remove(model.id)
+            if imported is None:
+                freed = await control.remove(model.id)
+            else:
+                await control.unregister(model.id)
+                freed = await asyncio.to_thread(delete_imported, imported)
         except ModelInUse as error:
             error.hint = f"Unload it first: `foundry-api models unload {model.alias}`."
             raise
@@ -378,3 +442,19 @@ class Models:
     async def _require_control(self, action: str) -> tuple[Connection, ControlClient]:
         connection = await self._connect()
         return connection, connection.require_control(action)
+
+
+def _guard(progress: Callable[[_T], object] | None) -> Callable[[_T], None]:
+    """Return a callback that raises HookFailed if that of the caller raises."""
+
+    def report(step: _T) -> None:
+        if progress is None:
+            return
+        try:
+            progress(step)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            raise HookFailed(f"the progress callback failed: {describe(error)}") from error
+
+    return report

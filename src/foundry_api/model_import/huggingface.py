@@ -80,7 +80,7 @@ def _check_config(config: Mapping[str, Any]) -> Iterator[str]:
         if field in config:
             yield f"{MODEL_CONFIG} has {field}: models that take {medium} are not supported"
     architectures: Any = config.get("architectures")
-    name: Any = cast("list[Any]", architectures)[0] if _is_filled_list(architectures) else None
+    name: Any = architectures[0] if _is_filled_list(architectures) else None
     rope: Any = config.get("rope_parameters") or config.get("rope_scaling")
     problem = find_architecture_problem(name) or find_rope_problem(str(name), rope)
     if problem:
@@ -102,7 +102,7 @@ def _check_config(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _is_filled_list(value: object) -> bool:
-    return isinstance(value, list) and bool(cast("list[Any]", value))
+    return isinstance(value, list) and value != []
 
 
 def _check_tokenizer(directory: Path, tokenizer_config: Mapping[str, Any] | str) -> Iterator[str]:

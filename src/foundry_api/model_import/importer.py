@@ -5,35 +5,106 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
-from foundry_api.engine.models.validate import find_problems
-from foundry_api.model_import.builder import hold_lock
+from foundry_api.engine.models.validate import check_alias, find_problems
+from foundry_api.model_import.builder import Builder, hold_lock
 from foundry_api.model_import.check import PROMPTS, TOKENS, check_model
 from foundry_api.model_import.child import read_tail, run_child
-from foundry_api.model_import.types import ImportProgress
+from foundry_api.model_import.directory import get_default_output
+from foundry_api.model_import.source import inspect_source
+from foundry_api.model_import.types import PRECISIONS, ImportProgress
 from foundry_api.model_import.workspace import Workspace
 from foundry_api.storage.private_file import replace_file
-from foundry_api.types.errors import ModelImportFailed
+from foundry_api.types.errors import InvalidRequest, ModelImportFailed
+from foundry_api.types.local_path import absolute_path
+from foundry_api.types.values import format_value
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
-    from pathlib import Path
+    import os
+    from collections.abc import Callable, Generator, Iterable
 
-    from foundry_api.model_import.builder import Builder
     from foundry_api.model_import.types import ModelSource, Precision
+    from foundry_api.types.models import Model
 
     Progress = Callable[[ImportProgress], object]
 
-__all__ = ["convert_model", "set_up_builder"]
+__all__ = ["ImportRequest", "convert_model", "prepare_import", "set_up_builder"]
 
 COMPLETE = 100.0
 
 
 def _ignore(_: ImportProgress) -> None:
     pass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportRequest:
+    """A validated import.
+
+    Attributes:
+        source: The model to convert.
+        output: The directory to make.
+        precision: The type of the weights.
+        builder: The environment of the builder.
+        check: Whether to compare the model's answers with those of the source.
+        alias: The name of the model; empty if it is not registered.
+    """
+
+    source: ModelSource
+    output: Path
+    builder: Builder
+    precision: Precision = "int4"
+    check: bool = True
+    alias: str = ""
+
+    def require_free_alias(self, models: Iterable[Model]) -> None:
+        """Raise InvalidRequest if another registered directory has the alias."""
+        for model in models:
+            if model.catalog != "local" or model.alias.casefold() != self.alias.casefold():
+                continue
+            if model.path is None or Path(model.path) != self.output:
+                place = f" for {model.path}" if model.path else ""
+                raise InvalidRequest(
+                    f"alias is {self.alias!r}, which is registered{place}",
+                    field="alias",
+                    hint="Choose another alias, or remove that model first with `foundry-api models"
+                    f" remove {model.alias}`.",
+                )
+
+
+def prepare_import(
+    source: str | os.PathLike[str],
+    alias: str,
+    *,
+    precision: object = "int4",
+    output: str | os.PathLike[str] | None = None,
+    home: Path | None = None,
+    check: bool = True,
+) -> ImportRequest:
+    """Validate an import, and read its source. Nothing is made."""
+    check_alias(alias)
+    if precision not in PRECISIONS:
+        raise InvalidRequest(
+            f"precision is {format_value(precision)}, not one of {', '.join(PRECISIONS)}",
+            field="precision",
+        )
+    try:
+        directory = get_default_output(alias, home) if output is None else absolute_path(output)
+    except ValueError as error:
+        raise InvalidRequest(f"output is {output!r}: {error}", field="output") from error
+    return ImportRequest(
+        source=inspect_source(source),
+        output=directory,
+        builder=Builder.from_home(home),
+        precision=precision,
+        check=check,
+        alias=alias,
+    )
 
 
 async def set_up_builder(builder: Builder, progress: Progress = _ignore) -> None:
@@ -49,37 +120,22 @@ async def set_up_builder(builder: Builder, progress: Progress = _ignore) -> None
     )
 
 
-async def convert_model(
-    source: ModelSource,
-    output: Path,
-    *,
-    builder: Builder,
-    precision: Precision = "int4",
-    check: bool = True,
-    progress: Progress = _ignore,
-) -> Path:
-    """Convert a source into a directory for the engine, and return the directory.
+async def convert_model(request: ImportRequest, progress: Progress = _ignore) -> None:
+    """Convert a model into a directory for the engine.
 
     A stopped conversion continues with the step at which it stopped. If the directory was made from
     the same source before, nothing is done.
 
-    Args:
-        source: See `inspect_source`.
-        output: The directory to make; it must not exist or be empty.
-        builder: The environment of the builder, which must be ready.
-        precision: The type of the weights.
-        check: Whether to compare the model's answers with those of the source.
-        progress: Called with the progress of each step.
-
     Raises:
-        InvalidRequest: `output` has other files.
+        InvalidRequest: The output has other files.
         ModelBuilderMissing: The builder is not installed.
         ModelImportFailed: A step failed; steps that are done are kept.
     """
+    builder, output = request.builder, request.output
     builder.require_ready()
-    workspace = Workspace(output, source, precision, builder.recipe)
+    workspace = Workspace(output, request.source, request.precision, builder.recipe)
     name = hashlib.sha256(str(output).encode()).hexdigest()[:32]
-    steps = _list_steps(source, check=check)
+    steps = _list_steps(request)
 
     def wait() -> None:
         detail = "waiting for another program that imports to the same directory"
@@ -89,15 +145,14 @@ async def convert_model(
         async with hold_lock(builder.directory / f"{name}.lock", wait):
             if workspace.check_output():
                 workspace.clean()
-                return output
-            workspace.open()
-            await _Conversion(source, workspace, builder, steps, progress).run()
-    return output
+                return
+            await asyncio.to_thread(workspace.open)
+            await _Conversion(request, workspace, steps, progress).run()
 
 
-def _list_steps(source: ModelSource, *, check: bool) -> tuple[str, ...]:
-    weights = ("weights",) if source.kind == "gguf" else ()
-    return (*weights, "graph", *(("reference", "check") if check else ()))
+def _list_steps(request: ImportRequest) -> tuple[str, ...]:
+    weights = ("weights",) if request.source.kind == "gguf" else ()
+    return (*weights, "graph", *(("reference", "check") if request.check else ()))
 
 
 class _Conversion:
@@ -105,15 +160,14 @@ class _Conversion:
 
     def __init__(
         self,
-        source: ModelSource,
+        request: ImportRequest,
         workspace: Workspace,
-        builder: Builder,
         steps: tuple[str, ...],
         progress: Progress,
     ) -> None:
-        self._source = source
+        self._source = request.source
+        self._builder = request.builder
         self._workspace = workspace
-        self._builder = builder
         self._steps = steps
         self._progress = progress
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import shutil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from foundry_api._version import __version__
-from foundry_api.model_import.types import Precision
+from foundry_api.model_import.directory import (
+    MAX_RECORD_BYTES,
+    RECORD,
+    ImportRecord,
+    read_record,
+)
 from foundry_api.observe.format import format_bytes
 from foundry_api.storage.private_file import read_file, replace_file
 from foundry_api.types.errors import InvalidRequest, ModelImportFailed
@@ -19,43 +23,17 @@ from foundry_api.wire.errors import NOT_JSON
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from foundry_api.model_import.types import ModelSource
+    from foundry_api.model_import.types import ModelSource, Precision
 
-__all__ = ["RECORD", "ImportRecord", "Workspace", "read_record"]
+__all__ = ["Workspace"]
 
-RECORD = "foundry_import.json"
 STATE = "state.json"
-MAX_RECORD_BYTES = 2**20
 MIN_FREE_BYTES = 2**28
 
 # Bytes on the disk per weight, from SmolLM2-135M, whose vocabulary is large for its size. fp16 is
 # built with 32 bits first.
 _BYTES_PER_WEIGHT = {"int4": 1.0, "int8": 2.2, "fp16": 6.5}
 _WEIGHTS_AS_FLOATS = 4.2
-
-
-class ImportRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What a directory was made from. It stands in the directory as foundry_import.json.
-
-    Attributes:
-        source: The path of the source.
-        digest: Identifies the source and the builder.
-        precision: The type of the weights.
-        architecture: The class of the model.
-        agreement: For each prompt of the check, how many tokens agreed, and how many were compared;
-            empty if it was not checked.
-        version: The version of foundry-api.
-    """
-
-    source: str
-    digest: str
-    precision: Precision
-    architecture: str
-    agreement: tuple[tuple[int, int], ...] = ()
-    version: str = __version__
-
-    def is_same_import(self, other: ImportRecord) -> bool:
-        return (self.digest, self.precision) == (other.digest, other.precision)
 
 
 class _State(msgspec.Struct):
@@ -184,15 +162,6 @@ class Workspace:
 
     def _write_state(self) -> None:
         replace_file(self.directory / STATE, msgspec.json.encode(self._state))
-
-
-def read_record(directory: Path) -> ImportRecord | None:
-    """Return what a directory was imported from; None if it was not imported."""
-    try:
-        content: Any = read_file(directory / RECORD, MAX_RECORD_BYTES)
-        return msgspec.json.decode(content, type=ImportRecord)
-    except (OSError, *NOT_JSON):
-        return None
 
 
 def _estimate_bytes(source: ModelSource, precision: Precision) -> int:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from foundry_api.core.residency.policy import ModelResidency
     from foundry_api.core.responses import Input
     from foundry_api.core.service_pool import ServiceHandle
+    from foundry_api.model_import.types import ImportProgress, Precision
     from foundry_api.monitor.health import HealthStatus
     from foundry_api.resilience.breaker import BreakerSettings, CircuitBreaker
     from foundry_api.resilience.limiter import Limiter, LimiterSettings
@@ -1106,6 +1107,56 @@ class SyncModels:
         """
         return self._loop.run(lambda: self._async.register(path, alias))
 
+    def import_model(
+        self,
+        source: Path | str,
+        alias: str,
+        *,
+        precision: Precision = "int4",
+        output: Path | str | None = None,
+        check: bool = True,
+        setup: bool = False,
+        progress: Callable[[ImportProgress], object] | None = None,
+    ) -> Model:
+        """Convert a model of Hugging Face or a GGUF file for the engine, and register it.
+
+        It takes minutes to hours and needs memory for all weights as 32-bit floats, but no network
+        once the packages that convert models are installed. A stopped import continues at the step
+        at which it stopped when it is called again with the same arguments. The source is not
+        changed. `remove` deletes an imported model.
+
+        Args:
+            source: A directory with a Hugging Face model (safetensors), or a GGUF file.
+            alias: The name of the model; see `register`.
+            precision: `int4`, `int8` or `fp16`. With fp16 the files have 16 bits per weight, and
+                the memory 32.
+            output: The directory to make, which must not exist or be empty; default is one in the
+                data directory of this package.
+            check: Compare the first tokens of five answers with those of the source.
+            setup: Install the packages that convert models if they are missing: gigabytes, into an
+                environment of their own.
+            progress: Called with an `ImportProgress` for each step and within it.
+
+        Raises:
+            ModelSourceUnsupported: The model cannot be converted; nothing was made.
+            ModelBuilderMissing: The packages are missing, and `setup` is False.
+            ModelImportFailed: A step failed, or the answers differ too much from the source's.
+            InvalidRequest: An argument is invalid, `alias` is taken, or `output` has other files.
+            HookFailed: `progress` raised an exception, which stops the import.
+            UnsupportedFeature: The service was not started by this package.
+        """
+        return self._loop.run(
+            lambda: self._async.import_model(
+                source,
+                alias,
+                precision=precision,
+                output=output,
+                check=check,
+                setup=setup,
+                progress=progress,
+            )
+        )
+
     def unregister(self, alias: str) -> None:
         """Unregister a directory, for all programs of this user. Its files are not deleted.
 
@@ -1121,10 +1172,13 @@ class SyncModels:
         return self._loop.run(lambda: self._async.unregister(alias))
 
     def remove(self, name: str) -> int:
-        """Delete the files of a downloaded model. Return the number of bytes freed.
+        """Delete the files of a downloaded or imported model. Return the number of bytes freed.
+
+        Directories that were registered, or imported to an `output` of yours, are not deleted; use
+        `unregister` for them.
 
         Raises:
-            ModelNotFound: No downloaded model has that name.
+            ModelNotFound: No downloaded or imported model has that name.
             ModelInUse: The model is loaded.
             UnsupportedFeature: The service was not started by this package.
         """

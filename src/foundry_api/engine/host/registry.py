@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +16,8 @@ from foundry_api.engine.host.variants import (
 )
 from foundry_api.engine.models.directory import ModelFiles, compute_digest
 from foundry_api.engine.models.task import detect_task
-from foundry_api.engine.models.validate import validate
-from foundry_api.types.errors import InvalidRequest, ModelRegistrationFailed
+from foundry_api.engine.models.validate import check_alias, validate
+from foundry_api.types.errors import ModelRegistrationFailed
 from foundry_api.wire.errors import clean_message
 
 if TYPE_CHECKING:
@@ -31,10 +30,6 @@ __all__ = ["Registry"]
 
 # How often another host may take the version that this one was about to register.
 MAX_RETRIES = 20
-
-# The engine accepts only such names (2.2.1), and serves `x-generic-cpu` under the alias `x`.
-_ALIAS = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]*")
-_DEVICE_SUFFIX = re.compile(r"-generic-(?:cpu|gpu|npu)$", re.IGNORECASE)
 
 
 class Registry:
@@ -53,7 +48,7 @@ class Registry:
 
     def register(self, directory: Path, alias: str) -> Model:
         """Register a directory, as a new version if its files or its place changed."""
-        _check_alias(alias)
+        check_alias(alias)
         files = validate(directory)
         return self._ensure_newest(files, alias, None, lambda path: path == files.directory)
 
@@ -145,19 +140,3 @@ class Registry:
             if version.info.alias.casefold() == folded_alias
         ]
         return sorted(matches, key=lambda variant: variant.info.version, reverse=True)
-
-
-def _check_alias(alias: str) -> None:
-    if not _ALIAS.fullmatch(alias):
-        raise InvalidRequest(
-            f"{alias!r} cannot be the alias of a model",
-            field="alias",
-            hint="Use letters, digits, `.`, `_` and `-`; the first is a letter or a digit.",
-        )
-    name = _DEVICE_SUFFIX.sub("", alias)
-    if name != alias:
-        raise InvalidRequest(
-            f"{alias} cannot be an alias: the engine reads its end as a device and serves {name}",
-            field="alias",
-            hint="Leave out the device.",
-        )

@@ -1,4 +1,4 @@
-"""Checks whether a model directory can be served."""
+"""Checks whether a model directory can be served, and under which names."""
 
 # The engine registers every directory with a readable configuration, and fails only when it loads
 # the model, with an internal message. These checks find the most common causes before that.
@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any, cast
 
 from foundry_api.engine.models.directory import (
@@ -26,13 +27,17 @@ from foundry_api.engine.models.task import (
     detect_task,
     has_template,
 )
-from foundry_api.types.errors import ModelRegistrationFailed
+from foundry_api.types.errors import InvalidRequest, ModelRegistrationFailed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-__all__ = ["find_problems", "validate"]
+__all__ = ["check_alias", "find_problems", "validate"]
+
+# The engine accepts only such names (2.2.1), and serves `x-generic-cpu` under the alias `x`.
+_ALIAS = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]*")
+_DEVICE_SUFFIX = re.compile(r"-generic-(?:cpu|gpu|npu)$", re.IGNORECASE)
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
@@ -47,6 +52,23 @@ def validate(directory: Path) -> ModelFiles:
             f"`foundry-api models register {directory} --check`.",
         )
     return ModelFiles.read(directory)
+
+
+def check_alias(alias: str) -> None:
+    """Raise InvalidRequest for an alias that the engine does not accept or serve."""
+    if not _ALIAS.fullmatch(alias):
+        raise InvalidRequest(
+            f"{alias!r} cannot be the alias of a model",
+            field="alias",
+            hint="Use letters, digits, `.`, `_` and `-`; the first is a letter or a digit.",
+        )
+    name = _DEVICE_SUFFIX.sub("", alias)
+    if name != alias:
+        raise InvalidRequest(
+            f"{alias} cannot be an alias: the engine reads its end as a device and serves {name}",
+            field="alias",
+            hint="Leave out the device.",
+        )
 
 
 def find_problems(directory: Path) -> tuple[str, ...]:
