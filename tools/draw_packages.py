@@ -25,6 +25,7 @@ PURPOSES = {
     "client": "FoundryAPIClient, FoundryClient",
     "batch": "many requests",
     "monitor": "health over time",
+    "model_import": "models of Hugging Face",
     "core": "how one call runs",
     "engine": "find or run Foundry Local",
     "wire": "bytes ↔ values",

@@ -41,6 +41,8 @@ _NAMES_BY_MODULE = {
         "TimeOptions",
     ),
     "core.residency.policy": ("ModelResidency",),
+    "model_import.errors": ("ModelBuilderMissing", "ModelImportFailed", "ModelSourceUnsupported"),
+    "model_import.types": ("ImportProgress",),
     "monitor.health": ("HealthStatus",),
     "monitor.monitor": (
         "AlertCommand",
@@ -198,6 +200,10 @@ if TYPE_CHECKING:
         TimeOptions as TimeOptions,
     )
     from foundry_api.core.residency.policy import ModelResidency as ModelResidency
+    from foundry_api.model_import.errors import ModelBuilderMissing as ModelBuilderMissing
+    from foundry_api.model_import.errors import ModelImportFailed as ModelImportFailed
+    from foundry_api.model_import.errors import ModelSourceUnsupported as ModelSourceUnsupported
+    from foundry_api.model_import.types import ImportProgress as ImportProgress
     from foundry_api.monitor.health import HealthStatus as HealthStatus
     from foundry_api.monitor.monitor import (
         AlertCommand as AlertCommand,

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foundry_api.model_import.child import read_tail, run_child
+from foundry_api.model_import.errors import ModelBuilderMissing, ModelImportFailed
 from foundry_api.observe.format import format_bytes
 from foundry_api.storage.lock import FileLock, LockTimeout
 from foundry_api.storage.paths import PRIVATE_DIRECTORY, Paths
 from foundry_api.storage.private_file import replace_file
-from foundry_api.types.errors import ModelBuilderMissing, ModelImportFailed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator, Sequence
@@ -187,7 +187,7 @@ class Builder:
         status = await self._run(command, progress.read_line)
         if status == 0:
             return
-        reason = "; ".join(progress.errors) or read_tail(self.log_path)
+        reason = read_tail(self.log_path, "ERROR: ") or read_tail(self.log_path)
         raise ModelImportFailed(
             f"the packages that convert models could not be installed: {reason}",
             step="setup",
@@ -215,7 +215,6 @@ class _PipProgress:
         self._report = report
         self._package = ""
         self._count = 0
-        self.errors: list[str] = []
 
     def read_line(self, line: str) -> None:
         if match := _COLLECTING.match(line):

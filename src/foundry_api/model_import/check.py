@@ -12,9 +12,10 @@ import msgspec
 from foundry_api.core.call import CallRequest
 from foundry_api.core.chat import make_chat_call, make_chat_request
 from foundry_api.core.runtime import ClientRuntime
+from foundry_api.model_import.errors import ModelImportFailed
 from foundry_api.resilience.deadline import NEVER
 from foundry_api.types.checks import prompt_to_messages
-from foundry_api.types.errors import FoundryError, ModelImportFailed
+from foundry_api.types.errors import FoundryError
 from foundry_api.types.settings import Settings
 
 if TYPE_CHECKING:

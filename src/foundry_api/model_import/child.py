@@ -79,8 +79,8 @@ async def run_child(
     return process.returncode
 
 
-def read_tail(log_path: Path) -> str:
-    """Return the last lines of a log, on one line."""
+def read_tail(log_path: Path, prefix: str = "") -> str:
+    """Return the last lines of a log that have a prefix, on one line and without it."""
     try:
         with log_path.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
@@ -89,7 +89,8 @@ def read_tail(log_path: Path) -> str:
         return ""
     # A progress bar repeats its line after a carriage return.
     lines = [line.rpartition("\r")[2].strip() for line in text.rstrip().splitlines()]
-    return " ".join([line for line in lines if line][-TAIL_LINES:])
+    found = [line.removeprefix(prefix) for line in lines if line and line.startswith(prefix)]
+    return " ".join(found[-TAIL_LINES:])
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

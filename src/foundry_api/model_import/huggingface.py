@@ -12,6 +12,7 @@ from foundry_api.model_import.safetensors import InvalidSafetensors, read_tensor
 from foundry_api.model_import.supported import (
     find_architecture_problem,
     find_rope_problem,
+    limit_context,
     make_unsupported_error,
 )
 from foundry_api.model_import.types import ModelSource
@@ -69,7 +70,7 @@ def inspect_directory(directory: Path) -> ModelSource:
         path=directory,
         kind="directory",
         architecture=config["architectures"][0],
-        context_length=config["max_position_embeddings"],
+        context_length=limit_context(config),
         parameters=parameters,
         digest=_compute_digest(directory, weights),
     )

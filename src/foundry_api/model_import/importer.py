@@ -16,11 +16,12 @@ from foundry_api.model_import.builder import Builder, hold_lock
 from foundry_api.model_import.check import PROMPTS, TOKENS, check_model
 from foundry_api.model_import.child import read_tail, run_child
 from foundry_api.model_import.directory import get_default_output
+from foundry_api.model_import.errors import ModelImportFailed
 from foundry_api.model_import.source import inspect_source
 from foundry_api.model_import.types import PRECISIONS, ImportProgress
 from foundry_api.model_import.workspace import Workspace
 from foundry_api.storage.private_file import replace_file
-from foundry_api.types.errors import InvalidRequest, ModelImportFailed
+from foundry_api.types.errors import InvalidRequest
 from foundry_api.types.local_path import absolute_path
 from foundry_api.types.values import format_value
 

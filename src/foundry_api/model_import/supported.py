@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from foundry_api.types.errors import ModelSourceUnsupported
+from foundry_api.model_import.errors import ModelSourceUnsupported
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -21,16 +21,31 @@ __all__ = [
     "GGUF_PRE_TOKENIZERS",
     "find_architecture_problem",
     "find_rope_problem",
+    "limit_context",
     "make_unsupported_error",
 ]
 
 # Architectures, and the kinds of scaled positions (rope_type) that are supported with each.
 ARCHITECTURES: Mapping[str, frozenset[str]] = {
+    "Ernie4_5ForCausalLM": frozenset({"default"}),
+    "Gemma2ForCausalLM": frozenset({"default"}),
+    "GemmaForCausalLM": frozenset({"default"}),
+    "GraniteForCausalLM": frozenset({"default"}),
+    "HunYuanDenseV1ForCausalLM": frozenset({"default"}),
+    "Lfm2ForCausalLM": frozenset({"default"}),
     "LlamaForCausalLM": frozenset({"default", "llama3"}),
     "MistralForCausalLM": frozenset({"default"}),
+    "NemotronForCausalLM": frozenset({"default"}),
+    "Phi3ForCausalLM": frozenset({"default"}),
+    "PhiForCausalLM": frozenset({"default"}),
     "Qwen2ForCausalLM": frozenset({"default"}),
     "Qwen3ForCausalLM": frozenset({"default", "linear"}),
 }
+
+# Gemma 2 attends to a window in some of its layers, which the builder knows. Of these it forgets
+# the window, so they are exact within it only.
+_WINDOW_IS_IGNORED = frozenset({"MistralForCausalLM", "Phi3ForCausalLM"})
+_WINDOW_IS_OPTIONAL = frozenset({"Qwen2ForCausalLM", "Qwen3ForCausalLM"})
 
 # Of these the converter in transformers restores the weights, the configuration and the tokenizer.
 GGUF_ARCHITECTURES: Mapping[str, str] = {
@@ -59,12 +74,25 @@ def find_rope_problem(architecture: str, rope: object) -> str | None:
     section = cast("dict[str, Any]", rope) if isinstance(rope, dict) else {}
     kind: Any = section.get("rope_type") or section.get("type") or "default"
     supported = ARCHITECTURES[architecture]
-    if kind in supported:
+    if isinstance(kind, str) and kind in supported:
         return None
     return (
         f"positions scaled with rope_type {kind} are not supported for {architecture}; "
         f"supported are {', '.join(sorted(supported))}"
     )
+
+
+def limit_context(config: Mapping[str, Any]) -> int:
+    """Return the length of the context in which a converted model answers as its source."""
+    length: int = config["max_position_embeddings"]
+    window: Any = config.get("sliding_window")
+    architecture = config["architectures"][0]
+    has_window = architecture in _WINDOW_IS_IGNORED or (
+        architecture in _WINDOW_IS_OPTIONAL and config.get("use_sliding_window") is True
+    )
+    if has_window and isinstance(window, int) and 0 < window < length:
+        return window
+    return length
 
 
 def make_unsupported_error(

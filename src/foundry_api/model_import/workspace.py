@@ -15,9 +15,10 @@ from foundry_api.model_import.directory import (
     ImportRecord,
     read_record,
 )
+from foundry_api.model_import.errors import ModelImportFailed
 from foundry_api.observe.format import format_bytes
 from foundry_api.storage.private_file import read_file, replace_file
-from foundry_api.types.errors import InvalidRequest, ModelImportFailed
+from foundry_api.types.errors import InvalidRequest
 from foundry_api.wire.errors import NOT_JSON
 
 if TYPE_CHECKING:

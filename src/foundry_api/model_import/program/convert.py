@@ -152,7 +152,10 @@ def make_graph(job: dict[str, Any]) -> None:
     config = json.loads(Path(source, "config.json").read_text(encoding="utf-8"))
     sys.stdout = LayerCounter(config["num_hidden_layers"])
     precision = {"fp16": "fp32"}.get(job["precision"], job["precision"])
-    options = ["include_hidden_states=true"]  # with them, the engine can embed with the model too
+    options = [
+        "include_hidden_states=true",  # with them, the engine can embed with the model too
+        "windowed_kv_cache=false",  # else the library refuses prompts shorter than the window
+    ]
     if precision == "int4":
         # Measured on SmolLM2-135M: better than the builder's defaults, and 17 MB larger.
         options += [
@@ -217,7 +220,7 @@ def halve_weights(path: Path) -> None:
 def set_defaults(source: Path, target: Path, context_length: int) -> None:
     path = target / "genai_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
-    config["model"]["context_length"] = context_length
+    config["model"]["context_length"] = config["search"]["max_length"] = context_length
     generation = source / "generation_config.json"
     chosen = json.loads(generation.read_text(encoding="utf-8")) if generation.is_file() else {}
     if not chosen.get("do_sample"):
