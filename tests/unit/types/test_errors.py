@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from foundry_api.model_import import errors as import_errors
 from foundry_api.tools import errors as tool_errors
 from foundry_api.types import errors
 from foundry_api.types.errors import FoundryError
@@ -19,7 +20,7 @@ from foundry_api.wire.errors import _SOURCE_LOCATION, MAX_MESSAGE_CHARS, classif
 
 CLASSES: list[type[FoundryError]] = [
     value
-    for value in (vars(errors) | vars(tool_errors)).values()
+    for value in (vars(errors) | vars(tool_errors) | vars(import_errors)).values()
     if inspect.isclass(value) and issubclass(value, FoundryError)
 ]
 BASES = {"BatchError", "ToolError", "FoundryError", "ModelError", "ServiceError"}
@@ -45,7 +46,8 @@ def test_the_docstring_shows_the_class_tree() -> None:
 
 
 def test_every_error_is_public() -> None:
-    assert sorted(c.__name__ for c in CLASSES) == sorted([*errors.__all__, *tool_errors.__all__])
+    names = [*errors.__all__, *tool_errors.__all__, *import_errors.__all__]
+    assert sorted(c.__name__ for c in CLASSES) == sorted(names)
 
 
 @pytest.mark.parametrize("kind", CLASSES)
