@@ -27,6 +27,7 @@ ROWS = {
     "usage": "token counts",
     "stream_errors": "a failed stream reports the reason",
     "cancellation": "the engine stops when the client disconnects",
+    "prompt_cancellation": "the engine stops when the client disconnects while it reads the prompt",
     "parallel_calls": "concurrent calls to one model",
     "keep_alive": "keep-alives while it reads a prompt",
     "json_schema": "answers that match a JSON schema (else prompted, validated and retried)",

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from conformance.conftest import RawClient
     from conformance.services import Service
     from foundry_api import FoundryAPIClient
-    from foundry_api.wire.transport import Response
+    from foundry_api.wire.transport import Request, Response
 
     Measure = Callable[["Subject"], Awaitable[Support]]
 
@@ -127,6 +127,33 @@ async def cancellation(subject: Subject) -> Support:
     before = subject.service.cpu_s()
     await asyncio.sleep(0.5)
     return judged(by_itself=subject.service.cpu_s() - before < 0.05, with_ours=False)
+
+
+async def prompt_cancellation(subject: Subject) -> Support:
+    """Return whether the engine still works much after its client left during the prompt."""
+    request = subject.raw.build_chat_request("say-after-a-while", stream=True)
+    began_at = subject.service.cpu_s()
+    reading = asyncio.create_task(_send_and_read(subject, request))
+    while subject.service.cpu_s() - began_at < 0.1:  # noqa: ASYNC110 - no event shows it
+        await asyncio.sleep(0.01)
+    reading.cancel()
+    await asyncio.wait({reading})
+    assert reading.cancelled()
+    left_at = before = subject.service.cpu_s()
+    await asyncio.sleep(0.5)
+    while (now := subject.service.cpu_s()) - before > 0.01:
+        before = now
+        await asyncio.sleep(0.5)
+    return judged(by_itself=before - left_at < 0.2, with_ours=False)
+
+
+async def _send_and_read(subject: Subject, request: Request) -> None:
+    response = await subject.raw.transport.send(request)
+    try:
+        while b"data:" not in await response.read():
+            continue
+    finally:
+        response.close()
 
 
 async def parallel_calls(subject: Subject) -> Support:
@@ -365,10 +392,10 @@ async def images(subject: Subject) -> Support:
 
 
 MEASURES: tuple[Measure, ...] = (
-    chat, stop, finish_reason, usage, stream_errors, cancellation, parallel_calls, keep_alive,
-    json_schema, choice, grammar, tools, tool_choice, tool_history, names, load, unload,
-    parallel_loads, download, cached, responses, chained_responses, embeddings, audio, images,
-    response_images, refuses_images,
+    chat, stop, finish_reason, usage, stream_errors, cancellation, prompt_cancellation,
+    parallel_calls, keep_alive, json_schema, choice, grammar, tools, tool_choice, tool_history,
+    names, load, unload, parallel_loads, download, cached, responses, chained_responses,
+    embeddings, audio, images, response_images, refuses_images,
 )  # fmt: skip
 
 # They may kill the service: see test_unloading.py and test_embedding_a_chat_model.py.

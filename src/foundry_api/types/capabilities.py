@@ -46,7 +46,9 @@ class Capabilities(Result, msgspec.Struct, frozen=True, kw_only=True):
         finish_reason: Reports `length` for a truncated answer.
         usage: Token counts.
         stream_errors: Reports the error when a stream fails.
-        cancellation: Stops the engine when the client disconnects.
+        cancellation: Stops the engine when the client disconnects, if it has read the prompt.
+        prompt_cancellation: Stops the engine while it reads the prompt. No generation does: the
+            client counts such a call as in flight until the engine has read its prompt.
         parallel_calls: Runs several calls of one model in parallel.
         keep_alive: Sends keep-alives while the engine reads the prompt.
         json_schema: The engine constrains answers to a JSON schema. Without it, the schema is put
@@ -88,6 +90,7 @@ class Capabilities(Result, msgspec.Struct, frozen=True, kw_only=True):
     usage: Support = "native"
     stream_errors: Support
     cancellation: Support
+    prompt_cancellation: Support = "unsupported"
     parallel_calls: Support
     keep_alive: Support
     json_schema: Support
