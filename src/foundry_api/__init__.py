@@ -61,6 +61,7 @@ _NAMES_BY_MODULE = {
     "resilience.breaker": ("BreakerSettings", "BreakerStatistics"),
     "resilience.deadline": ("deadline",),
     "resilience.limiter": ("LimiterSettings", "LimiterStatistics"),
+    "resilience.prompt_reading": ("DeadlineTooShort",),
     "tools.definition": ("Tool", "tool"),
     "tools.errors": ("MaxTurnsExceeded", "ToolFailed"),
     "tools.results": ("ToolResult", "ToolRun"),
@@ -231,6 +232,7 @@ if TYPE_CHECKING:
         LimiterSettings as LimiterSettings,
         LimiterStatistics as LimiterStatistics,
     )
+    from foundry_api.resilience.prompt_reading import DeadlineTooShort as DeadlineTooShort
     from foundry_api.tools.definition import Tool as Tool, tool as tool
     from foundry_api.tools.errors import (
         MaxTurnsExceeded as MaxTurnsExceeded,

@@ -57,6 +57,7 @@ PUBLIC = [
     "ContextOverflow",
     "Conversation",
     "DeadlineExceeded",
+    "DeadlineTooShort",
     "DownloadFailed",
     "DownloadProgress",
     "Embeddings",

@@ -268,6 +268,7 @@ def format_limits(sample: HealthSample) -> str:
     if idle and breaker.state == "closed" and not breaker.calls:
         return ""
     parts = [f"{limiter.in_flight} of {limiter.limit} in flight", f"{limiter.queued} queued"]
+    parts += [f"{limiter.abandoned} read for nobody"] if limiter.abandoned else []
     parts += [f"{traffic.answered} succeeded"]
     parts += [f"{traffic.failed} failed"] if traffic.failed else []
     return ", ".join([*parts, f"breaker {breaker.state}"])

@@ -233,7 +233,8 @@ class FoundryAPIClient(ChatMethods, ToolMethods, EndpointMethods, BatchMethods):
         from foundry_api.monitor import health  # noqa: PLC0415
 
         try:
-            return await health.check_health(await self._backend.connect())
+            connection = await self._backend.connect()
+            return await health.check_health(connection, self.limiter.abandoned.describe())
         except ServiceError as error:
             return health.down_status(error)
 

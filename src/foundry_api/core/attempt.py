@@ -9,8 +9,12 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
+from foundry_api.core.abandoned_reads import AbandonedRead
 from foundry_api.resilience.limiter import Moved
+from foundry_api.resilience.prompt_reading import MARGIN, DeadlineTooShort
 from foundry_api.types.errors import (
+    CallTimeout,
+    DeadlineExceeded,
     FoundryError,
     InvalidRequest,
     ModelError,
@@ -34,6 +38,7 @@ if TYPE_CHECKING:
     from foundry_api.core.operation import Decoder, Operation
     from foundry_api.core.residency.usage import ModelUsage
     from foundry_api.core.service_pool import ServiceHandle
+    from foundry_api.resilience.abandoned import AbandonedPrompt
     from foundry_api.resilience.breaker import CallPermit
     from foundry_api.resilience.limiter import Slot
     from foundry_api.resilience.timeouts import TimeoutGuard
@@ -74,6 +79,7 @@ class Attempt(Generic[_ChunkT]):
         "_response",
         "_slot",
         "_usage",
+        "abandoned",
         "connection",
         "first_token_at",
         "headers",
@@ -100,6 +106,7 @@ class Attempt(Generic[_ChunkT]):
         self.sent_at = monotonic()  # the attempt's start until `send`
         self.was_sent = False
         self.first_token_at: float | None = None
+        self.abandoned: AbandonedPrompt | None = None  # set by `close`
         self.status = 0
         self.headers: Mapping[str, str] = {}
         self._operation = operation
@@ -138,6 +145,8 @@ class Attempt(Generic[_ChunkT]):
             await self._wait_for_slot(requeued=requeued, may_move=may_move)
             # The service may have been restarted or the model unloaded during the wait.
             connection, model = await self._resolve(name, download=download)
+        if operation.reads_prompt and self._guard.has_deadline:
+            self._check_deadline(model)
         self._usage = connection.models.begin_use(model.id)
 
     async def send(self, first_s: float, gap_s: float) -> None:
@@ -210,8 +219,13 @@ class Attempt(Generic[_ChunkT]):
         return value
 
     def close(self, error: BaseException | None = None) -> None:
-        """Release the resources and report the outcome to the circuit breaker."""
+        """Release the resources and report the outcome to the circuit breaker.
+
+        If the engine continues to read the prompt, the slot stays taken until it has read it.
+        """
         self.service.attempts.discard(self)
+        if error is not None and self._may_be_read_on(error):
+            self._abandon()
         response, self._response = self._response, None
         if response is not None:
             response.close()
@@ -270,7 +284,78 @@ class Attempt(Generic[_ChunkT]):
         except Moved as moved:
             self.queued_s = moved.queued_s
             raise
+        except DeadlineExceeded as error:
+            if reason := self.service.limiter.abandoned.describe():
+                error.message = f"{error.message}, and {reason}"
+            raise
         self.queued_s = self._slot.queued_s
+
+    def _check_deadline(self, model: Model) -> None:
+        """Raise DeadlineTooShort if reading the prompt will clearly outlast the deadline."""
+        reading = self.service.readings.for_model(model.id)
+        if reading.is_empty:
+            return
+        estimate = reading.estimate(self._operation.get_prompt_bytes())
+        remaining_s = self._guard.remaining_s
+        if estimate is None or estimate.duration_s * MARGIN <= remaining_s:
+            return
+        size = "" if estimate.tokens is None else f" of about {estimate.tokens:,} tokens"
+        rate = estimate.tokens_per_second
+        pace = "" if rate is None else f" ({rate:,.0f} tokens/s)"
+        error = DeadlineTooShort(
+            f"reading the prompt{size} takes at least {estimate.duration_s:.1f} s{pace}, and "
+            f"{max(remaining_s, 0.0):.1f} s of the deadline are left",
+            limit_s=self._guard.deadline.limit_s,
+            stage="reading the prompt",
+        )
+        error.estimate_s, error.prompt_tokens = estimate.duration_s, estimate.tokens
+        error.tokens_per_second = rate
+        raise error
+
+    def _may_be_read_on(self, error: BaseException) -> bool:
+        """Return whether the engine still reads the prompt of a call that ends with this error."""
+        connection = self.connection
+        if self._slot is None or connection is None or self.first_token_at is not None:
+            return False
+        if not (self.was_sent and self._operation.reads_prompt and self._guard.loop.is_running()):
+            return False
+        if isinstance(error, FoundryError) and not isinstance(error, CallTimeout):
+            return False
+        capabilities = connection.dialect.capabilities
+        if isinstance(error, ReadTimeout) and capabilities.keep_alive == "native":
+            # Without a keep-alive the engine hangs.
+            return error.has_keep_alives
+        return capabilities.prompt_cancellation != "native"
+
+    def _abandon(self) -> None:
+        """Leave the response, the model and the slot to a task that waits for the engine."""
+        (connection, model), decoder, loop = self.target, self._decoder, self._guard.loop
+        size_bytes = self._operation.get_prompt_bytes()
+        reading = self.service.readings.for_model(model.id)
+        estimate = reading.estimate(size_bytes, min_samples=1)
+        response, usage, slot = self._response, self._usage, self._slot
+        if decoder is None or slot is None or (response is None and estimate is None):
+            return
+        if response is not None and (response.ended or response.status != OK):
+            return
+
+        def release() -> None:
+            if usage is not None:
+                connection.models.end_use(usage)
+            slot.release()
+
+        read = AbandonedRead(
+            response=response,
+            decoder=decoder,
+            release=release,
+            has_keep_alives=connection.dialect.capabilities.keep_alive == "native",
+            sent_at=loop.time() - (self._monotonic() - self.sent_at),
+            size_bytes=size_bytes,
+            reading=reading,
+            estimate=estimate,
+        )
+        self.abandoned = self.service.abandoned_reads.add(read, loop)
+        self._response = self._usage = self._slot = None
 
     async def _read_block(self, response: Response) -> bytes:
         """Return the next block of the body. Empty at its end."""

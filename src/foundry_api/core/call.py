@@ -18,8 +18,10 @@ from foundry_api.core.loop_binding import LoopBinding
 from foundry_api.core.operation import AnswerFacts
 from foundry_api.resilience.deadline import Deadline
 from foundry_api.resilience.limiter import Moved
+from foundry_api.resilience.prompt_reading import MIN_TOKENS
 from foundry_api.resilience.timeouts import TimeoutGuard
 from foundry_api.types.errors import (
+    CallTimeout,
     CircuitOpen,
     ClientClosed,
     ContextOverflow,
@@ -290,7 +292,7 @@ class Call(Generic[_ChunkT, _ResultT]):
             )
         connection, model = attempt.target
         first_token_at = attempt.first_token_at
-        self._finished = operation.complete(
+        self._finished = finished = operation.complete(
             value,
             self._texts,
             AnswerFacts(
@@ -305,11 +307,23 @@ class Call(Generic[_ChunkT, _ResultT]):
                 queued_s=self._queued_s,
             ),
         )
+        usage, first_token_s = finished.usage, self._first_token_s
+        if (
+            usage is not None
+            and usage.prompt_tokens >= MIN_TOKENS
+            and first_token_s is not None
+            and attempt.service.limiter.load == 0  # nothing else has slowed the reading down
+        ):
+            attempt.service.readings.for_model(self._model).record(
+                operation.get_prompt_bytes(), usage.prompt_tokens, first_token_s
+            )
 
     async def _handle_failure(self, error: FoundryError, guard: TimeoutGuard) -> None:
         """Prepare for another attempt, or raise the error if the call has failed."""
         context, attempt = self._context, self._attempt
         self._finish_attempt(attempt, error)
+        if attempt is not None and attempt.abandoned and isinstance(error, CallTimeout):
+            attempt.service.abandoned_reads.report(error, attempt.abandoned)
         if context.is_closed() and not isinstance(error, ClientClosed):
             closed = ClientClosed("the client was closed during the call")
             raise self._add_context(closed) from error

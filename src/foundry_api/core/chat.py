@@ -200,6 +200,7 @@ class ChatCompletion(Operation[Chunk, StreamEnd, Completion[None]]):
 
     name: ClassVar[OperationName] = "chat"
     measures_latency: ClassVar[bool] = True
+    reads_prompt: ClassVar[bool] = True
     end_of_body: ClassVar[bytes] = b"\n\n"
 
     def __init__(self, request: ChatRequest, original: ChatRequest | None = None) -> None:
@@ -209,6 +210,9 @@ class ChatCompletion(Operation[Chunk, StreamEnd, Completion[None]]):
         self._refusal: list[str] = []
         self._tool_calls: list[ToolCall] = []
         self._raw: list[bytes] = []
+
+    def get_prompt_bytes(self) -> int:
+        return sum(len(message.content.encode()) for message in self._request.messages)
 
     def get_event_request(self) -> ChatRequest:
         return self._request

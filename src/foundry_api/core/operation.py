@@ -129,6 +129,8 @@ class Operation(ABC, Generic[_ChunkT, _ValueT, _ResultT]):
     default_timeout_s: ClassVar[float | None] = None
     # Whether the time to the first token is recorded as the latency of the model.
     measures_latency: ClassVar[bool] = False
+    # Whether the engine reads a prompt, which may be long, before the first token.
+    reads_prompt: ClassVar[bool] = False
     # Fed to the decoder after a body that ends early, to complete an event without its blank line.
     end_of_body: ClassVar[bytes] = b""
 
@@ -136,6 +138,13 @@ class Operation(ABC, Generic[_ChunkT, _ValueT, _ResultT]):
     def needs_slot(self) -> bool:
         """Whether the call waits for a slot of the limiter, because the engine does work for it."""
         return True
+
+    def get_prompt_bytes(self) -> int:
+        """Return the size of the prompt in UTF-8, from which its tokens are estimated.
+
+        0 if unknown.
+        """
+        return 0
 
     def get_event_request(self) -> ChatRequest | None:
         """Return the request for events, if this is a chat completion."""

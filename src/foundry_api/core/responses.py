@@ -95,6 +95,13 @@ class ResponseOperation(EndpointOperation[ResponseEvent, Response]):
     retention: Retention = "until_unload"
     is_continuation: bool = False
     name: ClassVar[OperationName] = "response"
+    reads_prompt: ClassVar[bool] = True
+
+    def get_prompt_bytes(self) -> int:
+        # The length of a conversation in the service, or of an image, is not known here.
+        text = self.members["input"]
+        is_all = isinstance(text, str) and "previous_response_id" not in self.members
+        return len(text.encode()) if is_all else 0
 
     def is_final(self, error: FoundryError, *, was_sent: bool) -> bool:
         """Whether the service may have stored it, so that a retry would store it twice."""

@@ -247,6 +247,7 @@ class ClientRuntime:
         """Reset what the calls of the previous event loop left, which may not have ended."""
         for service in self.services:
             service.attempts.clear()
+            service.abandoned_reads.clear()
             service.limiter.reset()
             service.breaker.end_trial()
 

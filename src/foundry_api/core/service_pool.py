@@ -7,6 +7,8 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING
 
+from foundry_api.core.abandoned_reads import AbandonedReads
+from foundry_api.resilience.prompt_reading import PromptReadings
 from foundry_api.resilience.single_flight import SingleFlight
 from foundry_api.types.errors import FoundryError, ServiceCrashed, ServiceError, ServiceNotRunning
 
@@ -49,6 +51,8 @@ class ServiceHandle:
         self.breaker = breaker
         self.limiter = limiter
         self.attempts: set[object] = set()  # assigned to this service and not ended yet
+        self.readings = PromptReadings()
+        self.abandoned_reads = AbandonedReads(limiter)
         # `ClientRuntime._make_service` passes both. `connect` locates or starts the service and
         # opens a Connection to it; `forget` is `ServiceLocator.invalidate`.
         self._connect = connect
@@ -99,6 +103,7 @@ class ServiceHandle:
 
     async def aclose(self) -> None:
         self.connection = None
+        await self.abandoned_reads.aclose()
         recovery, self._recovery = self._recovery, None
         # A task of another event loop, one that has ended, can't be awaited here.
         if recovery is not None and recovery.get_loop() is asyncio.get_running_loop():

@@ -46,7 +46,8 @@ class HealthStatus(Result, msgspec.Struct, frozen=True, kw_only=True):
         service: Its base URL; None if no service was found.
         latency_s: Response time of its status route in seconds; None if it is down.
         checked_at: Time of the check, in seconds since the epoch.
-        detail: What is wrong and what to do about it; empty if it is healthy.
+        detail: What is wrong and what to do about it, or the abandoned prompts of this client that
+            the engine still reads; empty if there is nothing to say.
     """
 
     status: Literal["healthy", "degraded", "down"]
@@ -67,8 +68,11 @@ def down_status(error: FoundryError) -> HealthStatus:
     )
 
 
-async def check_health(connection: Connection) -> HealthStatus:
-    """Check a service once, without a completion; raises ServiceError if it does not answer."""
+async def check_health(connection: Connection, busy_with: str = "") -> HealthStatus:
+    """Check a service once, without a completion; raises ServiceError if it does not answer.
+
+    `busy_with` is the detail of a healthy service.
+    """
     started_at = time.perf_counter()
     status = await connection.dialect.get_status()
     latency_s = time.perf_counter() - started_at
@@ -89,7 +93,7 @@ async def check_health(connection: Connection) -> HealthStatus:
         service=connection.endpoint.base_url,
         latency_s=latency_s,
         checked_at=time.time(),
-        detail=detail,
+        detail=detail or busy_with,
     )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from foundry_api.resilience.abandoned import AbandonedPrompts
 from foundry_api.resilience.hill_climber import HillClimber
 from foundry_api.types.errors import ConfigurationError, QueueFull
 from foundry_api.types.serialization import Result
@@ -83,6 +84,9 @@ class LimiterStatistics(Result):
         refused: Calls rejected in its lifetime because the queue was full.
         tokens_per_second: Throughput of the service at the best limit found; None until it was
             measured, which needs calls in the queue.
+        abandoned: Those in flight whose caller has left, but whose prompt the engine still reads.
+        abandoned_s: Estimated seconds until it has read them; None if there are none, or if their
+            duration is unknown.
     """
 
     limit: int
@@ -90,6 +94,8 @@ class LimiterStatistics(Result):
     queued: int
     refused: int
     tokens_per_second: float | None
+    abandoned: int = 0
+    abandoned_s: float | None = None
 
 
 class Moved(Exception):
@@ -133,6 +139,7 @@ class Limiter:
     Attributes:
         service: The service's name in errors; set by the owner.
         on_idle: Called when a slot is free and the queue is empty; set by the owner.
+        abandoned: The prompts that the engine reads for callers who have left. Each has a slot.
     """
 
     # It measures the throughput only while calls are queued. Without a queue, the throughput is
@@ -152,6 +159,7 @@ class Limiter:
         self._epoch = 0
         self._in_flight = 0
         self.on_idle: Callable[[], None] | None = None
+        self.abandoned = AbandonedPrompts(monotonic)
         # By future: whether the call may move to another service. The future's result is True with
         # a slot, False to move.
         self._queue: OrderedDict[asyncio.Future[bool], bool] = OrderedDict()
@@ -182,6 +190,8 @@ class Limiter:
             queued=len(self._queue),
             refused=self._refused,
             tokens_per_second=self._climber.steady_rate,
+            abandoned=len(self.abandoned),
+            abandoned_s=self.abandoned.remaining_s,
         )
 
     def try_acquire(self) -> Slot | None:
@@ -204,7 +214,10 @@ class Limiter:
             return slot
         if not requeued and len(self._queue) >= self._settings.queue:
             self._refused += 1
-            raise QueueFull(f"{len(self._queue)} calls are already queued", service=self.service)
+            reason = f", and {self.abandoned.describe()}" if self.abandoned else ""
+            raise QueueFull(
+                f"{len(self._queue)} calls are already queued{reason}", service=self.service
+            )
         return Slot(self, await self._wait(requeued=requeued, may_move=may_move), self._epoch)
 
     def move_waiter(self) -> None:
@@ -227,6 +240,7 @@ class Limiter:
         self._epoch += 1
         self._in_flight = 0
         self._queue.clear()
+        self.abandoned.clear()
         self._window_started_at = None
 
     def release(self, epoch: int) -> None:
@@ -273,13 +287,17 @@ class Limiter:
 
     def _start_window(self) -> None:
         # After the limit was lowered, more calls are in flight for a while: their throughput is
-        # not that of the limit.
-        if self._settings.concurrency is None and self._in_flight == self._limit:
+        # not that of the limit. Nor is it while a slot has a prompt that gives no tokens.
+        is_at_limit = self._in_flight == self._limit and not self.abandoned
+        if self._settings.concurrency is None and is_at_limit:
             self._window_started_at = self._monotonic()
             self._window_tokens = 0
             self._min_window_tokens = WINDOW_TOKENS + TOKENS_PER_SLOT * self._limit
 
     def _evaluate_window(self, started_at: float) -> None:
+        if self.abandoned:  # since the window began
+            self._window_started_at = None
+            return
         duration_s = self._monotonic() - started_at
         if duration_s < WINDOW_S:
             self._min_window_tokens += WINDOW_TOKENS

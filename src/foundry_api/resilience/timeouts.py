@@ -146,6 +146,14 @@ class TimeoutGuard:
         self._read_timeout_s = math.inf
 
     @property
+    def deadline(self) -> Deadline:
+        return self._deadline
+
+    @property
+    def has_deadline(self) -> bool:
+        return self._deadline.at < math.inf
+
+    @property
     def remaining_s(self) -> float:
         """Seconds until the deadline."""
         return self._deadline.at - self.loop.time()
@@ -223,6 +231,8 @@ class TimeoutGuard:
         only_alive = self._due_at < self._started_at + self._read_timeout_s
         what = "only keep-alives, but no token," if only_alive else "nothing"
         limit_s = self._read_timeout_s * (KEEP_ALIVE_CAP if only_alive else 1)
-        return ReadTimeout(
+        error = ReadTimeout(
             f"the engine sent {what} for {limit_s:g} s", limit_s=limit_s, stage=self.stage
         )
+        error.has_keep_alives = only_alive
+        return error

