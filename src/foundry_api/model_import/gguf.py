@@ -116,6 +116,8 @@ def inspect_gguf(path: Path) -> ModelSource:
         architecture=GGUF_ARCHITECTURES[architecture],
         context_length=header.metadata[f"{architecture}.context_length"],
         parameters=sum(math.prod(tensor.shape) for tensor in header.tensors),
+        head_size=header.metadata.get(f"{architecture}.attention.key_length"),
+        splitting=header.metadata["tokenizer.ggml.pre"],
         # The weights are too large to hash: their size and time stand for them.
         digest=hashlib.sha256(
             f"{header.digest} {status.st_size} {status.st_mtime_ns}".encode()

@@ -209,6 +209,8 @@ class _Conversion:
             "reference": str(workspace.reference),
             "architecture": source.architecture,
             "context_length": source.context_length,
+            "head_size": source.head_size,
+            "splitting": source.splitting,
             "precision": workspace.record.precision,
             "prompts": PROMPTS,
             "tokens": TOKENS,

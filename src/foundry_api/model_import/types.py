@@ -30,6 +30,8 @@ class ModelSource:
         context_length: Maximum tokens of prompt and answer together.
         parameters: The number of weights.
         digest: Changes when the files change.
+        head_size: Of a GGUF file: the size of an attention head, if it is stated.
+        splitting: Of a GGUF file: how text is split before the vocabulary is applied.
     """
 
     path: Path
@@ -38,6 +40,8 @@ class ModelSource:
     context_length: int
     parameters: int
     digest: str
+    head_size: int | None = None
+    splitting: str | None = None
 
 
 class ImportProgress(Result, msgspec.Struct, frozen=True, kw_only=True):

@@ -107,11 +107,8 @@ def make_weights(job: dict[str, Any]) -> None:
     place = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
     tokenizer = AutoTokenizer.from_pretrained(**place)
     config = AutoConfig.from_pretrained(**place)
-    metadata = read_metadata(source)
-    # transformers does not read these two for every architecture.
-    head_size = metadata.get(f"{metadata['general.architecture']}.attention.key_length")
-    if head_size is not None:
-        config.head_dim = head_size
+    if job["head_size"] is not None:
+        config.head_dim = job["head_size"]  # transformers does not read it for every architecture
     config.architectures = [job["architecture"]]
     model = AutoModelForCausalLM.from_pretrained(**place, config=config, dtype=torch.float32)
     # The weights are no longer quantised; with these, they could not be saved.
@@ -122,23 +119,11 @@ def make_weights(job: dict[str, Any]) -> None:
     tokenizer.model_max_length = config.max_position_embeddings
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
-    if metadata.get("tokenizer.ggml.pre") == "smollm":
+    if job["splitting"] == "smollm":
         path = Path(target, "tokenizer.json")
         content = json.loads(path.read_text(encoding="utf-8"))
         content["pre_tokenizer"] = SMOLLM_SPLITTING
         path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-
-
-def read_metadata(path: Path) -> dict[str, Any]:
-    from gguf import GGUFReader
-
-    fields = GGUFReader(path).fields
-    names = [
-        name
-        for name in fields
-        if name in {"general.architecture", "tokenizer.ggml.pre"} or name.endswith("key_length")
-    ]
-    return {name: fields[name].contents() for name in names}
 
 
 def make_graph(job: dict[str, Any]) -> None:
@@ -223,9 +208,13 @@ def set_defaults(source: Path, target: Path, context_length: int) -> None:
     config["model"]["context_length"] = config["search"]["max_length"] = context_length
     generation = source / "generation_config.json"
     chosen = json.loads(generation.read_text(encoding="utf-8")) if generation.is_file() else {}
+    # The builder reads this one from config.json only.
+    penalty = chosen.get("repetition_penalty")
+    if penalty is not None:
+        config["search"]["repetition_penalty"] = penalty
     if not chosen.get("do_sample"):
-        # The source names no way to sample. The engine would then sample at temperature 1, at which
-        # small models talk nonsense.
+        # The engine ignores `do_sample: false`: it would sample at temperature 1, at which small
+        # models talk nonsense.
         config["search"].update(do_sample=True, temperature=0.2, top_p=0.9)
     path.write_text(json.dumps(config, indent=2), encoding="utf-8")
 
