@@ -56,7 +56,7 @@ async def test_every_architecture(kind: str, tmp_path: Path) -> None:
     assert agreement == [TOKENS] * 3
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("kind", ["llama", "llama3.1", "qwen2", "qwen3"])
 async def test_every_architecture_of_gguf_files(kind: str, tmp_path: Path) -> None:
     # Compared with the Hugging Face directory of the same weights: transformers reads both.
     run_tiny_models("make", kind, tmp_path / "source")

@@ -10,6 +10,7 @@ The weights are 16-bit numbers, which fp16 stores exactly.
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ LLAMA3 = {
     "factor": 8.0,
     "low_freq_factor": 1.0,
     "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
+    "original_max_position_embeddings": 8192,
 }
 LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -56,7 +57,8 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "llama": ("llama", {}),
     "llama-tied": ("llama", {"tie_word_embeddings": True}),
-    "llama3": ("llama", {"rope_parameters": LLAMA3}),
+    "llama3": ("llama", {"rope_parameters": {**LLAMA3, "original_max_position_embeddings": 64}}),
+    "llama3.1": ("llama", {"rope_parameters": LLAMA3, "max_position_embeddings": 16384}),
     "mistral": ("mistral", {"sliding_window": None}),
     "nemotron": ("nemotron", {}),
     "phi": ("phi", {"num_key_value_heads": HEADS}),
@@ -101,10 +103,10 @@ def make_gguf(kind: str, file: str) -> None:
     import gguf
     import numpy as np
 
-    architecture = kind
+    architecture = KINDS[kind][0]
     model, tokenizer = make_model(kind), make_tokenizer()
     writer = gguf.GGUFWriter(file, architecture)
-    writer.add_context_length(BASE["max_position_embeddings"])
+    writer.add_context_length(model.config.max_position_embeddings)
     writer.add_block_count(LAYERS)
     writer.add_feed_forward_length(BASE["intermediate_size"])
     writer.add_embedding_length(BASE["hidden_size"])
@@ -132,10 +134,31 @@ def make_gguf(kind: str, file: str) -> None:
         writer.add_tensor(
             names.get_name(name, try_suffixes=(".weight", ".bias")), np.ascontiguousarray(values)
         )
+    if kind == "llama3.1":
+        writer.add_tensor("rope_freqs.weight", compute_llama3_factors())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def compute_llama3_factors() -> Any:
+    """As convert_hf_to_gguf.py of llama.cpp computes them."""
+    import numpy as np
+
+    factors = []
+    for index in range(0, BASE["head_dim"], 2):
+        wave = 2 * math.pi * LLAMA3["rope_theta"] ** (index / BASE["head_dim"])
+        length = LLAMA3["original_max_position_embeddings"]
+        if wave < length / LLAMA3["high_freq_factor"]:
+            factors.append(1.0)
+        elif wave > length / LLAMA3["low_freq_factor"]:
+            factors.append(LLAMA3["factor"])
+        else:
+            span = LLAMA3["high_freq_factor"] - LLAMA3["low_freq_factor"]
+            smooth = (length / wave - LLAMA3["low_freq_factor"]) / span
+            factors.append(1 / ((1 - smooth) / LLAMA3["factor"] + smooth))
+    return np.array(factors, dtype=np.float32)
 
 
 def interleave(values: Any, heads: int) -> Any:

@@ -57,6 +57,9 @@ _UNSUPPORTED_NAMES = {
     23: "IQ4_XS", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4",
 }  # fmt: skip
 
+# Of Llama 3.1 and later: by how much each frequency is divided.
+ROPE_FACTORS = "rope_freqs.weight"
+
 # `model-00001-of-00003.gguf`
 _SHARD = re.compile(r"-\d{5}-of-(\d{5})\.gguf$", re.IGNORECASE)
 
@@ -118,6 +121,7 @@ def inspect_gguf(path: Path) -> ModelSource:
         parameters=sum(math.prod(tensor.shape) for tensor in header.tensors),
         head_size=header.metadata.get(f"{architecture}.attention.key_length"),
         splitting=header.metadata["tokenizer.ggml.pre"],
+        has_rope_factors=_has_rope_factors(header),
         # The weights are too large to hash: their size and time stand for them.
         digest=hashlib.sha256(
             f"{header.digest} {status.st_size} {status.st_mtime_ns}".encode()
@@ -238,14 +242,16 @@ def _check_architecture(architecture: str, header: GgufHeader) -> Iterator[str]:
     if metadata.get(f"{architecture}.expert_count", 0):
         yield f"it has {architecture}.expert_count: mixtures of experts are not supported"
     scaling = metadata.get(f"{architecture}.rope.scaling.type", "none")
-    if scaling != "none" or any(tensor.name == "rope_freqs.weight" for tensor in header.tensors):
-        kind = (
-            f"rope.scaling.type is {scaling}" if scaling != "none" else "rope_freqs.weight is set"
-        )
+    if scaling != "none" or (_has_rope_factors(header) and architecture != "llama"):
+        kind = f"rope.scaling.type is {scaling}" if scaling != "none" else f"{ROPE_FACTORS} is set"
         yield (
             f"its positions are scaled ({kind}), which the converter of GGUF files does not read. "
             "Take the model's Hugging Face directory instead"
         )
+
+
+def _has_rope_factors(header: GgufHeader) -> bool:
+    return any(tensor.name == ROPE_FACTORS for tensor in header.tensors)
 
 
 def _check_tokenizer(header: GgufHeader) -> Iterator[str]:

@@ -211,6 +211,7 @@ class _Conversion:
             "context_length": source.context_length,
             "head_size": source.head_size,
             "splitting": source.splitting,
+            "has_rope_factors": source.has_rope_factors,
             "precision": workspace.record.precision,
             "prompts": PROMPTS,
             "tokens": TOKENS,

@@ -32,6 +32,7 @@ class ModelSource:
         digest: Changes when the files change.
         head_size: Of a GGUF file: the size of an attention head, if it is stated.
         splitting: Of a GGUF file: how text is split before the vocabulary is applied.
+        has_rope_factors: Of a GGUF file: whether it scales positions as Llama 3.1 does.
     """
 
     path: Path
@@ -42,6 +43,7 @@ class ModelSource:
     digest: str
     head_size: int | None = None
     splitting: str | None = None
+    has_rope_factors: bool = False
 
 
 class ImportProgress(Result, msgspec.Struct, frozen=True, kw_only=True):

@@ -79,13 +79,20 @@ def test_all_problems_are_named_at_once(tmp_path: Path) -> None:
     ("tensors", "problem"),
     [
         ((), "it has no weights"),
-        ((("rope_freqs.weight", (8,), 0),), "(rope_freqs.weight is set)"),
         ((("token_embd.weight", (256, 4), 20),), "type IQ4_NL (token_embd.weight)"),
         ((("token_embd.weight", (256, 4), 999),), "type number 999"),
     ],
 )
 def test_weights_that_are_not_supported(tmp_path: Path, tensors: Any, problem: str) -> None:
     assert problem in find_problem(write_gguf(tmp_path / "model.gguf", tensors=tensors))
+
+
+def test_scaled_positions_are_supported_for_llama_only(tmp_path: Path) -> None:
+    tensors = (("rope_freqs.weight", (8,), 0),)
+    assert inspect_source(write_gguf(tmp_path / "a.gguf", tensors=tensors)).has_rope_factors
+    qwen = {"general.architecture": "qwen2", "qwen2.context_length": 512}
+    problem = find_problem(write_gguf(tmp_path / "b.gguf", qwen, tensors=tensors))
+    assert "its positions are scaled (rope_freqs.weight is set)" in problem
 
 
 def test_a_part_is_recognised_by_its_name(tmp_path: Path) -> None:

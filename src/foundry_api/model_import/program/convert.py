@@ -45,6 +45,12 @@ SMOLLM_SPLITTING = {
         {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
     ],
 }
+LLAMA3_SCALING = {
+    "rope_type": "llama3",
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
 LAYER = re.compile(r"Reading layer (\d+)")
 # Of the time for the graph, the reading of the layers takes about this share.
 READING = 0.4
@@ -104,11 +110,17 @@ def make_weights(job: dict[str, Any]) -> None:
 
     reader.tqdm = Meter
     source, target = Path(job["source"]), job["directory"]
-    place = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
+    place = {
+        "pretrained_model_name_or_path": str(source.parent),
+        "gguf_file": source.name,
+        "trust_remote_code": False,
+    }
     tokenizer = AutoTokenizer.from_pretrained(**place)
     config = AutoConfig.from_pretrained(**place)
     if job["head_size"] is not None:
         config.head_dim = job["head_size"]  # transformers does not read it for every architecture
+    if job["has_rope_factors"]:
+        config.rope_parameters = find_llama3_scaling(source, config)
     config.architectures = [job["architecture"]]
     model = AutoModelForCausalLM.from_pretrained(**place, config=config, dtype=torch.float32)
     # The weights are no longer quantised; with these, they could not be saved.
@@ -124,6 +136,32 @@ def make_weights(job: dict[str, Any]) -> None:
         content = json.loads(path.read_text(encoding="utf-8"))
         content["pre_tokenizer"] = SMOLLM_SPLITTING
         path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+
+
+def find_llama3_scaling(source: Path, config: Any) -> dict[str, Any]:
+    """Return the scaling of positions of Llama 3.1 and later, from the factors in a GGUF file."""
+    # llama.cpp stores the factor of each frequency. transformers ignores them, and the builder
+    # needs the numbers that they were computed from, which are the same for all such models.
+    import numpy as np
+    from gguf import GGUFReader
+
+    (tensor,) = (part for part in GGUFReader(source).tensors if part.name == "rope_freqs.weight")
+    factors = np.asarray(tensor.data, dtype=np.float64)
+    scaling = {**LLAMA3_SCALING, "factor": float(factors.max())}
+    theta, length = (
+        config.rope_parameters["rope_theta"],
+        scaling["original_max_position_embeddings"],
+    )
+    waves = 2 * math.pi * theta ** (np.arange(len(factors)) / len(factors))
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    smooth = np.clip((length / waves - low) / (high - low), 0, 1)
+    expected = 1 / ((1 - smooth) / scaling["factor"] + smooth)
+    if not np.allclose(factors, expected, rtol=1e-3):
+        raise ValueError(
+            "rope_freqs.weight is not the scaling of Llama 3.1; take the model's Hugging Face "
+            "directory instead"
+        )
+    return {**scaling, "rope_theta": theta}
 
 
 def make_graph(job: dict[str, Any]) -> None:
@@ -224,8 +262,9 @@ def make_reference(job: dict[str, Any]) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(job["directory"])
-    model = AutoModelForCausalLM.from_pretrained(job["directory"], dtype=torch.float32).eval()
+    place = {"pretrained_model_name_or_path": job["directory"], "trust_remote_code": False}
+    tokenizer = AutoTokenizer.from_pretrained(**place)
+    model = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32).eval()
     answers = []
     for number, prompt in enumerate(job["prompts"]):
         inputs = tokenizer.apply_chat_template(
