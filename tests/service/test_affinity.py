@@ -78,8 +78,15 @@ async def test_a_restricted_host_stays_on_its_cpus(
     assert await get_masks_while_connected(endpoint) == {frozenset({last_cpu})}
 
 
-def test_a_library_that_is_not_loaded_is_no_error() -> None:
+def test_a_library_that_is_not_loaded_is_logged(capsys: pytest.CaptureFixture[str]) -> None:
     assert not use_all_cpus("libnothing.so")
+    assert "may leave CPUs unused: libnothing.so" in capsys.readouterr().err
+
+
+def test_a_library_that_does_not_pin_is_logged(capsys: pytest.CaptureFixture[str]) -> None:
+    """The C library defines the function, and so does not import it."""
+    assert not use_all_cpus("libc.so.6")
+    assert "libc.so.6 does not import pthread_setaffinity_np" in capsys.readouterr().err
 
 
 def test_a_c_library_without_the_function_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:

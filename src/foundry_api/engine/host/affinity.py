@@ -50,9 +50,10 @@ def use_all_cpus(library: str = ENGINE_LIBRARY) -> bool:
 
     The library calls `pthread_setaffinity_np` through a slot in its table of imported functions,
     which is pointed at a function without effect. Other libraries have their own tables. Return
-    False if there is no such slot: on macOS and Windows, or if a later version does not pin.
+    False if there is no such slot: on macOS and Windows, or if a later version does not pin. On
+    Linux the log of the host then says so, because the engine may be confined to some CPUs.
     """
-    if sys.platform != "linux" or sys.maxsize < 2**32 or sys.byteorder != "little":
+    if sys.platform != "linux":
         return False
     try:
         slots = list(_find_slots(library))
@@ -61,11 +62,18 @@ def use_all_cpus(library: str = ENGINE_LIBRARY) -> bool:
         # The engine works all the same, only slower.
         log.write_line(f"the engine may leave CPUs unused: {error}")
         return False
+    if not slots:
+        log.write_line(
+            "the engine may leave CPUs unused: "
+            f"{library} does not import {_PINNING_FUNCTION.decode()}"
+        )
     return bool(slots)
 
 
 def _find_slots(library: str) -> Iterator[int]:
     """Yield the addresses of the slots for the pinning function in a loaded library."""
+    if sys.maxsize < 2**32 or sys.byteorder != "little":
+        raise OSError("this kind of processor is not supported")
     # RTLD_NOLOAD raises OSError for a library that is not loaded.
     handle = ctypes.CDLL(library, mode=os.RTLD_NOLOAD)._handle  # noqa: SLF001 - for dlinfo
     link_map = ctypes.POINTER(_LinkMap)()
