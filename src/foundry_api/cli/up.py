@@ -10,6 +10,7 @@ from foundry_api.cli.options import GlobalOptions, format_examples, output_optio
 from foundry_api.cli.output import print_json, sanitize_line
 from foundry_api.cli.session import make_settings
 from foundry_api.engine import shared
+from foundry_api.engine.process import HostOptions
 from foundry_api.observe.format import format_duration
 from foundry_api.storage.paths import Paths
 
@@ -39,8 +40,12 @@ def command(common: GlobalOptions, *, idle_minutes: float) -> None:
     The engine keeps models in memory between commands. All programs of this user that use
     foundry-api discover it. Does nothing if it is already running.
     """
-    paths = Paths.from_home(make_settings(common).home)
-    endpoint, already_running = shared.start(paths, idle_minutes * SECONDS_PER_MINUTE)
+    settings = make_settings(common)
+    paths = Paths.from_home(settings.home)
+    options = HostOptions(paths=paths, threads=settings.engine_threads)
+    endpoint, already_running = shared.start(
+        paths, idle_minutes * SECONDS_PER_MINUTE, options=options
+    )
     if common.as_json:
         print_json(to_json(endpoint, already_running=already_running))
         return

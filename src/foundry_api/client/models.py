@@ -304,7 +304,7 @@ class Models:
     async def register(self, path: Path | str, alias: str) -> Model:
         """Register a directory with your own ONNX model, to be served under an alias.
 
-        The directory is not copied. It stays registered until `unregister`.
+        The directory is neither copied nor changed. It stays registered until `unregister`.
 
         Args:
             path: The directory with genai_config.json, the ONNX graph and the tokenizer. `~` is

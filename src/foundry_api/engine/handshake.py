@@ -40,6 +40,7 @@ class HostConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         log_path: The host's own log, which its parent opens as its standard error.
         models: Registered before the host reports that it is ready.
         catalog_url: Replaces Microsoft's public catalog, for tests.
+        threads: Threads that compute one model; None chooses a number from the CPUs.
         owner_pid: The process that a private host belongs to; None for a shared host.
         state_path: Where a shared host writes its address; None for a private one.
         idle_timeout_s: A shared host exits after so many seconds without a connection; 0 for never.
@@ -50,6 +51,7 @@ class HostConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     log_path: str
     models: tuple[ModelSource, ...] = ()
     catalog_url: str | None = None
+    threads: int | None = None
     owner_pid: int | None = None
     state_path: str | None = None
     idle_timeout_s: float = 0.0

@@ -36,7 +36,9 @@ class ServiceLocator:
         self._settings = settings
         self._paths = paths
         self._transport = transport
-        self._supervisor = supervisor or Supervisor(HostOptions(paths=paths))
+        self._supervisor = supervisor or Supervisor(
+            HostOptions(paths=paths, threads=settings.engine_threads)
+        )
         self._endpoint: Endpoint | None = None
         self._locating: SingleFlight[Endpoint] = SingleFlight()
 

@@ -73,6 +73,7 @@ class HostOptions:
         paths: Its directories.
         models: Model directories to register when it starts.
         catalog_url: Replaces Microsoft's public catalog, for tests.
+        threads: Threads that compute one model; None chooses a number from the CPUs.
         start_timeout_s: Seconds until it must be ready.
         environ: Its environment; None for that of this process.
         python: The Python interpreter that runs it.
@@ -81,6 +82,7 @@ class HostOptions:
     paths: Paths
     models: Sequence[ModelSource] = field(default_factory=get_demo_models)
     catalog_url: str | None = None
+    threads: int | None = None
     start_timeout_s: float = START_TIMEOUT_S
     environ: dict[str, str] | None = None
     python: str = sys.executable
@@ -198,6 +200,7 @@ def _make_config(options: HostOptions, **private_or_shared: Any) -> HostConfig:
             for source in options.models
         ),
         catalog_url=options.catalog_url,
+        threads=options.threads,
         **private_or_shared,
     )
 

@@ -30,6 +30,8 @@ __all__ = ["Settings"]
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 # On loopback a connection takes microseconds; a remote service that needs longer is unusable.
 CONNECT_TIMEOUT_S = 5.0
+# Far more than any CPU has; each takes memory.
+MAX_ENGINE_THREADS = 512
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -66,6 +68,8 @@ class Settings:
         memory_budget_mb: Maximum memory of all models of a service, in MB; None for no limit.
             Measured for an engine host of this package, else estimated from the file sizes.
             `FOUNDRY_MEMORY_BUDGET`.
+        engine_threads: Threads that compute one model in an engine that this package starts; None
+            chooses a number from the CPUs. `FOUNDRY_ENGINE_THREADS`.
         cache: Cache for answers: `off`, `memory`, `sqlite` for a file in the home, or the path of
             an SQLite file, which is made absolute. `FOUNDRY_CACHE`, default off.
         home: Directory for the engine's data, logs and state, made absolute; None uses the
@@ -84,6 +88,7 @@ class Settings:
     service: Literal["auto", "embedded"] = "auto"
     keep_alive_s: float | None = None
     memory_budget_mb: float | None = None
+    engine_threads: int | None = None
     cache: Literal["off", "memory", "sqlite"] | Path = "off"
     home: Path | None = None
 
@@ -288,6 +293,16 @@ def _check_retries(name: str, value: object) -> int:
     return number
 
 
+def _check_engine_threads(name: str, value: object) -> int:
+    number = as_int(value)
+    if number is None or not 1 <= number <= MAX_ENGINE_THREADS:
+        raise ConfigurationError(
+            f"{name} is {format_value(value)}",
+            hint=f"Give a whole number from 1 to {MAX_ENGINE_THREADS}, or leave it out.",
+        )
+    return number
+
+
 def _make_word_check(*words: str, hint: str) -> Callable[[str, object], str]:
     def check(name: str, value: object) -> str:
         text = as_text(value)
@@ -404,11 +419,20 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "service": _make_word_check("auto", "embedded", hint="Give 'auto', 'embedded', or a base_url."),
     "keep_alive_s": _check_seconds,
     "memory_budget_mb": _check_budget_mb,
+    "engine_threads": _check_engine_threads,
     "cache": _check_cache_location,
     "home": _check_home,
 }
 _OPTIONAL = frozenset(
-    {"deadline_s", "base_url", "api_key", "keep_alive_s", "memory_budget_mb", "home"}
+    {
+        "deadline_s",
+        "base_url",
+        "api_key",
+        "keep_alive_s",
+        "memory_budget_mb",
+        "engine_threads",
+        "home",
+    }
 )
 
 # By setting: its environment variable, and the function that parses it.
@@ -424,6 +448,7 @@ _VARIABLES: dict[str, tuple[str, Callable[[str], object]]] = {
     "api_key": ("FOUNDRY_API_KEY", str),
     "keep_alive_s": ("FOUNDRY_MODEL_IDLE", float),
     "memory_budget_mb": ("FOUNDRY_MEMORY_BUDGET", _parse_megabytes),
+    "engine_threads": ("FOUNDRY_ENGINE_THREADS", int),
     "cache": ("FOUNDRY_CACHE", _parse_cache),
     "home": ("FOUNDRY_HOME", Path),
 }

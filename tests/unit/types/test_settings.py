@@ -31,6 +31,7 @@ def test_the_defaults_are_as_documented() -> None:
         "service": "auto",
         "keep_alive_s": None,
         "memory_budget_mb": None,
+        "engine_threads": None,
         "cache": "off",
         "home": None,
     }
@@ -68,6 +69,7 @@ def test_limits_and_services_are_read() -> None:
             "FOUNDRY_CONNECT_TIMEOUT": "0.5",
             "FOUNDRY_MODEL_IDLE": "600",
             "FOUNDRY_MEMORY_BUDGET": "8000",
+            "FOUNDRY_ENGINE_THREADS": "6",
             "FOUNDRY_CACHE": "./answers.db",
             "FOUNDRY_BASE_URLS": "localhost:1, http://localhost:2/v1,",
         }
@@ -78,6 +80,7 @@ def test_limits_and_services_are_read() -> None:
         connect_timeout_s=0.5,
         keep_alive_s=600.0,
         memory_budget_mb=8000.0,
+        engine_threads=6,
         cache=Path("answers.db"),
         base_urls=("http://localhost:1", "http://localhost:2"),
     )
@@ -141,6 +144,9 @@ def test_a_blank_variable_is_ignored(blank: str) -> None:
         ("FOUNDRY_MEMORY_BUDGET", "-8000"),
         ("FOUNDRY_MEMORY_BUDGET", "8 GB"),
         ("FOUNDRY_CACHE", "memroy"),
+        ("FOUNDRY_ENGINE_THREADS", "0"),
+        ("FOUNDRY_ENGINE_THREADS", "1000"),
+        ("FOUNDRY_ENGINE_THREADS", "all"),
         ("FOUNDRY_RETRIES", "-1"),
         ("FOUNDRY_RETRIES", "1.5"),
         ("FOUNDRY_RETRIES", "many"),

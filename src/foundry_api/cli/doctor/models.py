@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foundry_api.cli.doctor.context import run_abandonable
@@ -98,7 +97,7 @@ def _check_directories(paths: Paths) -> list[Finding]:
     own = [entry for entry in entries if entry.model_info.alias != DEMO]
     findings: list[Finding] = []
     for entry in own:
-        info, directory = entry.model_info, Path(entry.model_path)
+        info, directory = entry.model_info, entry.directory
         current_digest = compute_digest(directory)
         registered_digest = info.string_properties.get(DIGEST)
         if current_digest is None:

@@ -11,8 +11,9 @@ from foundry_api.engine.host.affinity import use_all_cpus
 from foundry_api.engine.host.catalog import PublicCatalog
 from foundry_api.engine.host.registry import Registry
 from foundry_api.engine.host.variants import find_matching, get_digest, to_model, translate_error
-from foundry_api.engine.models import download_cache
+from foundry_api.engine.models import download_cache, tuning
 from foundry_api.engine.models.directory import compute_digest
+from foundry_api.engine.models.tuning import TunedDirectories
 from foundry_api.types.errors import (
     DownloadFailed,
     InvalidRequest,
@@ -97,7 +98,10 @@ class NativeEngine:
             log=Path(config.log_path),
         )
         self.registry = Registry(
-            manager.get_catalog(sdk.catalog.CatalogType.LOCAL), sdk.ModelInfoBuilder, self._failure
+            manager.get_catalog(sdk.catalog.CatalogType.LOCAL),
+            sdk.ModelInfoBuilder,
+            self._failure,
+            TunedDirectories(Path(config.data_dir) / tuning.RELATIVE_PATH, config.threads),
         )
         self.version: str = sdk.version.__version__
         self.url: str = manager.urls[0]

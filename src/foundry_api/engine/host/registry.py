@@ -10,20 +10,23 @@ from foundry_api.engine.host.variants import (
     DEVICE,
     DIGEST,
     get_digest,
-    get_path,
+    get_directory,
     to_model,
     translate_error,
 )
 from foundry_api.engine.models.directory import ModelFiles, compute_digest
+from foundry_api.engine.models.registry_file import SOURCE
 from foundry_api.engine.models.task import detect_task
 from foundry_api.engine.models.validate import check_alias, validate
-from foundry_api.types.errors import ModelRegistrationFailed
+from foundry_api.storage.lock import LockTimeout
+from foundry_api.types.errors import FoundryError, ModelRegistrationFailed
 from foundry_api.wire.errors import clean_message
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from foundry_api.engine.handshake import ModelSource
+    from foundry_api.engine.models.tuning import TunedDirectories
     from foundry_api.types.models import Model
 
 __all__ = ["Registry"]
@@ -35,16 +38,24 @@ MAX_RETRIES = 20
 class Registry:
     """Registers and unregisters model directories.
 
-    `failure` is the exception type of the SDK, and `builder` creates the SDK's metadata object.
+    `failure` is the exception type of the SDK, `builder` creates the SDK's metadata object, and
+    `tuned` makes the directories that the engine gets.
     """
 
     # The engine stores the registrations in a file which all hosts of one home directory share and
     # see at once. It refuses an id that is taken, which decides races between hosts.
 
-    def __init__(self, catalog: Any, builder: Callable[[], Any], failure: type[Exception]) -> None:
+    def __init__(
+        self,
+        catalog: Any,
+        builder: Callable[[], Any],
+        failure: type[Exception],
+        tuned: TunedDirectories,
+    ) -> None:
         self._catalog = catalog
         self._builder = builder
         self._failure = failure
+        self._tuned = tuned
 
     def register(self, directory: Path, alias: str) -> Model:
         """Register a directory, as a new version if its files or its place changed."""
@@ -67,6 +78,17 @@ class Registry:
             self._catalog.unregister_model(name)
         except self._failure as error:
             raise translate_error(error) from error
+        self._remove_unused()
+
+    def update_tuned(self) -> None:
+        """Apply this host's settings to all registered directories."""
+        for variant in self.list_variants():
+            if (directory := variant.info.get_string_property(SOURCE)) is None:
+                continue
+            try:
+                self._tuned.update(Path(directory), size_mb=variant.info.file_size_mb or 0)
+            except (OSError, ModelRegistrationFailed) as error:
+                log.write_line(f"{variant.info.id} keeps its settings: {error}")
 
     def list_variants(self) -> Iterator[Any]:
         try:
@@ -86,11 +108,16 @@ class Registry:
         for _ in range(MAX_RETRIES):
             versions = self._list_versions(alias)
             newest = versions[0] if versions else None
-            if newest and get_digest(newest) == files.digest and is_same_place(get_path(newest)):
+            if (
+                newest
+                and get_digest(newest) == files.digest
+                and is_same_place(get_directory(newest))
+            ):
                 return to_model(newest, public=False)
             name, version = (newest.info.alias, newest.info.version + 1) if newest else (alias, 1)
             if added := self._add(files, f"{name}:{version}", license_name):
                 self._remove_stale(versions)
+                self._remove_unused()
                 return to_model(added, public=False)
         raise ModelRegistrationFailed(
             "other hosts keep registering the same name", model=alias, hint="Try again."
@@ -100,13 +127,36 @@ class Registry:
         """Register a version. Return None if another host has registered it before."""
         metadata = self._make_metadata(files, license_name)
         try:
-            return self._catalog.register_model(files.directory, model_id, metadata)
+            with self._tuned.lock():
+                directory = self._make_tuned(files)
+                if directory != files.directory:
+                    metadata.set_string_property(SOURCE, str(files.directory))
+                return self._catalog.register_model(directory, model_id, metadata)
+        except LockTimeout as error:
+            raise ModelRegistrationFailed(str(error), model=model_id, hint="Try again.") from error
         except self._failure as error:
             if "already registered" in str(error):
                 return None
             raise ModelRegistrationFailed(clean_message(str(error)), model=model_id) from error
         finally:
             metadata.close()
+
+    def _make_tuned(self, files: ModelFiles) -> Path:
+        """Return the directory to register: one with settings for speed, or the user's own."""
+        try:
+            return self._tuned.make(files.directory, size_mb=files.size_mb)
+        except OSError as error:
+            log.write_line(f"{files.directory} is served without settings for speed: {error}")
+            return files.directory
+
+    def _remove_unused(self) -> None:
+        """Remove the directories with settings for speed that no registration needs."""
+        try:
+            with self._tuned.lock():
+                used = {Path(variant.get_path() or "") for variant in self.list_variants()}
+                self._tuned.remove_unused(used)
+        except (OSError, LockTimeout, FoundryError) as error:  # they are removed the next time
+            log.write_line(f"directories without use stay: {error}")
 
     def _make_metadata(self, files: ModelFiles, license_name: str | None) -> Any:
         metadata = self._builder()
@@ -124,7 +174,7 @@ class Registry:
         """Unregister versions whose files are gone or changed."""
         for variant in versions:
             # A version whose files are unchanged may serve another host.
-            if compute_digest(get_path(variant)) == get_digest(variant):
+            if compute_digest(get_directory(variant)) == get_digest(variant):
                 continue
             try:
                 self._catalog.unregister_model(variant.info.id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from foundry_api.engine.models.registry_file import SOURCE
 from foundry_api.types.errors import FoundryError, ModelInUse
 from foundry_api.types.models import Model
 from foundry_api.wire.errors import classify, clean_message
@@ -17,7 +18,7 @@ __all__ = [
     "DIGEST",
     "find_matching",
     "get_digest",
-    "get_path",
+    "get_directory",
     "to_model",
     "translate_error",
 ]
@@ -32,7 +33,8 @@ def to_model(variant: Any, *, public: bool) -> Model:
     info = variant.info
     runtime = info.runtime
     device = runtime.device_type if runtime else None
-    cached = variant.is_cached
+    source = info.get_string_property(SOURCE)
+    cached = variant.is_cached and (source is None or Path(source).is_dir())
     return Model(
         id=info.id,
         alias=info.alias,
@@ -49,13 +51,14 @@ def to_model(variant: Any, *, public: bool) -> Model:
         supports_tools=info.supports_tool_calling,
         execution_provider=(runtime.execution_provider or None) if runtime else None,
         base_model=info.get_string_property("parent_uri"),
-        path=(variant.get_path() or None) if cached else None,
+        path=(source or variant.get_path() or None) if cached else None,
     )
 
 
-def get_path(variant: Any) -> Path:
-    # The engine returns nothing once the directory is gone.
-    return Path(variant.get_path() or "missing")
+def get_directory(variant: Any) -> Path:
+    """Return the directory that was registered, which may be gone."""
+    # The engine returns nothing once its directory is gone.
+    return Path(variant.info.get_string_property(SOURCE) or variant.get_path() or "missing")
 
 
 def get_digest(variant: Any) -> str | None:

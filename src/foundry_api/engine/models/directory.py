@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CONFIG",
+    "MAX_CONFIG_BYTES",
     "TOKENIZER",
     "Configuration",
     "ModelFiles",
@@ -109,10 +110,11 @@ def _is_document(path: Path) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """The sections of genai_config.json that are used here."""
+    """The sections of genai_config.json that are used here, and the names of all."""
 
     model: Mapping[str, Any]
     search: Mapping[str, Any]
+    sections: frozenset[str] = frozenset({"model", "search"})
 
 
 def read_configuration(directory: Path) -> Configuration:
@@ -136,6 +138,7 @@ def read_configuration(directory: Path) -> Configuration:
     return Configuration(
         cast("dict[str, Any]", model),
         cast("dict[str, Any]", search) if isinstance(search, dict) else {},
+        frozenset(sections),
     )
 
 

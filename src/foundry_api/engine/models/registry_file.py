@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "RELATIVE_PATH",
+    "SOURCE",
     "ModelInfo",
     "Registered",
     "check_readable",
@@ -26,6 +27,10 @@ __all__ = [
     "make_damage_error",
     "read_registered",
 ]
+
+# The property of a registration that has the user's directory, if the engine has another one
+# (engine/models/tuning.py).
+SOURCE = "foundry_api_directory"
 
 RELATIVE_PATH = Path("cache", "models", "foundry.local.modelinfo.json")
 MAX_BYTES = 16 * 2**20
@@ -44,6 +49,11 @@ class Registered(msgspec.Struct, frozen=True):
 
     model_info: ModelInfo
     model_path: str = ""
+
+    @property
+    def directory(self) -> Path:
+        """The user's directory; the engine may have another one."""
+        return Path(self.model_info.string_properties.get(SOURCE) or self.model_path)
 
 
 class _File(msgspec.Struct, frozen=True):
