@@ -39,6 +39,9 @@ GRACE_S = 1.0
 MEMORY_SETTINGS = dict.fromkeys(
     ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(4 * 2**20)
 )
+# ONNX Runtime and its GenAI library report the machine to Microsoft, each by itself, and have no
+# other switch than this. Foundry Local's own is in the configuration of the host.
+TELEMETRY_SETTINGS = {"ORT_DISABLE_TELEMETRY": "1"}
 MAX_READY_BYTES = 64 * 1024
 
 # Variables that the host's Python and its engine read and that may hold relative paths.
@@ -222,7 +225,7 @@ def _popen(options: HostOptions, config: HostConfig, *, private: bool) -> subpro
             stdin=subprocess.PIPE if private else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
-            env={**MEMORY_SETTINGS, **_make_environment(options.environ)},
+            env={**MEMORY_SETTINGS, **TELEMETRY_SETTINGS, **_make_environment(options.environ)},
             cwd=options.paths.data,  # a shared host must not keep the caller's directory in use
             start_new_session=True,  # a terminal's signals are for the parent; POSIX only
             creationflags=_CREATION_FLAGS,  # the same for Windows
