@@ -82,6 +82,10 @@ def pipe(name: str) -> Callable[[Path], object]:
         (lambda path: (path / "tokenizer.json").unlink(), "it has no tokenizer.json"),
         (write("tokenizer.json", "[]"), "its tokenizer.json is not a JSON object"),
         (write("tokenizer.json", "{}"), "its tokenizer.json has no model section"),
+        (
+            write("tokenizer.json", '{"model": {"type": "WordPiece"}}'),
+            "its tokenizer.json is of type WordPiece; the engine reads BPE and Unigram",
+        ),
         (write("tokenizer.json", "nonsense"), "its tokenizer.json is not JSON"),
         (
             lambda path: (path / "tokenizer_config.json").unlink(),

@@ -39,6 +39,9 @@ __all__ = ["check_alias", "find_problems", "validate"]
 _ALIAS = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]*")
 _DEVICE_SUFFIX = re.compile(r"-generic-(?:cpu|gpu|npu)$", re.IGNORECASE)
 
+# 2.2.1 fails to load other tokenizers with an internal message, or crashes: it reads them as these.
+_TOKENIZER_TYPES = ("BPE", "Unigram")
+
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
@@ -87,8 +90,11 @@ def find_problems(directory: Path) -> tuple[str, ...]:
     tokenizer = _read_json(directory, TOKENIZER)
     if isinstance(tokenizer, str):
         problems.append(tokenizer)
-    elif not isinstance(tokenizer.get("model"), dict):
+    elif not isinstance(model := tokenizer.get("model"), dict):
         problems.append(f"its {TOKENIZER} has no model section")
+    elif (kind := cast("dict[str, Any]", model).get("type", "BPE")) not in _TOKENIZER_TYPES:
+        readable = " and ".join(_TOKENIZER_TYPES)
+        problems.append(f"its {TOKENIZER} is of type {kind}; the engine reads {readable}")
     tokenizer_config = _read_json(directory, TOKENIZER_CONFIG)
     if isinstance(tokenizer_config, str):
         problems.append(tokenizer_config)
