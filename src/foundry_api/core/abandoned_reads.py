@@ -79,7 +79,7 @@ class AbandonedReads:
             tokens = read.estimate.tokens
             remaining_s = max(0.0, read.sent_at + read.estimate.duration_s - loop.time())
         prompt = self._limiter.abandoned.add(tokens, remaining_s)
-        task = loop.create_task(self._wait(read, prompt))
+        task = loop.create_task(self._wait(read, prompt, is_alone=self._limiter.load == 1))
         self._tasks.add(task)
         # Not in `_wait`, which never runs if it is cancelled at once.
         task.add_done_callback(functools.partial(self._end, read, prompt))
@@ -109,7 +109,7 @@ class AbandonedReads:
         duration = "" if remaining_s is None else f", for about {remaining_s:.1f} s"
         error.message += f"; the engine reads the prompt{size} to its end{duration}"
 
-    async def _wait(self, read: AbandonedRead, prompt: AbandonedPrompt) -> None:
+    async def _wait(self, read: AbandonedRead, prompt: AbandonedPrompt, *, is_alone: bool) -> None:
         remaining_s = prompt.remaining_s
         if read.response is None:
             await asyncio.sleep(remaining_s or 0.0)
@@ -123,7 +123,8 @@ class AbandonedReads:
             log.warning("%s has neither read an abandoned prompt nor failed", self._limiter.service)
         except FoundryError as error:
             log.debug("an abandoned prompt ended with an error: %s", error)
-        if read.decoder.chunk_count and self._limiter.load == 1:  # nothing else has run
+        # Other calls would have slowed it down.
+        if read.decoder.chunk_count and is_alone and self._limiter.load == 1:
             duration_s = asyncio.get_running_loop().time() - read.sent_at
             read.reading.record(read.size_bytes, None, duration_s)
 

@@ -58,8 +58,9 @@ class Engine:
         estimate: ReadingEstimate | None = None,
         *,
         has_keep_alives: bool = True,
+        limiter: Limiter | None = None,
     ) -> None:
-        self.limiter = Limiter(LimiterSettings(concurrency=1))
+        self.limiter = limiter or Limiter(LimiterSettings(concurrency=1))
         self.reads = AbandonedReads(self.limiter)
         self.reading = PromptReading(lambda: 0.0)
         slot = self.limiter.try_acquire()
@@ -180,5 +181,20 @@ def test_closing_ends_the_wait(run: Run, *, has_begun: bool) -> None:
         await engine.reads.aclose()
         assert response.closed_at is not None
         assert engine.limiter.load == 0
+
+    run(scenario())
+
+
+def test_reading_beside_another_call_measures_nothing(run: Run) -> None:
+    async def scenario() -> None:
+        limiter = Limiter(LimiterSettings(concurrency=2))
+        other = limiter.try_acquire()
+        assert other is not None
+        engine = Engine(FakeResponse((0.25, KEEP_ALIVE), (0.25, TOKEN)), limiter=limiter)
+        await asyncio.sleep(0.3)
+        other.release()
+        await asyncio.sleep(1)
+        assert engine.released_at is not None
+        assert engine.reading.is_empty
 
     run(scenario())
