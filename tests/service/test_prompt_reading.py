@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from foundry_api import DeadlineTooShort, FoundryAPIClient
+from foundry_api import DeadlineTooShort, FoundryAPIClient, LimiterSettings, Settings
 from foundry_api.resilience.prompt_reading import MIN_SAMPLES
 from service.helpers import wait_until_async
 
@@ -73,3 +73,27 @@ async def test_prompt_that_outlasts_its_deadline_is_not_sent(engine: Engine) -> 
         await engine.client.complete(prompt, max_tokens=1, deadline=estimate.duration_s / 2)
     assert caught.value.prompt_tokens == pytest.approx(answer.usage.prompt_tokens, rel=0.01)
     await engine.client.complete(prompt, max_tokens=1, deadline=600)
+
+
+async def test_second_process_replaces_an_engine_that_reads_an_abandoned_prompt(home: Path) -> None:
+    settings = Settings(service="embedded", home=home, model="demo", engine_processes=2)
+    limits = LimiterSettings(concurrency=2)
+    async with FoundryAPIClient(settings=settings, limiter=limits) as client:
+        await client.complete("Hi", max_tokens=1)
+        service = client.services[0]
+        assert service.connection is not None
+        old = psutil.Process(service.connection.endpoint.pid)
+        abandoned = asyncio.create_task(client.complete(LONG_PROMPT, max_tokens=1))
+        before_s = sum(old.cpu_times()[:2])
+        await wait_until_async(lambda: sum(old.cpu_times()[:2]) > before_s + 0.05)
+        abandoned.cancel()
+        await asyncio.wait({abandoned})
+        # One has the other slot, and the others wait.
+        calls = [client.complete("Tell a story", max_tokens=200) for _ in range(4)]
+        answers = await asyncio.gather(*calls)
+        assert all(answer.content for answer in answers)
+        assert len({answer.service for answer in answers}) == 2
+        await wait_until_async(lambda: not old.is_running() or old.status() == "zombie")
+        assert service.connection is not None
+        assert service.connection.endpoint.pid != old.pid
+        assert client.limiter.statistics().abandoned == 0

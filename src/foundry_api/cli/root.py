@@ -53,6 +53,7 @@ Environment:
   FOUNDRY_RETRIES          number of retries after a failed attempt; 3
   FOUNDRY_MODEL_IDLE       seconds after which an unused model is unloaded; never
   FOUNDRY_MEMORY_BUDGET    MB of memory for loaded models; unlimited
+  FOUNDRY_ENGINE_PROCESSES 2 allows a second engine that replaces a busy one; 1
   FOUNDRY_ENGINE_THREADS   threads that compute one model; from the CPUs
   FOUNDRY_CACHE            response cache: memory, sqlite, or the path of a file; off
   FOUNDRY_LOG_LEVEL        log to standard error at this level; off

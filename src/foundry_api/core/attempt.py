@@ -275,6 +275,7 @@ class Attempt(Generic[_ChunkT]):
 
     async def _wait_for_slot(self, *, requeued: bool, may_move: bool = False) -> None:
         self._guard.suspend_read_timeout("waiting for its turn")
+        self._replace_busy_engine()
         is_probe = self._permit is not None and self._permit.is_probe
         try:
             with self._guard:
@@ -356,6 +357,14 @@ class Attempt(Generic[_ChunkT]):
         )
         self.abandoned = self.service.abandoned_reads.add(read, loop)
         self._response = self._usage = self._slot = None
+        if self.service.limiter.queued:
+            self._replace_busy_engine()
+
+    def _replace_busy_engine(self) -> None:
+        """Replace an engine that reads abandoned prompts while calls wait, if that is allowed."""
+        service = self.service
+        if service.replacement is not None and service.limiter.abandoned:
+            service.replacement.start()
 
     async def _read_block(self, response: Response) -> bytes:
         """Return the next block of the body. Empty at its end."""

@@ -78,6 +78,7 @@ class Connection:
         # The models of the last listings: of this machine, and of the remote catalog.
         self._local: Sequence[Model] = ()
         self._public: Sequence[Model] = ()
+        self.downloads = 0  # in progress
         self.resolved: dict[str, Model] = {}  # by the name that the caller used
         self.models = ModelManager(
             self, coordination or NoCoordination(), residency or ResidencyContext()
@@ -176,10 +177,15 @@ class Connection:
         """
         control = self.control
         steps = control.download(model.id) if control else self.dialect.download(model)
-        async with aclosing(with_stall_timeout(steps, model=model.id, stall_s=stall_s)) as alive:
-            async for percent in alive:
-                if progress is not None:
-                    progress(percent)
+        alive = with_stall_timeout(steps, model=model.id, stall_s=stall_s)
+        self.downloads += 1
+        try:
+            async with aclosing(alive):
+                async for percent in alive:
+                    if progress is not None:
+                        progress(percent)
+        finally:
+            self.downloads -= 1
         self.forget(model)
         # A download counts as complete only if the service then lists the model.
         known = await self.dialect.list_local_models()

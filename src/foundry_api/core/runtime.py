@@ -13,6 +13,7 @@ from foundry_api.core.cache.select import make_cache
 from foundry_api.core.call import CallContext
 from foundry_api.core.catalog import CatalogStore
 from foundry_api.core.connection import Connection
+from foundry_api.core.engine_replacement import EngineReplacement
 from foundry_api.core.loop_binding import LoopBinding
 from foundry_api.core.residency.coordination import NoCoordination, UsageRegistry
 from foundry_api.core.residency.idle import IdleUnloader
@@ -196,13 +197,16 @@ class ClientRuntime:
     def _make_service(
         self, locator: ServiceLocator, locate: Callable[[], Coroutine[None, None, Endpoint]]
     ) -> ServiceHandle:
-        return ServiceHandle(
+        service = ServiceHandle(
             locator.name,
             lambda: self._open(locate),  # called by `ServiceHandle.connect`
             locator.invalidate,
             CircuitBreaker(self._breaker_settings, listener=self.events.emit),
             Limiter(self._limiter_settings),
         )
+        if self.settings.engine_processes > 1:
+            service.replacement = EngineReplacement(service, locator.retire_host)
+        return service
 
     async def _open(self, locate: Callable[[], Coroutine[None, None, Endpoint]]) -> Connection:
         self._check_use()

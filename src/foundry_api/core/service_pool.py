@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
     from foundry_api.core.connection import Connection
+    from foundry_api.core.engine_replacement import EngineReplacement
     from foundry_api.resilience.breaker import CircuitBreaker
     from foundry_api.resilience.limiter import Limiter
 
@@ -53,6 +54,7 @@ class ServiceHandle:
         self.attempts: set[object] = set()  # assigned to this service and not ended yet
         self.readings = PromptReadings()
         self.abandoned_reads = AbandonedReads(limiter)
+        self.replacement: EngineReplacement | None = None  # set by the owner, if it is allowed
         # `ClientRuntime._make_service` passes both. `connect` locates or starts the service and
         # opens a Connection to it; `forget` is `ServiceLocator.invalidate`.
         self._connect = connect
@@ -103,6 +105,8 @@ class ServiceHandle:
 
     async def aclose(self) -> None:
         self.connection = None
+        if self.replacement is not None:
+            await self.replacement.aclose()
         await self.abandoned_reads.aclose()
         recovery, self._recovery = self._recovery, None
         # A task of another event loop, one that has ended, can't be awaited here.

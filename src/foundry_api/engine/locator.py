@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from foundry_api.engine.endpoint import Endpoint
+    from foundry_api.engine.supervisor import EngineHost
     from foundry_api.storage.paths import Paths
     from foundry_api.types.settings import Settings
     from foundry_api.wire.transport import Transport
@@ -68,6 +69,13 @@ class ServiceLocator:
     def invalidate(self) -> None:
         """Search again at the next `get_endpoint`, because the service no longer answers."""
         self._endpoint = None
+
+    def retire_host(self) -> EngineHost | None:
+        """As `Supervisor.retire`, for the next `get_endpoint`."""
+        host = self._supervisor.retire()
+        if host is not None:
+            self._endpoint = None
+        return host
 
     def close(self) -> None:
         """Stop this process's own host, if it has one. A later `get_endpoint` starts another."""

@@ -140,6 +140,16 @@ class Supervisor:
         if self._host is not None:
             await self._host.aclose()
 
+    def retire(self) -> EngineHost | None:
+        """Start another host in place of the running one.
+
+        Return the old one, which the caller closes; None if no host runs.
+        """
+        if self._host is None:
+            return None
+        host, self._host = self._host, self._start_host()
+        return host
+
     async def _start(self) -> Endpoint:
         if self._host is not None and not self._host.is_alive:
             self._host.close()  # frees its pipes

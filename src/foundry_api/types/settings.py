@@ -32,6 +32,7 @@ LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 CONNECT_TIMEOUT_S = 5.0
 # Far more than any CPU has; each takes memory.
 MAX_ENGINE_THREADS = 512
+MAX_ENGINE_PROCESSES = 2
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -68,6 +69,9 @@ class Settings:
         memory_budget_mb: Maximum memory of all models of a service, in MB; None for no limit.
             Measured for an engine host of this package, else estimated from the file sizes.
             `FOUNDRY_MEMORY_BUDGET`.
+        engine_processes: Processes that this client's own engine may have: with 2, a second one
+            replaces the first while that reads prompts that no call waits for, which nothing else
+            can stop. `FOUNDRY_ENGINE_PROCESSES`, default 1.
         engine_threads: Threads that compute one model in an engine that this package starts; None
             chooses a number from the CPUs. `FOUNDRY_ENGINE_THREADS`.
         cache: Cache for answers: `off`, `memory`, `sqlite` for a file in the home, or the path of
@@ -88,6 +92,7 @@ class Settings:
     service: Literal["auto", "embedded"] = "auto"
     keep_alive_s: float | None = None
     memory_budget_mb: float | None = None
+    engine_processes: int = 1
     engine_threads: int | None = None
     cache: Literal["off", "memory", "sqlite"] | Path = "off"
     home: Path | None = None
@@ -293,6 +298,16 @@ def _check_retries(name: str, value: object) -> int:
     return number
 
 
+def _check_engine_processes(name: str, value: object) -> int:
+    number = as_int(value)
+    if number is None or not 1 <= number <= MAX_ENGINE_PROCESSES:
+        raise ConfigurationError(
+            f"{name} is {format_value(value)}",
+            hint="Give 1, or 2 to let a second process replace one that can't be stopped.",
+        )
+    return number
+
+
 def _check_engine_threads(name: str, value: object) -> int:
     number = as_int(value)
     if number is None or not 1 <= number <= MAX_ENGINE_THREADS:
@@ -419,6 +434,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "service": _make_word_check("auto", "embedded", hint="Give 'auto', 'embedded', or a base_url."),
     "keep_alive_s": _check_seconds,
     "memory_budget_mb": _check_budget_mb,
+    "engine_processes": _check_engine_processes,
     "engine_threads": _check_engine_threads,
     "cache": _check_cache_location,
     "home": _check_home,
@@ -448,6 +464,7 @@ _VARIABLES: dict[str, tuple[str, Callable[[str], object]]] = {
     "api_key": ("FOUNDRY_API_KEY", str),
     "keep_alive_s": ("FOUNDRY_MODEL_IDLE", float),
     "memory_budget_mb": ("FOUNDRY_MEMORY_BUDGET", _parse_megabytes),
+    "engine_processes": ("FOUNDRY_ENGINE_PROCESSES", int),
     "engine_threads": ("FOUNDRY_ENGINE_THREADS", int),
     "cache": ("FOUNDRY_CACHE", _parse_cache),
     "home": ("FOUNDRY_HOME", Path),

@@ -50,6 +50,10 @@ class StoredResponses:
     def __contains__(self, response_id: str) -> bool:
         return response_id in self._responses
 
+    @property
+    def is_empty(self) -> bool:
+        return not self._responses
+
     def add(self, response_id: str, model: Model, retention: Retention) -> None:
         self._responses[response_id] = _StoredResponse(model.id, model.catalog, retention)
 
