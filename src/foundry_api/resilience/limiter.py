@@ -6,6 +6,8 @@ A hill climber finds the limit with the highest throughput.
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -24,11 +26,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Limiter", "LimiterSettings", "LimiterStatistics", "Moved", "Slot"]
 
-# A measuring window lasts at least this long, so that the clock is precise enough, and has at least
-# this many tokens, so that they come from all calls in flight.
-WINDOW_S = 0.2
+# A measuring window lasts at least this long, because operating systems run each process for some
+# milliseconds at a time, and has at least this many tokens, so that they come from all calls in
+# flight.
+WINDOW_S = 0.1
 WINDOW_TOKENS = 32
 TOKENS_PER_SLOT = 8
+
+# A CPU engine needs about two calls for each CPU: one works while the other one starts or ends.
+INITIAL_PER_CPU = 2
+MAX_INITIAL = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,14 +46,15 @@ class LimiterSettings:
         concurrency: Fixed number of calls in flight; None finds the number with the highest
             throughput in tokens per second.
         minimum: Lowest number to try.
-        initial: Number to start with.
+        initial: Number to start with; None for two for each CPU that this process may use, between
+            2 and 16.
         maximum: Highest number to try.
         queue: Calls that may queue; further ones fail with `QueueFull`.
     """
 
     concurrency: int | None = None
     minimum: int = 1
-    initial: int = 2
+    initial: int | None = None
     maximum: int = 256
     queue: int = 16_384
 
@@ -55,8 +63,9 @@ class LimiterSettings:
         if self.concurrency is not None:
             self._check("concurrency", 1)
         self._check("minimum", 1)
-        self._check("initial", self.minimum)
-        self._check("maximum", self.initial)
+        if self.initial is not None:
+            self._check("initial", self.minimum)
+        self._check("maximum", self.initial or self.minimum)
         self._check("queue", 0)
 
     def _check(self, name: str, least: int) -> None:
@@ -121,16 +130,34 @@ class Slot(msgspec.Struct, eq=False):
     _limiter: Limiter | None
     queued_s: float
     epoch: int
+    _has_tokens: bool = False
 
     def progress(self, tokens: int) -> None:
-        if self._limiter is not None:
-            self._limiter.progress(tokens)
+        limiter = self._limiter
+        if limiter is not None:
+            if not self._has_tokens:
+                self._has_tokens = True
+                limiter.end_prompt(self.epoch)
+            limiter.progress(tokens)
 
     def release(self) -> None:
         """Return the slot at the end of the call; further calls do nothing."""
         limiter, self._limiter = self._limiter, None
         if limiter is not None:
+            if not self._has_tokens:
+                limiter.end_prompt(self.epoch)
             limiter.release(self.epoch)
+
+
+def get_default_initial(settings: LimiterSettings) -> int:
+    """Return the number of calls to start with on this machine."""
+    # An engine that this process starts inherits its CPUs.
+    if sys.platform == "linux":
+        cpus = len(os.sched_getaffinity(0))
+    else:
+        cpus = os.cpu_count() or 1
+    initial = min(MAX_INITIAL, INITIAL_PER_CPU * cpus)
+    return max(settings.minimum, min(settings.maximum, initial))
 
 
 class Limiter:
@@ -154,10 +181,13 @@ class Limiter:
         self.service = ""
         self._settings = settings
         self._monotonic = monotonic
-        self._climber = HillClimber(settings.minimum, settings.initial, settings.maximum)
-        self._limit = settings.concurrency or settings.initial
+        initial = settings.initial or get_default_initial(settings)
+        self._climber = HillClimber(settings.minimum, initial, settings.maximum)
+        self._limit = settings.concurrency or initial
         self._epoch = 0
         self._in_flight = 0
+        self._prompts = 0  # calls in flight that have no token yet
+        self._prompts_to_end = 0  # before the next window
         self.on_idle: Callable[[], None] | None = None
         self.abandoned = AbandonedPrompts(monotonic)
         # By future: whether the call may move to another service. The future's result is True with
@@ -199,6 +229,7 @@ class Limiter:
         if self._queue or self._in_flight >= self._limit:
             return None
         self._in_flight += 1
+        self._prompts += 1
         return Slot(self, 0.0, self._epoch)
 
     async def acquire(self, *, requeued: bool = False, may_move: bool = False) -> Slot:
@@ -235,10 +266,20 @@ class Limiter:
         if self._window_tokens >= self._min_window_tokens and started_at is not None:
             self._evaluate_window(started_at)
 
+    def end_prompt(self, epoch: int) -> None:
+        """Count a call that has its first token, or that ends without one."""
+        if epoch != self._epoch:
+            return
+        self._prompts -= 1
+        if self._prompts_to_end:
+            self._prompts_to_end -= 1
+            if not self._prompts_to_end and self._queue:
+                self._start_window()
+
     def reset(self) -> None:
         """Drop all slots and queued calls, because their event loop has ended."""
         self._epoch += 1
-        self._in_flight = 0
+        self._in_flight = self._prompts = self._prompts_to_end = 0
         self._queue.clear()
         self.abandoned.clear()
         self._window_started_at = None
@@ -250,6 +291,9 @@ class Limiter:
         if self._queue:
             self._wake_next()
         if not self._queue:
+            if self._settings.concurrency is None:
+                self._climber.pause()
+                self._limit = self._climber.limit
             self._window_started_at = None
             if self.on_idle is not None and self._in_flight < self._limit:
                 self.on_idle()
@@ -263,6 +307,8 @@ class Limiter:
         self._queue[waiter] = may_move
         if requeued:
             self._queue.move_to_end(waiter, last=False)
+        if len(self._queue) == 1:
+            self._prompts_to_end = self._prompts
         if self._window_started_at is None:
             self._start_window()
         try:
@@ -271,7 +317,9 @@ class Limiter:
             if not waiter.done() or waiter.cancelled():
                 self._queue.pop(waiter, None)
             elif waiter.result():
-                self.release(epoch)  # cancelled just as it got a slot: pass the slot on
+                # Cancelled just as it got a slot: pass the slot on.
+                self.end_prompt(epoch)
+                self.release(epoch)
             raise
         queued_s = self._monotonic() - started_at
         if not has_slot:
@@ -283,13 +331,16 @@ class Limiter:
             waiter, _ = self._queue.popitem(last=False)
             if not waiter.done():
                 self._in_flight += 1
+                self._prompts += 1
                 waiter.set_result(True)
 
     def _start_window(self) -> None:
         # After the limit was lowered, more calls are in flight for a while: their throughput is
-        # not that of the limit. Nor is it while a slot has a prompt that gives no tokens.
-        is_at_limit = self._in_flight == self._limit and not self.abandoned
-        if self._settings.concurrency is None and is_at_limit:
+        # not that of the limit. Nor is it while a slot has an abandoned prompt, or while the engine
+        # reads the prompts of several new calls after the limit was raised: these give no tokens.
+        is_at_limit = self._in_flight == self._limit
+        is_settled = is_at_limit and not self._prompts_to_end and not self.abandoned
+        if self._settings.concurrency is None and is_settled:
             self._window_started_at = self._monotonic()
             self._window_tokens = 0
             self._min_window_tokens = WINDOW_TOKENS + TOKENS_PER_SLOT * self._limit
@@ -303,8 +354,11 @@ class Limiter:
             self._min_window_tokens += WINDOW_TOKENS
             return
         self._climber.add_window(self._window_tokens / duration_s)
+        is_raised = self._climber.limit > self._limit
         self._limit = self._climber.limit
         self._window_started_at = None
         self._wake_next()
+        if is_raised:
+            self._prompts_to_end = self._prompts
         if self._queue:
             self._start_window()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from dataclasses import dataclass, field
 
 import pytest
@@ -180,16 +182,50 @@ async def work(line: Line, rate: float, seconds: float) -> None:
         next(iter(line.slots.values())).progress(round(together))
 
 
-async def test_the_limit_adapts_while_calls_are_queued() -> None:
-    line = Line(LimiterSettings(initial=1))
-    for caller in range(40):
+async def test_no_window_while_the_prompts_of_new_calls_are_read() -> None:
+    line = Line(LimiterSettings(initial=2))
+    for caller in range(20):
         await line.come(caller)
-    for _ in range(60):
-        await work(line, 1000.0, 0.3)
-        await settle()
-    assert 4 <= line.statistics.limit <= 9
-    assert line.statistics.tokens_per_second == pytest.approx(5000, rel=0.1)
+    first, second = line.slots.values()
+    line.now = 10.0
+    first.progress(1)
+    second.progress(1)  # the window starts here
+    line.now = 10.5
+    second.progress(200)
+    assert line.statistics.tokens_per_second == pytest.approx(400, rel=0.01)
+    assert line.statistics.limit == 4  # on trial: two more calls have started
+    await settle()
+    line.now = 20.0
+    second.progress(200)  # no window, because the new calls have no token
+    for slot in list(line.slots.values())[2:]:
+        slot.progress(1)
+    line.now = 20.5
+    second.progress(200)
+    assert line.statistics.limit == 2  # not better
     await line.end()
+
+
+async def test_without_a_queue_the_best_limit_known_is_in_use() -> None:
+    """A trial needs a queue. Without one it must not hold calls back."""
+    line = Line(LimiterSettings(initial=2))
+    for caller in range(5):
+        await line.come(caller)
+    for slot in list(line.slots.values()):
+        slot.progress(1)
+    line.now = 1.0
+    line.slots[0].progress(100)
+    assert line.statistics.limit == 4  # on trial
+    for caller in range(5):
+        await line.done(caller)
+    assert line.statistics.limit == 2
+    await line.end()
+
+
+@pytest.mark.parametrize(("minimum", "maximum"), [(1, 1), (40, 50), (1, 256)])
+def test_the_initial_limit_depends_on_the_cpus_and_is_in_range(minimum: int, maximum: int) -> None:
+    limit = Limiter(LimiterSettings(minimum=minimum, maximum=maximum)).limit
+    cpus = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    assert limit == max(minimum, min(maximum, 16, 2 * cpus))
 
 
 async def test_without_a_queue_the_limit_is_constant() -> None:
@@ -219,7 +255,7 @@ async def test_a_fixed_limit_is_constant() -> None:
         ("concurrency", 1.5),
         ("minimum", 0),
         ("initial", 0),
-        ("maximum", 1),
+        ("maximum", 0),
         ("queue", -1),
     ],
 )
