@@ -80,6 +80,18 @@ async def test_a_recording_longer_than_the_window_is_transcribed_to_its_end(
     assert text.index("capital") < text.index("waiting for the train") < text.rindex("capital")
 
 
+async def test_a_recording_of_telephony_has_to_be_converted(
+    client: FoundryAPIClient, tmp_path: Path
+) -> None:
+    head = bytearray((SPEECH / "paris.wav").read_bytes())
+    head[24:32] = struct.pack("<II", 8000, 8000)  # frames and bytes per second
+    (tmp_path / "slow.wav").write_bytes(head)
+    with pytest.raises(InvalidRequest, match="down-sampling") as caught:
+        await client.transcribe(tmp_path / "slow.wav", model="whisper", language="en")
+    assert caught.value.field == "audio"
+    assert "-ar 16000" in caught.value.hint
+
+
 async def test_a_language_is_required(client: FoundryAPIClient) -> None:
     with pytest.raises(InvalidRequest, match="language"):
         await client.transcribe(SPEECH / "paris.wav", model="whisper")

@@ -104,6 +104,11 @@ _REGISTRATIONS_HINT = (
     " register your models again with `foundry-api models register`."
 )
 
+_SAMPLE_RATE_HINT = (
+    "The recording has fewer samples per second than the model needs. Convert it: "
+    "ffmpeg -i FILE -ar 16000 talk.wav"
+)
+
 # What to do when a model cannot be loaded, by patterns in the messages of SDK 2.2.1.
 _LOAD_HINTS = {
     r"unsupported tokenizer class": (
@@ -167,6 +172,8 @@ def classify(status: int, message: str) -> FoundryError:
             hint for words, hint in _LOAD_HINTS.items() if re.search(words, text, re.IGNORECASE)
         )
         return ModelLoadFailed(text, status=status, hint=next(hints, None))
+    if kind is InvalidRequest and "only down-sampling supported" in text:
+        return InvalidRequest(text, status=status, field="audio", hint=_SAMPLE_RATE_HINT)
     return (kind or _classify_by_status(status))(text, status=status)
 
 

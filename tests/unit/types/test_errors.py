@@ -257,6 +257,13 @@ def test_service_errors_are_classified(status: int, message: str, kind: type[Fou
     assert str(error).endswith(error.hint)
 
 
+def test_a_recording_with_too_few_samples_is_an_invalid_argument() -> None:
+    error = classify(500, "Inference failed: [AudioDecoder]: only down-sampling supported")
+    assert isinstance(error, errors.InvalidRequest)
+    assert error.field == "audio"
+    assert "-ar 16000" in error.hint
+
+
 def test_an_overflow_has_the_token_counts() -> None:
     error = classify(400, BUDGET)
     assert isinstance(error, errors.ContextOverflow)
