@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from foundry_api.resilience.backoff import Backoff
+from foundry_api.resilience.prompt_reading import DeadlineTooShort
 from foundry_api.types import errors
 from foundry_api.types.errors import (
     CallTimeout,
@@ -97,6 +98,8 @@ def classify_failure(error: FoundryError) -> FailureClass:
         return "unreachable"
     if isinstance(error, MemoryBudgetExceeded):
         return "memory"
+    if isinstance(error, DeadlineTooShort):  # though a CallTimeout: it does not depend on chance
+        return "line"
     return "transient" if error.retryable or isinstance(error, _TRANSIENT) else "line"
 
 

@@ -15,6 +15,7 @@ from foundry_api.batch.queues import MAX_READY, ONE_GROUP_CAPACITY, REORDER_WIND
 from foundry_api.batch.scheduler import ConcurrencyWindow, Scheduler
 from foundry_api.batch.task import BatchTask
 from foundry_api.resilience.backoff import Backoff
+from foundry_api.resilience.prompt_reading import DeadlineTooShort
 from foundry_api.types import errors
 
 if TYPE_CHECKING:
@@ -213,11 +214,12 @@ def test_lines_of_one_model_are_answered_together(run: Run) -> None:
     run(test())
 
 
-def test_invalid_line_fails_alone_and_at_once(run: Run) -> None:
+@pytest.mark.parametrize("kind", [errors.InvalidRequest, DeadlineTooShort])
+def test_invalid_line_fails_alone_and_at_once(run: Run, kind: type[errors.FoundryError]) -> None:
     async def test() -> None:
-        engine = Engine(lambda _, index: errors.InvalidRequest("no") if index == 5 else None)
+        engine = Engine(lambda _, index: kind("no") if index == 5 else None)
         stream = await results(make_scheduler(), lines(engine, 20))
-        assert "5 InvalidRequest" in stream
+        assert f"5 {kind.__name__}" in stream
         assert len(stream) == 20
         assert engine.tries[5] == 1
 
