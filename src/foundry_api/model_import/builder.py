@@ -40,10 +40,10 @@ PACKAGES = 40  # about as many are installed, so that the bar moves evenly
 COLLECTING = 80.0  # percent of the installation after which pip unpacks what it has downloaded
 
 PYTHON_HINT = (
-    "There may be no build of it for this Python or system: use a 64-bit Python 3.11 to 3.13. The "
-    "log has the details."
+    "Check the network. If it works, there is no build of it for this Python or system: use a "
+    "64-bit Python 3.11 to 3.14."
 )
-NETWORK_HINT = "Check the network and the disk, then run it again: it continues. "
+NETWORK_HINT = "Check the network and the disk, then run it again: it continues."
 
 _COLLECTING = re.compile(r"Collecting ([\w.-]+)")
 _DOWNLOADING = re.compile(r"\s*(?:Downloading|Using cached) (\S+)")
@@ -96,7 +96,8 @@ class Builder:
     def is_ready(self) -> bool:
         """Whether everything is installed."""
         try:
-            return self._stamp.read_text(encoding="utf-8") == self.recipe
+            installed = self._stamp.read_text(encoding="utf-8")
+            return installed == self.recipe and self.interpreter.is_file()
         except (OSError, ValueError):
             return False
 
@@ -172,7 +173,7 @@ class Builder:
         # The marker is written last: without it, the environment was not completed.
         marker = self.directory / "origin"
         with contextlib.suppress(FileNotFoundError, ValueError):
-            if marker.read_text(encoding="utf-8") == self._origin:
+            if marker.read_text(encoding="utf-8") == self._origin and self.interpreter.is_file():
                 return
         report(None, "creating the environment")
         marker.unlink(missing_ok=True)

@@ -92,6 +92,14 @@ async def test_an_environment_that_was_not_completed_is_made_again(fake: FakeBui
     assert fake.builder.is_ready()
 
 
+async def test_an_environment_without_its_python_is_not_ready(fake: FakeBuilder) -> None:
+    await fake.builder.set_up(ignore)
+    fake.builder.interpreter.unlink()
+    assert not fake.builder.is_ready()
+    await fake.builder.set_up(ignore)
+    assert fake.builder.is_ready()
+
+
 async def test_two_programs_install_once(fake: FakeBuilder) -> None:
     waiting: list[str] = []
     is_waiting = asyncio.Event()
