@@ -36,8 +36,11 @@ PROMPTS = (
 )
 TOKENS = 8
 
-# How many of the prompts must agree, and up to which token.
-REQUIRED = {"int4": (4, 1), "int8": (4, 4), "fp16": (5, 8)}
+# How many of the prompts must agree, and up to which token. Of 20 answers of SmolLM2-135M, which is
+# small and so the most sensitive, the first token agreed in 12 with int4 and in 19 with int8, the
+# first four in 7 and 17; with fp16 all eight did in all of these five. A model that was converted
+# wrongly agrees in no answer, or in one by chance.
+REQUIRED = {"int4": (3, 1), "int8": (3, 4), "fp16": (4, 8)}
 
 ALIAS = "import-check"
 # A large model that was just written is slow at its first token.
