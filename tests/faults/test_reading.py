@@ -113,6 +113,7 @@ async def test_call_has_its_slot_and_its_model_until_the_prompt_has_been_read(
         assert error.is_still_reading
         assert error.attempts == len(server.requests) == 1
         assert "the engine reads the prompt to its end" in str(error)
+        assert "not retried" in error.hint
         assert (client.service.limiter.load, client.abandoned, client.calls_of_the_model) == (
             (1, 1, 1)
         )

@@ -108,6 +108,7 @@ class AbandonedReads:
         remaining_s = prompt.remaining_s
         duration = "" if remaining_s is None else f", for about {remaining_s:.1f} s"
         error.message += f"; the engine reads the prompt{size} to its end{duration}"
+        error.hint = f"It can't be stopped, so the call is not retried. {error.hint}"
 
     async def _wait(self, read: AbandonedRead, prompt: AbandonedPrompt, *, is_alone: bool) -> None:
         remaining_s = prompt.remaining_s
