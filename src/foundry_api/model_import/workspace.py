@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import shutil
 from typing import TYPE_CHECKING
 
@@ -49,14 +48,15 @@ class Workspace:
     """
 
     def __init__(
-        self, output: Path, source: ModelSource, precision: Precision, recipe: str
+        self, output: Path, source: ModelSource, precision: Precision, builder: str
     ) -> None:
         self.output = output
         self.directory = output.with_name(f".{output.name}.import")
         self._size_bytes = _estimate_bytes(source, precision)
         self.record = ImportRecord(
             source=str(source.path),
-            digest=hashlib.sha256(f"{source.digest} {recipe}".encode()).hexdigest()[:32],
+            digest=source.digest,
+            builder=builder,
             precision=precision,
             architecture=source.architecture,
         )
@@ -85,7 +85,7 @@ class Workspace:
     def check_output(self) -> bool:
         """Return whether the output is complete already; raise if it is somebody else's."""
         record = read_record(self.output)
-        if record is not None and record.is_same_import(self.record):
+        if record is not None and record.is_same_model(self.record):
             return True
         if not self.output.exists() or (self.output.is_dir() and not any(self.output.iterdir())):
             return False
@@ -101,7 +101,7 @@ class Workspace:
         """Create the directory, or continue with that of a stopped import of the same model."""
         self.directory.parent.mkdir(parents=True, exist_ok=True)
         state = self._read_state()
-        if state is not None and state.record.is_same_import(self.record):
+        if state is not None and state.record == self.record:
             self._state = state
         elif self.directory.exists():
             if state is None and any(self.directory.iterdir()):
