@@ -195,6 +195,7 @@ class Limiter:
         self._queue: OrderedDict[asyncio.Future[bool], bool] = OrderedDict()
         self._refused = 0
         self._window_started_at: float | None = None
+        self._has_windows = False  # whether the climber got any since its last pause
         self._window_tokens = 0
         self._min_window_tokens = 0
 
@@ -291,7 +292,8 @@ class Limiter:
         if self._queue:
             self._wake_next()
         if not self._queue:
-            if self._settings.concurrency is None:
+            if self._has_windows:  # most calls end without a queue before them
+                self._has_windows = False
                 self._climber.pause()
                 self._limit = self._climber.limit
             self._window_started_at = None
@@ -354,6 +356,7 @@ class Limiter:
             self._min_window_tokens += WINDOW_TOKENS
             return
         self._climber.add_window(self._window_tokens / duration_s)
+        self._has_windows = True
         is_raised = self._climber.limit > self._limit
         self._limit = self._climber.limit
         self._window_started_at = None
