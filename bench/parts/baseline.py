@@ -33,7 +33,7 @@ class Event(msgspec.Struct):
     usage: Usage | None = None
 
 
-_DECODE = msgspec.json.Decoder(Event).decode
+decode_event = msgspec.json.Decoder(Event).decode
 
 
 async def complete(session: aiohttp.ClientSession, base_url: str, prompt: str) -> str:
@@ -54,5 +54,5 @@ async def stream(session: aiohttp.ClientSession, base_url: str, prompt: str) -> 
             *events, rest = (rest + block).split(b"\n\n")
             for event in events:
                 if event.startswith(b"data: {"):
-                    for choice in _DECODE(event[6:]).choices:
+                    for choice in decode_event(event[6:]).choices:
                         yield choice.delta.content or ""

@@ -13,8 +13,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 WORKER = ROOT / "bench" / "peers" / "worker.py"
 PEERS = ("openai", "ollama", "litellm")
-# These two run in this project's environment.
-OURS = ("aiohttp", "foundry-api")
+# These run in this project's environment.
+OURS = ("aiohttp", "asyncio", "foundry-api")
 
 
 def find_python(peer: str) -> Path:

@@ -46,6 +46,18 @@ class RawAiohttp:
         await self._session.close()
 
 
+class AsyncioProtocol:
+    """The floor: what any client on asyncio costs at least."""
+
+    def __init__(self, base_url: str, _max_concurrency: int) -> None:
+        from parts.floor import Floor
+
+        self._floor = Floor(base_url)
+        self.complete = self._floor.complete
+        self.stream = self._floor.stream
+        self.close = self._floor.close
+
+
 class FoundryAPI:
     """`foundry_api` with its default protections."""
 
@@ -144,6 +156,7 @@ class LiteLLM(Streaming):
 
 CLIENTS: dict[str, type[Any]] = {
     "aiohttp": RawAiohttp,
+    "asyncio": AsyncioProtocol,
     "foundry-api": FoundryAPI,
     "openai": OpenAI,
     "ollama": Ollama,

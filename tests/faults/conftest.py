@@ -13,7 +13,9 @@ from foundry_api.core.connection import Connection
 from foundry_api.engine.endpoint import Endpoint
 from foundry_api.resilience.deadline import NEVER, Deadline
 from foundry_api.types.models import Model
+from foundry_api.wire import loopback
 from foundry_api.wire.http import HttpTransport
+from foundry_api.wire.http_parser import ResponseParser
 from foundry_api.wire.loopback import is_loopback_http
 from support.factories import make_call_context, make_service_handle
 
@@ -105,10 +107,20 @@ class Caller:
         self.invalidations += 1
 
 
+def with_python_parser(url: str) -> bool:
+    """Use the loopback pool, with the parser in Python."""
+    return is_loopback_http(url)
+
+
 @pytest.fixture
-async def caller(request: pytest.FixtureRequest) -> AsyncIterator[Caller]:
+async def caller(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Caller]:
     """A caller over the HTTP transport; a parameter chooses what uses the loopback pool."""
-    transport = HttpTransport(use_loopback=getattr(request, "param", is_loopback_http))
+    use_loopback = getattr(request, "param", is_loopback_http)
+    if use_loopback is with_python_parser:
+        monkeypatch.setattr(loopback, "make_parser", ResponseParser)
+    transport = HttpTransport(use_loopback=use_loopback)
     caller = Caller(transport)
     yield caller
     await caller.aclose()

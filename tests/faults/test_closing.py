@@ -17,7 +17,7 @@ from foundry_api import (
     StreamInterrupted,
 )
 from foundry_api.testing import FakeService
-from foundry_api.wire.http import HttpResponse, HttpTransport
+from foundry_api.wire.http import HttpTransport
 from foundry_api.wire.loopback import is_loopback_http
 
 from .hostile import (
@@ -33,6 +33,8 @@ from .hostile import (
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from foundry_api.wire.transport import Response
 
     Way = Callable[[FoundryAPIClient], Awaitable[Any]]
 
@@ -207,7 +209,7 @@ async def test_reading_while_the_connection_closes(
         await closing
 
 
-async def read_whole(response: HttpResponse) -> None:
+async def read_whole(response: Response) -> None:
     try:
         async with asyncio.timeout(5):
             while await response.read():

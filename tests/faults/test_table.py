@@ -13,6 +13,7 @@ from foundry_api.types import errors
 from foundry_api.types.events import AttemptStarted, CallEnded
 from foundry_api.wire.loopback import is_loopback_http
 
+from .conftest import with_python_parser
 from .hostile import ScriptedServer
 from .table import FAULTS, RETRIES, TIMEOUT_S, Fault, make_markdown
 
@@ -47,7 +48,9 @@ def over_a_session(_url: str) -> bool:
     return False
 
 
-@pytest.mark.parametrize("caller", [is_loopback_http, over_a_session], indirect=True)
+@pytest.mark.parametrize(
+    "caller", [is_loopback_http, with_python_parser, over_a_session], indirect=True
+)
 @pytest.mark.parametrize("way", [whole, streamed])
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 async def test_outcome_of_a_fault(

@@ -20,6 +20,7 @@ HEAVY = {
     "asyncio",
     "click",
     "foundry_local_sdk",
+    "httptools",
     "langchain_core",
     "llm",
     "msgspec",
@@ -74,6 +75,12 @@ def test_creating_a_client_loads_no_http_library_or_engine(
     """They are loaded by the first call, by the engine host and by the command."""
     modules = modules_after(f"from foundry_api import {client}; {client}()")
     assert heavy(modules) <= {"asyncio", "msgspec", "platformdirs", "psutil"}
+
+
+def test_the_loopback_transport_loads_no_aiohttp() -> None:
+    """It would add 200 ms to the first call."""
+    modules = modules_after("import foundry_api.wire.http")
+    assert heavy(modules) <= {"asyncio", "httptools", "msgspec"}
 
 
 def test_the_engine_host_starts_without_its_control_api() -> None:

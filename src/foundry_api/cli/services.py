@@ -37,7 +37,7 @@ COMMAND_TIMEOUT_S = 1.5
 
 
 class _LazyTransport:
-    """A transport that is made on first use: aiohttp takes 0.2 s to import."""
+    """A transport that is made on first use."""
 
     def __init__(self) -> None:
         self._transport: Transport | None = None

@@ -108,7 +108,7 @@ class FoundryAPIClient(ChatMethods, ToolMethods, EndpointMethods, BatchMethods):
             the client and reopens on its next use. Default `FOUNDRY_CACHE`, else none.
         home: Directory for the engine's data, logs and state; default `FOUNDRY_HOME`, else the
             platform's directories.
-        transport: Sends the requests; default a pooled aiohttp session. Foreign exceptions of a
+        transport: Sends the requests; default pooled connections. Foreign exceptions of a
             custom transport are raised as `HookFailed`.
         settings: All settings at once. The arguments above override them, and the environment is
             not read.

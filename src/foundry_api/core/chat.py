@@ -335,7 +335,7 @@ class ChatCompletion(Operation[Chunk, StreamEnd, Completion[None]]):
             timings=timings,
             attempts=facts.attempts,
             headers=tuple(
-                [  # aiohttp's header names are a subclass of str, which JSON encoders reject
+                [  # multidict's header names are a subclass of str, which JSON encoders reject
                     (str.__str__(name), str.__str__(text) if text.isascii() else header_text(text))
                     for name, text in facts.headers.items()
                 ]

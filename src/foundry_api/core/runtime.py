@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import importlib
 import logging
 import time
 from functools import partial
@@ -38,7 +36,6 @@ from foundry_api.wire.hooks import Hooks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Mapping
-    from types import ModuleType
 
     from foundry_api.core.cache.base import ResponseCache
     from foundry_api.core.cache.calls import CachedCalls
@@ -210,11 +207,7 @@ class ClientRuntime:
 
     async def _open(self, locate: Callable[[], Coroutine[None, None, Endpoint]]) -> Connection:
         self._check_use()
-        if self._transport is None:
-            # Import the HTTP library while the service is located or started.
-            endpoint, _ = await asyncio.gather(locate(), asyncio.to_thread(_import_http))
-        else:
-            endpoint = await locate()
+        endpoint = await locate()
         transport = self._open_transport()
         control = ControlClient(transport, endpoint.control) if endpoint.control else None
         is_private = endpoint.origin == "embedded"
@@ -258,7 +251,10 @@ class ClientRuntime:
     def _open_transport(self) -> Transport:
         transport = self._transport
         if transport is None:
-            transport = self._transport = _import_http().HttpTransport(
+            # Imported by the first call: it takes 10 ms, which creating a client need not spend.
+            from foundry_api.wire.http import HttpTransport  # noqa: PLC0415
+
+            transport = self._transport = HttpTransport(
                 self.settings.connect_timeout_s, check=self._check_sending
             )
         return transport
@@ -268,8 +264,3 @@ def _wrap_cache(cache: ResponseCache) -> ResponseCache:
     from foundry_api.core.cache.custom import UserCache  # noqa: PLC0415 - few clients have one
 
     return UserCache(cache)
-
-
-def _import_http() -> ModuleType:
-    # Its aiohttp takes 0.2 s to import, so it is not imported to create a client.
-    return importlib.import_module("foundry_api.wire.http")

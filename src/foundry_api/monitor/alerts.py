@@ -87,7 +87,7 @@ class AlertWebhook:
         """Post a change."""
         if _is_healthy_start(change):
             return
-        # aiohttp takes 0.2 s to import, which a monitor without a webhook need not wait for.
+        # A monitor without a webhook needs no transport.
         from foundry_api.wire.http import HttpTransport  # noqa: PLC0415
 
         body = _ENCODER.encode({**msgspec.structs.asdict(change), "text": format_change(change)})

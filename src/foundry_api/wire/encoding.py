@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import zlib
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from foundry_api.types.errors import ProtocolError, StreamInterrupted
 
-__all__ = ["SUPPORTED_ENCODINGS", "BodyDecompressor"]
+if TYPE_CHECKING:
+    from foundry_api.wire.transport import Response
+
+__all__ = ["SUPPORTED_ENCODINGS", "BodyDecompressor", "DecodedResponse", "decode_body"]
 
 SUPPORTED_ENCODINGS: Final = frozenset({"gzip", "x-gzip", "deflate"})
 
@@ -106,3 +109,36 @@ class BodyDecompressor:
             self._decoder = zlib.decompressobj(self._formats.pop(0))
         else:
             self._is_plain = True
+
+
+class DecodedResponse:
+    """Decompresses the body of a response. Some proxies compress though we send `identity`."""
+
+    def __init__(self, response: Response, coding: str, service: str) -> None:
+        self.status, self.headers = response.status, response.headers
+        self._response = response
+        self._decompressor = BodyDecompressor(coding, service)
+
+    @property
+    def ended(self) -> bool:
+        return self._response.ended and self._decompressor.is_drained
+
+    async def read(self) -> bytes:
+        decompressor = self._decompressor
+        while not (piece := decompressor.read()):
+            block = await self._response.read()
+            if not block:
+                return decompressor.finish()
+            decompressor.feed(block)
+        return piece
+
+    def close(self) -> None:
+        self._response.close()
+
+
+def decode_body(response: Response, service: str) -> Response:
+    """Return a response with its body decompressed. `service` is its base URL, for errors."""
+    coding = response.headers["Content-Encoding"].strip().lower()
+    if coding not in SUPPORTED_ENCODINGS:
+        return response
+    return DecodedResponse(response, coding, service)

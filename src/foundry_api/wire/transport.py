@@ -7,17 +7,22 @@ import functools
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
 import msgspec
 
 from foundry_api.types.errors import (
+    ConfigurationError,
     ProtocolError,
     ServiceCrashed,
     ServiceNotRunning,
     StreamInterrupted,
 )
+from foundry_api.types.values import strip_secrets
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
 
 __all__ = [
     "IDEMPOTENT_METHODS",
@@ -33,6 +38,8 @@ __all__ = [
     "fetch",
     "get_origin",
     "is_loopback",
+    "make_unsendable_error",
+    "make_url_error",
     "strip_query",
 ]
 
@@ -141,7 +148,7 @@ class Response(Protocol):
         """Whether the whole body has arrived and has been read."""
         ...
 
-    async def read(self) -> bytes:
+    def read(self) -> Awaitable[bytes]:
         """Return the bytes that arrived since the last call, or b"" at the end of the body.
 
         Waits until at least one byte is available. If the wait is cancelled, nothing is lost:
@@ -247,3 +254,19 @@ def is_loopback(url: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def make_url_error(url: str) -> ConfigurationError:
+    """Return the error for a URL that names no service."""
+    return ConfigurationError(
+        f"{strip_secrets(url)} is not a URL", hint="Give one like http://127.0.0.1:5273."
+    )
+
+
+def make_unsendable_error(service: str, reason: object) -> ConfigurationError:
+    """Return the error for a request that HTTP cannot carry."""
+    return ConfigurationError(
+        f"the request to {service} cannot be sent: {reason}",
+        hint="Check the API key and the headers.",
+        service=service,
+    )

@@ -23,9 +23,10 @@ from faults.hostile import (
 from foundry_api import FoundryAPIClient
 from foundry_api.types import errors
 from foundry_api.wire import loopback
-from foundry_api.wire.http import HttpResponse, HttpTransport
+from foundry_api.wire.http import HttpTransport
+from foundry_api.wire.http_parser import ResponseParser, make_parser
 from foundry_api.wire.loopback import is_loopback_http
-from foundry_api.wire.transport import Request, fetch
+from foundry_api.wire.transport import Request, Response, fetch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -33,8 +34,12 @@ if TYPE_CHECKING:
     from faults.hostile import Peer
 
 
-@pytest.fixture
-async def transport() -> AsyncIterator[HttpTransport]:
+@pytest.fixture(params=[make_parser, ResponseParser], ids=["httptools", "python"])
+async def transport(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[HttpTransport]:
+    """A transport, with both parsers."""
+    monkeypatch.setattr(loopback, "make_parser", request.param)
     transport = HttpTransport(connect_timeout_s=0.2)
     yield transport
     await transport.aclose()
@@ -47,7 +52,7 @@ async def answer_once(peer: Peer) -> None:
     await peer.wait_closed()
 
 
-async def drain(response: HttpResponse) -> None:
+async def drain(response: Response) -> None:
     while await response.read():
         pass
 

@@ -21,7 +21,10 @@ from faults.hostile import (
     stay_silent,
 )
 from foundry_api.types import errors
-from foundry_api.wire.http import HttpTransport, _get_proxy
+from foundry_api.wire import loopback
+from foundry_api.wire.http import HttpTransport
+from foundry_api.wire.http_parser import ResponseParser, make_parser
+from foundry_api.wire.session import _get_proxy
 from foundry_api.wire.transport import BufferedResponse, Request, fetch, is_loopback
 
 if TYPE_CHECKING:
@@ -30,8 +33,12 @@ if TYPE_CHECKING:
     from faults.hostile import Peer
 
 
-@pytest.fixture
-async def transport() -> AsyncIterator[HttpTransport]:
+@pytest.fixture(params=[make_parser, ResponseParser], ids=["httptools", "python"])
+async def transport(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[HttpTransport]:
+    """A transport, with both parsers."""
+    monkeypatch.setattr(loopback, "make_parser", request.param)
     transport = HttpTransport()
     yield transport
     await transport.aclose()

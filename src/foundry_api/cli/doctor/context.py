@@ -126,7 +126,7 @@ class DiagnosticContext:
 
     def get_transport(self) -> Transport:
         if self._transport is None:
-            from foundry_api.wire.http import HttpTransport  # noqa: PLC0415 - aiohttp takes 0.2 s
+            from foundry_api.wire.http import HttpTransport  # noqa: PLC0415 - used by few checks
 
             self._transport = HttpTransport(self.settings.connect_timeout_s)
         return self._transport
