@@ -19,8 +19,6 @@ from real_model.models import MODELS
 
 BUILDER = Builder(MODELS / "builder")
 TINY_MODELS = Path(__file__).with_name("tiny_models.py")
-TOKENS = 12
-
 KINDS = (
     "ernie", "gemma", "gemma2", "granite", "hunyuan", "lfm2", "llama", "llama-tied", "llama3",
     "mistral", "nemotron", "phi", "phi3", "qwen2", "qwen3", "qwen3-linear",
@@ -53,7 +51,7 @@ async def test_every_architecture(kind: str, tmp_path: Path) -> None:
     run_tiny_models("make", kind, source)
     await convert(source, output)
     agreement = json.loads(run_tiny_models("compare", source, output))
-    assert agreement == [TOKENS] * 3
+    assert [same for same, _ in agreement] == [total for _, total in agreement]
 
 
 @pytest.mark.parametrize("kind", ["llama", "llama3.1", "qwen2", "qwen3"])
@@ -63,4 +61,4 @@ async def test_every_architecture_of_gguf_files(kind: str, tmp_path: Path) -> No
     run_tiny_models("make-gguf", kind, tmp_path / "model.gguf")
     await convert(tmp_path / "model.gguf", tmp_path / "output")
     agreement = json.loads(run_tiny_models("compare", tmp_path / "source", tmp_path / "output"))
-    assert agreement == [TOKENS] * 3
+    assert [same for same, _ in agreement] == [total for _, total in agreement]
