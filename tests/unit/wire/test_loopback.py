@@ -19,13 +19,14 @@ from faults.hostile import (
     make_stream_head,
     send_forever,
     send_once,
+    stay_silent,
 )
 from foundry_api import FoundryAPIClient
 from foundry_api.types import errors
 from foundry_api.wire import loopback
 from foundry_api.wire.http import HttpTransport
 from foundry_api.wire.http_parser import ResponseParser, make_parser
-from foundry_api.wire.loopback import is_loopback_http
+from foundry_api.wire.loopback import LoopbackResponse, is_loopback_http
 from foundry_api.wire.transport import Request, Response, fetch
 
 if TYPE_CHECKING:
@@ -162,6 +163,44 @@ async def test_aclose_closes_busy_and_idle_connections(transport: HttpTransport)
         await server.wait_closed(0)
         await server.wait_closed(1)
         busy.close()
+
+
+async def test_a_slow_reader_stops_the_service(transport: HttpTransport) -> None:
+    body = b"a" * 2**25  # more than the buffers of two sockets hold
+    sent = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(make_head(200, length=len(body)), body)
+        sent.set()
+        await peer.wait_closed()
+
+    async with ScriptedServer(script) as server:
+        response = await transport.send(Request("GET", f"{server.base_url}/"))
+        assert isinstance(response, LoopbackResponse)
+        connection = response._connection
+        assert connection is not None
+        while not connection._is_paused:  # noqa: ASYNC110 - no event says so
+            await asyncio.sleep(0)
+        buffered = sum(map(len, connection._blocks))
+        assert buffered <= loopback.MAX_BUFFERED_BYTES + 2**18  # and what one system call returns
+        assert not sent.is_set()
+        received = bytearray()
+        while block := await response.read():
+            received += block
+        response.close()
+        assert received == body
+        await sent.wait()
+
+
+async def test_a_cancelled_request_closes_its_connection(transport: HttpTransport) -> None:
+    async with ScriptedServer(stay_silent) as server:
+        sending = asyncio.ensure_future(transport.send(Request("GET", f"{server.base_url}/")))
+        await server.received_any.wait()
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+        await server.peers[0].client_closed.wait()
 
 
 def test_one_transport_serves_successive_event_loops() -> None:
