@@ -15,7 +15,7 @@ from parts.results import load_figures, save_figures
 def main() -> None:
     figures = load_figures("overhead")
     with server.start() as url:
-        for peer in sys.argv[1:] or ("foundry-api", *peers.PEERS):
+        for peer in sys.argv[1:] or ("foundry-api", peers.FLOOR, *peers.PEERS):
             # The baseline runs again next to each peer, so that both see the same machine.
             baseline = peers.run_job("cpu", "aiohttp,foundry-api", url)
             own = baseline if peer == "foundry-api" else peers.run_job("cpu", peer, url)
