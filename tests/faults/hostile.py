@@ -88,6 +88,14 @@ class Peer:
         self._on_request(received)
         return received
 
+    async def request_head(self) -> None:
+        """Read the head of the next request, and leave its body unread."""
+        await self._reader.readuntil(b"\r\n\r\n")
+
+    def send_end(self) -> None:
+        """Shut down this direction of the connection."""
+        self._writer.write_eof()
+
     def put_back(self, received: Received) -> None:
         """Make the next `request` return this one."""
         self._read_before = received

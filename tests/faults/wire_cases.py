@@ -134,6 +134,7 @@ FIELDS = {
 LENGTHS = {
     "a body": answer(head(b"Content-Length: 5") + b"hello", b"hello"),
     "an empty body": answer(OK + EMPTY),
+    "a tab after the length": answer(head(b"Content-Length: 2\t") + b"ab", b"ab"),
     "leading zeros": answer(head(b"Content-Length: 0002") + b"ab", b"ab"),
     "a body of 300 KB": answer(head(b"Content-Length: 300000") + b"a" * 300_000, b"a" * 300_000),
     "a body that looks like a response": answer(

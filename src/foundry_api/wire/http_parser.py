@@ -22,6 +22,7 @@ __all__ = [
 ]
 
 _STATUS_LINE = re.compile(rb"HTTP/(0\.9|1\.0|1\.1|2\.0) (\d{3})(?: [^\r]*)?")
+_LINE_ENDS = re.compile(rb"[\r\n]+")
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)")
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]+) *(?:;[\t\x20-\x7e\x80-\xff]+)?\r")
 
@@ -93,7 +94,10 @@ class ResponseParser:
 
     def _parse_status_line(self) -> bool:
         if not self._has_begun:
-            del self._rest[: len(self._rest) - len(self._rest.lstrip(b"\r\n"))]
+            if line_ends := _LINE_ENDS.match(self._rest):  # strip() would copy all that follows
+                end = line_ends.end()
+                del line_ends  # it locks the buffer
+                del self._rest[:end]
             if not self._rest:
                 return False
             self._has_begun = True
@@ -130,7 +134,7 @@ class ResponseParser:
         name, value = match.groups()
         lowered = name.lower()
         if lowered == b"content-length":
-            self._set_length(value.rstrip(b" "))
+            self._set_length(value.rstrip(b" \t"))
         elif lowered == b"transfer-encoding":
             if self._length is not None:
                 raise HttpParserError("more than one length of the body")

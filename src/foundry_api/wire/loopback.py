@@ -193,9 +193,11 @@ class LoopbackPool:
             raise ServiceNotRunning(
                 f"nothing accepts connections at {service}", service=service
             ) from error
+        except UnicodeError as error:  # a host that DNS can't encode
+            raise make_url_error(url) from error
         except OSError as error:
             raise ServiceNotRunning(
-                f"no connection to {service}: {error.strerror}", service=service
+                f"no connection to {service}: {error.strerror or error}", service=service
             ) from error
         if self._closed:  # `aclose` ran while the connection was being opened
             connection.close()
@@ -301,8 +303,15 @@ class LoopbackConnection(asyncio.Protocol):
 
     @property
     def can_be_reused(self) -> bool:
-        """Whether the response has ended and been read, and the service keeps the connection."""
-        return self._keeps_alive and self._has_ended and not self._blocks
+        """Whether both ends are done with this exchange, and the service keeps the connection."""
+        # A service may answer before it has received the request. If it never reads the rest, the
+        # next request would wait behind it.
+        return (
+            self._keeps_alive
+            and self.is_drained
+            and self._transport is not None
+            and not self._transport.get_write_buffer_size()
+        )
 
     def close(self) -> None:
         """Close the connection, and interrupt the response if it has not ended."""
@@ -329,6 +338,10 @@ class LoopbackConnection(asyncio.Protocol):
             if self._quickacks:
                 self._quickacks -= 1
                 send_quickack(self._transport)
+            if self._waiter is not None and not self._waiter.done():
+                raise StreamInterrupted(
+                    "another task is already reading the response", service=self.service
+                )
             waiter = self._waiter = self._loop.create_future()
             await waiter
         block = blocks[0] if len(blocks) == 1 else b"".join(blocks)
@@ -365,6 +378,12 @@ class LoopbackConnection(asyncio.Protocol):
         if self._received_bytes > MAX_BUFFERED_BYTES:
             self._limit_buffer()
         self._wake()
+
+    def eof_received(self) -> None:
+        # The service has sent all. The event loop would send the rest of the request before it
+        # reports the end, which a service that no longer reads would delay for ever.
+        if self._transport is not None:
+            self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
@@ -521,13 +540,13 @@ def _encode_head(
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
-    except ValueError as error:
+        path = quote(parts.path or "/", safe=_PATH_CHARACTERS)
+        query = f"?{quote(parts.query, safe=_QUERY_CHARACTERS)}" if parts.query else ""
+    except ValueError as error:  # also for a lone surrogate
         raise make_url_error(url) from error
     if not host:
         raise make_url_error(url)
     service = get_origin(url)
-    path = quote(parts.path or "/", safe=_PATH_CHARACTERS)
-    query = f"?{quote(parts.query, safe=_QUERY_CHARACTERS)}" if parts.query else ""
     authority = parts.netloc.rpartition("@")[2]
     fields = {"Host": authority, **DEFAULT_HEADERS, **dict(headers)}
     lines = [f"{method} {path}{query} HTTP/1.1"]
@@ -537,7 +556,10 @@ def _encode_head(
                 service, f"the header {name!r} contains a character that is not allowed"
             )
         lines.append(f"{name}: {value}")
-    return (host, port or HTTP_PORT), ("\r\n".join(lines) + "\r\n").encode()
+    try:
+        return (host, port or HTTP_PORT), ("\r\n".join(lines) + "\r\n").encode()
+    except UnicodeEncodeError as error:
+        raise make_unsendable_error(service, "a header contains a lone surrogate") from error
 
 
 @functools.lru_cache(maxsize=32)

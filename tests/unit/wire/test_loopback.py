@@ -109,6 +109,26 @@ async def test_header_injection_is_refused(transport: HttpTransport, value: str)
         assert server.peers == []
 
 
+@pytest.mark.parametrize(
+    ("path", "headers", "message"),
+    [
+        ("/", {"X-Mine": "\udc80"}, "cannot be sent"),
+        ("/\udc80", {}, "is not a URL"),
+        ("/?\udc80", {}, "is not a URL"),
+    ],
+)
+async def test_a_lone_surrogate_is_a_typed_error(
+    transport: HttpTransport, path: str, headers: dict[str, str], message: str
+) -> None:
+    with pytest.raises(errors.ConfigurationError, match=message):
+        await transport.send(Request("GET", f"http://127.0.0.1:1{path}", headers))
+
+
+async def test_a_host_that_dns_cannot_encode_is_a_typed_error(transport: HttpTransport) -> None:
+    with pytest.raises(errors.ConfigurationError, match="is not a URL"):
+        await transport.send(Request("GET", f"http://{'a' * 70}.localhost:1/"))
+
+
 async def test_interim_responses_are_skipped(transport: HttpTransport) -> None:
     interim = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
     async with ScriptedServer(send_once(interim, make_response(200, b"body"))) as server:
@@ -193,6 +213,65 @@ async def test_a_slow_reader_stops_the_service(transport: HttpTransport) -> None
         await sent.wait()
 
 
+async def test_an_answer_to_half_a_request_ends_its_connection(transport: HttpTransport) -> None:
+    """The service may never read the rest, and the next request would wait behind it."""
+
+    async def answer_early(peer: Peer) -> None:
+        await peer.request_head()
+        await peer.send(make_response(200, b"early"))
+        await asyncio.Event().wait()
+
+    body = b"a" * 2**25  # more than the buffers of two sockets hold
+    async with ScriptedServer(answer_early, answer_once) as server:
+        response = await transport.send(Request("POST", f"{server.base_url}/", body=body))
+        assert await response.read() == b"early"
+        response.close()
+        await read_body(transport, Request("GET", f"{server.base_url}/"))
+        assert len(server.peers) == 2
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 413 Too Large\r\n\r\ntoo large"])
+async def test_the_end_of_a_stream_is_noticed_while_a_request_is_sent(
+    transport: HttpTransport, answer: bytes
+) -> None:
+    async def shut_down(peer: Peer) -> None:
+        await peer.request_head()
+        await peer.send(answer)
+        peer.send_end()
+        await asyncio.Event().wait()
+
+    async with ScriptedServer(shut_down) as server:
+        request = Request("POST", f"{server.base_url}/", body=b"a" * 2**25)
+        if answer:
+            assert await read_body(transport, request) == b"too large"
+        else:
+            with pytest.raises(errors.ServiceCrashed):
+                await read_body(transport, request)
+
+
+async def test_two_tasks_cannot_read_one_response(transport: HttpTransport) -> None:
+    go_on = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(make_head(200, length=5))
+        await go_on.wait()
+        await peer.send(b"Hello")
+        await peer.wait_closed()
+
+    async with ScriptedServer(script) as server:
+        response = await transport.send(Request("GET", f"{server.base_url}/"))
+        first = asyncio.ensure_future(response.read())
+        await asyncio.sleep(0)
+        with pytest.raises(errors.StreamInterrupted, match="another task"):
+            await response.read()
+        # A cancelled one no longer counts, even before it has noticed that.
+        first.cancel()
+        go_on.set()
+        assert await response.read() == b"Hello"
+        response.close()
+
+
 async def test_a_cancelled_request_closes_its_connection(transport: HttpTransport) -> None:
     async with ScriptedServer(stay_silent) as server:
         sending = asyncio.ensure_future(transport.send(Request("GET", f"{server.base_url}/")))
@@ -258,3 +337,11 @@ async def test_other_connect_failures_name_their_cause(
     monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", exhausted)
     with pytest.raises(errors.ServiceNotRunning, match="Too many open files"):
         await transport.send(Request("GET", "http://127.0.0.1:1/", {}))
+
+    # As asyncio reports several addresses of one host, such as ::1 and 127.0.0.1.
+    async def failed_twice(*_: object, **__: object) -> None:
+        raise OSError("Multiple exceptions: one, another")
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", failed_twice)
+    with pytest.raises(errors.ServiceNotRunning, match="one, another"):
+        await transport.send(Request("GET", "http://localhost:1/", {}))
