@@ -15,7 +15,7 @@ from foundry_api.core.call import CallRequest
 from foundry_api.core.chat import make_chat_call, make_chat_request
 from foundry_api.resilience import timeouts
 from foundry_api.resilience.deadline import NEVER, Deadline
-from foundry_api.resilience.prompt_reading import MIN_SAMPLES, DeadlineTooShort
+from foundry_api.resilience.prompt_reading import MIN_SAMPLES, DeadlineTooShort, PromptSize
 from foundry_api.types import errors
 
 from .hostile import (
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 SOON_S = 0.1
 PROMPT = "word " * 1000
+SIZE = PromptSize.of([PROMPT])
 
 
 class ReadingServer(ScriptedServer):
@@ -194,7 +195,7 @@ async def test_answers_measure_how_long_reading_takes(caller: Caller) -> None:
         client = Client(caller, server)
         for _ in range(MIN_SAMPLES):
             await client.make_call().result()
-        estimate = client.service.readings.for_model("tiny:1").estimate(len(PROMPT))
+        estimate = client.service.readings.for_model("tiny:1").estimate(SIZE)
         assert estimate is not None
         assert estimate.tokens == 1000
 
@@ -210,13 +211,32 @@ async def test_reading_beside_another_call_measures_nothing(caller: Caller) -> N
         other.release()
 
 
+@pytest.mark.parametrize("is_earlier", [False, True])
+async def test_the_last_of_several_calls_measures_nothing(
+    caller: Caller, *, is_earlier: bool
+) -> None:
+    """After a busy phase, its samples would refuse calls that have enough time."""
+    async with ReadingServer() as server:
+        client = Client(caller, server)
+        limiter = client.service.limiter
+        other = limiter.try_acquire() if is_earlier else None
+        call = asyncio.ensure_future(client.make_call().result())
+        await server.received_any.wait()
+        other = other or limiter.try_acquire()
+        assert other is not None
+        other.release()
+        server.has_read.set()
+        await call
+        assert client.service.readings.for_model("tiny:1").is_empty
+
+
 async def test_prompt_that_outlasts_its_deadline_is_not_sent(caller: Caller) -> None:
     async with ReadingServer() as server:
         server.has_read.set()
         client = Client(caller, server)
         await client.make_call("Hi").result()
         for _ in range(MIN_SAMPLES):
-            client.service.readings.for_model("tiny:1").record(len(PROMPT), 1000, 100.0)
+            client.service.readings.for_model("tiny:1").record(SIZE, 1000, 100.0)
         with pytest.raises(DeadlineTooShort) as caught:
             await client.make_call(deadline=Deadline.after(60)).result()
         error = caught.value
@@ -246,7 +266,7 @@ async def test_service_that_sends_no_head_while_it_reads(
         context = caller.make_context(server.base_url)
         service = caller.services[-1]
         if has_estimate:
-            service.readings.for_model("tiny:1").record(len(PROMPT), 1000, 0.5)
+            service.readings.for_model("tiny:1").record(SIZE, 1000, 0.5)
         request = make_chat_request([{"role": "user", "content": PROMPT}])
         options = CallRequest(("tiny",), request, 30.0, Deadline.after(SOON_S))
         with pytest.raises(errors.DeadlineExceeded) as caught:

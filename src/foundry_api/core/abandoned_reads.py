@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from foundry_api.core.operation import Decoder
     from foundry_api.resilience.abandoned import AbandonedPrompt
     from foundry_api.resilience.limiter import Limiter
-    from foundry_api.resilience.prompt_reading import PromptReading, ReadingEstimate
+    from foundry_api.resilience.prompt_reading import PromptReading, PromptSize, ReadingEstimate
     from foundry_api.types.errors import CallTimeout
     from foundry_api.wire.transport import Response
 
@@ -50,7 +50,9 @@ class AbandonedRead:
         release: Called at the end: ends the use of the model and returns the slot.
         has_keep_alives: Whether the service sends keep-alives while it reads.
         sent_at: When the request was sent, on the event loop's clock.
-        size_bytes: The size of the prompt.
+        last_slot: The number of slots that the limiter had given out when the request was sent;
+            None if another call was in flight then.
+        size: The size of the prompt.
         reading: The measurements for its model.
         estimate: How long reading takes; None if unknown.
     """
@@ -60,7 +62,8 @@ class AbandonedRead:
     release: Callable[[], None]
     has_keep_alives: bool
     sent_at: float
-    size_bytes: int
+    last_slot: int | None
+    size: PromptSize
     reading: PromptReading
     estimate: ReadingEstimate | None
 
@@ -79,7 +82,7 @@ class AbandonedReads:
             tokens = read.estimate.tokens
             remaining_s = max(0.0, read.sent_at + read.estimate.duration_s - loop.time())
         prompt = self._limiter.abandoned.add(tokens, remaining_s)
-        task = loop.create_task(self._wait(read, prompt, is_alone=self._limiter.load == 1))
+        task = loop.create_task(self._wait(read, prompt))
         self._tasks.add(task)
         # Not in `_wait`, which never runs if it is cancelled at once.
         task.add_done_callback(functools.partial(self._end, read, prompt))
@@ -110,7 +113,7 @@ class AbandonedReads:
         error.message += f"; the engine reads the prompt{size} to its end{duration}"
         error.hint = f"It can't be stopped, so the call is not retried. {error.hint}"
 
-    async def _wait(self, read: AbandonedRead, prompt: AbandonedPrompt, *, is_alone: bool) -> None:
+    async def _wait(self, read: AbandonedRead, prompt: AbandonedPrompt) -> None:
         remaining_s = prompt.remaining_s
         if read.response is None:
             await asyncio.sleep(remaining_s or 0.0)
@@ -125,9 +128,9 @@ class AbandonedReads:
         except FoundryError as error:
             log.debug("an abandoned prompt ended with an error: %s", error)
         # Other calls would have slowed it down.
-        if read.decoder.chunk_count and is_alone and self._limiter.load == 1:
+        if read.decoder.chunk_count and read.last_slot == self._limiter.acquired:
             duration_s = asyncio.get_running_loop().time() - read.sent_at
-            read.reading.record(read.size_bytes, None, duration_s)
+            read.reading.record(read.size, None, duration_s)
 
     def _end(self, read: AbandonedRead, prompt: AbandonedPrompt, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

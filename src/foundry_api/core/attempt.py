@@ -71,6 +71,7 @@ class Attempt(Generic[_ChunkT]):
         "_decoder",
         "_deferred_error",
         "_guard",
+        "_last_slot",
         "_monotonic",
         "_operation",
         "_permit",
@@ -114,6 +115,7 @@ class Attempt(Generic[_ChunkT]):
         self._monotonic = monotonic
         self._permit: CallPermit | None = None
         self._slot: Slot | None = None
+        self._last_slot: int | None = None  # of the limiter, if this was the only call then
         self._usage: ModelUsage | None = None
         self._response: Response | None = None
         self._decoder: Decoder[_ChunkT, Any] | None = None
@@ -159,6 +161,8 @@ class Attempt(Generic[_ChunkT]):
         if operation.has_preflight:
             with guard:
                 await operation.preflight(connection, model)
+        limiter = self.service.limiter
+        self._last_slot = limiter.acquired if limiter.load == 1 else None
         self._decoder = operation.make_decoder(connection, model)
         request = operation.make_request(connection, model)
         guard.start_read_timeout(first_s, gap_s)
@@ -248,6 +252,11 @@ class Attempt(Generic[_ChunkT]):
             raise ServiceNotRunning("the attempt is not connected to a service yet")
         return connection, cast("Model", model)  # an operation without a model ignores it
 
+    @property
+    def is_only_call(self) -> bool:
+        """Whether this client has sent the service nothing else since the request was sent."""
+        return self._last_slot == self.service.limiter.acquired
+
     async def _resolve(self, name: str, *, download: bool) -> tuple[Connection, Model]:
         """Connect to the service and load the model, unless both are done."""
         breaker, service, operation = self.service.breaker, self.service, self._operation
@@ -296,7 +305,7 @@ class Attempt(Generic[_ChunkT]):
         reading = self.service.readings.for_model(model.id)
         if reading.is_empty:
             return
-        estimate = reading.estimate(self._operation.get_prompt_bytes())
+        estimate = reading.estimate(self._operation.measure_prompt())
         remaining_s = self._guard.remaining_s
         if estimate is None or estimate.duration_s * MARGIN <= remaining_s:
             return
@@ -331,9 +340,9 @@ class Attempt(Generic[_ChunkT]):
     def _abandon(self) -> None:
         """Leave the response, the model and the slot to a task that waits for the engine."""
         (connection, model), decoder, loop = self.target, self._decoder, self._guard.loop
-        size_bytes = self._operation.get_prompt_bytes()
+        size = self._operation.measure_prompt()
         reading = self.service.readings.for_model(model.id)
-        estimate = reading.estimate(size_bytes, min_samples=1)
+        estimate = reading.estimate(size, min_samples=1)
         response, usage, slot = self._response, self._usage, self._slot
         if decoder is None or slot is None or (response is None and estimate is None):
             return
@@ -351,7 +360,8 @@ class Attempt(Generic[_ChunkT]):
             release=release,
             has_keep_alives=connection.dialect.capabilities.keep_alive == "native",
             sent_at=loop.time() - (self._monotonic() - self.sent_at),
-            size_bytes=size_bytes,
+            last_slot=self._last_slot,
+            size=size,
             reading=reading,
             estimate=estimate,
         )

@@ -312,10 +312,10 @@ class Call(Generic[_ChunkT, _ResultT]):
             usage is not None
             and usage.prompt_tokens >= MIN_TOKENS
             and first_token_s is not None
-            and attempt.service.limiter.load == 0  # nothing else has slowed the reading down
+            and attempt.is_only_call  # another one would have slowed the reading down
         ):
             attempt.service.readings.for_model(self._model).record(
-                operation.get_prompt_bytes(), usage.prompt_tokens, first_token_s
+                operation.measure_prompt(), usage.prompt_tokens, first_token_s
             )
 
     async def _handle_failure(self, error: FoundryError, guard: TimeoutGuard) -> None:

@@ -9,6 +9,7 @@ import msgspec
 
 from foundry_api.core.call import Call
 from foundry_api.core.operation import Finished, Operation
+from foundry_api.resilience.prompt_reading import UNKNOWN_SIZE, PromptSize
 from foundry_api.types.checks import (
     MAX_SEED,
     MAX_TEMPERATURE,
@@ -211,8 +212,12 @@ class ChatCompletion(Operation[Chunk, StreamEnd, Completion[None]]):
         self._tool_calls: list[ToolCall] = []
         self._raw: list[bytes] = []
 
-    def get_prompt_bytes(self) -> int:
-        return sum(len(message.content.encode()) for message in self._request.messages)
+    def measure_prompt(self) -> PromptSize:
+        request = self._request
+        # What the service makes of tools is not known here.
+        if request.tools or any(message.tool_calls for message in request.messages):
+            return UNKNOWN_SIZE
+        return PromptSize.of(message.content for message in request.messages)
 
     def get_event_request(self) -> ChatRequest:
         return self._request

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
+from foundry_api.resilience.prompt_reading import UNKNOWN_SIZE
 from foundry_api.types.errors import RouteNotFound, UnsupportedFeature
 from foundry_api.types.messages import Timings
 from foundry_api.wire.transport import MAX_SUCCESS_STATUS, OK
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from foundry_api.core.connection import Connection
+    from foundry_api.resilience.prompt_reading import PromptSize
     from foundry_api.types.capabilities import Capabilities
     from foundry_api.types.errors import FoundryError
     from foundry_api.types.events import OperationName
@@ -139,12 +141,9 @@ class Operation(ABC, Generic[_ChunkT, _ValueT, _ResultT]):
         """Whether the call waits for a slot of the limiter, because the engine does work for it."""
         return True
 
-    def get_prompt_bytes(self) -> int:
-        """Return the size of the prompt in UTF-8, from which its tokens are estimated.
-
-        0 if unknown.
-        """
-        return 0
+    def measure_prompt(self) -> PromptSize:
+        """Return the size of the prompt, from which its tokens are estimated."""
+        return UNKNOWN_SIZE
 
     def get_event_request(self) -> ChatRequest | None:
         """Return the request for events, if this is a chat completion."""

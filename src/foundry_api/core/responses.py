@@ -15,6 +15,7 @@ import msgspec
 
 from foundry_api.core.model_task import check_vision
 from foundry_api.core.operation import EndpointOperation
+from foundry_api.resilience.prompt_reading import UNKNOWN_SIZE, PromptSize
 from foundry_api.types.checks import (
     EMPTY_RESULT,
     MAX_SEED,
@@ -97,11 +98,14 @@ class ResponseOperation(EndpointOperation[ResponseEvent, Response]):
     name: ClassVar[OperationName] = "response"
     reads_prompt: ClassVar[bool] = True
 
-    def get_prompt_bytes(self) -> int:
-        # The length of a conversation in the service, or of an image, is not known here.
-        text = self.members["input"]
-        is_all = isinstance(text, str) and "previous_response_id" not in self.members
-        return len(text.encode()) if is_all else 0
+    def measure_prompt(self) -> PromptSize:
+        # The length of a conversation in the service, of an image, or of what the service makes of
+        # tools is not known here.
+        members = self.members
+        text = members["input"]
+        if not isinstance(text, str) or "previous_response_id" in members or members.get("tools"):
+            return UNKNOWN_SIZE
+        return PromptSize.of([members.get("instructions") or "", text])
 
     def is_final(self, error: FoundryError, *, was_sent: bool) -> bool:
         """Whether the service may have stored it, so that a retry would store it twice."""

@@ -117,8 +117,10 @@ class ServiceHandle:
     async def _open(self) -> Connection:
         connection = self.connection = await self._connect()
         if self._set_name(connection.endpoint.base_url):
-            # A new address is another engine. Failures of the old one must not block calls to it.
+            # A new address is another engine. Failures of the old one must not block calls to it,
+            # and its pace must not refuse any.
             self.breaker.reset()
+            self.readings = PromptReadings()
         return connection
 
     async def _reload_models(self, models: Sequence[str]) -> None:

@@ -165,6 +165,7 @@ class Limiter:
 
     Attributes:
         service: The service's name in errors; set by the owner.
+        acquired: How many slots were given out in its lifetime.
         on_idle: Called when a slot is free and the queue is empty; set by the owner.
         abandoned: The prompts that the engine reads for callers who have left. Each has a slot.
     """
@@ -188,6 +189,7 @@ class Limiter:
         self._in_flight = 0
         self._prompts = 0  # calls in flight that have no token yet
         self._prompts_to_end = 0  # before the next window
+        self.acquired = 0
         self.on_idle: Callable[[], None] | None = None
         self.abandoned = AbandonedPrompts(monotonic)
         # By future: whether the call may move to another service. The future's result is True with
@@ -231,6 +233,7 @@ class Limiter:
             return None
         self._in_flight += 1
         self._prompts += 1
+        self.acquired += 1
         return Slot(self, 0.0, self._epoch)
 
     async def acquire(self, *, requeued: bool = False, may_move: bool = False) -> Slot:
@@ -334,6 +337,7 @@ class Limiter:
             if not waiter.done():
                 self._in_flight += 1
                 self._prompts += 1
+                self.acquired += 1
                 waiter.set_result(True)
 
     def _start_window(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 import time
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
@@ -9,14 +10,16 @@ from typing import TYPE_CHECKING, NamedTuple
 from foundry_api.types.errors import DeadlineExceeded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 __all__ = [
     "MARGIN",
     "MIN_TOKENS",
+    "UNKNOWN_SIZE",
     "DeadlineTooShort",
     "PromptReading",
     "PromptReadings",
+    "PromptSize",
     "ReadingEstimate",
 ]
 
@@ -26,7 +29,10 @@ MIN_TOKENS = 64
 MIN_SAMPLES = 3
 # A call is refused if this share of the estimate is longer than its deadline allows.
 MARGIN = 0.7
-# Only prompts of a similar length are compared. The overhead of a shorter one would count several
+# Only prompts of a similar text are compared: a token of English has 4 bytes, one of digits, random
+# characters or another script perhaps 1. This is how much the shares of a kind of character differ.
+MAX_DIFFERENCE = 0.1
+# And only those of a similar length. The overhead of a shorter one would count several
 # times. A longer one takes more time for each token, because of attention: at most in proportion to
 # its length, which MARGIN makes up for.
 MAX_EXTRAPOLATION = 3
@@ -36,6 +42,9 @@ MAX_LONGER = 1 / MARGIN
 MAX_AGE_S = 300.0
 # Samples kept for each order of magnitude (a power of two) of the length.
 WINDOW = 8
+
+
+_ASCII_LETTERS = string.ascii_letters.encode()
 
 
 class DeadlineTooShort(DeadlineExceeded):
@@ -66,8 +75,37 @@ class ReadingEstimate(NamedTuple):
         return None if self.tokens is None else self.tokens / self.duration_s
 
 
-class _Sample(NamedTuple):
+class PromptSize(NamedTuple):
+    """The size of a prompt in UTF-8, and how much of it is of each kind."""
+
     size_bytes: int
+    ascii_letters: int
+    spaces: int
+    continuation_bytes: int  # bytes that do not begin a character
+
+    @classmethod
+    def of(cls, texts: Iterable[str]) -> PromptSize:
+        """Measure the texts of a prompt."""
+        text = "".join(texts)
+        data = text.encode()
+        other_bytes = len(data.translate(None, _ASCII_LETTERS))
+        size = len(data)
+        return cls(size, size - other_bytes, data.count(b" "), size - len(text))
+
+    def is_similar(self, other: PromptSize) -> bool:
+        """Return whether a token of both has about as many bytes."""
+        size, other_size = self.size_bytes, other.size_bytes
+        return all(
+            abs(count / size - other_count / other_size) <= MAX_DIFFERENCE
+            for count, other_count in zip(self[1:], other[1:], strict=True)
+        )
+
+
+UNKNOWN_SIZE = PromptSize(0, 0, 0, 0)
+
+
+class _Sample(NamedTuple):
+    size: PromptSize
     tokens: int | None
     duration_s: float
     taken_at: float
@@ -86,33 +124,40 @@ class PromptReading:
     def is_empty(self) -> bool:
         return not self._samples
 
-    def record(self, size_bytes: int, tokens: int | None, duration_s: float) -> None:
+    def record(self, size: PromptSize, tokens: int | None, duration_s: float) -> None:
         """Record the time to the first token of a prompt. Short prompts are ignored."""
+        size_bytes = size.size_bytes
         is_short = tokens < MIN_TOKENS if tokens is not None else size_bytes < 4 * MIN_TOKENS
         if is_short or size_bytes <= 0 or duration_s <= 0:
             return
         window = self._samples.setdefault(size_bytes.bit_length(), deque(maxlen=WINDOW))
-        window.append(_Sample(size_bytes, tokens, duration_s, self._monotonic()))
+        window.append(_Sample(size, tokens, duration_s, self._monotonic()))
 
     def estimate(
-        self, size_bytes: int, *, min_samples: int = MIN_SAMPLES
+        self, size: PromptSize, *, min_samples: int = MIN_SAMPLES
     ) -> ReadingEstimate | None:
         """Return the shortest time that a prompt may take; None without enough similar ones."""
+        size_bytes = size.size_bytes
         oldest_at = self._monotonic() - MAX_AGE_S
         similar = [
             sample
             for window in self._samples.values()
             for sample in window
-            if size_bytes <= MAX_EXTRAPOLATION * sample.size_bytes
-            and sample.size_bytes <= MAX_LONGER * size_bytes
+            if size_bytes <= MAX_EXTRAPOLATION * sample.size.size_bytes
+            and sample.size.size_bytes <= MAX_LONGER * size_bytes
+            and size.is_similar(sample.size)
             and sample.taken_at >= oldest_at
         ]
         if len(similar) < max(min_samples, 1):
             return None
         # Other programs may have slowed the others down.
-        seconds_per_byte = min(sample.duration_s / sample.size_bytes for sample in similar)
+        seconds_per_byte = min(sample.duration_s / sample.size.size_bytes for sample in similar)
         tokens_per_byte = min(
-            (sample.tokens / sample.size_bytes for sample in similar if sample.tokens is not None),
+            (
+                sample.tokens / sample.size.size_bytes
+                for sample in similar
+                if sample.tokens is not None
+            ),
             default=None,
         )
         return ReadingEstimate(

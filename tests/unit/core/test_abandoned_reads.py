@@ -11,7 +11,7 @@ import pytest
 from foundry_api.core import abandoned_reads
 from foundry_api.core.abandoned_reads import AbandonedRead, AbandonedReads
 from foundry_api.resilience.limiter import Limiter, LimiterSettings
-from foundry_api.resilience.prompt_reading import PromptReading, ReadingEstimate
+from foundry_api.resilience.prompt_reading import PromptReading, PromptSize, ReadingEstimate
 from foundry_api.types.errors import StreamInterrupted
 from foundry_api.wire.chat.stream import ChatStream
 
@@ -78,7 +78,8 @@ class Engine:
             release=release,
             has_keep_alives=has_keep_alives,
             sent_at=self.loop.time() - 1.0,
-            size_bytes=4000,
+            last_slot=self.limiter.acquired if self.limiter.load == 1 else None,
+            size=PromptSize.of(["word " * 800]),
             reading=self.reading,
             estimate=estimate,
         )
@@ -99,7 +100,7 @@ def test_slot_is_taken_until_the_first_token(run: Run) -> None:
         assert await engine.is_held_for(100.25)
         assert response.closed_at == engine.released_at == pytest.approx(100.25)
         # A measurement, as nothing else ran: the second before it was abandoned counts as well.
-        estimate = engine.reading.estimate(4000, min_samples=1)
+        estimate = engine.reading.estimate(PromptSize.of(["word " * 800]), min_samples=1)
         assert estimate == (None, pytest.approx(101.25))
 
     run(scenario())
@@ -192,6 +193,21 @@ def test_reading_beside_another_call_measures_nothing(run: Run) -> None:
         assert other is not None
         engine = Engine(FakeResponse((0.25, KEEP_ALIVE), (0.25, TOKEN)), limiter=limiter)
         await asyncio.sleep(0.3)
+        other.release()
+        await asyncio.sleep(1)
+        assert engine.released_at is not None
+        assert engine.reading.is_empty
+
+    run(scenario())
+
+
+def test_reading_while_another_call_began_and_ended_measures_nothing(run: Run) -> None:
+    async def scenario() -> None:
+        limiter = Limiter(LimiterSettings(concurrency=2))
+        engine = Engine(FakeResponse((0.25, KEEP_ALIVE), (0.25, TOKEN)), limiter=limiter)
+        await asyncio.sleep(0.1)
+        other = limiter.try_acquire()
+        assert other is not None
         other.release()
         await asyncio.sleep(1)
         assert engine.released_at is not None

@@ -13,6 +13,7 @@ from foundry_api.core.service_pool import ServiceHandle, ServicePool
 from foundry_api.engine.endpoint import Endpoint
 from foundry_api.resilience.breaker import BreakerSettings, CircuitBreaker
 from foundry_api.resilience.limiter import Limiter
+from foundry_api.resilience.prompt_reading import PromptSize
 from foundry_api.types import errors
 from foundry_api.types.models import Model
 from foundry_api.wire.dialects.base import ServiceStatus
@@ -119,6 +120,20 @@ def test_service_that_failed_this_call_comes_last() -> None:
     assert both.has_untried({a.service})
     assert not both.has_untried({a.service, b.service})
     assert both.pick({a.service, b.service}) is a.service
+
+
+async def test_an_engine_at_a_new_address_is_measured_anew() -> None:
+    world = World()
+    connection = await world.service.connect()
+    world.service.readings.for_model("tiny:1").record(PromptSize.of(["word " * 100]), 100, 1.0)
+    world.service.invalidate(connection)
+    await world.service.connect()
+    assert not world.service.readings.for_model("tiny:1").is_empty
+    world.url = "http://b"
+    assert world.service.connection is not None
+    world.service.invalidate(world.service.connection)
+    await world.service.connect()
+    assert world.service.readings.for_model("tiny:1").is_empty
 
 
 @pytest.mark.parametrize(
