@@ -18,13 +18,13 @@ MIN_GAIN_UP = 0.05
 MIN_GAIN_DOWN = 0.03
 # A trial fails when its gain is this many standard errors below the minimum, and succeeds when it
 # is that many above. Without evidence a higher limit fails soon, and a lower one is tried for long:
-# throughput being equal, fewer calls are better. A single pair of windows takes more evidence for a
-# success, because the machine may have changed between the two.
+# throughput being equal, fewer calls are better.
 FAIL_ERRORS_UP = 0.5
 FAIL_ERRORS_DOWN = 0.7
 SUCCEED_ERRORS = 2.0
-SUCCEED_AT_ONCE_ERRORS = 3.0
-# Pairs of windows after which a trial ends in any case.
+# A success takes two pairs of windows, because the machine may have changed between two windows.
+# After the most pairs, a trial ends in any case.
+MIN_PAIRS = 2
 MAX_PAIRS = 8
 
 # Standard deviation of the logarithm of a window's rate: before it was measured, and at least.
@@ -41,6 +41,8 @@ AVERAGE_WEIGHT = 0.7
 # The step to a neighbouring limit; reduced each time both neighbours are worse.
 MAX_STEP = 2.0
 MIN_STEP = 1.15
+# Windows before the first trial: the least that show the noise.
+WINDOWS_BEFORE_FIRST_TRIAL = 2
 # Windows between two trials: at first, and while nothing changes.
 FIRST_WINDOWS_BETWEEN_TRIALS = 4
 MAX_WINDOWS_BETWEEN_TRIALS = 128
@@ -73,7 +75,7 @@ class HillClimber:
         self._failed_trials = 0
         self._step = MAX_STEP
         self._windows_between_trials = FIRST_WINDOWS_BETWEEN_TRIALS
-        self._windows_to_trial = 1  # until the next trial
+        self._windows_to_trial = WINDOWS_BEFORE_FIRST_TRIAL  # until the next trial
 
     @property
     def steady_rate(self) -> float | None:
@@ -136,17 +138,18 @@ class HillClimber:
     def _evaluate_trial(self) -> None:
         """Keep the candidate, return to the best limit, or compare both once more."""
         pairs = len(self._gains)
-        gain = statistics.median(self._gains)
+        # Of two, the lower one: both must show the gain.
+        gain = statistics.median_low(self._gains)
         error = self._noise * math.sqrt(2 / pairs)
         if self._is_upward:
             exponent, fail_errors = MIN_GAIN_UP, FAIL_ERRORS_UP
         else:
             exponent, fail_errors = MIN_GAIN_DOWN, FAIL_ERRORS_DOWN
         surplus = gain - exponent * math.log(self._candidate / self._best)
-        if surplus >= (SUCCEED_AT_ONCE_ERRORS if pairs == 1 else SUCCEED_ERRORS) * error:
+        if surplus >= SUCCEED_ERRORS * error and pairs >= MIN_PAIRS:
             self._succeed(gain)
         elif surplus < -fail_errors * error:
-            self._fail_trial()
+            self._fail_trial(is_clear=surplus < -SUCCEED_ERRORS * error)
         elif pairs < MAX_PAIRS:
             self.limit = self._best
         elif surplus >= 0 and not self._is_upward:
@@ -162,7 +165,7 @@ class HillClimber:
         self._windows_between_trials = FIRST_WINDOWS_BETWEEN_TRIALS
         self._windows_to_trial = 1
 
-    def _fail_trial(self) -> None:
+    def _fail_trial(self, *, is_clear: bool = False) -> None:
         """Return to the best limit; after a failure in both directions, wait longer."""
         self.limit = self._candidate = self._best
         self._is_upward = not self._is_upward
@@ -172,4 +175,7 @@ class HillClimber:
                 MAX_WINDOWS_BETWEEN_TRIALS, self._windows_between_trials * 2
             )
             self._step = max(MIN_STEP, (1 + self._step) / 2)
-        self._windows_to_trial = self._windows_between_trials
+        # If a higher limit is clearly slower, this one may be too high as well.
+        self._windows_to_trial = (
+            1 if is_clear and not self._is_upward else self._windows_between_trials
+        )

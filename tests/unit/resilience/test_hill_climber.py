@@ -46,6 +46,13 @@ def climbed(curve: Curve, windows: int, noise: float = 0.0) -> tuple[HillClimber
     return climb, limits
 
 
+def start_trial(climb: HillClimber, rate: float) -> None:
+    """Add windows until the first trial begins."""
+    initial = climb.limit
+    while climb.limit == initial:
+        climb.add_window(rate)
+
+
 def share(curve: Curve, limits: list[int]) -> float:
     """Return the throughput at the limits, relative to the best one."""
     return statistics.mean(map(curve, limits)) / max(map(curve, LIMITS))
@@ -113,10 +120,49 @@ def test_it_never_leaves_its_range(minimum: int, above: int, room: int, rates: l
 def test_a_pause_ends_a_comparison_over_time() -> None:
     """A window before a pause and one after it say nothing about the limits between them."""
     climb = HillClimber(1, 4, MAXIMUM)
-    climb.add_window(1000.0)
+    start_trial(climb, 1000.0)
     assert climb.limit == 8
     climb.pause()
     assert climb.limit == 4
     climb.add_window(9000.0)  # the engine has become faster
     climb.add_window(9000.0)
     assert climb.limit == 4
+
+
+def test_the_first_windows_are_at_the_initial_limit() -> None:
+    """They show the noise."""
+    _, limits = climbed(two_cores, 3)
+    assert limits == [2, 2, 4]
+
+
+def test_one_window_is_not_enough_to_raise_the_limit() -> None:
+    """Another program that ends at the start of a trial must not look like a gain."""
+    climb = HillClimber(1, 4, MAXIMUM)
+    start_trial(climb, 1000.0)
+    limits: list[int] = []
+    for _ in range(40):
+        climb.add_window(2000.0)
+        limits.append(climb.limit)
+    assert limits[0] == 4  # compared once more
+    assert max(limits[-10:]) <= 4
+
+
+def test_a_lower_limit_is_tried_at_once_after_a_clear_loss() -> None:
+    """A higher limit is clearly slower: this one may be too high as well."""
+    climb = HillClimber(1, 16, MAXIMUM)
+    start_trial(climb, 1000.0)
+    climb.add_window(400.0)
+    assert climb.limit == 16
+    climb.add_window(1000.0)
+    assert climb.limit == 8
+
+
+def test_a_lower_limit_waits_after_a_trial_without_a_clear_loss() -> None:
+    climb = HillClimber(1, 16, MAXIMUM)
+    start_trial(climb, 1000.0)
+    climb.add_window(900.0)
+    limits: list[int] = []
+    for _ in range(4):
+        limits.append(climb.limit)
+        climb.add_window(1000.0)
+    assert limits == [16] * 4

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import random
 import statistics
 
 import pytest
@@ -36,6 +38,8 @@ def interpolate(points: dict[int, float]) -> Curve:
 demo = interpolate(
     {1: 2280, 2: 3190, 3: 3600, 4: 4010, 5: 3990, 8: 3840, 16: 3580, 64: 3080, 512: 3080}
 )
+# The demo model beside other programs.
+crowded_demo = interpolate({1: 1531, 2: 2643, 4: 2820, 8: 2714, 16: 2153, 32: 2086, 512: 2260})
 smollm2 = interpolate({1: 54, 2: 93, 3: 94, 8: 93, 64: 85, 512: 80})
 
 
@@ -52,6 +56,18 @@ def thrashing(limit: int) -> float:
 def batching(limit: int) -> float:
     """A GPU that runs 48 calls nearly as fast as one, and degrades beyond."""
     return 50.0 * min(limit, 48) / (1 + max(0, limit - 48) / 48)
+
+
+def make_unsteady(curve: Curve, seed: int) -> Curve:
+    """Return a curve with noise that grows with the calls in flight."""
+    dice = random.Random(seed)  # noqa: S311 - dice, no secret
+
+    def unsteady(limit: int) -> float:
+        deviation = 0.09 * math.log2(limit)
+        # The mean time for a token stays.
+        return curve(limit) * math.exp(dice.gauss(deviation**2 / 2, deviation))
+
+    return unsteady
 
 
 def compare(
@@ -76,9 +92,32 @@ def test_a_burst_is_as_fast_as_with_the_best_limit(noise: Noise) -> None:
     assert max(statistics.median(burst.limits) for _, burst in results) <= 8
 
 
+@pytest.mark.parametrize("noise", [QUIET, BUSY], ids=["quiet", "busy"])
+def test_a_burst_is_fast_if_more_calls_are_noisier(noise: Noise) -> None:
+    ratios = [
+        compare(make_unsteady(crowded_demo, seed), noise, seed, initial=4, best=4)[0]
+        for seed in SEEDS
+    ]
+    assert statistics.median(ratios) >= 0.97
+    assert min(ratios) >= 0.9
+
+
+def test_a_slow_engine_is_as_fast_as_with_the_best_limit() -> None:
+    """31 tokens per second: a window takes two seconds."""
+
+    def slow(limit: int) -> float:
+        return crowded_demo(limit) / 90
+
+    results = [compare(slow, BUSY, seed, initial=4, best=4) for seed in range(20)]
+    assert statistics.median(ratio for ratio, _ in results) >= 0.97
+    assert min(ratio for ratio, _ in results) >= 0.85
+    assert statistics.median(max(burst.limits) for _, burst in results) <= 8
+
+
 def test_a_burst_is_fast_from_half_of_the_best_limit() -> None:
+    """A success takes the evidence of several windows, of the twenty that the burst lasts."""
     ratios = [compare(demo, QUIET, seed, initial=2, best=4)[0] for seed in SEEDS]
-    assert statistics.median(ratios) >= 0.95
+    assert statistics.median(ratios) >= 0.94
     assert min(ratios) >= 0.9
 
 
@@ -108,16 +147,16 @@ def test_reading_prompts_does_not_count_against_a_higher_limit(prompt: int) -> N
 
 
 @pytest.mark.parametrize(
-    ("curve", "initial", "fewest", "most"),
-    [(thrashing, 16, 1, 4), (serial, 8, 1, 8), (batching, 8, 32, 64)],
+    ("curve", "seconds", "initial", "fewest", "most"),
+    [(thrashing, 60, 16, 1, 4), (serial, 60, 8, 1, 8), (batching, 30, 4, 32, 64)],
 )
 def test_a_wrong_initial_limit_is_corrected(
-    curve: Curve, initial: int, fewest: int, most: int
+    curve: Curve, seconds: float, initial: int, fewest: int, most: int
 ) -> None:
     limits: list[int] = []
     for seed in range(7):
         settings = LimiterSettings(initial=initial)
         burst = Burst(Machine(QUIET, seed), curve, settings, calls=4000, tokens=40)
-        burst.run(60.0)
+        burst.run(seconds)
         limits.append(burst.limits[-1])
     assert fewest <= statistics.median(limits) <= most
