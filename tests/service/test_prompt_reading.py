@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from foundry_api import DeadlineTooShort, FoundryAPIClient, LimiterSettings, Settings
-from foundry_api.resilience.prompt_reading import MIN_SAMPLES
+from foundry_api.resilience.prompt_reading import MIN_SAMPLES, PromptSize
 from service.helpers import wait_until_async
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ async def test_prompt_that_outlasts_its_deadline_is_not_sent(engine: Engine) -> 
     for _ in range(MIN_SAMPLES):
         answer = await engine.client.complete(prompt, max_tokens=1)
     reading = engine.client.services[0].readings.for_model(answer.model)
-    estimate = reading.estimate(len(prompt))
+    estimate = reading.estimate(PromptSize.of([prompt]))
     assert estimate is not None
     with pytest.raises(DeadlineTooShort) as caught:
         await engine.client.complete(prompt, max_tokens=1, deadline=estimate.duration_s / 2)

@@ -69,11 +69,12 @@ class AbandonedRead:
 
 
 class AbandonedReads:
-    """The abandoned reads of one service. Each has a task that waits for its end."""
+    """The abandoned reads of one service. Each has a task or a timer for its end."""
 
     def __init__(self, limiter: Limiter) -> None:
         self._limiter = limiter
         self._tasks: set[asyncio.Task[None]] = set()
+        self._timers: dict[AbandonedPrompt, tuple[AbandonedRead, asyncio.TimerHandle]] = {}
 
     def add(self, read: AbandonedRead, loop: asyncio.AbstractEventLoop) -> AbandonedPrompt:
         """Wait in the background until the engine has read the prompt."""
@@ -82,18 +83,26 @@ class AbandonedReads:
             tokens = read.estimate.tokens
             remaining_s = max(0.0, read.sent_at + read.estimate.duration_s - loop.time())
         prompt = self._limiter.abandoned.add(tokens, remaining_s)
-        task = loop.create_task(self._wait(read, prompt))
-        self._tasks.add(task)
-        # Not in `_wait`, which never runs if it is cancelled at once.
-        task.add_done_callback(functools.partial(self._end, read, prompt))
+        if read.response is None:
+            # A task that begins while the event loop ends would be reported as destroyed.
+            timer = loop.call_later(remaining_s or 0.0, self._end_timer, prompt)
+            self._timers[prompt] = read, timer
+        else:
+            task = loop.create_task(self._wait(read, read.response, prompt))
+            self._tasks.add(task)
+            # Not in `_wait`, which never runs if it is cancelled at once.
+            task.add_done_callback(functools.partial(self._end_task, read, prompt))
         return prompt
 
     def clear(self) -> None:
-        """Forget the tasks of an event loop that has ended."""
+        """Forget the tasks and timers of an event loop that has ended."""
         self._tasks.clear()
+        self._timers.clear()
 
     async def aclose(self) -> None:
         """Stop waiting, and close the connections."""
+        for prompt in tuple(self._timers):
+            self._end_timer(prompt)
         # Tasks of another event loop, one that has ended, can't be awaited here.
         loop = asyncio.get_running_loop()
         tasks = {task for task in self._tasks if task.get_loop() is loop}
@@ -113,16 +122,13 @@ class AbandonedReads:
         error.message += f"; the engine reads the prompt{size} to its end{duration}"
         error.hint = f"It can't be stopped, so the call is not retried. {error.hint}"
 
-    async def _wait(self, read: AbandonedRead, prompt: AbandonedPrompt) -> None:
+    async def _wait(self, read: AbandonedRead, response: Response, prompt: AbandonedPrompt) -> None:
         remaining_s = prompt.remaining_s
-        if read.response is None:
-            await asyncio.sleep(remaining_s or 0.0)
-            return
         limit_s = MAX_READ_S if remaining_s is None else max(MIN_READ_S, SLOWDOWN * remaining_s)
         silence_s = SILENCE_S if read.has_keep_alives else limit_s
         try:
             async with asyncio.timeout(limit_s):
-                await _wait_for_token(read.response, read.decoder, silence_s)
+                await _wait_for_token(response, read.decoder, silence_s)
         except TimeoutError:
             log.warning("%s has neither read an abandoned prompt nor failed", self._limiter.service)
         except FoundryError as error:
@@ -132,12 +138,22 @@ class AbandonedReads:
             duration_s = asyncio.get_running_loop().time() - read.sent_at
             read.reading.record(read.size, None, duration_s)
 
-    def _end(self, read: AbandonedRead, prompt: AbandonedPrompt, task: asyncio.Task[None]) -> None:
+    def _end(self, read: AbandonedRead, prompt: AbandonedPrompt) -> None:
+        self._limiter.abandoned.discard(prompt)
+        read.release()
+
+    def _end_timer(self, prompt: AbandonedPrompt) -> None:
+        read, timer = self._timers.pop(prompt)
+        timer.cancel()
+        self._end(read, prompt)
+
+    def _end_task(
+        self, read: AbandonedRead, prompt: AbandonedPrompt, task: asyncio.Task[None]
+    ) -> None:
         self._tasks.discard(task)
         if read.response is not None:
             read.response.close()
-        self._limiter.abandoned.discard(prompt)
-        read.release()
+        self._end(read, prompt)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("the wait for an abandoned prompt failed", exc_info=error)
 

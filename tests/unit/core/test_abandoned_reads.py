@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -184,6 +185,38 @@ def test_closing_ends_the_wait(run: Run, *, has_begun: bool) -> None:
         assert engine.limiter.load == 0
 
     run(scenario())
+
+
+def test_closing_ends_the_wait_for_an_estimate(run: Run) -> None:
+    async def scenario() -> None:
+        engine = Engine(None, ReadingEstimate(1500, 13.0))
+        await engine.reads.aclose()
+        assert engine.limiter.load == 0
+        assert not engine.limiter.abandoned
+        await asyncio.sleep(20)
+        assert engine.limiter.load == 0
+
+    run(scenario())
+
+
+def test_abandoning_while_the_event_loop_ends_leaves_no_task(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def leave() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            Engine(None, ReadingEstimate(1500, 13.0))
+
+    async def scenario() -> None:
+        tasks.append(asyncio.create_task(leave()))
+        await asyncio.sleep(0)
+
+    tasks: list[asyncio.Task[None]] = []
+    asyncio.run(scenario())
+    tasks.clear()
+    gc.collect()
+    assert "destroyed" not in caplog.text
 
 
 def test_reading_beside_another_call_measures_nothing(run: Run) -> None:
