@@ -19,7 +19,7 @@ from foundry_api.core.operation import AnswerFacts
 from foundry_api.resilience.deadline import Deadline
 from foundry_api.resilience.limiter import Moved
 from foundry_api.resilience.prompt_reading import MIN_TOKENS
-from foundry_api.resilience.timeouts import TimeoutGuard
+from foundry_api.resilience.timeouts import TimeoutGuard, Timers
 from foundry_api.types.errors import (
     CallTimeout,
     CircuitOpen,
@@ -96,6 +96,7 @@ class CallContext:
     latencies: Latencies
     is_closed: Callable[[], bool]
     binding: LoopBinding = field(default_factory=LoopBinding)
+    timers: Timers = field(default_factory=Timers)
     monotonic: Callable[[], float] = time.perf_counter
     call_ids: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
@@ -172,7 +173,7 @@ class Call(Generic[_ChunkT, _ResultT]):
 
     def _start(self) -> TimeoutGuard:
         context = self._context
-        guard = self._guard = TimeoutGuard(self._request.deadline)
+        guard = self._guard = TimeoutGuard(self._request.deadline, context.timers)
         # `bind` checks this too; comparing first saves a function call on every prompt.
         if context.binding.loop is not guard.loop:
             context.binding.bind()

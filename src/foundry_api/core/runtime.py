@@ -164,6 +164,7 @@ class ClientRuntime:
         await self._coordination.aclose()
         for locator in self._locators:
             await locator.aclose()
+        self.call_context.timers.cancel()
         self._is_shut_down = True
         if self._owns_transport and self._transport is not None:
             await self._transport.aclose()
@@ -242,6 +243,7 @@ class ClientRuntime:
 
     def _forget_loop(self) -> None:
         """Reset what the calls of the previous event loop left, which may not have ended."""
+        self.call_context.timers.cancel()
         for service in self.services:
             service.attempts.clear()
             service.abandoned_reads.clear()

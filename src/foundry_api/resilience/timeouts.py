@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from foundry_api.resilience.deadline import Deadline
 
-__all__ = ["KEEP_ALIVE_CAP", "Latencies", "ModelLatency", "TimeoutGuard"]
+__all__ = ["KEEP_ALIVE_CAP", "Latencies", "ModelLatency", "TimeoutGuard", "Timers"]
 
 # A service that sends only keep-alives, but no token, has this many times the limit. SDK 2.1 and
 # later send one every 250 ms while the engine reads a long prompt, which may take longer than any
@@ -74,6 +74,65 @@ def _compute_limit_s(waits: deque[float]) -> float:
     return min(max(FLOOR_S, FACTOR * sorted(waits)[rank]), CEILING_S)
 
 
+class Timers:
+    """The timers of a client's calls. Those of ended calls stay armed, for calls that begin later.
+
+    A call has a new limit, but hardly ever an earlier one: its timer only fires too early, and is
+    then armed again. Arming one for each call and cancelling it would cost as much as sending the
+    request.
+    """
+
+    def __init__(self) -> None:
+        self._unused: set[_Timer] = set()
+
+    def take(self, guard: TimeoutGuard) -> _Timer:
+        """Return a timer for a guard; it may be armed already."""
+        while self._unused:
+            timer = self._unused.pop()
+            if timer.loop is guard.loop:  # those of another loop never fire
+                timer.guard = guard
+                return timer
+        return _Timer(self._unused, guard)
+
+    def put_back(self, timer: _Timer) -> None:
+        timer.guard = None
+        self._unused.add(timer)
+
+    def cancel(self) -> None:
+        """Cancel the timers of ended calls."""
+        while self._unused:
+            self._unused.pop().cancel()
+
+
+class _Timer:
+    """A timer of an event loop, which fires at `at` for the guard that has it then."""
+
+    __slots__ = ("_handle", "_unused", "at", "guard", "loop")
+
+    def __init__(self, unused: set[_Timer], guard: TimeoutGuard) -> None:
+        self.guard: TimeoutGuard | None = guard
+        self.loop = guard.loop
+        self.at = math.inf
+        self._unused = unused
+        self._handle: asyncio.TimerHandle | None = None
+
+    def arm(self, at: float) -> None:
+        self.cancel()
+        self.at = at
+        self._handle = self.loop.call_at(at, self._on_due)
+
+    def cancel(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+
+    def _on_due(self) -> None:
+        self.at, self._handle = math.inf, None
+        if self.guard is None:
+            self._unused.discard(self)
+        else:
+            self.guard.on_timer()
+
+
 class TimeoutGuard:
     """Cancels what a call waits for when one of its time limits expires.
 
@@ -89,8 +148,8 @@ class TimeoutGuard:
     # Any byte restarts the read timeout, but only a token restarts the cap of KEEP_ALIVE_CAP. Only
     # the time inside `with` counts, so that a caller may process a chunk for as long as it likes.
     #
-    # One timer serves all waits of a call. It stays armed between them, and checks when it fires
-    # whether a limit has expired: one timer per block would cost more than reading the block.
+    # One timer serves all waits of a call. It stays armed between them, and the guard checks when
+    # it fires whether a limit has expired: one timer per block would cost more than reading it.
 
     __slots__ = (
         "_cancelling",
@@ -103,14 +162,14 @@ class TimeoutGuard:
         "_started_at",
         "_task",
         "_timer",
-        "_timer_at",
+        "_timers",
         "_waited_s",
         "longest_gap_s",
         "loop",
         "stage",
     )
 
-    def __init__(self, deadline: Deadline) -> None:
+    def __init__(self, deadline: Deadline, timers: Timers) -> None:
         self.stage = "connecting"
         self.longest_gap_s = 0.0
         self._deadline = deadline
@@ -122,8 +181,8 @@ class TimeoutGuard:
         self._cancelling = 0
         self._expired = False
         self.loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = math.inf
+        self._timers = timers
+        self._timer: _Timer | None = None
 
     def start_read_timeout(self, first_s: float, gap_s: float) -> None:
         """Start the read timeout: `first_s` before the first token, `gap_s` after it."""
@@ -172,9 +231,9 @@ class TimeoutGuard:
             raise self._deadline.make_error(self.stage)
 
     def stop(self) -> None:
-        """Cancel the timer at the end of the call."""
+        """Give up the timer at the end of the call."""
         if self._timer is not None:
-            self._timer.cancel()
+            self._timers.put_back(self._timer)
             self._timer = None
 
     def __enter__(self) -> None:
@@ -190,8 +249,9 @@ class TimeoutGuard:
         self._due_at = due_at = min(self._read_timeout_at, deadline_at)
         self._task = task = asyncio.current_task(self.loop)
         self._cancelling = task.cancelling() if task else 0
-        if due_at < self._timer_at:
-            self._schedule()
+        timer = self._timer
+        if timer is None or due_at < timer.at:
+            self._schedule(due_at)
 
     def __exit__(
         self,
@@ -208,21 +268,21 @@ class TimeoutGuard:
             if task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
                 raise self._make_error() from error
 
-    def _schedule(self) -> None:
-        self.stop()
-        if self._due_at < math.inf:
-            self._timer_at = self._due_at
-            self._timer = self.loop.call_at(self._due_at, self._on_timer)
-
-    def _on_timer(self) -> None:
-        self._timer, self._timer_at = None, math.inf
+    def on_timer(self) -> None:
+        """Cancel the wait if a limit has expired. Called when the timer fires."""
         if self._task is None:  # between two waits
             return
         if self.loop.time() < self._due_at:
-            self._schedule()
+            self._schedule(self._due_at)
         else:
             self._expired = True
             self._task.cancel()
+
+    def _schedule(self, due_at: float) -> None:
+        if due_at < math.inf:
+            timer = self._timer = self._timer or self._timers.take(self)
+            if due_at < timer.at:
+                timer.arm(due_at)
 
     def _make_error(self) -> CallTimeout:
         if self._due_at >= self._deadline.at:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+from unittest.mock import patch
 
 import pytest
 
 from foundry_api.resilience.deadline import NEVER, Deadline
-from foundry_api.resilience.timeouts import KEEP_ALIVE_CAP, TimeoutGuard
+from foundry_api.resilience.timeouts import KEEP_ALIVE_CAP, TimeoutGuard, Timers
 from foundry_api.types.errors import DeadlineExceeded, ReadTimeout
 
 if TYPE_CHECKING:
@@ -23,8 +24,10 @@ _T = TypeVar("_T")
 class Bound:
     """A guard of the waits for a stream, with or without a deadline."""
 
-    def __init__(self, limit_s: float, deadline: Deadline = NEVER) -> None:
-        self.guard = TimeoutGuard(deadline)
+    def __init__(
+        self, limit_s: float, deadline: Deadline = NEVER, timers: Timers | None = None
+    ) -> None:
+        self.guard = TimeoutGuard(deadline, timers or Timers())
         self.guard.start_read_timeout(limit_s, limit_s)
         self.token = self.guard.on_token
 
@@ -221,3 +224,70 @@ def test_an_infinite_limit_never_expires(run: Run) -> None:
         assert await waiting == "life"
 
     run(body())
+
+
+@pytest.mark.parametrize("limit_s", [3, 9.5, 10, 20])
+def test_a_timer_of_an_ended_call_serves_the_next_one(run: Run, limit_s: float) -> None:
+    """It is due after 10 s: before, at, or after the limit of the next call."""
+
+    async def body() -> None:
+        timers = Timers()
+        first = Bound(10, timers=timers)
+        await first.wait(after(1))
+        first.guard.stop()
+        with pytest.raises(ReadTimeout, match=f"nothing for {limit_s:g} s"):
+            await Bound(limit_s, timers=timers).wait(after(99))
+        assert now() == pytest.approx(1 + limit_s)
+
+    run(body())
+
+
+def test_calls_in_a_row_arm_one_timer(run: Run) -> None:
+    async def body() -> None:
+        timers, loop = Timers(), asyncio.get_running_loop()
+        armed: list[asyncio.TimerHandle] = []
+
+        def call_at(*arguments: Any) -> asyncio.TimerHandle:
+            armed.append(arm(*arguments))
+            return armed[-1]
+
+        arm = loop.call_at
+        with patch.object(loop, "call_at", call_at):
+            for _ in range(100):
+                bound = Bound(10, timers=timers)
+                assert await bound.wait(ready()) == "life"
+                bound.guard.stop()
+        (handle,) = armed
+        timers.cancel()
+        assert handle.cancelled()
+
+    run(body())
+
+
+def test_a_timer_that_no_call_uses_fires_for_nothing(run: Run) -> None:
+    async def body() -> None:
+        timers = Timers()
+        ended = Bound(10, timers=timers)
+        await ended.wait(ready())
+        ended.guard.stop()
+        await asyncio.sleep(30)
+        with pytest.raises(ReadTimeout):
+            await Bound(10, timers=timers).wait(after(99))
+        assert now() == pytest.approx(40)
+
+    run(body())
+
+
+def test_a_timer_of_another_event_loop_is_not_used(run: Run) -> None:
+    timers = Timers()
+
+    async def call(limit_s: float) -> None:
+        bound = Bound(limit_s, timers=timers)
+        try:
+            await bound.wait(after(5))
+        finally:
+            bound.guard.stop()
+
+    run(call(10))
+    with pytest.raises(ReadTimeout):
+        run(call(4))

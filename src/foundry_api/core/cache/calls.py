@@ -196,7 +196,7 @@ class CachedCall:
     async def _make_lookup(self) -> CacheLookup | None:
         self._context.binding.bind()
         request = self._request
-        guard = TimeoutGuard(request.deadline)
+        guard = TimeoutGuard(request.deadline, self._context.timers)
         try:
             with guard:
                 identity = await self._calls.resolve_identity(request)
@@ -214,7 +214,7 @@ class CachedCall:
         """Return the cached answer, unless an identical call is in progress."""
         if self._context.is_closed() or self._calls.jobs.get_running(lookup.job_key):
             return None
-        guard = TimeoutGuard(self._request.deadline)
+        guard = TimeoutGuard(self._request.deadline, self._context.timers)
         try:
             with guard:
                 stored = await self._calls.context.cache.get(lookup.key)
@@ -321,7 +321,8 @@ class CacheWaiter:
         self._is_leader = run.job is fill
         self._events = CacheEvents(context, request)
         self._guard = TimeoutGuard(
-            Deadline(request.deadline.at + DEADLINE_GRACE_S, request.deadline.limit_s)
+            Deadline(request.deadline.at + DEADLINE_GRACE_S, request.deadline.limit_s),
+            context.timers,
         )
         self._guard.suspend_read_timeout("waiting for the first token")
 
