@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -339,12 +340,7 @@ class ChatCompletion(Operation[Chunk, StreamEnd, Completion[None]]):
             usage=value.usage,
             timings=timings,
             attempts=facts.attempts,
-            headers=tuple(
-                [  # multidict's header names are a subclass of str, which JSON encoders reject
-                    (str.__str__(name), str.__str__(text) if text.isascii() else header_text(text))
-                    for name, text in facts.headers.items()
-                ]
-            ),
+            headers=_to_pairs(tuple(facts.headers.items())),
             raw=(*self._raw, value.raw),
         )
         return Finished(completion, timings, value.usage, value.finish_reason, content)
@@ -371,6 +367,16 @@ def make_final_chunk(completion: Completion[None]) -> Chunk:
         attempts=completion.attempts,
         raw=completion.raw[-1],
         cached=completion.cached,
+    )
+
+
+@functools.lru_cache(maxsize=16)
+def _to_pairs(headers: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    """Make the headers of a result. A service sends nearly the same ones every time."""
+    return tuple(
+        # multidict's header names are a subclass of str, which JSON encoders reject
+        (str.__str__(name), str.__str__(text) if text.isascii() else header_text(text))
+        for name, text in headers
     )
 
 

@@ -227,7 +227,7 @@ class TimeoutGuard:
 
     def check(self) -> None:
         """Raise DeadlineExceeded if the deadline has passed."""
-        if self.loop.time() >= self._deadline.at:
+        if self._deadline.at < math.inf and self.loop.time() >= self._deadline.at:
             raise self._deadline.make_error(self.stage)
 
     def stop(self) -> None:
