@@ -161,3 +161,27 @@ def test_each_start_of_a_host_applies_its_own_threads(
         assert read_threads(tuned) == int(threads)
     finally:
         shared.stop(paths)
+
+
+async def test_a_damaged_directory_of_the_engine_is_made_again(demo: Path, home: Path) -> None:
+    async with FoundryAPIClient(service="embedded", home=home, timeout=60) as client:
+        await client.models.register(demo, "mine")
+        [tuned] = list_engine_directories(home)
+        for damage in ("garbage", ""):
+            (tuned / "genai_config.json").write_text(damage, encoding="utf-8")
+            assert (await client.models.register(demo, "mine")).id == "mine:1"
+        (tuned / "files").unlink()
+    async with FoundryAPIClient(service="embedded", home=home, timeout=60) as client:
+        assert (await client.complete("Hello", model="mine", max_tokens=2)).content
+
+
+async def test_models_are_found_after_the_home_was_moved(demo: Path, tmp_path: Path) -> None:
+    home, moved = tmp_path / "home", tmp_path / "moved"
+    async with FoundryAPIClient(service="embedded", home=home) as client:
+        await client.models.register(demo, "mine")
+    home.rename(moved)
+    async with FoundryAPIClient(service="embedded", home=moved, timeout=60) as client:
+        assert sorted(model.alias for model in await client.models.list()) == ["demo", "mine"]
+        for name in ("demo", "mine"):
+            assert (await client.complete("Hello", model=name, max_tokens=2)).content
+    assert {path.parent.parent for path in list_engine_directories(moved)} == {moved / "engine"}

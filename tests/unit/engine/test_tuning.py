@@ -233,3 +233,34 @@ def test_a_place_that_cannot_be_used_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "registered").write_text("a file", encoding="utf-8")
     with pytest.raises(OSError, match="registered"):
         TunedDirectories(tmp_path / "registered", None).make(directory, size_mb=1)
+
+
+def test_a_host_that_reaches_the_home_by_another_path_removes_nothing(tmp_path: Path) -> None:
+    directory = make_model_directory(tmp_path / "model")
+    tuned = TunedDirectories(tmp_path / "registered", None).make(directory, size_mb=1)
+    (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
+    used = {tmp_path / "link" / "registered" / tuned.name}
+    TunedDirectories(tmp_path / "registered", None).remove_unused(used)
+    assert (tuned / "files" / "tokenizer.json").is_file()
+
+
+@pytest.mark.parametrize("content", ["", "{}", "garbage", '{"model": {"type": []}}'])
+def test_an_update_replaces_a_damaged_copy(tmp_path: Path, content: str) -> None:
+    directory = make_model_directory(tmp_path / "model")
+    directories = TunedDirectories(tmp_path / "registered", 2)
+    tuned = directories.make(directory, size_mb=1)
+    (tuned / "genai_config.json").write_text(content, encoding="utf-8")
+    directories.update(directory, size_mb=1)
+    assert read_threads(tuned) == 2
+
+
+def test_an_update_restores_the_link(tmp_path: Path) -> None:
+    one, other = (make_model_directory(tmp_path / name) for name in ("one", "other"))
+    directories = TunedDirectories(tmp_path / "registered", 2)
+    link = directories.make(one, size_mb=1) / "files"
+    for wrong in (None, other, tmp_path / "missing"):
+        link.unlink()
+        if wrong is not None:
+            link.symlink_to(wrong, target_is_directory=True)
+        directories.update(one, size_mb=1)
+        assert link.samefile(one)

@@ -88,8 +88,8 @@ class Host:
         except ConfigurationError as error:
             raise ServiceStartFailed(error.message, hint=error.hint) from error
         self._engine = NativeEngine.start(self._config)
-        self._engine.registry.update_tuned()
         self._problems = tuple(self._register(self._config.models))
+        self._engine.registry.update_tuned()
         self._started_at = time.time()
         ready = HostReady(
             url=self._engine.url,

@@ -82,13 +82,27 @@ class Registry:
 
     def update_tuned(self) -> None:
         """Apply this host's settings to all registered directories."""
-        for variant in self.list_variants():
-            if (directory := variant.info.get_string_property(SOURCE)) is None:
-                continue
+        lost: dict[str, Any] = {}
+        for variant in sorted(self.list_variants(), key=lambda variant: variant.info.version):
+            is_served = self._update(variant)
+            lost[variant.info.alias.casefold()] = None if is_served else variant
+        # Such as after the home directory was moved.
+        for variant in filter(None, lost.values()):
             try:
-                self._tuned.update(Path(directory), size_mb=variant.info.file_size_mb or 0)
-            except (OSError, ModelRegistrationFailed) as error:
-                log.write_line(f"{variant.info.id} keeps its settings: {error}")
+                self.register(get_directory(variant), variant.info.alias)
+            except FoundryError as error:
+                log.write_line(f"{variant.info.id} cannot be registered again: {error}")
+
+    def _update(self, variant: Any) -> bool:
+        """Apply this host's settings to a registered directory; return if the engine finds it."""
+        source = variant.info.get_string_property(SOURCE)
+        if source is None:
+            return True
+        try:
+            self._tuned.update(Path(source), size_mb=variant.info.file_size_mb or 0)
+        except (OSError, ModelRegistrationFailed) as error:
+            log.write_line(f"{variant.info.id} keeps its settings: {error}")
+        return _is_found(variant)
 
     def list_variants(self) -> Iterator[Any]:
         try:
@@ -112,6 +126,7 @@ class Registry:
                 newest
                 and get_digest(newest) == files.digest
                 and is_same_place(get_directory(newest))
+                and self._update(newest)
             ):
                 return to_model(newest, public=False)
             name, version = (newest.info.alias, newest.info.version + 1) if newest else (alias, 1)
@@ -174,7 +189,7 @@ class Registry:
         """Unregister versions whose files are gone or changed."""
         for variant in versions:
             # A version whose files are unchanged may serve another host.
-            if compute_digest(get_directory(variant)) == get_digest(variant):
+            if _is_found(variant) and compute_digest(get_directory(variant)) == get_digest(variant):
                 continue
             try:
                 self._catalog.unregister_model(variant.info.id)
@@ -190,3 +205,8 @@ class Registry:
             if version.info.alias.casefold() == folded_alias
         ]
         return sorted(matches, key=lambda variant: variant.info.version, reverse=True)
+
+
+def _is_found(variant: Any) -> bool:
+    """Return whether the engine's own directory of a version is where it was registered."""
+    return bool(variant.get_path())

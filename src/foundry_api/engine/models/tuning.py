@@ -20,14 +20,13 @@ from typing import TYPE_CHECKING, Any, cast
 from foundry_api.engine.models.directory import (
     CONFIG,
     MAX_CONFIG_BYTES,
-    TOKENIZER,
-    is_inside,
     read_configuration,
 )
 from foundry_api.engine.models.task import is_embedding_model
 from foundry_api.storage.lock import FileLock
 from foundry_api.storage.paths import PRIVATE_DIRECTORY
 from foundry_api.storage.private_file import read_file, replace_file
+from foundry_api.types.errors import ModelRegistrationFailed
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -166,40 +165,31 @@ class TunedDirectories:
     def make(self, directory: Path, *, size_mb: int) -> Path:
         """Return the directory to register for a user's; raises OSError if it cannot be made."""
         in_chunks = is_embedding_model(directory) is False
-        content = self._make_content(directory, size_mb=size_mb, in_chunks=in_chunks)
-        if content is None:
-            return directory
-        tuned = self._get_place(directory)
-        self._root.mkdir(exist_ok=True, mode=PRIVATE_DIRECTORY)
-        tuned.mkdir(exist_ok=True, mode=PRIVATE_DIRECTORY)
-        with contextlib.suppress(FileExistsError):
-            _link(tuned / LINK, directory)
-        if not is_inside(tuned / LINK, TOKENIZER):
-            raise FileNotFoundError(f"{tuned / LINK} does not lead to the model")
-        _write(tuned / CONFIG, content)
-        return tuned
+        return self._make(directory, size_mb=size_mb, in_chunks=in_chunks)
 
     def update(self, directory: Path, *, size_mb: int) -> None:
         """Apply this host's number of threads to a directory that is registered.
 
+        A copy of the configuration or a link that is lost or damaged is made again.
+
         Raises OSError or ModelRegistrationFailed.
         """
-        tuned = self._get_place(directory)
-        if not is_inside(tuned, CONFIG):
+        try:
+            search = read_configuration(self._get_place(directory)).search
+        except ModelRegistrationFailed:
             self.make(directory, size_mb=size_mb)
-            return
-        # Whether the model allows it takes milliseconds to find out.
-        in_chunks = "chunk_size" in read_configuration(tuned).search
-        content = self._make_content(directory, size_mb=size_mb, in_chunks=in_chunks)
-        if content is not None:
-            _write(tuned / CONFIG, content)
+        else:
+            # Whether the model allows it takes milliseconds to find out.
+            self._make(directory, size_mb=size_mb, in_chunks="chunk_size" in search)
 
     def remove_unused(self, used: Collection[Path]) -> None:
         """Remove all but the directories that are registered; raises OSError."""
         if not self._root.is_dir():
             return
+        # By name: two hosts may reach the same home by different paths, such as through a link.
+        names = {path.name for path in used}
         for tuned in self._root.iterdir():
-            if tuned in used:
+            if tuned.name in names:
                 continue
             # Never a tree: the link leads to files of the user's.
             for name in (CONFIG, LINK):
@@ -209,6 +199,21 @@ class TunedDirectories:
     def _get_place(self, directory: Path) -> Path:
         # The same for the same directory, so that it can be made again at any time.
         return self._root / hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]
+
+    def _make(self, directory: Path, *, size_mb: int, in_chunks: bool) -> Path:
+        content = self._make_content(directory, size_mb=size_mb, in_chunks=in_chunks)
+        if content is None:
+            return directory
+        tuned = self._get_place(directory)
+        self._root.mkdir(exist_ok=True, mode=PRIVATE_DIRECTORY)
+        tuned.mkdir(exist_ok=True, mode=PRIVATE_DIRECTORY)
+        link = tuned / LINK
+        if not (link.exists() and link.samefile(directory)):
+            link.unlink(missing_ok=True)
+            with contextlib.suppress(FileExistsError):  # another host was faster
+                _link(link, directory)
+        _write(tuned / CONFIG, content)
+        return tuned
 
     def _make_content(self, directory: Path, *, size_mb: int, in_chunks: bool) -> bytes | None:
         default = choose_threads() if size_mb >= SMALL_MB else None
