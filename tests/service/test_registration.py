@@ -13,6 +13,7 @@ import pytest
 from foundry_api.engine.control import ControlClient
 from foundry_api.engine.handshake import ModelSource
 from foundry_api.engine.models.directory import ModelFiles, compute_digest
+from foundry_api.engine.models.validate import validate
 from foundry_api.engine.process import HostOptions
 from foundry_api.engine.supervisor import EngineHost
 from foundry_api.storage.paths import Paths
@@ -252,6 +253,7 @@ async def test_hosts_that_replace_a_model_concurrently_agree(
         (lambda path: configure(path, "{"), "is not JSON"),
         (lambda path: configure(path, "[]"), "has no model section"),
         (lambda path: configure(path, '{"model": 1}'), "has no model section"),
+        (lambda path: configure(path, '{"model": {"type": []}}'), "model.type that is not a text"),
         (lambda path: configure(path, " " * 2**20 + "{}"), "is larger than"),
         (
             lambda path: configure(path, '{"model": {"decoder": {"filename": "../x"}}}'),
@@ -271,6 +273,16 @@ def test_a_missing_or_invalid_file_is_reported(
     spoil(directory)
     with pytest.raises(ModelRegistrationFailed, match=expected):
         ModelFiles.read(directory)
+
+
+def test_a_model_in_another_format_is_to_be_imported(tmp_path: Path) -> None:
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"GGUF")
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    for path, problem in ((file, "it is not a directory"), (tmp_path, "no genai_config.json")):
+        with pytest.raises(ModelRegistrationFailed, match=problem) as failure:
+            validate(path)
+        assert f"foundry-api models import {path} --alias NAME" in failure.value.hint
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,8 @@ def read_configuration(directory: Path) -> Configuration:
     except FileNotFoundError as error:
         reason = f"it has no {CONFIG}" if directory.is_dir() else "there is no such directory"
         raise _make_error(directory, reason) from error
+    except NotADirectoryError as error:
+        raise _make_error(directory, "it is not a directory") from error
     except OSError as error:
         raise _make_error(directory, f"its {CONFIG} cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
@@ -135,6 +137,8 @@ def read_configuration(directory: Path) -> Configuration:
     model, search = (sections.get(name) for name in ("model", "search"))
     if not isinstance(model, dict):
         raise _make_error(directory, f"its {CONFIG} has no model section")
+    if not isinstance(cast("dict[str, Any]", model).get("type", ""), str):
+        raise _make_error(directory, f"its {CONFIG} has a model.type that is not a text")
     return Configuration(
         cast("dict[str, Any]", model),
         cast("dict[str, Any]", search) if isinstance(search, dict) else {},

@@ -37,6 +37,8 @@ __all__ = ["check_alias", "find_problems", "validate"]
 
 # The engine accepts only such names (2.2.1), and serves `x-generic-cpu` under the alias `x`.
 _ALIAS = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]*")
+# An imported model has a directory with this name, and next to it one with a longer name.
+MAX_ALIAS_CHARACTERS = 128
 _DEVICE_SUFFIX = re.compile(r"-generic-(?:cpu|gpu|npu)$", re.IGNORECASE)
 
 # 2.2.1 fails to load other tokenizers with an internal message, or crashes: it reads them as these.
@@ -49,12 +51,22 @@ def validate(directory: Path) -> ModelFiles:
     """Read a model directory; ModelRegistrationFailed lists everything that is wrong with it."""
     problems = find_problems(directory)
     if problems:
+        hint = (
+            f"Fix it, then check it again with `foundry-api models register {directory} --check`."
+        )
+        if _is_importable(directory):
+            hint = f"Convert it first: `foundry-api models import {directory} --alias NAME`."
         raise ModelRegistrationFailed(
-            f"{directory} cannot be served as a model: {'; '.join(problems)}",
-            hint="Fix it, then check it again with "
-            f"`foundry-api models register {directory} --check`.",
+            f"{directory} cannot be served as a model: {'; '.join(problems)}", hint=hint
         )
     return ModelFiles.read(directory)
+
+
+def _is_importable(path: Path) -> bool:
+    """Return whether a path looks like a GGUF file or a model of Hugging Face."""
+    if path.suffix.lower() == ".gguf":
+        return path.is_file()
+    return is_inside(path, "config.json") and not is_inside(path, CONFIG)
 
 
 def check_alias(alias: str) -> None:
@@ -64,6 +76,12 @@ def check_alias(alias: str) -> None:
             f"{alias!r} cannot be the alias of a model",
             field="alias",
             hint="Use letters, digits, `.`, `_` and `-`; the first is a letter or a digit.",
+        )
+    if len(alias) > MAX_ALIAS_CHARACTERS:
+        raise InvalidRequest(
+            f"an alias has {len(alias)} characters, more than {MAX_ALIAS_CHARACTERS}",
+            field="alias",
+            hint="Choose a shorter one.",
         )
     name = _DEVICE_SUFFIX.sub("", alias)
     if name != alias:
