@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
+from foundry_api.core.service_pool import DEMO
 from foundry_api.engine.models.validate import check_alias, find_problems
 from foundry_api.model_import.builder import Builder, hold_lock
 from foundry_api.model_import.check import PROMPTS, TOKENS, check_model
@@ -19,7 +20,7 @@ from foundry_api.model_import.directory import get_default_output
 from foundry_api.model_import.errors import ModelImportFailed
 from foundry_api.model_import.source import inspect_source
 from foundry_api.model_import.types import PRECISIONS, ImportProgress
-from foundry_api.model_import.workspace import Workspace
+from foundry_api.model_import.workspace import Workspace, check_output
 from foundry_api.storage.private_file import replace_file
 from foundry_api.types.errors import InvalidRequest
 from foundry_api.types.local_path import absolute_path
@@ -70,11 +71,15 @@ class ImportRequest:
                 continue
             if model.path is None or Path(model.path) != self.output:
                 place = f" for {model.path}" if model.path else ""
+                remedy = (
+                    f", or remove that model first with `foundry-api models remove {model.alias}`"
+                    if model.alias != DEMO
+                    else ""
+                )
                 raise InvalidRequest(
                     f"alias is {self.alias!r}, which is registered{place}",
                     field="alias",
-                    hint="Choose another alias, or remove that model first with `foundry-api models"
-                    f" remove {model.alias}`.",
+                    hint=f"Choose another alias{remedy}.",
                 )
 
 
@@ -98,8 +103,10 @@ def prepare_import(
         directory = get_default_output(alias, home) if output is None else absolute_path(output)
     except ValueError as error:
         raise InvalidRequest(f"output is {output!r}: {error}", field="output") from error
+    model = inspect_source(source)
+    check_output(directory, model.path)
     return ImportRequest(
-        source=inspect_source(source),
+        source=model,
         output=directory,
         builder=Builder.from_home(home),
         precision=precision,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -21,11 +23,9 @@ from foundry_api.types.errors import InvalidRequest
 from foundry_api.wire.errors import NOT_JSON
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from foundry_api.model_import.types import ModelSource, Precision
 
-__all__ = ["Workspace"]
+__all__ = ["Workspace", "check_output"]
 
 STATE = "state.json"
 MIN_FREE_BYTES = 2**28
@@ -41,6 +41,34 @@ class _State(msgspec.Struct):
     done: list[str] = []
 
 
+def check_output(output: Path, source: Path) -> None:
+    """Raise InvalidRequest for an output that an import could not make, or that is its source's."""
+    problem = ""
+    # The output is replaced by a directory with that name, which is impossible for these.
+    if output.is_symlink():
+        problem = "a link"
+    elif not output.name or output.is_mount():
+        problem = "the root of a file system"
+    else:
+        # Not `resolve`, which raises for a link that leads to itself.
+        made, real_source = Path(os.path.realpath(output)), Path(os.path.realpath(source))
+        if made.is_relative_to(real_source):
+            problem = "within the source, which is never changed"
+        elif real_source.is_relative_to(_get_place(made)):
+            problem = f"made in {_get_place(made)}, where the source is"
+    if problem:
+        raise InvalidRequest(
+            f"output is {output}, which is {problem}",
+            field="output",
+            hint="Give another directory, which does not exist or is empty.",
+        )
+
+
+def _get_place(output: Path) -> Path:
+    """Return where an import works: next to the output, because renaming must be possible."""
+    return output.with_name(f".{output.name}.import")
+
+
 class Workspace:
     """The directory next to the output in which an import works, with the steps that are done.
 
@@ -51,7 +79,7 @@ class Workspace:
         self, output: Path, source: ModelSource, precision: Precision, builder: str
     ) -> None:
         self.output = output
-        self.directory = output.with_name(f".{output.name}.import")
+        self.directory = _get_place(output)
         self._size_bytes = _estimate_bytes(source, precision)
         self.record = ImportRecord(
             source=str(source.path),
@@ -89,13 +117,16 @@ class Workspace:
             return True
         if not self.output.exists() or (self.output.is_dir() and not any(self.output.iterdir())):
             return False
-        found = f"an import of {record.source} as {record.precision}" if record else "other files"
-        raise InvalidRequest(
-            f"output is {self.output}, which has {found}",
-            field="output",
-            hint="Give a directory that does not exist or is empty, or remove the model first with "
-            "`foundry-api models remove NAME`.",
-        )
+        hint = "Give a directory that does not exist or is empty."
+        if record:
+            found = f"has an import of {record.source} as {record.precision}"
+            hint = (
+                "Give another directory, or remove that model first with `foundry-api models remove"
+                " NAME`. If none is registered there, delete the directory."
+            )
+        else:
+            found = "has other files" if self.output.is_dir() else "is a file"
+        raise InvalidRequest(f"output is {self.output}, which {found}", field="output", hint=hint)
 
     def open(self) -> None:
         """Create the directory, or continue with that of a stopped import of the same model."""
