@@ -208,6 +208,7 @@ async def test_a_model_that_the_engine_cannot_load_is_not_registered(
     [
         ({"alias": "demo"}, "alias"),
         ({"alias": "a b"}, "alias"),
+        ({"alias": "a" * 129}, "alias"),
         ({"alias": "x-generic-cpu"}, "alias"),
         ({"precision": "int2"}, "precision"),
         ({"precision": []}, "precision"),
@@ -254,6 +255,59 @@ async def test_an_alias_of_another_directory_is_refused(
     with pytest.raises(InvalidRequest, match=r"which is registered for .*other"):
         await client.models.import_model(source, "mine")
     assert fake.runs == []
+
+
+@pytest.mark.parametrize(
+    ("output", "problem"),
+    [
+        ("/", "the root of a file system"),
+        ("link", "a link"),
+        ("dangling", "a link"),
+        ("hf/out", "within the source"),
+        ("linked/out", "within the source"),
+        ("file", "which is a file"),
+    ],
+)
+async def test_an_output_that_cannot_be_made_is_refused_before_the_work(
+    client: FoundryAPIClient, fake: FakeBuilder, tmp_path: Path, output: str, problem: str
+) -> None:
+    source = write_directory(tmp_path / "hf")
+    before = list_files(source)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    for link, target in (("link", "empty"), ("dangling", "missing"), ("linked", "hf")):
+        (tmp_path / link).symlink_to(tmp_path / target, target_is_directory=True)
+    with pytest.raises(InvalidRequest, match=problem) as failure:
+        await client.models.import_model(source, "mine", output=tmp_path / output)
+    assert failure.value.field == "output"
+    assert fake.runs == []
+    assert list_files(source) == before
+
+
+async def test_a_source_in_the_place_of_a_stopped_import_is_not_deleted(
+    client: FoundryAPIClient, fake: FakeBuilder, source: Path, tmp_path: Path
+) -> None:
+    fake.set(graph="fail")
+    with pytest.raises(ModelImportFailed):
+        await client.models.import_model(source, "mine", output=tmp_path / "out")
+    kept = write_directory(tmp_path / ".out.import" / "mine")
+    with pytest.raises(InvalidRequest, match="where the source is"):
+        await client.models.import_model(kept, "mine", output=tmp_path / "out")
+    assert (kept / "config.json").is_file()
+
+
+async def test_files_with_two_aliases_are_kept_for_the_other(
+    client: FoundryAPIClient, fake: FakeBuilder, source: Path, home: Path
+) -> None:
+    model = await client.models.import_model(source, "mine")
+    await client.models.register(str(model.path), "yours")
+    with pytest.raises(InvalidRequest, match="Unregister it"):
+        await client.models.remove("yours")
+    removed = await asyncio.to_thread(run, "models", "remove", "yours", home=home)
+    assert "its files are kept" in removed.stdout
+    assert (await client.complete("Hello", model="mine", max_tokens=2)).content
+    await client.models.unload("mine")
+    assert await client.models.remove("mine") > 2**20
 
 
 async def test_without_the_packages_nothing_is_made(

@@ -250,8 +250,8 @@ def remove_command(common: GlobalOptions, name: str, *, yes: bool) -> None:
     `demo` is part of foundry-api and cannot be removed.
     """
     with Session(common) as session:
-        model = session.run(_find_removable(session.client, name))
-        if model.catalog == "local" and not find_imported(model, session.settings.home):
+        model, is_ours = session.run(_find_removable(session, name))
+        if not is_ours:
             session.run(session.client.models.unregister(name))
             message = f"{model.alias} is no longer registered; its files are kept: {model.id}"
             _print_model(common, model, message)
@@ -282,18 +282,22 @@ def _print_models(common: GlobalOptions, *, catalog: bool) -> None:
     print_model_list(common, models, listing)
 
 
-async def _find_removable(client: FoundryAPIClient, name: str) -> Model:
-    model = match_model(name, await client.models.list())
+async def _find_removable(session: Session, name: str) -> tuple[Model, bool]:
+    """Return a model, and whether its files are deleted with it."""
+    models = await session.client.models.list()
+    model = match_model(name, models)
     if model is None:
         raise ModelNotFound(f"no model on this machine is named {name!r}", model=name)
-    # For registered models the engine itself refuses to unregister one that is in use.
-    if model.loaded and model.catalog != "local":
+    if model.catalog == "local":
+        # The engine itself refuses to unregister one that is in use.
+        return model, find_imported(model, models, session.settings.home) is not None
+    if model.loaded:
         raise ModelInUse(
             f"{model.id} is loaded",
             hint=f"Unload it first: `foundry-api models unload {model.alias}`.",
             model=model.id,
         )
-    return model
+    return model, True
 
 
 def _require_running(session: Session) -> None:

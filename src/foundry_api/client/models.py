@@ -413,8 +413,8 @@ class Models:
     async def remove(self, name: str) -> int:
         """Delete the files of a downloaded or imported model. Return the number of bytes freed.
 
-        Directories that were registered, or imported to an `output` of yours, are not deleted; use
-        `unregister` for them.
+        Directories that were registered, imported to an `output` of yours, or that are registered
+        under another alias too, are not deleted; use `unregister` for them.
 
         Raises:
             ModelNotFound: No downloaded or imported model has that name.
@@ -423,10 +423,11 @@ class Models:
         """
         name = check_name("name", name)
         connection, control = await self._require_control("remove models")
-        model = match_model(name, await connection.list_local_models())
+        models = await connection.list_local_models()
+        model = match_model(name, models)
         if model is None:
             raise ModelNotFound(f"no model on this machine is named {name!r}", model=name)
-        imported = find_imported(model, self._home)
+        imported = find_imported(model, models, self._home)
         try:
             if imported is None:
                 freed = await control.remove(model.id)

@@ -16,6 +16,8 @@ from foundry_api.types.errors import ModelError
 from foundry_api.wire.errors import NOT_JSON
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from foundry_api.types.models import Model
 
 __all__ = [
@@ -74,13 +76,17 @@ def get_default_output(alias: str, home: Path | None) -> Path:
     return Paths.from_home(home).data / "imported" / alias.casefold()
 
 
-def find_imported(model: Model, home: Path | None) -> Path | None:
-    """Return the directory of an imported model, unless it is an output of the user."""
+def find_imported(model: Model, models: Iterable[Model], home: Path | None) -> Path | None:
+    """Return the directory of an imported model.
+
+    None if it is an output of the user, or another one of `models` has the same directory.
+    """
     if model.catalog != "local" or model.path is None:
         return None
     directory = Path(model.path)
     is_ours = directory.parent == get_default_output("x", home).parent
-    return directory if is_ours and read_record(directory) else None
+    is_shared = any(other.path == model.path and other.id != model.id for other in models)
+    return directory if is_ours and not is_shared and read_record(directory) else None
 
 
 def delete_imported(directory: Path) -> int:
@@ -91,7 +97,7 @@ def delete_imported(directory: Path) -> int:
     except OSError as error:
         raise ModelError(
             f"the model is no longer registered, but {directory} cannot be deleted"
-            f" ({error.strerror})",
+            f" ({error.strerror or error})",
             hint="Delete the directory yourself.",
         ) from error
     return size

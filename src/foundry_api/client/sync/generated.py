@@ -1174,8 +1174,8 @@ class SyncModels:
     def remove(self, name: str) -> int:
         """Delete the files of a downloaded or imported model. Return the number of bytes freed.
 
-        Directories that were registered, or imported to an `output` of yours, are not deleted; use
-        `unregister` for them.
+        Directories that were registered, imported to an `output` of yours, or that are registered
+        under another alias too, are not deleted; use `unregister` for them.
 
         Raises:
             ModelNotFound: No downloaded or imported model has that name.
