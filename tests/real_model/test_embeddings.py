@@ -61,7 +61,7 @@ async def test_vectors_repeat_in_any_order_and_batch(client: FoundryAPIClient) -
     assert len({tuple(vector) for vector in together.vectors}) == len(texts)
 
 
-@pytest.mark.skipif(not SPEECH_MODEL.is_dir(), reason="run: python3 dev.py real-model --whisper")
+@pytest.mark.skipif(not SPEECH_MODEL.is_dir(), reason="run: python3 dev.py real-model whisper-base")
 async def test_a_speech_model_cannot_embed(own_client: FoundryAPIClient) -> None:
     await own_client.models.register(SPEECH_MODEL, "whisper")
     with pytest.raises(ModelTaskMismatch):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 pytestmark = pytest.mark.skipif(
-    not SPEECH_MODEL.is_dir(), reason="run: python3 dev.py real-model --whisper"
+    not SPEECH_MODEL.is_dir(), reason="run: python3 dev.py real-model whisper-base"
 )
 
 SPEECH = Path(__file__).parent / "speech"
