@@ -22,6 +22,7 @@ START, END = "<!-- packages -->\n", "<!-- /packages -->\n"
 PURPOSES = {
     "cli": "the command line",
     "integrations": "llm, LangChain",
+    "gateway": "the HTTP service in front of an engine",
     "client": "FoundryAPIClient, FoundryClient",
     "batch": "many requests",
     "monitor": "health over time",

@@ -16,6 +16,7 @@ VERBS = {
     "doctor": "Diagnose problems and suggest fixes.",
     "cache": "Show or clear the response cache.",
     "request": "Send an HTTP request to the service and print the response body.",
+    "serve": "Serve models to applications, with keys, limits and metrics.",
     "up": "Start a shared engine in the background.",
     "down": "Stop the shared engine.",
 }

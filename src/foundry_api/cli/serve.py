@@ -1,0 +1,117 @@
+"""`foundry-api serve`: run the gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from foundry_api.cli.options import GlobalOptions, common_options, format_examples, pass_common
+from foundry_api.cli.session import make_settings
+from foundry_api.client.client import FoundryAPIClient
+from foundry_api.gateway.config import load_config
+from foundry_api.gateway.gateway import Gateway
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from foundry_api.gateway.config import GatewayConfig
+
+__all__ = ["command"]
+
+
+@click.command(
+    "serve",
+    epilog=format_examples(
+        "serve                          serve this machine, without keys",
+        "serve --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem",
+        "serve --config gateway.toml --check",
+    ),
+)
+@click.option("--host", metavar="ADDRESS", help="Address to listen on; 127.0.0.1.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 5270, 0 for any.")
+@click.option(
+    "--config", "config_path", type=click.Path(path_type=Path), help="TOML file with settings."
+)
+@click.option("--tls-cert", type=click.Path(path_type=Path), help="PEM file of the certificate.")
+@click.option("--tls-key", type=click.Path(path_type=Path), help="PEM file of the private key.")
+@click.option("--insecure-http", is_flag=True, help="Serve other machines without TLS.")
+@click.option("--drain", type=click.FloatRange(min=0), help="Seconds for running calls at the end.")
+@click.option("--check", is_flag=True, help="Check the configuration and exit.")
+@common_options
+@pass_common
+def command(
+    common: GlobalOptions,
+    *,
+    host: str | None,
+    port: int | None,
+    config_path: Path | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    insecure_http: bool,
+    drain: float | None,
+    check: bool,
+) -> None:
+    """Serve models to applications, with keys, limits and metrics.
+
+    Speaks OpenAI's HTTP API. Every setting is also a variable FOUNDRY_GATEWAY_NAME and a name in
+    the TOML file.
+    """
+    config = load_config(
+        config_path,
+        {
+            "host": host,
+            "port": port,
+            "tls_cert": tls_cert,
+            "tls_key": tls_key,
+            "insecure_http": insecure_http or None,
+            "drain_s": drain,
+        },
+    )
+    client = FoundryAPIClient(settings=make_settings(common))
+    gateway = Gateway(config, client, None)
+    if check:
+        click.echo("The configuration is valid.")
+        return
+    asyncio.run(_serve(gateway, client, config))
+
+
+async def _serve(gateway: Gateway, client: FoundryAPIClient, config: GatewayConfig) -> None:
+    stopping = asyncio.Event()
+    async with client:
+        await gateway.start()
+        click.echo(f"Serving at {gateway.url}/v1. Stop with Ctrl-C.")
+        await gateway.load_model()
+        with _catch_signals(stopping):
+            await stopping.wait()
+            click.echo("Stopping; running calls may finish. A second Ctrl-C ends them.")
+            stopping.clear()
+            drain = asyncio.ensure_future(gateway.drain(config.drain_s))
+            second = asyncio.ensure_future(stopping.wait())
+            await asyncio.wait({drain, second}, return_when=asyncio.FIRST_COMPLETED)
+            for task in (drain, second):
+                task.cancel()
+        await gateway.close()
+
+
+@contextlib.contextmanager
+def _catch_signals(stopping: asyncio.Event) -> Generator[None]:
+    loop = asyncio.get_running_loop()
+    previous: dict[int, Any] = {}
+
+    def stop(_number: int, _frame: object) -> None:
+        loop.call_soon_threadsafe(stopping.set)
+
+    for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
+        number = getattr(signal, name, None)
+        if number is not None:
+            previous[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

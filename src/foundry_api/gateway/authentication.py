@@ -1,0 +1,110 @@
+"""Finds the key of a request, and refuses an address that keeps trying wrong ones."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+from foundry_api.gateway.errors import RequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aiohttp import web
+
+    from foundry_api.gateway.keys.keyring import Keyring
+    from foundry_api.gateway.keys.types import ApiKey
+    from foundry_api.gateway.routing import Access
+
+__all__ = ["Authenticator"]
+
+MAX_FAILURES = 20
+FAILURE_WINDOW_S = 60.0
+# Addresses whose failures are remembered; the oldest are forgotten.
+MAX_ADDRESSES = 4096
+
+
+class Authenticator:
+    """Authenticates requests.
+
+    Args:
+        keyring: The keys; None to serve without keys.
+        monotonic: A clock.
+    """
+
+    def __init__(
+        self, keyring: Keyring | None, *, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._keyring = keyring
+        self._monotonic = monotonic
+        # By address: the start of the window, and the failures in it.
+        self._failures: OrderedDict[str, tuple[float, int]] = OrderedDict()
+
+    def authenticate(self, request: web.BaseRequest, scope: Access) -> ApiKey | None:
+        """Return the key of a request; None if the gateway serves without keys.
+
+        Raises:
+            RequestError: 401 without a valid key, 403 if it lacks the scope, 429 after too many
+                failures.
+        """
+        if self._keyring is None:
+            return None
+        address = request.remote or ""
+        self._check_failures(address)
+        token = _find_token(request)
+        key = None if token is None else self._keyring.find(token)
+        if key is None:
+            self._add_failure(address)
+            raise _make_unauthorized()
+        if scope not in key.scopes:
+            raise RequestError(403, "insufficient_scope", f"This key lacks the scope {scope}.")
+        return key
+
+    def _check_failures(self, address: str) -> None:
+        started_at, count = self._failures.get(address, (0.0, 0))
+        if count < MAX_FAILURES:
+            return
+        remaining_s = started_at + FAILURE_WINDOW_S - self._monotonic()
+        if remaining_s <= 0:
+            del self._failures[address]
+            return
+        raise RequestError(
+            429,
+            "too_many_failures",
+            "Too many requests with an invalid key arrived from this address.",
+            retry_after_s=remaining_s,
+        )
+
+    def _add_failure(self, address: str) -> None:
+        now = self._monotonic()
+        started_at, count = self._failures.pop(address, (now, 0))
+        if now - started_at > FAILURE_WINDOW_S:
+            started_at, count = now, 0
+        self._failures[address] = (started_at, count + 1)
+        if len(self._failures) > MAX_ADDRESSES:
+            self._failures.popitem(last=False)
+
+
+def _find_token(request: web.BaseRequest) -> str | None:
+    """Return the only token of a request; None without one, or with different ones."""
+    headers = request.headers
+    tokens: set[str] = set()
+    for value in headers.getall("Authorization", ()):
+        scheme, _, token = value.partition(" ")
+        if scheme.lower() != "bearer":
+            return None
+        tokens.add(token.strip())
+    for name in ("x-api-key", "api-key"):
+        tokens.update(value.strip() for value in headers.getall(name, ()))
+    return tokens.pop() if len(tokens) == 1 else None
+
+
+def _make_unauthorized() -> RequestError:
+    # The same text for every cause: it must not help to guess.
+    return RequestError(
+        401,
+        "invalid_api_key",
+        "A valid API key is required. Send it as `Authorization: Bearer KEY`.",
+        headers={"WWW-Authenticate": "Bearer"},
+    )

@@ -1,0 +1,83 @@
+"""What the handlers of a gateway share."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from foundry_api.client.client import FoundryAPIClient
+    from foundry_api.gateway.config import GatewayConfig
+    from foundry_api.gateway.errors import RequestError
+    from foundry_api.gateway.keys.keyring import Keyring
+    from foundry_api.gateway.keys.types import ApiKey
+    from foundry_api.gateway.limits.admission import Admission
+
+__all__ = ["GatewayContext", "RunningExchange"]
+
+
+class RunningExchange(Protocol):
+    """What others may know of an exchange that is being served; see `Exchange`."""
+
+    @property
+    def id(self) -> str:
+        """The id of the request."""
+        ...
+
+    @property
+    def key(self) -> ApiKey | None:
+        """The key of the caller."""
+        ...
+
+    @property
+    def model(self) -> str | None:
+        """The model that is called."""
+        ...
+
+    @property
+    def route(self) -> str:
+        """The path of the route."""
+        ...
+
+    @property
+    def started_at(self) -> float:
+        """When it started, on the context's monotonic clock."""
+        ...
+
+    @property
+    def ended(self) -> asyncio.Future[None]:
+        """Done when it has ended."""
+        ...
+
+    def abort(self, error: RequestError) -> None:
+        """End it with an error."""
+        ...
+
+
+@dataclass(slots=True)
+class GatewayContext:
+    """The parts of a running gateway.
+
+    Attributes:
+        config: The settings.
+        client: Calls the service behind the gateway.
+        keyring: Knows the keys; None if the gateway serves without keys.
+        admission: Decides which call may start, and when.
+        monotonic: A clock for durations.
+        wall_clock: Seconds since the epoch.
+        running: The exchanges that are being served.
+        draining: Whether the gateway is shutting down.
+    """
+
+    config: GatewayConfig
+    client: FoundryAPIClient
+    keyring: Keyring | None
+    admission: Admission
+    monotonic: Callable[[], float] = time.perf_counter
+    wall_clock: Callable[[], float] = time.time
+    running: set[RunningExchange] = field(default_factory=set["RunningExchange"])
+    draining: bool = False

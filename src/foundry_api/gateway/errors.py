@@ -1,0 +1,170 @@
+"""Errors of the gateway, and the errors of the client as OpenAI's error responses."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from foundry_api.types.errors import (
+    CallTimeout,
+    CatalogUnavailable,
+    CircuitOpen,
+    ClientClosed,
+    ConnectTimeout,
+    ContextOverflow,
+    DeadlineExceeded,
+    FoundryError,
+    InvalidRequest,
+    MemoryBudgetExceeded,
+    ModelError,
+    ModelInUse,
+    ModelNotFound,
+    ModelTaskMismatch,
+    QueueFull,
+    ResponseNotFound,
+    ServiceError,
+    ServiceOverloaded,
+    StructuredOutputError,
+    ToolCallError,
+    UnsupportedFeature,
+    UnsupportedParameter,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["RequestError", "make_error_body", "translate_error"]
+
+# How long a client waits before it calls a service again that could not be reached.
+UNAVAILABLE_RETRY_S = 1.0
+
+
+class RequestError(Exception):
+    """A request that the gateway answers with an error.
+
+    Args:
+        status: HTTP status.
+        code: Machine-readable cause, such as `model_not_found`.
+        message: What happened and what to do, for the caller.
+        param: The field of the request that is to blame, such as `messages[3].content`.
+        kind: OpenAI's `type` of the error; default: derived from the status.
+        retry_after_s: Seconds after which the same request may succeed.
+        should_retry: False tells OpenAI's clients not to retry; None lets the status decide.
+        headers: Further headers of the response.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str | None,
+        message: str,
+        *,
+        param: str | None = None,
+        kind: str | None = None,
+        retry_after_s: float | None = None,
+        should_retry: bool | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.param = param
+        self.kind = kind or _get_kind(status)
+        self.retry_after_s = retry_after_s
+        self.should_retry = should_retry
+        self.extra_headers = headers
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers that tell a client when to retry, and the further ones."""
+        headers = dict(self.extra_headers or {})
+        if self.retry_after_s is not None:
+            headers["Retry-After"] = str(math.ceil(self.retry_after_s))
+            headers["retry-after-ms"] = str(math.ceil(self.retry_after_s * 1000))
+        if self.should_retry is not None:
+            headers["x-should-retry"] = "true" if self.should_retry else "false"
+        return headers
+
+
+def _get_kind(status: int) -> str:
+    if status == 401:  # noqa: PLR2004 - HTTP statuses are their own names
+        return "authentication_error"
+    if status == 403:  # noqa: PLR2004
+        return "permission_error"
+    if status == 429:  # noqa: PLR2004
+        return "rate_limit_error"
+    return "invalid_request_error" if status < 500 else "server_error"  # noqa: PLR2004
+
+
+def make_error_body(error: RequestError) -> bytes:
+    """Encode OpenAI's error object."""
+    members: dict[str, Any] = {
+        "message": error.message,
+        "type": error.kind,
+        "param": error.param,
+        "code": error.code,
+    }
+    return msgspec.json.encode({"error": members})
+
+
+# The first class that matches decides, so subclasses precede their bases.
+_TABLE: tuple[tuple[type[FoundryError], int, str | None], ...] = (
+    (ContextOverflow, 400, "context_length_exceeded"),
+    (UnsupportedParameter, 400, "unsupported_parameter"),
+    (ResponseNotFound, 404, "response_not_found"),
+    (InvalidRequest, 400, "invalid_value"),
+    (UnsupportedFeature, 400, "unsupported_feature"),
+    (ModelNotFound, 404, "model_not_found"),
+    (ModelTaskMismatch, 400, "model_task_mismatch"),
+    (ModelInUse, 409, "model_in_use"),
+    (MemoryBudgetExceeded, 503, "model_loading"),
+    (CatalogUnavailable, 503, "upstream_unavailable"),
+    (ModelError, 503, "model_unavailable"),
+    (StructuredOutputError, 422, "invalid_model_output"),
+    (ToolCallError, 422, "invalid_model_output"),
+    (QueueFull, 503, "queue_full"),
+    (DeadlineExceeded, 504, "deadline_exceeded"),
+    (ConnectTimeout, 503, "upstream_unavailable"),
+    (CallTimeout, 504, "upstream_timeout"),
+    (CircuitOpen, 503, "upstream_unavailable"),
+    (ServiceOverloaded, 503, "upstream_overloaded"),
+    (ServiceError, 503, "upstream_unavailable"),
+    (ClientClosed, 503, "shutting_down"),
+)
+# The field of a chat request that each argument of the client becomes.
+_PARAMS = {"prompt": "messages", "response_model": "response_format", "grammar": "response_format"}
+
+
+def translate_error(error: FoundryError) -> RequestError:
+    """Return the response to an error of the client. It names no address of an upstream."""
+    status, code = 500, None
+    for kind, status_of_kind, code_of_kind in _TABLE:
+        if isinstance(error, kind):
+            status, code = status_of_kind, code_of_kind
+            break
+    field = getattr(error, "field", None)
+    retry_after_s: float | None = None
+    if status == 503:  # noqa: PLR2004
+        retry_after_s = getattr(error, "retry_after_s", None) or UNAVAILABLE_RETRY_S
+    return RequestError(
+        status,
+        code,
+        _describe(error),
+        param=_PARAMS.get(field, field) if isinstance(field, str) else None,
+        retry_after_s=retry_after_s,
+        # The model may err again, and every retry would cost a complete answer.
+        should_retry=False if code == "invalid_model_output" else None,
+    )
+
+
+def _describe(error: FoundryError) -> str:
+    message = error.message
+    if error.service:
+        message = message.replace(error.service, "the model service")
+    message = message[:1].upper() + message[1:]
+    if isinstance(error, InvalidRequest | ModelError | StructuredOutputError) and error.hint:
+        return f"{message}. {error.hint}"
+    return f"{message}."

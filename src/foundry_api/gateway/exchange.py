@@ -1,0 +1,202 @@
+"""One HTTP exchange: the request, its key, and the ways to answer it."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from foundry_api.gateway.errors import RequestError, make_error_body
+
+if TYPE_CHECKING:
+    from foundry_api.gateway.context import GatewayContext
+    from foundry_api.gateway.keys.types import ApiKey
+
+__all__ = ["Exchange"]
+
+# A body may take this long, and one second more per 64 KiB.
+BODY_GRACE_S = 30.0
+BODY_BYTES_PER_S = 64 * 1024
+
+_T = TypeVar("_T")
+
+
+class Exchange:
+    """A request that the gateway serves.
+
+    Attributes:
+        context: What the gateway consists of.
+        request: The HTTP request.
+        id: The request's id, which its response, its log line and its errors have.
+        route: The path of the route, such as `/v1/models/{id}`; empty before it is known.
+        path_id: The decoded id in the path.
+        key: The key of the caller; None without keys, and on open routes.
+        headers: Headers to add to the response.
+        outcome: How it ended, for metrics and the audit log.
+        model: The model that was called; None before it is known.
+        abort_error: Why the gateway itself ends the exchange; None unless it does.
+        ended: Done when the exchange has ended.
+    """
+
+    __slots__ = (
+        "_task",
+        "abort_error",
+        "context",
+        "ended",
+        "headers",
+        "id",
+        "key",
+        "model",
+        "outcome",
+        "path_id",
+        "request",
+        "route",
+        "started_at",
+    )
+
+    def __init__(self, context: GatewayContext, request: web.BaseRequest) -> None:
+        self.context = context
+        self.request = request
+        self.id = f"req_{secrets.token_hex(12)}"
+        self.route = self.path_id = ""
+        self.key: ApiKey | None = None
+        self.started_at = context.monotonic()
+        self.headers: dict[str, str] = {
+            "x-request-id": self.id,
+            "Cache-Control": "no-store",
+            "Server": "foundry-api",
+        }
+        self.outcome = "ok"
+        self.model: str | None = None
+        self.abort_error: RequestError | None = None
+        self._task = asyncio.current_task()
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def abort(self, error: RequestError) -> None:
+        """End the exchange from outside; the caller gets the error."""
+        if self.abort_error is None and self._task is not None:
+            self.abort_error = error
+            self._task.cancel()
+
+    def take_abort_error(self) -> RequestError:
+        """Return the error of `abort`, and let the cancelled task go on to send it."""
+        error = self.abort_error
+        if error is None or self._task is None:
+            raise asyncio.CancelledError
+        self._task.uncancel()
+        self.outcome = error.code or "aborted"
+        return error
+
+    def disconnect(self) -> None:
+        """Close the connection of a client that cannot be answered."""
+        transport = self.request.transport
+        if transport is not None:
+            transport.abort()
+
+    async def read_body(self) -> bytes:
+        """Read the body of the request.
+
+        Raises:
+            RequestError: It is too large, or arrives too slowly.
+        """
+        limit = self.context.config.max_body_bytes
+        if (self.request.content_length or 0) > limit:
+            raise _make_too_large(limit)
+        body = bytearray()
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(BODY_GRACE_S) as time_limit:
+                started_at = loop.time()
+                while block := await self.request.content.readany():
+                    body += block
+                    if len(body) > limit:
+                        raise _make_too_large(limit)
+                    time_limit.reschedule(started_at + BODY_GRACE_S + len(body) / BODY_BYTES_PER_S)
+        except TimeoutError:
+            raise RequestError(
+                408, "request_timeout", "The body of the request arrived too slowly."
+            ) from None
+        return bytes(body)
+
+    async def read_json(self, kind: type[_T]) -> _T:
+        """Read the body and decode it as JSON of a type.
+
+        Raises:
+            RequestError: The body is not JSON, or a member has another type; `param` is its path.
+        """
+        content_type = self.request.headers.get("Content-Type", "")
+        if content_type.partition(";")[0].strip().lower() != "application/json":
+            raise RequestError(
+                415,
+                "unsupported_media_type",
+                "The body must be JSON: send Content-Type: application/json.",
+            )
+        return decode_json(await self.read_body(), kind)
+
+    def respond(
+        self, body: bytes, *, status: int = 200, content_type: str = "application/json"
+    ) -> web.Response:
+        """Return a response with a body."""
+        self._add_timing()
+        return web.Response(
+            body=body, status=status, content_type=content_type, headers=self.headers
+        )
+
+    def respond_json(self, value: Any, *, status: int = 200) -> web.Response:
+        """Return a response with a value as JSON."""
+        return self.respond(msgspec.json.encode(value), status=status)
+
+    def respond_error(self, error: RequestError) -> web.Response:
+        """Return an error response."""
+        self.headers.update(error.headers)
+        return self.respond(make_error_body(error), status=error.status)
+
+    async def start_stream(self) -> web.StreamResponse:
+        """Send the head of an event stream, and return the response to write to."""
+        self._add_timing()
+        self.headers["X-Accel-Buffering"] = "no"  # nginx would hold the events back
+        response = web.StreamResponse(
+            headers={"Content-Type": "text/event-stream; charset=utf-8", **self.headers}
+        )
+        await response.prepare(self.request)
+        return response
+
+    def _add_timing(self) -> None:
+        elapsed_s = self.context.monotonic() - self.started_at
+        self.headers["openai-processing-ms"] = str(round(elapsed_s * 1000))
+
+
+def decode_json(body: bytes, kind: type[_T]) -> _T:
+    """Decode JSON of a type from outside; see `Exchange.read_json`."""
+    try:
+        body.decode()  # msgspec does not check the members that it skips
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        raise _make_type_error(str(error)) from None
+    except RecursionError:
+        raise RequestError(400, "invalid_json", "The body is nested too deeply.") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise RequestError(400, "invalid_json", f"The body is not valid JSON: {error}.") from None
+
+
+def _make_type_error(message: str) -> RequestError:
+    """Turn msgspec's message, such as "Expected `str`, got `int` - at `$.model`", into ours."""
+    text, _, place = message.partition(" - at `$")
+    path = place.rstrip("`").lstrip(".")
+    if not path and text.startswith("Object missing required field `"):
+        path = text.partition("`")[2].rstrip("`")
+        return RequestError(400, "missing_required_parameter", f"{path} is missing.", param=path)
+    if not path:
+        return RequestError(400, "invalid_type", f"The body has the wrong type: {text}.")
+    return RequestError(400, "invalid_type", f"{path}: {text}.", param=path)
+
+
+def _make_too_large(limit: int) -> RequestError:
+    return RequestError(
+        413,
+        "payload_too_large",
+        f"The body is larger than {limit} bytes, the limit of this gateway.",
+    )

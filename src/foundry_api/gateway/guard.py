@@ -1,0 +1,118 @@
+"""Checks of a request's head that protect every route: host, origin and encoding."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import TYPE_CHECKING
+
+from foundry_api.gateway.errors import RequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from aiohttp import web
+
+__all__ = ["RequestGuard", "is_loopback"]
+
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z_-]+(?:\.[0-9A-Za-z_-]+)*)\.?(?::(\d{1,5}))?")
+
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+WILDCARDS = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - compared, not bound
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class RequestGuard:
+    """Refuses requests that a browser was tricked into, and ambiguous ones.
+
+    A web page can make a browser send requests to this machine (DNS rebinding, cross-site
+    requests), so a request must name a host that this gateway serves, and an origin that is
+    allowed.
+
+    Args:
+        host: The address that the gateway listens on.
+        hosts: Further names under which clients reach the gateway.
+        origins: Origins of web pages that may call the gateway, such as https://app.example.
+    """
+
+    def __init__(self, host: str, hosts: Iterable[str] = (), origins: Iterable[str] = ()) -> None:
+        self._names = {name.casefold() for name in hosts}
+        # On all addresses, every IP literal of this machine is a name of the gateway. A page
+        # cannot rebind an IP literal, only a DNS name.
+        self._any_address = host in WILDCARDS
+        self._names |= LOOPBACK_NAMES if self._any_address or is_loopback(host) else {host}
+        self._origins = frozenset(origins)
+
+    def check(self, request: web.BaseRequest) -> None:
+        """Check the head of a request.
+
+        Raises:
+            RequestError: The request is not allowed.
+        """
+        headers = request.headers
+        if not request.raw_path.startswith("/"):
+            raise RequestError(400, "invalid_target", "The request target must be a path.")
+        hosts = headers.getall("Host", ())
+        if len(hosts) != 1 or not self._is_known(hosts[0]):
+            raise RequestError(
+                400,
+                "invalid_host",
+                "The Host header does not name this gateway. Allow further names with `hosts` in "
+                "its configuration.",
+            )
+        if "Content-Encoding" in headers:
+            encoding = headers["Content-Encoding"].strip().lower()
+            if encoding not in {"", "identity"}:
+                raise RequestError(
+                    415,
+                    "unsupported_encoding",
+                    "Compressed requests are not accepted. Send the body without Content-Encoding.",
+                )
+        self._check_origin(request)
+
+    def get_allowed_origin(self, request: web.BaseRequest) -> str | None:
+        """Return the origin of a request if it is one of those that were allowed by name."""
+        origin = request.headers.get("Origin")
+        return origin if origin in self._origins else None
+
+    def _check_origin(self, request: web.BaseRequest) -> None:
+        headers = request.headers
+        origin = headers.get("Origin")
+        if origin is not None:
+            if origin in self._origins:
+                return
+            own = f"{request.scheme}://{headers['Host']}"
+            if origin.casefold() != own.casefold():
+                raise RequestError(
+                    403,
+                    "origin_not_allowed",
+                    "Pages of this origin may not call the gateway. Allow it with `origins` in "
+                    "its configuration.",
+                )
+        elif headers.get("Sec-Fetch-Site", "none") not in {"none", "same-origin"}:
+            # A link from another site to a page of ours is harmless; anything else is not.
+            is_navigation = headers.get("Sec-Fetch-Mode") == "navigate"
+            if not (is_navigation and request.method in SAFE_METHODS):
+                raise RequestError(
+                    403, "origin_not_allowed", "Cross-site requests are not allowed."
+                )
+
+    def _is_known(self, host: str) -> bool:
+        match = _HOST.fullmatch(host)
+        if match is None:
+            return False
+        name = match[1].strip("[]").casefold()
+        return name in self._names or (self._any_address and _is_address(name))
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine reaches an address."""
+    return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)

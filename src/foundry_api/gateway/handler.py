@@ -1,0 +1,86 @@
+"""Serves every request: checks its head, finds its route, authenticates, and answers failures."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from foundry_api.gateway.errors import RequestError, translate_error
+from foundry_api.gateway.exchange import Exchange
+from foundry_api.types.errors import FoundryError
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from foundry_api.gateway.authentication import Authenticator
+    from foundry_api.gateway.context import GatewayContext
+    from foundry_api.gateway.guard import RequestGuard
+    from foundry_api.gateway.routing import Router
+
+__all__ = ["GatewayHandler"]
+
+log = logging.getLogger("foundry_api.gateway")
+
+
+class GatewayHandler:
+    """The handler of all requests of a server."""
+
+    def __init__(
+        self,
+        context: GatewayContext,
+        router: Router,
+        guard: RequestGuard,
+        authenticator: Authenticator,
+    ) -> None:
+        self._context = context
+        self._router = router
+        self._guard = guard
+        self._authenticator = authenticator
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Serve a request; only a client that left ends it with an exception."""
+        exchange = Exchange(self._context, request)
+        running = self._context.running
+        running.add(exchange)
+        try:
+            return await self._serve(exchange)
+        except RequestError as error:
+            exchange.outcome = error.code or "error"
+            return exchange.respond_error(error)
+        except FoundryError as error:
+            refusal = translate_error(error)
+            exchange.outcome = refusal.code or "error"
+            return exchange.respond_error(refusal)
+        except asyncio.CancelledError:
+            if exchange.abort_error is None:
+                exchange.outcome = "client_closed"
+                raise
+            return exchange.respond_error(exchange.take_abort_error())
+        except Exception:
+            log.exception("request %s failed", exchange.id)
+            exchange.outcome = "internal_error"
+            return exchange.respond_error(
+                RequestError(
+                    500,
+                    "internal_error",
+                    f"The gateway failed; its log has the details under {exchange.id}.",
+                )
+            )
+        finally:
+            running.discard(exchange)
+            exchange.ended.set_result(None)
+
+    async def _serve(self, exchange: Exchange) -> web.StreamResponse:
+        request = exchange.request
+        self._guard.check(request)
+        match = self._router.find(request.method, request.raw_path.partition("?")[0])
+        route = match.route
+        exchange.route, exchange.path_id = route.path, match.id
+        if route.access != "open":
+            exchange.key = self._authenticator.authenticate(request, route.access)
+            if self._context.draining:
+                raise RequestError(
+                    503, "shutting_down", "The gateway is shutting down.", retry_after_s=1.0
+                )
+        return await route.handler(exchange)

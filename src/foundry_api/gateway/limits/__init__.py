@@ -1,0 +1,1 @@
+"""Rates, quotas and queues: which call may start, and when."""

@@ -1,0 +1,340 @@
+"""The body of a chat completion request, and the call that it becomes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import msgspec
+
+from foundry_api.gateway.errors import RequestError
+from foundry_api.types.messages import FunctionCall, Message, ToolCall, ToolDefinition
+from foundry_api.types.values import is_dict
+
+if TYPE_CHECKING:
+    from foundry_api.core.options import ChatOptions
+
+__all__ = ["ChatBody", "ChatCallArguments", "make_call_arguments"]
+
+MAX_MESSAGES = 4096
+MAX_CHOICES = 8
+# How deep a JSON schema may be nested.
+MAX_DEPTH = 64
+
+
+class TextPart(msgspec.Struct, tag_field="type", tag="text"):
+    text: str
+
+
+class RefusalPart(msgspec.Struct, tag_field="type", tag="refusal"):
+    refusal: str
+
+
+class ImagePart(msgspec.Struct, tag_field="type", tag="image_url"):
+    pass
+
+
+class AudioPart(msgspec.Struct, tag_field="type", tag="input_audio"):
+    pass
+
+
+class FilePart(msgspec.Struct, tag_field="type", tag="file"):
+    pass
+
+
+Part = TextPart | RefusalPart | ImagePart | AudioPart | FilePart
+
+
+class FunctionCallBody(msgspec.Struct):
+    name: str
+    arguments: str
+
+
+class ToolCallBody(msgspec.Struct):
+    id: str
+    function: FunctionCallBody
+
+
+class MessageBody(msgspec.Struct):
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | list[Part] | None = None
+    tool_calls: list[ToolCallBody] | None = None
+    tool_call_id: str | None = None
+    function_call: FunctionCallBody | None = None
+    name: str | None = None
+
+
+class FunctionBody(msgspec.Struct):
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class ToolBody(msgspec.Struct):
+    function: FunctionBody
+    type: Literal["function"] = "function"
+
+
+class SchemaBody(msgspec.Struct):
+    name: str | None = None
+    schema: dict[str, Any] | None = None
+
+
+class ResponseFormat(msgspec.Struct):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: SchemaBody | None = None
+
+
+class StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+class ChatBody(msgspec.Struct, kw_only=True):
+    """The JSON body of `POST /v1/chat/completions`. Null means the default."""
+
+    messages: list[MessageBody]
+    model: str | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    n: int | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    tools: list[ToolBody] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    functions: list[FunctionBody] | None = None
+    function_call: str | dict[str, Any] | None = None
+    response_format: ResponseFormat | None = None
+    # What the engine cannot do.
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    logit_bias: dict[str, float] | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    modalities: list[str] | None = None
+    audio: Any = None
+    prediction: Any = None
+    web_search_options: Any = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatCallArguments:
+    """A validated request.
+
+    Attributes:
+        model: The name of the model as requested.
+        messages: The conversation.
+        options: The options of the client's call, with the model.
+        schema: JSON schema of the answer, or None.
+        choices: How many answers to generate.
+        streamed: Whether to stream them.
+        includes_usage: Whether a stream ends with token counts.
+    """
+
+    model: str
+    messages: tuple[Message, ...]
+    options: ChatOptions
+    schema: Any
+    choices: int
+    streamed: bool
+    includes_usage: bool
+
+
+def make_call_arguments(body: ChatBody, default_model: str | None) -> ChatCallArguments:
+    """Validate a request.
+
+    Raises:
+        RequestError: A member is missing, invalid, or asks for what the engine cannot do.
+    """
+    model = body.model or default_model
+    if not model:
+        raise _make_missing("model")
+    if not body.messages:
+        raise _make_invalid("messages", "messages is empty.")
+    if len(body.messages) > MAX_MESSAGES:
+        raise _make_invalid(
+            "messages", f"messages holds {len(body.messages)} messages; {MAX_MESSAGES} are allowed."
+        )
+    _refuse_unsupported(body)
+    choices = 1 if body.n is None else body.n
+    if not 1 <= choices <= MAX_CHOICES:
+        raise _make_invalid("n", f"n is {choices}; 1 to {MAX_CHOICES} are allowed.")
+    options: ChatOptions = {"model": model}
+    limit = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
+    if limit is not None:
+        options["max_tokens"] = limit
+    if body.temperature is not None:
+        options["temperature"] = body.temperature
+    if body.top_p is not None:
+        options["top_p"] = body.top_p
+    if body.seed is not None:
+        options["seed"] = body.seed
+    if body.stop:
+        options["stop"] = body.stop
+    _add_tools(body, options)
+    return ChatCallArguments(
+        model=model,
+        messages=tuple(
+            _make_message(index, message) for index, message in enumerate(body.messages)
+        ),
+        options=options,
+        schema=_get_schema(body, options),
+        choices=choices,
+        streamed=bool(body.stream),
+        includes_usage=body.stream_options is not None and bool(body.stream_options.include_usage),
+    )
+
+
+def _refuse_unsupported(body: ChatBody) -> None:
+    reasons = {
+        "logprobs": (body.logprobs, "The engine returns no log probabilities."),
+        "top_logprobs": (body.top_logprobs, "The engine returns no log probabilities."),
+        "logit_bias": (body.logit_bias, "The engine cannot bias single tokens."),
+        "presence_penalty": (body.presence_penalty, "The engine has no presence penalty."),
+        "frequency_penalty": (body.frequency_penalty, "The engine has no frequency penalty."),
+        "audio": (body.audio, "The engine generates no audio."),
+        "prediction": (body.prediction, "The engine takes no predicted output."),
+        "web_search_options": (body.web_search_options, "The engine cannot search the web."),
+        "modalities": (
+            [name for name in body.modalities or () if name != "text"],
+            "The engine generates text only.",
+        ),
+    }
+    for name, (value, reason) in reasons.items():
+        if value:
+            raise RequestError(
+                400, "unsupported_parameter", f"{reason} Leave {name} out.", param=name
+            )
+
+
+def _make_message(index: int, body: MessageBody) -> Message:
+    field = f"messages[{index}]"
+    content = _join_parts(f"{field}.content", body.content)
+    calls = [
+        ToolCall(call.id, FunctionCall(call.function.name, call.function.arguments))
+        for call in body.tool_calls or ()
+    ]
+    if body.role in {"system", "developer"}:
+        return Message("system", content)
+    if body.role == "user":
+        return Message("user", content)
+    if body.role == "assistant":
+        if body.function_call is not None:
+            function = body.function_call
+            calls.append(ToolCall(function.name, FunctionCall(function.name, function.arguments)))
+        return Message("assistant", content, tuple(calls))
+    # The old `function` role names the function; its call got the same name as its id above.
+    call_id = body.tool_call_id if body.role == "tool" else body.name
+    if not call_id:
+        missing = "tool_call_id" if body.role == "tool" else "name"
+        raise _make_missing(f"{field}.{missing}")
+    return Message("tool", content, tool_call_id=call_id)
+
+
+def _join_parts(field: str, content: str | list[Part] | None) -> str:
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    texts: list[str] = []
+    for index, part in enumerate(content):
+        if isinstance(part, TextPart):
+            texts.append(part.text)
+        elif isinstance(part, RefusalPart):
+            texts.append(part.refusal)
+        else:
+            kind = "images" if isinstance(part, ImagePart) else "audio and files"
+            raise RequestError(
+                400,
+                "unsupported_content",
+                f"{field}[{index}]: chat models here take text only, no {kind}. "
+                "Send a part of type text.",
+                param=f"{field}[{index}]",
+            )
+    return "".join(texts)
+
+
+def _add_tools(body: ChatBody, options: ChatOptions) -> None:
+    functions = [tool.function for tool in body.tools or ()] or (body.functions or [])
+    if not functions:
+        return
+    for index, function in enumerate(functions):
+        check_depth(f"tools[{index}].function.parameters", function.parameters)
+    tools = [
+        ToolDefinition(
+            name=function.name,
+            description=function.description or "",
+            parameters=function.parameters or {"type": "object", "properties": {}},
+        )
+        for function in functions
+    ]
+    choice = body.tool_choice if body.tools else body.function_call
+    if is_dict(choice):
+        choice, allowed = _read_tool_choice(cast("dict[str, Any]", choice))
+        if allowed is not None:
+            tools = [tool for tool in tools if tool.name in allowed]
+    options["tools"] = tools
+    if isinstance(choice, str):
+        options["tool_choice"] = choice
+
+
+def _read_tool_choice(choice: dict[str, Any]) -> tuple[str, set[str] | None]:
+    """Return the choice, and the names of the tools that it is limited to."""
+    kind = choice.get("type", "function")
+    if kind == "function":
+        function = choice.get("function", choice)
+        name = function.get("name") if is_dict(function) else None
+        if isinstance(name, str):
+            return name, None
+    elif kind == "allowed_tools":
+        allowed = choice.get("allowed_tools", choice)
+        if is_dict(allowed) and isinstance(allowed.get("tools"), list):
+            names = {
+                tool["function"]["name"] if is_dict(tool.get("function")) else tool.get("name")
+                for tool in allowed["tools"]
+                if is_dict(tool)
+            }
+            mode = allowed.get("mode", "auto")
+            return str(mode), {name for name in names if isinstance(name, str)}
+    raise _make_invalid("tool_choice", "tool_choice is not a choice of tools.")
+
+
+def _get_schema(body: ChatBody, options: ChatOptions) -> dict[str, Any] | None:
+    response_format = body.response_format
+    if response_format is None or response_format.type == "text":
+        return None
+    if response_format.type == "json_object":
+        options["extra"] = {"response_format": {"type": "json_object"}}
+        return None
+    wrapper = response_format.json_schema
+    if wrapper is None or wrapper.schema is None:
+        raise _make_missing("response_format.json_schema.schema")
+    check_depth("response_format.json_schema.schema", wrapper.schema)
+    return wrapper.schema
+
+
+def check_depth(field: str, value: object) -> None:
+    """Refuse JSON that is nested too deeply."""
+    level: list[object] = [value]
+    for _ in range(MAX_DEPTH):
+        children: list[object] = []
+        for item in level:
+            if is_dict(item):
+                children += item.values()
+            elif isinstance(item, list):
+                children += cast("list[object]", item)
+        if not children:
+            return
+        level = children
+    raise _make_invalid(field, f"{field} is nested more than {MAX_DEPTH} levels deep.")
+
+
+def _make_missing(field: str) -> RequestError:
+    return RequestError(400, "missing_required_parameter", f"{field} is missing.", param=field)
+
+
+def _make_invalid(field: str, message: str) -> RequestError:
+    return RequestError(400, "invalid_value", message, param=field)

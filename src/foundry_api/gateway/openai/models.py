@@ -1,0 +1,58 @@
+"""`GET /v1/models`: the models that a key may call."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from foundry_api.gateway.errors import RequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aiohttp import web
+
+    from foundry_api.gateway.exchange import Exchange
+    from foundry_api.types.models import Model
+
+__all__ = ["get_model", "list_models"]
+
+
+async def list_models(exchange: Exchange) -> web.StreamResponse:
+    """List the models on this machine, each by alias and by id."""
+    models = await exchange.context.client.models.cached()
+    return exchange.respond_json(
+        {"object": "list", "data": [_to_json(name, model) for name, model in _by_name(models)]}
+    )
+
+
+async def get_model(exchange: Exchange) -> web.StreamResponse:
+    """Return one model, by alias or id in any case."""
+    wanted = exchange.path_id
+    models = await exchange.context.client.models.cached()
+    for name, model in _by_name(models):
+        if name.casefold() == wanted.casefold():
+            return exchange.respond_json(_to_json(wanted, model))
+    raise RequestError(
+        404,
+        "model_not_found",
+        f"There is no model {wanted!r}; GET /v1/models lists those that there are.",
+        param="model",
+    )
+
+
+def _by_name(models: Sequence[Model]) -> list[tuple[str, Model]]:
+    names: dict[str, Model] = {}
+    for model in models:
+        if model.alias:
+            names.setdefault(model.alias, model)
+        names.setdefault(model.id, model)
+    return list(names.items())
+
+
+def _to_json(name: str, model: Model) -> dict[str, Any]:
+    return {
+        "id": name,
+        "object": "model",
+        "created": 0,
+        "owned_by": model.publisher or "foundry-local",
+    }

@@ -1,0 +1,124 @@
+"""Event streams to clients: each event at once, comments in silence, errors as the last event."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Self
+
+from foundry_api.gateway.errors import RequestError, translate_error
+from foundry_api.types.errors import FoundryError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+
+    from aiohttp import web
+
+    from foundry_api.gateway.exchange import Exchange
+
+__all__ = ["send_events"]
+
+KEEP_ALIVE_COMMENT = b": keep-alive\n\n"
+
+
+async def send_events(
+    exchange: Exchange,
+    events: AsyncGenerator[bytes],
+    make_error_event: Callable[[RequestError], bytes],
+) -> web.StreamResponse:
+    """Send encoded events as they arrive.
+
+    The head is sent with the first event, or after some seconds of silence. An error before that
+    is raised, so that it becomes an HTTP status; a later one is the last event of the stream.
+
+    Args:
+        exchange: The exchange to answer.
+        events: The encoded events. Closing it ends the work for them.
+        make_error_event: Encodes an error as an event.
+    """
+    async with aclosing(events), _Writer(exchange) as writer:
+        try:
+            async for event in events:
+                await writer.write(event)
+        except (FoundryError, RequestError) as error:
+            if writer.response is None:
+                raise
+            refusal = translate_error(error) if isinstance(error, FoundryError) else error
+            exchange.outcome = refusal.code or "error"
+            await writer.write(make_error_event(refusal))
+        except asyncio.CancelledError:
+            # The client left, unless the gateway itself ended the exchange.
+            if exchange.abort_error is None or writer.response is None:
+                raise
+            await writer.write(make_error_event(exchange.take_abort_error()))
+        return await writer.finish()
+
+
+class _Writer:
+    """Writes events to one client, and watches over silence and over a stalled client."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        config = exchange.context.config
+        self.response: web.StreamResponse | None = None
+        self._exchange = exchange
+        self._loop = asyncio.get_running_loop()
+        self._keep_alive_s = config.keep_alive_s
+        self._write_timeout_s = config.write_timeout_s
+        self._last_write_at = self._loop.time()
+        self._write_started_at: float | None = None
+        # One timer for the stream: arming one for each event would cost more than the event.
+        self._timer = self._loop.call_later(self._keep_alive_s, self._check)
+        self._comment: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._timer.cancel()
+        if self._comment is not None:
+            self._comment.cancel()
+            with contextlib.suppress(asyncio.CancelledError, ConnectionError):
+                await self._comment
+
+    async def write(self, data: bytes) -> None:
+        """Send data; wait while the client's buffer is full."""
+        if self._comment is not None:
+            await self._comment
+        await self._send(data)
+
+    async def finish(self) -> web.StreamResponse:
+        """End the stream and return its response."""
+        response = self.response
+        if response is None:  # no event at all
+            response = self.response = await self._exchange.start_stream()
+        return response
+
+    async def _send(self, data: bytes) -> None:
+        if self.response is None:
+            self.response = await self._exchange.start_stream()
+        self._write_started_at = self._loop.time()
+        try:
+            await self.response.write(data)
+        finally:
+            self._last_write_at, self._write_started_at = self._loop.time(), None
+
+    def _check(self) -> None:
+        now = self._loop.time()
+        if self._write_started_at is not None:
+            due_at = self._write_started_at + self._write_timeout_s
+            if due_at <= now:
+                self._exchange.disconnect()  # the client reads nothing
+                return
+        else:
+            due_at = self._last_write_at + self._keep_alive_s
+            if due_at <= now:
+                self._comment = self._loop.create_task(self._send(KEEP_ALIVE_COMMENT))
+                self._comment.add_done_callback(self._on_comment)
+                due_at = now + self._keep_alive_s
+        self._timer = self._loop.call_at(due_at, self._check)
+
+    def _on_comment(self, task: asyncio.Task[None]) -> None:
+        self._comment = None
+        if not task.cancelled():
+            task.exception()  # a client that left: the next write reports it
