@@ -20,6 +20,7 @@ from foundry_api.types.errors import (
     MemoryBudgetExceeded,
     ModelError,
     ModelInUse,
+    ModelNotCached,
     ModelNotFound,
     ModelTaskMismatch,
     QueueFull,
@@ -35,7 +36,7 @@ from foundry_api.types.errors import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["RequestError", "make_error_body", "translate_error"]
+__all__ = ["RequestError", "make_error_body", "make_model_not_found", "translate_error"]
 
 # How long a client waits before it calls a service again that could not be reached.
 UNAVAILABLE_RETRY_S = 1.0
@@ -117,11 +118,13 @@ _TABLE: tuple[tuple[type[FoundryError], int, str | None], ...] = (
     (ResponseNotFound, 404, "response_not_found"),
     (InvalidRequest, 400, "invalid_value"),
     (UnsupportedFeature, 400, "unsupported_feature"),
+    # The gateway downloads nothing for a call, so a model must be on its machine.
     (ModelNotFound, 404, "model_not_found"),
+    (ModelNotCached, 404, "model_not_found"),
+    (CatalogUnavailable, 404, "model_not_found"),
     (ModelTaskMismatch, 400, "model_task_mismatch"),
     (ModelInUse, 409, "model_in_use"),
     (MemoryBudgetExceeded, 503, "model_loading"),
-    (CatalogUnavailable, 503, "upstream_unavailable"),
     (ModelError, 503, "model_unavailable"),
     (StructuredOutputError, 422, "invalid_model_output"),
     (ToolCallError, 422, "invalid_model_output"),
@@ -145,6 +148,8 @@ def translate_error(error: FoundryError) -> RequestError:
         if isinstance(error, kind):
             status, code = status_of_kind, code_of_kind
             break
+    if code == "model_not_found":
+        return make_model_not_found(error.model or "")
     field = getattr(error, "field", None)
     retry_after_s: float | None = None
     if status == 503:  # noqa: PLR2004
@@ -160,11 +165,20 @@ def translate_error(error: FoundryError) -> RequestError:
     )
 
 
+def make_model_not_found(name: str) -> RequestError:
+    """Return the error for a model that cannot be called; it names no other models."""
+    return RequestError(
+        404,
+        "model_not_found",
+        f"There is no model {name!r} here; GET /v1/models lists the models.",
+        param="model",
+    )
+
+
 def _describe(error: FoundryError) -> str:
     message = error.message
     if error.service:
         message = message.replace(error.service, "the model service")
-    message = message[:1].upper() + message[1:]
-    if isinstance(error, InvalidRequest | ModelError | StructuredOutputError) and error.hint:
+    if isinstance(error, InvalidRequest | StructuredOutputError) and error.hint:
         return f"{message}. {error.hint}"
     return f"{message}."

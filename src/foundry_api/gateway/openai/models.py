@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from foundry_api.gateway.errors import RequestError
+from foundry_api.gateway.errors import make_model_not_found
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,17 +27,12 @@ async def list_models(exchange: Exchange) -> web.StreamResponse:
 
 async def get_model(exchange: Exchange) -> web.StreamResponse:
     """Return one model, by alias or id in any case."""
-    wanted = exchange.path_id
+    requested = exchange.path_id
     models = await exchange.context.client.models.cached()
     for name, model in _by_name(models):
-        if name.casefold() == wanted.casefold():
-            return exchange.respond_json(_to_json(wanted, model))
-    raise RequestError(
-        404,
-        "model_not_found",
-        f"There is no model {wanted!r}; GET /v1/models lists those that there are.",
-        param="model",
-    )
+        if name.casefold() == requested.casefold():
+            return exchange.respond_json(_to_json(requested, model))
+    raise make_model_not_found(requested)
 
 
 def _by_name(models: Sequence[Model]) -> list[tuple[str, Model]]:
