@@ -1,0 +1,63 @@
+"""Programs that `bench/gateway.py` compares, each in its own process.
+
+    gateway_programs.py pass-through UPSTREAM     a hand-written proxy on aiohttp
+    gateway_programs.py gateway UPSTREAM          this package's gateway
+
+The program prints its URL, then its processor time in seconds for each line on standard input.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+
+import aiohttp
+from aiohttp import web
+
+from foundry_api import FoundryAPIClient
+from foundry_api.gateway.config import GatewayConfig
+from foundry_api.gateway.gateway import Gateway
+
+
+async def run_pass_through(upstream: str) -> None:
+    """Forward chat completions: what a developer would write, without any of the guards."""
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+
+        async def forward(request: web.Request) -> web.StreamResponse:
+            body = await request.read()
+            async with session.post(upstream + request.path, data=body) as answer:
+                response = web.StreamResponse(
+                    status=answer.status, headers={"Content-Type": answer.content_type}
+                )
+                await response.prepare(request)
+                async for block in answer.content.iter_any():
+                    await response.write(block)
+                return response
+
+        app = web.Application()
+        app.router.add_post("/v1/chat/completions", forward)
+        runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        await report(f"http://127.0.0.1:{runner.addresses[0][1]}")
+
+
+async def run_gateway(upstream: str) -> None:
+    config = GatewayConfig(port=0)
+    async with (
+        FoundryAPIClient(upstream) as client,
+        Gateway(config, client, None) as gateway,
+    ):
+        await report(gateway.url)
+
+
+async def report(url: str) -> None:
+    print(url, flush=True)
+    while await asyncio.to_thread(sys.stdin.readline):
+        print(time.process_time(), flush=True)
+
+
+if __name__ == "__main__":
+    name, address = sys.argv[1:]
+    asyncio.run({"pass-through": run_pass_through, "gateway": run_gateway}[name](address))
