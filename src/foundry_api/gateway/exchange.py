@@ -14,6 +14,7 @@ from foundry_api.gateway.errors import RequestError, make_error_body
 if TYPE_CHECKING:
     from foundry_api.gateway.context import GatewayContext
     from foundry_api.gateway.keys.types import ApiKey
+    from foundry_api.gateway.limits.admission import Ticket, Work
 
 __all__ = ["Exchange"]
 
@@ -37,6 +38,7 @@ class Exchange:
         headers: Headers to add to the response.
         outcome: How it ended, for metrics and the audit log.
         model: The model that was called; None before it is known.
+        ticket: The admission of its call; None before, and on routes without a call.
         abort_error: Why the gateway itself ends the exchange; None unless it does.
         ended: Done when the exchange has ended.
     """
@@ -55,6 +57,7 @@ class Exchange:
         "request",
         "route",
         "started_at",
+        "ticket",
     )
 
     def __init__(self, context: GatewayContext, request: web.BaseRequest) -> None:
@@ -71,9 +74,16 @@ class Exchange:
         }
         self.outcome = "ok"
         self.model: str | None = None
+        self.ticket: Ticket | None = None
         self.abort_error: RequestError | None = None
         self._task = asyncio.current_task()
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def admit(self, work: Work) -> Ticket:
+        """Admit the call of this exchange; see `Admission.admit`."""
+        self.model = work.model
+        self.ticket = self.context.admission.admit(self.key, work)
+        return self.ticket
 
     def abort(self, error: RequestError) -> None:
         """End the exchange from outside; the caller gets the error."""

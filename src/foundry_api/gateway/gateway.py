@@ -18,6 +18,7 @@ from foundry_api.gateway.routes import ROUTES
 from foundry_api.gateway.routing import Router
 from foundry_api.gateway.server import GatewayServer, make_tls_context
 from foundry_api.types.errors import ConfigurationError, ServiceError
+from foundry_api.types.events import AttemptStarted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -54,7 +55,10 @@ class Gateway:
         self, config: GatewayConfig, client: FoundryAPIClient, keyring: Keyring | None
     ) -> None:
         _check_exposure(config, has_keys=keyring is not None)
-        self.context = GatewayContext(config, client, keyring, Admission())
+        admission = Admission(config, lambda: sum(one.limiter.limit for one in client.services))
+        # A call that leaves the client's own queue makes room for another one in it.
+        client.events.subscribe(lambda _: admission.scheduler.start_waiting(), AttemptStarted)
+        self.context = GatewayContext(config, client, keyring, admission)
         self._tls = (
             make_tls_context(config.tls_cert, config.tls_key)
             if config.tls_cert is not None and config.tls_key is not None

@@ -68,6 +68,8 @@ class GatewayHandler:
                 )
             )
         finally:
+            if exchange.ticket is not None:
+                exchange.ticket.close()  # usually closed already
             running.discard(exchange)
             exchange.ended.set_result(None)
 

@@ -1,15 +1,90 @@
-"""The records of keys. Placeholder until the keys land."""
+"""Keys, and the limits that they have."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
-__all__ = ["ApiKey"]
+__all__ = ["SCOPES", "ApiKey", "KeyState", "Limit", "LimitUnit", "NewKey", "Scope"]
+
+Scope = Literal["inference", "manage", "metrics"]
+SCOPES: tuple[Scope, ...] = ("inference", "manage", "metrics")
+
+KeyState = Literal["active", "expired", "revoked"]
+
+LimitUnit = Literal["s", "m", "h", "d", "mo"]
+UNITS_S = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
+
+
+class Limit(msgspec.Struct, frozen=True):
+    """A number of requests or tokens in a period; its text is `60/m`."""
+
+    amount: int
+    unit: LimitUnit
+
+    def __str__(self) -> str:
+        return f"{self.amount}/{self.unit}"
+
+    @property
+    def period_s(self) -> float | None:
+        """Length of the period; None for a month, whose length differs."""
+        return UNITS_S.get(self.unit)
+
+
+class NewKey(msgspec.Struct, frozen=True, kw_only=True):
+    """What a new key may do.
+
+    Attributes:
+        name: A name that no other key has.
+        scopes: Which routes it opens: calls, management, metrics.
+        models: Names of the models that it may use, in lower case; None for all.
+        lifetime_s: Seconds until it expires; None if it never does.
+        rate: Requests in a period; None for no limit.
+        tokens: Tokens in each of several periods, at most one limit for each unit.
+        parallel: Calls that may run at the same time; None for no limit.
+        weight: Its share of a busy service, beside the weights of other keys.
+    """
+
+    name: str
+    scopes: frozenset[Scope] = frozenset({"inference"})
+    models: frozenset[str] | None = None
+    lifetime_s: float | None = None
+    rate: Limit | None = None
+    tokens: tuple[Limit, ...] = ()
+    parallel: int | None = None
+    weight: float = 1.0
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
-    """A key."""
+    """A key. It contains neither a token nor a digest, so that it may be logged and shown.
+
+    Attributes are those of NewKey, and:
+        id: Its public id, which is also a part of its tokens.
+        created_at: Seconds since the epoch, as all times.
+        expires_at: When its tokens end; None if never.
+        revoked_at: When it was revoked; None if it was not.
+        grace_until: When the last of its earlier tokens ends; None without a rotation.
+    """
 
     id: str
-    scopes: frozenset[str]
+    name: str
+    scopes: frozenset[Scope]
+    created_at: float
     models: frozenset[str] | None = None
+    expires_at: float | None = None
+    revoked_at: float | None = None
+    grace_until: float | None = None
+    rate: Limit | None = None
+    tokens: tuple[Limit, ...] = ()
+    parallel: int | None = None
+    weight: float = 1.0
+
+    def allows_model(self, *names: str) -> bool:
+        """Whether the key may use a model, of which all names are given: its id, its alias."""
+        return self.models is None or any(name.lower() in self.models for name in names)
+
+    def get_state(self, now: float) -> KeyState:
+        if self.revoked_at is not None:
+            return "revoked"
+        return "expired" if self.expires_at is not None and self.expires_at <= now else "active"

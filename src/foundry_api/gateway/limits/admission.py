@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+from foundry_api.gateway.errors import RequestError
+from foundry_api.gateway.limits.accounts import Account, Accounts
+from foundry_api.gateway.limits.scheduler import Scheduler, Waiter
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from foundry_api.gateway.config import GatewayConfig
     from foundry_api.gateway.keys.types import ApiKey
     from foundry_api.types.messages import Usage
 
 __all__ = ["Admission", "Ticket", "Work"]
+
+# Reserved for an answer whose request has no limit: the default of the engine.
+DEFAULT_MAX_TOKENS = 2048
+# A new call may wait this long when the rate of the service is not known yet.
+UNKNOWN_WAIT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +36,7 @@ class Work:
         max_tokens: The limit of the answer; None for the model's default.
         body_bytes: Size of the request.
         deadline_s: Seconds after which the caller no longer waits; None for no limit.
+        is_batch: Whether it waits until no other call does.
     """
 
     model: str
@@ -29,29 +44,139 @@ class Work:
     max_tokens: int | None
     body_bytes: int
     deadline_s: float | None = None
+    is_batch: bool = False
 
 
 class Ticket:
-    """An admitted call. Entering it waits for a slot; leaving it settles what the call used."""
+    """An admitted call. Entering it waits for a slot; leaving it settles what the call used.
 
-    def __init__(self) -> None:
+    Attributes:
+        queued_s: Seconds that the call waited for its slot.
+        prompt_tokens: Tokens of the prompt; an estimate until the service has counted them.
+        output_tokens: Tokens of the answer so far.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        account: Account,
+        work: Work,
+        *,
+        queue_timeout_s: float,
+        monotonic: Callable[[], float],
+    ) -> None:
         self.queued_s = 0.0
+        self.prompt_tokens = work.prompt_tokens
+        self.output_tokens = 0
+        self._scheduler = scheduler
+        self._account = account
+        self._work = work
+        self._queue_timeout_s = queue_timeout_s
+        self._monotonic = monotonic
+        self._is_counted = False
+        self._waiter: Waiter | None = Waiter(
+            account.name,
+            account.weight,
+            prompt_tokens=work.prompt_tokens,
+            body_bytes=work.body_bytes,
+            is_batch=work.is_batch,
+        )
+        account.start(_get_cost(work))
+        scheduler.enter(self._waiter)
 
     async def __aenter__(self) -> Self:
+        """Wait for a slot.
+
+        Raises:
+            RequestError: None was free in time.
+        """
+        waiter = self._waiter
+        if waiter is None:
+            raise RuntimeError("the ticket was used before")
+        started_at = self._monotonic()
+        limit_s, code = self._queue_timeout_s, "queue_timeout"
+        if self._work.deadline_s is not None and self._work.deadline_s < limit_s:
+            limit_s, code = self._work.deadline_s, "deadline_exceeded"
+        try:
+            if not waiter.slot.done():
+                async with asyncio.timeout(limit_s):
+                    await asyncio.shield(waiter.slot)
+        except TimeoutError:
+            self.close()
+            status = 504 if code == "deadline_exceeded" else 503
+            raise RequestError(
+                status,
+                code,
+                f"The call waited {limit_s:g} s for a slot of the service. Call again later.",
+                retry_after_s=None if status == 504 else UNKNOWN_WAIT_S,  # noqa: PLR2004
+            ) from None
+        except BaseException:
+            self.close()
+            raise
+        self.queued_s = self._monotonic() - started_at
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        return None
+        self.close()
 
     def add_output(self, tokens: int) -> None:
         """Count tokens that were generated."""
+        self.output_tokens += tokens
+        if self._waiter is not None:
+            self._scheduler.charge(self._waiter, 0, tokens)
 
     def settle(self, usage: Usage) -> None:
-        """Replace the estimates by the counts of the service."""
+        """Replace the estimates by the counts of the service; several answers add up."""
+        if not usage.total_tokens:
+            return
+        if not self._is_counted:
+            self._is_counted = True
+            self.prompt_tokens, self.output_tokens = usage.prompt_tokens, 0
+        self.output_tokens += usage.completion_tokens
+
+    def close(self) -> None:
+        """End the call: free its slot and settle its tokens. Further calls do nothing."""
+        waiter, self._waiter = self._waiter, None
+        if waiter is None:
+            return
+        has_started = waiter.slot.done()
+        self._scheduler.leave(waiter)
+        # A call that never started used no tokens.
+        used = self.prompt_tokens + self.output_tokens if has_started else 0
+        self._account.end(_get_cost(self._work), used)
 
 
 class Admission:
-    """Decides about every call in one step, without waiting."""
+    """Decides about every call in one step, without waiting.
+
+    Args:
+        config: Limits of the queue.
+        get_slots: Returns how many calls the service takes at the same time.
+        monotonic: A clock.
+        wall_clock: Seconds since the epoch.
+
+    Attributes:
+        accounts: What each key has used.
+        scheduler: The queue.
+    """
+
+    def __init__(
+        self,
+        config: GatewayConfig,
+        get_slots: Callable[[], int],
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._config = config
+        self._monotonic = monotonic
+        self.accounts = Accounts(monotonic=monotonic, wall_clock=wall_clock)
+        self.scheduler = Scheduler(
+            get_slots,
+            max_per_slot=config.queue_per_slot,
+            max_bytes=config.queue_bytes,
+            monotonic=monotonic,
+        )
 
     def admit(self, key: ApiKey | None, work: Work) -> Ticket:
         """Admit a call.
@@ -59,5 +184,50 @@ class Admission:
         Raises:
             RequestError: The key's limits or the queue do not allow it; nothing was used up.
         """
-        del key, work
-        return Ticket()
+        if key is not None and not key.allows_model(work.model, _strip_version(work.model)):
+            raise RequestError(
+                403,
+                "model_not_allowed",
+                f"This key may not use the model {work.model!r}.",
+                param="model",
+            )
+        account = self.accounts.get(key)
+        account.check_parallel()
+        self._check_queue(account.name, work)
+        account.check_budgets(_get_cost(work))
+        return Ticket(
+            self.scheduler,
+            account,
+            work,
+            queue_timeout_s=self._config.queue_timeout_s,
+            monotonic=self._monotonic,
+        )
+
+    def _check_queue(self, name: str, work: Work) -> None:
+        wait_s = self.scheduler.estimate_wait_s(name)
+        if self.scheduler.is_full(work.body_bytes):
+            raise RequestError(
+                503,
+                "queue_full",
+                f"{self.scheduler.waiting} calls wait already. Call again later.",
+                retry_after_s=UNKNOWN_WAIT_S if wait_s is None else max(wait_s, 0.001),
+            )
+        if wait_s is not None and work.deadline_s is not None and wait_s > work.deadline_s:
+            raise RequestError(
+                504,
+                "deadline_exceeded",
+                f"The call would wait about {wait_s:.1f} s for a slot, longer than its deadline "
+                f"of {work.deadline_s:g} s. Nothing was sent.",
+                should_retry=False,
+            )
+
+
+def _get_cost(work: Work) -> int:
+    output = DEFAULT_MAX_TOKENS if work.max_tokens is None else work.max_tokens
+    return work.prompt_tokens + output
+
+
+def _strip_version(model: str) -> str:
+    """Return the name without `:VERSION`; an id of a registered model is its alias and that."""
+    name, separator, version = model.rpartition(":")
+    return name if separator and version.isdecimal() else model

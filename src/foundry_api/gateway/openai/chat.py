@@ -40,15 +40,14 @@ async def create_chat_completion(exchange: Exchange) -> web.StreamResponse:
     context = exchange.context
     body = await exchange.read_json(ChatBody)
     arguments = make_call_arguments(body, context.config.model)
-    exchange.model = arguments.model
-    ticket = context.admission.admit(
-        exchange.key,
+    max_tokens = arguments.options.get("max_tokens")
+    ticket = exchange.admit(
         Work(
             model=arguments.model,
             prompt_tokens=estimate_tokens(arguments.messages),
-            max_tokens=arguments.options.get("max_tokens"),
+            max_tokens=None if max_tokens is None else max_tokens * arguments.choices,
             body_bytes=exchange.request.content_length or 0,
-        ),
+        )
     )
     if arguments.streamed:
         return await send_events(exchange, _stream(exchange, arguments, ticket), make_error_event)

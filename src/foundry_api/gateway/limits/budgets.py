@@ -1,0 +1,178 @@
+"""Budgets: how many requests or tokens a key may use in a period."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from foundry_api.gateway.keys.types import Limit, LimitUnit
+
+__all__ = ["Budget", "BudgetState", "CalendarBudget", "RollingBudget", "make_budget"]
+
+
+class BudgetState(NamedTuple):
+    """The state of a budget for storage.
+
+    Attributes:
+        used: Units in use.
+        ends_at: When none of them counts any more, in seconds since the epoch.
+    """
+
+    used: int
+    ends_at: float
+
+
+class Budget(Protocol):
+    """A number of units that may be used in a period.
+
+    Attributes:
+        amount: The units of one period.
+        is_quota: Whether it is a quota of a day or a month, which no short wait renews.
+    """
+
+    amount: int
+    is_quota: bool
+
+    @property
+    def remaining(self) -> int:
+        """The units that may be used now."""
+        ...
+
+    @property
+    def reset_s(self) -> float:
+        """Seconds until all units may be used again."""
+        ...
+
+    def get_wait_s(self, units: int) -> float:
+        """Return the seconds until units may be used; 0 if they may be used now."""
+        ...
+
+    def use(self, units: int) -> None:
+        """Use units, also more than remain; negative ones are given back."""
+        ...
+
+    @property
+    def state(self) -> BudgetState:
+        """What to store, so that a restart grants nothing anew."""
+        ...
+
+    def restore(self, state: BudgetState) -> None:
+        """Continue with what was stored; a period that has ended counts no more."""
+        ...
+
+
+class RollingBudget:
+    """Renews units continuously: the generic cell rate algorithm.
+
+    Its only state is the time at which all units are renewed, so a refused request knows exactly
+    when it is allowed.
+    """
+
+    is_quota = False
+
+    def __init__(
+        self,
+        amount: int,
+        period_s: float,
+        *,
+        monotonic: Callable[[], float],
+        wall_clock: Callable[[], float],
+    ) -> None:
+        self.amount = amount
+        self._period_s = period_s
+        self._unit_s = period_s / amount
+        self._monotonic = monotonic
+        self._wall_clock = wall_clock
+        self._full_at = monotonic()
+
+    @property
+    def remaining(self) -> int:
+        return max(0, int((self._period_s - self.reset_s) / self._unit_s + 1e-9))
+
+    @property
+    def reset_s(self) -> float:
+        return max(0.0, self._full_at - self._monotonic())
+
+    def get_wait_s(self, units: int) -> float:
+        # A request for more than a period has could never run; it may run on a full budget.
+        cost_s = min(units, self.amount) * self._unit_s
+        # Rounding must not refuse the last unit.
+        wait_s = self.reset_s + cost_s - self._period_s
+        return wait_s if wait_s > 1e-9 * self._period_s else 0.0
+
+    def use(self, units: int) -> None:
+        self._full_at = max(self._full_at, self._monotonic()) + units * self._unit_s
+
+    @property
+    def state(self) -> BudgetState:
+        return BudgetState(self.amount - self.remaining, self._wall_clock() + self.reset_s)
+
+    def restore(self, state: BudgetState) -> None:
+        # A clock that was set back must not lock a key out for longer than a period.
+        reset_s = min(max(0.0, state.ends_at - self._wall_clock()), self._period_s)
+        self._full_at = self._monotonic() + reset_s
+
+
+class CalendarBudget:
+    """Renews all units at the start of each day or month, in UTC."""
+
+    is_quota = True
+
+    def __init__(self, amount: int, unit: LimitUnit, *, wall_clock: Callable[[], float]) -> None:
+        self.amount = amount
+        self._is_monthly = unit == "mo"
+        self._wall_clock = wall_clock
+        self._used = 0
+        self._ends_at = self._find_end(wall_clock())
+
+    @property
+    def remaining(self) -> int:
+        self._renew()
+        return max(0, self.amount - self._used)
+
+    @property
+    def reset_s(self) -> float:
+        self._renew()
+        return max(0.0, self._ends_at - self._wall_clock())
+
+    def get_wait_s(self, units: int) -> float:
+        return 0.0 if min(units, self.amount) <= self.remaining else self.reset_s
+
+    def use(self, units: int) -> None:
+        self._renew()
+        self._used = max(0, self._used + units)
+
+    @property
+    def state(self) -> BudgetState:
+        self._renew()
+        return BudgetState(self._used, self._ends_at)
+
+    def restore(self, state: BudgetState) -> None:
+        if state.ends_at > self._wall_clock():
+            self._used, self._ends_at = state
+
+    def _renew(self) -> None:
+        now = self._wall_clock()
+        # Only a later period renews: a clock that is set back grants nothing anew.
+        if now >= self._ends_at:
+            self._used, self._ends_at = 0, self._find_end(now)
+
+    def _find_end(self, now: float) -> float:
+        start = datetime.fromtimestamp(now, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+        if not self._is_monthly:
+            return (start + timedelta(days=1)).timestamp()
+        # Day 1 of the month after: 32 days after the first of a month is always in it.
+        return (start.replace(day=1) + timedelta(days=32)).replace(day=1).timestamp()
+
+
+def make_budget(
+    limit: Limit, *, monotonic: Callable[[], float], wall_clock: Callable[[], float]
+) -> Budget:
+    """Make the budget of a limit: of a day or a month by the calendar, else rolling."""
+    period_s = limit.period_s
+    if period_s is None or limit.unit == "d":
+        return CalendarBudget(limit.amount, limit.unit, wall_clock=wall_clock)
+    return RollingBudget(limit.amount, period_s, monotonic=monotonic, wall_clock=wall_clock)

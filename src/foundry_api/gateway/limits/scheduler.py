@@ -1,0 +1,133 @@
+"""Slots of the service for waiting calls, in the order of a fair queue."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING
+
+from foundry_api.gateway.limits.fair_queue import FairQueue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Scheduler", "Waiter"]
+
+# Further calls that wait in the client's limiter: it measures the throughput, and searches the
+# best number of slots, only while calls are queued in it.
+LOOKAHEAD = 1
+# Ended calls from which the rate of the service is measured.
+MEASURED_CALLS = 32
+
+
+class Waiter:
+    """A call that waits for a slot, or has one."""
+
+    __slots__ = ("body_bytes", "is_batch", "name", "prompt_tokens", "slot", "weight")
+
+    def __init__(
+        self, name: str, weight: float, *, prompt_tokens: int, body_bytes: int, is_batch: bool
+    ) -> None:
+        self.name = name
+        self.weight = weight
+        self.prompt_tokens = prompt_tokens
+        self.body_bytes = body_bytes
+        self.is_batch = is_batch
+        self.slot: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+
+class Scheduler:
+    """Starts waiting calls as the service has slots for them.
+
+    Args:
+        get_slots: Returns how many calls the service takes at the same time.
+        max_per_slot: Calls that may wait for each slot.
+        max_bytes: Bytes of the requests that may wait.
+        monotonic: A clock.
+    """
+
+    def __init__(
+        self,
+        get_slots: Callable[[], int],
+        *,
+        max_per_slot: int,
+        max_bytes: int,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._get_slots = get_slots
+        self._max_per_slot = max_per_slot
+        self._max_bytes = max_bytes
+        self._monotonic = monotonic
+        self._calls: FairQueue[Waiter] = FairQueue()
+        self._batches: FairQueue[Waiter] = FairQueue()  # served when no call waits
+        self._waiting_bytes = 0
+        self._active = 0
+        self._ends: deque[float] = deque(maxlen=MEASURED_CALLS)
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait."""
+        return len(self._calls) + len(self._batches)
+
+    @property
+    def active(self) -> int:
+        """Calls that have a slot."""
+        return self._active
+
+    def get_depth(self, name: str) -> int:
+        """Return the waiting calls of a key."""
+        return self._calls.get_depth(name) + self._batches.get_depth(name)
+
+    def is_full(self, body_bytes: int) -> bool:
+        """Whether a request of a size could not wait. One that can start at once always can."""
+        if self._has_slot() and not self.waiting:
+            return False
+        return (
+            self.waiting >= self._max_per_slot * max(1, self._get_slots())
+            or self._waiting_bytes + body_bytes > self._max_bytes
+        )
+
+    def estimate_wait_s(self, name: str) -> float | None:
+        """Estimate how long a new call of a key would wait; None before enough calls ended."""
+        if self._has_slot() and not self.waiting:
+            return 0.0
+        if len(self._ends) < MEASURED_CALLS // 4:
+            return None
+        # Up to now, so that the estimate grows while the service ends no call.
+        rate = len(self._ends) / max(1e-3, self._monotonic() - self._ends[0])
+        return (self._calls.count_ahead(name) + 1) / rate
+
+    def enter(self, waiter: Waiter) -> None:
+        """Put a call into the queue; its `slot` is done when it may start."""
+        self._get_queue(waiter).push(waiter.name, waiter.weight, waiter)
+        self._waiting_bytes += waiter.body_bytes
+        self.start_waiting()
+
+    def leave(self, waiter: Waiter) -> None:
+        """Take out a call that has ended, or that no longer waits."""
+        if waiter.slot.done():
+            self._active -= 1
+            self._ends.append(self._monotonic())
+        else:
+            self._get_queue(waiter).remove(waiter.name, waiter)
+            self._waiting_bytes -= waiter.body_bytes
+        self.start_waiting()
+
+    def charge(self, waiter: Waiter, prompt_tokens: int, output_tokens: int) -> None:
+        """Count tokens that a call received, for the order of the later ones."""
+        self._get_queue(waiter).charge(waiter.name, prompt_tokens, output_tokens)
+
+    def start_waiting(self) -> None:
+        """Start calls while there are slots. Call it when the service may have gained slots."""
+        while self._has_slot() and (queue := self._calls or self._batches):
+            waiter = queue.pop()
+            self._waiting_bytes -= waiter.body_bytes
+            self._active += 1
+            self.charge(waiter, waiter.prompt_tokens, 0)
+            waiter.slot.set_result(None)
+
+    def _has_slot(self) -> bool:
+        return self._active < self._get_slots() + LOOKAHEAD
+
+    def _get_queue(self, waiter: Waiter) -> FairQueue[Waiter]:
+        return self._batches if waiter.is_batch else self._calls
