@@ -139,3 +139,32 @@ async def test_a_client_that_leaves_ends_the_call(
         [exchange] = gateway.context.running
     await asyncio.wait_for(asyncio.shield(exchange.ended), 10)
     assert gateway.context.client.limiter.load == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("X-Request-Timeout", "0.5"), ("Prefer", "respond-async, wait=0.5")]
+)
+async def test_a_deadline_ends_the_call_at_the_engine(
+    gateway: Gateway, http: aiohttp.ClientSession, name: str, value: str
+) -> None:
+    async with http.post(PATH, json=make_body("say-slowly"), headers={name: value}) as response:
+        answer = await response.json()
+    assert (response.status, answer["error"]["code"]) == (504, "deadline_exceeded")
+    assert gateway.context.client.limiter.load == 0
+
+
+async def test_a_deadline_that_is_no_number_is_refused(http: aiohttp.ClientSession) -> None:
+    headers = {"X-Request-Timeout": "soon"}
+    async with http.post(PATH, json=make_body("say-hello"), headers=headers) as response:
+        assert (response.status, (await response.json())["error"]["param"]) == (
+            400,
+            "X-Request-Timeout",
+        )
+
+
+async def test_an_error_in_a_stream_is_its_last_event(http: aiohttp.ClientSession) -> None:
+    body = make_body("say-slowly", stream=True)
+    async with http.post(PATH, json=body, headers={"X-Request-Timeout": "1"}) as response:
+        assert response.status == 200
+        *_, last = parse_events(await response.text())
+    assert last["error"]["code"] == "deadline_exceeded"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from aiohttp import web
 
+from foundry_api.gateway.call_headers import make_limit_headers, read_deadline_s
 from foundry_api.gateway.errors import RequestError, make_error_body
 
 if TYPE_CHECKING:
@@ -44,6 +47,7 @@ class Exchange:
     """
 
     __slots__ = (
+        "_deadline_at",
         "_task",
         "abort_error",
         "context",
@@ -75,15 +79,33 @@ class Exchange:
         self.outcome = "ok"
         self.model: str | None = None
         self.ticket: Ticket | None = None
+        self._deadline_at = math.inf
         self.abort_error: RequestError | None = None
         self._task = asyncio.current_task()
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def admit(self, work: Work) -> Ticket:
-        """Admit the call of this exchange; see `Admission.admit`."""
+        """Admit the call of this exchange; see `Admission.admit`.
+
+        The deadline that the caller sent is added to the work, and the limits of its key to the
+        response, also to one that refuses the call.
+        """
         self.model = work.model
-        self.ticket = self.context.admission.admit(self.key, work)
+        admission = self.context.admission
+        deadline_s = read_deadline_s(self.request.headers)
+        try:
+            self.ticket = admission.admit(self.key, replace(work, deadline_s=deadline_s))
+        finally:
+            self.headers.update(make_limit_headers(admission.accounts.get(self.key)))
+        self._deadline_at = self.started_at + min(
+            deadline_s or math.inf, self.context.config.call_timeout_s
+        )
         return self.ticket
+
+    @property
+    def remaining_s(self) -> float:
+        """Seconds until the deadline of the call."""
+        return max(0.001, self._deadline_at - self.context.monotonic())
 
     def abort(self, error: RequestError) -> None:
         """End the exchange from outside; the caller gets the error."""
@@ -177,6 +199,8 @@ class Exchange:
     def _add_timing(self) -> None:
         elapsed_s = self.context.monotonic() - self.started_at
         self.headers["openai-processing-ms"] = str(round(elapsed_s * 1000))
+        if self.ticket is not None:
+            self.headers["x-queue-ms"] = str(round(self.ticket.queued_s * 1000))
 
 
 def decode_json(body: bytes, kind: type[_T]) -> _T:

@@ -89,13 +89,17 @@ async def _complete(
         return await exchange.context.client.chat(
             arguments.messages,
             response_model=arguments.schema,
-            **options,
+            **_limit_time(exchange, options),
         )
 
     try:
         return await complete(options)
     except ContextOverflow as error:
         return await complete(_clamp_max_tokens(options, error))
+
+
+def _limit_time(exchange: Exchange, options: ChatOptions) -> ChatOptions:
+    return {**options, "deadline": exchange.remaining_s}
 
 
 def _clamp_max_tokens(options: ChatOptions, error: ContextOverflow) -> ChatOptions:
@@ -208,7 +212,7 @@ async def _stream_choice(
         chunks = exchange.context.client.stream_chat(
             arguments.messages,
             response_model=arguments.schema,
-            **options,
+            **_limit_time(exchange, options),
         )
         try:
             async with aclosing(chunks):
