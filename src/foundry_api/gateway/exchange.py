@@ -168,6 +168,19 @@ class Exchange:
             )
         return decode_json(await self.read_body(), kind)
 
+    def require_model(self, name: str | None) -> str:
+        """Return the model of a request, or the default one.
+
+        Raises:
+            RequestError: The request names none, and there is no default.
+        """
+        model = name or self.context.config.model
+        if not model:
+            raise RequestError(
+                400, "missing_required_parameter", "model is missing.", param="model"
+            )
+        return model
+
     def respond(
         self, body: bytes, *, status: int = 200, content_type: str = "application/json"
     ) -> web.Response:

@@ -12,6 +12,7 @@ import msgspec
 from foundry_api.gateway.errors import RequestError, make_error_body
 from foundry_api.gateway.limits.admission import Work
 from foundry_api.gateway.openai.chat_request import ChatBody, make_call_arguments
+from foundry_api.gateway.openai.tokens import estimate_prompt_tokens
 from foundry_api.gateway.streaming import send_events
 from foundry_api.types.errors import ContextOverflow
 
@@ -24,12 +25,10 @@ if TYPE_CHECKING:
     from foundry_api.gateway.exchange import Exchange
     from foundry_api.gateway.limits.admission import Ticket
     from foundry_api.gateway.openai.chat_request import ChatCallArguments
-    from foundry_api.types.messages import Chunk, Completion, Message, ToolCall
+    from foundry_api.types.messages import Chunk, Completion, ToolCall
 
-__all__ = ["create_chat_completion", "estimate_tokens", "make_error_event"]
+__all__ = ["create_chat_completion", "make_error_event"]
 
-CHARACTERS_PER_TOKEN = 4
-TOKENS_PER_MESSAGE = 4
 END_OF_STREAM = b"data: [DONE]\n\n"
 # Between the seeds of several answers to one request.
 SEED_STEP = 7919
@@ -37,14 +36,13 @@ SEED_STEP = 7919
 
 async def create_chat_completion(exchange: Exchange) -> web.StreamResponse:
     """Answer a conversation, at once or as a stream."""
-    context = exchange.context
     body = await exchange.read_json(ChatBody)
-    arguments = make_call_arguments(body, context.config.model)
+    arguments = make_call_arguments(body, exchange.require_model(body.model))
     max_tokens = arguments.options.get("max_tokens")
     ticket = exchange.admit(
         Work(
             model=arguments.model,
-            prompt_tokens=estimate_tokens(arguments.messages),
+            prompt_tokens=estimate_prompt_tokens(arguments.messages),
             max_tokens=None if max_tokens is None else max_tokens * arguments.choices,
             body_bytes=exchange.request.content_length or 0,
         )
@@ -56,12 +54,6 @@ async def create_chat_completion(exchange: Exchange) -> web.StreamResponse:
         for completion in completions:
             ticket.settle(completion.usage)
     return exchange.respond_json(_make_completion(arguments, completions, exchange))
-
-
-def estimate_tokens(messages: tuple[Message, ...]) -> int:
-    """Estimate the tokens of a prompt; the service counts them later."""
-    characters = sum(len(message.content) for message in messages)
-    return characters // CHARACTERS_PER_TOKEN + TOKENS_PER_MESSAGE * len(messages)
 
 
 def make_error_event(error: RequestError) -> bytes:

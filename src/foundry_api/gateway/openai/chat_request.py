@@ -143,15 +143,12 @@ class ChatCallArguments:
     includes_usage: bool
 
 
-def make_call_arguments(body: ChatBody, default_model: str | None) -> ChatCallArguments:
+def make_call_arguments(body: ChatBody, model: str) -> ChatCallArguments:
     """Validate a request.
 
     Raises:
         RequestError: A member is missing, invalid, or asks for what the engine cannot do.
     """
-    model = body.model or default_model
-    if not model:
-        raise _make_missing("model")
     if not body.messages:
         raise _make_invalid("messages", "messages is empty.")
     if len(body.messages) > MAX_MESSAGES:
