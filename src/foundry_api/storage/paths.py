@@ -33,12 +33,14 @@ class Paths:
         logs: One log file per start of a host, and the engine's logs.
         state: The shared host's state file and its lock, and the database of model usage.
         cache: The cache of answers.
+        gateway: The gateway's keys and its other state.
     """
 
     data: Path
     logs: Path
     state: Path
     cache: Path
+    gateway: Path
 
     @classmethod
     def from_home(cls, home: Path | None = None) -> Paths:
@@ -51,6 +53,7 @@ class Paths:
                 logs=root / "logs",
                 state=root / "state",
                 cache=root / "cache",
+                gateway=root / "gateway",
             )
         import platformdirs  # noqa: PLC0415 - takes 10 ms, and is not needed with a home
 
@@ -60,6 +63,7 @@ class Paths:
             logs=_make_absolute(platform.user_log_path),
             state=_make_absolute(platform.user_state_path) / "state",
             cache=_make_absolute(platform.user_cache_path),
+            gateway=_make_absolute(platform.user_data_path) / "gateway",
         )
 
     def create(self) -> Paths:

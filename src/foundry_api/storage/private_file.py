@@ -44,15 +44,23 @@ def read_file(path: Path, max_bytes: int) -> bytes:
         return file.read(max_bytes)
 
 
-def replace_file(path: Path | str, content: bytes) -> None:
-    """Write a private file atomically; on failure, the old file stays."""
+def replace_file(path: Path | str, content: bytes, *, durable: bool = False) -> None:
+    """Write a private file atomically; on failure, the old file stays.
+
+    A `durable` file is on the disk when this returns, and survives a loss of power.
+    """
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
     descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, PRIVATE)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
+            if durable:
+                file.flush()
+                os.fsync(descriptor)
         replace_atomically(temporary, target)
+        if durable:
+            sync_directory(target.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from foundry_api.monitor.store import SampleStore, read_samples
-from foundry_api.storage.private_file import create_file
+from foundry_api.storage.private_file import create_file, replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,3 +49,23 @@ def test_create_file_keeps_the_locks_of_this_process(
         looks(path)
         subprocess.run([sys.executable, "-c", LOOKS, path], check=True)
         assert path.with_name("health.db-wal").exists()
+
+
+def test_a_durable_file_is_flushed_before_it_gets_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "secret"
+    seen: list[bool] = []
+    flush = os.fsync
+
+    def record(descriptor: int) -> None:
+        seen.append(target.exists())
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", record)
+    replace_file(target, b"content")
+    assert seen == []
+    target.unlink()
+    replace_file(target, b"content", durable=True)
+    assert seen == ([False, True] if os.name == "posix" else [False])
+    assert target.read_bytes() == b"content"
