@@ -1,20 +1,181 @@
-"""The keys in memory. Placeholder until the keys land."""
+"""The keys in memory, where every request looks its token up.
+
+A thread looks for changes of the database twice a second. While the database cannot be read, the
+keys in memory serve on, and `problem` says why.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+import asyncio
+import logging
+import math
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple
+
+from foundry_api.gateway.keys.database import KeyReader
+from foundry_api.gateway.keys.token import TokenHasher, is_well_formed
+from foundry_api.types.errors import FoundryError
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from collections.abc import Set as AbstractSet
+
+    from foundry_api.gateway.keys.database import KeyDatabase, KeySnapshot
     from foundry_api.gateway.keys.types import ApiKey
 
-__all__ = ["Keyring"]
+__all__ = ["ForwardClock", "Keyring"]
+
+# Changes act within 1 s.
+POLL_S = 0.5
+
+log = logging.getLogger("foundry_api")
 
 
-class Keyring(Protocol):
-    """Finds keys."""
+class ForwardClock:
+    """The wall clock, except that it never goes back nor stands still: time that passed is over.
 
-    problem: str | None
+    When the system's clock is set back, this one goes on from where it was.
+    """
+
+    def __init__(
+        self,
+        wall_clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._wall_clock = wall_clock
+        self._monotonic = monotonic
+        self._offset_s = -math.inf
+
+    def __call__(self) -> float:
+        # The wall clock first: a pause between the two must not look like a jump ahead.
+        wall = self._wall_clock()
+        ticks = self._monotonic()
+        self._offset_s = max(self._offset_s, wall - ticks)
+        return ticks + self._offset_s
+
+
+class _Entry(NamedTuple):
+    key: ApiKey
+    ends_at: float
+    grace_until: float
+
+
+class Keyring:
+    """Finds the key of a token. Use it on the event loop that opened it.
+
+    Args:
+        database: Where the keys are.
+        on_revoked: Called on the event loop with the ids of keys that were revoked or removed, or
+            whose earlier tokens were ended before their time. Their running calls are to be ended.
+        wall_clock: Seconds since the epoch.
+        monotonic: Seconds that only increase.
+        sleep: Waits between two looks for changes.
+    """
+
+    def __init__(
+        self,
+        database: KeyDatabase,
+        *,
+        on_revoked: Callable[[AbstractSet[str]], None],
+        wall_clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._database = database
+        self._reader = KeyReader(database)
+        self._on_revoked = on_revoked
+        self._now = ForwardClock(wall_clock, monotonic)
+        self._sleep = sleep
+        self._thread = ThreadPoolExecutor(1, "foundry-api-keys")
+        self._hasher: TokenHasher | None = None
+        self._revision: tuple[int, int] | None = None
+        self._entries: dict[bytes, _Entry] = {}
+        self._keys: tuple[ApiKey, ...] = ()
+        self._problem: str | None = None
+
+    @property
+    def problem(self) -> str | None:
+        """Why the database cannot be read now; None if it can."""
+        return self._problem
+
+    @property
+    def keys(self) -> tuple[ApiKey, ...]:
+        """All keys, also those that are expired or revoked."""
+        return self._keys
+
+    async def open(self) -> None:
+        """Read the keys; raises KeyStorageFailed or ConfigurationError if that is impossible."""
+        await self._refresh()
 
     def find(self, token: str) -> ApiKey | None:
-        """Return the key of a token; None if it is unknown, expired or revoked."""
-        ...
+        """Return the key of a token; None if it is malformed, unknown, expired or revoked."""
+        if self._hasher is None or not is_well_formed(token):
+            return None
+        entry = self._entries.get(self._hasher.digest(token))
+        return entry.key if entry is not None and self._now() < entry.ends_at else None
+
+    async def watch(self) -> None:
+        """Notice changes of the database until cancelled."""
+        while True:
+            await self._sleep(POLL_S)
+            await self.reload()
+
+    async def reload(self) -> None:
+        """Read the keys again, if they have changed; a failure is logged and kept in `problem`."""
+        try:
+            await self._refresh()
+        except FoundryError as error:
+            if self._problem is None:  # one message for each series of failures
+                log.warning("keys that change are not noticed: %s", error)
+            self._problem = str(error)
+        else:
+            if self._problem is not None:
+                log.warning("the keys in %s can be read again", self._database.path)
+            self._problem = None
+
+    async def close(self) -> None:
+        """Close the database. Keys are still found."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._reader.close)
+        self._thread.shutdown(wait=False)
+
+    async def _refresh(self) -> None:
+        loop = asyncio.get_running_loop()
+        # The revision is passed, not kept by the reader: if this task is cancelled while the thread
+        # reads, the next one reads the same change.
+        change = await loop.run_in_executor(self._thread, self._read, self._revision)
+        if change is None:
+            return
+        self._revision, snapshot, entries = change
+        self._hasher = snapshot.hasher
+        self._keys = tuple(snapshot.keys.values())
+        earlier, self._entries = self._entries, entries
+        now = self._now()
+        revoked = {
+            earlier[digest].key.id
+            for digest in earlier.keys() - entries.keys()
+            if earlier[digest].grace_until > now
+        }
+        if revoked:
+            self._on_revoked(revoked)
+
+    def _read(
+        self, known: tuple[int, int] | None
+    ) -> tuple[tuple[int, int], KeySnapshot, dict[bytes, _Entry]] | None:
+        change = self._reader.read(known)
+        if change is None:
+            return None
+        revision, snapshot = change
+        return revision, snapshot, _make_entries(snapshot)
+
+
+def _make_entries(snapshot: KeySnapshot) -> dict[bytes, _Entry]:
+    entries: dict[bytes, _Entry] = {}
+    for stored in snapshot.digests:
+        key = snapshot.keys[stored.key_id]
+        expires_at = math.inf if key.expires_at is None else key.expires_at
+        grace_until = math.inf if stored.until is None else stored.until
+        # Revoking a key deletes its digests too.
+        if key.revoked_at is None:
+            entries[stored.digest] = _Entry(key, min(expires_at, grace_until), grace_until)
+    return entries

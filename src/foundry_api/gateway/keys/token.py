@@ -1,0 +1,81 @@
+"""Tokens: `fk_` + id of the key + `_` + 43 random characters + checksum.
+
+43 letters and digits have 256 random bits. Therefore a fast hash protects the stored digests as
+well as a slow one would, and checking a token costs an attacker's target next to nothing.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+import secrets
+import string
+import zlib
+
+__all__ = [
+    "KEY_PREFIX",
+    "TOKEN_CHARS",
+    "TokenHasher",
+    "is_well_formed",
+    "make_id",
+    "make_token",
+]
+
+KEY_PREFIX = "fk_"
+
+# Without letters that look like digits or like each other (i, l, o, u), as in Crockford's base 32.
+ID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+ID_CHARS = 8
+SECRET_ALPHABET = string.digits + string.ascii_letters
+SECRET_CHARS = 43  # of 62 characters: 256.03 bits
+CHECKSUM_CHARS = 8
+TOKEN_CHARS = len(KEY_PREFIX) + ID_CHARS + len("_") + SECRET_CHARS + CHECKSUM_CHARS
+
+_match_token = re.compile(
+    rf"{KEY_PREFIX}[{ID_ALPHABET}]{{{ID_CHARS}}}_[0-9A-Za-z]{{{SECRET_CHARS}}}[0-9a-f]{{{CHECKSUM_CHARS}}}"
+).fullmatch
+
+# What the stored check value is made of. No token starts like this.
+CHECK_TEXT = b"pepper of the keys of a foundry-api gateway"
+
+
+def make_id() -> str:
+    return "".join(secrets.choice(ID_ALPHABET) for _ in range(ID_CHARS))
+
+
+def make_token(key_id: str) -> str:
+    secret = "".join(secrets.choice(SECRET_ALPHABET) for _ in range(SECRET_CHARS))
+    body = f"{KEY_PREFIX}{key_id}_{secret}"
+    return body + _compute_checksum(body)
+
+
+def is_well_formed(text: str) -> bool:
+    """Whether a text has the form of a token; the same few steps for every text of that length."""
+    # The length first, so that a long text costs nothing. The steps depend on no key, so
+    # their duration says nothing about one.
+    return (
+        len(text) == TOKEN_CHARS
+        and _match_token(text) is not None
+        and text[-CHECKSUM_CHARS:] == _compute_checksum(text[:-CHECKSUM_CHARS])
+    )
+
+
+def _compute_checksum(body: str) -> str:
+    return f"{zlib.crc32(body.encode('ascii')):0{CHECKSUM_CHARS}x}"
+
+
+class TokenHasher:
+    """Computes the digests under which tokens are stored and looked up."""
+
+    # The pepper makes digests useless without its file. It also makes the look-up safe against
+    # timing: nobody without it can choose tokens with similar digests.
+
+    def __init__(self, pepper: bytes) -> None:
+        self._pepper = pepper
+
+    def digest(self, token: str) -> bytes:
+        return hmac.digest(self._pepper, token.encode("ascii"), "sha256")
+
+    def compute_check_value(self) -> bytes:
+        """Return a value that recognizes the pepper without revealing it."""
+        return hmac.digest(self._pepper, CHECK_TEXT, "sha256")
