@@ -31,6 +31,7 @@ VERBS = (
     ("health",),
     ("health", "--watch", "--count", "1"),
     ("cache", "stats"),
+    ("keys", "list"),
     ("request", "GET", "/v1/models"),
     ("doctor", "--quick"),
     ("batch", "check", "prompts.txt"),

@@ -15,6 +15,7 @@ VERBS = {
     "health": "Check the health of a service, once or continuously.",
     "doctor": "Diagnose problems and suggest fixes.",
     "cache": "Show or clear the response cache.",
+    "keys": "Manage the API keys of the gateway.",
     "request": "Send an HTTP request to the service and print the response body.",
     "serve": "Serve models to applications, with keys, limits and metrics.",
     "up": "Start a shared engine in the background.",

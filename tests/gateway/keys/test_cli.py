@@ -1,0 +1,161 @@
+"""`foundry-api keys` as a separate process."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from foundry_api.gateway.keys.database import KeyDatabase
+from support.cli_program import Terminal, run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def list_names(home: Path) -> list[str]:
+    return [key.name for key in KeyDatabase(home / "gateway").list()]
+
+
+def test_the_life_of_a_key(own_home: Path) -> None:
+    created = run(
+        *("keys", "create", "--name", "ci", "--scope", "inference,metrics", "--models", "demo"),
+        *("--rate", "60/m", "--tokens", "2000/m,100000/d", "--parallel", "4", "--weight", "2"),
+        *("--expires", "90d"),
+        home=own_home,
+    )
+    (key,) = KeyDatabase(own_home / "gateway").list()
+    assert created.returncode == 0
+    assert created.stdout.startswith(f"fk_{key.id}_")
+    assert created.stdout.count("\n") == 1
+    assert created.stderr.splitlines() == [
+        f"The key ci ({key.id}) is created.",
+        "Keep its token now; it cannot be shown again:",
+    ]
+    listed = run("keys", home=own_home).stdout
+    assert listed == run("keys", "list", home=own_home).stdout
+    header, row = listed.splitlines()
+    assert header.split() == ["ID", "NAME", "STATE", "SCOPES", "MODELS", "LIMITS", "EXPIRES"]
+    assert row.startswith(
+        f"{key.id}  ci    active  inference,metrics  demo    60/m requests, 2000/m"
+    )
+
+    rotated = run("keys", "rotate", "ci", home=own_home)
+    assert "the earlier one is valid for 1 d more." in rotated.stderr
+    assert rotated.stdout != created.stdout
+    shown = run("keys", "show", "ci", home=own_home).stdout
+    assert shown.startswith("ci  active\n")
+    assert "earlier token until" in shown
+    rotated = run("keys", "rotate", key.id, "--grace", "0", home=own_home)
+    assert "the earlier one is no longer valid." in rotated.stderr
+
+    revoked = run("keys", "revoke", "ci", home=own_home)
+    assert revoked.stdout == f"The key ci ({key.id}) is revoked.\n"
+    assert "revoked" in run("keys", home=own_home).stdout
+    removed = run("keys", "remove", "ci", home=own_home)
+    assert removed.stdout == f"The key ci ({key.id}) is removed.\n"
+    assert run("keys", home=own_home).stdout.startswith("There are no keys in ")
+
+
+def test_json(own_home: Path) -> None:
+    made = json.loads(run("keys", "create", "--name", "ci", "--json", home=own_home).stdout)
+    assert made["token"].startswith(f"fk_{made['key']['id']}_")
+    assert made["key"] == {
+        "id": made["key"]["id"],
+        "name": "ci",
+        "state": "active",
+        "scopes": ["inference"],
+        "models": None,
+        "rate": None,
+        "tokens": [],
+        "parallel": None,
+        "weight": 1.0,
+        "created_at": made["key"]["created_at"],
+        "expires_at": None,
+        "grace_until": None,
+        "revoked_at": None,
+    }
+    listed = json.loads(run("keys", "--json", home=own_home).stdout)
+    assert listed == {"file": str(own_home / "gateway" / "keys.db"), "keys": [made["key"]]}
+    assert (
+        json.loads(run("keys", "show", "ci", "--json", home=own_home).stdout)["key"] == made["key"]
+    )
+    revoked = json.loads(run("keys", "revoke", "ci", "--json", home=own_home).stdout)
+    assert revoked["key"]["state"] == "revoked"
+    assert json.loads(run("keys", "remove", "ci", "--json", home=own_home).stdout) == revoked
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--rate", "60"), "--rate is '60', which is not a limit."),
+        (("--tokens", "5/s"), "--tokens is '5/s', which is not a limit."),
+        (("--expires", "soon"), "--expires is 'soon', which is not a duration."),
+        (("--scope", "admin"), "--scope is 'admin', with 'admin'."),
+        (("--models", ","), "--models is ',', which is not a list of models."),
+        (("--weight", "0"), "--weight"),
+        (("--parallel", "0"), "--parallel"),
+        (("--name", ""), "--name is '', which is not a name for a key."),
+        (("--dir", ""), "--dir is "),
+    ],
+)
+def test_a_wrong_option_is_named_and_creates_nothing(
+    own_home: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    refused = run("keys", "create", "--name", "ci", *arguments, home=own_home)
+    assert refused.returncode == 2
+    assert message in refused.stderr
+    assert refused.stdout == ""
+    assert not own_home.exists()
+
+
+def test_the_directory_may_stand_before_or_after_the_command(
+    own_home: Path, tmp_path: Path
+) -> None:
+    directory = str(tmp_path / "edge site")
+    assert run("keys", "create", "--name", "a", "--dir", directory).returncode == 0
+    assert run("keys", "--dir", directory, "create", "--name", "b").returncode == 0
+    for arguments in (("--dir", directory), ("list", "--dir", directory)):
+        names = [
+            key["name"] for key in json.loads(run("keys", *arguments, "--json").stdout)["keys"]
+        ]
+        assert names == ["a", "b"]
+    assert not own_home.exists()
+
+
+def test_the_pepper_may_be_elsewhere(own_home: Path, tmp_path: Path) -> None:
+    pepper = tmp_path / "pepper"
+    variables = {"FOUNDRY_GATEWAY_PEPPER_FILE": str(pepper)}
+    refused = run("keys", "create", "--name", "ci", home=own_home, **variables)
+    assert refused.returncode == 2
+    assert "FOUNDRY_GATEWAY_PEPPER_FILE names" in refused.stderr
+    pepper.write_text("0123456789abcdef" * 4, encoding="utf-8")
+    assert run("keys", "create", "--name", "ci", home=own_home, **variables).returncode == 0
+    other = run("keys", "create", "--name", "b", home=own_home)
+    assert other.returncode == 2
+    assert "is missing or empty" in other.stderr
+
+
+@pytest.mark.parametrize("command", ["show", "rotate", "revoke", "remove"])
+def test_p18_a_token_in_place_of_a_name_is_not_repeated(own_home: Path, command: str) -> None:
+    token = run("keys", "create", "--name", "ci", home=own_home).stdout.strip()
+    for arguments in ((command, token, "-vv"), (command, token, "--json")):
+        refused = run("keys", *arguments, home=own_home)
+        assert refused.returncode == 1
+        assert token[12:] not in refused.stdout + refused.stderr
+    taken = run("keys", "create", "--name", token, "-vv", home=own_home)
+    assert taken.returncode == 2
+    assert token[12:] not in taken.stdout + taken.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a pseudo terminal")
+def test_remove_asks_in_a_terminal(own_home: Path) -> None:
+    run("keys", "create", "--name", "ci", home=own_home)
+    for answer, code, left in (("n", 1, ["ci"]), ("y", 0, [])):
+        with Terminal("keys", "remove", "ci", home=own_home) as terminal:
+            terminal.expect("which is active? [y/N]")
+            terminal.type_line(answer, "\n")
+            assert terminal.exit_code() == code
+        assert list_names(own_home) == left
