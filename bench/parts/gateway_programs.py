@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import aiohttp
 from aiohttp import web
@@ -45,11 +47,12 @@ async def run_pass_through(upstream: str) -> None:
 
 async def run_gateway(upstream: str) -> None:
     config = GatewayConfig(port=0)
-    async with (
-        FoundryAPIClient(upstream) as client,
-        Gateway(config, client, None) as gateway,
-    ):
-        await report(gateway.url)
+    with tempfile.TemporaryDirectory() as directory:
+        async with (
+            FoundryAPIClient(upstream) as client,
+            Gateway(config, client, Path(directory)) as gateway,
+        ):
+            await report(gateway.url)
 
 
 async def report(url: str) -> None:

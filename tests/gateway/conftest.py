@@ -13,6 +13,7 @@ from foundry_api.gateway.gateway import Gateway
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from foundry_api.engine.endpoint import Endpoint
 
@@ -24,11 +25,13 @@ def config() -> GatewayConfig:
 
 
 @pytest.fixture
-async def gateway(engine: Endpoint, config: GatewayConfig) -> AsyncIterator[Gateway]:
+async def gateway(
+    engine: Endpoint, config: GatewayConfig, tmp_path: Path
+) -> AsyncIterator[Gateway]:
     """A gateway without keys in front of the shared engine."""
     async with (
         FoundryAPIClient(engine.base_url) as client,
-        Gateway(config, client, None) as gateway,
+        Gateway(config, client, tmp_path / "gateway") as gateway,
     ):
         yield gateway
 

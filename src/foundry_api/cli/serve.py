@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from foundry_api.cli.errors import print_error
 from foundry_api.cli.options import GlobalOptions, common_options, format_examples, pass_common
 from foundry_api.cli.session import make_settings
 from foundry_api.client.client import FoundryAPIClient
 from foundry_api.gateway.config import load_config
+from foundry_api.gateway.errors import UnsafeAddress
 from foundry_api.gateway.gateway import Gateway
+from foundry_api.storage.paths import Paths
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from foundry_api.gateway.config import GatewayConfig
 
 __all__ = ["command"]
+
+EXIT_UNSAFE = 78  # EX_CONFIG: systemd does not restart a service that ends with it
 
 
 @click.command(
@@ -72,17 +77,28 @@ def command(
             "drain_s": drain,
         },
     )
-    client = FoundryAPIClient(settings=make_settings(common))
-    gateway = Gateway(config, client, None)
-    if check:
-        click.echo("The configuration is valid.")
-        return
-    asyncio.run(_serve(gateway, client, config))
+    settings = make_settings(
+        common, base_urls=() if config.base_url is None else (config.base_url,)
+    )
+    directory = config.directory or Paths.from_home(settings.home).gateway
+    client = FoundryAPIClient(settings=settings)
+    gateway = Gateway(config, client, directory)
+    try:
+        asyncio.run(_check(gateway, client) if check else _serve(gateway, client, config))
+    except UnsafeAddress as error:
+        print_error(error)
+        click.get_current_context().exit(EXIT_UNSAFE)
+
+
+async def _check(gateway: Gateway, client: FoundryAPIClient) -> None:
+    async with client, contextlib.aclosing(gateway):
+        await gateway.check()
+    click.echo("The configuration is valid.")
 
 
 async def _serve(gateway: Gateway, client: FoundryAPIClient, config: GatewayConfig) -> None:
     stopping = asyncio.Event()
-    async with client:
+    async with client, contextlib.aclosing(gateway):
         await gateway.start()
         click.echo(f"Serving at {gateway.url}/v1. Stop with Ctrl-C.")
         await gateway.load_model()
@@ -95,7 +111,6 @@ async def _serve(gateway: Gateway, client: FoundryAPIClient, config: GatewayConf
             await asyncio.wait({drain, second}, return_when=asyncio.FIRST_COMPLETED)
             for task in (drain, second):
                 task.cancel()
-        await gateway.close()
 
 
 @contextlib.contextmanager

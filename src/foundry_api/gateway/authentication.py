@@ -29,14 +29,16 @@ class Authenticator:
     """Authenticates requests.
 
     Args:
-        keyring: The keys; None to serve without keys.
+        keyring: The keys. While there has never been one, every request is allowed: the gateway
+            serves only its own machine then.
         monotonic: A clock.
     """
 
     def __init__(
-        self, keyring: Keyring | None, *, monotonic: Callable[[], float] = time.monotonic
+        self, keyring: Keyring, *, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
         self._keyring = keyring
+        self._requires_key = False
         self._monotonic = monotonic
         # By address: the start of the window, and the failures in it.
         self._failures: OrderedDict[str, tuple[float, int]] = OrderedDict()
@@ -48,7 +50,9 @@ class Authenticator:
             RequestError: 401 without a valid key, 403 if it lacks the scope, 429 after too many
                 failures.
         """
-        if self._keyring is None:
+        # Removing the last key must not open the gateway.
+        self._requires_key = self._requires_key or bool(self._keyring.keys)
+        if not self._requires_key:
             return None
         address = request.remote or ""
         self._check_failures(address)

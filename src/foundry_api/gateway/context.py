@@ -65,7 +65,7 @@ class GatewayContext:
     Attributes:
         config: The settings.
         client: Calls the service behind the gateway.
-        keyring: Knows the keys; None if the gateway serves without keys.
+        keyring: Knows the keys.
         admission: Decides which call may start, and when.
         monotonic: A clock for durations.
         wall_clock: Seconds since the epoch.
@@ -75,7 +75,7 @@ class GatewayContext:
 
     config: GatewayConfig
     client: FoundryAPIClient
-    keyring: Keyring | None
+    keyring: Keyring
     admission: Admission
     monotonic: Callable[[], float] = time.perf_counter
     wall_clock: Callable[[], float] = time.time

@@ -12,6 +12,7 @@ from foundry_api.types.errors import (
     CatalogUnavailable,
     CircuitOpen,
     ClientClosed,
+    ConfigurationError,
     ConnectTimeout,
     ContextOverflow,
     DeadlineExceeded,
@@ -36,10 +37,20 @@ from foundry_api.types.errors import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["RequestError", "make_error_body", "make_model_not_found", "translate_error"]
+__all__ = [
+    "RequestError",
+    "UnsafeAddress",
+    "make_error_body",
+    "make_model_not_found",
+    "translate_error",
+]
 
 # How long a client waits before it calls a service again that could not be reached.
 UNAVAILABLE_RETRY_S = 1.0
+
+
+class UnsafeAddress(ConfigurationError):
+    """Other machines could call the gateway without a key or without encryption."""
 
 
 class RequestError(Exception):

@@ -3,35 +3,44 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Self
 
 from aiohttp import web
 
 from foundry_api.gateway.authentication import Authenticator
 from foundry_api.gateway.context import GatewayContext
-from foundry_api.gateway.errors import RequestError
+from foundry_api.gateway.errors import RequestError, UnsafeAddress
 from foundry_api.gateway.guard import RequestGuard, is_loopback
 from foundry_api.gateway.handler import GatewayHandler
+from foundry_api.gateway.keys.database import KeyDatabase
+from foundry_api.gateway.keys.keyring import Keyring
 from foundry_api.gateway.limits.admission import Admission
 from foundry_api.gateway.routes import ROUTES
 from foundry_api.gateway.routing import Router
 from foundry_api.gateway.server import GatewayServer, make_tls_context
+from foundry_api.storage.lock import FileLock, LockTimeout
 from foundry_api.types.errors import ConfigurationError, ServiceError
 from foundry_api.types.events import AttemptStarted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    import ssl
+    from collections.abc import Generator, Iterable
+    from collections.abc import Set as AbstractSet
+    from pathlib import Path
 
     from foundry_api.client.client import FoundryAPIClient
     from foundry_api.gateway.config import GatewayConfig
     from foundry_api.gateway.context import RunningExchange
-    from foundry_api.gateway.keys.keyring import Keyring
 
 __all__ = ["Gateway"]
 
 log = logging.getLogger("foundry_api.gateway")
 
+# A check whether the lock is held takes it for a moment.
+LOCK_TIMEOUT_S = 0.2
 # After an aborted exchange has its error, its connection gets this long to send it.
 ABORT_GRACE_S = 2.0
 
@@ -42,35 +51,27 @@ class Gateway:
     Args:
         config: The settings.
         client: Calls the service behind the gateway. The gateway does not close it.
-        keyring: The keys; None to serve without keys, which is allowed on loopback only.
+        directory: Where its keys and counters are.
 
     Attributes:
         context: What its handlers share.
-
-    Raises:
-        ConfigurationError: The address would be reachable without a key or without encryption.
     """
 
-    def __init__(
-        self, config: GatewayConfig, client: FoundryAPIClient, keyring: Keyring | None
-    ) -> None:
-        _check_exposure(config, has_keys=keyring is not None)
+    def __init__(self, config: GatewayConfig, client: FoundryAPIClient, directory: Path) -> None:
+        self._database = KeyDatabase(directory, pepper_file=config.pepper_file)
+        keyring = Keyring(self._database, on_revoked=self._end_calls)
         admission = Admission(config, lambda: sum(one.limiter.limit for one in client.services))
         # A call that leaves the client's own queue makes room for another one in it.
         client.events.subscribe(lambda _: admission.scheduler.start_waiting(), AttemptStarted)
         self.context = GatewayContext(config, client, keyring, admission)
-        self._tls = (
-            make_tls_context(config.tls_cert, config.tls_key)
-            if config.tls_cert is not None and config.tls_key is not None
-            else None
-        )
         self._handler = GatewayHandler(
             self.context,
             Router(ROUTES),
             RequestGuard(config.host, config.hosts, config.origins),
             Authenticator(keyring),
         )
-        self._runner: web.ServerRunner | None = None
+        self._lock = FileLock(directory / "gateway.lock", timeout_s=LOCK_TIMEOUT_S)
+        self._resources = AsyncExitStack()
         self._url = ""
 
     @property
@@ -78,27 +79,46 @@ class Gateway:
         """The address that the gateway listens on; empty before it started."""
         return self._url
 
+    async def check(self) -> None:
+        """Read the keys and the TLS files, and check that the address is safe.
+
+        Raises:
+            UnsafeAddress: Other machines could call it without a key or without encryption.
+            ConfigurationError: A file cannot be used.
+            KeyStorageFailed: The keys cannot be read.
+        """
+        keyring = self.context.keyring
+        await keyring.open()
+        self._resources.push_async_callback(keyring.close)
+        _check_exposure(self.context.config, has_keys=bool(keyring.keys))
+        self._make_tls_context()
+
     async def start(self) -> None:
         """Listen for requests.
 
         Raises:
-            ConfigurationError: The address cannot be used.
+            ConfigurationError: As in `check`, or the address is in use, or another gateway uses
+                the directory.
         """
-        config = self.context.config
-        self._runner = web.ServerRunner(
+        await self.check()
+        config, resources = self.context.config, self._resources
+        resources.enter_context(self._take_directory())
+        watch = asyncio.ensure_future(self.context.keyring.watch())
+        resources.callback(watch.cancel)
+        runner = web.ServerRunner(
             GatewayServer(self._handler, config), shutdown_timeout=ABORT_GRACE_S
         )
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, config.host, config.port, ssl_context=self._tls)
+        await runner.setup()
+        resources.push_async_callback(runner.cleanup)
+        site = web.TCPSite(runner, config.host, config.port, ssl_context=self._make_tls_context())
         try:
             await site.start()
         except OSError as error:
-            await self._runner.cleanup()
             raise ConfigurationError(
                 f"{config.host} port {config.port} cannot be used: {error.strerror}",
                 hint="Give another address with --host and --port.",
             ) from error
-        port = self._runner.addresses[0][1]
+        port = runner.addresses[0][1]
         host = f"[{config.host}]" if ":" in config.host else config.host
         self._url = f"{'https' if config.uses_tls else 'http'}://{host}:{port}"
 
@@ -123,19 +143,45 @@ class Gateway:
             running, RequestError(503, "shutting_down", "The gateway is shutting down.")
         )
 
-    async def close(self) -> None:
-        """Stop listening and close all connections."""
-        if self._runner is not None:
-            await self._runner.cleanup()
-            self._runner = None
+    async def aclose(self) -> None:
+        """Stop listening, close all connections, and let go of the directory."""
+        await self._resources.aclose()
 
     async def __aenter__(self) -> Self:
-        await self.start()
+        try:
+            await self.start()
+        except BaseException:
+            await self.aclose()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.drain(0)
-        await self.close()
+        await self.aclose()
+
+    def _end_calls(self, key_ids: AbstractSet[str]) -> None:
+        """End the running calls of keys that were revoked."""
+        abort_exchanges(
+            [one for one in self.context.running if one.key is not None and one.key.id in key_ids],
+            RequestError(401, "invalid_api_key", "The key of this call was revoked."),
+        )
+
+    def _make_tls_context(self) -> ssl.SSLContext | None:
+        config = self.context.config
+        if config.tls_cert is None or config.tls_key is None:
+            return None
+        return make_tls_context(config.tls_cert, config.tls_key)
+
+    @contextlib.contextmanager
+    def _take_directory(self) -> Generator[None]:
+        try:
+            with self._lock:
+                yield
+        except LockTimeout as error:
+            raise ConfigurationError(
+                f"another gateway uses {self._database.path.parent}",
+                hint="Stop it, or give this one another directory.",
+            ) from error
 
 
 def abort_exchanges(exchanges: Iterable[RunningExchange], error: RequestError) -> None:
@@ -148,12 +194,12 @@ def _check_exposure(config: GatewayConfig, *, has_keys: bool) -> None:
     if is_loopback(config.host):
         return
     if not has_keys:
-        raise ConfigurationError(
+        raise UnsafeAddress(
             f"{config.host} is reachable from other machines, but there are no keys",
             hint="Create one with `foundry-api keys create --name NAME`, or serve on 127.0.0.1.",
         )
     if not config.uses_tls and not config.insecure_http:
-        raise ConfigurationError(
+        raise UnsafeAddress(
             f"{config.host} is reachable from other machines, and keys would be sent unencrypted",
             hint="Give --tls-cert and --tls-key, or --insecure-http behind a proxy with TLS.",
         )

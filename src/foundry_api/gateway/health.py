@@ -34,6 +34,6 @@ def list_problems(context: GatewayContext) -> list[str]:
         problems.append("the gateway is shutting down")
     if context.client.breaker.state == "open":
         problems.append(f"the model service fails ({CircuitOpen.__name__})")
-    if context.keyring is not None and context.keyring.problem:
+    if context.keyring.problem:
         problems.append(context.keyring.problem)
     return problems
