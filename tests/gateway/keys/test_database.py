@@ -142,6 +142,8 @@ class TestChanges:
         assert database.revoke("ci") == key
         assert database.list() == (key,)
         assert find_all(database, first, second) == [None, None]
+        with closing(database.connect()) as db:
+            assert db.execute("select count(*) from digests").fetchone() == (0,)
 
     def test_a_removed_key_is_gone_and_its_name_free(self, database: KeyDatabase) -> None:
         _, token = create(database)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import subprocess
 import sys
 import threading
@@ -391,6 +392,19 @@ class TestTrouble:
         assert ring.problem is None
         assert ring.find(token) is None
         assert len(ended) == 1
+
+    @pytest.mark.skipif(os.name != "posix", reason="Windows keeps open files")
+    async def test_a_deleted_file_is_not_replaced_by_an_empty_one(
+        self, database: KeyDatabase, ring: Keyring, ended: list[set[str]]
+    ) -> None:
+        _, token = create(database)
+        await ring.reload()
+        database.path.unlink()
+        await ring.reload()
+        assert "the file is missing" in str(ring.problem)
+        assert ring.find(token)
+        assert ended == []
+        assert not database.path.exists()
 
     async def test_a_damaged_database_is_a_problem_and_keys_serve_on(
         self, database: KeyDatabase, ring: Keyring, caplog: pytest.LogCaptureFixture

@@ -81,15 +81,16 @@ def parse_models(field: str, text: str) -> frozenset[str]:
 def parse_limit(field: str, text: str, units: tuple[LimitUnit, ...]) -> Limit:
     """Parse `60/m`."""
     found = _LIMIT.fullmatch(text.strip())
-    amount, unit = (int(found[1]), found[2]) if found else (0, "")
-    if unit not in units or not 1 <= amount <= MAX_AMOUNT:
+    amount = int(found[1]) if found else 0
+    unit = next((unit for unit in units if found and unit == found[2]), None)
+    if unit is None or not 1 <= amount <= MAX_AMOUNT:
         raise InvalidRequest(
             f"{field} is {_show(text)}, which is not a limit",
             field=field,
             hint=f"Give a number from 1 to {MAX_AMOUNT:,} and a unit, such as 60/m; the units are "
             f"{', '.join(units)}.",
         )
-    return Limit(amount, cast("LimitUnit", unit))
+    return Limit(amount, unit)
 
 
 def parse_limits(field: str, text: str, units: tuple[LimitUnit, ...]) -> tuple[Limit, ...]:
