@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import TYPE_CHECKING, Any
 
+import jsonschema
+import msgspec
 import pytest
 
+from foundry_api.gateway.openai.chat_request import ChatBody, make_generation
+from foundry_api.types.events import AttemptStarted
+from gateway import helpers
+from gateway.helpers import CALCULATE, PERSON
 from gateway.shapes import check_shape, parse_events
 from support.scripted_model import prompt_tokens, script
 
@@ -23,18 +30,11 @@ def make_body(prompt: str, **options: Any) -> dict[str, Any]:
 
 
 async def post(http: aiohttp.ClientSession, body: Any, status: int = 200) -> Any:
-    async with http.post(PATH, json=body) as response:
-        answer = await response.json()
-        assert response.status == status, answer
-        return answer
+    return await helpers.post(http, PATH, body, status)
 
 
 async def stream(http: aiohttp.ClientSession, body: dict[str, Any]) -> list[Any]:
-    async with http.post(PATH, json={**body, "stream": True}) as response:
-        assert response.status == 200
-        assert response.headers["Content-Type"].startswith("text/event-stream")
-        assert response.headers["X-Accel-Buffering"] == "no"
-        return parse_events(await response.text())
+    return await helpers.stream(http, PATH, body)
 
 
 async def test_an_answer_has_openai_shape(http: aiohttp.ClientSession) -> None:
@@ -168,3 +168,165 @@ async def test_an_error_in_a_stream_is_its_last_event(http: aiohttp.ClientSessio
         assert response.status == 200
         *_, last = parse_events(await response.text())
     assert last["error"]["code"] == "deadline_exceeded"
+
+
+def make_tool(**changes: Any) -> dict[str, Any]:
+    return {
+        "type": "function",
+        "function": {"name": "calculate", "parameters": CALCULATE, **changes},
+    }
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_strict_tool_is_called(http: aiohttp.ClientSession, *, streamed: bool) -> None:
+    clock = make_tool(name="clock", parameters={"type": "object", "properties": {}})
+    body = make_body("call-two-tools", tools=[make_tool(strict=True), clock])
+    if streamed:
+        *chunks, _ = await stream(http, body)
+        for chunk in chunks:
+            check_shape("chat.completion.chunk", chunk)
+        choices = [chunk["choices"][0] for chunk in chunks]
+        calls = [call for one in choices for call in one["delta"].get("tool_calls", ())]
+        assert [call["index"] for call in calls] == [0, 1]
+        assert choices[-1]["finish_reason"] == "tool_calls"
+    else:
+        answer = await post(http, body)
+        check_shape("chat.completion", answer)
+        [choice] = answer["choices"]
+        calls = choice["message"]["tool_calls"]
+        assert (choice["finish_reason"], choice["message"]["content"]) == ("tool_calls", None)
+    assert [call["function"]["name"] for call in calls] == ["calculate", "clock"]
+    assert json.loads(calls[0]["function"]["arguments"]) == {"expression": "6 * 7"}
+
+
+@pytest.mark.parametrize("prompt", ["call-malformed", "call-wrong-arguments"])
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_wrong_tool_call_is_tried_again_within_a_bound(
+    gateway: Gateway, http: aiohttp.ClientSession, prompt: str, *, streamed: bool
+) -> None:
+    calls: list[AttemptStarted] = []
+    gateway.context.client.events.subscribe(calls.append, AttemptStarted)
+    body = make_body(prompt, tools=[make_tool(strict=True)], stream=streamed)
+    async with http.post(PATH, json=body) as response:
+        answer = await response.json()
+    check_shape("error", answer)
+    assert (response.status, answer["error"]["code"]) == (422, "invalid_model_output")
+    assert response.headers["x-should-retry"] == "false"
+    assert len(calls) == 3
+
+
+async def test_a_strict_tool_needs_a_schema(http: aiohttp.ClientSession) -> None:
+    tool = make_tool(strict=True, parameters={"type": "no-such-type"})
+    answer = await post(http, make_body("say-hello", tools=[tool]), 400)
+    assert answer["error"]["param"] == "tools[0].function.parameters"
+
+
+@pytest.mark.parametrize(
+    ("choice", "names"),
+    [
+        ("auto", {"calculate", "clock"}),
+        ({"type": "function", "function": {"name": "clock"}}, {"clock"}),
+        (
+            {
+                "type": "allowed_tools",
+                "allowed_tools": {
+                    "mode": "required",
+                    "tools": [{"type": "function", "function": {"name": "clock"}}],
+                },
+            },
+            {"clock"},
+        ),
+    ],
+)
+async def test_a_tool_choice_is_read(choice: Any, names: set[str]) -> None:
+    tools = [make_tool(), make_tool(name="clock")]
+    body = msgspec.convert(make_body("x", tools=tools, tool_choice=choice), ChatBody)
+    options = make_generation(body, "scripted").options
+    offered = {tool.name for tool in options["tools"] or ()}
+    assert offered >= names
+    assert options["tool_choice"] in {"auto", "clock", "required"}
+    if options["tool_choice"] == "required":
+        assert offered == names
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [{"type": "custom"}, {"type": "function"}, {"type": "allowed_tools", "allowed_tools": {}}],
+)
+async def test_a_wrong_tool_choice_is_400(http: aiohttp.ClientSession, choice: Any) -> None:
+    body = make_body("say-hello", tools=[make_tool()], tool_choice=choice)
+    assert (await post(http, body, 400))["error"]["param"] == "tool_choice"
+
+
+def make_format(schema: dict[str, Any] = PERSON) -> dict[str, Any]:
+    wrapper = {"name": "answer", "schema": schema, "strict": True}
+    return {"type": "json_schema", "json_schema": wrapper}
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_schema_in_openai_wrapper_is_kept(
+    http: aiohttp.ClientSession, *, streamed: bool
+) -> None:
+    body = make_body("say-json", response_format=make_format())
+    if streamed:
+        *chunks, _ = await stream(http, body)
+        text = "".join(c["choices"][0]["delta"].get("content", "") for c in chunks)
+    else:
+        text = (await post(http, body))["choices"][0]["message"]["content"]
+    jsonschema.validate(json.loads(text), PERSON)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_json_that_max_tokens_cuts_has_the_finish_reason_length(
+    http: aiohttp.ClientSession, *, streamed: bool
+) -> None:
+    body = make_body("say-json", response_format=make_format(), max_tokens=5)
+    if streamed:
+        *chunks, usage, end = await stream(
+            http, {**body, "stream_options": {"include_usage": True}}
+        )
+        assert end == "[DONE]"
+        assert chunks[-1]["choices"][0]["finish_reason"] == "length"
+    else:
+        usage = await post(http, body)
+        assert usage["choices"][0]["finish_reason"] == "length"
+        assert usage["choices"][0]["message"]["content"].startswith("{")
+    assert usage["usage"]["prompt_tokens"] == prompt_tokens(body["messages"])
+    assert usage["usage"]["completion_tokens"] == 5
+
+
+@pytest.mark.parametrize("prompt", ["reason-aloud", "say-think"])
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_reasoning_is_not_in_the_content(
+    http: aiohttp.ClientSession, prompt: str, *, streamed: bool
+) -> None:
+    body = make_body(prompt)
+    if streamed:
+        deltas = [chunk["choices"][0]["delta"] for chunk in (await stream(http, body))[:-1]]
+        message = {
+            name: "".join(delta.get(name) or "" for delta in deltas)
+            for name in ("content", "reasoning_content")
+        }
+    else:
+        message = (await post(http, body))["choices"][0]["message"]
+    assert message["content"] == script(prompt).content
+    assert message["reasoning_content"] == script(prompt).reasoning
+
+
+async def test_unknown_members_are_ignored_and_counted(
+    gateway: Gateway, http: aiohttp.ClientSession
+) -> None:
+    await post(http, make_body("say-hello", service_tier="auto", no_such_member={"a": [1]}))
+    assert gateway.context.ignored_members[PATH] == 2
+
+
+@pytest.mark.parametrize("prompt", ["say-hello"])
+async def test_null_is_the_default_of_every_optional_member(
+    http: aiohttp.ClientSession, prompt: str
+) -> None:
+    optional = {
+        field.name: None
+        for field in msgspec.structs.fields(ChatBody)
+        if field.name not in {"messages", "model"}
+    }
+    await post(http, make_body(prompt, **optional))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -71,6 +72,7 @@ class GatewayContext:
         wall_clock: Seconds since the epoch.
         running: The exchanges that are being served.
         draining: Whether the gateway is shutting down.
+        ignored_members: Members of requests that no route knows, by route.
     """
 
     config: GatewayConfig
@@ -81,3 +83,4 @@ class GatewayContext:
     wall_clock: Callable[[], float] = time.time
     running: set[RunningExchange] = field(default_factory=set["RunningExchange"])
     draining: bool = False
+    ignored_members: Counter[str] = field(default_factory=Counter[str])

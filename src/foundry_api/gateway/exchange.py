@@ -166,7 +166,17 @@ class Exchange:
                 "unsupported_media_type",
                 "The body must be JSON: send Content-Type: application/json.",
             )
-        return decode_json(await self.read_body(), kind)
+        body = await self.read_body()
+        value = decode_json(body, kind)
+        self._count_ignored_members(body, kind)
+        return value
+
+    def _count_ignored_members(self, body: bytes, kind: type) -> None:
+        # Only names are decoded: a raw value is skipped, not built.
+        names = msgspec.json.decode(body, type=dict[str, msgspec.Raw]).keys()
+        known: tuple[str, ...] = getattr(kind, "__struct_encode_fields__", ())
+        if ignored := len(names - set(known)):
+            self.context.ignored_members[self.route] += ignored
 
     def require_model(self, name: str | None) -> str:
         """Return the model of a request, or the default one.

@@ -162,6 +162,8 @@ def _make_error(
         errors=error.errors if error else (),
         repairs=len(rejected) - 1,
         finish_reason=last.finish_reason,
+        prompt_tokens=sum(completion.usage.prompt_tokens for completion in rejected),
+        completion_tokens=sum(completion.usage.completion_tokens for completion in rejected),
         hint=error.hint if error else None,
         model=last.model,
         service=last.service,

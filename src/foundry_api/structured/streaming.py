@@ -13,6 +13,7 @@ import msgspec
 from foundry_api.structured.errors import ValidationFailed
 from foundry_api.structured.partial_json import MISSING
 from foundry_api.types.errors import StructuredOutputError
+from foundry_api.types.messages import Usage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -49,11 +50,14 @@ async def parse_chunks(chunks: AsyncGenerator[Chunk], spec: OutputSpec) -> Async
                         partial = _missing_to_none(partial_json.finish())
                     parsed = await spec.validate_answer("".join(pieces), chunk.finish_reason)
             except ValidationFailed as error:
+                usage = chunk.usage or Usage()
                 raise StructuredOutputError(
                     error.message,
                     errors=error.errors,
                     hint=error.hint,
                     finish_reason=chunk.finish_reason,
+                    prompt_tokens=usage.prompt_tokens,
+                    completion_tokens=usage.completion_tokens,
                     model=chunk.model,
                     attempts=len(chunk.attempts),
                     partial="".join(pieces),

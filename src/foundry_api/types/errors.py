@@ -344,6 +344,8 @@ class StructuredOutputError(FoundryError):
         errors: The problems, one sentence each, with a path such as `$.age`.
         repairs: How many repairs were requested from the model.
         finish_reason: Why the last answer ended, such as `length` if it was truncated.
+        prompt_tokens: Tokens of the prompts of all answers; 0 if the service counted none.
+        completion_tokens: Tokens of all answers; 0 as above.
     """
 
     default_hint = (
@@ -360,6 +362,8 @@ class StructuredOutputError(FoundryError):
         errors: tuple[str, ...] = (),
         repairs: int = 0,
         finish_reason: str | None = None,
+        prompt_tokens: int = 0,
+        completion_tokens: int = 0,
         **details: Unpack[ErrorDetails],
     ) -> None:
         if details.get("hint") is None and finish_reason == "length":
@@ -368,6 +372,8 @@ class StructuredOutputError(FoundryError):
         self.errors = errors
         self.repairs = repairs
         self.finish_reason = finish_reason
+        self.prompt_tokens = prompt_tokens
+        self.completion_tokens = completion_tokens
 
 
 class ModelError(FoundryError):

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from foundry_api.gateway.checks import check_depth, make_invalid, make_missing, make_unsupported
 from foundry_api.gateway.errors import RequestError
-from foundry_api.types.messages import FunctionCall, Message, ToolCall, ToolDefinition
-from foundry_api.types.values import is_dict
+from foundry_api.gateway.generation import Generation
+from foundry_api.gateway.tools import add_tools, make_tool
+from foundry_api.types.messages import FunctionCall, Message, ToolCall
 
 if TYPE_CHECKING:
     from foundry_api.core.options import ChatOptions
+    from foundry_api.structured.output_spec import OutputSpec
+    from foundry_api.types.messages import ToolDefinition
 
-__all__ = ["ChatBody", "ChatCallArguments", "make_call_arguments"]
+__all__ = ["ChatBody", "StreamOptions", "get_choices", "make_generation"]
 
 MAX_MESSAGES = 4096
 MAX_CHOICES = 8
-# How deep a JSON schema may be nested.
-MAX_DEPTH = 64
 
 
 class TextPart(msgspec.Struct, tag_field="type", tag="text"):
@@ -68,6 +69,7 @@ class FunctionBody(msgspec.Struct):
     name: str
     description: str | None = None
     parameters: dict[str, Any] | None = None
+    strict: bool | None = None
 
 
 class ToolBody(msgspec.Struct):
@@ -120,45 +122,19 @@ class ChatBody(msgspec.Struct, kw_only=True):
     web_search_options: Any = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChatCallArguments:
-    """A validated request.
-
-    Attributes:
-        model: The name of the model as requested.
-        messages: The conversation.
-        options: The options of the client's call, with the model.
-        schema: JSON schema of the answer, or None.
-        choices: How many answers to generate.
-        streamed: Whether to stream them.
-        includes_usage: Whether a stream ends with token counts.
-    """
-
-    model: str
-    messages: tuple[Message, ...]
-    options: ChatOptions
-    schema: Any
-    choices: int
-    streamed: bool
-    includes_usage: bool
-
-
-def make_call_arguments(body: ChatBody, model: str) -> ChatCallArguments:
+def make_generation(body: ChatBody, model: str) -> Generation:
     """Validate a request.
 
     Raises:
         RequestError: A member is missing, invalid, or asks for what the engine cannot do.
     """
     if not body.messages:
-        raise _make_invalid("messages", "messages is empty.")
+        raise make_invalid("messages", "messages is empty.")
     if len(body.messages) > MAX_MESSAGES:
-        raise _make_invalid(
+        raise make_invalid(
             "messages", f"messages holds {len(body.messages)} messages; {MAX_MESSAGES} are allowed."
         )
     _refuse_unsupported(body)
-    choices = 1 if body.n is None else body.n
-    if not 1 <= choices <= MAX_CHOICES:
-        raise _make_invalid("n", f"n is {choices}; 1 to {MAX_CHOICES} are allowed.")
     options: ChatOptions = {"model": model}
     limit = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     if limit is not None:
@@ -171,18 +147,30 @@ def make_call_arguments(body: ChatBody, model: str) -> ChatCallArguments:
         options["seed"] = body.seed
     if body.stop:
         options["stop"] = body.stop
-    _add_tools(body, options)
-    return ChatCallArguments(
+    strict_tools: dict[str, OutputSpec] = {}
+    choice = body.tool_choice if body.tools else body.function_call
+    add_tools(options, _make_tools(body, strict_tools), choice)
+    return Generation(
         model=model,
         messages=tuple(
             _make_message(index, message) for index, message in enumerate(body.messages)
         ),
         options=options,
         schema=_get_schema(body, options),
-        choices=choices,
-        streamed=bool(body.stream),
-        includes_usage=body.stream_options is not None and bool(body.stream_options.include_usage),
+        strict_tools=strict_tools,
     )
+
+
+def get_choices(n: int | None) -> int:
+    """Return how many answers to generate.
+
+    Raises:
+        RequestError: None, or too many.
+    """
+    choices = 1 if n is None else n
+    if not 1 <= choices <= MAX_CHOICES:
+        raise make_invalid("n", f"n is {choices}; 1 to {MAX_CHOICES} are allowed.")
+    return choices
 
 
 def _refuse_unsupported(body: ChatBody) -> None:
@@ -202,9 +190,7 @@ def _refuse_unsupported(body: ChatBody) -> None:
     }
     for name, (value, reason) in reasons.items():
         if value:
-            raise RequestError(
-                400, "unsupported_parameter", f"{reason} Leave {name} out.", param=name
-            )
+            raise make_unsupported(name, reason)
 
 
 def _make_message(index: int, body: MessageBody) -> Message:
@@ -227,7 +213,7 @@ def _make_message(index: int, body: MessageBody) -> Message:
     call_id = body.tool_call_id if body.role == "tool" else body.name
     if not call_id:
         missing = "tool_call_id" if body.role == "tool" else "name"
-        raise _make_missing(f"{field}.{missing}")
+        raise make_missing(f"{field}.{missing}")
     return Message("tool", content, tool_call_id=call_id)
 
 
@@ -254,49 +240,22 @@ def _join_parts(field: str, content: str | list[Part] | None) -> str:
     return "".join(texts)
 
 
-def _add_tools(body: ChatBody, options: ChatOptions) -> None:
-    functions = [tool.function for tool in body.tools or ()] or (body.functions or [])
-    if not functions:
-        return
-    for index, function in enumerate(functions):
-        check_depth(f"tools[{index}].function.parameters", function.parameters)
-    tools = [
-        ToolDefinition(
-            name=function.name,
-            description=function.description or "",
-            parameters=function.parameters or {"type": "object", "properties": {}},
+def _make_tools(body: ChatBody, strict_tools: dict[str, OutputSpec]) -> list[ToolDefinition]:
+    if not body.tools:
+        return [
+            make_tool(f"functions[{index}].parameters", one.name, one.description, one.parameters)
+            for index, one in enumerate(body.functions or ())
+        ]
+    return [
+        make_tool(
+            f"tools[{index}].function.parameters",
+            tool.function.name,
+            tool.function.description,
+            tool.function.parameters,
+            strict_tools if tool.function.strict else None,
         )
-        for function in functions
+        for index, tool in enumerate(body.tools)
     ]
-    choice = body.tool_choice if body.tools else body.function_call
-    if is_dict(choice):
-        choice, allowed = _read_tool_choice(cast("dict[str, Any]", choice))
-        if allowed is not None:
-            tools = [tool for tool in tools if tool.name in allowed]
-    options["tools"] = tools
-    if isinstance(choice, str):
-        options["tool_choice"] = choice
-
-
-def _read_tool_choice(choice: dict[str, Any]) -> tuple[str, set[str] | None]:
-    """Return the choice, and the names of the tools that it is limited to."""
-    kind = choice.get("type", "function")
-    if kind == "function":
-        function = choice.get("function", choice)
-        name = function.get("name") if is_dict(function) else None
-        if isinstance(name, str):
-            return name, None
-    elif kind == "allowed_tools":
-        allowed = choice.get("allowed_tools", choice)
-        if is_dict(allowed) and isinstance(allowed.get("tools"), list):
-            names = {
-                tool["function"]["name"] if is_dict(tool.get("function")) else tool.get("name")
-                for tool in allowed["tools"]
-                if is_dict(tool)
-            }
-            mode = allowed.get("mode", "auto")
-            return str(mode), {name for name in names if isinstance(name, str)}
-    raise _make_invalid("tool_choice", "tool_choice is not a choice of tools.")
 
 
 def _get_schema(body: ChatBody, options: ChatOptions) -> dict[str, Any] | None:
@@ -308,30 +267,6 @@ def _get_schema(body: ChatBody, options: ChatOptions) -> dict[str, Any] | None:
         return None
     wrapper = response_format.json_schema
     if wrapper is None or wrapper.schema is None:
-        raise _make_missing("response_format.json_schema.schema")
+        raise make_missing("response_format.json_schema.schema")
     check_depth("response_format.json_schema.schema", wrapper.schema)
     return wrapper.schema
-
-
-def check_depth(field: str, value: object) -> None:
-    """Refuse JSON that is nested too deeply."""
-    level: list[object] = [value]
-    for _ in range(MAX_DEPTH):
-        children: list[object] = []
-        for item in level:
-            if is_dict(item):
-                children += item.values()
-            elif isinstance(item, list):
-                children += cast("list[object]", item)
-        if not children:
-            return
-        level = children
-    raise _make_invalid(field, f"{field} is nested more than {MAX_DEPTH} levels deep.")
-
-
-def _make_missing(field: str) -> RequestError:
-    return RequestError(400, "missing_required_parameter", f"{field} is missing.", param=field)
-
-
-def _make_invalid(field: str, message: str) -> RequestError:
-    return RequestError(400, "invalid_value", message, param=field)

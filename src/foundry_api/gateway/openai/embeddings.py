@@ -10,7 +10,7 @@ import msgspec
 
 from foundry_api.gateway.errors import RequestError
 from foundry_api.gateway.limits.admission import Work
-from foundry_api.gateway.openai.tokens import estimate_text_tokens
+from foundry_api.gateway.tokens import estimate_text_tokens
 from foundry_api.types.messages import Usage
 
 if TYPE_CHECKING:

@@ -1,0 +1,48 @@
+"""Checks of the members of a request."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from foundry_api.gateway.errors import RequestError
+from foundry_api.types.values import is_dict
+
+__all__ = ["check_depth", "make_invalid", "make_missing", "make_unsupported"]
+
+# How deep a JSON schema may be nested.
+MAX_DEPTH = 64
+
+
+def check_depth(field: str, value: object) -> None:
+    """Refuse JSON that is nested too deeply.
+
+    Raises:
+        RequestError: 400.
+    """
+    level: list[object] = [value]
+    for _ in range(MAX_DEPTH):
+        children: list[object] = []
+        for item in level:
+            if is_dict(item):
+                children += item.values()
+            elif isinstance(item, list):
+                children += cast("list[object]", item)
+        if not children:
+            return
+        level = children
+    raise make_invalid(field, f"{field} is nested more than {MAX_DEPTH} levels deep.")
+
+
+def make_missing(field: str) -> RequestError:
+    """Return the error for a member that is required."""
+    return RequestError(400, "missing_required_parameter", f"{field} is missing.", param=field)
+
+
+def make_invalid(field: str, message: str) -> RequestError:
+    """Return the error for a value that is not allowed."""
+    return RequestError(400, "invalid_value", message, param=field)
+
+
+def make_unsupported(field: str, reason: str) -> RequestError:
+    """Return the error for a member that asks for what the engine cannot do."""
+    return RequestError(400, "unsupported_parameter", f"{reason} Leave {field} out.", param=field)

@@ -1,0 +1,297 @@
+"""Generate answers of chat models: what several routes have in common."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from foundry_api.gateway.limits.admission import Work
+from foundry_api.gateway.tokens import estimate_prompt_tokens
+from foundry_api.structured.errors import ValidationFailed
+from foundry_api.types.errors import ContextOverflow, StructuredOutputError, ToolCallError
+from foundry_api.types.messages import Chunk, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Mapping, Sequence
+
+    from foundry_api.core.options import ChatOptions
+    from foundry_api.gateway.exchange import Exchange
+    from foundry_api.gateway.limits.admission import Ticket
+    from foundry_api.structured.output_spec import OutputSpec
+    from foundry_api.types.messages import Completion, FinishReason, Message, ToolCall
+
+__all__ = [
+    "Answer",
+    "Generation",
+    "admit",
+    "complete",
+    "complete_all",
+    "stream",
+    "stream_all",
+]
+
+# Tries until a model calls its tools correctly; each costs a complete answer.
+MAX_TRIES = 3
+# A model that is sampled at temperature 0 would make the same call again.
+RETRY_TEMPERATURE = 1.0
+# Between the seeds of several answers to one request, and of several tries.
+SEED_STEP = 7919
+SEEDS = 2**31
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """One answer to generate.
+
+    Attributes:
+        model: The name of the model as requested.
+        messages: The conversation.
+        options: The options of the client's call, with the model.
+        schema: JSON schema of the answer; None for any text.
+        strict_tools: The form of the arguments of tools that were requested to be strict.
+    """
+
+    model: str
+    messages: tuple[Message, ...]
+    options: ChatOptions
+    schema: dict[str, Any] | None = None
+    strict_tools: Mapping[str, OutputSpec] = field(default_factory=dict[str, "OutputSpec"])
+
+    def vary(self, index: int) -> Generation:
+        """Return the generation with a seed of its own, if the caller gave a seed."""
+        seed = self.options.get("seed")
+        if seed is None or not index:
+            return self
+        return replace(self, options={**self.options, "seed": _move_seed(seed, index)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A complete answer."""
+
+    content: str
+    finish_reason: FinishReason
+    usage: Usage
+    reasoning: str = ""
+    refusal: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+
+
+def admit(exchange: Exchange, generations: Sequence[Generation], choices: int = 1) -> Ticket:
+    """Admit the call of an exchange that generates answers, as many for each prompt as choices."""
+    limits = [one.options.get("max_tokens") for one in generations]
+    prompt_tokens = sum(
+        estimate_prompt_tokens(one.messages, one.options.get("tools"))
+        for one in generations[::choices]
+    )
+    return exchange.admit(
+        Work(
+            model=generations[0].model,
+            prompt_tokens=prompt_tokens,
+            max_tokens=None if None in limits else sum(limit or 0 for limit in limits),
+            body_bytes=exchange.request.content_length or 0,
+        )
+    )
+
+
+async def complete(exchange: Exchange, generation: Generation) -> Answer:
+    """Generate an answer.
+
+    Raises:
+        FoundryError: As `FoundryAPIClient.chat`.
+    """
+    tries = _Tries(generation)
+    while True:
+        try:
+            completion = await exchange.context.client.chat(
+                generation.messages,
+                response_model=generation.schema,
+                **_limit_time(exchange, tries.options),
+            )
+            await _check_calls(generation, completion.tool_calls)
+        except (ContextOverflow, ToolCallError) as error:
+            tries.adapt(error)
+        except StructuredOutputError as error:
+            if error.finish_reason != "length":
+                raise
+            return Answer(content=error.partial, finish_reason="length", usage=_get_usage(error))
+        else:
+            return _make_answer(generation, completion)
+
+
+async def stream(exchange: Exchange, generation: Generation) -> AsyncGenerator[Chunk]:
+    """Stream an answer. It is tried again only before its first chunk."""
+    tries = _Tries(generation)
+    has_started = False
+    while True:
+        chunks = exchange.context.client.stream_chat(
+            generation.messages,
+            response_model=generation.schema,
+            **_limit_time(exchange, tries.options),
+        )
+        try:
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    await _check_calls(generation, chunk.tool_calls)
+                    has_started = True
+                    yield chunk
+        except (ContextOverflow, ToolCallError) as error:
+            if has_started:
+                raise
+            tries.adapt(error)
+        except StructuredOutputError as error:
+            if error.finish_reason != "length":
+                raise
+            yield Chunk(
+                "", error.model or generation.model, finish_reason="length", usage=_get_usage(error)
+            )
+            return
+        else:
+            return
+
+
+async def complete_all(exchange: Exchange, generations: Sequence[Generation]) -> list[Answer]:
+    """Generate several answers at the same time; the first failure ends them all."""
+    if len(generations) == 1:
+        return [await complete(exchange, generations[0])]
+    tasks = [asyncio.ensure_future(complete(exchange, one)) for one in generations]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        await _cancel(tasks)
+
+
+async def stream_all(
+    exchange: Exchange, generations: Sequence[Generation]
+) -> AsyncGenerator[tuple[int, Chunk]]:
+    """Yield the chunks of several answers as they arrive, each with the index of its answer."""
+    if len(generations) == 1:
+        async with aclosing(stream(exchange, generations[0])) as chunks:
+            async for chunk in chunks:
+                yield 0, chunk
+        return
+    arrived: asyncio.Queue[tuple[int, Chunk] | Exception | None]
+    arrived = asyncio.Queue(maxsize=len(generations))
+
+    async def collect(index: int, generation: Generation) -> None:
+        try:
+            async with aclosing(stream(exchange, generation)) as chunks:
+                async for chunk in chunks:
+                    await arrived.put((index, chunk))
+        except Exception as error:  # noqa: BLE001 - the reader raises it
+            await arrived.put(error)
+        else:
+            await arrived.put(None)
+
+    tasks = [asyncio.ensure_future(collect(*item)) for item in enumerate(generations)]
+    remaining = len(tasks)
+    try:
+        while remaining:
+            item = await arrived.get()
+            if isinstance(item, Exception):
+                raise item
+            if item is None:
+                remaining -= 1
+            else:
+                yield item
+    finally:
+        await _cancel(tasks)
+
+
+async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    """Cancel tasks that still run, and wait until they have ended."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class _Tries:
+    """The options of the tries of one answer.
+
+    Attributes:
+        options: Those of the next try.
+    """
+
+    def __init__(self, generation: Generation) -> None:
+        self.options = generation.options
+        self._wrong_calls = 0
+
+    def adapt(self, error: ContextOverflow | ToolCallError) -> None:
+        """Change the options after an error; raise it if another try would not help."""
+        if isinstance(error, ContextOverflow):
+            self._clamp_max_tokens(error)
+        else:
+            self._resample(error)
+
+    def _clamp_max_tokens(self, error: ContextOverflow) -> None:
+        # Many clients send a constant max_tokens that is larger than the context of a small model.
+        limit, available = self.options.get("max_tokens"), error.available_tokens
+        if limit is None or available is None or available >= limit:
+            raise error
+        self.options = {**self.options, "max_tokens": available}
+
+    def _resample(self, error: ToolCallError) -> None:
+        self._wrong_calls += 1
+        # A call that max_tokens cut would be cut again.
+        if self._wrong_calls == MAX_TRIES or error.finish_reason == "length":
+            raise error
+        self.options = {
+            **self.options,
+            "temperature": max(self.options.get("temperature") or 0.0, RETRY_TEMPERATURE),
+            "seed": _move_seed(self.options.get("seed") or 0, self._wrong_calls),
+        }
+
+
+def _move_seed(seed: int, steps: int) -> int:
+    return (seed + steps * SEED_STEP) % SEEDS
+
+
+def _limit_time(exchange: Exchange, options: ChatOptions) -> ChatOptions:
+    return {**options, "deadline": exchange.remaining_s}
+
+
+async def _check_calls(generation: Generation, calls: Sequence[ToolCall]) -> None:
+    """Raise ToolCallError if the arguments of a strict tool are invalid."""
+    for call in calls:
+        spec = generation.strict_tools.get(call.function.name)
+        if spec is None:
+            continue
+        try:
+            await spec.validate_async(call.function.arguments or "{}")
+        except ValidationFailed as error:
+            raise ToolCallError(
+                f"the model called {call.function.name} with invalid arguments: {error}",
+                text=call.function.arguments,
+            ) from error
+
+
+def _make_answer(generation: Generation, completion: Completion[Any]) -> Answer:
+    content = completion.content
+    if generation.schema is not None and not completion.tool_calls and not _is_json(content):
+        # A model of a service that does not enforce schemas may write prose around the JSON.
+        content = msgspec.json.encode(completion.parsed).decode()
+    return Answer(
+        content=content,
+        reasoning=completion.reasoning,
+        refusal=completion.refusal,
+        tool_calls=completion.tool_calls,
+        finish_reason=completion.finish_reason,
+        usage=completion.usage,
+    )
+
+
+def _is_json(text: str) -> bool:
+    try:
+        msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return True
+
+
+def _get_usage(error: StructuredOutputError) -> Usage:
+    prompt, output = error.prompt_tokens, error.completion_tokens
+    return Usage(prompt, output, prompt + output)

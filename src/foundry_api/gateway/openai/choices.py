@@ -1,0 +1,89 @@
+"""What chat and text completions have in common: several choices, their usage, their stream."""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from foundry_api.gateway.errors import make_error_body
+from foundry_api.gateway.generation import stream_all
+from foundry_api.types.messages import Usage
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Sequence
+
+    from foundry_api.gateway.errors import RequestError
+    from foundry_api.gateway.exchange import Exchange
+    from foundry_api.gateway.generation import Generation
+    from foundry_api.gateway.limits.admission import Ticket
+    from foundry_api.types.messages import Chunk
+
+__all__ = ["UsageCounter", "make_error_event", "make_head", "stream_choices"]
+
+END_OF_STREAM = b"data: [DONE]\n\n"
+
+
+def make_head(exchange: Exchange, id_prefix: str, kind: str, model: str) -> dict[str, Any]:
+    """Return the members that a result, or every chunk of a stream, begins with."""
+    return {
+        "id": f"{id_prefix}-{secrets.token_hex(12)}",
+        "object": kind,
+        "created": int(exchange.context.wall_clock()),
+        "model": model,
+        "system_fingerprint": None,
+    }
+
+
+def make_error_event(error: RequestError) -> bytes:
+    """Encode an error as the last event of a stream."""
+    return b"data: %b\n\n" % make_error_body(error)
+
+
+class UsageCounter:
+    """Adds the token counts of several choices. A prompt counts once for all its choices."""
+
+    def __init__(self, choices: int) -> None:
+        self._choices = choices
+        self._prompt_tokens = self._completion_tokens = 0
+
+    def add(self, index: int, usage: Usage) -> None:
+        """Add the counts of the choice with an index."""
+        if index % self._choices == 0:
+            self._prompt_tokens += usage.prompt_tokens
+        self._completion_tokens += usage.completion_tokens
+
+    @property
+    def usage(self) -> Usage:
+        """The sum."""
+        total = self._prompt_tokens + self._completion_tokens
+        return Usage(self._prompt_tokens, self._completion_tokens, total)
+
+
+async def stream_choices(
+    exchange: Exchange,
+    generations: Sequence[Generation],
+    ticket: Ticket,
+    *,
+    head: dict[str, Any],
+    encode_choice: Callable[[int, Chunk], bytes],
+    counter: UsageCounter,
+    includes_usage: bool,
+) -> AsyncGenerator[bytes]:
+    """Yield the events of a stream: chunks, token counts if they were requested, and the end."""
+    # What all chunks of a stream share is encoded once.
+    start = b"data: %b" % msgspec.json.encode(head)[:-1]  # without the closing brace
+    # With `include_usage` every chunk has the member, and only the last one has counts.
+    end = b',"usage":null}\n\n' if includes_usage else b"}\n\n"
+    async with ticket, aclosing(stream_all(exchange, generations)) as chunks:
+        async for index, chunk in chunks:
+            ticket.add_output(1)
+            if chunk.usage is not None:
+                counter.add(index, chunk.usage)
+            yield b'%b,"choices":[%b]%b' % (start, encode_choice(index, chunk), end)
+        ticket.settle(counter.usage)
+    if includes_usage:
+        yield b'%b,"choices":[],"usage":%b}\n\n' % (start, msgspec.json.encode(counter.usage))
+    yield END_OF_STREAM
