@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import Counter, deque
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,6 +17,7 @@ from foundry_api.gateway.keys.types import ApiKey, Limit
 from foundry_api.gateway.limits.admission import Admission, Ticket, Work
 from foundry_api.gateway.limits.budgets import BudgetState, CalendarBudget, RollingBudget
 from foundry_api.gateway.limits.fair_queue import FairQueue
+from foundry_api.types.errors import ContextOverflow, ReadTimeout
 from foundry_api.types.messages import Usage
 
 if TYPE_CHECKING:
@@ -105,14 +106,13 @@ def serve_fairly(
     weights: dict[str, float], calls: dict[str, int], get_tokens: Callable[[str], int]
 ) -> Counter[str]:
     """Serve calls one at a time while all keys wait. Return the tokens that each key received."""
-    queue: FairQueue[str] = FairQueue()
-    backlog = {name: deque(range(count)) for name, count in calls.items()}
-    for name, items in backlog.items():
-        for _ in items:
-            queue.push(name, weights[name], name)
+    queue: FairQueue[tuple[str, int]] = FairQueue()
+    for name, count in calls.items():
+        for number in range(count):
+            queue.push(name, weights[name], (name, number))
     received: Counter[str] = Counter()
     while all(queue.get_depth(name) for name in calls):
-        name = queue.pop()
+        name, _ = queue.pop()
         tokens = get_tokens(name)
         received[name] += tokens
         queue.charge(name, 0, tokens)
@@ -134,28 +134,138 @@ def test_p28_keys_share_tokens_by_weight(seed: int, weights: list[int]) -> None:
 
 
 def test_p28_a_key_with_many_calls_does_not_delay_one_with_few() -> None:
-    queue: FairQueue[str] = FairQueue()
-    for _ in range(64):
-        queue.push("many", 1.0, "many")
-    queue.charge(queue.pop(), 100, 100)
-    queue.push("one", 1.0, "one")
-    assert "one" in {queue.pop(), queue.pop()}
+    queue: FairQueue[int] = FairQueue()
+    for number in range(64):
+        queue.push("many", 1.0, number)
+    queue.pop()
+    queue.charge("many", 100, 100)
+    queue.push("one", 1.0, -1)
+    assert -1 in {queue.pop(), queue.pop()}
 
 
 def test_an_idle_key_gets_no_credit() -> None:
-    queue: FairQueue[str] = FairQueue()
-    for _ in range(100):
-        queue.push("busy", 1.0, "busy")
+    queue: FairQueue[tuple[str, int]] = FairQueue()
+    for number in range(100):
+        queue.push("busy", 1.0, ("busy", number))
     for _ in range(50):
-        queue.charge(queue.pop(), 10, 10)
-    for _ in range(100):
-        queue.push("idle", 1.0, "idle")
+        queue.charge(queue.pop()[0], 10, 10)
+    for number in range(100):
+        queue.push("idle", 1.0, ("idle", number))
     served = Counter[str]()
     for _ in range(40):
-        name = queue.pop()
+        name, _ = queue.pop()
         queue.charge(name, 10, 10)
         served[name] += 1
     assert abs(served["busy"] - served["idle"]) <= 2
+
+
+def test_items_that_leave_are_not_served() -> None:
+    queue: FairQueue[int] = FairQueue()
+    for number in range(6):
+        queue.push("a" if number % 2 else "b", 1.0, number)
+    for number in (0, 2, 4, 3):
+        queue.remove("a" if number % 2 else "b", number)
+    assert queue.get_names() == {"a"}
+    queue.push("b", 1.0, 6)
+    assert {queue.pop() for _ in range(3)} == {1, 5, 6}
+    assert len(queue) == queue.get_depth("a") == len(queue.get_names()) == 0
+
+
+def test_reserved_tokens_that_time_has_renewed_are_not_given_back() -> None:
+    clock = Clock(0.0)
+    budget = RollingBudget(100, 60.0, monotonic=clock, wall_clock=clock)
+    slow = budget.reserve(100)
+    clock.now += 60
+    budget.settle(budget.reserve(100), 100)
+    budget.settle(slow, 1)
+    assert budget.remaining == 0
+
+
+def test_unused_reservations_are_given_back() -> None:
+    clock = Clock(0.0)
+    budget = RollingBudget(100, 60.0, monotonic=clock, wall_clock=clock)
+    reservations = [budget.reserve(40), budget.reserve(40)]
+    for reservation in reversed(reservations):
+        budget.settle(reservation, 10)
+    assert budget.remaining == 80
+    budget.settle(budget.reserve(10), 60)
+    assert budget.remaining == 20
+
+
+def test_a_call_over_midnight_does_not_reduce_the_count_of_the_new_day() -> None:
+    clock = Clock()
+    budget = CalendarBudget(100, "d", wall_clock=clock)
+    reservation = budget.reserve(100)
+    clock.now += DAY_S
+    budget.use(50)
+    budget.settle(reservation, 10)
+    assert budget.remaining == 50
+
+
+def test_a_clock_that_was_years_ahead_does_not_lock_a_key_out_for_years() -> None:
+    clock = Clock()
+    clock.now += 400 * DAY_S
+    budget = CalendarBudget(100, "d", wall_clock=clock)
+    budget.use(100)
+    clock.now -= 400 * DAY_S
+    assert 0 < budget.get_wait_s(1) <= DAY_S
+    clock.now += DAY_S
+    assert budget.get_wait_s(1) == 0
+
+
+@pytest.mark.parametrize("unit", ["m", "d"])
+async def test_a_changed_limit_keeps_what_was_used(unit: str) -> None:
+    admission = make_admission(Clock())
+    key = make_key(rate=Limit(10, unit), tokens=(Limit(100, unit),))  # type: ignore[arg-type]
+    admission.admit(key, make_work(50, 0)).close()  # nothing ran on, so its prompt is used
+    changed = make_key(rate=Limit(20, unit), tokens=(Limit(60, unit),))  # type: ignore[arg-type]
+    account = admission.accounts.get(changed)
+    assert account.requests is not None
+    assert account.requests.remaining == 19
+    assert account.tokens[unit].remaining == 10  # type: ignore[index]
+
+
+async def test_a_refusal_names_the_longest_wait() -> None:
+    clock = Clock()
+    admission = make_admission(clock)
+    key = make_key(rate=Limit(60, "m"), tokens=(Limit(60, "m"), Limit(200, "h")))
+    for _ in range(60):
+        admission.accounts.get(key).requests.use(1)  # type: ignore[union-attr]
+    admission.accounts.get(key).tokens["m"].use(60)
+    with pytest.raises(RequestError) as caught:
+        admission.admit(key, make_work(30, 0))
+    assert caught.value.retry_after_s is not None
+    clock.now += caught.value.retry_after_s + 0.001
+    admission.admit(key, make_work(30, 0)).close()
+
+
+async def test_answers_that_were_not_streamed_count_for_the_order() -> None:
+    admission = Admission(GatewayConfig(queue_per_slot=100), lambda: 1)
+    keys = {name: make_key(name) for name in ("writer", "reader")}
+    served: list[str] = []
+
+    async def call(name: str) -> None:
+        async with admission.admit(keys[name], make_work()) as ticket:
+            served.append(name)
+            await asyncio.sleep(0)
+            output = 300 if name == "writer" else 100
+            ticket.settle(Usage(10, output, 10 + output))
+
+    await asyncio.gather(*(call(name) for name in [*keys] * 40))
+    counts = Counter(served[:40])
+    assert 2 <= counts["reader"] / counts["writer"] <= 4
+
+
+async def test_calls_that_the_service_refused_cost_no_tokens() -> None:
+    admission, key = make_admission(Clock()), make_key(tokens=(Limit(100, "d"),))
+    with pytest.raises(ContextOverflow):
+        async with admission.admit(key, make_work(50, 10)):
+            raise ContextOverflow("too long")
+    assert admission.accounts.get(key).tokens["d"].remaining == 100
+    with pytest.raises(ReadTimeout):
+        async with admission.admit(key, make_work(50, 10)):
+            raise ReadTimeout("nothing")
+    assert admission.accounts.get(key).tokens["d"].remaining == 50
 
 
 async def test_p7_the_parallel_limit_is_exact() -> None:
@@ -203,8 +313,8 @@ async def test_p10_a_small_limit_allows_the_first_call_without_max_tokens() -> N
     admission, key = make_admission(Clock()), make_key(tokens=(Limit(100, "d"),))
     async with admission.admit(key, make_work(10, None)) as ticket:
         ticket.settle(Usage(8, 20, 28))
-    [(_, _, state)] = admission.accounts.export()
-    assert state.used == 28
+    [row] = admission.accounts.export()
+    assert row.state.used == 28
 
 
 async def test_p11_a_broken_stream_costs_its_prompt_and_what_was_sent() -> None:
@@ -213,8 +323,8 @@ async def test_p11_a_broken_stream_costs_its_prompt_and_what_was_sent() -> None:
         for _ in range(20):
             ticket.add_output(1)
         # `settle` is not called: the service has counted nothing.
-    [(_, _, state)] = admission.accounts.export()
-    assert state.used == 70
+    [row] = admission.accounts.export()
+    assert row.state.used == 70
 
 
 async def test_p5_every_ending_frees_its_slot() -> None:
@@ -238,8 +348,8 @@ async def test_p5_every_ending_frees_its_slot() -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
     assert admission.scheduler.active == admission.scheduler.waiting == 0
     assert admission.accounts.get(key).running == 0
-    [(_, _, state)] = admission.accounts.export()
-    assert state.used >= 0
+    [row] = admission.accounts.export()
+    assert row.state.used >= 0
 
 
 async def test_p26_a_full_queue_refuses_at_once() -> None:
@@ -264,12 +374,30 @@ async def test_the_queue_is_bounded_in_bytes() -> None:
         admission.admit(None, make_work())
 
 
+async def test_a_pause_does_not_lengthen_the_estimate() -> None:
+    clock = Clock()
+    admission = make_admission(clock, slots=1)
+    for _ in range(16):
+        ticket = admission.admit(None, make_work())
+        clock.now += 2.0
+        ticket.close()
+    clock.now += 3600.0
+    for _ in range(4):  # two of them start
+        admission.admit(None, make_work())
+    assert admission.scheduler.estimate_wait_s("anonymous") == pytest.approx(3.0)
+    clock.now += 10.0  # no call ends
+    assert admission.scheduler.estimate_wait_s("anonymous") == pytest.approx(30.0)
+    [queue] = admission.describe_queue()
+    assert (queue.running, queue.waiting) == (2, 2)
+
+
 async def test_a_call_that_cannot_start_in_time_is_refused_with_the_estimate() -> None:
     clock = Clock()
     admission = make_admission(clock, slots=1)
     for _ in range(16):
+        ticket = admission.admit(None, make_work())
         clock.now += 2.0
-        admission.admit(None, make_work()).close()
+        ticket.close()
     for _ in range(10):
         admission.admit(None, make_work())
     with pytest.raises(RequestError, match=r"about \d+\.\d s") as caught:

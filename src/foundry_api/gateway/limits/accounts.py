@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from foundry_api.gateway.errors import RequestError
 from foundry_api.gateway.limits.budgets import make_budget
@@ -10,13 +10,27 @@ from foundry_api.gateway.limits.budgets import make_budget
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from foundry_api.gateway.keys.types import ApiKey, Limit
-    from foundry_api.gateway.limits.budgets import Budget, BudgetState
+    from foundry_api.gateway.keys.types import ApiKey, Limit, LimitUnit
+    from foundry_api.gateway.limits.budgets import Budget, BudgetState, Reservation
 
-__all__ = ["ANONYMOUS", "Account", "Accounts"]
+__all__ = ["ANONYMOUS", "Account", "Accounts", "StoredBudget"]
 
 # The account of all calls, if the gateway serves without keys.
 ANONYMOUS = "anonymous"
+
+
+class StoredBudget(NamedTuple):
+    """A budget for storage.
+
+    Attributes:
+        key_id: The key.
+        name: See `Account.get_budgets`.
+        state: What is in use.
+    """
+
+    key_id: str
+    name: str
+    state: BudgetState
 
 
 class Account:
@@ -27,7 +41,8 @@ class Account:
         weight: Its share of a busy service.
         running: Its calls that wait or run.
         requests: The budget of requests; None without a limit.
-        tokens: The budgets of tokens, by the text of their limit.
+        tokens: The budgets of tokens, by the unit of their period.
+        is_changed: Whether it has used something since `Accounts.take_changes`.
     """
 
     def __init__(
@@ -41,22 +56,30 @@ class Account:
         self.weight = 1.0
         self.running = 0
         self.requests: Budget | None = None
-        self.tokens: dict[str, Budget] = {}
+        self.tokens: dict[LimitUnit, Budget] = {}
+        self.is_changed = False
         self._monotonic = monotonic
         self._wall_clock = wall_clock
         self._parallel: int | None = None
         self._rate: Limit | None = None
 
     def configure(self, key: ApiKey) -> None:
-        """Take the limits of a key; budgets whose limit is unchanged keep their state."""
+        """Take the limits of a key. What it has used counts on under a limit of the same unit."""
         self.weight, self._parallel = key.weight, key.parallel
-        if key.rate != self._rate:
-            self._rate = key.rate
-            self.requests = None if key.rate is None else self._make_budget(key.rate)
+        earlier = self.requests if _has_same_unit(key.rate, self._rate) else None
+        self._rate = key.rate
+        self.requests = None if key.rate is None else self._make_budget(key.rate, earlier)
         self.tokens = {
-            str(limit): self.tokens.get(str(limit)) or self._make_budget(limit)
+            limit.unit: self._make_budget(limit, self.tokens.get(limit.unit))
             for limit in key.tokens
         }
+
+    def get_budgets(self) -> dict[str, Budget]:
+        """Return all budgets, by what they count and the unit of their period: `tokens/d`."""
+        budgets = {f"tokens/{unit}": budget for unit, budget in self.tokens.items()}
+        if self._rate is not None and self.requests is not None:
+            budgets[f"requests/{self._rate.unit}"] = self.requests
+        return budgets
 
     def check_parallel(self) -> None:
         """Refuse a call if as many run as may.
@@ -76,30 +99,38 @@ class Account:
         """Refuse a call that the budgets do not allow now.
 
         Raises:
-            RequestError: 429, with the time at which the same call is allowed.
+            RequestError: 429, with the time at which all of them allow the same call.
         """
-        if self.requests is not None and (wait_s := self.requests.get_wait_s(1)):
-            raise _make_refusal(f"{self._rate} requests", self.requests, wait_s)
-        for limit, budget in self.tokens.items():
-            if wait_s := budget.get_wait_s(tokens):
-                raise _make_refusal(f"{limit} tokens", budget, wait_s)
+        wait_s, name, budget = 0.0, "", self.requests
+        if budget is not None:
+            wait_s, name = budget.get_wait_s(1), f"{self._rate} requests"
+        for unit, other in self.tokens.items():
+            if (other_s := other.get_wait_s(tokens)) > wait_s:
+                wait_s, name, budget = other_s, f"{other.amount}/{unit} tokens", other
+        if wait_s and budget is not None:
+            raise _make_refusal(name, budget, wait_s)
 
-    def start(self, tokens: int) -> None:
-        """Count a call that starts, and reserve the tokens that it may use."""
+    def start(self, tokens: int) -> tuple[tuple[Budget, Reservation], ...]:
+        """Count a call that starts; return the tokens that are reserved for it."""
         self.running += 1
+        self.is_changed = True
         if self.requests is not None:
             self.requests.use(1)
-        for budget in self.tokens.values():
-            budget.use(_get_reservation(budget, tokens))
+        return tuple((budget, budget.reserve(tokens)) for budget in self.tokens.values())
 
-    def end(self, reserved: int, used: int) -> None:
+    def end(self, reservations: Iterable[tuple[Budget, Reservation]], used: int) -> None:
         """Count a call that ended: use the tokens that it used instead of the reserved ones."""
         self.running -= 1
-        for budget in self.tokens.values():
-            budget.use(used - _get_reservation(budget, reserved))
+        self.is_changed = True
+        for budget, reservation in reservations:
+            budget.settle(reservation, used)
 
-    def _make_budget(self, limit: Limit) -> Budget:
-        return make_budget(limit, monotonic=self._monotonic, wall_clock=self._wall_clock)
+    def _make_budget(self, limit: Limit, earlier: Budget | None) -> Budget:
+        if earlier is None:
+            return make_budget(limit, monotonic=self._monotonic, wall_clock=self._wall_clock)
+        if earlier.amount != limit.amount:
+            earlier.amount = limit.amount
+        return earlier
 
 
 class Accounts:
@@ -127,32 +158,42 @@ class Accounts:
             account.configure(key)
         return account
 
-    def export(self) -> list[tuple[str, str, BudgetState]]:
-        """Return the state of all budgets: the key's id, the limit, and what is used."""
-        rows: list[tuple[str, str, BudgetState]] = []
-        for account in self:
-            if account.requests is not None:
-                rows.append((account.name, "requests", account.requests.state))
-            rows += [
-                (account.name, limit, budget.state) for limit, budget in account.tokens.items()
-            ]
-        return rows
+    def take_changes(self) -> list[StoredBudget]:
+        """Return the budgets of the keys that used something since the last time."""
+        changed = [account for account in self if account.is_changed]
+        for account in changed:
+            account.is_changed = False
+        return [row for account in changed for row in _export(account)]
 
-    def restore(self, rows: Iterable[tuple[str, str, BudgetState]], keys: Iterable[ApiKey]) -> None:
-        """Continue with stored states of the keys that there are."""
+    def export(self) -> list[StoredBudget]:
+        """Return the budgets of all keys."""
+        return [row for account in self for row in _export(account)]
+
+    def restore(self, rows: Iterable[StoredBudget], keys: Iterable[ApiKey]) -> None:
+        """Continue with stored budgets of the keys that there are."""
         by_id = {key.id: key for key in keys}
-        for name, limit, state in rows:
-            if name not in by_id:
-                continue
-            account = self.get(by_id[name])
-            budget = account.requests if limit == "requests" else account.tokens.get(limit)
-            if budget is not None:
-                budget.restore(state)
+        for row in rows:
+            if (key := by_id.get(row.key_id)) is not None:
+                budget = self.get(key).get_budgets().get(row.name)
+                if budget is not None:
+                    budget.restore(row.state)
+
+    def forget(self, keys: Iterable[ApiKey]) -> list[str]:
+        """Drop the accounts of keys that are not among these, and return their names."""
+        known = {key.id for key in keys} | {ANONYMOUS}
+        unknown = [one.name for one in self if one.name not in known and not one.running]
+        for name in unknown:
+            del self._accounts[name], self._configured[name]
+        return unknown
 
 
-def _get_reservation(budget: Budget, tokens: int) -> int:
-    # Never more than a period has: a key with a small limit could make no call at all.
-    return min(tokens, budget.amount)
+def _export(account: Account) -> Iterator[StoredBudget]:
+    for name, budget in account.get_budgets().items():
+        yield StoredBudget(account.name, name, budget.state)
+
+
+def _has_same_unit(limit: Limit | None, other: Limit | None) -> bool:
+    return limit is not None and other is not None and limit.unit == other.unit
 
 
 def _make_refusal(limit: str, budget: Budget, wait_s: float) -> RequestError:

@@ -10,6 +10,13 @@ from typing import TYPE_CHECKING, Self
 from foundry_api.gateway.errors import RequestError
 from foundry_api.gateway.limits.accounts import Account, Accounts
 from foundry_api.gateway.limits.scheduler import Scheduler, Waiter
+from foundry_api.types.errors import (
+    CallTimeout,
+    FoundryError,
+    StreamInterrupted,
+    StructuredOutputError,
+    ToolCallError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,10 +25,12 @@ if TYPE_CHECKING:
     from foundry_api.gateway.keys.types import ApiKey
     from foundry_api.types.messages import Usage
 
-__all__ = ["Admission", "Ticket", "Work"]
+__all__ = ["Admission", "KeyQueue", "Ticket", "Work"]
 
 # Reserved for an answer whose request has no limit: the default of the engine.
 DEFAULT_MAX_TOKENS = 2048
+# Failures of calls that the engine worked for.
+_ENGINE_ERRORS = (CallTimeout, StreamInterrupted, StructuredOutputError, ToolCallError)
 # A new call may wait this long when the rate of the service is not known yet.
 UNKNOWN_WAIT_S = 1.0
 
@@ -37,6 +46,7 @@ class Work:
         body_bytes: Size of the request.
         deadline_s: Seconds after which the caller no longer waits; None for no limit.
         is_batch: Whether it waits until no other call does.
+        answers: How many answers are generated; each may have `max_tokens`.
     """
 
     model: str
@@ -45,6 +55,30 @@ class Work:
     body_bytes: int
     deadline_s: float | None = None
     is_batch: bool = False
+    answers: int = 1
+
+    @property
+    def most_tokens(self) -> int:
+        """The tokens that the call may use at most."""
+        answer = DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens
+        return self.prompt_tokens + answer * self.answers
+
+
+@dataclass(frozen=True, slots=True)
+class KeyQueue:
+    """The calls of a key.
+
+    Attributes:
+        key_id: The id of the key; `anonymous` without keys.
+        running: Its calls that have a slot of the service.
+        waiting: Its calls that wait for one.
+        estimated_wait_s: How long a new call would wait; None before enough calls have ended.
+    """
+
+    key_id: str
+    running: int
+    waiting: int
+    estimated_wait_s: float | None
 
 
 class Ticket:
@@ -74,6 +108,7 @@ class Ticket:
         self._queue_timeout_s = queue_timeout_s
         self._monotonic = monotonic
         self._is_counted = False
+        self._charged_output = 0
         self._waiter: Waiter | None = Waiter(
             account.name,
             account.weight,
@@ -81,7 +116,7 @@ class Ticket:
             body_bytes=work.body_bytes,
             is_batch=work.is_batch,
         )
-        account.start(_get_cost(work))
+        self._reservations = account.start(work.most_tokens)
         scheduler.enter(self._waiter)
 
     async def __aenter__(self) -> Self:
@@ -116,13 +151,19 @@ class Ticket:
         self.queued_s = self._monotonic() - started_at
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(
+        self, _kind: object, error: BaseException | None, _traceback: object
+    ) -> None:
+        # The service refused it, or was not there: the engine has read no prompt.
+        if isinstance(error, FoundryError) and not isinstance(error, _ENGINE_ERRORS):
+            self.prompt_tokens = 0
         self.close()
 
     def add_output(self, tokens: int) -> None:
         """Count tokens that were generated."""
         self.output_tokens += tokens
         if self._waiter is not None:
+            self._charged_output += tokens
             self._scheduler.charge(self._waiter, 0, tokens)
 
     def settle(self, usage: Usage) -> None:
@@ -139,11 +180,17 @@ class Ticket:
         waiter, self._waiter = self._waiter, None
         if waiter is None:
             return
-        has_started = waiter.slot.done()
+        used = 0  # a call that never started used no tokens
+        if waiter.slot.done():
+            used = self.prompt_tokens + self.output_tokens
+            # Before the next call gets the slot: its order depends on what this one has received.
+            self._scheduler.charge(
+                waiter,
+                self.prompt_tokens - self._work.prompt_tokens,
+                self.output_tokens - self._charged_output,
+            )
+        self._account.end(self._reservations, used)
         self._scheduler.leave(waiter)
-        # A call that never started used no tokens.
-        used = self.prompt_tokens + self.output_tokens if has_started else 0
-        self._account.end(_get_cost(self._work), used)
 
 
 class Admission:
@@ -194,7 +241,7 @@ class Admission:
         account = self.accounts.get(key)
         account.check_parallel()
         self._check_queue(account.name, work)
-        account.check_budgets(_get_cost(work))
+        account.check_budgets(work.most_tokens)
         return Ticket(
             self.scheduler,
             account,
@@ -203,9 +250,27 @@ class Admission:
             monotonic=self._monotonic,
         )
 
+    def describe_queue(self) -> list[KeyQueue]:
+        """Return the keys that have calls, those with the most waiting calls first."""
+        scheduler = self.scheduler
+        queues = [
+            KeyQueue(
+                account.name,
+                running=account.running - (waiting := scheduler.get_depth(account.name)),
+                waiting=waiting,
+                estimated_wait_s=scheduler.estimate_wait_s(account.name),
+            )
+            for account in self.accounts
+            if account.running
+        ]
+        return sorted(queues, key=lambda queue: -queue.waiting)
+
     def _check_queue(self, name: str, work: Work) -> None:
-        wait_s = self.scheduler.estimate_wait_s(name)
-        if self.scheduler.is_full(work.body_bytes):
+        is_full = self.scheduler.is_full(work.body_bytes)
+        if not is_full and work.deadline_s is None:
+            return
+        wait_s = self.scheduler.estimate_wait_s(name, is_batch=work.is_batch)
+        if is_full:
             raise RequestError(
                 503,
                 "queue_full",
@@ -220,11 +285,6 @@ class Admission:
                 f"of {work.deadline_s:g} s. Nothing was sent.",
                 should_retry=False,
             )
-
-
-def _get_cost(work: Work) -> int:
-    output = DEFAULT_MAX_TOKENS if work.max_tokens is None else work.max_tokens
-    return work.prompt_tokens + output
 
 
 def _strip_version(model: str) -> str:

@@ -10,7 +10,16 @@ if TYPE_CHECKING:
 
     from foundry_api.gateway.keys.types import Limit, LimitUnit
 
-__all__ = ["Budget", "BudgetState", "CalendarBudget", "RollingBudget", "make_budget"]
+__all__ = [
+    "Budget",
+    "BudgetState",
+    "CalendarBudget",
+    "Reservation",
+    "RollingBudget",
+    "make_budget",
+]
+
+DAY_S = 86_400.0
 
 
 class BudgetState(NamedTuple):
@@ -25,16 +34,34 @@ class BudgetState(NamedTuple):
     ends_at: float
 
 
+class Reservation(NamedTuple):
+    """Units that a running call may use.
+
+    Attributes:
+        units: How many.
+        ends_at: When the budget has renewed them, on the clock of the budget.
+    """
+
+    units: int
+    ends_at: float
+
+
 class Budget(Protocol):
     """A number of units that may be used in a period.
 
     Attributes:
-        amount: The units of one period.
         is_quota: Whether it is a quota of a day or a month, which no short wait renews.
     """
 
-    amount: int
     is_quota: bool
+
+    @property
+    def amount(self) -> int:
+        """The units of one period. It may be changed; what was used counts on."""
+        ...
+
+    @amount.setter
+    def amount(self, amount: int, /) -> None: ...
 
     @property
     def remaining(self) -> int:
@@ -51,7 +78,15 @@ class Budget(Protocol):
         ...
 
     def use(self, units: int) -> None:
-        """Use units, also more than remain; negative ones are given back."""
+        """Use units, also more than remain."""
+        ...
+
+    def reserve(self, units: int) -> Reservation:
+        """Use units that are settled later: no more than a period has."""
+        ...
+
+    def settle(self, reservation: Reservation, used: int) -> None:
+        """Use units instead of reserved ones. Those that were renewed are not given back."""
         ...
 
     @property
@@ -81,12 +116,23 @@ class RollingBudget:
         monotonic: Callable[[], float],
         wall_clock: Callable[[], float],
     ) -> None:
-        self.amount = amount
+        self._amount = amount
         self._period_s = period_s
         self._unit_s = period_s / amount
         self._monotonic = monotonic
         self._wall_clock = wall_clock
         self._full_at = monotonic()
+
+    @property
+    def amount(self) -> int:
+        return self._amount
+
+    @amount.setter
+    def amount(self, amount: int) -> None:
+        used = self.reset_s / self._unit_s
+        self._amount, self._unit_s = amount, self._period_s / amount
+        # Of a smaller amount more may be in use than there is. It is free after a period anyway.
+        self._full_at = self._monotonic() + min(used * self._unit_s, self._period_s)
 
     @property
     def remaining(self) -> int:
@@ -106,6 +152,20 @@ class RollingBudget:
     def use(self, units: int) -> None:
         self._full_at = max(self._full_at, self._monotonic()) + units * self._unit_s
 
+    def reserve(self, units: int) -> Reservation:
+        units = min(units, self.amount)
+        self.use(units)
+        return Reservation(units, self._full_at)
+
+    def settle(self, reservation: Reservation, used: int) -> None:
+        unused = reservation.units - used
+        if unused < 0:
+            self.use(-unused)
+        else:
+            # Giving back what time has renewed would take away what other calls have used.
+            remaining_s = max(0.0, reservation.ends_at - self._monotonic())
+            self._full_at -= min(unused * self._unit_s, remaining_s)
+
     @property
     def state(self) -> BudgetState:
         return BudgetState(self.amount - self.remaining, self._wall_clock() + self.reset_s)
@@ -124,6 +184,7 @@ class CalendarBudget:
     def __init__(self, amount: int, unit: LimitUnit, *, wall_clock: Callable[[], float]) -> None:
         self.amount = amount
         self._is_monthly = unit == "mo"
+        self._longest_s = (31 if self._is_monthly else 1) * DAY_S
         self._wall_clock = wall_clock
         self._used = 0
         self._ends_at = self._find_end(wall_clock())
@@ -143,7 +204,19 @@ class CalendarBudget:
 
     def use(self, units: int) -> None:
         self._renew()
-        self._used = max(0, self._used + units)
+        self._used += units
+
+    def reserve(self, units: int) -> Reservation:
+        units = min(units, self.amount)
+        self.use(units)
+        return Reservation(units, self._ends_at)
+
+    def settle(self, reservation: Reservation, used: int) -> None:
+        self._renew()
+        more = used - reservation.units
+        # What was reserved in an earlier period has been used up there.
+        if more > 0 or reservation.ends_at == self._ends_at:
+            self._used += more
 
     @property
     def state(self) -> BudgetState:
@@ -159,6 +232,10 @@ class CalendarBudget:
         # Only a later period renews: a clock that is set back grants nothing anew.
         if now >= self._ends_at:
             self._used, self._ends_at = 0, self._find_end(now)
+        elif self._ends_at - now > self._longest_s:
+            # The clock was ahead. What was used counts until the end of the present period, not
+            # until the clock gets there again, which may take years.
+            self._ends_at = self._find_end(now)
 
     def _find_end(self, now: float) -> float:
         start = datetime.fromtimestamp(now, UTC).replace(hour=0, minute=0, second=0, microsecond=0)

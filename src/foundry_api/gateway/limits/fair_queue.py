@@ -8,15 +8,16 @@ was idle gets no credit for it: its counter is lifted to the lowest of the waiti
 from __future__ import annotations
 
 import heapq
-from collections import deque
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Hashable
+    from collections.abc import Set as AbstractSet
 
 __all__ = ["FairQueue"]
 
-_T = TypeVar("_T")
+_T = TypeVar("_T", bound="Hashable")
 
 # What a token costs the engine: it reads a prompt faster than it writes an answer.
 PROMPT_TOKEN_COST = 1.0
@@ -33,17 +34,19 @@ class _Tenant(Generic[_T]):
         self.weight = weight
         self.counter = counter
         self.entry = 0  # number of its valid entry in the heap
-        self.waiting: deque[_T] = deque()
+        # Not a deque: clients that leave, perhaps all at once, are removed from the middle.
+        self.waiting: OrderedDict[_T, None] = OrderedDict()
 
 
 class FairQueue(Generic[_T]):
-    """Items that wait, first in, first out within a key.
+    """Items that wait, first in, first out within a key. No two items may be equal.
 
-    All steps take at most logarithmic time in the number of keys.
+    All steps take at most logarithmic time in the number of keys, except `count_ahead`.
     """
 
     def __init__(self) -> None:
         self._tenants: dict[str, _Tenant[_T]] = {}
+        self._waiting: dict[str, _Tenant[_T]] = {}  # those with items
         # Keys with waiting items by counter. An entry whose counter has grown since is pushed
         # again when it is found.
         self._heap: list[tuple[float, int, _Tenant[_T]]] = []
@@ -55,13 +58,13 @@ class FairQueue(Generic[_T]):
     def __len__(self) -> int:
         return self._length
 
-    def __iter__(self) -> Iterator[_T]:
-        for tenant in self._tenants.values():
-            yield from tenant.waiting
+    def get_names(self) -> AbstractSet[str]:
+        """Return the keys that have items."""
+        return self._waiting.keys()
 
     def get_depth(self, name: str) -> int:
         """Return the number of items of a key."""
-        tenant = self._tenants.get(name)
+        tenant = self._waiting.get(name)
         return len(tenant.waiting) if tenant is not None else 0
 
     def count_ahead(self, name: str) -> int:
@@ -70,7 +73,7 @@ class FairQueue(Generic[_T]):
         tenant = self._tenants.get(name)
         weight = tenant.weight if tenant is not None else 1.0
         ahead = own
-        for other in self._tenants.values():
+        for other in self._waiting.values():
             if other.name != name:
                 # While this key gets its own items served, another gets as many by its weight.
                 ahead += min(len(other.waiting), round((own + 1) * other.weight / weight))
@@ -84,26 +87,31 @@ class FairQueue(Generic[_T]):
         tenant.weight = weight
         if not tenant.waiting:
             tenant.counter = max(tenant.counter, self._level)
+            self._waiting[name] = tenant
             self._push(tenant)
-        tenant.waiting.append(item)
+        tenant.waiting[item] = None
         self._length += 1
 
     def pop(self) -> _T:
         """Remove the next item and return it. Raises IndexError if there is none."""
         tenant = self._find_next()
-        item = tenant.waiting.popleft()
+        item, _ = tenant.waiting.popitem(last=False)
         self._length -= 1
         self._level = max(self._level, tenant.counter)
         heapq.heappop(self._heap)
         if tenant.waiting:
             self._push(tenant)
+        else:
+            del self._waiting[tenant.name]
         return item
 
     def remove(self, name: str, item: _T) -> None:
         """Remove an item that no longer waits."""
-        tenant = self._tenants[name]
-        tenant.waiting.remove(item)
+        tenant = self._waiting[name]
+        del tenant.waiting[item]
         self._length -= 1
+        if not tenant.waiting:
+            del self._waiting[name]
 
     def charge(self, name: str, prompt_tokens: int, output_tokens: int) -> None:
         """Count tokens that a key received; negative ones correct an estimate."""

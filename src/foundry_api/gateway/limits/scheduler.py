@@ -9,21 +9,29 @@ from typing import TYPE_CHECKING
 from foundry_api.gateway.limits.fair_queue import FairQueue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 __all__ = ["Scheduler", "Waiter"]
 
 # Further calls that wait in the client's limiter: it measures the throughput, and searches the
 # best number of slots, only while calls are queued in it.
 LOOKAHEAD = 1
-# Ended calls from which the rate of the service is measured.
-MEASURED_CALLS = 32
+# Ended calls from which the rate of the service is measured, at most and at least.
+MEASURED_CALLS, MIN_MEASURED_CALLS = 32, 8
 
 
 class Waiter:
     """A call that waits for a slot, or has one."""
 
-    __slots__ = ("body_bytes", "is_batch", "name", "prompt_tokens", "slot", "weight")
+    __slots__ = (
+        "body_bytes",
+        "is_batch",
+        "name",
+        "prompt_tokens",
+        "slot",
+        "started_at",
+        "weight",
+    )
 
     def __init__(
         self, name: str, weight: float, *, prompt_tokens: int, body_bytes: int, is_batch: bool
@@ -33,6 +41,7 @@ class Waiter:
         self.prompt_tokens = prompt_tokens
         self.body_bytes = body_bytes
         self.is_batch = is_batch
+        self.started_at = 0.0  # when it got its slot
         self.slot: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
 
@@ -62,7 +71,8 @@ class Scheduler:
         self._batches: FairQueue[Waiter] = FairQueue()  # served when no call waits
         self._waiting_bytes = 0
         self._active = 0
-        self._ends: deque[float] = deque(maxlen=MEASURED_CALLS)
+        self._durations_s: deque[float] = deque(maxlen=MEASURED_CALLS)
+        self._changed_at = monotonic()  # when a call last got a slot or left one
 
     @property
     def waiting(self) -> int:
@@ -87,15 +97,23 @@ class Scheduler:
             or self._waiting_bytes + body_bytes > self._max_bytes
         )
 
-    def estimate_wait_s(self, name: str) -> float | None:
+    def get_names(self) -> set[str]:
+        """Return the keys that have waiting calls."""
+        return {*self._calls.get_names(), *self._batches.get_names()}
+
+    def estimate_wait_s(self, name: str, *, is_batch: bool = False) -> float | None:
         """Estimate how long a new call of a key would wait; None before enough calls ended."""
         if self._has_slot() and not self.waiting:
             return 0.0
-        if len(self._ends) < MEASURED_CALLS // 4:
+        if len(self._durations_s) < MIN_MEASURED_CALLS:
             return None
+        ahead = self._calls.count_ahead(name)
+        if is_batch:
+            ahead = len(self._calls) + self._batches.count_ahead(name)
+        mean_s = sum(self._durations_s) / len(self._durations_s)
         # Up to now, so that the estimate grows while the service ends no call.
-        rate = len(self._ends) / max(1e-3, self._monotonic() - self._ends[0])
-        return (self._calls.count_ahead(name) + 1) / rate
+        interval_s = max(mean_s / self._get_capacity(), self._monotonic() - self._changed_at)
+        return (ahead + 1) * interval_s
 
     def enter(self, waiter: Waiter) -> None:
         """Put a call into the queue; its `slot` is done when it may start."""
@@ -107,7 +125,8 @@ class Scheduler:
         """Take out a call that has ended, or that no longer waits."""
         if waiter.slot.done():
             self._active -= 1
-            self._ends.append(self._monotonic())
+            self._changed_at = self._monotonic()
+            self._durations_s.append(self._changed_at - waiter.started_at)
         else:
             self._get_queue(waiter).remove(waiter.name, waiter)
             self._waiting_bytes -= waiter.body_bytes
@@ -117,17 +136,27 @@ class Scheduler:
         """Count tokens that a call received, for the order of the later ones."""
         self._get_queue(waiter).charge(waiter.name, prompt_tokens, output_tokens)
 
+    def forget(self, names: Iterable[str]) -> None:
+        """Drop what is known of keys that no longer exist."""
+        for name in names:
+            self._calls.forget(name)
+            self._batches.forget(name)
+
     def start_waiting(self) -> None:
         """Start calls while there are slots. Call it when the service may have gained slots."""
         while self._has_slot() and (queue := self._calls or self._batches):
             waiter = queue.pop()
             self._waiting_bytes -= waiter.body_bytes
             self._active += 1
+            waiter.started_at = self._changed_at = self._monotonic()
             self.charge(waiter, waiter.prompt_tokens, 0)
             waiter.slot.set_result(None)
 
     def _has_slot(self) -> bool:
-        return self._active < self._get_slots() + LOOKAHEAD
+        return self._active < self._get_capacity()
+
+    def _get_capacity(self) -> int:
+        return self._get_slots() + LOOKAHEAD
 
     def _get_queue(self, waiter: Waiter) -> FairQueue[Waiter]:
         return self._batches if waiter.is_batch else self._calls
