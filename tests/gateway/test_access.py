@@ -1,0 +1,244 @@
+"""Keys, scopes and exposure, through a real gateway."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from foundry_api import FoundryAPIClient
+from foundry_api.gateway.config import GatewayConfig
+from foundry_api.gateway.errors import UnsafeAddress
+from foundry_api.gateway.gateway import Gateway
+from foundry_api.gateway.keys.database import KeyDatabase
+from foundry_api.gateway.keys.types import NewKey
+from foundry_api.gateway.routes import ROUTES
+from foundry_api.types.errors import ConfigurationError
+from foundry_api.types.events import AttemptStarted
+from gateway.shapes import check_shape, parse_events
+from support.cli_program import run
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import aiohttp
+
+CHAT = "/v1/chat/completions"
+OPEN_ROUTES = {"/healthz", "/readyz"}
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> KeyDatabase:
+    """The key database of the gateway; the tests create keys before they start it."""
+    return KeyDatabase(tmp_path / "gateway")
+
+
+@pytest.fixture
+def token(keys: KeyDatabase) -> str:
+    """A key for calls. It exists before the gateway starts."""
+    return keys.create(NewKey(name="caller", models=frozenset({"scripted"})))[1]
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+def make_body(prompt: str, model: str = "scripted", **options: Any) -> dict[str, Any]:
+    return {"model": model, "messages": [{"role": "user", "content": prompt}], **options}
+
+
+async def get(
+    http: aiohttp.ClientSession, path: str, headers: Mapping[str, str]
+) -> tuple[int, Any]:
+    async with http.get(path, headers=headers) as response:
+        return response.status, await response.json()
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
+async def test_p16_a_route_is_closed_unless_it_is_listed(
+    token: str, http: aiohttp.ClientSession, route: Any
+) -> None:
+    assert token
+    async with http.request(route.method, route.path.replace("{id}", "x")) as response:
+        if route.path in OPEN_ROUTES:
+            assert response.status == 200
+            return
+        assert route.access != "open"
+        assert response.status == 401
+        assert response.headers["WWW-Authenticate"] == "Bearer"
+
+
+async def test_p17_every_cause_has_the_same_401(
+    token: str, keys: KeyDatabase, http: aiohttp.ClientSession
+) -> None:
+    revoked = keys.create(NewKey(name="revoked"))[1]
+    keys.revoke("revoked")
+    expired = keys.create(NewKey(name="expired", lifetime_s=0.001))[1]
+    values = [
+        {},
+        bearer(revoked),
+        bearer(expired),
+        bearer("fk_" + "0" * 60),
+        bearer("' OR '1'='1"),
+        bearer("%s"),
+        bearer(token[:-1]),
+        {"Authorization": "Basic dXNlcjpwYXNz"},
+        {"Authorization": f"Bearer {token}", "x-api-key": "another"},
+    ]
+    answers: set[str] = set()
+    for headers in values:
+        async with http.get("/v1/models", headers=headers) as response:
+            assert response.status == 401, headers
+            answers.add(await response.text())
+    assert len(answers) == 1
+    assert token not in answers.pop()
+
+
+@pytest.mark.parametrize("name", ["Authorization", "x-api-key", "api-key"])
+async def test_a_key_is_accepted_in_three_headers(
+    token: str, http: aiohttp.ClientSession, name: str
+) -> None:
+    headers = bearer(token) if name == "Authorization" else {name: token}
+    assert (await get(http, "/v1/models/scripted", headers))[0] == 200
+    assert (await get(http, f"/v1/models/scripted?api_key={token}", {}))[0] == 401
+
+
+async def test_p17_403_names_only_the_model_that_was_asked_for(
+    token: str, http: aiohttp.ClientSession
+) -> None:
+    async with http.post(
+        CHAT, json=make_body("say-hello", "embedder"), headers=bearer(token)
+    ) as response:
+        answer = await response.json()
+    check_shape("error", answer)
+    assert (response.status, answer["error"]["code"]) == (403, "model_not_allowed")
+    assert "scripted" not in answer["error"]["message"]
+
+
+async def test_p15_no_other_field_names_the_model(token: str, http: aiohttp.ClientSession) -> None:
+    body = make_body("say-hello", "embedder", metadata={"model": "scripted"}, engine="scripted")
+    for path in (f"{CHAT}?model=scripted", f"{CHAT}?deployment=scripted"):
+        headers = {**bearer(token), "X-Model": "scripted"}
+        async with http.post(path, json=body, headers=headers) as response:
+            assert response.status == 403
+
+
+async def test_p20_each_scope_opens_its_own_routes(
+    keys: KeyDatabase, token: str, http: aiohttp.ClientSession
+) -> None:
+    metrics = keys.create(NewKey(name="metrics", scopes=frozenset({"metrics"})))[1]
+    for route in ROUTES:
+        if route.access == "open":
+            continue
+        path = route.path.replace("{id}", "scripted")
+        if route.access != "inference":
+            async with http.request(route.method, path, headers=bearer(token)) as response:
+                assert response.status == 403, path
+                assert (await response.json())["error"]["code"] == "insufficient_scope"
+    assert metrics
+
+
+async def test_an_address_that_keeps_failing_is_refused(
+    token: str, http: aiohttp.ClientSession
+) -> None:
+    statuses = [(await get(http, "/v1/models", bearer("fk_wrong")))[0] for _ in range(25)]
+    assert statuses == [401] * 20 + [429] * 5
+    assert (await get(http, "/v1/models", bearer(token)))[0] == 429
+
+
+async def test_the_running_stream_of_a_revoked_key_ends_with_an_error(
+    keys: KeyDatabase, token: str, gateway: Gateway, http: aiohttp.ClientSession
+) -> None:
+    async with http.post(
+        CHAT, json=make_body("say-slowly", stream=True), headers=bearer(token)
+    ) as response:
+        assert response.status == 200
+        start = await response.content.readline()
+        await asyncio.to_thread(keys.revoke, "caller")
+        await gateway.context.keyring.reload()  # the watch does it, twice a second
+        events = parse_events((start + await response.content.read()).decode())
+    assert events[-1]["error"]["code"] == "invalid_api_key"
+    assert "[DONE]" not in events
+    assert gateway.context.admission.scheduler.active == 0
+    assert (await get(http, "/v1/models", bearer(token)))[0] == 401
+
+
+async def test_the_running_call_of_a_removed_key_ends_with_401(
+    keys: KeyDatabase, token: str, gateway: Gateway, http: aiohttp.ClientSession
+) -> None:
+    started = asyncio.Event()
+    gateway.context.client.events.subscribe(lambda _: started.set(), AttemptStarted)
+    call = asyncio.ensure_future(
+        http.post(CHAT, json=make_body("say-slowly"), headers=bearer(token))
+    )
+    await started.wait()
+    await asyncio.to_thread(keys.remove, "caller")
+    await gateway.context.keyring.reload()
+    async with await call as response:
+        assert response.status == 401
+    assert gateway.context.admission.scheduler.active == 0
+
+
+async def test_the_first_key_closes_a_gateway_that_served_without(
+    keys: KeyDatabase, gateway: Gateway, http: aiohttp.ClientSession
+) -> None:
+    assert (await get(http, "/v1/models", {}))[0] == 200
+    token = (await asyncio.to_thread(keys.create, NewKey(name="first")))[1]
+    await gateway.context.keyring.reload()
+    assert (await get(http, "/v1/models", {}))[0] == 401
+    assert (await get(http, "/v1/models", bearer(token)))[0] == 200
+    await asyncio.to_thread(keys.remove, "first")
+    await gateway.context.keyring.reload()
+    assert (await get(http, "/v1/models", {}))[0] == 401
+
+
+async def test_two_gateways_do_not_share_a_directory(gateway: Gateway, tmp_path: Path) -> None:
+    assert gateway.url
+    async with FoundryAPIClient("http://127.0.0.1:9") as client:
+        other = Gateway(GatewayConfig(port=0), client, tmp_path / "gateway")
+        with pytest.raises(ConfigurationError, match="another gateway uses"):
+            await other.__aenter__()
+
+
+@pytest.mark.parametrize(
+    ("has_key", "options", "problem"),
+    [
+        (False, {"host": "0.0.0.0"}, "there are no keys"),  # noqa: S104 - refused
+        (False, {"host": "::", "insecure_http": True}, "there are no keys"),
+        (False, {"host": "192.0.2.1", "insecure_http": True}, "there are no keys"),
+        (True, {"host": "0.0.0.0"}, "keys would be sent unencrypted"),  # noqa: S104
+        (True, {"host": "0.0.0.0", "insecure_http": True}, None),  # noqa: S104
+        (False, {"host": "127.0.0.2"}, None),
+        (False, {"host": "::1"}, None),
+    ],
+)
+async def test_only_loopback_is_served_without_keys_and_tls(
+    tmp_path: Path, keys: KeyDatabase, *, has_key: bool, options: Any, problem: str | None
+) -> None:
+    if has_key:
+        keys.create(NewKey(name="k"))
+    async with FoundryAPIClient("http://127.0.0.1:9") as client:
+        gateway = Gateway(GatewayConfig(port=0, **options), client, tmp_path / "gateway")
+        try:
+            if problem is None:
+                await gateway.check()
+            else:
+                with pytest.raises(UnsafeAddress, match=problem):
+                    await gateway.check()
+        finally:
+            await gateway.aclose()
+
+
+def test_an_unsafe_address_is_exit_code_78(own_home: Path) -> None:
+    refused = run("serve", "--host", "0.0.0.0", "--check", home=own_home)  # noqa: S104
+    assert refused.returncode == 78
+    assert "there are no keys" in refused.stderr
+    assert "foundry-api keys create" in refused.stderr
+    run("keys", "create", "--name", "k", home=own_home)
+    refused = run("serve", "--host", "0.0.0.0", home=own_home)  # noqa: S104
+    assert refused.returncode == 78
+    assert "--tls-cert" in refused.stderr
+    valid = run("serve", "--host", "0.0.0.0", "--insecure-http", "--check", home=own_home)  # noqa: S104
+    assert (valid.returncode, valid.stdout) == (0, "The configuration is valid.\n")
