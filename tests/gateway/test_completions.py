@@ -67,6 +67,8 @@ async def test_without_a_limit_sixteen_tokens_are_generated(http: aiohttp.Client
         ({"prompt": []}, "prompt"),
         ({"prompt": ["x", ""]}, "prompt[1]"),
         ({"prompt": None}, "prompt"),
+        ({"prompt": "a\0b"}, "prompt"),
+        ({"prompt": ["x", "a\0b"]}, "prompt[1]"),
         ({"prompt": ["x"] * 5, "n": 2}, "prompt"),
         ({"max_tokens": "4"}, "max_tokens"),
         ({"logprobs": 0}, "logprobs"),

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import cast
 
 from foundry_api.gateway.errors import RequestError
+from foundry_api.types.checks import check_characters
+from foundry_api.types.errors import InvalidRequest
 from foundry_api.types.values import is_dict
 
-__all__ = ["check_depth", "make_invalid", "make_missing", "make_unsupported"]
+__all__ = ["check_depth", "check_text", "make_invalid", "make_missing", "make_unsupported"]
 
 # How deep a JSON schema may be nested.
 MAX_DEPTH = 64
@@ -31,6 +33,18 @@ def check_depth(field: str, value: object) -> None:
             return
         level = children
     raise make_invalid(field, f"{field} is nested more than {MAX_DEPTH} levels deep.")
+
+
+def check_text(field: str, text: str) -> None:
+    """Refuse a text with characters that the engine does not take.
+
+    Raises:
+        RequestError: 400.
+    """
+    try:
+        check_characters(field, text)
+    except InvalidRequest as error:
+        raise make_invalid(field, f"{error.message}.") from error
 
 
 def make_missing(field: str) -> RequestError:

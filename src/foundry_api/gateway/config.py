@@ -48,6 +48,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         idle_timeout_s: Seconds for the head of a request, and for an idle connection.
         write_timeout_s: Seconds that a client may take to read what was sent.
         max_body_bytes: Largest body of a request.
+        max_upload_bytes: Largest recording that is uploaded.
         max_connections: Connections in all.
         max_connections_per_address: Connections from one address.
     """
@@ -74,6 +75,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     idle_timeout_s: float = 30.0
     write_timeout_s: float = 30.0
     max_body_bytes: int = 4 * 2**20
+    max_upload_bytes: int = 25 * 2**20
     max_connections: int = 10_000
     max_connections_per_address: int = 256
 

@@ -7,6 +7,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from foundry_api.gateway.idempotency_cache import IdempotencyCache
+from foundry_api.gateway.response_store import ResponseStore
+
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
@@ -72,6 +75,8 @@ class GatewayContext:
         wall_clock: Seconds since the epoch.
         running: The exchanges that are being served.
         draining: Whether the gateway is shutting down.
+        responses: The stored responses of the Responses API.
+        idempotency: The responses to requests with idempotency keys.
         ignored_members: Members of requests that no route knows, by route.
     """
 
@@ -83,4 +88,6 @@ class GatewayContext:
     wall_clock: Callable[[], float] = time.time
     running: set[RunningExchange] = field(default_factory=set["RunningExchange"])
     draining: bool = False
+    responses: ResponseStore = field(default_factory=ResponseStore)
+    idempotency: IdempotencyCache = field(default_factory=IdempotencyCache)
     ignored_members: Counter[str] = field(default_factory=Counter[str])

@@ -148,8 +148,13 @@ _TABLE: tuple[tuple[type[FoundryError], int, str | None], ...] = (
     (ServiceError, 503, "upstream_unavailable"),
     (ClientClosed, 503, "shutting_down"),
 )
-# The field of a chat request that each argument of the client becomes.
-_PARAMS = {"prompt": "messages", "response_model": "response_format", "grammar": "response_format"}
+# The member of a request that an argument of the client is made of.
+_PARAMS = {
+    "prompt": "messages",
+    "response_model": "response_format",
+    "grammar": "response_format",
+    "audio": "file",
+}
 
 
 def translate_error(error: FoundryError) -> RequestError:

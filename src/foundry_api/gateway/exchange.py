@@ -15,11 +15,13 @@ from foundry_api.gateway.call_headers import make_limit_headers, read_deadline_s
 from foundry_api.gateway.errors import RequestError, make_error_body
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from foundry_api.gateway.context import GatewayContext
     from foundry_api.gateway.keys.types import ApiKey
     from foundry_api.gateway.limits.admission import Ticket, Work
 
-__all__ = ["Exchange"]
+__all__ = ["BODY_BYTES_PER_S", "BODY_GRACE_S", "Exchange", "make_too_large"]
 
 # A body may take this long, and one second more per 64 KiB.
 BODY_GRACE_S = 30.0
@@ -42,15 +44,18 @@ class Exchange:
         outcome: How it ended, for metrics and the audit log.
         model: The model that was called; None before it is known.
         ticket: The admission of its call; None before, and on routes without a call.
+        encode_error: Encodes an error in the shape that the caller expects.
         abort_error: Why the gateway itself ends the exchange; None unless it does.
         ended: Done when the exchange has ended.
     """
 
     __slots__ = (
+        "_body",
         "_deadline_at",
         "_task",
         "abort_error",
         "context",
+        "encode_error",
         "ended",
         "headers",
         "id",
@@ -79,6 +84,8 @@ class Exchange:
         self.outcome = "ok"
         self.model: str | None = None
         self.ticket: Ticket | None = None
+        self.encode_error: Callable[[RequestError], bytes] = make_error_body
+        self._body: bytes | None = None
         self._deadline_at = math.inf
         self.abort_error: RequestError | None = None
         self._task = asyncio.current_task()
@@ -129,14 +136,16 @@ class Exchange:
             transport.abort()
 
     async def read_body(self) -> bytes:
-        """Read the body of the request.
+        """Read the body of the request; further calls return it again.
 
         Raises:
             RequestError: It is too large, or arrives too slowly.
         """
+        if self._body is not None:
+            return self._body
         limit = self.context.config.max_body_bytes
         if (self.request.content_length or 0) > limit:
-            raise _make_too_large(limit)
+            raise make_too_large(limit)
         body = bytearray()
         loop = asyncio.get_running_loop()
         try:
@@ -145,13 +154,14 @@ class Exchange:
                 while block := await self.request.content.readany():
                     body += block
                     if len(body) > limit:
-                        raise _make_too_large(limit)
+                        raise make_too_large(limit)
                     time_limit.reschedule(started_at + BODY_GRACE_S + len(body) / BODY_BYTES_PER_S)
         except TimeoutError:
             raise RequestError(
                 408, "request_timeout", "The body of the request arrived too slowly."
             ) from None
-        return bytes(body)
+        self._body = bytes(body)
+        return self._body
 
     async def read_json(self, kind: type[_T]) -> _T:
         """Read the body and decode it as JSON of a type.
@@ -207,7 +217,7 @@ class Exchange:
     def respond_error(self, error: RequestError) -> web.Response:
         """Return an error response."""
         self.headers.update(error.headers)
-        return self.respond(make_error_body(error), status=error.status)
+        return self.respond(self.encode_error(error), status=error.status)
 
     async def start_stream(self) -> web.StreamResponse:
         """Send the head of an event stream, and return the response to write to."""
@@ -251,7 +261,8 @@ def _make_type_error(message: str) -> RequestError:
     return RequestError(400, "invalid_type", f"{path}: {text}.", param=path)
 
 
-def _make_too_large(limit: int) -> RequestError:
+def make_too_large(limit: int) -> RequestError:
+    """Return the error for a body that is larger than a limit."""
     return RequestError(
         413,
         "payload_too_large",

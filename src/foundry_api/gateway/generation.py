@@ -217,7 +217,7 @@ class _Tries:
     """
 
     def __init__(self, generation: Generation) -> None:
-        self.options = generation.options
+        self.options: ChatOptions = generation.options
         self._wrong_calls = 0
 
     def adapt(self, error: ContextOverflow | ToolCallError) -> None:

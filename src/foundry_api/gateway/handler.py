@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from foundry_api.gateway.errors import RequestError, translate_error
 from foundry_api.gateway.exchange import Exchange
+from foundry_api.gateway.idempotency import respond_once_to_json
 from foundry_api.types.errors import FoundryError
 
 if TYPE_CHECKING:
@@ -79,10 +80,13 @@ class GatewayHandler:
         match = self._router.find(request.method, request.raw_path.partition("?")[0])
         route = match.route
         exchange.route, exchange.path_id = route.path, match.id
+        exchange.encode_error = route.encode_error
         if route.access != "open":
             exchange.key = self._authenticator.authenticate(request, route.access)
             if self._context.draining:
                 raise RequestError(
                     503, "shutting_down", "The gateway is shutting down.", retry_after_s=1.0
                 )
+        if route.method == "POST" and route.access == "inference":
+            return await respond_once_to_json(exchange, route.handler)
         return await route.handler(exchange)

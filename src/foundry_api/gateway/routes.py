@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from foundry_api.gateway.anthropic.errors import make_anthropic_error
+from foundry_api.gateway.anthropic.messages import count_tokens, create_message
 from foundry_api.gateway.health import get_health, get_readiness
 from foundry_api.gateway.openai.chat import create_chat_completion
 from foundry_api.gateway.openai.completions import create_completion
 from foundry_api.gateway.openai.embeddings import create_embeddings
 from foundry_api.gateway.openai.models import get_model, list_models
+from foundry_api.gateway.openai.responses import (
+    cancel_response,
+    create_response,
+    delete_response,
+    get_response,
+    list_input_items,
+)
+from foundry_api.gateway.openai.transcriptions import create_transcription
 from foundry_api.gateway.routing import Route
 
 __all__ = ["ROUTES"]
@@ -21,6 +31,32 @@ _INFERENCE = (
     ),
     Route("POST", "/v1/completions", create_completion, "inference", "Complete a text."),
     Route("POST", "/v1/embeddings", create_embeddings, "inference", "Embed texts."),
+    Route(
+        "POST",
+        "/v1/audio/transcriptions",
+        create_transcription,
+        "inference",
+        "Transcribe a recording.",
+    ),
+    Route("POST", "/v1/responses", create_response, "inference", "Answer an input."),
+    Route("GET", "/v1/responses/{id}", get_response, "inference", "Return a stored response."),
+    Route(
+        "DELETE", "/v1/responses/{id}", delete_response, "inference", "Forget a stored response."
+    ),
+    Route(
+        "POST",
+        "/v1/responses/{id}/cancel",
+        cancel_response,
+        "inference",
+        "Cancel a response that runs in the background.",
+    ),
+    Route(
+        "GET",
+        "/v1/responses/{id}/input_items",
+        list_input_items,
+        "inference",
+        "List the input of a stored response.",
+    ),
     Route("GET", "/v1/models", list_models, "inference", "List the models."),
     Route("GET", "/v1/models/{id}", get_model, "inference", "Return one model."),
 )
@@ -31,9 +67,29 @@ _AZURE = tuple(
     for route in _INFERENCE
 )
 
+_ANTHROPIC = (
+    Route(
+        "POST",
+        "/v1/messages",
+        create_message,
+        "inference",
+        "Answer a conversation, in Anthropic's form.",
+        make_anthropic_error,
+    ),
+    Route(
+        "POST",
+        "/v1/messages/count_tokens",
+        count_tokens,
+        "inference",
+        "Estimate the tokens of a conversation, in Anthropic's form.",
+        make_anthropic_error,
+    ),
+)
+
 ROUTES = (
     Route("GET", "/healthz", get_health, "open", "Is the gateway alive?"),
     Route("GET", "/readyz", get_readiness, "open", "Can the gateway serve calls?"),
     *_INFERENCE,
     *_AZURE,
+    *_ANTHROPIC,
 )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import unquote
 
-from foundry_api.gateway.errors import RequestError
+from foundry_api.gateway.errors import RequestError, make_error_body
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -37,6 +37,7 @@ class Route:
         handler: Serves a request.
         access: The scope that a key needs; `open` needs no key.
         summary: One sentence for the documentation.
+        encode_error: Encodes an error in the shape that clients of the route expect.
     """
 
     method: str
@@ -44,6 +45,7 @@ class Route:
     handler: Handler
     access: Access
     summary: str = ""
+    encode_error: Callable[[RequestError], bytes] = make_error_body
 
 
 @dataclass(frozen=True, slots=True)

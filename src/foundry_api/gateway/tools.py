@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_tools", "make_tool", "read_tool_choice"]
 
-NO_PARAMETERS = {"type": "object", "properties": {}}
+NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
 
 
 def make_tool(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from foundry_api.gateway.limits.admission import Ticket
     from foundry_api.types.messages import Chunk
 
-__all__ = ["UsageCounter", "make_error_event", "make_head", "stream_choices"]
+__all__ = ["END_OF_STREAM", "UsageCounter", "make_error_event", "make_head", "stream_choices"]
 
 END_OF_STREAM = b"data: [DONE]\n\n"
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from foundry_api.gateway.checks import make_invalid, make_unsupported
+from foundry_api.gateway.checks import check_text, make_invalid, make_unsupported
 from foundry_api.gateway.generation import Generation, admit, complete_all
 from foundry_api.gateway.openai.chat_request import MAX_CHOICES, StreamOptions, get_choices
 from foundry_api.gateway.openai.choices import (
@@ -130,9 +130,10 @@ def _get_prompts(body: CompletionBody) -> list[str]:
     for index, prompt in enumerate(inputs):
         if not isinstance(prompt, str):
             raise make_invalid("prompt", "The engine takes texts, not tokens. Send strings.")
+        name = "prompt" if isinstance(body.prompt, str) else f"prompt[{index}]"
         if not prompt:
-            name = "prompt" if isinstance(body.prompt, str) else f"prompt[{index}]"
             raise make_invalid(name, f"{name} is empty.")
+        check_text(name, prompt)
         prompts.append(prompt)
     return prompts
 

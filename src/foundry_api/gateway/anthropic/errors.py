@@ -1,0 +1,37 @@
+"""Errors in the shape of Anthropic's API."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    from foundry_api.gateway.errors import RequestError
+
+__all__ = ["make_anthropic_error", "make_anthropic_error_event"]
+
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    500: "api_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+
+
+def make_anthropic_error(error: RequestError) -> bytes:
+    """Encode Anthropic's error object. It has no field for a path, so the message names it."""
+    message = error.message
+    if error.param and error.param not in message:
+        message = f"{error.param}: {message}"
+    kind = _TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")  # noqa: PLR2004
+    return msgspec.json.encode({"type": "error", "error": {"type": kind, "message": message}})
+
+
+def make_anthropic_error_event(error: RequestError) -> bytes:
+    """Encode an error as the last event of a stream."""
+    return b"event: error\ndata: %b\n\n" % make_anthropic_error(error)

@@ -1,0 +1,307 @@
+"""`POST /v1/audio/transcriptions`: an uploaded recording as text."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+import os
+import tempfile
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import msgspec
+from aiohttp import (
+    BadContentDispositionHeader,
+    BadContentDispositionParam,
+    BodyPartReader,
+    MultipartReader,
+    web,
+)
+
+from foundry_api.core.audio import read_duration_s, read_wave
+from foundry_api.gateway.checks import make_invalid, make_missing, make_unsupported
+from foundry_api.gateway.errors import RequestError
+from foundry_api.gateway.exchange import BODY_BYTES_PER_S, BODY_GRACE_S, make_too_large
+from foundry_api.gateway.idempotency import respond_once
+from foundry_api.gateway.limits.admission import Work
+from foundry_api.gateway.openai.choices import END_OF_STREAM, make_error_event
+from foundry_api.gateway.streaming import send_events
+from foundry_api.gateway.tokens import estimate_text_tokens
+from foundry_api.types.errors import FoundryError
+from foundry_api.types.messages import Usage
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from foundry_api.gateway.exchange import Exchange
+    from foundry_api.gateway.limits.admission import Ticket
+
+__all__ = ["create_transcription"]
+
+MAX_PARTS = 32
+MAX_FIELD_BYTES = 64 * 1024
+BLOCK_BYTES = 256 * 1024
+FORMATS = ("json", "text", "verbose_json")
+
+# Whisper reads 30 s at once, as 1,500 positions, and writes at most 448 tokens for them.
+WINDOW_S = 30.0
+TOKENS_PER_WINDOW = 1500
+OUTPUT_TOKENS_PER_WINDOW = 448
+# Of a recording whose duration is unknown, such as Ogg.
+UNKNOWN_DURATION_S = 30.0
+
+
+class TranscriptionForm(msgspec.Struct, kw_only=True):
+    """The fields of the form."""
+
+    model: str | None = None
+    language: str | None = None
+    prompt: str | None = None
+    response_format: str = "json"
+    temperature: float | None = None
+    stream: bool = False
+
+
+class Upload:
+    """A form with a recording.
+
+    Attributes:
+        form: The fields.
+        path: The recording, in a file that only this user can read.
+        duration_s: Its duration; None if it is unknown.
+        fingerprint: The same for the same form.
+    """
+
+    def __init__(
+        self, form: TranscriptionForm, path: Path, duration_s: float | None, fingerprint: bytes
+    ) -> None:
+        self.form = form
+        self.path = path
+        self.duration_s = duration_s
+        self.fingerprint = fingerprint
+
+
+async def create_transcription(exchange: Exchange) -> web.StreamResponse:
+    """Transcribe a recording, at once or as a stream."""
+    async with _receive(exchange) as upload:
+        if upload.form.stream:
+            return await _respond(exchange, upload)
+        return await respond_once(exchange, upload.fingerprint, lambda: _respond(exchange, upload))
+
+
+async def _respond(exchange: Exchange, upload: Upload) -> web.StreamResponse:
+    form = upload.form
+    model = exchange.require_model(form.model)
+    windows = math.ceil((upload.duration_s or UNKNOWN_DURATION_S) / WINDOW_S)
+    prompt_tokens = windows * TOKENS_PER_WINDOW
+    ticket = exchange.admit(
+        Work(
+            model=model,
+            prompt_tokens=prompt_tokens,
+            max_tokens=windows * OUTPUT_TOKENS_PER_WINDOW,
+            body_bytes=exchange.request.content_length or 0,
+        )
+    )
+    chunks = _transcribe(exchange, upload, model)
+    if form.stream:
+        return await send_events(exchange, _stream(chunks, ticket, prompt_tokens), make_error_event)
+    async with ticket, aclosing(chunks):
+        text = "".join([text async for text in chunks])
+        tokens = estimate_text_tokens(text)
+        ticket.settle(Usage(prompt_tokens, tokens, prompt_tokens + tokens))
+    if form.response_format == "text":
+        return exchange.respond(f"{text}\n".encode(), content_type="text/plain")
+    answer: dict[str, Any] = {"text": text}
+    if upload.duration_s is not None:
+        answer["usage"] = {"type": "duration", "seconds": math.ceil(upload.duration_s)}
+    if form.response_format == "verbose_json":
+        duration_s = upload.duration_s or 0.0
+        segment = {"id": 0, "start": 0.0, "end": duration_s, "text": text}
+        answer |= {
+            "task": "transcribe",
+            "language": form.language or "",
+            "duration": duration_s,
+            "segments": [segment],
+        }
+    return exchange.respond_json(answer)
+
+
+async def _stream(
+    chunks: AsyncGenerator[str], ticket: Ticket, prompt_tokens: int
+) -> AsyncGenerator[bytes]:
+    texts: list[str] = []
+    async with ticket, aclosing(chunks):
+        async for text in chunks:
+            ticket.add_output(1)
+            texts.append(text)
+            yield _encode("transcript.text.delta", delta=text)
+        text = "".join(texts)
+        tokens = estimate_text_tokens(text)
+        ticket.settle(Usage(prompt_tokens, tokens, prompt_tokens + tokens))
+    yield _encode("transcript.text.done", text=text) + END_OF_STREAM
+
+
+def _encode(event: str, **members: str) -> bytes:
+    return b"data: %b\n\n" % msgspec.json.encode({"type": event, **members})
+
+
+async def _transcribe(exchange: Exchange, upload: Upload, model: str) -> AsyncGenerator[str]:
+    form = upload.form
+    try:
+        async with aclosing(
+            exchange.context.client.stream_transcribe(
+                upload.path,
+                model=model,
+                language=form.language,
+                temperature=form.temperature,
+                prompt=form.prompt,
+                deadline=exchange.remaining_s,
+            )
+        ) as chunks:
+            async for chunk in chunks:
+                if chunk.text:
+                    yield chunk.text
+    except FoundryError as error:
+        # The caller knows its file, not ours.
+        error.message = error.message.replace(str(upload.path), "file")
+        raise
+
+
+@asynccontextmanager
+async def _receive(exchange: Exchange) -> AsyncGenerator[Upload]:
+    """Receive a form; the file of its recording is removed at the end."""
+    content_type = exchange.request.headers.get("Content-Type", "")
+    if not content_type.lower().startswith("multipart/form-data"):
+        raise RequestError(
+            400,
+            "invalid_content_type",
+            "Upload the recording: send multipart/form-data with a file and a model. Paths are not "
+            "accepted.",
+            param="file",
+        )
+    handle, name = await asyncio.to_thread(tempfile.mkstemp, prefix="foundry-api-")  # 0600
+    path = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            form_reader = _FormReader(exchange, file)
+            await form_reader.read()
+        form = _make_form(form_reader.fields)
+        if form_reader.digest is None:
+            raise make_missing("file")
+        duration_s = await asyncio.to_thread(_read_duration_s, path)
+        parts = [exchange.route, sorted(form_reader.fields.items()), form_reader.digest]
+        fingerprint = hashlib.sha256(msgspec.json.encode(parts)).digest()
+        yield Upload(form, path, duration_s, fingerprint)
+    finally:
+        await asyncio.shield(asyncio.to_thread(path.unlink, missing_ok=True))
+
+
+class _FormReader:
+    """Reads a form, and writes its recording to a file.
+
+    Attributes:
+        fields: The other fields.
+        digest: The digest of the recording; None without one.
+    """
+
+    def __init__(self, exchange: Exchange, file: BinaryIO) -> None:
+        self.fields: dict[str, str] = {}
+        self.digest: str | None = None
+        self._request = exchange.request
+        self._max_bytes = exchange.context.config.max_upload_bytes
+        self._file = file
+        self._received = 0
+
+    async def read(self) -> None:
+        """Read all parts.
+
+        Raises:
+            RequestError: The form is invalid, too large, or arrives too slowly.
+        """
+        if (self._request.content_length or 0) > self._max_bytes + MAX_PARTS * MAX_FIELD_BYTES:
+            raise make_too_large(self._max_bytes)
+        started_at = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(BODY_GRACE_S) as time_limit:
+                reader = MultipartReader(self._request.headers, self._request.content)
+                for _ in range(MAX_PARTS):
+                    part = await reader.next()
+                    if part is None:
+                        return
+                    if not isinstance(part, BodyPartReader):
+                        raise make_invalid("file", "A part of the form is a form itself.")
+                    async for _ in self._read_part(part):
+                        time_limit.reschedule(
+                            started_at + BODY_GRACE_S + self._received / BODY_BYTES_PER_S
+                        )
+        except TimeoutError:
+            raise RequestError(
+                408, "request_timeout", "The body of the request arrived too slowly."
+            ) from None
+        except (
+            BadContentDispositionHeader,
+            BadContentDispositionParam,
+            ValueError,
+            web.RequestPayloadError,
+        ) as error:
+            raise RequestError(
+                400, "invalid_multipart", "The body is not valid multipart/form-data."
+            ) from error
+        raise make_invalid("file", f"The form has more than {MAX_PARTS} parts.")
+
+    async def _read_part(self, part: BodyPartReader) -> AsyncGenerator[None]:
+        """Read a part; yield after each block."""
+        name = part.name or ""
+        name.encode()  # raises ValueError for bytes that are not UTF-8
+        is_file = name == "file"
+        if is_file and self.digest is not None:
+            raise make_invalid("file", "The form has several files. Send one.")
+        limit = self._max_bytes if is_file else MAX_FIELD_BYTES
+        content, size, digest = bytearray(), 0, hashlib.sha256()
+        while block := await part.read_chunk(BLOCK_BYTES):
+            size += len(block)
+            self._received += len(block)
+            if size > limit:
+                raise make_too_large(limit)
+            if is_file:
+                digest.update(block)
+                await asyncio.to_thread(self._file.write, block)
+            else:
+                content += block
+            yield
+        if not is_file:
+            self.fields[name] = content.decode()
+        elif not size:
+            raise make_invalid("file", "file is empty.")
+        else:
+            self.digest = digest.hexdigest()
+
+
+def _make_form(fields: dict[str, str]) -> TranscriptionForm:
+    for name in fields:
+        if name.startswith("timestamp_granularities"):
+            raise make_unsupported(name, "The engine returns no times of words.")
+    members = {name: text for name, text in fields.items() if text}
+    try:
+        # Not strict: a form has only text.
+        form = msgspec.convert(members, TranscriptionForm, strict=False)
+    except msgspec.ValidationError as error:
+        problem, _, place = str(error).partition(" - at `$.")
+        field = place.rstrip("`")
+        raise RequestError(400, "invalid_type", f"{field}: {problem}.", param=field) from None
+    if form.response_format not in FORMATS:
+        raise make_invalid(
+            "response_format",
+            f"response_format is {form.response_format[:32]!r}; the gateway has "
+            f"{', '.join(FORMATS)}.",
+        )
+    return form
+
+
+def _read_duration_s(path: Path) -> float | None:
+    with path.open("rb") as file:
+        wave = read_wave(file)
+        duration_s = wave.duration_s if wave is not None else read_duration_s(file)
+    return duration_s if duration_s is not None and math.isfinite(duration_s) else None

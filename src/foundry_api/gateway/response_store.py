@@ -1,0 +1,92 @@
+"""Responses of the Responses API, kept in memory so that they can be read and continued."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from foundry_api.types.messages import Message
+
+__all__ = ["ResponseRun", "ResponseStore", "StoredResponse"]
+
+# The oldest responses are forgotten beyond these.
+MAX_RESPONSES = 1024
+MAX_BYTES = 64 * 2**20
+
+
+class ResponseRun(Protocol):
+    """A response that is generated in the background."""
+
+    async def cancel(self) -> None:
+        """End it, and wait until it has ended."""
+        ...
+
+
+@dataclass(slots=True)
+class StoredResponse:
+    """A response.
+
+    Attributes:
+        id: The id of the response.
+        owner: The id of the key that created it; None without keys. Other keys cannot read it.
+        response: The response as JSON.
+        input_items: The items of the input, each as JSON.
+        messages: The conversation with the answer, without instructions.
+        is_background: Whether it was created to run in the background.
+        run: Its generation, while it runs in the background.
+    """
+
+    id: str
+    owner: str | None
+    response: bytes
+    input_items: tuple[bytes, ...]
+    messages: tuple[Message, ...]
+    is_background: bool = False
+    run: ResponseRun | None = None
+
+    @property
+    def size(self) -> int:
+        """The bytes of its texts. The conversation counts too, which continued ones repeat."""
+        return (
+            len(self.response)
+            + sum(map(len, self.input_items))
+            + sum(len(message.content) for message in self.messages)
+        )
+
+
+class ResponseStore:
+    """The last responses, bounded in number and in bytes."""
+
+    def __init__(self, *, max_responses: int = MAX_RESPONSES, max_bytes: int = MAX_BYTES) -> None:
+        self._max_responses = max_responses
+        self._max_bytes = max_bytes
+        self._responses: OrderedDict[str, StoredResponse] = OrderedDict()
+        self._sizes: dict[str, int] = {}
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._responses)
+
+    def put(self, stored: StoredResponse) -> None:
+        """Store a response, or its new state."""
+        self.remove(stored)
+        self._responses[stored.id] = stored
+        self._sizes[stored.id] = stored.size
+        self._bytes += stored.size
+        while len(self._responses) > self._max_responses or self._bytes > self._max_bytes:
+            self.remove(next(iter(self._responses.values())))
+
+    def get(self, identifier: str, owner: str | None) -> StoredResponse | None:
+        """Return a response; None if it is unknown or belongs to another key."""
+        stored = self._responses.get(identifier)
+        if stored is None or stored.owner != owner:
+            return None
+        self._responses.move_to_end(identifier)
+        return stored
+
+    def remove(self, stored: StoredResponse) -> None:
+        """Forget a response, if it is stored."""
+        if self._responses.pop(stored.id, None) is not None:
+            self._bytes -= self._sizes.pop(stored.id)

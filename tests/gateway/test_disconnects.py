@@ -1,0 +1,59 @@
+"""A client that leaves frees the engine: before the first byte, in a stream, and without one."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from foundry_api.types.events import AttemptStarted
+
+if TYPE_CHECKING:
+    import aiohttp
+
+    from foundry_api.gateway.gateway import Gateway
+
+
+def make_bodies(prompt: str) -> dict[str, dict[str, Any]]:
+    messages = [{"role": "user", "content": prompt}]
+    return {
+        "/v1/chat/completions": {"messages": messages},
+        "/v1/completions": {"prompt": prompt, "max_tokens": 2000},
+        "/v1/responses": {"input": prompt},
+        "/v1/messages": {"messages": messages, "max_tokens": 2000},
+    }
+
+
+PATHS = sorted(make_bodies(""))
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(
+    ("prompt", "streamed"),
+    [("say-after-a-while", True), ("say-slowly", True), ("say-slowly", False)],
+    ids=["p2_before_the_first_byte", "p3_in_the_stream", "p1_without_a_stream"],
+)
+async def test_a_client_that_leaves_frees_the_engine(
+    gateway: Gateway, http: aiohttp.ClientSession, path: str, prompt: str, *, streamed: bool
+) -> None:
+    context = gateway.context
+    started, received = asyncio.Event(), asyncio.Event()
+    context.client.events.subscribe(lambda _: started.set(), AttemptStarted)
+    body = {"model": "scripted", **make_bodies(prompt)[path], "stream": streamed}
+
+    async def call() -> None:
+        async with http.post(path, json=body) as response:
+            await response.content.readany()
+            received.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(call())
+    async with asyncio.timeout(30):
+        await (received if streamed and prompt == "say-slowly" else started).wait()
+        [exchange] = context.running
+        task.cancel()
+        await asyncio.shield(exchange.ended)
+    assert exchange.outcome == "client_closed"
+    assert context.client.limiter.load == 0
+    assert context.admission.accounts.get(None).running == 0

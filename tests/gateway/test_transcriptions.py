@@ -1,0 +1,198 @@
+"""`POST /v1/audio/transcriptions` on the wire."""
+
+from __future__ import annotations
+
+import io
+import stat
+import tempfile
+import wave
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import pytest
+
+from foundry_api.gateway.config import GatewayConfig
+from foundry_api.types.events import AttemptStarted
+from gateway.shapes import check_shape, parse_events
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from foundry_api.gateway.gateway import Gateway
+
+PATH = "/v1/audio/transcriptions"
+
+
+@pytest.fixture
+def config() -> GatewayConfig:
+    return GatewayConfig(port=0, max_upload_bytes=200_000)
+
+
+@pytest.fixture(autouse=True)
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the temporary files of a gateway are, without those of other tests."""
+    directory = tmp_path / "temporary"
+    directory.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(directory))
+    return directory
+
+
+def list_files(directory: Path) -> list[Path]:
+    return list(directory.iterdir())
+
+
+def make_recording(seconds: float = 1.0) -> bytes:
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16000)
+        file.writeframes(b"\0\0" * int(16000 * seconds))
+    return buffer.getvalue()
+
+
+def make_form(content: bytes | None = None, **fields: str) -> aiohttp.FormData:
+    form = aiohttp.FormData()
+    for name, value in {"model": "transcriber", "language": "en", **fields}.items():
+        form.add_field(name, value)
+    form.add_field(
+        "file",
+        make_recording() if content is None else content,
+        filename="../../speech.wav",
+        content_type="audio/wav",
+    )
+    return form
+
+
+async def post(
+    http: aiohttp.ClientSession, status: int = 200, content: bytes | None = None, **fields: str
+) -> Any:
+    async with http.post(PATH, data=make_form(content, **fields)) as response:
+        is_json = response.content_type == "application/json"
+        answer = await (response.json() if is_json else response.text())
+        assert response.status == status, answer
+        return answer
+
+
+async def test_each_format_has_openai_shape(http: aiohttp.ClientSession, directory: Path) -> None:
+    answer = await post(http)
+    check_shape("transcription", answer)
+    assert answer["text"]
+    assert answer["usage"] == {"type": "duration", "seconds": 1}
+    assert await post(http, response_format="text") == answer["text"] + "\n"
+    verbose = await post(http, response_format="verbose_json")
+    check_shape("transcription.verbose", verbose)
+    assert (verbose["duration"], verbose["segments"][0]["end"]) == (1.0, 1.0)
+    assert list_files(directory) == []
+
+
+async def test_p25_the_recording_is_in_a_private_file_that_is_removed(
+    gateway: Gateway, http: aiohttp.ClientSession, directory: Path
+) -> None:
+    modes: list[int] = []
+    gateway.context.client.events.subscribe(
+        lambda _: modes.extend(stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()),
+        AttemptStarted,
+    )
+    await post(http)
+    assert modes == [0o600]
+    assert list_files(directory) == []
+
+
+async def test_p25_a_path_is_refused(http: aiohttp.ClientSession, tmp_path: Path) -> None:
+    path = tmp_path / "speech.wav"
+    path.write_bytes(make_recording())
+    body = {"model": "transcriber", "filename": str(path), "file": str(path)}
+    async with http.post(PATH, json=body) as response:
+        answer = await response.json()
+    check_shape("error", answer)
+    assert (response.status, answer["error"]["param"]) == (400, "file")
+
+
+async def test_a_transcription_is_streamed(http: aiohttp.ClientSession, directory: Path) -> None:
+    text = (await post(http))["text"]
+    async with http.post(PATH, data=make_form(stream="true")) as response:
+        *deltas, done, end = parse_events(await response.text())
+    assert "".join(event["delta"] for event in deltas) == done["text"] == text
+    assert (done["type"], end) == ("transcript.text.done", "[DONE]")
+    assert list_files(directory) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"response_format": "srt"}, "response_format"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"temperature": "7"}, "temperature"),
+        ({"language": "xx-none"}, "language"),
+        ({"timestamp_granularities[]": "word"}, "timestamp_granularities[]"),
+        ({"content": b""}, "file"),
+    ],
+)
+async def test_a_bad_request_names_the_field(
+    http: aiohttp.ClientSession, directory: Path, fields: dict[str, Any], param: str
+) -> None:
+    answer = await post(http, 400, **fields)
+    check_shape("error", answer)
+    assert answer["error"]["param"] == param
+    assert list_files(directory) == []
+
+
+async def test_a_recording_that_cannot_be_read_names_no_path(
+    http: aiohttp.ClientSession, directory: Path
+) -> None:
+    async with http.post(PATH, data=make_form(b"no recording at all")) as response:
+        text = await response.text()
+    assert response.status >= 400
+    assert str(directory) not in text
+    assert "foundry-api-" not in text
+
+
+async def test_a_form_without_a_file_names_it(http: aiohttp.ClientSession) -> None:
+    form = aiohttp.FormData({"model": "transcriber"}, default_to_multipart=True)
+    async with http.post(PATH, data=form) as response:
+        answer = await response.json()
+    assert (response.status, answer["error"]["param"]) == (400, "file")
+
+
+async def test_p49_a_form_is_bounded(http: aiohttp.ClientSession, directory: Path) -> None:
+    answer = await post(http, 413, make_recording(10))
+    assert answer["error"]["code"] == "payload_too_large"
+    answer = await post(http, 413, prompt="x" * 100_000)
+    assert answer["error"]["code"] == "payload_too_large"
+    answer = await post(http, 400, **{f"field{index}": "x" for index in range(40)})
+    assert "parts" in answer["error"]["message"]
+    assert list_files(directory) == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"--x", b"--x\r\n\r\n", b"--x\r\nContent-Disposition: form-data; name=\xff\r\n\r\nx"],
+)
+async def test_a_broken_form_is_400(
+    http: aiohttp.ClientSession, directory: Path, body: bytes
+) -> None:
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    async with http.post(PATH, data=body, headers=headers) as response:
+        check_shape("error", await response.json())
+        assert response.status == 400
+    assert list_files(directory) == []
+
+
+async def test_a_form_without_a_boundary_is_400(http: aiohttp.ClientSession) -> None:
+    headers = {"Content-Type": "multipart/form-data"}
+    async with http.post(PATH, data=b"x", headers=headers) as response:
+        assert response.status == 400
+
+
+async def test_an_upload_is_repeated_by_its_idempotency_key(http: aiohttp.ClientSession) -> None:
+    headers = {"Idempotency-Key": "k"}
+    answers: list[bytes] = []
+    for replayed in (None, "true"):
+        # Each form has another boundary.
+        async with http.post(PATH, data=make_form(), headers=headers) as response:
+            answers.append(await response.read())
+            assert response.headers.get("Idempotency-Replayed") == replayed
+    assert answers[0] == answers[1]
+    async with http.post(PATH, data=make_form(prompt="x"), headers=headers) as response:
+        assert response.status == 409
