@@ -330,3 +330,14 @@ async def test_null_is_the_default_of_every_optional_member(
         if field.name not in {"messages", "model"}
     }
     await post(http, make_body(prompt, **optional))
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_json_object_is_one_object(http: aiohttp.ClientSession, *, streamed: bool) -> None:
+    body = make_body("say-json", response_format={"type": "json_object"})
+    if streamed:
+        chunks = (await stream(http, body))[:-1]
+        text = "".join(c["choices"][0]["delta"].get("content", "") for c in chunks)
+    else:
+        text = (await post(http, body))["choices"][0]["message"]["content"]
+    assert json.loads(text) == json.loads(script("say-json").text)

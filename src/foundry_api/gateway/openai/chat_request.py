@@ -17,10 +17,20 @@ if TYPE_CHECKING:
     from foundry_api.structured.output_spec import OutputSpec
     from foundry_api.types.messages import ToolDefinition
 
-__all__ = ["ChatBody", "StreamOptions", "get_choices", "make_generation"]
+__all__ = [
+    "ANY_OBJECT",
+    "MAX_CHOICES",
+    "ChatBody",
+    "StreamOptions",
+    "get_choices",
+    "make_generation",
+]
 
 MAX_MESSAGES = 4096
 MAX_CHOICES = 8
+# What `json_object` asks for. As a schema it is enforced or validated with every generation, and
+# leaves a model no white space to fill its answer with.
+ANY_OBJECT: dict[str, Any] = {"type": "object"}
 
 
 class TextPart(msgspec.Struct, tag_field="type", tag="text"):
@@ -156,7 +166,7 @@ def make_generation(body: ChatBody, model: str) -> Generation:
             _make_message(index, message) for index, message in enumerate(body.messages)
         ),
         options=options,
-        schema=_get_schema(body, options),
+        schema=_get_schema(body),
         strict_tools=strict_tools,
     )
 
@@ -258,13 +268,12 @@ def _make_tools(body: ChatBody, strict_tools: dict[str, OutputSpec]) -> list[Too
     ]
 
 
-def _get_schema(body: ChatBody, options: ChatOptions) -> dict[str, Any] | None:
+def _get_schema(body: ChatBody) -> dict[str, Any] | None:
     response_format = body.response_format
     if response_format is None or response_format.type == "text":
         return None
     if response_format.type == "json_object":
-        options["extra"] = {"response_format": {"type": "json_object"}}
-        return None
+        return ANY_OBJECT
     wrapper = response_format.json_schema
     if wrapper is None or wrapper.schema is None:
         raise make_missing("response_format.json_schema.schema")

@@ -16,6 +16,7 @@ from foundry_api.gateway.checks import (
 )
 from foundry_api.gateway.errors import RequestError
 from foundry_api.gateway.generation import Generation
+from foundry_api.gateway.openai.chat_request import ANY_OBJECT
 from foundry_api.gateway.tools import add_tools, make_tool
 from foundry_api.types.messages import FunctionCall, Message, ToolCall
 
@@ -121,7 +122,7 @@ def make_response_generation(
         model=model,
         messages=(*instructions, *conversation),
         options=options,
-        schema=_get_schema(body, options),
+        schema=_get_schema(body),
         strict_tools=strict_tools,
     )
 
@@ -260,13 +261,12 @@ def _make_tools(body: ResponseBody, strict_tools: dict[str, OutputSpec]) -> list
     return tools
 
 
-def _get_schema(body: ResponseBody, options: ChatOptions) -> dict[str, Any] | None:
+def _get_schema(body: ResponseBody) -> dict[str, Any] | None:
     text_format = body.text.format if body.text else None
     if text_format is None or text_format.type == "text":
         return None
     if text_format.type == "json_object":
-        options["extra"] = {"response_format": {"type": "json_object"}}
-        return None
+        return ANY_OBJECT
     if text_format.schema is None:
         raise make_missing("text.format.schema")
     check_depth("text.format.schema", text_format.schema)
