@@ -57,3 +57,28 @@ async def test_a_client_that_leaves_frees_the_engine(
     assert exchange.outcome == "client_closed"
     assert context.client.limiter.load == 0
     assert context.admission.accounts.get(None).running == 0
+
+
+async def test_p1_a_client_that_leaves_ends_its_embeddings(
+    gateway: Gateway, http: aiohttp.ClientSession
+) -> None:
+    context = gateway.context
+    started, attempts = asyncio.Event(), 0
+
+    def count(_: AttemptStarted) -> None:
+        nonlocal attempts
+        attempts += 1
+        started.set()
+
+    context.client.events.subscribe(count, AttemptStarted)
+    texts = [f"text {index}" for index in range(2048)]
+    task = asyncio.create_task(
+        http.post("/v1/embeddings", json={"model": "embedder", "input": texts})
+    )
+    await asyncio.wait_for(started.wait(), 30)
+    [exchange] = context.running
+    task.cancel()
+    await asyncio.wait_for(asyncio.shield(exchange.ended), 30)
+    assert exchange.outcome == "client_closed"
+    assert attempts < 2048 // 32  # the other requests of the call are not sent
+    assert context.client.limiter.load == 0
