@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from foundry_api.core.abandoned_reads import AbandonedRead
 from foundry_api.resilience.limiter import Moved
 from foundry_api.resilience.prompt_reading import MARGIN, DeadlineTooShort
+from foundry_api.resilience.timeouts import KEEP_ALIVE_CAP
+from foundry_api.types.checks import ReadTimeouts
 from foundry_api.types.errors import (
     CallTimeout,
     DeadlineExceeded,
@@ -151,10 +153,10 @@ class Attempt(Generic[_ChunkT]):
             self._check_deadline(model)
         self._usage = connection.models.begin_use(model.id)
 
-    async def send(self, first_s: float, gap_s: float) -> None:
+    async def send(self, timeouts_s: tuple[float, float]) -> None:
         """Send the request and wait for the head of the response.
 
-        `first_s` and `gap_s` are the read timeouts before the first token and between two tokens.
+        `timeouts_s` are the read timeouts before the first token and between two tokens.
         """
         connection, model = self.target
         operation, guard = self._operation, self._guard
@@ -165,7 +167,8 @@ class Attempt(Generic[_ChunkT]):
         self._last_slot = limiter.acquired if limiter.load == 1 else None
         self._decoder = operation.make_decoder(connection, model)
         request = operation.make_request(connection, model)
-        guard.start_read_timeout(first_s, gap_s)
+        is_exact = isinstance(timeouts_s, ReadTimeouts)
+        guard.start_read_timeout(*timeouts_s, keep_alive_cap=1 if is_exact else KEEP_ALIVE_CAP)
         self.sent_at = self._monotonic()
         self.was_sent = True
         with guard:

@@ -20,6 +20,7 @@ from foundry_api.resilience.deadline import Deadline
 from foundry_api.resilience.limiter import Moved
 from foundry_api.resilience.prompt_reading import MIN_TOKENS
 from foundry_api.resilience.timeouts import TimeoutGuard, Timers
+from foundry_api.types.checks import ReadTimeouts, Timeout
 from foundry_api.types.errors import (
     CallTimeout,
     CircuitOpen,
@@ -80,7 +81,7 @@ class CallRequest(msgspec.Struct, Generic[_RequestT], frozen=True):
 
     models: tuple[str, ...]  # the first one is called, the others are fallbacks in this order
     request: _RequestT
-    timeout_s: float | Literal["auto"]  # read timeout before and between tokens
+    timeout_s: Timeout  # read timeout before and between tokens
     deadline: Deadline
     download: bool = False  # whether a missing model may be downloaded first
     cache: Literal["auto", "always", "never"] = "auto"
@@ -196,7 +197,7 @@ class Call(Generic[_ChunkT, _ResultT]):
                 attempt = self._attempt
                 if attempt is None:
                     attempt = await self._prepare_attempt(guard)
-                    await attempt.send(*self._get_read_timeouts_s())
+                    await attempt.send(self._get_read_timeouts_s())
                 if not (chunks := await attempt.read()):
                     await self._finish(attempt, guard)
                     return chunks
@@ -257,6 +258,8 @@ class Call(Generic[_ChunkT, _ResultT]):
     def _get_read_timeouts_s(self) -> tuple[float, float]:
         """Return the read timeouts before the first token and between two tokens."""
         timeout_s, default_s = self._request.timeout_s, self._operation.default_timeout_s
+        if isinstance(timeout_s, ReadTimeouts):
+            return timeout_s
         if timeout_s != "auto":
             return timeout_s, timeout_s
         if default_s is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Never
+from typing import TYPE_CHECKING, ClassVar, Never
 
 from foundry_api.core.call import Call, CallRequest
 from foundry_api.core.model_task import check_embedding_support
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from foundry_api.core.operation import Outcome
     from foundry_api.resilience.deadline import Deadline
     from foundry_api.types.capabilities import Capabilities
+    from foundry_api.types.checks import Timeout
     from foundry_api.types.errors import FoundryError
     from foundry_api.types.events import OperationName
     from foundry_api.types.models import Model
@@ -87,7 +88,7 @@ async def embed(
     texts: Sequence[str],
     *,
     model: str,
-    timeout_s: float | Literal["auto"],
+    timeout_s: Timeout,
     deadline: Deadline,
     batch_size: int = BATCH_SIZE,
     download: bool = False,

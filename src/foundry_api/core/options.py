@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypedDict, TypeVar
 
 from foundry_api.resilience.deadline import Deadline
-from foundry_api.types.checks import check_timeout
+from foundry_api.types.checks import Timeout, check_timeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,8 +25,6 @@ __all__ = [
 ]
 
 _T = TypeVar("_T")  # the type of the parsed answer
-
-Timeout = float | Literal["auto"]
 
 
 class CompletionOptions(TypedDict, total=False):
@@ -60,7 +58,7 @@ class CompletionOptions(TypedDict, total=False):
     seed: int | None
     stop: str | Sequence[str] | None
     tool_choice: str | None
-    timeout: float | Literal["auto"] | None
+    timeout: Timeout | None
     deadline: float | None
     download: bool
     cache: Literal["auto", "always", "never"]

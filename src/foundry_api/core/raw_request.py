@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Never, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Never, cast
 from urllib.parse import urlencode
 
 import msgspec
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from foundry_api.core.service_pool import ServiceHandle
     from foundry_api.resilience.deadline import Deadline
     from foundry_api.types.capabilities import Capabilities
+    from foundry_api.types.checks import Timeout
     from foundry_api.types.events import OperationName
     from foundry_api.types.models import Model
     from foundry_api.wire.transport import Request, Response
@@ -126,7 +127,7 @@ RawCall = Call[Never, RawResponse]
 def make_raw_call(
     context: CallContext,
     request: RawRequest,
-    timeout_s: float | Literal["auto"],
+    timeout_s: Timeout,
     deadline: Deadline,
     service: ServiceHandle | None = None,
 ) -> RawCall:

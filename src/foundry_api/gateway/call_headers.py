@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from foundry_api.gateway.errors import RequestError
@@ -12,28 +13,69 @@ if TYPE_CHECKING:
 
     from foundry_api.gateway.limits.accounts import Account
 
-__all__ = ["format_duration", "make_limit_headers", "read_deadline_s"]
+__all__ = [
+    "NO_PATIENCE",
+    "Patience",
+    "format_duration",
+    "make_limit_headers",
+    "read_patience",
+    "read_retry_count",
+]
 
-# The header in which every OpenAI SDK sends its time limit is last: its default is 10 minutes.
-_DEADLINE_HEADERS = ("X-Request-Timeout", "x-stainless-read-timeout")
 MAX_DEADLINE_S = 7 * 86_400.0
 
 
-def read_deadline_s(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds after which a caller no longer waits; None if it names none.
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a caller waits.
 
-    It is `X-Request-Timeout: 30`, `Prefer: wait=30` or `x-stainless-read-timeout: 30`.
+    Attributes:
+        total_s: Seconds for the complete answer; infinity for no limit.
+        silence_s: Seconds without any byte; infinity for no limit.
+    """
+
+    total_s: float = math.inf
+    silence_s: float = math.inf
+
+    @property
+    def first_byte_s(self) -> float:
+        """Seconds until the answer must have begun."""
+        return min(self.total_s, self.silence_s)
+
+
+NO_PATIENCE = Patience()
+
+
+def read_patience(headers: Mapping[str, str]) -> Patience:
+    """Return how long a caller waits.
+
+    It says so with `X-Request-Timeout: 30` or `Prefer: wait=30`. OpenAI's SDKs send
+    `x-stainless-read-timeout`, which limits the silence of a connection: within a stream, every
+    chunk and every comment starts it anew.
 
     Raises:
         RequestError: The value is not a number of seconds.
     """
-    texts = {name: text for name in _DEADLINE_HEADERS if (text := headers.get(name))}
+    totals: dict[str, str] = {}
+    if total := headers.get("X-Request-Timeout"):
+        totals["X-Request-Timeout"] = total
     for preference in headers.get("Prefer", "").split(","):
         name, separator, value = preference.strip().partition("=")
         if separator and name.strip().lower() == "wait":
-            texts["Prefer"] = value.strip()
-    deadlines = [_read_seconds(name, text) for name, text in texts.items()]
-    return min(deadlines, default=None)
+            totals["Prefer"] = value.strip()
+    silence = headers.get("x-stainless-read-timeout")
+    if not totals and not silence:
+        return NO_PATIENCE
+    return Patience(
+        min((_read_seconds(*item) for item in totals.items()), default=math.inf),
+        _read_seconds("x-stainless-read-timeout", silence) if silence else math.inf,
+    )
+
+
+def read_retry_count(headers: Mapping[str, str]) -> int:
+    """Return how often an OpenAI SDK has sent this request before."""
+    text = headers.get("x-stainless-retry-count", "")
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else 0  # noqa: PLR2004
 
 
 def _read_seconds(name: str, text: str) -> float:

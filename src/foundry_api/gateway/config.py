@@ -41,7 +41,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         queue_per_slot: Calls that may wait for each slot of the service.
         queue_bytes: Bytes of the requests that may wait.
         queue_timeout_s: Seconds that a call may wait for a slot.
-        first_token_timeout_s: Seconds from a slot to the first token.
+        first_token_timeout_s: Seconds from sending a call to the service to the first token.
         gap_timeout_s: Seconds between two tokens.
         call_timeout_s: Seconds for a whole call.
         keep_alive_s: Seconds of silence after which a stream gets a comment.
@@ -68,7 +68,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     queue_per_slot: int = 16
     queue_bytes: int = 64 * 2**20
     queue_timeout_s: float = 600.0
-    first_token_timeout_s: float = 120.0
+    first_token_timeout_s: float = 300.0
     gap_timeout_s: float = 60.0
     call_timeout_s: float = 3600.0
     keep_alive_s: float = 15.0

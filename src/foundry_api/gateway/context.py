@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from foundry_api.gateway.keys.keyring import Keyring
     from foundry_api.gateway.keys.types import ApiKey
     from foundry_api.gateway.limits.admission import Admission
+    from foundry_api.gateway.limits.persistence import BudgetSaver
 
 __all__ = ["GatewayContext", "RunningExchange"]
 
@@ -71,6 +72,7 @@ class GatewayContext:
         client: Calls the service behind the gateway.
         keyring: Knows the keys.
         admission: Decides which call may start, and when.
+        saver: Stores what the keys have used.
         monotonic: A clock for durations.
         wall_clock: Seconds since the epoch.
         running: The exchanges that are being served.
@@ -84,7 +86,8 @@ class GatewayContext:
     client: FoundryAPIClient
     keyring: Keyring
     admission: Admission
-    monotonic: Callable[[], float] = time.perf_counter
+    saver: BudgetSaver
+    monotonic: Callable[[], float] = time.monotonic
     wall_clock: Callable[[], float] = time.time
     running: set[RunningExchange] = field(default_factory=set["RunningExchange"])
     draining: bool = False

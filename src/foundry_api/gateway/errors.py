@@ -25,6 +25,7 @@ from foundry_api.types.errors import (
     ModelNotFound,
     ModelTaskMismatch,
     QueueFull,
+    ReadTimeout,
     ResponseNotFound,
     ServiceError,
     ServiceOverloaded,
@@ -166,6 +167,8 @@ def translate_error(error: FoundryError) -> RequestError:
             break
     if code == "model_not_found":
         return make_model_not_found(error.model or "")
+    if isinstance(error, ReadTimeout):
+        return _make_read_timeout(error)
     field = getattr(error, "field", None)
     retry_after_s: float | None = None
     if status == 503:  # noqa: PLR2004
@@ -178,6 +181,18 @@ def translate_error(error: FoundryError) -> RequestError:
         retry_after_s=retry_after_s,
         # The model may err again, and every retry would cost a complete answer.
         should_retry=False if code == "invalid_model_output" else None,
+    )
+
+
+def _make_read_timeout(error: ReadTimeout) -> RequestError:
+    code, what = "first_token_timeout", "no token"
+    if error.stage == "streaming":
+        code, what = "gap_timeout", "no further token"
+    return RequestError(
+        504,
+        code,
+        f"The model sent {what} for {error.limit_s:g} s, the limit of this gateway ({code}_s).",
+        should_retry=False,  # the engine was too slow, and would be so again
     )
 
 

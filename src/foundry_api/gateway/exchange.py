@@ -11,12 +11,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 from aiohttp import web
 
-from foundry_api.gateway.call_headers import make_limit_headers, read_deadline_s
+from foundry_api.gateway.call_headers import (
+    NO_PATIENCE,
+    make_limit_headers,
+    read_patience,
+    read_retry_count,
+)
 from foundry_api.gateway.errors import RequestError, make_error_body
+from foundry_api.types.checks import ReadTimeouts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from foundry_api.core.options import TimeOptions
     from foundry_api.gateway.context import GatewayContext
     from foundry_api.gateway.keys.types import ApiKey
     from foundry_api.gateway.limits.admission import Ticket, Work
@@ -26,6 +33,9 @@ __all__ = ["BODY_BYTES_PER_S", "BODY_GRACE_S", "Exchange", "make_too_large"]
 # A body may take this long, and one second more per 64 KiB.
 BODY_GRACE_S = 30.0
 BODY_BYTES_PER_S = 64 * 1024
+# The exchange ends a call itself, with the error that names the limit. This much later the client
+# would do so.
+DEADLINE_MARGIN_S = 1.0
 
 _T = TypeVar("_T")
 
@@ -51,7 +61,8 @@ class Exchange:
 
     __slots__ = (
         "_body",
-        "_deadline_at",
+        "_end_timer",
+        "_patience",
         "_task",
         "abort_error",
         "context",
@@ -86,7 +97,8 @@ class Exchange:
         self.ticket: Ticket | None = None
         self.encode_error: Callable[[RequestError], bytes] = make_error_body
         self._body: bytes | None = None
-        self._deadline_at = math.inf
+        self._patience = NO_PATIENCE
+        self._end_timer: asyncio.TimerHandle | None = None
         self.abort_error: RequestError | None = None
         self._task = asyncio.current_task()
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -95,24 +107,64 @@ class Exchange:
         """Admit the call of this exchange; see `Admission.admit`.
 
         The deadline that the caller sent is added to the work, and the limits of its key to the
-        response, also to one that refuses the call.
+        response, also to one that refuses the call. From then on the time of the call is limited.
         """
         self.model = work.model
-        admission = self.context.admission
-        deadline_s = read_deadline_s(self.request.headers)
+        admission, headers = self.context.admission, self.request.headers
+        self._patience = read_patience(headers)
+        if read_retry_count(headers):
+            admission.client_retries += 1
+        elapsed_s = self.context.monotonic() - self.started_at
+        deadline_s = self._patience.first_byte_s - elapsed_s
+        if deadline_s < math.inf:
+            work = replace(work, deadline_s=deadline_s)
         try:
-            self.ticket = admission.admit(self.key, replace(work, deadline_s=deadline_s))
+            self.ticket = admission.admit(self.key, work)
         finally:
             self.headers.update(make_limit_headers(admission.accounts.get(self.key)))
-        self._deadline_at = self.started_at + min(
-            deadline_s or math.inf, self.context.config.call_timeout_s
-        )
+        self._limit_time(self._patience.first_byte_s)
         return self.ticket
 
     @property
+    def time_options(self) -> TimeOptions:
+        """The time limits for the calls of the client."""
+        config = self.context.config
+        return {
+            "timeout": ReadTimeouts(config.first_token_timeout_s, config.gap_timeout_s),
+            "deadline": self.remaining_s,
+        }
+
+    @property
     def remaining_s(self) -> float:
-        """Seconds until the deadline of the call."""
-        return max(0.001, self._deadline_at - self.context.monotonic())
+        """Seconds until the client ends its call, unless the exchange has done so before."""
+        # The exchange ends a call that is silent for too long: it knows what was sent.
+        limit_s = min(self._patience.total_s, self.context.config.call_timeout_s)
+        return max(0.0, self.started_at + limit_s - self.context.monotonic()) + DEADLINE_MARGIN_S
+
+    def _limit_time(self, patience_s: float) -> None:
+        """End the exchange after the caller's patience, or the limit of the gateway."""
+        if self._end_timer is not None:
+            self._end_timer.cancel()
+        limit_s = min(self.context.config.call_timeout_s, patience_s)
+        self._end_timer = asyncio.get_running_loop().call_later(
+            self.started_at + limit_s - self.context.monotonic(), self._end, limit_s
+        )
+
+    def _end(self, limit_s: float) -> None:
+        if limit_s == self.context.config.call_timeout_s:
+            code, whose = "call_timeout", "the limit of this gateway (call_timeout_s)"
+        else:
+            code, whose = "deadline_exceeded", "the time that its client waits"
+        message = f"The call took longer than {limit_s:g} s, {whose}. Ask for a shorter answer."
+        self.abort(RequestError(504, code, message, should_retry=False))
+
+    def close(self) -> None:
+        """Release what the exchange holds, at its end."""
+        if self._end_timer is not None:
+            self._end_timer.cancel()
+        if self.ticket is not None:
+            self.ticket.close()  # usually closed already
+        self.ended.set_result(None)
 
     def abort(self, error: RequestError) -> None:
         """End the exchange from outside; the caller gets the error."""
@@ -223,6 +275,9 @@ class Exchange:
         """Send the head of an event stream, and return the response to write to."""
         self._add_timing()
         self.headers["X-Accel-Buffering"] = "no"  # nginx would hold the events back
+        if self._patience.silence_s < self._patience.total_s:
+            # From now on the caller is never without a byte for long.
+            self._limit_time(self._patience.total_s)
         response = web.StreamResponse(
             headers={"Content-Type": "text/event-stream; charset=utf-8", **self.headers}
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Self
 
@@ -18,16 +19,18 @@ from foundry_api.gateway.handler import GatewayHandler
 from foundry_api.gateway.keys.database import KeyDatabase
 from foundry_api.gateway.keys.keyring import Keyring
 from foundry_api.gateway.limits.admission import Admission
+from foundry_api.gateway.limits.broken_calls import on_call_ended
+from foundry_api.gateway.limits.persistence import BudgetFile, BudgetSaver
 from foundry_api.gateway.routes import ROUTES
 from foundry_api.gateway.routing import Router
 from foundry_api.gateway.server import GatewayServer, make_tls_context
 from foundry_api.storage.lock import FileLock, LockTimeout
 from foundry_api.types.errors import ConfigurationError, ServiceError
-from foundry_api.types.events import AttemptStarted
+from foundry_api.types.events import AttemptStarted, CallEnded
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Generator, Iterable
+    from collections.abc import Callable, Generator, Iterable
     from collections.abc import Set as AbstractSet
     from pathlib import Path
 
@@ -52,18 +55,45 @@ class Gateway:
         config: The settings.
         client: Calls the service behind the gateway. The gateway does not close it.
         directory: Where its keys and counters are.
+        monotonic: A clock for durations.
+        wall_clock: Seconds since the epoch.
 
     Attributes:
         context: What its handlers share.
     """
 
-    def __init__(self, config: GatewayConfig, client: FoundryAPIClient, directory: Path) -> None:
+    def __init__(
+        self,
+        config: GatewayConfig,
+        client: FoundryAPIClient,
+        directory: Path,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
         self._database = KeyDatabase(directory, pepper_file=config.pepper_file)
         keyring = Keyring(self._database, on_revoked=self._end_calls)
-        admission = Admission(config, lambda: sum(one.limiter.limit for one in client.services))
+        admission = Admission(
+            config,
+            lambda: sum(one.limiter.limit for one in client.services),
+            monotonic=monotonic,
+            wall_clock=wall_clock,
+        )
         # A call that leaves the client's own queue makes room for another one in it.
         client.events.subscribe(lambda _: admission.scheduler.start_waiting(), AttemptStarted)
-        self.context = GatewayContext(config, client, keyring, admission)
+        client.events.subscribe(on_call_ended, CallEnded)
+        saver = BudgetSaver(
+            BudgetFile(directory / "usage.db", wall_clock=wall_clock), admission, keyring
+        )
+        self.context = GatewayContext(
+            config,
+            client,
+            keyring,
+            admission,
+            saver,
+            monotonic=monotonic,
+            wall_clock=wall_clock,
+        )
         self._handler = GatewayHandler(
             self.context,
             Router(ROUTES),
@@ -103,8 +133,11 @@ class Gateway:
         await self.check()
         config, resources = self.context.config, self._resources
         resources.enter_context(self._take_directory())
-        watch = asyncio.ensure_future(self.context.keyring.watch())
-        resources.callback(watch.cancel)
+        saver = self.context.saver
+        await saver.open()
+        resources.push_async_callback(saver.close)
+        for watch in (self.context.keyring.watch(), saver.watch()):
+            resources.callback(asyncio.ensure_future(watch).cancel)
         runner = web.ServerRunner(
             GatewayServer(self._handler, config), shutdown_timeout=ABORT_GRACE_S
         )

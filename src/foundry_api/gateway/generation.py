@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from foundry_api.gateway.limits.admission import Work
+from foundry_api.gateway.limits.broken_calls import charge_if_broken
 from foundry_api.gateway.tokens import estimate_prompt_tokens
 from foundry_api.structured.errors import ValidationFailed
 from foundry_api.types.errors import ContextOverflow, StructuredOutputError, ToolCallError
@@ -93,6 +94,7 @@ def admit(exchange: Exchange, generations: Sequence[Generation], choices: int = 
             model=generations[0].model,
             prompt_tokens=prompt_tokens,
             max_tokens=None if None in limits else sum(limit or 0 for limit in limits),
+            answers=len(generations) if None in limits else 1,
             body_bytes=exchange.request.content_length or 0,
         )
     )
@@ -107,11 +109,12 @@ async def complete(exchange: Exchange, generation: Generation) -> Answer:
     tries = _Tries(generation)
     while True:
         try:
-            completion = await exchange.context.client.chat(
-                generation.messages,
-                response_model=generation.schema,
-                **_limit_time(exchange, tries.options),
-            )
+            with charge_if_broken(exchange.ticket):
+                completion = await exchange.context.client.chat(
+                    generation.messages,
+                    response_model=generation.schema,
+                    **_limit_time(exchange, tries.options),
+                )
             await _check_calls(generation, completion.tool_calls)
         except (ContextOverflow, ToolCallError) as error:
             tries.adapt(error)
@@ -251,7 +254,7 @@ def _move_seed(seed: int, steps: int) -> int:
 
 
 def _limit_time(exchange: Exchange, options: ChatOptions) -> ChatOptions:
-    return {**options, "deadline": exchange.remaining_s}
+    return {**options, **exchange.time_options}
 
 
 async def _check_calls(generation: Generation, calls: Sequence[ToolCall]) -> None:

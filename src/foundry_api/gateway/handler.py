@@ -69,10 +69,8 @@ class GatewayHandler:
                 )
             )
         finally:
-            if exchange.ticket is not None:
-                exchange.ticket.close()  # usually closed already
             running.discard(exchange)
-            exchange.ended.set_result(None)
+            exchange.close()
 
     async def _serve(self, exchange: Exchange) -> web.StreamResponse:
         request = exchange.request

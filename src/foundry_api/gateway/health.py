@@ -36,4 +36,6 @@ def list_problems(context: GatewayContext) -> list[str]:
         problems.append(f"the model service fails ({CircuitOpen.__name__})")
     if context.keyring.problem:
         problems.append(context.keyring.problem)
+    if context.saver.problem:
+        problems.append(context.saver.problem)
     return problems

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from aiohttp import web
 
-from foundry_api.gateway.call_headers import read_deadline_s
+from foundry_api.gateway.call_headers import read_patience
 from foundry_api.gateway.errors import RequestError
 from foundry_api.gateway.idempotency_cache import SavedResponse
 from foundry_api.types.errors import FoundryError
@@ -98,7 +98,7 @@ async def respond_once(
 
 async def _wait(exchange: Exchange, entry: SavedRequest) -> Outcome:
     """Wait for a request that runs, within the deadline of the caller."""
-    deadline_s = read_deadline_s(exchange.request.headers)
+    deadline_s = read_patience(exchange.request.headers).first_byte_s
     try:
         async with asyncio.timeout(deadline_s):
             return await asyncio.shield(entry.ended)

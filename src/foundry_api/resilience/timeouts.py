@@ -157,6 +157,7 @@ class TimeoutGuard:
         "_due_at",
         "_expired",
         "_gap_s",
+        "_keep_alive_cap",
         "_read_timeout_at",
         "_read_timeout_s",
         "_started_at",
@@ -174,6 +175,7 @@ class TimeoutGuard:
         self.longest_gap_s = 0.0
         self._deadline = deadline
         self._read_timeout_s = self._gap_s = math.inf
+        self._keep_alive_cap = KEEP_ALIVE_CAP
         self._waited_s = 0.0
         self._started_at = 0.0
         self._due_at = self._read_timeout_at = math.inf
@@ -184,8 +186,14 @@ class TimeoutGuard:
         self._timers = timers
         self._timer: _Timer | None = None
 
-    def start_read_timeout(self, first_s: float, gap_s: float) -> None:
-        """Start the read timeout: `first_s` before the first token, `gap_s` after it."""
+    def start_read_timeout(
+        self, first_s: float, gap_s: float, *, keep_alive_cap: int = KEEP_ALIVE_CAP
+    ) -> None:
+        """Start the read timeout: `first_s` before the first token, `gap_s` after it.
+
+        A service that sends only keep-alives has `keep_alive_cap` times as long.
+        """
+        self._keep_alive_cap = keep_alive_cap
         self.stage = "waiting for the first token"
         self._read_timeout_s, self._gap_s = first_s, gap_s
         self._waited_s = self.longest_gap_s = 0.0
@@ -243,8 +251,8 @@ class TimeoutGuard:
         if now >= deadline_at:
             raise self._deadline.make_error(self.stage)
         limit_s = self._read_timeout_s
-        if self._waited_s > limit_s * (KEEP_ALIVE_CAP - 1):
-            limit_s = limit_s * KEEP_ALIVE_CAP - self._waited_s
+        if self._waited_s > limit_s * (self._keep_alive_cap - 1):
+            limit_s = limit_s * self._keep_alive_cap - self._waited_s
         self._read_timeout_at = now + limit_s
         self._due_at = due_at = min(self._read_timeout_at, deadline_at)
         self._task = task = asyncio.current_task(self.loop)
@@ -290,7 +298,7 @@ class TimeoutGuard:
         # __enter__ shortens a wait only when the keep-alive cap expires before the limit.
         only_alive = self._due_at < self._started_at + self._read_timeout_s
         what = "only keep-alives, but no token," if only_alive else "nothing"
-        limit_s = self._read_timeout_s * (KEEP_ALIVE_CAP if only_alive else 1)
+        limit_s = self._read_timeout_s * (self._keep_alive_cap if only_alive else 1)
         error = ReadTimeout(
             f"the engine sent {what} for {limit_s:g} s", limit_s=limit_s, stage=self.stage
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, TypeGuard, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeGuard, cast, get_args
 
 import msgspec
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
 __all__ = [
+    "ReadTimeouts",
+    "Timeout",
     "check_cache",
     "check_characters",
     "check_encodable",
@@ -57,6 +59,21 @@ EMPTY_RESULT = '""'
 
 _ROLES = frozenset(get_args(Role))
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+class ReadTimeouts(NamedTuple):
+    """Exact time limits: unlike those of a number, keep-alives of the service do not extend them.
+
+    Attributes:
+        first_token_s: Seconds from the request to the first token.
+        gap_s: Seconds between two tokens.
+    """
+
+    first_token_s: float
+    gap_s: float
+
+
+Timeout = float | Literal["auto"] | ReadTimeouts
 
 
 def validate_messages(messages: Iterable[Message | Mapping[str, Any]]) -> tuple[Message, ...]:
@@ -178,10 +195,10 @@ def _is_valid_message(message: object) -> TypeGuard[Message]:
     )
 
 
-def check_timeout(timeout: object) -> float | Literal["auto"] | None:
+def check_timeout(timeout: object) -> Timeout | None:
     """Return a timeout: `auto` or seconds above 0; None if the argument is None."""
-    if timeout is None:
-        return None
+    if timeout is None or isinstance(timeout, ReadTimeouts):
+        return timeout
     if as_text(timeout) == "auto":
         return "auto"
     seconds = as_float(timeout)

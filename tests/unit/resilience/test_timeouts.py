@@ -95,6 +95,27 @@ def test_keep_alives_without_a_token_end_at_the_cap(run: Run) -> None:
     run(body())
 
 
+async def wait_for_token(bound: Bound) -> None:
+    """Wait as a reader does while only keep-alives arrive."""
+    while True:
+        await bound.wait(after(0.25))
+
+
+def test_exact_limits_are_not_extended_by_keep_alives(run: Run) -> None:
+    async def body() -> None:
+        bound = Bound(10)
+        bound.guard.start_read_timeout(10, 5, keep_alive_cap=1)
+        with pytest.raises(ReadTimeout, match="no token, for 10 s"):
+            await wait_for_token(bound)
+        assert now() == pytest.approx(10)
+        bound.guard.start_read_timeout(10, 5, keep_alive_cap=1)
+        bound.token()
+        with pytest.raises(ReadTimeout, match="no token, for 5 s"):
+            await wait_for_token(bound)
+
+    run(body())
+
+
 def test_silence_after_keep_alives_ends_the_call(run: Run) -> None:
     async def body() -> None:
         bound = Bound(10)

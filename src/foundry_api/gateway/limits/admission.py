@@ -19,7 +19,7 @@ from foundry_api.types.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from foundry_api.gateway.config import GatewayConfig
     from foundry_api.gateway.keys.types import ApiKey
@@ -44,7 +44,7 @@ class Work:
         prompt_tokens: An estimate of the tokens of the prompt.
         max_tokens: The limit of the answer; None for the model's default.
         body_bytes: Size of the request.
-        deadline_s: Seconds after which the caller no longer waits; None for no limit.
+        deadline_s: Seconds in which it must start; None if its caller waits for ever.
         is_batch: Whether it waits until no other call does.
         answers: How many answers are generated; each may have `max_tokens`.
     """
@@ -129,21 +129,18 @@ class Ticket:
         if waiter is None:
             raise RuntimeError("the ticket was used before")
         started_at = self._monotonic()
-        limit_s, code = self._queue_timeout_s, "queue_timeout"
-        if self._work.deadline_s is not None and self._work.deadline_s < limit_s:
-            limit_s, code = self._work.deadline_s, "deadline_exceeded"
         try:
             if not waiter.slot.done():
-                async with asyncio.timeout(limit_s):
+                async with asyncio.timeout(self._queue_timeout_s):
                     await asyncio.shield(waiter.slot)
         except TimeoutError:
             self.close()
-            status = 504 if code == "deadline_exceeded" else 503
             raise RequestError(
-                status,
-                code,
-                f"The call waited {limit_s:g} s for a slot of the service. Call again later.",
-                retry_after_s=None if status == 504 else UNKNOWN_WAIT_S,  # noqa: PLR2004
+                503,
+                "queue_timeout",
+                f"The call waited {self._queue_timeout_s:g} s for a slot of the service, the limit "
+                "of this gateway (queue_timeout_s). Call again later.",
+                retry_after_s=UNKNOWN_WAIT_S,
             ) from None
         except BaseException:
             self.close()
@@ -205,6 +202,7 @@ class Admission:
     Attributes:
         accounts: What each key has used.
         scheduler: The queue.
+        client_retries: Calls that their client had sent before.
     """
 
     def __init__(
@@ -217,6 +215,7 @@ class Admission:
     ) -> None:
         self._config = config
         self._monotonic = monotonic
+        self.client_retries = 0
         self.accounts = Accounts(monotonic=monotonic, wall_clock=wall_clock)
         self.scheduler = Scheduler(
             get_slots,
@@ -249,6 +248,10 @@ class Admission:
             queue_timeout_s=self._config.queue_timeout_s,
             monotonic=self._monotonic,
         )
+
+    def keep_only(self, keys: Iterable[ApiKey]) -> None:
+        """Drop what is known of other keys: they were removed."""
+        self.scheduler.forget(self.accounts.forget(keys))
 
     def describe_queue(self) -> list[KeyQueue]:
         """Return the keys that have calls, those with the most waiting calls first."""

@@ -54,7 +54,7 @@ async def create_embeddings(exchange: Exchange) -> web.StreamResponse:
         body_bytes=exchange.request.content_length or 0,
     )
     async with exchange.admit(work) as ticket:
-        embeddings = await context.client.embed(texts, model=model, deadline=exchange.remaining_s)
+        embeddings = await context.client.embed(texts, model=model, **exchange.time_options)
         usage = embeddings.usage or Usage(tokens, 0, tokens)
         ticket.settle(usage)
     # OpenAI's own clients ask for base64; without a format, its API answers with numbers.

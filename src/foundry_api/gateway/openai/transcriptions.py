@@ -157,7 +157,7 @@ async def _transcribe(exchange: Exchange, upload: Upload, model: str) -> AsyncGe
                 language=form.language,
                 temperature=form.temperature,
                 prompt=form.prompt,
-                deadline=exchange.remaining_s,
+                **exchange.time_options,
             )
         ) as chunks:
             async for chunk in chunks:

@@ -1,0 +1,40 @@
+"""What answers that are not streamed cost when they break off.
+
+Such an answer is collected by the client, which counts its tokens only if it gets to its end.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+from foundry_api.types.events import CallEnded
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from foundry_api.gateway.limits.admission import Ticket
+    from foundry_api.types.events import Event
+
+__all__ = ["charge_if_broken", "on_call_ended"]
+
+# The client emits the events of a call in the task that makes it.
+_TICKET: ContextVar[Ticket | None] = ContextVar("foundry_api_gateway_ticket", default=None)
+
+
+@contextmanager
+def charge_if_broken(ticket: Ticket | None) -> Generator[None]:
+    """Charge the tokens of the calls inside the block that do not get to their end."""
+    before = _TICKET.set(ticket)
+    try:
+        yield
+    finally:
+        _TICKET.reset(before)
+
+
+def on_call_ended(event: Event) -> None:
+    """Charge the tokens of a call that has failed or was cancelled."""
+    ticket = _TICKET.get()
+    if ticket is not None and isinstance(event, CallEnded) and event.outcome != "answered":
+        ticket.add_output(event.chunks)

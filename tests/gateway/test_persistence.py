@@ -1,0 +1,196 @@
+"""Budgets survive a restart, a kill, and a file that cannot be written."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import pytest
+
+from foundry_api.gateway.health import list_problems
+from foundry_api.gateway.keys.database import KeyDatabase
+from foundry_api.gateway.keys.types import Limit, NewKey
+from foundry_api.gateway.limits.accounts import StoredBudget
+from foundry_api.gateway.limits.budgets import BudgetState
+from foundry_api.gateway.limits.persistence import BudgetFile
+from foundry_api.testing import FakeService
+from foundry_api.types.errors import ConfigurationError
+from gateway.keys.helpers import START, FakeClock
+from gateway.serving import CHAT, call, make_body, serve
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+KEY = NewKey(name="a", rate=Limit(100, "h"), tokens=(Limit(10_000, "d"),))
+HELLO = make_body("say-hello", "fake")
+
+
+def read_used(path: Path) -> dict[str, int]:
+    """Return what a file contains, by the name of the budget."""
+    if not path.exists():
+        return {}
+    with closing(sqlite3.connect(path)) as db:
+        try:
+            return dict(db.execute("select name, used from budgets").fetchall())
+        except sqlite3.OperationalError:  # it is being created
+            return {}
+
+
+def make_rows(count: int, used: int = 1) -> list[StoredBudget]:
+    return [
+        StoredBudget(f"key{number}", "tokens/d", BudgetState(used, START + 100))
+        for number in range(count)
+    ]
+
+
+async def test_a_restart_keeps_what_was_used(tmp_path: Path) -> None:
+    async with FakeService() as upstream:
+        async with serve(tmp_path, upstream.base_url, KEY) as served:
+            assert (await call(served.http, HELLO))[0] == 200
+            before = served.gateway.context.admission.accounts.export()
+        async with serve(tmp_path, upstream.base_url) as served:
+            after = served.gateway.context.admission.accounts.export()
+    assert [row.state.used for row in after] == [row.state.used for row in before]
+    assert all(row.state.used for row in after)
+
+
+async def test_a_kill_loses_nothing_that_is_older_than_a_second(tmp_path: Path) -> None:
+    directory = tmp_path / "gateway"
+    _, token = KeyDatabase(directory).create(KEY)
+    async with FakeService() as upstream:
+        program = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *(
+                "-m",
+                "foundry_api",
+                "serve",
+                "--port",
+                "0",
+                "--config",
+                _write_config(tmp_path, upstream),
+            ),
+            stdout=subprocess.PIPE,
+        )
+        assert program.stdout is not None
+        line = (await program.stdout.readline()).decode()
+        url = line.split()[2].removesuffix("/v1.")
+        headers = {"Authorization": f"Bearer {token}"}
+        async with aiohttp.ClientSession(url, headers=headers) as http:
+            async with http.post(CHAT, json=HELLO) as response:
+                used = (await response.json())["usage"]["total_tokens"]
+            path = directory / "usage.db"
+            async with asyncio.timeout(60):
+                while read_used(path) != {"requests/h": 1, "tokens/d": used}:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+            program.kill()
+            await program.wait()
+        async with serve(directory, upstream.base_url) as served:
+            [account] = served.gateway.context.admission.accounts
+            assert account.tokens["d"].remaining == 10_000 - used
+            assert account.requests is not None
+            assert account.requests.remaining == 99
+
+
+async def test_calls_are_served_while_the_file_is_locked(tmp_path: Path) -> None:
+    async with (
+        FakeService() as upstream,
+        serve(tmp_path, upstream.base_url, KEY) as served,
+    ):
+        context = served.gateway.context
+        with closing(sqlite3.connect(tmp_path / "usage.db", isolation_level=None)) as other:
+            other.execute("begin immediate")
+            assert (await call(served.http, HELLO))[0] == 200
+            await served.wait_until(lambda: context.saver.problem is not None)
+            assert (await call(served.http, HELLO))[0] == 200
+            assert any("cannot be stored" in problem for problem in list_problems(context))
+            async with served.http.get("/readyz") as response:
+                assert response.status == 503
+            other.execute("rollback")
+        await served.wait_until(lambda: context.saver.problem is None)
+        assert list_problems(context) == []
+        assert read_used(tmp_path / "usage.db")["requests/h"] == 2
+
+
+async def test_a_file_that_was_deleted_is_written_again(tmp_path: Path) -> None:
+    async with (
+        FakeService() as upstream,
+        serve(tmp_path, upstream.base_url, KEY) as served,
+    ):
+        path = tmp_path / "usage.db"
+        await call(served.http, HELLO)
+        await served.wait_until(lambda: read_used(path).get("requests/h") == 1)
+        path.unlink()
+        await call(served.http, HELLO)
+        await served.wait_until(lambda: read_used(path).get("requests/h") == 2)
+
+
+def test_what_could_not_be_stored_is_stored_with_the_next(tmp_path: Path) -> None:
+    file = BudgetFile(tmp_path / "usage.db", wall_clock=FakeClock())
+    file.read()
+    with closing(sqlite3.connect(file.path, isolation_level=None)) as other:
+        other.execute("begin immediate")
+        with pytest.raises(sqlite3.OperationalError):
+            file.write(make_rows(3))
+        other.execute("rollback")
+    file.write([])
+    assert len(file.read()) == 3
+    file.close()
+
+
+def test_another_file_gets_all_that_was_stored(tmp_path: Path) -> None:
+    file = BudgetFile(tmp_path / "usage.db", wall_clock=FakeClock())
+    file.read()
+    file.write(make_rows(3))
+    file.path.unlink()
+    file.write(make_rows(1, used=2))
+    file.close()
+    rows = BudgetFile(file.path, wall_clock=FakeClock()).read()
+    assert [row.state.used for row in rows] == [2, 1, 1]
+
+
+def test_periods_that_have_ended_are_dropped(tmp_path: Path) -> None:
+    clock = FakeClock()
+    file = BudgetFile(tmp_path / "usage.db", wall_clock=clock)
+    file.read()
+    file.write(make_rows(3))
+    clock.now += 100
+    assert file.read() == []
+    file.close()
+
+
+@pytest.mark.parametrize("content", [b"SQLite format 3\0" + b"x" * 5000, b"My notes. " * 100])
+def test_a_file_of_another_program_is_left_alone(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "usage.db"
+    path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match="does not contain the budgets"):
+        BudgetFile(path).read()
+    assert path.read_bytes() == content
+
+
+def test_a_damaged_file_is_renamed(tmp_path: Path) -> None:
+    file = BudgetFile(tmp_path / "usage.db", wall_clock=FakeClock())
+    file.read()
+    file.write(make_rows(2_000))
+    file.close()
+    damaged = bytearray(file.path.read_bytes())
+    damaged[4096:-4096] = b"\xff" * (len(damaged) - 8192)
+    file.path.write_bytes(damaged)
+    assert file.read() == []
+    assert (tmp_path / "usage.db.damaged-1").read_bytes() == damaged
+    file.write([])  # what was known is stored anew
+    file.close()
+    assert len(BudgetFile(file.path, wall_clock=FakeClock()).read()) == 2_000
+
+
+def _write_config(directory: Path, upstream: Any) -> str:
+    path = directory / "gateway.toml"
+    gateway = (directory / "gateway").as_posix()
+    path.write_text(
+        f'directory = "{gateway}"\nbase_url = "{upstream.base_url}"\n', encoding="utf-8"
+    )
+    return str(path)
