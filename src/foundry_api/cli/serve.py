@@ -18,6 +18,7 @@ from foundry_api.gateway.config import load_config
 from foundry_api.gateway.errors import UnsafeAddress
 from foundry_api.gateway.gateway import Gateway
 from foundry_api.storage.paths import Paths
+from foundry_api.types.errors import FoundryError
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -97,34 +98,65 @@ async def _check(gateway: Gateway, client: FoundryAPIClient) -> None:
 
 
 async def _serve(gateway: Gateway, client: FoundryAPIClient, config: GatewayConfig) -> None:
-    stopping = asyncio.Event()
+    signals: asyncio.Queue[str] = asyncio.Queue()
     async with client, contextlib.aclosing(gateway):
-        await gateway.start()
-        click.echo(f"Serving at {gateway.url}/v1. Stop with Ctrl-C.")
-        await gateway.load_model()
-        with _catch_signals(stopping):
-            await stopping.wait()
+        with _catch_signals(signals):
+            await gateway.start()
+            click.echo(f"Serving at {gateway.url}/v1. Stop with Ctrl-C.")
+            loading = asyncio.ensure_future(gateway.load_model())
+            try:
+                await _reload_until_stop(gateway, signals)
+            finally:
+                loading.cancel()
+                await asyncio.gather(loading, return_exceptions=True)
             click.echo("Stopping; running calls may finish. A second Ctrl-C ends them.")
-            stopping.clear()
-            drain = asyncio.ensure_future(gateway.drain(config.drain_s))
-            second = asyncio.ensure_future(stopping.wait())
-            await asyncio.wait({drain, second}, return_when=asyncio.FIRST_COMPLETED)
-            for task in (drain, second):
-                task.cancel()
+            await _drain(gateway, signals, config.drain_s)
+
+
+async def _reload_until_stop(gateway: Gateway, signals: asyncio.Queue[str]) -> None:
+    while await signals.get() == "reload":
+        try:
+            await gateway.reload()
+        except FoundryError as error:
+            print_error(error)
+        else:
+            click.echo("Reloaded keys and TLS files.")
+
+
+async def _drain(gateway: Gateway, signals: asyncio.Queue[str], limit_s: float) -> None:
+    """Wait for running calls, until a time limit or a second signal to stop."""
+
+    async def wait_for_stop() -> None:
+        while await signals.get() != "stop":
+            pass
+
+    drain = asyncio.ensure_future(gateway.drain(limit_s))
+    second = asyncio.ensure_future(wait_for_stop())
+    await asyncio.wait({drain, second}, return_when=asyncio.FIRST_COMPLETED)
+    is_drained = drain.done()
+    for task in (drain, second):
+        task.cancel()
+    await asyncio.gather(drain, second, return_exceptions=True)
+    if not is_drained:
+        await gateway.drain(0)
 
 
 @contextlib.contextmanager
-def _catch_signals(stopping: asyncio.Event) -> Generator[None]:
+def _catch_signals(signals: asyncio.Queue[str]) -> Generator[None]:
     loop = asyncio.get_running_loop()
     previous: dict[int, Any] = {}
 
     def stop(_number: int, _frame: object) -> None:
-        loop.call_soon_threadsafe(stopping.set)
+        loop.call_soon_threadsafe(signals.put_nowait, "stop")
 
-    for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
+    def reload(_number: int, _frame: object) -> None:
+        loop.call_soon_threadsafe(signals.put_nowait, "reload")
+
+    handlers = {"SIGINT": stop, "SIGTERM": stop, "SIGBREAK": stop, "SIGHUP": reload}
+    for name, handler in handlers.items():
         number = getattr(signal, name, None)
         if number is not None:
-            previous[number] = signal.signal(number, stop)
+            previous[number] = signal.signal(number, handler)
     try:
         yield
     finally:

@@ -198,6 +198,7 @@ class Exchange:
         limit = self.context.config.max_body_bytes
         if (self.request.content_length or 0) > limit:
             raise make_too_large(limit)
+        await self.ask_for_body()
         body = bytearray()
         loop = asyncio.get_running_loop()
         try:
@@ -214,6 +215,12 @@ class Exchange:
             ) from None
         self._body = bytes(body)
         return self._body
+
+    async def ask_for_body(self) -> None:
+        """Tell a client to send the body if it waits for that."""
+        if self.request.headers.get("Expect", "").lower() == "100-continue":
+            await self.request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.request.writer.output_size = 0  # of the response, which has not started
 
     async def read_json(self, kind: type[_T]) -> _T:
         """Read the body and decode it as JSON of a type.
@@ -269,7 +276,10 @@ class Exchange:
     def respond_error(self, error: RequestError) -> web.Response:
         """Return an error response."""
         self.headers.update(error.headers)
-        return self.respond(self.encode_error(error), status=error.status)
+        response = self.respond(self.encode_error(error), status=error.status)
+        if error.status in {408, 413} or self.context.draining:
+            response.force_close()  # the rest of the body, or a further request, is not read
+        return response
 
     async def start_stream(self) -> web.StreamResponse:
         """Send the head of an event stream, and return the response to write to."""

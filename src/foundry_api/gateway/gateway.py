@@ -9,8 +9,6 @@ import time
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Self
 
-from aiohttp import web
-
 from foundry_api.gateway.authentication import Authenticator
 from foundry_api.gateway.context import GatewayContext
 from foundry_api.gateway.errors import RequestError, UnsafeAddress
@@ -23,13 +21,12 @@ from foundry_api.gateway.limits.broken_calls import on_call_ended
 from foundry_api.gateway.limits.persistence import BudgetFile, BudgetSaver
 from foundry_api.gateway.routes import ROUTES
 from foundry_api.gateway.routing import Router
-from foundry_api.gateway.server import GatewayServer, make_tls_context
+from foundry_api.gateway.server import GatewayServer, TlsFiles
 from foundry_api.storage.lock import FileLock, LockTimeout
-from foundry_api.types.errors import ConfigurationError, ServiceError
+from foundry_api.types.errors import ConfigurationError, FoundryError
 from foundry_api.types.events import AttemptStarted, CallEnded
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable, Generator, Iterable
     from collections.abc import Set as AbstractSet
     from pathlib import Path
@@ -44,8 +41,6 @@ log = logging.getLogger("foundry_api.gateway")
 
 # A check whether the lock is held takes it for a moment.
 LOCK_TIMEOUT_S = 0.2
-# After an aborted exchange has its error, its connection gets this long to send it.
-ABORT_GRACE_S = 2.0
 
 
 class Gateway:
@@ -101,6 +96,7 @@ class Gateway:
             Authenticator(keyring),
         )
         self._lock = FileLock(directory / "gateway.lock", timeout_s=LOCK_TIMEOUT_S)
+        self._tls: TlsFiles | None = None
         self._resources = AsyncExitStack()
         self._url = ""
 
@@ -120,8 +116,10 @@ class Gateway:
         keyring = self.context.keyring
         await keyring.open()
         self._resources.push_async_callback(keyring.close)
-        _check_exposure(self.context.config, has_keys=bool(keyring.keys))
-        self._make_tls_context()
+        config = self.context.config
+        _check_exposure(config, has_keys=bool(keyring.keys))
+        if config.tls_cert is not None and config.tls_key is not None:
+            self._tls = TlsFiles(config.tls_cert, config.tls_key)
 
     async def start(self) -> None:
         """Listen for requests.
@@ -138,28 +136,35 @@ class Gateway:
         resources.push_async_callback(saver.close)
         for watch in (self.context.keyring.watch(), saver.watch()):
             resources.callback(asyncio.ensure_future(watch).cancel)
-        runner = web.ServerRunner(
-            GatewayServer(self._handler, config), shutdown_timeout=ABORT_GRACE_S
-        )
-        await runner.setup()
-        resources.push_async_callback(runner.cleanup)
-        site = web.TCPSite(runner, config.host, config.port, ssl_context=self._make_tls_context())
+        server = GatewayServer(self._handler, config)
+        resources.push_async_callback(server.aclose)
         try:
-            await site.start()
+            listener = await server.listen(config.host, config.port, self._tls)
         except OSError as error:
             raise ConfigurationError(
                 f"{config.host} port {config.port} cannot be used: {error.strerror}",
                 hint="Give another address with --host and --port.",
             ) from error
-        port = runner.addresses[0][1]
+        resources.callback(listener.close)
+        port = listener.sockets[0].getsockname()[1]
         host = f"[{config.host}]" if ":" in config.host else config.host
         self._url = f"{'https' if config.uses_tls else 'http'}://{host}:{port}"
+
+    async def reload(self) -> None:
+        """Read keys with their limits, and the TLS files. Connections and calls go on.
+
+        Raises:
+            ConfigurationError: The TLS files cannot be used; the former ones stay in use.
+        """
+        await self.context.keyring.reload()
+        if self._tls is not None:
+            await asyncio.to_thread(self._tls.reload)
 
     async def load_model(self) -> None:
         """Start the engine before the first call; a failure is logged, as it may pass."""
         try:
             await self.context.client.capabilities()
-        except ServiceError as error:
+        except FoundryError as error:
             log.warning("the model service is not available yet: %s", error)
 
     async def drain(self, limit_s: float) -> None:
@@ -198,12 +203,6 @@ class Gateway:
             [one for one in self.context.running if one.key is not None and one.key.id in key_ids],
             RequestError(401, "invalid_api_key", "The key of this call was revoked."),
         )
-
-    def _make_tls_context(self) -> ssl.SSLContext | None:
-        config = self.context.config
-        if config.tls_cert is None or config.tls_key is None:
-            return None
-        return make_tls_context(config.tls_cert, config.tls_key)
 
     @contextlib.contextmanager
     def _take_directory(self) -> Generator[None]:

@@ -60,14 +60,13 @@ class RequestGuard:
                 "The Host header does not name this gateway. Allow further names with `hosts` in "
                 "its configuration.",
             )
-        if "Content-Encoding" in headers:
-            encoding = headers["Content-Encoding"].strip().lower()
-            if encoding not in {"", "identity"}:
-                raise RequestError(
-                    415,
-                    "unsupported_encoding",
-                    "Compressed requests are not accepted. Send the body without Content-Encoding.",
-                )
+        encodings = headers.getall("Content-Encoding", ())
+        if any(encoding.strip().lower() not in {"", "identity"} for encoding in encodings):
+            raise RequestError(
+                415,
+                "unsupported_encoding",
+                "Compressed requests are not accepted. Send the body without Content-Encoding.",
+            )
         self._check_origin(request)
 
     def get_allowed_origin(self, request: web.BaseRequest) -> str | None:

@@ -58,6 +58,10 @@ class GatewayHandler:
                 exchange.outcome = "client_closed"
                 raise
             return exchange.respond_error(exchange.take_abort_error())
+        except ConnectionError:
+            # The client left while something was written to it.
+            exchange.outcome = "client_closed"
+            raise asyncio.CancelledError from None
         except Exception:
             log.exception("request %s failed", exchange.id)
             exchange.outcome = "internal_error"

@@ -1,4 +1,4 @@
-"""The HTTP server of the gateway: connections, TLS, and the end of its life."""
+"""The HTTP server of the gateway: connections, slow clients, and TLS."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import logging
 import ssl
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import web
 
@@ -19,12 +19,20 @@ if TYPE_CHECKING:
 
     from foundry_api.gateway.config import GatewayConfig
 
-__all__ = ["GatewayServer", "make_tls_context"]
+__all__ = ["GatewayServer", "TlsFiles"]
 
 log = logging.getLogger("foundry_api.gateway")
 
 MAX_HEADERS = 128
 MAX_LINE_BYTES = 16 * 1024
+BACKLOG = 1024
+# asyncio's default of 60 s would let a client without a hello keep a socket for long.
+TLS_HANDSHAKE_S = 10.0
+TLS_SHUTDOWN_S = 5.0
+# A response may take the time limit of a write, and one second more per 64 KiB.
+WRITE_BYTES_PER_S = 64 * 1024
+# After the server closes, handlers get this long to send their last bytes.
+CLOSE_GRACE_S = 2.0
 
 
 class GatewayServer(web.Server):
@@ -45,29 +53,71 @@ class GatewayServer(web.Server):
             "lingering_time": 1.0,
         }
         super().__init__(handle, handler_cancellation=True, **self._options)
+        self.write_timeout_s = config.write_timeout_s
         self._max_connections = config.max_connections
         self._max_per_address = config.max_connections_per_address
         self._per_address: Counter[str] = Counter()
+        self._transports: set[asyncio.Transport] = set()
+        self._closing: set[asyncio.Transport] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def listen(self, host: str, port: int, tls: TlsFiles | None) -> asyncio.Server:
+        """Accept connections at an address; raises OSError if it cannot be used."""
+        loop = asyncio.get_running_loop()
+        timeouts: dict[str, Any] = {}
+        if tls is not None:
+            timeouts["ssl_handshake_timeout"] = TLS_HANDSHAKE_S
+            timeouts["ssl_shutdown_timeout"] = TLS_SHUTDOWN_S
+        listener = await loop.create_server(
+            self,
+            host,
+            port,
+            backlog=BACKLOG,
+            ssl=None if tls is None else tls.context,
+            **timeouts,
+        )
+        self._timer = loop.call_later(self.write_timeout_s, self._abort_stuck)
+        return listener
+
+    async def aclose(self) -> None:
+        """Close all connections. Handlers that still run get a moment, then they are cancelled."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self.pre_shutdown()
+        await self.shutdown(CLOSE_GRACE_S)
+        for transport in list(self._transports):
+            transport.abort()
 
     def __call__(self) -> web.RequestHandler:
         """Return the protocol of a new connection."""
         return _ClientConnection(self, loop=asyncio.get_running_loop(), **self._options)
 
-    def add_connection(self, address: str) -> bool:
+    def add_connection(self, address: str, transport: asyncio.Transport) -> bool:
         """Count a connection; False if there are too many."""
         if (
             self._per_address[address] >= self._max_per_address
-            or self._per_address.total() >= self._max_connections
+            or len(self._transports) >= self._max_connections
         ):
             return False
         self._per_address[address] += 1
+        self._transports.add(transport)
         return True
 
-    def remove_connection(self, address: str) -> None:
+    def remove_connection(self, address: str, transport: asyncio.Transport) -> None:
         """Count a connection that has ended."""
+        self._transports.discard(transport)
         self._per_address[address] -= 1
         if not self._per_address[address]:
             del self._per_address[address]
+
+    def _abort_stuck(self) -> None:
+        # A closed connection stays open until its client has read everything that was written.
+        closing = {transport for transport in self._transports if transport.is_closing()}
+        for transport in closing & self._closing:
+            transport.abort()
+        self._closing = closing
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(self.write_timeout_s, self._abort_stuck)
 
 
 class _ClientConnection(web.RequestHandler):
@@ -76,23 +126,38 @@ class _ClientConnection(web.RequestHandler):
     def __init__(self, server: GatewayServer, **options: Any) -> None:
         super().__init__(server, **options)
         self._server = server
-        self._counted_address: str | None = None
+        self._address = ""
+        self._counted: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        peer: tuple[object, ...] | None = transport.get_extra_info("peername")
-        address = str(peer[0]) if peer else ""
-        if not self._server.add_connection(address):
-            log.warning("refused a connection from %s: too many are open", address)
-            transport.close()
+        client = cast("asyncio.Transport", transport)
+        peer: tuple[object, ...] | None = client.get_extra_info("peername")
+        self._address = str(peer[0]) if peer else ""
+        if self._server.add_connection(self._address, client):
+            self._counted = client
         else:
-            self._counted_address = address
+            log.info("refused a connection from %s: too many are open", self._address)
+            client.abort()
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        if self._counted_address is not None:
-            self._server.remove_connection(self._counted_address)
-            self._counted_address = None
+        if self._counted is not None:
+            self._server.remove_connection(self._address, self._counted)
+            self._counted = None
         super().connection_lost(exc)
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        body = resp.body if isinstance(resp, web.Response) else None
+        size = len(body) if isinstance(body, bytes) else 0
+        try:
+            async with asyncio.timeout(self._server.write_timeout_s + size / WRITE_BYTES_PER_S):
+                return await super().finish_response(request, resp, start_time)
+        except TimeoutError:  # the client does not read
+            if self._counted is not None:
+                self._counted.abort()
+            return resp, True
 
     def handle_error(
         self,
@@ -116,19 +181,43 @@ class _ClientConnection(web.RequestHandler):
         return response
 
 
-def make_tls_context(certificate: Path, key: Path) -> ssl.SSLContext:
-    """Load a certificate and its key.
+class TlsFiles:
+    """A certificate and its key, which can be replaced while connections are open.
+
+    Args:
+        certificate: PEM file with the certificate and its chain.
+        key: PEM file with the private key.
+
+    Attributes:
+        context: The context to listen with.
 
     Raises:
-        ConfigurationError: They cannot be read or do not belong together.
+        ConfigurationError: The files cannot be read or do not belong together.
     """
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(certificate, key)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigurationError(
-            f"the TLS certificate {certificate} cannot be used: {error}",
-            hint="Give a PEM file with the certificate and its chain, and its private key.",
-        ) from error
-    return context
+
+    def __init__(self, certificate: Path, key: Path) -> None:
+        self._certificate = certificate
+        self._key = key
+        self._current = self._load()
+        self.context = self._load()
+        # Loading other files into the same context could leave both certificates in it.
+        self.context.sni_callback = self._select
+
+    def reload(self) -> None:
+        """Read the files again; if they cannot be used, the former ones stay in use."""
+        self._current = self._load()
+
+    def _select(self, connection: ssl.SSLObject, _name: str | None, _old: ssl.SSLContext) -> None:
+        connection.context = self._current
+
+    def _load(self) -> ssl.SSLContext:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        try:
+            context.load_cert_chain(self._certificate, self._key)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigurationError(
+                f"the TLS certificate {self._certificate} cannot be used: {error}",
+                hint="Give a PEM file with the certificate and its chain, and its private key.",
+            ) from error
+        return context

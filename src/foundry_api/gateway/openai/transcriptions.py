@@ -186,6 +186,7 @@ async def _receive(exchange: Exchange) -> AsyncGenerator[Upload]:
     try:
         with os.fdopen(handle, "wb") as file:
             form_reader = _FormReader(exchange, file)
+            await exchange.ask_for_body()
             await form_reader.read()
         form = _make_form(form_reader.fields)
         if form_reader.digest is None:

@@ -1,0 +1,188 @@
+"""Slow clients, reload, and the end of a gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from foundry_api.gateway.config import GatewayConfig
+from foundry_api.types.errors import ConfigurationError
+from gateway.shapes import parse_events
+from gateway.tls import make_certificate
+from support.cli_program import make_command, make_environment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import aiohttp
+
+    from foundry_api.engine.endpoint import Endpoint
+    from foundry_api.gateway.gateway import Gateway
+
+CHAT = "/v1/chat/completions"
+
+
+def make_body(prompt: str, **options: Any) -> dict[str, Any]:
+    return {"model": "scripted", "messages": [{"role": "user", "content": prompt}], **options}
+
+
+async def connect(gateway: Gateway) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    address, _, port = gateway.url.partition("://")[2].rpartition(":")
+    return await asyncio.open_connection(address, int(port))
+
+
+class TestSlowClients:
+    """P38."""
+
+    @pytest.fixture
+    def config(self) -> GatewayConfig:
+        return GatewayConfig(
+            port=0, idle_timeout_s=1, write_timeout_s=1, max_connections_per_address=3
+        )
+
+    @pytest.mark.parametrize("start", [b"", b"GET /healthz HTTP/1.1\r\nHost: 127"])
+    async def test_p38_a_head_that_does_not_end(self, gateway: Gateway, start: bytes) -> None:
+        reader, writer = await connect(gateway)
+        writer.write(start)
+        assert await asyncio.wait_for(reader.read(), 20) == b""
+        writer.close()
+
+    async def test_p38_a_client_that_reads_nothing(self, gateway: Gateway) -> None:
+        address, _, port = gateway.url.partition("://")[2].rpartition(":")
+        connection = socket.socket()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect((address, int(port)))
+        connection.settimeout(0)
+        _, writer = await asyncio.open_connection(sock=connection)
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        request = b"GET /v1/models HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+
+        async def send_for_ever() -> None:
+            while True:
+                writer.write(request * 1000)
+                await writer.drain()
+
+        with pytest.raises(ConnectionError):
+            await asyncio.wait_for(send_for_ever(), 60)
+
+    async def test_too_many_connections_of_an_address(self, gateway: Gateway) -> None:
+        writers = [(await connect(gateway))[1] for _ in range(3)]
+        reader, writer = await connect(gateway)
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            await asyncio.wait_for(reader.readexactly(1), 20)
+        for one in (*writers, writer):
+            one.close()
+
+
+async def test_a_client_that_expects_continue_is_asked_for_the_body(gateway: Gateway) -> None:
+    reader, writer = await connect(gateway)
+    body = b'{"model":"scripted","messages":[]}'
+    writer.write(
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nExpect: 100-continue\r\n"
+        b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+    )
+    assert await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20) == (
+        b"HTTP/1.1 100 Continue\r\n\r\n"
+    )
+    writer.write(body)
+    assert (await asyncio.wait_for(reader.readline(), 20)).startswith(b"HTTP/1.1 400")
+    writer.close()
+
+
+async def test_p45_new_calls_are_refused_and_running_ones_finish(
+    gateway: Gateway, http: aiohttp.ClientSession
+) -> None:
+    async with http.post(CHAT, json=make_body("say-slowly", stream=True, max_tokens=40)) as running:
+        await running.content.readline()
+        drain = asyncio.ensure_future(gateway.drain(60))
+        await asyncio.sleep(0)
+        async with http.get("/readyz") as ready, http.get("/v1/models") as refused:
+            assert (ready.status, refused.status) == (503, 503)
+            assert "Retry-After" in refused.headers
+        assert parse_events(await running.text())[-1] == "[DONE]"
+    await drain
+
+
+async def test_p45_after_the_bound_a_stream_ends_with_an_error_event(
+    gateway: Gateway, http: aiohttp.ClientSession
+) -> None:
+    async with http.post(CHAT, json=make_body("say-slowly", stream=True)) as running:
+        await running.content.readline()
+        await gateway.drain(0)
+        events = parse_events(await running.text())
+    assert events[-1]["error"]["code"] == "shutting_down"
+
+
+class TestTls:
+    @pytest.fixture
+    def config(self, tmp_path: Path) -> GatewayConfig:
+        certificate, key = make_certificate(tmp_path)
+        return GatewayConfig(port=0, tls_cert=certificate, tls_key=key)
+
+    async def test_a_new_certificate_is_used_without_a_cut(
+        self, gateway: Gateway, tmp_path: Path
+    ) -> None:
+        old = await self.get_certificate(gateway)
+        reader, writer = await self.connect(gateway)
+        make_certificate(tmp_path)
+        await gateway.reload()
+        assert await self.get_certificate(gateway) != old
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        writer.close()
+
+    async def test_files_that_do_not_fit_leave_the_former_ones(
+        self, gateway: Gateway, tmp_path: Path
+    ) -> None:
+        old = await self.get_certificate(gateway)
+        (tmp_path / "localhost.key").write_text("no key", encoding="utf-8")
+        with pytest.raises(ConfigurationError, match="cannot be used"):
+            await gateway.reload()
+        assert await self.get_certificate(gateway) == old
+
+    async def connect(self, gateway: Gateway) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        address, _, port = gateway.url.partition("://")[2].rpartition(":")
+        return await asyncio.open_connection(address, int(port), ssl=context)
+
+    async def get_certificate(self, gateway: Gateway) -> bytes:
+        _, writer = await self.connect(gateway)
+        found: bytes = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        writer.close()
+        return found
+
+
+@pytest.fixture
+def program(own_home: Path, engine: Endpoint) -> Iterator[subprocess.Popen[str]]:
+    """`foundry-api serve` as a process, before its first line."""
+    command = make_command("serve", "--port", "0", "--drain", "30")
+    environment = make_environment(
+        own_home, FOUNDRY_GATEWAY_BASE_URL=engine.base_url, PYTHONUNBUFFERED="1"
+    )
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    ) as process:
+        yield process
+        process.kill()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+def test_signals_reload_and_stop_the_program(program: subprocess.Popen[str]) -> None:
+    assert program.stdout is not None
+    assert program.stdout.readline().startswith("Serving at http://127.0.0.1:")
+    os.kill(program.pid, signal.SIGHUP)
+    assert program.stdout.readline() == "Reloaded keys and TLS files.\n"
+    os.kill(program.pid, signal.SIGTERM)
+    assert program.stdout.readline().startswith("Stopping")
+    assert program.stdout.read() == ""
+    assert program.wait(30) == 0
