@@ -405,10 +405,10 @@ def summary(script: Path) -> str:
 
 
 def generate(venv: Venv, arguments: Sequence[str]) -> int:
-    """Generate the blocking client and the picture of the packages."""
+    """Generate the blocking client, the picture of the packages and the table of settings."""
     commands = {
         name: [str(venv.python), str(venv.root / "tools" / f"{name}.py"), *arguments]
-        for name in ("generate_sync", "draw_packages")
+        for name in ("generate_sync", "draw_packages", "draw_gateway_settings")
     }
     return run_each("generate", commands, environment())
 
