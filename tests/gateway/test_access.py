@@ -242,3 +242,33 @@ def test_an_unsafe_address_is_exit_code_78(own_home: Path) -> None:
     assert "--tls-cert" in refused.stderr
     valid = run("serve", "--host", "0.0.0.0", "--insecure-http", "--check", home=own_home)  # noqa: S104
     assert (valid.returncode, valid.stdout) == (0, "The configuration is valid.\n")
+
+
+class TestOrigins:
+    """P23."""
+
+    @pytest.fixture
+    def config(self) -> GatewayConfig:
+        return GatewayConfig(port=0, origins=("https://app.example",))
+
+    async def test_p23_a_named_origin_may_call(self, http: aiohttp.ClientSession) -> None:
+        headers = {"Origin": "https://app.example"}
+        async with http.get("/v1/models", headers=headers) as response:
+            assert response.status == 200
+            assert response.headers["Access-Control-Allow-Origin"] == "https://app.example"
+            assert response.headers["Vary"] == "Origin"
+        headers |= {
+            "Access-Control-Request-Method": "POST",
+            "Access-Control-Request-Headers": "authorization,content-type",
+        }
+        async with http.options(CHAT, headers=headers) as preflight:
+            assert preflight.status == 204
+            allowed = preflight.headers["Access-Control-Allow-Headers"]
+            assert allowed == "authorization,content-type"
+            assert "Access-Control-Allow-Credentials" not in preflight.headers
+
+    async def test_p23_others_may_not(self, http: aiohttp.ClientSession) -> None:
+        headers = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
+        async with http.options(CHAT, headers=headers) as preflight:
+            assert preflight.status == 403
+            assert not any(name.startswith("Access-Control") for name in preflight.headers)

@@ -79,6 +79,18 @@ class GatewayHandler:
     async def _serve(self, exchange: Exchange) -> web.StreamResponse:
         request = exchange.request
         self._guard.check(request)
+        origin = self._guard.get_allowed_origin(request)
+        if origin is not None:
+            exchange.headers |= {"Access-Control-Allow-Origin": origin, "Vary": "Origin"}
+            if request.method == "OPTIONS":
+                exchange.headers |= {
+                    "Access-Control-Allow-Methods": "GET, POST, DELETE",
+                    "Access-Control-Allow-Headers": request.headers.get(
+                        "Access-Control-Request-Headers", "*"
+                    ),
+                    "Access-Control-Max-Age": "600",
+                }
+                return exchange.respond(b"", status=204)
         match = self._router.find(request.method, request.raw_path.partition("?")[0])
         route = match.route
         exchange.route, exchange.path_id = route.path, match.id
