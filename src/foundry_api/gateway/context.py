@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from foundry_api.gateway.idempotency_cache import IdempotencyCache
+from foundry_api.gateway.metrics import GatewayMetrics
 from foundry_api.gateway.response_store import ResponseStore
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class GatewayContext:
         responses: The stored responses of the Responses API.
         idempotency: The responses to requests with idempotency keys.
         ignored_members: Members of requests that no route knows, by route.
+        metrics: Counts of requests and tokens.
     """
 
     config: GatewayConfig
@@ -94,3 +96,4 @@ class GatewayContext:
     responses: ResponseStore = field(default_factory=ResponseStore)
     idempotency: IdempotencyCache = field(default_factory=IdempotencyCache)
     ignored_members: Counter[str] = field(default_factory=Counter[str])
+    metrics: GatewayMetrics = field(default_factory=GatewayMetrics)

@@ -52,6 +52,7 @@ class Exchange:
         key: The key of the caller; None without keys, and on open routes.
         headers: Headers to add to the response.
         outcome: How it ended, for metrics and the audit log.
+        first_event_at: When the first event of its stream was sent; None before.
         model: The model that was called; None before it is known.
         ticket: The admission of its call; None before, and on routes without a call.
         encode_error: Encodes an error in the shape that the caller expects.
@@ -68,6 +69,7 @@ class Exchange:
         "context",
         "encode_error",
         "ended",
+        "first_event_at",
         "headers",
         "id",
         "key",
@@ -93,6 +95,7 @@ class Exchange:
             "Server": "foundry-api",
         }
         self.outcome = "ok"
+        self.first_event_at: float | None = None
         self.model: str | None = None
         self.ticket: Ticket | None = None
         self.encode_error: Callable[[RequestError], bytes] = make_error_body

@@ -74,6 +74,7 @@ class GatewayHandler:
             )
         finally:
             running.discard(exchange)
+            self._context.metrics.record(exchange, self._context.monotonic())
             exchange.close()
 
     async def _serve(self, exchange: Exchange) -> web.StreamResponse:

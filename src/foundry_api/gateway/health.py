@@ -1,9 +1,10 @@
-"""`/healthz` and `/readyz`: is the gateway alive, and can it serve calls."""
+"""`/healthz`, `/readyz` and `/metrics`: is the gateway alive, can it serve calls, and how many."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from foundry_api.gateway.metrics import CONTENT_TYPE
 from foundry_api.types.errors import CircuitOpen
 
 if TYPE_CHECKING:
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from foundry_api.gateway.context import GatewayContext
     from foundry_api.gateway.exchange import Exchange
 
-__all__ = ["get_health", "get_readiness", "list_problems"]
+__all__ = ["get_health", "get_metrics", "get_readiness", "list_problems"]
 
 
 async def get_health(exchange: Exchange) -> web.StreamResponse:
@@ -25,6 +26,19 @@ async def get_readiness(exchange: Exchange) -> web.StreamResponse:
     problems = list_problems(exchange.context)
     status = 503 if problems else 200
     return exchange.respond_json({"status": "unavailable" if problems else "ready"}, status=status)
+
+
+async def get_metrics(exchange: Exchange) -> web.StreamResponse:
+    """Return the metrics for Prometheus."""
+    context = exchange.context
+    text = context.metrics.format(
+        context.admission.scheduler,
+        draining=context.draining,
+        breaker_state=context.client.breaker.state,
+    )
+    response = exchange.respond(text)
+    response.headers["Content-Type"] = CONTENT_TYPE
+    return response
 
 
 def list_problems(context: GatewayContext) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from foundry_api.gateway.anthropic.errors import make_anthropic_error
 from foundry_api.gateway.anthropic.messages import count_tokens, create_message
-from foundry_api.gateway.health import get_health, get_readiness
+from foundry_api.gateway.health import get_health, get_metrics, get_readiness
 from foundry_api.gateway.openai.chat import create_chat_completion
 from foundry_api.gateway.openai.completions import create_completion
 from foundry_api.gateway.openai.embeddings import create_embeddings
@@ -89,6 +89,7 @@ _ANTHROPIC = (
 ROUTES = (
     Route("GET", "/healthz", get_health, "open", "Is the gateway alive?"),
     Route("GET", "/readyz", get_readiness, "open", "Can the gateway serve calls?"),
+    Route("GET", "/metrics", get_metrics, "metrics", "Return metrics for Prometheus."),
     *_INFERENCE,
     *_AZURE,
     *_ANTHROPIC,

@@ -83,6 +83,8 @@ class _Writer:
 
     async def write(self, data: bytes) -> None:
         """Send data; wait while the client's buffer is full."""
+        if self._exchange.first_event_at is None:
+            self._exchange.first_event_at = self._exchange.context.monotonic()
         if self._comment is not None:
             await self._comment
         await self._send(data)

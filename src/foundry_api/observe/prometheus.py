@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from foundry_api.observe.histogram import Distribution
     from foundry_api.observe.snapshot import MetricsSnapshot, SeriesSnapshot
 
-__all__ = ["CONTENT_TYPE", "render"]
+__all__ = ["CONTENT_TYPE", "format_family", "format_histogram", "format_sample", "render"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -47,33 +47,21 @@ def render(snapshot: MetricsSnapshot) -> str:
     for series in snapshot.series:
         labels = {"model": series.model, "service": series.service}
         for name, more_labels, count in _iter_counts(series):
-            samples[name].append(_format_sample(name, labels | more_labels, count))
+            samples[name].append(format_sample(name, labels | more_labels, count))
         for name, (_, field) in _HISTOGRAMS.items():
-            distribution: Distribution = getattr(series, field)
-            bounds = [*(f"{bound:g}" for bound in distribution.bounds), "+Inf"]
-            counts = accumulate(distribution.counts)
-            samples[name] += [
-                *(
-                    _format_sample(f"{name}_bucket", {**labels, "le": bound}, count)
-                    for bound, count in zip(bounds, counts, strict=True)
-                ),
-                _format_sample(f"{name}_sum", labels, distribution.sum),
-                _format_sample(f"{name}_count", labels, distribution.count),
-            ]
+            samples[name] += format_histogram(name, labels, getattr(series, field))
     lines: list[str] = []
     for name, help_text in _COUNTERS.items():
-        lines += _format_family(name, "counter", help_text, samples[name])
+        lines += format_family(name, "counter", help_text, samples[name])
     for name, (help_text, _) in _HISTOGRAMS.items():
-        lines += _format_family(name, "histogram", help_text, samples[name])
+        lines += format_family(name, "histogram", help_text, samples[name])
     name = "foundry_breaker_state"
     states = [
-        _format_sample(name, {"service": service, "state": state}, state == current)
+        format_sample(name, {"service": service, "state": state}, state == current)
         for service, current in snapshot.breakers.items()
         for state in _BREAKER_STATES
     ]
-    lines += _format_family(
-        name, "gauge", "1 for the current state of the circuit breaker.", states
-    )
+    lines += format_family(name, "gauge", "1 for the current state of the circuit breaker.", states)
     return "\n".join(lines) + "\n"
 
 
@@ -97,11 +85,27 @@ def _iter_counts(series: SeriesSnapshot) -> Iterator[tuple[str, dict[str, str], 
         yield "foundry_cache_stores_total", {}, series.cache_stores
 
 
-def _format_family(name: str, kind: str, help_text: str, samples: list[str]) -> list[str]:
+def format_histogram(name: str, labels: dict[str, str], distribution: Distribution) -> list[str]:
+    """Return the samples of a histogram."""
+    bounds = [*(f"{bound:g}" for bound in distribution.bounds), "+Inf"]
+    counts = accumulate(distribution.counts)
+    return [
+        *(
+            format_sample(f"{name}_bucket", {**labels, "le": bound}, count)
+            for bound, count in zip(bounds, counts, strict=True)
+        ),
+        format_sample(f"{name}_sum", labels, distribution.sum),
+        format_sample(f"{name}_count", labels, distribution.count),
+    ]
+
+
+def format_family(name: str, kind: str, help_text: str, samples: list[str]) -> list[str]:
+    """Return the lines of a metric."""
     return [f"# HELP {name} {help_text}", f"# TYPE {name} {kind}", *samples]
 
 
-def _format_sample(name: str, labels: dict[str, str], value: float) -> str:
+def format_sample(name: str, labels: dict[str, str], value: float) -> str:
+    """Return the line of a value."""
     text = ",".join(f'{label}="{_escape(value)}"' for label, value in labels.items())
     return f"{name}{{{text}}} {value:.17g}"
 

@@ -86,6 +86,7 @@ class Ticket:
 
     Attributes:
         queued_s: Seconds that the call waited for its slot.
+        has_started: Whether it got a slot.
         prompt_tokens: Tokens of the prompt; an estimate until the service has counted them.
         output_tokens: Tokens of the answer so far.
     """
@@ -100,6 +101,7 @@ class Ticket:
         monotonic: Callable[[], float],
     ) -> None:
         self.queued_s = 0.0
+        self.has_started = False
         self.prompt_tokens = work.prompt_tokens
         self.output_tokens = 0
         self._scheduler = scheduler
@@ -146,6 +148,7 @@ class Ticket:
             self.close()
             raise
         self.queued_s = self._monotonic() - started_at
+        self.has_started = True
         return self
 
     async def __aexit__(
