@@ -13,7 +13,7 @@ from foundry_api.gateway.response_store import ResponseStore
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from foundry_api.client.client import FoundryAPIClient
     from foundry_api.gateway.config import GatewayConfig
@@ -74,6 +74,7 @@ class GatewayContext:
         keyring: Knows the keys.
         admission: Decides which call may start, and when.
         saver: Stores what the keys have used.
+        reload: Reads keys and TLS files again.
         monotonic: A clock for durations.
         wall_clock: Seconds since the epoch.
         running: The exchanges that are being served.
@@ -89,6 +90,7 @@ class GatewayContext:
     keyring: Keyring
     admission: Admission
     saver: BudgetSaver
+    reload: Callable[[], Awaitable[None]]
     monotonic: Callable[[], float] = time.monotonic
     wall_clock: Callable[[], float] = time.time
     running: set[RunningExchange] = field(default_factory=set["RunningExchange"])

@@ -86,6 +86,7 @@ class Gateway:
             keyring,
             admission,
             saver,
+            self.reload,
             monotonic=monotonic,
             wall_clock=wall_clock,
         )

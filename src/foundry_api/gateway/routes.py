@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from foundry_api.gateway import management
 from foundry_api.gateway.anthropic.errors import make_anthropic_error
 from foundry_api.gateway.anthropic.messages import count_tokens, create_message
 from foundry_api.gateway.health import get_health, get_metrics, get_readiness
@@ -67,6 +68,20 @@ _AZURE = tuple(
     for route in _INFERENCE
 )
 
+_MANAGEMENT = (
+    Route("GET", "/api/status", management.get_status, "manage", "Return queue and problems."),
+    Route("POST", "/api/reload", management.reload, "manage", "Read keys and TLS files again."),
+    Route("GET", "/api/models", management.list_all_models, "manage", "List models and states."),
+    Route("POST", "/api/models/{id}/load", management.load_model, "manage", "Load a model."),
+    Route("POST", "/api/models/{id}/unload", management.unload_model, "manage", "Unload a model."),
+    Route("POST", "/api/models/{id}/pull", management.pull_model, "manage", "Download a model."),
+    Route("DELETE", "/api/models/{id}", management.remove_model, "manage", "Delete a model."),
+    # The routes of llama.cpp's router, through which Open WebUI manages models.
+    Route("GET", "/models", management.list_llama_models, "manage", "List models as llama.cpp."),
+    Route("POST", "/models/load", management.load_llama_model, "manage", "Load a model."),
+    Route("POST", "/models/unload", management.unload_llama_model, "manage", "Unload a model."),
+)
+
 _ANTHROPIC = (
     Route(
         "POST",
@@ -93,4 +108,5 @@ ROUTES = (
     *_INFERENCE,
     *_AZURE,
     *_ANTHROPIC,
+    *_MANAGEMENT,
 )

@@ -1,0 +1,81 @@
+"""`/api` and llama.cpp's routes for models."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import pytest
+
+from foundry_api import FoundryAPIClient
+from foundry_api.gateway.config import GatewayConfig
+from foundry_api.gateway.gateway import Gateway
+from gateway.helpers import post
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CHAT = "/v1/chat/completions"
+
+
+async def get(http: aiohttp.ClientSession, path: str, status: int = 200) -> Any:
+    async with http.get(path) as response:
+        assert response.status == status, await response.text()
+        return await response.json()
+
+
+async def test_models_are_listed_without_paths_of_the_machine(http: aiohttp.ClientSession) -> None:
+    answer = await get(http, "/api/models")
+    assert {"scripted", "embedder"} <= {model["alias"] for model in answer["models"]}
+    assert all("path" not in model for model in answer["models"])
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("/api/models/scripted/load", {}), ("/models/load", {"model": "scripted"})],
+)
+async def test_a_model_is_loaded(http: aiohttp.ClientSession, path: str, body: Any) -> None:
+    await post(http, path, body)
+    states = {
+        model["id"]: model["status"]["value"] for model in (await get(http, "/models"))["data"]
+    }
+    assert states["scripted"] == "loaded"
+
+
+@pytest.mark.parametrize("action", ["load", "unload"])
+async def test_an_unknown_model_is_404(http: aiohttp.ClientSession, action: str) -> None:
+    assert (await post(http, f"/api/models/junk/{action}", {}, 404))["error"]["code"] == (
+        "model_not_found"
+    )
+    await post(http, f"/models/{action}", {"model": "junk"}, 404)
+
+
+async def test_p44_status_reports_the_queue_of_each_key(
+    gateway: Gateway, http: aiohttp.ClientSession
+) -> None:
+    body = {"model": "scripted", "messages": [{"role": "user", "content": "say-slowly"}]}
+    async with http.post(CHAT, json={**body, "stream": True}) as response:
+        await response.content.readany()
+        status = await get(http, "/api/status")
+    assert status["ready"]
+    assert status["problems"] == []
+    assert status["in_flight"] == 1
+    [key] = status["keys"]
+    assert (key["key"], key["running"], key["waiting"]) == ("anonymous", 1, 0)
+    await asyncio.gather(*[one.ended for one in gateway.context.running])
+
+
+async def test_p42_a_service_that_is_down_is_a_reason_not_a_failure(tmp_path: Path) -> None:
+    async with (
+        FoundryAPIClient("http://127.0.0.1:9") as client,
+        Gateway(GatewayConfig(port=0), client, tmp_path / "gateway") as gateway,
+        aiohttp.ClientSession(gateway.url) as http,
+    ):
+        await get(http, "/healthz")
+        gateway.context.draining = True
+        assert (await get(http, "/readyz", 503)) == {"status": "unavailable"}
+
+
+async def test_reload(http: aiohttp.ClientSession) -> None:
+    assert await post(http, "/api/reload", {}) == {"status": "reloaded"}
