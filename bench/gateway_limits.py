@@ -1,0 +1,143 @@
+"""Fairness between keys, and the memory of waiting calls and running streams.
+
+python3 dev.py bench gateway_limits
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import aiohttp
+import psutil
+from parts import server
+from parts.results import save_figures
+
+from foundry_api import FoundryAPIClient
+from foundry_api.gateway.config import GatewayConfig
+from foundry_api.gateway.gateway import Gateway
+from foundry_api.gateway.keys.database import KeyDatabase
+from foundry_api.gateway.keys.types import NewKey
+from foundry_api.resilience.limiter import LimiterSettings
+
+CONNECTIONS = 1_000
+FAIR_CALLS, MANY, SLOTS = 60, 64, 2
+
+
+async def serve(upstream: str, slots: int) -> None:
+    """Serve two keys; print the address and their tokens."""
+    with tempfile.TemporaryDirectory() as directory:
+        database = KeyDatabase(Path(directory))
+        tokens = [database.create(NewKey(name=name))[1] for name in ("one", "many")]
+        config = GatewayConfig(
+            port=0, queue_per_slot=CONNECTIONS * 2, max_connections_per_address=CONNECTIONS * 4
+        )
+        limiter = LimiterSettings(concurrency=slots)
+        async with (
+            FoundryAPIClient(upstream, limiter=limiter) as client,
+            Gateway(config, client, Path(directory)) as gateway,
+        ):
+            print(gateway.url, *tokens, flush=True)
+            await asyncio.to_thread(sys.stdin.readline)
+
+
+def make_body(prompt: str) -> dict[str, object]:
+    messages = [{"role": "user", "content": prompt}]
+    return {"model": server.MODEL, "messages": messages, "stream": True}
+
+
+def open_session(url: str, token: str) -> aiohttp.ClientSession:
+    headers = {"Authorization": f"Bearer {token}"}
+    return aiohttp.ClientSession(url, headers=headers, connector=aiohttp.TCPConnector(limit=0))
+
+
+async def call(session: aiohttp.ClientSession, prompt: str) -> float:
+    """Make a call; return its duration in seconds."""
+    started_at = time.perf_counter()
+    async with session.post("/v1/chat/completions", json=make_body(prompt)) as response:
+        text = await response.text()
+        assert response.status == 200, text  # noqa: S101, PLR2004
+    return time.perf_counter() - started_at
+
+
+async def measure_memory(url: str, token: str, pid: int) -> float:
+    """Return the memory of one of many calls that do not end, in KiB."""
+    process = psutil.Process(pid)
+    async with open_session(url, token) as session:
+        await call(session, "short")
+        before = process.memory_info().rss
+        tasks = [asyncio.ensure_future(call(session, "slow")) for _ in range(CONNECTIONS)]
+        await asyncio.sleep(8)
+        after = process.memory_info().rss
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return (after - before) / CONNECTIONS / 1024
+
+
+async def measure_fairness(url: str, one: str, many: str) -> dict[str, float]:
+    """Compare one client alone and beside many clients of another key."""
+    async with open_session(url, one) as session, open_session(url, many) as other:
+        alone = sorted([await call(session, "long") for _ in range(FAIR_CALLS)])
+        counts = [0, 0]
+
+        async def flood(client: aiohttp.ClientSession, index: int) -> None:
+            while True:
+                await call(client, "long")
+                counts[index] += 1
+
+        tasks = [asyncio.ensure_future(flood(other, 1)) for _ in range(MANY)]
+        await asyncio.sleep(2)
+        beside = sorted([await call(session, "long") for _ in range(FAIR_CALLS)])
+        # Both keys always have waiting calls.
+        tasks += [asyncio.ensure_future(flood(session, 0)) for _ in range(8)]
+        await asyncio.sleep(2)
+        counts[:] = 0, 0
+        await asyncio.sleep(8)
+        shares = list(counts)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    rank = round(FAIR_CALLS * 0.95) - 1
+    return {
+        "p95 of one client beside 64 of another key / alone": beside[rank] / alone[rank],
+        "Jain index of tokens": sum(shares) ** 2 / (2 * sum(share**2 for share in shares)),
+    }
+
+
+def main() -> None:
+    figures: dict[str, float] = {}
+    with ExitStack() as stack:
+        upstream = stack.enter_context(server.start())
+
+        def start(slots: int) -> tuple[list[str], int]:
+            process = stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, __file__, upstream, str(slots)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    encoding="utf-8",
+                )
+            )
+            stack.callback(process.terminate)
+            assert process.stdout is not None  # noqa: S101 - for type checkers
+            return process.stdout.readline().split(), process.pid
+
+        (url, one, many), _ = start(SLOTS)
+        figures |= asyncio.run(measure_fairness(url, one, many))
+        for name, slots in (("waiting call", 1), ("running stream", CONNECTIONS)):
+            (url, one, _), pid = start(slots)
+            figures[f"KiB of a {name}"] = asyncio.run(measure_memory(url, one, pid))
+    save_figures("gateway_limits", figures)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 2:  # noqa: PLR2004
+        asyncio.run(serve(sys.argv[1], int(sys.argv[2])))
+    else:
+        main()
