@@ -15,6 +15,7 @@ from foundry_api.types.events import AttemptStarted
 from gateway import helpers
 from gateway.helpers import CALCULATE, PERSON
 from gateway.shapes import check_shape, parse_events
+from gateway.waiting import wait_until_idle
 from support.scripted_model import prompt_tokens, script
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ async def test_a_client_that_leaves_ends_the_call(
         await response.content.readany()
         [exchange] = gateway.context.running
     await asyncio.wait_for(asyncio.shield(exchange.ended), 10)
-    assert gateway.context.client.limiter.load == 0
+    await wait_until_idle(gateway.context.client)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +151,7 @@ async def test_a_deadline_ends_the_call_at_the_engine(
     async with http.post(PATH, json=make_body("say-slowly"), headers={name: value}) as response:
         answer = await response.json()
     assert (response.status, answer["error"]["code"]) == (504, "deadline_exceeded")
-    assert gateway.context.client.limiter.load == 0
+    await wait_until_idle(gateway.context.client)
 
 
 async def test_a_deadline_that_is_no_number_is_refused(http: aiohttp.ClientSession) -> None:

@@ -13,6 +13,7 @@ from foundry_api.gateway.response_store import ResponseStore, StoredResponse
 from gateway import helpers
 from gateway.helpers import CALCULATE, PERSON
 from gateway.shapes import check_shape, parse_events
+from gateway.waiting import wait_until_idle
 from support.scripted_model import prompt_tokens, script
 
 if TYPE_CHECKING:
@@ -225,7 +226,7 @@ async def test_a_response_in_the_background_is_cancelled(
         answer = await helpers.post(http, f"{PATH}/{identifier}/cancel", {})
         assert answer["status"] == "cancelled"
         check_shape("response", answer)
-    assert gateway.context.client.limiter.load == 0
+    await wait_until_idle(gateway.context.client)
     assert (await get(http, identifier))["status"] == "cancelled"
 
 

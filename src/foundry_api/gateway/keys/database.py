@@ -251,9 +251,6 @@ class KeyDatabase:
                     if db.in_transaction:
                         db.execute("rollback")
 
-    def _create_directory(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True, mode=PRIVATE_DIRECTORY)
-
     def _get_hasher(self, db: sqlite3.Connection) -> TokenHasher:
         """Return the hasher; before there are keys, any pepper will do, or a new one.
 

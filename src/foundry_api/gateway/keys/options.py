@@ -82,7 +82,8 @@ def parse_limit(field: str, text: str, units: tuple[LimitUnit, ...]) -> Limit:
     """Parse `60/m`."""
     found = _LIMIT.fullmatch(text.strip())
     amount = int(found[1]) if found else 0
-    unit = next((unit for unit in units if found and unit == found[2]), None)
+    by_name: dict[str, LimitUnit] = {unit: unit for unit in units}
+    unit = by_name.get(found[2]) if found else None
     if unit is None or not 1 <= amount <= MAX_AMOUNT:
         raise InvalidRequest(
             f"{field} is {_show(text)}, which is not a limit",
