@@ -55,7 +55,7 @@ Creates .venv and installs the pinned packages on first use.
   bench [NAME ...]      run all of bench/*.py, or bench/NAME.py with arguments; --help lists them
   generate [--check]    generate FoundryClient and the picture in docs/architecture.md
   any other verb        goes to foundry-api: chat, embed, batch, transcribe, models, status,
-                        health, doctor, cache, keys, request, up, down
+                        health, doctor, cache, keys, request, serve, up, down
 
 examples:
   python3 dev.py chat --model demo "Explain quantum computing"

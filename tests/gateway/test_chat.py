@@ -205,15 +205,15 @@ async def test_a_strict_tool_is_called(http: aiohttp.ClientSession, *, streamed:
 async def test_a_wrong_tool_call_is_tried_again_within_a_bound(
     gateway: Gateway, http: aiohttp.ClientSession, prompt: str, *, streamed: bool
 ) -> None:
-    calls: list[AttemptStarted] = []
-    gateway.context.client.events.subscribe(calls.append, AttemptStarted)
+    attempts: list[AttemptStarted] = []
+    gateway.context.client.events.subscribe(attempts.append, AttemptStarted)
     body = make_body(prompt, tools=[make_tool(strict=True)], stream=streamed)
     async with http.post(PATH, json=body) as response:
         answer = await response.json()
     check_shape("error", answer)
     assert (response.status, answer["error"]["code"]) == (422, "invalid_model_output")
     assert response.headers["x-should-retry"] == "false"
-    assert len(calls) == 3
+    assert len(attempts) == 3
 
 
 async def test_a_strict_tool_needs_a_schema(http: aiohttp.ClientSession) -> None:

@@ -69,7 +69,8 @@ _PARSER_STATE = "\n<state>"
 # How SDK 2.2.1 reports tool calls whose format or arguments are not what it requires.
 _TOOL_CALL = (
     r"^(inference failed: )?(model emitted an? (malformed|invalid) tool call"
-    r"|model emitted unframed|tool '[^']*': instance |incomplete tool-call)"
+    r"|model emitted unframed|tool '[^']*': instance |incomplete tool-call"
+    r"|tool call batch: )"
 )
 
 # Messages of all service generations. The first match counts.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -180,6 +181,19 @@ def test_stream_error_is_typed() -> None:
     assert (error.prompt_tokens, error.max_tokens, error.context_length) == (4, 9000, 4096)
     assert error.message.startswith("request requires 9004 total tokens")
     assert error.status == 400
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "tool 'calculate': instance '', keyword '/required': Required property 'x' not found",
+        "tool call batch: [json.exception.out_of_range.406] number overflow parsing '1E49799310'",
+    ],
+)
+def test_a_wrong_tool_call_of_the_model_is_typed(message: str) -> None:
+    event = json.dumps({"error": {"message": message, "type": "server_error"}}).encode()
+    with pytest.raises(errors.ToolCallError):
+        read([b"data: " + event + b"\n\n"])
 
 
 @pytest.mark.parametrize(
