@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from foundry_api.core.abandoned_reads import AbandonedRead
 from foundry_api.resilience.limiter import Moved
 from foundry_api.resilience.prompt_reading import MARGIN, DeadlineTooShort
-from foundry_api.resilience.timeouts import KEEP_ALIVE_CAP
 from foundry_api.types.checks import ReadTimeouts
 from foundry_api.types.errors import (
     CallTimeout,
@@ -168,7 +167,7 @@ class Attempt(Generic[_ChunkT]):
         self._decoder = operation.make_decoder(connection, model)
         request = operation.make_request(connection, model)
         is_exact = isinstance(timeouts_s, ReadTimeouts)
-        guard.start_read_timeout(*timeouts_s, keep_alive_cap=1 if is_exact else KEEP_ALIVE_CAP)
+        guard.start_read_timeout(*timeouts_s, are_extended=not is_exact)
         self.sent_at = self._monotonic()
         self.was_sent = True
         with guard:

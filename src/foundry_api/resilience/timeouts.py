@@ -187,13 +187,13 @@ class TimeoutGuard:
         self._timer: _Timer | None = None
 
     def start_read_timeout(
-        self, first_s: float, gap_s: float, *, keep_alive_cap: int = KEEP_ALIVE_CAP
+        self, first_s: float, gap_s: float, *, are_extended: bool = True
     ) -> None:
         """Start the read timeout: `first_s` before the first token, `gap_s` after it.
 
-        A service that sends only keep-alives has `keep_alive_cap` times as long.
+        A service that sends keep-alives has KEEP_ALIVE_CAP times as long, if they `are_extended`.
         """
-        self._keep_alive_cap = keep_alive_cap
+        self._keep_alive_cap = KEEP_ALIVE_CAP if are_extended else 1
         self.stage = "waiting for the first token"
         self._read_timeout_s, self._gap_s = first_s, gap_s
         self._waited_s = self.longest_gap_s = 0.0

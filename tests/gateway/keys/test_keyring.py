@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -163,7 +164,10 @@ class TestFind:
 
 @contextlib.contextmanager
 def trace_lines() -> Iterator[list[str]]:
-    """Collect the lines that run, by file and number."""
+    """Collect the lines that run, by file and number.
+
+    Without garbage collections: their callbacks, such as those of hypothesis, run lines too.
+    """
     lines: list[str] = []
 
     def trace(frame: Any, event: str, _: object) -> Any:
@@ -171,11 +175,13 @@ def trace_lines() -> Iterator[list[str]]:
         return trace
 
     earlier = sys.gettrace()
+    gc.disable()
     sys.settrace(trace)
     try:
         yield lines
     finally:
         sys.settrace(earlier)
+        gc.enable()
 
 
 class TestClock:

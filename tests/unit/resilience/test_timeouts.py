@@ -104,11 +104,11 @@ async def wait_for_token(bound: Bound) -> None:
 def test_exact_limits_are_not_extended_by_keep_alives(run: Run) -> None:
     async def body() -> None:
         bound = Bound(10)
-        bound.guard.start_read_timeout(10, 5, keep_alive_cap=1)
+        bound.guard.start_read_timeout(10, 5, are_extended=False)
         with pytest.raises(ReadTimeout, match="no token, for 10 s"):
             await wait_for_token(bound)
         assert now() == pytest.approx(10)
-        bound.guard.start_read_timeout(10, 5, keep_alive_cap=1)
+        bound.guard.start_read_timeout(10, 5, are_extended=False)
         bound.token()
         with pytest.raises(ReadTimeout, match="no token, for 5 s"):
             await wait_for_token(bound)
