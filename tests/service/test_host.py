@@ -153,7 +153,7 @@ async def test_invalid_requests_raise_typed_errors(
         await control.unregister("nobody/../x")
     with pytest.raises(ModelRegistrationFailed, match="there is no such directory"):
         await control.register(tmp_path / "nothing", "mine")
-    with pytest.raises(ModelRegistrationFailed, match="name must match"):
+    with pytest.raises(InvalidRequest, match="cannot be the alias of a model"):
         await control.register(make_model_directory(tmp_path / "model"), "no name")
 
 

@@ -19,7 +19,6 @@ from foundry_api import (
     CallEnded,
     Event,
     FoundryAPIClient,
-    FoundryClient,
     LimiterSettings,
     ModelLoaded,
     ModelResidency,
@@ -88,10 +87,17 @@ def engine_home(home: Path, tmp_path: Path) -> Iterator[Path]:
     directory = tmp_path / "scripted"
     directory.mkdir()
     build(directory)
+    with run_engine(home, directory):
+        yield home
+
+
+@contextlib.contextmanager
+def run_engine(home: Path, directory: Path) -> Iterator[None]:
+    """Run a shared engine that serves a model directory under three names."""
     models = tuple(ModelSource(path=str(directory), alias=name) for name in NAMES)
     paths = Paths.from_home(home)
     shared.start(paths, idle_timeout_s=120, options=HostOptions(paths=paths, models=models))
-    yield home
+    yield
     shared.stop(paths)
 
 
@@ -299,15 +305,13 @@ def add_weights(directory: Path, megabytes: int) -> None:
 
 
 @pytest.fixture
-def heavy_home(engine_home: Path, tmp_path: Path) -> Path:
-    """Replace the models of the engine by models of 60 MB; return its home."""
+def heavy_home(home: Path, tmp_path: Path) -> Iterator[Path]:
+    """Start a shared engine with three models of 60 MB; return its home."""
     directory = tmp_path / "heavy"
     build(directory)
     add_weights(directory, 60)
-    with FoundryClient(home=engine_home) as client:
-        for name in NAMES:
-            client.models.register(directory, name)
-    return engine_home
+    with run_engine(home, directory):
+        yield home
 
 
 async def test_the_least_recently_used_model_is_evicted(heavy_home: Path) -> None:
@@ -319,7 +323,7 @@ async def test_the_least_recently_used_model_is_evicted(heavy_home: Path) -> Non
             await client.complete("say-hello", model=name)
         assert await get_loaded_aliases(client) == {"one", "three"}
         (unloaded,) = [event for event in events if isinstance(event, ModelUnloaded)]
-        assert (unloaded.model, unloaded.reason) == ("two:2", "budget")
+        assert (unloaded.model, unloaded.reason) == ("two:1", "budget")
         answers = await asyncio.gather(
             *(client.complete("say-hello", model=NAMES[n % 3], deadline=60) for n in range(30))
         )

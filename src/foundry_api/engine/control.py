@@ -16,6 +16,7 @@ from foundry_api.types.errors import (
     InvalidRequest,
     ProtocolError,
     ServerError,
+    StreamInterrupted,
 )
 from foundry_api.types.local_path import absolute_path
 from foundry_api.types.models import Model
@@ -135,7 +136,9 @@ class ControlClient:
                         return
                     if step.percent is not None:
                         yield step.percent
-            raise DownloadFailed("the host exited during the download", model=name)
+            raise _make_exit_error(name)
+        except StreamInterrupted as error:
+            raise _make_exit_error(name) from error
         finally:
             response.close()
 
@@ -165,6 +168,10 @@ async def _iter_lines(response: Response) -> AsyncGenerator[bytes, None]:
             raise ProtocolError(f"a line of the host is longer than {MAX_LINE_BYTES} bytes")
         for line in lines:
             yield line
+
+
+def _make_exit_error(model: str) -> DownloadFailed:
+    return DownloadFailed("the host exited during the download", model=model)
 
 
 def _decode(body: bytes, kind: type[_Decoded]) -> _Decoded:
