@@ -365,17 +365,17 @@ def run_dev(root: Path, *arguments: str, **options: Any) -> subprocess.Completed
 def report(root: Path, *arguments: str, **options: Any) -> dict[str, Any]:
     done = run_dev(root, *arguments, **options)
     assert (done.returncode, done.stderr) == (0, "")
-    told: dict[str, Any] = json.loads(done.stdout)
-    return told
+    received: dict[str, Any] = json.loads(done.stdout)
+    return received
 
 
 class TestHandingOver:
     def test_other_verbs_are_passed_to_foundry_api_unchanged(self, ready: Path) -> None:
         words = ["chat", "two words", "", "*", "$HOME", 'a "quote"', "--", "--help", "-k", "ü"]
-        told = report(ready, *words)
-        assert told["arguments"] == words
-        assert Path(told["prefix"]) == ready / ".venv"
-        assert told["environment"]["PYTHONUTF8"] == "1"
+        received = report(ready, *words)
+        assert received["arguments"] == words
+        assert Path(received["prefix"]) == ready / ".venv"
+        assert received["environment"]["PYTHONUTF8"] == "1"
 
     def test_foundry_api_runs_in_the_current_directory(self, ready: Path, tmp_path: Path) -> None:
         # A file of the user with the name of a module is not imported.
@@ -383,11 +383,11 @@ class TestHandingOver:
         assert report(ready, "status", cwd=tmp_path)["directory"] == str(tmp_path)
 
     def test_tests_run_in_the_checkout_in_parallel(self, ready: Path, tmp_path: Path) -> None:
-        told = report(ready, "test", "tests/unit", "-k", "a or b", cwd=tmp_path)
+        received = report(ready, "test", "tests/unit", "-k", "a or b", cwd=tmp_path)
         parallel = ["-n", "auto", "--dist", "worksteal"]
-        assert told["arguments"] == [*parallel, "tests/unit", "-k", "a or b"]
-        assert told["directory"] == str(ready)
-        assert int(told["environment"]["PYTEST_XDIST_AUTO_NUM_WORKERS"]) >= 1
+        assert received["arguments"] == [*parallel, "tests/unit", "-k", "a or b"]
+        assert received["directory"] == str(ready)
+        assert int(received["environment"]["PYTEST_XDIST_AUTO_NUM_WORKERS"]) >= 1
 
     @pytest.mark.parametrize(
         "arguments",
@@ -406,21 +406,21 @@ class TestHandingOver:
         engine = ready / "tests" / "engines" / "sdk-1.2.4.txt"
         engine.parent.mkdir(parents=True)
         engine.write_text("# cannot be installed")
-        told = report(ready, "test", "-k", "seed", "--real-model", "-n0")
-        assert told["arguments"] == ["tests/real_model", "-k", "seed", "-n0"]
+        received = report(ready, "test", "-k", "seed", "--real-model", "-n0")
+        assert received["arguments"] == ["tests/real_model", "-k", "seed", "-n0"]
 
     def test_the_real_model_is_built_by_its_own_program(self, ready: Path) -> None:
         program = ready / "tools" / "real_model" / "build.py"
         program.parent.mkdir(parents=True)
         program.write_text(REPORT)
-        told = report(ready, "real-model", "whisper-base")
-        assert told["arguments"] == ["whisper-base"]
-        assert Path(told["prefix"]) == ready / ".venv"
+        received = report(ready, "real-model", "whisper-base")
+        assert received["arguments"] == ["whisper-base"]
+        assert Path(received["prefix"]) == ready / ".venv"
 
     def test_a_number_of_workers_in_the_environment_wins(self, ready: Path) -> None:
         env = {**os.environ, "PYTEST_XDIST_AUTO_NUM_WORKERS": "3"}
-        told = report(ready, "test", env=env)
-        assert told["environment"]["PYTEST_XDIST_AUTO_NUM_WORKERS"] == "3"
+        received = report(ready, "test", env=env)
+        assert received["environment"]["PYTEST_XDIST_AUTO_NUM_WORKERS"] == "3"
 
     def test_the_exit_code_is_that_of_the_program(self, ready: Path) -> None:
         program(ready, "import sys; sys.exit(7)")
@@ -489,10 +489,10 @@ class TestLint:
         packages = main.parent.parent
         (packages / "ruff.py").write_text("import sys; sys.exit('--check' in sys.argv)")
         (packages / "mypy.py").write_text("print('mypy was here')")
-        told = (
+        script = (
             "import os; print('asks for news:', not os.environ['PYRIGHT_PYTHON_IGNORE_WARNINGS'])"
         )
-        (packages / "pyright.py").write_text(told)
+        (packages / "pyright.py").write_text(script)
         return packages
 
     def test_all_run_even_if_one_fails(self, linters: Path, ready: Path) -> None:

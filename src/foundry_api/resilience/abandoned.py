@@ -37,7 +37,7 @@ class AbandonedPrompts:
         return len(self._prompts)
 
     def add(self, tokens: int | None, remaining_s: float | None) -> AbandonedPrompt:
-        """Add a prompt of so many tokens, which will have been read in `remaining_s` seconds."""
+        """Add a prompt of `tokens` tokens, whose reading ends in `remaining_s` seconds."""
         ends_at = None if remaining_s is None else self._monotonic() + remaining_s
         prompt = AbandonedPrompt(tokens, remaining_s, ends_at)
         self._prompts.add(prompt)

@@ -41,7 +41,7 @@ LOCK_TIMEOUT_S = 10.0
 RELATIVE_PATH = Path("registered")
 LINK = "files"
 
-# A prompt is read in parts of so many tokens, which takes less time and memory than all at once.
+# A prompt is read in parts of this many tokens, which takes less time and memory than all at once.
 CHUNK_TOKENS = 256
 # Plain decoders, for which the parts give the same answer. Others need the complete prompt: phi3
 # changes its position encoding with the length.
