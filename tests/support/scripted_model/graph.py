@@ -4,7 +4,8 @@ Every byte of every script is a state. The state is stored in the key cache in p
 key, so concurrent requests have their own states. A prompt selects the first state by its last
 keyword, and each decoding step advances by one state. SDK 2.2.1 passes long prompts in several
 parts. Until the last part, the cache has the script as a negative number instead of a state, as a
-later part may have another keyword.
+later part may have another keyword. The value cache has the tokens themselves, so that a keyword
+is found that begins in one part and ends in the next.
 """
 
 from __future__ import annotations
@@ -164,7 +165,9 @@ def _make_constants(scripts: Sequence[Script]) -> dict[str, NDArray[Any]]:
         "one": [1],
         "two": [2],
         "minus_one": [-1],
+        "tail_start": [1 - KEYWORD_BYTES],
         "nothing_read": [-1],
+        "line_feed": [ord("\n")],
         "last_of_axis": [np.iinfo(np.int64).max],
         "cache_axis": [2],
         "unit_axes_of_cache": [0, 1, 3],
@@ -187,11 +190,10 @@ def _read_prompt() -> list[NodeProto]:
     return [
         node("Squeeze", ["input_ids", "zero"], ["ids"]),
         node("Shape", ["ids"], ["length"]),
-        node("Squeeze", ["length", "zero"], ["end"]),
         *_number_windows(),
         node("Unsqueeze", ["codes", "one"], ["code_column"]),
         node("Equal", ["code_column", "keyword_codes"], ["is_spelt"]),
-        node("Unsqueeze", ["ids", "one"], ["id_column"]),
+        node("Unsqueeze", ["recent_ids", "one"], ["id_column"]),
         node("Equal", ["id_column", "keyword_tokens"], ["is_token"]),
         node("Or", ["is_spelt", "is_token"], ["is_keyword"]),
         node("Cast", ["is_keyword"], ["keyword_marks"], to=TensorProto.INT64),
@@ -208,12 +210,18 @@ def _read_prompt() -> list[NodeProto]:
 
 
 def _number_windows() -> list[NodeProto]:
-    """Compute the number of the window that starts at each token."""
+    """Compute the number of the window that starts at each token, also near a part's end."""
     return [
+        node("Slice", [PAST_VALUE, "tail_start", "last_of_axis", "cache_axis"], ["tail"]),
+        node("Squeeze", ["tail", "unit_axes_of_cache"], ["tail_as_float"]),
+        node("Cast", ["tail_as_float"], ["tail_ids"], to=TensorProto.INT64),
+        node("Concat", ["tail_ids", "ids"], ["recent_ids"], axis=0),
+        node("Shape", ["recent_ids"], ["recent_length"]),
+        node("Squeeze", ["recent_length", "zero"], ["end"]),
         node("Range", ["zeroth", "end", "first"], ["positions"]),
         node("Unsqueeze", ["positions", "one"], ["position_column"]),
         node("Add", ["position_column", "window"], ["places"]),
-        node("Concat", ["ids", "padding"], ["padded_ids"], axis=0),
+        node("Concat", ["recent_ids", "padding"], ["padded_ids"], axis=0),
         node("Gather", ["padded_ids", "places"], ["windows"]),
         node("Mul", ["windows", "weights"], ["weighted"]),
         node("ReduceSum", ["weighted", "one"], ["codes"], keepdims=0),
@@ -223,17 +231,22 @@ def _number_windows() -> list[NodeProto]:
 def _find_state() -> list[NodeProto]:
     """Select the first state of a prompt, or the successor of the newest state in the cache.
 
-    A prompt has several tokens due to the chat template, so a single token is a decoding step. The
-    entry `nothing_read` stands for the empty cache before the first prompt.
+    A prompt has several tokens due to the chat template, so a single token is a decoding step,
+    except a line feed while a prompt is read: it ends the chat template, and no script begins with
+    it. The entry `nothing_read` stands for the empty cache before the first prompt.
     """
     return [
-        node("Greater", ["length", "one"], ["prefilling"]),
         node("Slice", [PAST_KEY, "minus_one", "last_of_axis", "cache_axis"], ["newest_entry"]),
         node("Squeeze", ["newest_entry", "unit_axes_of_cache"], ["newest_as_float"]),
         node("Cast", ["newest_as_float"], ["newest"], to=TensorProto.INT64),
         node("Concat", ["nothing_read", "newest"], ["entries_so_far"], axis=0),
         node("Gather", ["entries_so_far", "minus_one"], ["previous"]),
         node("Less", ["previous", "zero"], ["was_reading"]),
+        node("Greater", ["length", "one"], ["has_several_tokens"]),
+        node("Gather", ["ids", "minus_one"], ["last_id"]),
+        node("Equal", ["last_id", "line_feed"], ["ends_line"]),
+        node("And", ["was_reading", "ends_line"], ["ends_template"]),
+        node("Or", ["has_several_tokens", "ends_template"], ["prefilling"]),
         node("Sub", ["minus_one", "previous"], ["previous_as_read"]),
         node("Where", ["was_reading", "previous_as_read", "zero"], ["read_so_far"]),
         *_merge_prompt_parts(),
@@ -302,7 +315,7 @@ def _emit_token() -> list[NodeProto]:
 
 
 def _store_state() -> list[NodeProto]:
-    """Append the state, or the script of a prompt, to the key cache for every input token."""
+    """Append the state, or the script of a prompt, to one cache and the tokens to the other."""
     return [
         node("Sub", ["minus_one", "read"], ["entry_of_reading"]),
         node("Where", ["prefilling", "entry_of_reading", "state"], ["entry"]),
@@ -310,5 +323,7 @@ def _store_state() -> list[NodeProto]:
         node("Concat", ["one", "one", "length", "one"], ["entries_shape"], axis=0),
         node("Expand", ["state_as_float", "entries_shape"], ["entries"]),
         node("Concat", [PAST_KEY, "entries"], [PRESENT_KEY], axis=2),
-        node("Concat", [PAST_VALUE, "entries"], [PRESENT_VALUE], axis=2),
+        node("Cast", ["ids"], ["ids_as_float"], to=TensorProto.FLOAT),
+        node("Reshape", ["ids_as_float", "entries_shape"], ["tokens"]),
+        node("Concat", [PAST_VALUE, "tokens"], [PRESENT_VALUE], axis=2),
     ]
