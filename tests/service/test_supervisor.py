@@ -127,7 +127,7 @@ async def test_callers_that_are_cancelled_as_the_start_ends_leave_the_host_to_th
     supervisor: Supervisor, home: Path
 ) -> None:
     callers = asyncio.gather(supervisor.get_endpoint(), supervisor.get_endpoint())
-    while not has_started(supervisor):
+    while not has_started(supervisor):  # noqa: ASYNC110 - no later than in the next iteration
         await asyncio.sleep(0)
     callers.cancel()
     with pytest.raises(asyncio.CancelledError):
