@@ -29,16 +29,7 @@ PROMPT = (
     *(START, *b"assistant\n"),
 )
 """A prompt with tools: the keyword is spelt in bytes."""
-TOOL_TURN = (
-    *PROMPT,
-    END,
-    START,
-    *b"tool\n",
-    TOOL_RESULT,
-    *b"42",
-    END,
-    *b"\nassistant\n",
-)
+TOOL_TURN = (END, START, *b"tool\n", TOOL_RESULT, *b"42", END, *b"\nassistant\n")
 
 EXPECTED = [
     (PROMPT, encode_script(script("call-calculator"))),
