@@ -23,7 +23,7 @@ from foundry_api.gateway.config import PREFIX, GatewayConfig  # noqa: E402 - aft
 
 PAGE = ROOT / "docs" / "gateway.md"
 START, END = "<!-- settings -->\n", "<!-- /settings -->\n"
-FLAGS = {"host", "port", "tls_cert", "tls_key", "insecure_http", "drain_s"}
+FLAGS = {"model", "host", "port", "tls_cert", "tls_key", "insecure_http", "drain_s"}
 
 
 def read_meanings() -> dict[str, str]:

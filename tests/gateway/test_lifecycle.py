@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from foundry_api import FoundryAPIClient
 from foundry_api.gateway.config import GatewayConfig
+from foundry_api.gateway.gateway import Gateway
 from foundry_api.types.errors import ConfigurationError
 from gateway.shapes import parse_events
 from gateway.tls import make_certificate
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
     import aiohttp
 
     from foundry_api.engine.endpoint import Endpoint
-    from foundry_api.gateway.gateway import Gateway
 
 CHAT = "/v1/chat/completions"
 
@@ -165,7 +166,7 @@ class TestTls:
 @pytest.fixture
 def program(own_home: Path, engine: Endpoint) -> Iterator[subprocess.Popen[str]]:
     """`foundry-api serve` as a process, before its first line."""
-    command = make_command("serve", "--port", "0", "--drain", "30")
+    command = make_command("serve", "-m", "demo", "--port", "0", "--drain", "30")
     environment = make_environment(
         own_home, FOUNDRY_GATEWAY_BASE_URL=engine.base_url, PYTHONUNBUFFERED="1"
     )
@@ -174,6 +175,22 @@ def program(own_home: Path, engine: Endpoint) -> Iterator[subprocess.Popen[str]]
     ) as process:
         yield process
         process.kill()
+
+
+async def test_the_configured_model_is_loaded_at_the_start(own_home: Path) -> None:
+    async with FoundryAPIClient(home=own_home, service="embedded") as client:
+        gateway = Gateway(GatewayConfig(model="demo"), client, own_home)
+        assert not await client.models.loaded()
+        await gateway.load_model()
+        assert [model.alias for model in await client.models.loaded()] == ["demo"]
+
+
+async def test_a_model_that_cannot_be_loaded_is_reported(
+    client: FoundryAPIClient, own_home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway = Gateway(GatewayConfig(model="no-such-model"), client, own_home)
+    await gateway.load_model()
+    assert "model no-such-model is not available yet: " in caplog.text
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")

@@ -34,9 +34,16 @@ EXIT_UNSAFE = 78  # EX_CONFIG: systemd does not restart a service that ends with
     "serve",
     epilog=format_examples(
         "serve                          serve this machine, without keys",
+        "serve -m demo                  load a model now; requests may name none",
         "serve --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem",
         "serve --config gateway.toml --check",
     ),
+)
+@click.option(
+    "-m",
+    "--model",
+    metavar="NAME",
+    help="Model to load now, and for requests that name none, alias or id.",
 )
 @click.option("--host", metavar="ADDRESS", help="Address to listen on; 127.0.0.1.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 5270, 0 for any.")
@@ -53,6 +60,7 @@ EXIT_UNSAFE = 78  # EX_CONFIG: systemd does not restart a service that ends with
 def command(
     common: GlobalOptions,
     *,
+    model: str | None,
     host: str | None,
     port: int | None,
     config_path: Path | None,
@@ -70,6 +78,7 @@ def command(
     config = load_config(
         config_path,
         {
+            "model": model,
             "host": host,
             "port": port,
             "tls_cert": tls_cert,
@@ -102,7 +111,8 @@ async def _serve(gateway: Gateway, client: FoundryAPIClient, config: GatewayConf
     async with client, contextlib.aclosing(gateway):
         with _catch_signals(signals):
             await gateway.start()
-            click.echo(f"Serving at {gateway.url}/v1. Stop with Ctrl-C.")
+            whom = "" if gateway.context.keyring.keys else ", for this machine and without keys"
+            click.echo(f"Serving at {gateway.url}/v1{whom}. Stop with Ctrl-C.")
             loading = asyncio.ensure_future(gateway.load_model())
             try:
                 await _reload_until_stop(gateway, signals)

@@ -36,7 +36,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         pepper_file: File with the secret that the digests of keys depend on; default a file in
             `directory`.
         base_url: Address of the service behind the gateway; by default it is found or started.
-        model: Model for requests that name none.
+        model: Model that is loaded at the start, and for requests that name none.
         drain_s: Seconds that running calls get to finish at shutdown.
         queue_per_slot: Calls that may wait for each slot of the service.
         queue_bytes: Bytes of the requests that may wait.

@@ -162,11 +162,19 @@ class Gateway:
             await asyncio.to_thread(self._tls.reload)
 
     async def load_model(self) -> None:
-        """Start the engine before the first call; a failure is logged, as it may pass."""
+        """Start the engine, and load the configured model, before the first call.
+
+        A failure is logged, as it may pass.
+        """
+        client, model = self.context.client, self.context.config.model
         try:
-            await self.context.client.capabilities()
+            if model is None:
+                await client.capabilities()
+            else:
+                await client.models.load(model)
         except FoundryError as error:
-            log.warning("the model service is not available yet: %s", error)
+            what = "the model service" if model is None else f"model {model}"
+            log.warning("%s is not available yet: %s", what, error)
 
     async def drain(self, limit_s: float) -> None:
         """Refuse new calls and wait for the running ones; abort those that take too long."""
