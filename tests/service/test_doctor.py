@@ -439,6 +439,28 @@ async def test_engine_without_a_state_file(
     assert str(process.pid) in found["leftover-host"].remedy
 
 
+@pytest.mark.skipif(os.name != "posix", reason="the launcher of the test is a script")
+async def test_launcher_of_an_engine_is_not_left_over(
+    diagnose: Diagnose, shared_host: Callable[..., psutil.Process], tmp_path: Path
+) -> None:
+    """The python.exe of a virtual environment on Windows: the same arguments, another process."""
+    launcher = tmp_path / "python"
+    launcher.write_text(
+        f"#!{sys.executable}\nimport subprocess, sys\n"
+        "sys.exit(subprocess.run([sys.executable, *sys.argv[1:]]).returncode)\n",
+        encoding="utf-8",
+    )
+    launcher.chmod(0o755)
+    host = shared_host(models=(), python=str(launcher))
+    parent = host.parent()
+    assert parent
+    assert str(launcher) in parent.cmdline()
+    found = await diagnose()
+    host.kill()
+    await wait_until_async(lambda: not parent.is_running() or is_zombie(parent))
+    assert get_problems(found) == set()
+
+
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no signal that stops a process")
 async def test_engine_that_outlives_its_owner(diagnose: Diagnose, home: Path) -> None:
     """A host exits with its owner, unless it is suspended."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
+
+import psutil
+import pytest
 
 from foundry_api.engine.host.lifetime import (
     HostActivity,
@@ -91,3 +94,16 @@ def test_only_connections_to_the_given_ports_are_counted() -> None:
         assert measure_activity([listener.getsockname()[1]]).connections == 1
         for connection in accepted:
             connection.close()
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("the table grew"), psutil.AccessDenied(), OSError()]
+)
+def test_a_host_whose_connections_are_unknown_counts_as_used(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object) -> NoReturn:
+        raise error
+
+    monkeypatch.setattr(psutil.Process, "net_connections", fail)
+    assert measure_activity([1]).connections == 1

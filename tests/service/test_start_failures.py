@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from foundry_api.engine.host.native import make_import_error
 from foundry_api.engine.models.registry_file import get_registry_path
 from foundry_api.engine.process import HostOptions
 from foundry_api.types.errors import ConfigurationError, ServiceStartFailed
@@ -55,6 +56,23 @@ async def test_a_missing_sdk_has_a_hint_how_to_install_it(
     )
     assert "cannot be imported" in error.message
     assert 'pip install "foundry-api[embedded]"' in error.hint
+
+
+async def test_a_library_of_the_sdk_that_cannot_be_loaded_is_reported(
+    start_broken: Callable[..., EngineHost],
+) -> None:
+    error = await wait_failure(start_broken("raise OSError('libgomp.so.1: cannot open')"))
+    assert "libgomp.so.1" in error.message
+    assert "pip install" not in error.hint
+
+
+def test_a_missing_dll_has_the_redistributable_as_its_hint() -> None:
+    """As Windows reports it without the Visual C++ runtime."""
+    missing = ImportError("DLL load failed while importing _cffi_bindings: Module not found.")
+    hint = make_import_error(missing, platform="win32").hint
+    assert "Visual C++ Redistributable" in hint
+    assert "vc_redist." in hint
+    assert "pip install" not in hint
 
 
 @pytest.mark.parametrize("damage", DAMAGED_REGISTRIES)

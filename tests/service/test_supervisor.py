@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from foundry_api.engine.process import resolve_launcher
 from foundry_api.engine.supervisor import Supervisor
 from foundry_api.resilience.backoff import Backoff
 from service.helpers import cancel_after, list_hosts, wait_until, wait_until_async
@@ -63,6 +64,33 @@ def kill(pid: int | None) -> None:
 
 def has_started(supervisor: Supervisor) -> bool:
     return supervisor.host is not None and supervisor.host.endpoint is not None
+
+
+def test_the_launcher_of_a_virtual_environment_is_not_started() -> None:
+    """Its process has another id than the host, and ends when the host is to be killed."""
+    python, base = r"C:\v\Scripts\python.exe", r"C:\py\python.exe"
+    resolved = resolve_launcher(python, platform="win32", executable=python, base=base)
+    assert resolved == (base, {"__PYVENV_LAUNCHER__": python})
+
+
+@pytest.mark.parametrize(
+    ("platform", "python", "base"),
+    [
+        ("linux", "/v/bin/python", "/usr/bin/python"),
+        ("win32", r"C:\py\python.exe", r"C:\py\python.exe"),
+        ("win32", r"C:\v\Scripts\python.exe", None),
+    ],
+)
+def test_other_interpreters_are_started_as_they_are(
+    platform: str, python: str, base: str | None
+) -> None:
+    resolved = resolve_launcher(python, platform=platform, executable=python, base=base)
+    assert resolved == (python, {})
+
+
+def test_the_interpreter_of_the_caller_is_started_as_it_is() -> None:
+    resolved = resolve_launcher("other.exe", platform="win32", executable="v.exe", base="b.exe")
+    assert resolved == ("other.exe", {})
 
 
 async def test_all_callers_get_the_same_host(supervisor: Supervisor, home: Path) -> None:

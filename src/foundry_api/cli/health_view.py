@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console, Group
@@ -156,7 +156,7 @@ class _Frame:
 
     def _make_changes(self) -> Iterable[Text]:
         for change in self._changes:
-            at = f"{datetime.fromtimestamp(change.at).astimezone():%H:%M:%S}"
+            at = f"{datetime.fromtimestamp(change.at, UTC).astimezone():%H:%M:%S}"
             line = Text(f"{at}  ", style="dim")
             line.append(change.new, style=STATE_COLOURS[change.new])
             line.append(f"  {sanitize_line(change.reason)}" if change.reason else "")

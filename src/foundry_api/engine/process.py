@@ -29,7 +29,13 @@ if TYPE_CHECKING:
     from foundry_api.engine.handshake import HostReady
     from foundry_api.storage.paths import Paths
 
-__all__ = ["START_TIMEOUT_S", "HostOptions", "HostProcess", "get_demo_models"]
+__all__ = [
+    "START_TIMEOUT_S",
+    "HostOptions",
+    "HostProcess",
+    "get_demo_models",
+    "resolve_launcher",
+]
 
 START_TIMEOUT_S = 30.0
 GRACE_S = 1.0
@@ -89,6 +95,24 @@ class HostOptions:
     start_timeout_s: float = START_TIMEOUT_S
     environ: dict[str, str] | None = None
     python: str = sys.executable
+
+
+def resolve_launcher(
+    python: str,
+    *,
+    platform: str = sys.platform,
+    executable: str = sys.executable,
+    base: str | None = getattr(sys, "_base_executable", None),
+) -> tuple[str, dict[str, str]]:
+    """Return the interpreter to start for `python`, and what to add to its environment.
+
+    On Windows, the python.exe of a virtual environment only starts the real interpreter as a child
+    and waits for it, so its process has another id than the host. As in `multiprocessing`, the real
+    one is started instead; a variable tells it which environment it belongs to.
+    """
+    if platform != "win32" or python != executable or base is None or base == python:
+        return python, {}
+    return base, {"__PYVENV_LAUNCHER__": python}
 
 
 class HostProcess:
@@ -219,13 +243,15 @@ def _popen(options: HostOptions, config: HostConfig, *, private: bool) -> subpro
         log = host_log.create(log_path)
     except OSError as error:
         raise ServiceStartFailed(f"{log_path} cannot be written: {error.strerror}") from error
+    python, launcher_settings = resolve_launcher(options.python)
+    environ = {**_make_environment(options.environ), **launcher_settings}
     try:
         return subprocess.Popen(  # noqa: S603 - our own program, no shell
-            [options.python, "-P", "-c", _BOOTSTRAP, _ROOT, msgspec.json.encode(config).decode()],
+            [python, "-P", "-c", _BOOTSTRAP, _ROOT, msgspec.json.encode(config).decode()],
             stdin=subprocess.PIPE if private else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
-            env={**MEMORY_SETTINGS, **TELEMETRY_SETTINGS, **_make_environment(options.environ)},
+            env={**MEMORY_SETTINGS, **TELEMETRY_SETTINGS, **environ},
             cwd=options.paths.data,  # a shared host must not keep the caller's directory in use
             start_new_session=True,  # a terminal's signals are for the parent; POSIX only
             creationflags=_CREATION_FLAGS,  # the same for Windows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 
 from foundry_api.types.errors import InvalidRequest
 
@@ -122,7 +122,9 @@ def format_time(at: float | None) -> str:
     """Format a Unix timestamp in the local time zone: `2026-03-01T12:00:00+01:00`."""
     if at is None:
         return ""
-    return datetime.fromtimestamp(at).astimezone().isoformat(timespec="seconds")
+    # From UTC: on Windows, the zone of a local time near 1970 is an OSError, because finding it
+    # looks at the day before.
+    return datetime.fromtimestamp(at, UTC).astimezone().isoformat(timespec="seconds")
 
 
 def parse_duration(text: str, field: str) -> float:

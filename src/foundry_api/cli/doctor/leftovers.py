@@ -96,15 +96,23 @@ async def _check_hosts() -> list[Finding]:
 def _find_unused_hosts() -> dict[int, str]:
     """Return the engine hosts that no client can use, with the evidence, by process id."""
     unused: dict[int, str] = {}
+    hosts: list[tuple[psutil.Process, HostConfig, str]] = []
+    started: set[tuple[int, HostConfig]] = set()  # parent process and configuration of each host
     for process in psutil.process_iter():
         try:
             arguments = process.cmdline()
             if not any(HOST_MODULE in argument for argument in arguments) or not is_alive(process):
                 continue
             config = msgspec.json.decode(arguments[-1], type=HostConfig)
-            status = process.status()
+            hosts.append((process, config, process.status()))
+            started.add((process.ppid(), config))
         except (psutil.Error, msgspec.MsgspecError):
             continue  # gone, of another user, or a program that only mentions the module
+    for process, config, status in hosts:
+        # On Windows, the python.exe of a virtual environment is a launcher: a process with the same
+        # arguments, whose child is the host. Killing it would end a host that is in use.
+        if (process.pid, config) in started:
+            continue
         if reason := _get_leftover_reason(process.pid, config):
             unused[process.pid] = (
                 f"process {process.pid} ({status}), data in {config.data_dir}: {reason}"

@@ -57,11 +57,20 @@ class HostActivity:
 
 
 def measure_activity(ports: Iterable[int]) -> HostActivity:
-    """Measure the activity of this process."""
+    """Measure the activity of this process.
+
+    Connections that the system does not list count as one, because the host may be in use.
+    """
     process = psutil.Process()
+    used = process.cpu_times()
     watched = frozenset(ports)
-    # psutil's type stubs do not know that `laddr` may be an empty tuple.
-    connections: list[Any] = process.net_connections("tcp")
+    try:
+        # psutil's type stubs do not know that `laddr` may be an empty tuple.
+        connections: list[Any] = process.net_connections("tcp")
+    except (psutil.Error, OSError, RuntimeError):
+        # On Windows, psutil raises a bare RuntimeError if its table of connections grows while it
+        # is read (https://github.com/giampaolo/psutil/issues/1294).
+        return HostActivity(1, used.user + used.system)
     established = [
         connection
         for connection in connections
@@ -69,7 +78,6 @@ def measure_activity(ports: Iterable[int]) -> HostActivity:
         and connection.laddr
         and connection.laddr.port in watched
     ]
-    used = process.cpu_times()
     return HostActivity(len(established), used.user + used.system)
 
 

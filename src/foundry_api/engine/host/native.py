@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -31,9 +32,11 @@ if TYPE_CHECKING:
     from foundry_api.engine.handshake import HostConfig
     from foundry_api.types.models import Model
 
-__all__ = ["Engine", "NativeEngine"]
+__all__ = ["Engine", "NativeEngine", "make_import_error"]
 
 APP_NAME = "foundry-api"
+# The package installs without the C++ runtime that its libraries need on Windows.
+REDISTRIBUTABLE = "https://aka.ms/vs/17/release/vc_redist.{machine}.exe"
 _SIGNATURE = re.compile(r"sig=[^&\s\"']*")
 
 
@@ -114,11 +117,8 @@ class NativeEngine:
             sdk: Any = importlib.import_module("foundry_local_sdk")
             importlib.import_module("foundry_local_sdk.catalog")
             importlib.import_module("foundry_local_sdk.version")
-        except ImportError as error:
-            raise ServiceStartFailed(
-                f"foundry-local-sdk cannot be imported: {error}",
-                hint='Install it: pip install "foundry-api[embedded]"',
-            ) from error
+        except (ImportError, OSError) as error:
+            raise make_import_error(error) from error
         try:
             configuration = sdk.Configuration(
                 APP_NAME,
@@ -229,6 +229,24 @@ class NativeEngine:
 
     def count_received(self, model_id: str) -> int:
         return download_cache.get_last_change(self._cache, model_id)
+
+
+def make_import_error(
+    error: ImportError | OSError, *, platform: str = sys.platform
+) -> ServiceStartFailed:
+    """Make the error for an SDK that is missing, or whose native libraries cannot be loaded."""
+    if isinstance(error, ModuleNotFoundError):
+        hint = 'Install it: pip install "foundry-api[embedded]"'
+    elif platform == "win32":
+        # The process counts, not the machine: Python for x64 also runs on ARM.
+        url = REDISTRIBUTABLE.format(machine="arm64" if "ARM64" in sys.version else "x64")
+        hint = (
+            "A DLL that it needs is missing, most likely the Microsoft Visual C++ Redistributable. "
+            f"Install it from {url}, then try again."
+        )
+    else:
+        hint = "Install the library that the message names; the engine needs it."
+    return ServiceStartFailed(f"foundry-local-sdk cannot be imported: {error}", hint=hint)
 
 
 def _make_built_in_error(name: str) -> InvalidRequest:
