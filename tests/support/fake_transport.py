@@ -24,7 +24,7 @@ class FakeTransport:
         return FakeResponse(*self.answers[path])
 
     async def aclose(self) -> None:
-        raise NotImplementedError
+        pass
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from msgspec import structs
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     Messages = Iterable[Message | Mapping[str, Any]]
 
-__all__ = ["ChatMethods"]
+__all__ = ["ChatMethods", "stream_blocks"]
 
 _T = TypeVar("_T")  # the type of `.parsed`
 
@@ -383,6 +384,28 @@ class ChatMethods(ABC):
     @abstractmethod
     def _new_call(self, request: CallRequest[ChatRequest]) -> ChatCall | CachedCall:
         """Return the call for a request; it has not started."""
+
+
+def stream_blocks(
+    client: ChatMethods,
+    messages: Messages,
+    *,
+    response_model: Any = None,
+    **options: Unpack[ChatOptions],
+) -> AsyncGenerator[list[Chunk]]:
+    """As `stream_chat`, but yield the chunks that arrived together at once, for the gateway."""
+    if response_model is not None:
+        # Parsing a chunk costs so much that passing on each alone does not matter.
+        return _yield_alone(client.stream_chat(messages, response_model=response_model, **options))
+    # Not a public method: `FoundryClient` would get its twin.
+    request = client._build_request(messages, options)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    return client._new_call(request).blocks()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+
+
+async def _yield_alone(chunks: AsyncGenerator[Chunk]) -> AsyncGenerator[list[Chunk]]:
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            yield [chunk]
 
 
 def _resample(request: ChatRequest, repetitions: int) -> ChatRequest:

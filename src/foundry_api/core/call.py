@@ -1,7 +1,7 @@
 """One call to a service, with its retries.
 
-`result` and `chunks` are the entry points. Both read the answer with `_next_chunks`, which starts
-an attempt if none is running. `_handle_failure` decides whether a failed attempt is retried.
+`result`, `chunks` and `blocks` are the entry points. All read the answer with `_next_chunks`, which
+starts an attempt if none is running. `_handle_failure` decides whether a failed attempt is retried.
 """
 
 from __future__ import annotations
@@ -160,6 +160,23 @@ class Call(Generic[_ChunkT, _ResultT]):
         final_chunk = self._operation.make_final_chunk(self._complete(guard))
         if final_chunk is not None:
             yield final_chunk
+
+    async def blocks(self) -> AsyncGenerator[list[_ChunkT]]:
+        """As `chunks`, but yield the chunks that arrived together at once.
+
+        Nothing runs for each chunk then, which matters where many are passed on.
+        """
+        self._keeps_result = False
+        guard = self._start()
+        try:
+            while chunks := await self._next_chunks(guard):
+                yield chunks
+        except BaseException as error:
+            self._fail(guard, error)
+            raise
+        final_chunk = self._operation.make_final_chunk(self._complete(guard))
+        if final_chunk is not None:
+            yield [final_chunk]
 
     @property
     def outcome(self) -> _ResultT:

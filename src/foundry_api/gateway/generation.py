@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from foundry_api.client.chat import stream_blocks
 from foundry_api.gateway.limits.admission import Work
 from foundry_api.gateway.limits.broken_calls import charge_if_broken
 from foundry_api.gateway.tokens import estimate_prompt_tokens
@@ -126,22 +127,28 @@ async def complete(exchange: Exchange, generation: Generation) -> Answer:
             return _make_answer(generation, completion)
 
 
-async def stream(exchange: Exchange, generation: Generation) -> AsyncGenerator[Chunk]:
-    """Stream an answer. It is tried again only before its first chunk."""
+async def stream(exchange: Exchange, generation: Generation) -> AsyncGenerator[list[Chunk]]:
+    """Stream an answer, in lists of chunks that arrived together.
+
+    It is tried again only before its first chunk.
+    """
     tries = _Tries(generation)
     has_started = False
     while True:
-        chunks = exchange.context.client.stream_chat(
+        blocks = stream_blocks(
+            exchange.context.client,
             generation.messages,
             response_model=generation.schema,
             **_limit_time(exchange, tries.options),
         )
         try:
-            async with aclosing(chunks):
-                async for chunk in chunks:
-                    await _check_calls(generation, chunk.tool_calls)
+            async with aclosing(blocks):
+                async for chunks in blocks:
+                    if generation.strict_tools:
+                        for chunk in chunks:
+                            await _check_calls(generation, chunk.tool_calls)
                     has_started = True
-                    yield chunk
+                    yield chunks
         except (ContextOverflow, ToolCallError) as error:
             if has_started:
                 raise
@@ -149,9 +156,8 @@ async def stream(exchange: Exchange, generation: Generation) -> AsyncGenerator[C
         except StructuredOutputError as error:
             if error.finish_reason != "length":
                 raise
-            yield Chunk(
-                "", error.model or generation.model, finish_reason="length", usage=_get_usage(error)
-            )
+            model, usage = error.model or generation.model, _get_usage(error)
+            yield [Chunk("", model, finish_reason="length", usage=usage)]
             return
         else:
             return
@@ -170,21 +176,21 @@ async def complete_all(exchange: Exchange, generations: Sequence[Generation]) ->
 
 async def stream_all(
     exchange: Exchange, generations: Sequence[Generation]
-) -> AsyncGenerator[tuple[int, Chunk]]:
-    """Yield the chunks of several answers as they arrive, each with the index of its answer."""
+) -> AsyncGenerator[tuple[int, list[Chunk]]]:
+    """Yield the chunks of several answers as they arrive, with the index of their answer."""
     if len(generations) == 1:
-        async with aclosing(stream(exchange, generations[0])) as chunks:
-            async for chunk in chunks:
-                yield 0, chunk
+        async with aclosing(stream(exchange, generations[0])) as blocks:
+            async for chunks in blocks:
+                yield 0, chunks
         return
-    arrived: asyncio.Queue[tuple[int, Chunk] | Exception | None]
+    arrived: asyncio.Queue[tuple[int, list[Chunk]] | Exception | None]
     arrived = asyncio.Queue(maxsize=len(generations))
 
     async def collect(index: int, generation: Generation) -> None:
         try:
-            async with aclosing(stream(exchange, generation)) as chunks:
-                async for chunk in chunks:
-                    await arrived.put((index, chunk))
+            async with aclosing(stream(exchange, generation)) as blocks:
+                async for chunks in blocks:
+                    await arrived.put((index, chunks))
         except Exception as error:  # noqa: BLE001 - the reader raises it
             await arrived.put(error)
         else:

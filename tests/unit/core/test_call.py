@@ -300,3 +300,22 @@ async def test_events_report_attempts_and_answers_without_the_prompt() -> None:
     ]
     assert "my secret" not in str(texts)
     assert "Hel" not in str(texts)
+
+
+async def test_blocks_have_the_chunks_that_arrived_together() -> None:
+    script = [(1.0, token("Hel") + token("lo")), (1.0, token("!") + STOP + usage(3, 3) + DONE)]
+    world = World([script, script])
+    blocks = [block async for block in world.call().blocks()]
+    assert [[chunk.content for chunk in block] for block in blocks] == [["Hel", "lo"], ["!"], [""]]
+    *_, (last,) = blocks
+    assert (last.finish_reason, last.usage) == ("stop", Usage(3, 3, 6))
+    chunks = [chunk async for chunk in world.call().chunks()]
+    assert [chunk.content for chunk in chunks] == ["Hel", "lo", "!", ""]
+
+
+async def test_response_is_closed_when_the_reader_of_blocks_leaves() -> None:
+    world = World([WHOLE])
+    blocks = world.call().blocks()
+    assert [chunk.content for chunk in await anext(blocks)] == ["Hel"]
+    await blocks.aclose()
+    assert world.closed == 1

@@ -171,27 +171,33 @@ class CachedCall:
 
     async def chunks(self) -> AsyncGenerator[Chunk]:
         """Yield the answer in the chunks in which the service sent it."""
+        async with aclosing(self.blocks()) as blocks:
+            async for chunks in blocks:
+                for chunk in chunks:
+                    yield chunk
+
+    async def blocks(self) -> AsyncGenerator[list[Chunk]]:
+        """As `chunks`, but yield the chunks that arrived together at once."""
         lookup = await self._make_lookup()
         if lookup is None:
             call = make_chat_call(self._context, self._request)
-            async with aclosing(call.chunks()) as chunks:
-                async for chunk in chunks:
-                    yield chunk
+            async with aclosing(call.blocks()) as blocks:
+                async for chunks in blocks:
+                    yield chunks
             self._outcome = call.outcome
             return
         if (entry := await self._find(lookup)) is not None:
             completion = self._outcome = self._replay(entry)
-            for chunk in entry.to_chunks():
-                yield chunk
+            if chunks := entry.to_chunks():
+                yield chunks
         else:
             async with self._join(lookup) as waiter:
                 count = 0
                 while new_chunks := await waiter.chunks_after(count):
                     count += len(new_chunks)
-                    for chunk in new_chunks:
-                        yield chunk
+                    yield new_chunks
                 completion = self._outcome = await waiter.result()
-        yield make_final_chunk(completion)
+        yield [make_final_chunk(completion)]
 
     async def _make_lookup(self) -> CacheLookup | None:
         self._context.binding.bind()

@@ -73,20 +73,21 @@ async def _stream(
 ) -> AsyncGenerator[bytes]:
     blocks = _BlockEncoder()
     has_started = False
-    async with ticket, aclosing(stream(exchange, generation)) as chunks:
-        async for chunk in chunks:
-            ticket.add_output(1)
+    async with ticket, aclosing(stream(exchange, generation)) as chunk_lists:
+        async for chunks in chunk_lists:
+            ticket.add_output(len(chunks))
             events = b""
             if not has_started:
                 has_started = True
                 # The service counts at the end; the last event has its count.
                 start = _make_message(generation.model, Usage(ticket.prompt_tokens, 0, 0))
                 events = _encode("message_start", message=start)
-            events += blocks.encode(chunk)
-            if chunk.finish_reason is not None:
-                usage = chunk.usage or Usage()
+            events += b"".join([blocks.encode(chunk) for chunk in chunks])
+            last = chunks[-1]
+            if last.finish_reason is not None:
+                usage = last.usage or Usage()
                 ticket.settle(usage)
-                events += blocks.close() + _encode_end(chunk.finish_reason, usage)
+                events += blocks.close() + _encode_end(last.finish_reason, usage)
             if events:
                 yield events
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["create_chat_completion"]
 
+_encode = msgspec.json.Encoder().encode
+
 
 async def create_chat_completion(exchange: Exchange) -> web.StreamResponse:
     """Answer a conversation, at once or as a stream."""
@@ -99,15 +101,18 @@ class _ChoiceEncoder:
 
     def encode(self, index: int, chunk: Chunk) -> bytes:
         # Text is by far the most frequent, so its event is not built as a dictionary.
-        if chunk.content and self._started[index]:
-            delta = b'{"content":%b}' % msgspec.json.encode(chunk.content)
-        else:
-            delta = msgspec.json.encode(self._make_delta(index, chunk))
-        finish = b"null" if chunk.finish_reason is None else b'"%b"' % chunk.finish_reason.encode()
-        return b'{"index":%d,"delta":%b,"logprobs":null,"finish_reason":%b}' % (
-            index,
-            delta,
-            finish,
+        if self._started[index] and chunk.content and chunk.finish_reason is None:
+            return b'{"index":%d,"delta":{"content":%b},"logprobs":null,"finish_reason":null}' % (
+                index,
+                _encode(chunk.content),
+            )
+        return _encode(
+            {
+                "index": index,
+                "delta": self._make_delta(index, chunk),
+                "logprobs": None,
+                "finish_reason": chunk.finish_reason,
+            }
         )
 
     def _make_delta(self, index: int, chunk: Chunk) -> dict[str, Any]:

@@ -72,18 +72,36 @@ async def stream_choices(
     counter: UsageCounter,
     includes_usage: bool,
 ) -> AsyncGenerator[bytes]:
-    """Yield the events of a stream: chunks, token counts if they were requested, and the end."""
+    """Yield the events of a stream: chunks, token counts if they were requested, and the end.
+
+    The events of chunks that arrived together are yielded together, as each write has a price.
+    """
     # What all chunks of a stream share is encoded once.
-    start = b"data: %b" % msgspec.json.encode(head)[:-1]  # without the closing brace
+    head_json = msgspec.json.encode(head)[:-1]  # without the closing brace
+    start = b'data: %b,"choices":[' % head_json
     # With `include_usage` every chunk has the member, and only the last one has counts.
-    end = b',"usage":null}\n\n' if includes_usage else b"}\n\n"
-    async with ticket, aclosing(stream_all(exchange, generations)) as chunks:
-        async for index, chunk in chunks:
-            ticket.add_output(1)
-            if chunk.usage is not None:
-                counter.add(index, chunk.usage)
-            yield b'%b,"choices":[%b]%b' % (start, encode_choice(index, chunk), end)
+    end = b'],"usage":null}\n\n' if includes_usage else b"]}\n\n"
+    between = end + start
+    remaining, last = len(generations), b""
+    async with ticket, aclosing(stream_all(exchange, generations)) as blocks:
+        async for index, chunks in blocks:
+            ticket.add_output(len(chunks))
+            events = b"%b%b%b" % (
+                start,
+                between.join([encode_choice(index, chunk) for chunk in chunks]),
+                end,
+            )
+            if (usage := chunks[-1].usage) is not None:
+                counter.add(index, usage)
+                remaining -= 1
+                if not remaining:
+                    last = events  # sent with the end, which follows at once
+                    continue
+            yield events
         ticket.settle(counter.usage)
     if includes_usage:
-        yield b'%b,"choices":[],"usage":%b}\n\n' % (start, msgspec.json.encode(counter.usage))
-    yield END_OF_STREAM
+        last += b'data: %b,"choices":[],"usage":%b}\n\n' % (
+            head_json,
+            msgspec.json.encode(counter.usage),
+        )
+    yield last + END_OF_STREAM

@@ -83,18 +83,19 @@ class _Response:
     async def stream(self, ticket: Ticket) -> AsyncGenerator[bytes]:
         """Yield the events of the answer."""
         builder, has_started = self.builder, False
-        async with ticket, aclosing(stream(self.exchange, self.generation)) as chunks:
-            async for chunk in chunks:
-                ticket.add_output(1)
+        async with ticket, aclosing(stream(self.exchange, self.generation)) as blocks:
+            async for chunks in blocks:
+                ticket.add_output(len(chunks))
                 # An error before the first chunk becomes an HTTP status.
                 events = b"" if has_started else builder.start()
                 has_started = True
-                events += builder.add(chunk)
-                if chunk.finish_reason is not None:
-                    usage = chunk.usage or Usage()
+                events += b"".join([builder.add(chunk) for chunk in chunks])
+                last = chunks[-1]
+                if last.finish_reason is not None:
+                    usage = last.usage or Usage()
                     ticket.settle(usage)
                     events += builder.finish(
-                        chunk.finish_reason, usage, self.exchange.context.wall_clock()
+                        last.finish_reason, usage, self.exchange.context.wall_clock()
                     )
                     self.save()
                 if events:

@@ -17,6 +17,7 @@ from foundry_api import (
     Message,
     ServiceNotRunning,
 )
+from foundry_api.client.chat import stream_blocks
 from foundry_api.core.cache.calls import CacheFill, ResponseIdentity
 from foundry_api.testing import Disconnect, FakeService, Reply
 
@@ -111,3 +112,17 @@ async def test_answer_of_an_unexpected_model_or_service_is_not_cached(
         )
         await CacheFill(calls.context, "key", right, order)._store([], completion)
         assert (await client.cache.stats()).stores == 1
+
+
+@pytest.mark.parametrize("text", ["Hello again", ""])
+async def test_blocks_of_a_cached_answer(text: str) -> None:
+    service = FakeService(text)
+    async with cached(service) as client:
+        for _ in range(2):
+            stream = stream_blocks(client, [Message("user", "Hi")], temperature=0)
+            *blocks, [last] = [block async for block in stream]
+            assert "".join(chunk.content for block in blocks for chunk in block) == text
+            assert all(blocks)
+            assert last.finish_reason == "stop"
+    assert len(service.requests) == 1
+    assert last.cached
