@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import sys
 import time
@@ -18,6 +19,8 @@ from foundry_api.cli.output import (
     sanitize_line,
 )
 from foundry_api.cli.session import make_settings
+from foundry_api.gateway.audit import AuditFile, AuditRecord
+from foundry_api.gateway.config import load_config
 from foundry_api.gateway.keys.database import KeyDatabase
 from foundry_api.gateway.keys.options import (
     RATE_UNITS,
@@ -33,12 +36,14 @@ from foundry_api.gateway.keys.options import (
 from foundry_api.gateway.keys.pepper import get_pepper_variable
 from foundry_api.gateway.keys.types import NewKey
 from foundry_api.observe.format import format_duration, format_time
+from foundry_api.storage.lock import LockTimeout
 from foundry_api.storage.paths import Paths
 from foundry_api.types.local_path import absolute_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from foundry_api.gateway.config import GatewayConfig
     from foundry_api.gateway.keys.types import ApiKey
 
 __all__ = ["command"]
@@ -53,7 +58,7 @@ DIRECTORY = click.option(
     "directory",
     type=click.Path(file_okay=False),
     metavar="DIR",
-    help="Directory of the gateway. [FOUNDRY_HOME/gateway, else a directory of the user]",
+    help="Directory of the gateway. [FOUNDRY_GATEWAY_DIRECTORY, else FOUNDRY_HOME/gateway]",
 )
 EPILOG = format_examples(
     "keys create --name laptop",
@@ -156,7 +161,9 @@ def create_command(
         parallel=parallel,
         weight=weight,
     )
-    key, token = _open_database(common, directory).create(new)
+    database = _open_database(common, directory)
+    key, token = database.create(new)
+    _record(database, "key.create", key)
     _print_token(common, key, token, "is created")
 
 
@@ -220,7 +227,9 @@ def rotate_command(common: GlobalOptions, key: str, grace: str, directory: str |
     Name, limits and expiry stay. Use --grace 0 for a token that others may have seen.
     """
     grace_s = parse_grace("grace", grace)
-    rotated, token = _open_database(common, directory).rotate(key, grace_s=grace_s)
+    database = _open_database(common, directory)
+    rotated, token = database.rotate(key, grace_s=grace_s)
+    _record(database, "key.rotate", rotated)
     ends = f"is valid for {format_duration(grace_s)} more" if grace_s else "is no longer valid"
     _print_token(common, rotated, token, f"has a new token; the earlier one {ends}")
 
@@ -235,7 +244,9 @@ def revoke_command(common: GlobalOptions, key: str, directory: str | None) -> No
 
     It stays in the list, and its name stays taken.
     """
-    revoked = _open_database(common, directory).revoke(key)
+    database = _open_database(common, directory)
+    revoked = database.revoke(key)
+    _record(database, "key.revoke", revoked)
     _print_change(common, revoked, "is revoked")
 
 
@@ -256,7 +267,9 @@ def remove_command(common: GlobalOptions, key: str, directory: str | None, *, ye
         )
         if not click.confirm(sanitize_line(question), err=True):
             raise click.exceptions.Exit(EXIT_FAILED)
-    _print_change(common, database.remove(found.id), "is removed")
+    removed = database.remove(found.id)
+    _record(database, "key.remove", removed)
+    _print_change(common, removed, "is removed")
 
 
 def _open_database(common: GlobalOptions, directory: str | None) -> KeyDatabase:
@@ -265,13 +278,39 @@ def _open_database(common: GlobalOptions, directory: str | None) -> KeyDatabase:
     if directory is None:
         directory = click.get_current_context().meta.get("directory")
     if directory is None:
-        path = Paths.from_home(settings.home).gateway
+        path = _load_config().directory or Paths.from_home(settings.home).gateway
     else:
         try:
             path = absolute_path(directory)
         except ValueError as error:
             raise click.UsageError(f"--dir is {directory!r}: {error}.") from error
     return KeyDatabase(path, pepper_file=get_pepper_variable(os.environ))
+
+
+def _load_config() -> GatewayConfig:
+    """Load what the environment says about the gateway; a file of it is not known here."""
+    return load_config(None, {})
+
+
+def _record(database: KeyDatabase, event: str, key: ApiKey) -> None:
+    """Write a change to the audit log. The change is made, so a failure is only reported."""
+    if not _load_config().audit_log:
+        return
+    record = AuditRecord(
+        time=time.time(), event=event, user=_get_user(), target=f"{key.name} ({key.id})"
+    )
+    file = AuditFile(database.path.parent)
+    try:
+        file.append([record])
+    except (OSError, LockTimeout) as error:
+        click.echo(sanitize_line(f"The audit log {file.path} is not written: {error}"), err=True)
+
+
+def _get_user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a number without a name, as in containers
+        return str(os.getuid()) if sys.platform != "win32" else "unknown"
 
 
 def _print_keys(common: GlobalOptions, directory: str | None) -> None:

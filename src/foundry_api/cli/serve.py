@@ -125,12 +125,15 @@ async def _serve(gateway: Gateway, client: FoundryAPIClient, config: GatewayConf
 
 async def _reload_until_stop(gateway: Gateway, signals: asyncio.Queue[str]) -> None:
     while await signals.get() == "reload":
+        result = "ok"
         try:
             await gateway.reload()
         except FoundryError as error:
+            result = type(error).__name__
             print_error(error)
         else:
             click.echo("Reloaded keys and TLS files.")
+        gateway.context.audit.record("reload", result, target="SIGHUP")
 
 
 async def _drain(gateway: Gateway, signals: asyncio.Queue[str], limit_s: float) -> None:

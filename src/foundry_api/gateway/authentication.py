@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
+    from foundry_api.gateway.audit import AuditLog
+    from foundry_api.gateway.exchange import Exchange
     from foundry_api.gateway.keys.keyring import Keyring
     from foundry_api.gateway.keys.types import ApiKey
     from foundry_api.gateway.routing import Access
@@ -31,20 +33,26 @@ class Authenticator:
     Args:
         keyring: The keys. While there has never been one, every request is allowed: the gateway
             serves only its own machine then.
+        audit: Records failures.
         monotonic: A clock.
     """
 
     def __init__(
-        self, keyring: Keyring, *, monotonic: Callable[[], float] = time.monotonic
+        self,
+        keyring: Keyring,
+        audit: AuditLog,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._keyring = keyring
+        self._audit = audit
         self._requires_key = False
         self._monotonic = monotonic
         # By address: the start of the window, and the failures in it.
         self._failures: OrderedDict[str, tuple[float, int]] = OrderedDict()
 
-    def authenticate(self, request: web.BaseRequest, scope: Access) -> ApiKey | None:
-        """Return the key of a request; None if the gateway serves without keys.
+    def authenticate(self, exchange: Exchange, scope: Access) -> ApiKey | None:
+        """Return the key of an exchange; None if the gateway serves without keys.
 
         Raises:
             RequestError: 401 without a valid key, 403 if it lacks the scope, 429 after too many
@@ -54,14 +62,19 @@ class Authenticator:
         self._requires_key = self._requires_key or bool(self._keyring.keys)
         if not self._requires_key:
             return None
+        request = exchange.request
         address = request.remote or ""
         self._check_failures(address)
         token = _find_token(request)
         key = None if token is None else self._keyring.find(token)
         if key is None:
-            self._add_failure(address)
+            self._record_failure(exchange, "invalid_api_key")
+            if self._add_failure(address) == MAX_FAILURES:
+                # Once, not for each request that is refused now.
+                self._record_failure(exchange, "too_many_failures")
             raise _make_unauthorized()
         if scope not in key.scopes:
+            self._record_failure(exchange, "insufficient_scope", key)
             raise RequestError(403, "insufficient_scope", f"This key lacks the scope {scope}.")
         return key
 
@@ -80,7 +93,17 @@ class Authenticator:
             retry_after_s=remaining_s,
         )
 
-    def _add_failure(self, address: str) -> None:
+    def _record_failure(self, exchange: Exchange, result: str, key: ApiKey | None = None) -> None:
+        self._audit.record_failure(
+            result,
+            key=key,
+            address=exchange.request.remote,
+            request_id=exchange.id,
+            target=f"{exchange.request.method} {exchange.route}",
+        )
+
+    def _add_failure(self, address: str) -> int:
+        """Count a failure of an address, and return how many there are."""
         now = self._monotonic()
         started_at, count = self._failures.pop(address, (now, 0))
         if now - started_at > FAILURE_WINDOW_S:
@@ -88,6 +111,7 @@ class Authenticator:
         self._failures[address] = (started_at, count + 1)
         if len(self._failures) > MAX_ADDRESSES:
             self._failures.popitem(last=False)
+        return count + 1
 
 
 def _find_token(request: web.BaseRequest) -> str | None:

@@ -35,6 +35,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         directory: Directory for keys and counters; default below FOUNDRY_HOME.
         pepper_file: File with the secret that the digests of keys depend on; default a file in
             `directory`.
+        audit_log: Whether failures of authentication, changes of keys and management are recorded
+            in audit.jsonl in `directory`.
         base_url: Address of the service behind the gateway; by default it is found or started.
         model: Model that is loaded at the start, and for requests that name none.
         drain_s: Seconds that running calls get to finish at shutdown.
@@ -62,6 +64,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     insecure_http: bool = False
     directory: Path | None = None
     pepper_file: Path | None = None
+    audit_log: bool = True
     base_url: str | None = None
     model: str | None = None
     drain_s: float = 60.0

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from foundry_api.client.client import FoundryAPIClient
+    from foundry_api.gateway.audit import AuditLog
     from foundry_api.gateway.config import GatewayConfig
     from foundry_api.gateway.errors import RequestError
     from foundry_api.gateway.keys.keyring import Keyring
@@ -74,6 +75,7 @@ class GatewayContext:
         keyring: Knows the keys.
         admission: Decides which call may start, and when.
         saver: Stores what the keys have used.
+        audit: Records who did what.
         reload: Reads keys and TLS files again.
         monotonic: A clock for durations.
         wall_clock: Seconds since the epoch.
@@ -90,6 +92,7 @@ class GatewayContext:
     keyring: Keyring
     admission: Admission
     saver: BudgetSaver
+    audit: AuditLog
     reload: Callable[[], Awaitable[None]]
     monotonic: Callable[[], float] = time.monotonic
     wall_clock: Callable[[], float] = time.time

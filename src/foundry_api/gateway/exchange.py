@@ -48,6 +48,7 @@ class Exchange:
         request: The HTTP request.
         id: The request's id, which its response, its log line and its errors have.
         route: The path of the route, such as `/v1/models/{id}`; empty before it is known.
+        action: What the route does, for the audit log; empty if it is not recorded.
         path_id: The decoded id in the path.
         key: The key of the caller; None without keys, and on open routes.
         headers: Headers to add to the response.
@@ -66,6 +67,7 @@ class Exchange:
         "_patience",
         "_task",
         "abort_error",
+        "action",
         "context",
         "encode_error",
         "ended",
@@ -86,7 +88,7 @@ class Exchange:
         self.context = context
         self.request = request
         self.id = f"req_{secrets.token_hex(12)}"
-        self.route = self.path_id = ""
+        self.route = self.action = self.path_id = ""
         self.key: ApiKey | None = None
         self.started_at = context.monotonic()
         self.headers: dict[str, str] = {

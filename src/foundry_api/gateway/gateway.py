@@ -9,6 +9,7 @@ import time
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Self
 
+from foundry_api.gateway.audit import AuditFile, AuditLog
 from foundry_api.gateway.authentication import Authenticator
 from foundry_api.gateway.context import GatewayContext
 from foundry_api.gateway.errors import RequestError, UnsafeAddress
@@ -80,12 +81,18 @@ class Gateway:
         saver = BudgetSaver(
             BudgetFile(directory / "usage.db", wall_clock=wall_clock), admission, keyring
         )
+        audit = AuditLog(
+            AuditFile(directory) if config.audit_log else None,
+            monotonic=monotonic,
+            wall_clock=wall_clock,
+        )
         self.context = GatewayContext(
             config,
             client,
             keyring,
             admission,
             saver,
+            audit,
             self.reload,
             monotonic=monotonic,
             wall_clock=wall_clock,
@@ -94,7 +101,7 @@ class Gateway:
             self.context,
             Router(ROUTES),
             RequestGuard(config.host, config.hosts, config.origins),
-            Authenticator(keyring),
+            Authenticator(keyring, audit),
         )
         self._lock = FileLock(directory / "gateway.lock", timeout_s=LOCK_TIMEOUT_S)
         self._tls: TlsFiles | None = None
@@ -132,6 +139,7 @@ class Gateway:
         await self.check()
         config, resources = self.context.config, self._resources
         resources.enter_context(self._take_directory())
+        resources.push_async_callback(self._close_audit)
         saver = self.context.saver
         await saver.open()
         resources.push_async_callback(saver.close)
@@ -150,6 +158,7 @@ class Gateway:
         port = listener.sockets[0].getsockname()[1]
         host = f"[{config.host}]" if ":" in config.host else config.host
         self._url = f"{'https' if config.uses_tls else 'http'}://{host}:{port}"
+        self.context.audit.record("gateway.start", target=self._url)
 
     async def reload(self) -> None:
         """Read keys with their limits, and the TLS files. Connections and calls go on.
@@ -205,6 +214,11 @@ class Gateway:
     async def __aexit__(self, *_: object) -> None:
         await self.drain(0)
         await self.aclose()
+
+    async def _close_audit(self) -> None:
+        if self._url:
+            self.context.audit.record("gateway.stop", target=self._url)
+        await self.context.audit.close()
 
     def _end_calls(self, key_ids: AbstractSet[str]) -> None:
         """End the running calls of keys that were revoked."""

@@ -75,7 +75,19 @@ class GatewayHandler:
         finally:
             running.discard(exchange)
             self._context.metrics.record(exchange, self._context.monotonic())
+            if exchange.action:
+                self._record_action(exchange)
             exchange.close()
+
+    def _record_action(self, exchange: Exchange) -> None:
+        self._context.audit.record(
+            exchange.action,
+            exchange.outcome,
+            key=exchange.key,
+            address=exchange.request.remote,
+            request_id=exchange.id,
+            target=exchange.path_id or exchange.model,
+        )
 
     async def _serve(self, exchange: Exchange) -> web.StreamResponse:
         request = exchange.request
@@ -97,7 +109,8 @@ class GatewayHandler:
         exchange.route, exchange.path_id = route.path, match.id
         exchange.encode_error = route.encode_error
         if route.access != "open":
-            exchange.key = self._authenticator.authenticate(request, route.access)
+            exchange.key = self._authenticator.authenticate(exchange, route.access)
+            exchange.action = route.action  # of a caller who may do it
             if self._context.draining:
                 raise RequestError(
                     503, "shutting_down", "The gateway is shutting down.", retry_after_s=1.0

@@ -52,4 +52,6 @@ def list_problems(context: GatewayContext) -> list[str]:
         problems.append(context.keyring.problem)
     if context.saver.problem:
         problems.append(context.saver.problem)
+    if context.audit.problem:
+        problems.append(context.audit.problem)
     return problems

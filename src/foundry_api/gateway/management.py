@@ -134,15 +134,15 @@ async def list_llama_models(exchange: Exchange) -> web.StreamResponse:
 
 async def load_llama_model(exchange: Exchange) -> web.StreamResponse:
     """Load a model, as llama.cpp's router does."""
-    body = await exchange.read_json(ModelBody)
-    await exchange.context.client.models.load(body.model)
+    exchange.model = (await exchange.read_json(ModelBody)).model
+    await exchange.context.client.models.load(exchange.model)
     return exchange.respond_json({"success": True})
 
 
 async def unload_llama_model(exchange: Exchange) -> web.StreamResponse:
     """Unload a model, as llama.cpp's router does."""
-    body = await exchange.read_json(ModelBody)
-    await exchange.context.client.models.unload(body.model)
+    exchange.model = (await exchange.read_json(ModelBody)).model
+    await exchange.context.client.models.unload(exchange.model)
     return exchange.respond_json({"success": True})
 
 

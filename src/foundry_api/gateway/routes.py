@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from foundry_api.gateway import management
 from foundry_api.gateway.anthropic.errors import make_anthropic_error
 from foundry_api.gateway.anthropic.messages import count_tokens, create_message
@@ -19,6 +21,9 @@ from foundry_api.gateway.openai.responses import (
 )
 from foundry_api.gateway.openai.transcriptions import create_transcription
 from foundry_api.gateway.routing import Route
+
+if TYPE_CHECKING:
+    from foundry_api.gateway.routing import Handler
 
 __all__ = ["ROUTES"]
 
@@ -68,18 +73,35 @@ _AZURE = tuple(
     for route in _INFERENCE
 )
 
+
+def _manage(method: str, path: str, handler: Handler, summary: str, action: str = "") -> Route:
+    return Route(method, path, handler, "manage", summary, action=action)
+
+
 _MANAGEMENT = (
-    Route("GET", "/api/status", management.get_status, "manage", "Return queue and problems."),
-    Route("POST", "/api/reload", management.reload, "manage", "Read keys and TLS files again."),
-    Route("GET", "/api/models", management.list_all_models, "manage", "List models and states."),
-    Route("POST", "/api/models/{id}/load", management.load_model, "manage", "Load a model."),
-    Route("POST", "/api/models/{id}/unload", management.unload_model, "manage", "Unload a model."),
-    Route("POST", "/api/models/{id}/pull", management.pull_model, "manage", "Download a model."),
-    Route("DELETE", "/api/models/{id}", management.remove_model, "manage", "Delete a model."),
+    _manage("GET", "/api/status", management.get_status, "Return queue and problems."),
+    _manage("POST", "/api/reload", management.reload, "Read keys and TLS files again.", "reload"),
+    _manage("GET", "/api/models", management.list_all_models, "List models and states."),
+    _manage("POST", "/api/models/{id}/load", management.load_model, "Load a model.", "model.load"),
+    _manage(
+        "POST",
+        "/api/models/{id}/unload",
+        management.unload_model,
+        "Unload a model.",
+        "model.unload",
+    ),
+    _manage(
+        "POST", "/api/models/{id}/pull", management.pull_model, "Download a model.", "model.pull"
+    ),
+    _manage(
+        "DELETE", "/api/models/{id}", management.remove_model, "Delete a model.", "model.remove"
+    ),
     # The routes of llama.cpp's router, through which Open WebUI manages models.
-    Route("GET", "/models", management.list_llama_models, "manage", "List models as llama.cpp."),
-    Route("POST", "/models/load", management.load_llama_model, "manage", "Load a model."),
-    Route("POST", "/models/unload", management.unload_llama_model, "manage", "Unload a model."),
+    _manage("GET", "/models", management.list_llama_models, "List models as llama.cpp."),
+    _manage("POST", "/models/load", management.load_llama_model, "Load a model.", "model.load"),
+    _manage(
+        "POST", "/models/unload", management.unload_llama_model, "Unload a model.", "model.unload"
+    ),
 )
 
 _ANTHROPIC = (

@@ -38,6 +38,7 @@ class Route:
         access: The scope that a key needs; `open` needs no key.
         summary: One sentence for the documentation.
         encode_error: Encodes an error in the shape that clients of the route expect.
+        action: What it does, for the audit log; empty if it is not recorded.
     """
 
     method: str
@@ -46,6 +47,7 @@ class Route:
     access: Access
     summary: str = ""
     encode_error: Callable[[RequestError], bytes] = make_error_body
+    action: str = ""
 
 
 @dataclass(frozen=True, slots=True)
