@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from foundry_api.gateway.generation import admit, complete_all
-from foundry_api.gateway.openai.chat_request import ChatBody, get_choices, make_generation
+from foundry_api.gateway.openai.chat_request import ChatBody, make_generation
 from foundry_api.gateway.openai.choices import (
     UsageCounter,
     make_error_event,
     make_head,
     stream_choices,
 )
+from foundry_api.gateway.openai.sampling import get_choices
 from foundry_api.gateway.streaming import send_events
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ async def create_chat_completion(exchange: Exchange) -> web.StreamResponse:
     ticket = admit(exchange, generations, choices)
     counter = UsageCounter(choices)
     if body.stream:
-        options = body.stream_options
         events = stream_choices(
             exchange,
             generations,
@@ -45,7 +45,7 @@ async def create_chat_completion(exchange: Exchange) -> web.StreamResponse:
             head=make_head(exchange, "chatcmpl", "chat.completion.chunk", generation.model),
             encode_choice=_ChoiceEncoder(choices).encode,
             counter=counter,
-            includes_usage=options is not None and bool(options.include_usage),
+            includes_usage=body.includes_usage,
         )
         return await send_events(exchange, events, make_error_event)
     async with ticket:

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
-from foundry_api.gateway.checks import check_depth, make_invalid, make_missing, make_unsupported
+from foundry_api.gateway.checks import check_depth, make_invalid, make_missing
 from foundry_api.gateway.errors import RequestError
 from foundry_api.gateway.generation import Generation
+from foundry_api.gateway.openai.sampling import (
+    CompletionsBody,
+    MaxTokens,
+    make_options,
+    refuse_members,
+    refuse_unsupported,
+)
 from foundry_api.gateway.tools import add_tools, make_tool
 from foundry_api.types.messages import FunctionCall, Message, ToolCall
 
 if TYPE_CHECKING:
-    from foundry_api.core.options import ChatOptions
     from foundry_api.structured.output_spec import OutputSpec
     from foundry_api.types.messages import ToolDefinition
 
-__all__ = [
-    "ANY_OBJECT",
-    "MAX_CHOICES",
-    "ChatBody",
-    "StreamOptions",
-    "get_choices",
-    "make_generation",
-]
+__all__ = ["ANY_OBJECT", "ChatBody", "make_generation"]
 
 MAX_MESSAGES = 4096
-MAX_CHOICES = 8
 # What `json_object` asks for. As a schema it is enforced or validated with every generation, and
 # leaves a model no white space to fill its answer with.
 ANY_OBJECT: dict[str, Any] = {"type": "object"}
@@ -97,24 +96,29 @@ class ResponseFormat(msgspec.Struct):
     json_schema: SchemaBody | None = None
 
 
-class StreamOptions(msgspec.Struct):
-    include_usage: bool | None = None
+class ChatBody(CompletionsBody, kw_only=True):
+    """The JSON body of `POST /v1/chat/completions`. Null means the default.
 
+    Attributes:
+        messages: The conversation.
+        max_completion_tokens: As `max_tokens`, which it overrides.
+        tools: Functions that the model may call.
+        tool_choice: `auto`, `none`, `required`, or a function to call.
+        functions: The older form of `tools`.
+        function_call: The older form of `tool_choice`.
+        response_format: The form of the answer: any text, a JSON object, or a JSON schema.
+        logprobs: Refused: the engine returns none.
+        top_logprobs: Refused: the engine returns none.
+        modalities: Only `text`.
+        audio: Refused: the engine generates none.
+        prediction: Refused: the engine takes none.
+        web_search_options: Refused: the engine cannot search the web.
+    """
 
-class ChatBody(msgspec.Struct, kw_only=True):
-    """The JSON body of `POST /v1/chat/completions`. Null means the default."""
-
-    messages: list[MessageBody]
-    model: str | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    seed: int | None = None
-    stop: str | list[str] | None = None
-    n: int | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
+    messages: Annotated[
+        list[MessageBody], Meta(extra_json_schema={"minItems": 1, "maxItems": MAX_MESSAGES})
+    ]
+    max_completion_tokens: MaxTokens | None = None
     tools: list[ToolBody] | None = None
     tool_choice: str | dict[str, Any] | None = None
     functions: list[FunctionBody] | None = None
@@ -123,9 +127,6 @@ class ChatBody(msgspec.Struct, kw_only=True):
     # What the engine cannot do.
     logprobs: bool | None = None
     top_logprobs: int | None = None
-    logit_bias: dict[str, float] | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
     modalities: list[str] | None = None
     audio: Any = None
     prediction: Any = None
@@ -145,18 +146,8 @@ def make_generation(body: ChatBody, model: str) -> Generation:
             "messages", f"messages holds {len(body.messages)} messages; {MAX_MESSAGES} are allowed."
         )
     _refuse_unsupported(body)
-    options: ChatOptions = {"model": model}
     limit = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
-    if limit is not None:
-        options["max_tokens"] = limit
-    if body.temperature is not None:
-        options["temperature"] = body.temperature
-    if body.top_p is not None:
-        options["top_p"] = body.top_p
-    if body.seed is not None:
-        options["seed"] = body.seed
-    if body.stop:
-        options["stop"] = body.stop
+    options = make_options(body, model, max_tokens=limit, stop=body.stop)
     strict_tools: dict[str, OutputSpec] = {}
     choice = body.tool_choice if body.tools else body.function_call
     add_tools(options, _make_tools(body, strict_tools), choice)
@@ -171,36 +162,19 @@ def make_generation(body: ChatBody, model: str) -> Generation:
     )
 
 
-def get_choices(n: int | None) -> int:
-    """Return how many answers to generate.
-
-    Raises:
-        RequestError: None, or too many.
-    """
-    choices = 1 if n is None else n
-    if not 1 <= choices <= MAX_CHOICES:
-        raise make_invalid("n", f"n is {choices}; 1 to {MAX_CHOICES} are allowed.")
-    return choices
-
-
 def _refuse_unsupported(body: ChatBody) -> None:
-    reasons = {
-        "logprobs": (body.logprobs, "The engine returns no log probabilities."),
-        "top_logprobs": (body.top_logprobs, "The engine returns no log probabilities."),
-        "logit_bias": (body.logit_bias, "The engine cannot bias single tokens."),
-        "presence_penalty": (body.presence_penalty, "The engine has no presence penalty."),
-        "frequency_penalty": (body.frequency_penalty, "The engine has no frequency penalty."),
-        "audio": (body.audio, "The engine generates no audio."),
-        "prediction": (body.prediction, "The engine takes no predicted output."),
-        "web_search_options": (body.web_search_options, "The engine cannot search the web."),
-        "modalities": (
-            [name for name in body.modalities or () if name != "text"],
-            "The engine generates text only.",
-        ),
-    }
-    for name, (value, reason) in reasons.items():
-        if value:
-            raise make_unsupported(name, reason)
+    refuse_unsupported(body)
+    modalities = [name for name in body.modalities or () if name != "text"]
+    refuse_members(
+        (
+            ("logprobs", body.logprobs, "The engine returns no log probabilities."),
+            ("top_logprobs", body.top_logprobs, "The engine returns no log probabilities."),
+            ("audio", body.audio, "The engine generates no audio."),
+            ("prediction", body.prediction, "The engine takes no predicted output."),
+            ("web_search_options", body.web_search_options, "The engine cannot search the web."),
+            ("modalities", modalities, "The engine generates text only."),
+        )
+    )
 
 
 def _make_message(index: int, body: MessageBody) -> Message:

@@ -9,14 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from foundry_api.gateway.checks import check_text, make_invalid, make_unsupported
+from foundry_api.gateway.checks import check_text, make_invalid
 from foundry_api.gateway.generation import Generation, admit, complete_all
-from foundry_api.gateway.openai.chat_request import MAX_CHOICES, StreamOptions, get_choices
 from foundry_api.gateway.openai.choices import (
     UsageCounter,
     make_error_event,
     make_head,
     stream_choices,
+)
+from foundry_api.gateway.openai.sampling import (
+    MAX_CHOICES,
+    CompletionsBody,
+    get_choices,
+    make_options,
+    refuse_members,
+    refuse_unsupported,
 )
 from foundry_api.gateway.streaming import send_events
 from foundry_api.types.messages import Message
@@ -24,7 +31,6 @@ from foundry_api.types.messages import Message
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from foundry_api.core.options import ChatOptions
     from foundry_api.gateway.exchange import Exchange
     from foundry_api.types.messages import Chunk
 
@@ -34,27 +40,23 @@ __all__ = ["create_completion"]
 DEFAULT_MAX_TOKENS = 16
 
 
-class CompletionBody(msgspec.Struct, kw_only=True):
-    """The JSON body of a request. Null means the default."""
+class CompletionBody(CompletionsBody, kw_only=True):
+    """The JSON body of `POST /v1/completions`. Null means the default; 16 for `max_tokens`.
+
+    Attributes:
+        prompt: A text, or several. Tokens are refused.
+        echo: Whether an answer begins with its prompt.
+        best_of: Refused above `n`: the engine cannot rank answers.
+        suffix: Refused: the engine cannot fill a gap.
+        logprobs: Refused: the engine returns none.
+    """
 
     prompt: str | list[str | int | list[int]]
-    model: str | None = None
-    max_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    seed: int | None = None
-    stop: str | list[str] | None = None
-    n: int | None = None
     echo: bool | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
     # What the engine cannot do.
     best_of: int | None = None
     suffix: str | None = None
     logprobs: int | None = None
-    logit_bias: dict[str, float] | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
 
 
 async def create_completion(exchange: Exchange) -> web.StreamResponse:
@@ -69,7 +71,8 @@ async def create_completion(exchange: Exchange) -> web.StreamResponse:
             f"{len(prompts)} prompts with {choices} choices are more than the {MAX_CHOICES} "
             "answers of one request.",
         )
-    options = _make_options(body, model)
+    limit = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+    options = make_options(body, model, max_tokens=limit, stop=body.stop)
     generations = [
         Generation(model=model, messages=(Message("user", prompt),), options=options).vary(index)
         for prompt in prompts
@@ -87,8 +90,7 @@ async def create_completion(exchange: Exchange) -> web.StreamResponse:
             head=head,
             encode_choice=_ChoiceEncoder(echoes).encode,
             counter=counter,
-            includes_usage=body.stream_options is not None
-            and bool(body.stream_options.include_usage),
+            includes_usage=body.includes_usage,
         )
         return await send_events(exchange, events, make_error_event)
     async with ticket:
@@ -109,17 +111,15 @@ async def create_completion(exchange: Exchange) -> web.StreamResponse:
 
 
 def _refuse_unsupported(body: CompletionBody) -> None:
-    for name, value, reason in (
-        ("best_of", (body.best_of or 1) > (body.n or 1), "The engine cannot rank answers."),
-        ("suffix", body.suffix, "The engine continues a text; it cannot fill a gap."),
-        # 0 asks for the log probabilities of the chosen tokens.
-        ("logprobs", body.logprobs is not None, "The engine returns no log probabilities."),
-        ("logit_bias", body.logit_bias, "The engine cannot bias single tokens."),
-        ("presence_penalty", body.presence_penalty, "The engine has no presence penalty."),
-        ("frequency_penalty", body.frequency_penalty, "The engine has no frequency penalty."),
-    ):
-        if value:
-            raise make_unsupported(name, reason)
+    refuse_unsupported(body)
+    refuse_members(
+        (
+            ("best_of", (body.best_of or 1) > (body.n or 1), "The engine cannot rank answers."),
+            ("suffix", body.suffix, "The engine continues a text; it cannot fill a gap."),
+            # 0 asks for the log probabilities of the chosen tokens.
+            ("logprobs", body.logprobs is not None, "The engine returns no log probabilities."),
+        )
+    )
 
 
 def _get_prompts(body: CompletionBody) -> list[str]:
@@ -136,22 +136,6 @@ def _get_prompts(body: CompletionBody) -> list[str]:
         check_text(name, prompt)
         prompts.append(prompt)
     return prompts
-
-
-def _make_options(body: CompletionBody, model: str) -> ChatOptions:
-    options: ChatOptions = {
-        "model": model,
-        "max_tokens": DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens,
-    }
-    if body.temperature is not None:
-        options["temperature"] = body.temperature
-    if body.top_p is not None:
-        options["top_p"] = body.top_p
-    if body.seed is not None:
-        options["seed"] = body.seed
-    if body.stop:
-        options["stop"] = body.stop
-    return options
 
 
 def _make_choice(index: int, text: str, finish_reason: str | None) -> dict[str, Any]:

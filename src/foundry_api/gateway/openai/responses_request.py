@@ -12,16 +12,20 @@ from foundry_api.gateway.checks import (
     check_text,
     make_invalid,
     make_missing,
-    make_unsupported,
 )
 from foundry_api.gateway.errors import RequestError
 from foundry_api.gateway.generation import Generation
 from foundry_api.gateway.openai.chat_request import ANY_OBJECT
+from foundry_api.gateway.openai.sampling import (
+    MaxTokens,
+    SamplingBody,
+    make_options,
+    refuse_members,
+)
 from foundry_api.gateway.tools import add_tools, make_tool
 from foundry_api.types.messages import FunctionCall, Message, ToolCall
 
 if TYPE_CHECKING:
-    from foundry_api.core.options import ChatOptions
     from foundry_api.structured.output_spec import OutputSpec
     from foundry_api.types.messages import ToolDefinition
 
@@ -69,18 +73,33 @@ class ResponseTool(msgspec.Struct):
     strict: bool | None = None
 
 
-class ResponseBody(msgspec.Struct, kw_only=True):
-    """The JSON body of `POST /v1/responses`. Null means the default."""
+class ResponseBody(SamplingBody, kw_only=True):
+    """The JSON body of `POST /v1/responses`. Null means the default.
+
+    Attributes:
+        input: A text, or the items of a conversation.
+        instructions: A system message for this response only.
+        previous_response_id: The stored response that this one continues.
+        max_output_tokens: Limit of the answer in tokens; lowered if the context has less room.
+        store: Whether to keep the response; default: true.
+        background: Whether to answer at once, and to generate the response afterwards.
+        metadata: Returned as it was sent.
+        text: The form of the answer.
+        tools: Functions that the model may call.
+        tool_choice: `auto`, `none`, `required`, or a function to call.
+        parallel_tool_calls: Returned as it was sent.
+        reasoning: Returned as it was sent.
+        truncation: Returned as it was sent.
+        include: Log probabilities are refused, other values have no effect.
+        top_logprobs: Refused: the engine returns none.
+        conversation: Refused: the gateway stores responses, no conversations.
+        prompt: Refused: the gateway stores no prompts.
+    """
 
     input: str | list[Item]
-    model: str | None = None
     instructions: str | None = None
     previous_response_id: str | None = None
-    max_output_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    seed: int | None = None
-    stream: bool | None = None
+    max_output_tokens: MaxTokens | None = None
     store: bool | None = None
     background: bool | None = None
     metadata: dict[str, str] | None = None
@@ -106,15 +125,7 @@ def make_response_generation(
         RequestError: A member is missing, invalid, or asks for what the engine cannot do.
     """
     _refuse_unsupported(body)
-    options: ChatOptions = {"model": model}
-    if body.max_output_tokens is not None:
-        options["max_tokens"] = body.max_output_tokens
-    if body.temperature is not None:
-        options["temperature"] = body.temperature
-    if body.top_p is not None:
-        options["top_p"] = body.top_p
-    if body.seed is not None:
-        options["seed"] = body.seed
+    options = make_options(body, model, max_tokens=body.max_output_tokens)
     strict_tools: dict[str, OutputSpec] = {}
     add_tools(options, _make_tools(body, strict_tools), body.tool_choice)
     instructions = (Message("system", body.instructions),) if body.instructions else ()
@@ -128,18 +139,15 @@ def make_response_generation(
 
 
 def _refuse_unsupported(body: ResponseBody) -> None:
-    for name, value, reason in (
+    logprobs = [one for one in body.include or () if one.endswith("logprobs")]
+    refuse_members(
         (
-            "include",
-            [one for one in body.include or () if one.endswith("logprobs")],
-            "The engine returns no log probabilities.",
-        ),
-        ("top_logprobs", body.top_logprobs, "The engine returns no log probabilities."),
-        ("conversation", body.conversation, "The gateway stores responses, no conversations."),
-        ("prompt", body.prompt, "The gateway stores no prompts."),
-    ):
-        if value:
-            raise make_unsupported(name, reason)
+            ("include", logprobs, "The engine returns no log probabilities."),
+            ("top_logprobs", body.top_logprobs, "The engine returns no log probabilities."),
+            ("conversation", body.conversation, "The gateway stores responses, no conversations."),
+            ("prompt", body.prompt, "The gateway stores no prompts."),
+        )
+    )
 
 
 def make_messages(body: ResponseBody) -> tuple[Message, ...]:
