@@ -16,6 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from foundry_api.storage.private_file import REPLACE_PATIENCE_S, replace_atomically
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -121,10 +123,11 @@ def make_private(path: Path) -> None:
                 _change_mode(side_path, status)
 
 
-def quarantine(path: Path, reason: str) -> Path:
+def quarantine(path: Path, reason: str, *, patience_s: float = REPLACE_PATIENCE_S) -> Path:
     """Rename a damaged database and its side files to `NAME.REASON-NUMBER`; return the new path.
 
-    The caller must hold the lock of the database.
+    The caller must hold the lock of the database. Raises PermissionError if, on Windows, another
+    connection still has it open after `patience_s` seconds.
     """
     existing = _find_quarantine_names(path)
     number = 1 + max((_parse_number(name) for name in existing), default=0)
@@ -132,7 +135,11 @@ def quarantine(path: Path, reason: str) -> Path:
     # The database first: a process that opens it meanwhile notices that its identity changed.
     for suffix in ("", *SIDE_SUFFIXES):
         with suppress(FileNotFoundError):
-            get_side_path(path, suffix).replace(get_side_path(backup_path, suffix))
+            replace_atomically(
+                get_side_path(path, suffix),
+                get_side_path(backup_path, suffix),
+                patience_s=patience_s,
+            )
     return backup_path
 
 

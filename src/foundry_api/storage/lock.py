@@ -14,25 +14,38 @@ if TYPE_CHECKING:
 __all__ = ["FileLock", "LockTimeout", "is_held"]
 
 POLL_S = 0.02
-MAX_ATTEMPTS = 3
 # Opening a symbolic link in the lock's place must not create a file elsewhere.
 NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 
 if sys.platform == "win32":
+    import ctypes
     import msvcrt
+
+    # LockFileEx without LOCKFILE_EXCLUSIVE_LOCK takes a shared lock.
+    _FAIL_IMMEDIATELY = 1
+
+    class _Overlapped(ctypes.Structure):
+        """`OVERLAPPED` (minwinbase.h): zeros stand for the start of the file."""
+
+        _fields_ = (
+            ("internal", ctypes.c_size_t),
+            ("internal_high", ctypes.c_size_t),
+            ("offset", ctypes.c_uint32),
+            ("offset_high", ctypes.c_uint32),
+            ("event", ctypes.c_void_p),
+        )
 
     def _try_lock(descriptor: int) -> None:
         msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
 
     def _is_locked(descriptor: int) -> bool:
-        for _ in range(MAX_ATTEMPTS):
-            try:
-                _try_lock(descriptor)
-            except OSError:
-                time.sleep(POLL_S)  # it may be another process that calls is_held
-            else:
-                return False
-        return True
+        # Shared, so that several processes can check at the same time. msvcrt has no such lock, and
+        # with an exclusive one a check would have to wait, and look again, to tell a holder from
+        # another check.
+        handle = ctypes.c_void_p(msvcrt.get_osfhandle(descriptor))
+        return not ctypes.windll.kernel32.LockFileEx(
+            handle, _FAIL_IMMEDIATELY, 0, 1, 0, ctypes.byref(_Overlapped())
+        )
 
 else:
     import fcntl

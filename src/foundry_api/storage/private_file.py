@@ -9,8 +9,13 @@ import secrets
 import stat
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = [
+    "REPLACE_PATIENCE_S",
     "create_file",
     "is_replaceable",
     "read_file",
@@ -22,8 +27,8 @@ __all__ = [
 
 PRIVATE = 0o600
 
-REPLACE_ATTEMPTS = 20
 REPLACE_WAIT_S = 0.01
+REPLACE_PATIENCE_S = 0.2
 
 
 def create_file(path: Path) -> None:
@@ -86,15 +91,30 @@ def is_replaceable(path: Path, head: str) -> bool:
     return head_bytes in {b"", head.encode()}
 
 
-def replace_atomically(temporary: Path, target: Path) -> None:
-    """Rename a file to a name that may exist."""
-    # On Windows, a file cannot be replaced while another process reads it.
-    for _ in range(REPLACE_ATTEMPTS):
-        with contextlib.suppress(PermissionError):
+def replace_atomically(
+    temporary: Path,
+    target: Path,
+    *,
+    patience_s: float = REPLACE_PATIENCE_S,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Rename a file to a name that may exist.
+
+    On Windows, a file cannot be renamed or replaced while a program has it open, not even one that
+    only reads it, such as a virus scanner. This waits up to `patience_s` seconds for it to be
+    closed, then raises PermissionError.
+    """
+    waited_s = 0.0
+    while True:
+        try:
             temporary.replace(target)
+        except PermissionError:
+            if waited_s >= patience_s:
+                raise
+        else:
             return
-        time.sleep(REPLACE_WAIT_S)
-    temporary.replace(target)
+        sleep(REPLACE_WAIT_S)
+        waited_s += REPLACE_WAIT_S
 
 
 def sync_directory(directory: Path) -> None:

@@ -137,10 +137,10 @@ def open_database(
         create_file(path)
         identity = get_file_identity(path)
         is_known = identity is not None and identity == known_identity
-        if not is_known:
-            identity = _check_file(path, file_format, timeout_s)
-        move_foreign_side_files(path)
         try:
+            if not is_known:
+                _check_file(path, file_format, timeout_s)
+            move_foreign_side_files(path)
             database = _connect(path, "mode=rw", timeout_s, check_same_thread=check_same_thread)
             try:
                 if is_known:  # reads from the WAL as well, before the identity is checked again
@@ -150,7 +150,9 @@ def open_database(
             except BaseException:
                 database.close()
                 raise
-        except sqlite3.OperationalError:
+        except (sqlite3.Error, ForeignFile, OtherFormat):
+            # If another process has replaced the file meanwhile, one check saw the old file and the
+            # next one the new file, which is empty at first.
             if get_file_identity(path) == identity:
                 raise
             continue

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from foundry_api.monitor.store import SampleStore, read_samples
-from foundry_api.storage.private_file import create_file, replace_file
+from foundry_api.storage.private_file import create_file, replace_atomically, replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,3 +69,26 @@ def test_a_durable_file_is_flushed_before_it_gets_its_name(
     replace_file(target, b"content", durable=True)
     assert seen == ([False, True] if os.name == "posix" else [False])
     assert target.read_bytes() == b"content"
+
+
+def test_a_file_that_is_open_is_replaced_when_it_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows refuses to replace an open file."""
+    draft, target = tmp_path / "draft", tmp_path / "target"
+    draft.write_bytes(b"new")
+    waits: list[float] = []
+    replace = type(draft).replace
+
+    def refuse_three_times(path: Path, other: Path) -> Path:
+        if len(waits) < 3:
+            raise PermissionError(13, "Access is denied")
+        return replace(path, other)
+
+    monkeypatch.setattr(type(draft), "replace", refuse_three_times)
+    with pytest.raises(PermissionError):
+        replace_atomically(draft, target, patience_s=0.0, sleep=waits.append)
+    assert waits == []
+    replace_atomically(draft, target, patience_s=1.0, sleep=waits.append)
+    assert len(waits) == 3
+    assert target.read_bytes() == b"new"

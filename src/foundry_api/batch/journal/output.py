@@ -46,6 +46,9 @@ HINTS: dict[Role, str] = {
     "errors": "Move it away: the same command then writes it again.",
 }
 DRAFT = "draft"
+# How long to wait for a program that reads the old output, on Windows: an editor or a viewer that
+# loads it, a virus scanner.
+PATIENCE_S = 3.0 if os.name == "nt" else 0.0
 
 COLUMNS = ("custom_id", "content", "response")
 # A row group is built in memory, and embeddings make long rows: limit both rows and bytes.
@@ -88,13 +91,19 @@ class OutputOwnership:
         """Rename a draft, which is already synced to disk, to its final name."""
         with transaction(self._database):
             self._record(role, draft)
-        replace_atomically(draft, self._paths[role])
+        try:
+            replace_atomically(draft, self._paths[role], patience_s=PATIENCE_S)
+        except PermissionError as error:
+            raise _make_replace_error(self._paths[role], error) from error
         sync_directory(self._paths[role].parent)
 
     def remove(self, role: Role) -> None:
         path = self._paths[role]
         if path.exists():
-            path.unlink()
+            try:
+                path.unlink()
+            except PermissionError as error:
+                raise _make_replace_error(path, error) from error
             sync_directory(path.parent)
 
     def commit(self) -> None:
@@ -107,6 +116,16 @@ class OutputOwnership:
         identity = _get_file_identity(path)
         if identity is not None:
             self._database.execute("insert or ignore into own values (?, ?, ?)", (role, *identity))
+
+
+def _make_replace_error(path: Path, error: PermissionError) -> BatchStorageFailed:
+    remedy = f"Allow writing to {path.parent}"
+    if os.name == "nt":
+        remedy = "Close the program that has it open"
+    return BatchStorageFailed(
+        f"{path} cannot be replaced: {error.strerror}",
+        hint=f"{remedy}, then run the same command: it writes the file from the answers it has.",
+    )
 
 
 def foreign_file_error(path: Path) -> BatchStorageFailed:

@@ -21,6 +21,7 @@ from foundry_api.batch.sources.files import (
     translate_read_errors,
 )
 from foundry_api.batch.types import STANDARD_STREAM
+from foundry_api.storage.private_file import replace_atomically
 from foundry_api.types.errors import BatchInputInvalid, BatchMismatch, BatchStorageFailed
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ def _copy(file: BinaryIO, spool: Path, copy_mode: CopyMode, name: str) -> None:
             os.fsync(copy.fileno())
         if copy_mode == "verify" and spool.exists() and not _has_same_content(draft, spool):
             raise BatchMismatch(f"{name} is not what this batch was started with")
-        draft.replace(spool)
+        replace_atomically(draft, spool)
     except OSError as error:
         why = error.strerror or str(error)
         raise BatchStorageFailed(f"{name} cannot be copied to {spool}: {why}") from error

@@ -89,12 +89,16 @@ class CacheFile:
         return get_file_identity(self.path) != self._opened
 
     def quarantine(self, reason: str) -> Path | None:
-        """Rename the file to NAME.REASON-N. Return None if another process has done so before."""
+        """Rename the file to NAME.REASON-N. Return None if another process has done so before.
+
+        Raises PermissionError on Windows while another client has the file open.
+        """
         with self._lock():
             if self.is_replaced:
                 return None
             check_not_foreign(self.path, FORMAT, timeout_s=BUSY_MS / 1000)
-            backup_path = quarantine(self.path, reason)
+            # No wait: this delays a call, and the next one tries again.
+            backup_path = quarantine(self.path, reason, patience_s=0.0)
             remove_quarantined(self.path, FORMAT, keep=MAX_QUARANTINED)
         return backup_path
 
@@ -207,8 +211,8 @@ class ResilientDatabase:
             if not can_be_replaced or self._history.replaced_count >= MAX_REPLACED:
                 raise
             self.close()
-            self._history.replaced_count += 1
             backup_path = self._file.quarantine("format" if is_other_format else "damaged")
+            self._history.replaced_count += 1  # a file that cannot be renamed yet does not count
             if backup_path is not None:
                 path, problem = self._file.path, str(error)
                 log.warning(

@@ -126,4 +126,5 @@ def test_testing_a_lock_neither_creates_nor_holds_it(options: BatchOptions) -> N
     assert not path.exists(), "testing does not create it"
     with FileLock(path, timeout_s=0):
         assert is_held(path)
+        assert is_held(path)
     assert not is_held(path)

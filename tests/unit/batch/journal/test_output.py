@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
+from foundry_api.batch.journal import output as output_module
 from foundry_api.batch.journal import read_status
 from foundry_api.batch.journal.output import OutputOwnership, Role
 from foundry_api.types.errors import BatchInUse, BatchMismatch, BatchStorageFailed
@@ -336,6 +337,36 @@ def test_the_segment_of_a_live_runner_is_not_renamed(options: BatchOptions, outp
         other.record([make_answer(1)])
         one.publish(2)
     assert sorted(read_lines(output)) == sorted(answered(0, 1))
+
+
+@pytest.mark.parametrize("method", ["replace", "unlink"])
+def test_a_file_that_a_program_holds_open_is_named(
+    options: BatchOptions, output: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """Windows neither replaces nor removes such a file."""
+    begin(options, failed=True)
+    publish(options)
+    held = {"replace": output, "unlink": options.errors_path}[method]
+    real = getattr(Path, method)
+
+    def refuse(path: Path, *arguments: Any, **others: Any) -> Any:
+        if held in {path, *arguments}:
+            raise PermissionError(13, "Access is denied", str(path))
+        return real(path, *arguments, **others)
+
+    with open_journal(options) as journal:
+        journal.forget_failed()
+        journal.record([make_answer(1)])
+        with monkeypatch.context() as patch:
+            patch.setattr(output_module, "PATIENCE_S", 0.0)
+            patch.setattr(Path, method, refuse)
+            with pytest.raises(BatchStorageFailed, match="cannot be replaced") as e:
+                journal.publish(3)
+        assert str(held) in e.value.message
+        assert "run the same command" in e.value.hint
+        assert "space" not in e.value.hint
+        journal.publish(3)
+    assert not options.errors_path.exists()
 
 
 def test_publishing_while_another_publishes_raises_batch_in_use(options: BatchOptions) -> None:

@@ -11,7 +11,7 @@ import stat
 import sys
 import threading
 from contextlib import asynccontextmanager, closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
@@ -329,6 +329,27 @@ async def test_file_is_not_replaced_forever_on_a_damaging_disk(
     assert await cache.get("k") is None
     assert len(list(caches.path.parent.glob("*damaged*"))) == 3
     assert caches.troubles[-1].backup_path is None
+
+
+async def test_damaged_file_that_others_hold_open_is_set_aside_later(
+    caches: Caches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows renames no file that is open. A try that fails does not count as a replacement."""
+    cache = caches.one()
+    await put(cache)
+    await cache.close()
+    header_damaged(caches.path)
+    with monkeypatch.context() as held_open:
+
+        def refuse(path: Path, target: Path) -> NoReturn:
+            raise PermissionError(13, "The process cannot access the file", str(path), str(target))
+
+        held_open.setattr(type(caches.path), "replace", refuse)
+        for _ in range(5):
+            assert await cache.get("k") is None
+    assert await put(cache)
+    assert await cache.get("k") == ANSWER
+    assert caches.path.with_name("answers.db.damaged-1").exists()
 
 
 @pytest.mark.parametrize("version", [0, 99])

@@ -6,6 +6,7 @@ import os
 import sqlite3
 import stat
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from foundry_api.core.residency.usage_db import (
     Lease,
     ModelUsageDb,
 )
+from foundry_api.storage import sqlite
 from foundry_api.types.models import Model
 
 if TYPE_CHECKING:
@@ -249,6 +251,25 @@ def test_damaged_file_is_set_aside_by_one_client_only(world: World) -> None:
     with ThreadPoolExecutor(8) as pool:
         assert not any(pool.map(lambda client: client.claim(HERE, "demo:1", 60), clients))
     assert len(users(world.client("last"))) == 8
+
+
+def test_file_that_is_set_aside_while_it_is_checked_is_no_error(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two checks another client replaces the file by one that is empty at first."""
+    a, b = world.client("a"), world.client("b")
+    a.claim(HERE, "demo:1", 60)
+    check_file = sqlite._check_application_id
+
+    def replace_first(database: object, path: Path, file_format: object) -> None:
+        monkeypatch.setattr(sqlite, "_check_application_id", check_file)
+        path.rename(path.with_name("uses.db.damaged-1"))
+        path.touch(mode=0o600)
+        with closing(sqlite3.connect(path)) as empty:
+            sqlite._check_application_id(empty, path, usage_db.FORMAT)
+
+    monkeypatch.setattr(sqlite, "_check_application_id", replace_first)
+    assert b.claim(HERE, "demo:1", 60) is None
 
 
 def test_damage_after_an_intact_header_is_found_when_it_is_read(world: World) -> None:
