@@ -73,7 +73,7 @@ class Authenticator:
                 # Once, not for each request that is refused now.
                 self._record_failure(exchange, "too_many_failures")
             raise _make_unauthorized()
-        if scope not in key.scopes:
+        if not key.scopes.intersection(scope.split(" or ")):
             self._record_failure(exchange, "insufficient_scope", key)
             raise RequestError(403, "insufficient_scope", f"This key lacks the scope {scope}.")
         return key

@@ -51,6 +51,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         write_timeout_s: Seconds that a client may take to read what was sent.
         max_body_bytes: Largest body of a request.
         max_upload_bytes: Largest recording that is uploaded.
+        max_file_bytes: Largest file that is uploaded for a batch.
+        max_stored_bytes: Bytes of all files, with the results of batches.
         max_connections: Connections in all.
         max_connections_per_address: Connections from one address.
     """
@@ -79,6 +81,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     write_timeout_s: float = 30.0
     max_body_bytes: int = 4 * 2**20
     max_upload_bytes: int = 25 * 2**20
+    max_file_bytes: int = 200 * 2**20
+    max_stored_bytes: int = 2 * 2**30
     max_connections: int = 10_000
     max_connections_per_address: int = 256
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from foundry_api.gateway.audit import AuditLog
     from foundry_api.gateway.config import GatewayConfig
     from foundry_api.gateway.errors import RequestError
+    from foundry_api.gateway.files.store import FileStore
     from foundry_api.gateway.keys.keyring import Keyring
     from foundry_api.gateway.keys.types import ApiKey
     from foundry_api.gateway.limits.admission import Admission
@@ -76,6 +77,7 @@ class GatewayContext:
         admission: Decides which call may start, and when.
         saver: Stores what the keys have used.
         audit: Records who did what.
+        files: The files of all keys.
         reload: Reads keys and TLS files again.
         monotonic: A clock for durations.
         wall_clock: Seconds since the epoch.
@@ -93,6 +95,7 @@ class GatewayContext:
     admission: Admission
     saver: BudgetSaver
     audit: AuditLog
+    files: FileStore
     reload: Callable[[], Awaitable[None]]
     monotonic: Callable[[], float] = time.monotonic
     wall_clock: Callable[[], float] = time.time

@@ -13,6 +13,7 @@ from foundry_api.gateway.audit import AuditFile, AuditLog
 from foundry_api.gateway.authentication import Authenticator
 from foundry_api.gateway.context import GatewayContext
 from foundry_api.gateway.errors import RequestError, UnsafeAddress
+from foundry_api.gateway.files.store import FileStore
 from foundry_api.gateway.guard import RequestGuard, is_loopback
 from foundry_api.gateway.handler import GatewayHandler
 from foundry_api.gateway.keys.database import KeyDatabase
@@ -93,6 +94,7 @@ class Gateway:
             admission,
             saver,
             audit,
+            FileStore(directory, max_bytes=config.max_stored_bytes, wall_clock=wall_clock),
             self.reload,
             monotonic=monotonic,
             wall_clock=wall_clock,
@@ -143,7 +145,10 @@ class Gateway:
         saver = self.context.saver
         await saver.open()
         resources.push_async_callback(saver.close)
-        for watch in (self.context.keyring.watch(), saver.watch()):
+        files = self.context.files
+        await files.open()
+        resources.push_async_callback(files.close)
+        for watch in (self.context.keyring.watch(), saver.watch(), files.watch()):
             resources.callback(asyncio.ensure_future(watch).cancel)
         server = GatewayServer(self._handler, config)
         resources.push_async_callback(server.aclose)

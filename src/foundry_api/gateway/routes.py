@@ -11,6 +11,13 @@ from foundry_api.gateway.health import get_health, get_metrics, get_readiness
 from foundry_api.gateway.openai.chat import create_chat_completion
 from foundry_api.gateway.openai.completions import create_completion
 from foundry_api.gateway.openai.embeddings import create_embeddings
+from foundry_api.gateway.openai.files import (
+    create_file,
+    delete_file,
+    get_file,
+    get_file_content,
+    list_files,
+)
 from foundry_api.gateway.openai.models import get_model, list_models
 from foundry_api.gateway.openai.responses import (
     cancel_response,
@@ -62,6 +69,17 @@ _INFERENCE = (
         list_input_items,
         "inference",
         "List the input of a stored response.",
+    ),
+    Route("POST", "/v1/files", create_file, "inference", "Upload a file for a batch."),
+    Route("GET", "/v1/files", list_files, "inference or manage", "List files."),
+    Route("GET", "/v1/files/{id}", get_file, "inference or manage", "Describe a file."),
+    Route("DELETE", "/v1/files/{id}", delete_file, "inference or manage", "Delete a file."),
+    Route(
+        "GET",
+        "/v1/files/{id}/content",
+        get_file_content,
+        "inference or manage",
+        "Return the content of a file.",
     ),
     Route("GET", "/v1/models", list_models, "inference", "List the models."),
     Route("GET", "/v1/models/{id}", get_model, "inference", "Return one model."),

@@ -9,21 +9,13 @@ import os
 import tempfile
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-from aiohttp import (
-    BadContentDispositionHeader,
-    BadContentDispositionParam,
-    BodyPartReader,
-    MultipartReader,
-    web,
-)
 
 from foundry_api.core.audio import read_duration_s, read_wave
 from foundry_api.gateway.checks import make_invalid, make_missing, make_unsupported
-from foundry_api.gateway.errors import RequestError
-from foundry_api.gateway.exchange import BODY_BYTES_PER_S, BODY_GRACE_S, make_too_large
+from foundry_api.gateway.forms import FormReader, convert_form, require_form
 from foundry_api.gateway.idempotency import respond_once
 from foundry_api.gateway.limits.admission import Work
 from foundry_api.gateway.openai.choices import END_OF_STREAM, make_error_event
@@ -35,14 +27,13 @@ from foundry_api.types.messages import Usage
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
+    from aiohttp import web
+
     from foundry_api.gateway.exchange import Exchange
     from foundry_api.gateway.limits.admission import Ticket
 
 __all__ = ["create_transcription"]
 
-MAX_PARTS = 32
-MAX_FIELD_BYTES = 64 * 1024
-BLOCK_BYTES = 256 * 1024
 FORMATS = ("json", "text", "verbose_json")
 
 # Whisper reads 30 s at once, as 1,500 positions, and writes at most 448 tokens for them.
@@ -172,21 +163,14 @@ async def _transcribe(exchange: Exchange, upload: Upload, model: str) -> AsyncGe
 @asynccontextmanager
 async def _receive(exchange: Exchange) -> AsyncGenerator[Upload]:
     """Receive a form; the file of its recording is removed at the end."""
-    content_type = exchange.request.headers.get("Content-Type", "")
-    if not content_type.lower().startswith("multipart/form-data"):
-        raise RequestError(
-            400,
-            "invalid_content_type",
-            "Upload the recording: send multipart/form-data with a file and a model. Paths are not "
-            "accepted.",
-            param="file",
-        )
+    require_form(exchange, "a file and a model")
     handle, name = await asyncio.to_thread(tempfile.mkstemp, prefix="foundry-api-")  # 0600
     path = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
-            form_reader = _FormReader(exchange, file)
-            await exchange.ask_for_body()
+            form_reader = FormReader(
+                exchange, file, max_bytes=exchange.context.config.max_upload_bytes
+            )
             await form_reader.read()
         form = _make_form(form_reader.fields)
         if form_reader.digest is None:
@@ -199,99 +183,11 @@ async def _receive(exchange: Exchange) -> AsyncGenerator[Upload]:
         await asyncio.shield(asyncio.to_thread(path.unlink, missing_ok=True))
 
 
-class _FormReader:
-    """Reads a form, and writes its recording to a file.
-
-    Attributes:
-        fields: The other fields.
-        digest: The digest of the recording; None without one.
-    """
-
-    def __init__(self, exchange: Exchange, file: BinaryIO) -> None:
-        self.fields: dict[str, str] = {}
-        self.digest: str | None = None
-        self._request = exchange.request
-        self._max_bytes = exchange.context.config.max_upload_bytes
-        self._file = file
-        self._received = 0
-
-    async def read(self) -> None:
-        """Read all parts.
-
-        Raises:
-            RequestError: The form is invalid, too large, or arrives too slowly.
-        """
-        if (self._request.content_length or 0) > self._max_bytes + MAX_PARTS * MAX_FIELD_BYTES:
-            raise make_too_large(self._max_bytes)
-        started_at = asyncio.get_running_loop().time()
-        try:
-            async with asyncio.timeout(BODY_GRACE_S) as time_limit:
-                reader = MultipartReader(self._request.headers, self._request.content)
-                for _ in range(MAX_PARTS):
-                    part = await reader.next()
-                    if part is None:
-                        return
-                    if not isinstance(part, BodyPartReader):
-                        raise make_invalid("file", "A part of the form is a form itself.")
-                    async for _ in self._read_part(part):
-                        time_limit.reschedule(
-                            started_at + BODY_GRACE_S + self._received / BODY_BYTES_PER_S
-                        )
-        except TimeoutError:
-            raise RequestError(
-                408, "request_timeout", "The body of the request arrived too slowly."
-            ) from None
-        except (
-            BadContentDispositionHeader,
-            BadContentDispositionParam,
-            ValueError,
-            web.RequestPayloadError,
-        ) as error:
-            raise RequestError(
-                400, "invalid_multipart", "The body is not valid multipart/form-data."
-            ) from error
-        raise make_invalid("file", f"The form has more than {MAX_PARTS} parts.")
-
-    async def _read_part(self, part: BodyPartReader) -> AsyncGenerator[None]:
-        """Read a part; yield after each block."""
-        name = part.name or ""
-        name.encode()  # raises ValueError for bytes that are not UTF-8
-        is_file = name == "file"
-        if is_file and self.digest is not None:
-            raise make_invalid("file", "The form has several files. Send one.")
-        limit = self._max_bytes if is_file else MAX_FIELD_BYTES
-        content, size, digest = bytearray(), 0, hashlib.sha256()
-        while block := await part.read_chunk(BLOCK_BYTES):
-            size += len(block)
-            self._received += len(block)
-            if size > limit:
-                raise make_too_large(limit)
-            if is_file:
-                digest.update(block)
-                await asyncio.to_thread(self._file.write, block)
-            else:
-                content += block
-            yield
-        if not is_file:
-            self.fields[name] = content.decode()
-        elif not size:
-            raise make_invalid("file", "file is empty.")
-        else:
-            self.digest = digest.hexdigest()
-
-
 def _make_form(fields: dict[str, str]) -> TranscriptionForm:
     for name in fields:
         if name.startswith("timestamp_granularities"):
             raise make_unsupported(name, "The engine returns no times of words.")
-    members = {name: text for name, text in fields.items() if text}
-    try:
-        # Not strict: a form has only text.
-        form = msgspec.convert(members, TranscriptionForm, strict=False)
-    except msgspec.ValidationError as error:
-        problem, _, place = str(error).partition(" - at `$.")
-        field = place.rstrip("`")
-        raise RequestError(400, "invalid_type", f"{field}: {problem}.", param=field) from None
+    form = convert_form({name: text for name, text in fields.items() if text}, TranscriptionForm)
     if form.response_format not in FORMATS:
         raise make_invalid(
             "response_format",

@@ -1,0 +1,1 @@
+"""Files of OpenAI's API, and the records of batches: a directory and a database."""

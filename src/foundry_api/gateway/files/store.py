@@ -1,0 +1,307 @@
+"""The files on the disk, and the thread that works with their database."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import secrets
+import shutil
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING, BinaryIO, ParamSpec, TypeVar
+
+from foundry_api.gateway.errors import RequestError
+from foundry_api.gateway.files.database import FileDatabase
+from foundry_api.storage.lock import LockTimeout
+from foundry_api.storage.paths import PRIVATE_DIRECTORY
+from foundry_api.storage.private_file import replace_atomically, sync_directory
+from foundry_api.storage.sqlite import ForeignFile, OtherFormat
+from foundry_api.types.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+    from pathlib import Path
+
+    from foundry_api.gateway.files.types import StoredFile
+
+__all__ = ["Draft", "FileStore", "make_file_id", "put_file"]
+
+PRIVATE_FILE = 0o600
+BINARY = getattr(os, "O_BINARY", 0)
+DRAFT_SUFFIX = ".part"
+SWEEP_INTERVAL_S = 60.0
+# Rows that one transaction deletes.
+MAX_DELETED = 100
+NO_SPACE = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+log = logging.getLogger("foundry_api.gateway")
+
+
+class Draft:
+    """A file that is being received.
+
+    Attributes:
+        id: The id that it will have.
+        file: Where its content is written to.
+        path: Where it is, until it is complete.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.id = make_file_id()
+        self.path = directory / f"{self.id}{DRAFT_SUFFIX}"
+        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | BINARY
+        self.file: BinaryIO = os.fdopen(os.open(self.path, flags, PRIVATE_FILE), "wb")
+
+    def complete(self, path: Path) -> None:
+        """Give the content its final name, once it is on the disk."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
+        replace_atomically(self.path, path)
+        sync_directory(path.parent)
+
+    def discard(self) -> None:
+        """Remove what is left of it."""
+        with suppress(OSError):  # a full disk: what was not written is lost anyway
+            self.file.close()
+        self.path.unlink(missing_ok=True)
+
+
+class FileStore:
+    """The files of all keys.
+
+    Methods raise RequestError if the disk or the database fails.
+
+    Args:
+        directory: The directory of the gateway.
+        max_bytes: Bytes that all files may have, with the journals of batches.
+        wall_clock: Seconds since the epoch.
+        sleep: Waits between two looks for files whose time has ended.
+
+    Attributes:
+        directory: Where the contents are. Their names are ids that the gateway made.
+        in_use: Files that batches read; they are not deleted meanwhile.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        max_bytes: int,
+        wall_clock: Callable[[], float],
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.in_use: set[str] = set()
+        self.directory = directory / "files"
+        self._database_path = directory / "files.db"
+        self._max_bytes = max_bytes
+        self._wall_clock = wall_clock
+        self._sleep = sleep
+        self._thread = ThreadPoolExecutor(1, "foundry-api-files")
+        self._database: FileDatabase | None = None
+        # Bytes that uploads which are being received may still write.
+        self._reserved_bytes = 0
+
+    async def open(self) -> None:
+        """Open the database, and remove what uploads that were cut off left.
+
+        Raises:
+            ConfigurationError: The database or the directory cannot be used.
+        """
+        try:
+            self._database = await self._run(self._open)
+        except (OSError, sqlite3.Error, LockTimeout, ForeignFile, OtherFormat) as error:
+            raise ConfigurationError(
+                f"the files in {self._database_path} cannot be read: {error}",
+                hint="Check the disk and the permissions, or move files.db and files/ away: "
+                "the gateway then starts without files and batches.",
+            ) from error
+
+    async def close(self) -> None:
+        """Close the database."""
+        database, self._database = self._database, None
+        if database is not None:
+            await self._run(database.close)
+        self._thread.shutdown(wait=False)
+
+    def get_path(self, identifier: str) -> Path:
+        """Return where the content of a file is; the id must be one that the gateway made."""
+        return self.directory / identifier
+
+    async def query(self, function: Callable[[FileDatabase], _T]) -> _T:
+        """Run a function with the database, in its thread."""
+        database = self._database
+        if database is None:
+            raise RequestError(503, "shutting_down", "The gateway is shutting down.")
+        try:
+            return await self._run(function, database)
+        except (OSError, sqlite3.Error, LockTimeout) as error:
+            raise self._translate(error) from error
+
+    @asynccontextmanager
+    async def receive(self, size: int) -> AsyncGenerator[Draft]:
+        """Yield a new file to write to. It is removed, unless `keep` has kept it.
+
+        Args:
+            size: Bytes that it may have.
+
+        Raises:
+            RequestError: 413 if there is no room for it.
+        """
+        await self.check_space(size)
+        self._reserved_bytes += size
+        try:
+            draft = await self._run(Draft, self.directory)
+            try:
+                yield draft
+            finally:
+                await asyncio.shield(self._run(draft.discard))
+        except (OSError, sqlite3.Error, LockTimeout) as error:
+            raise self._translate(error) from error
+        finally:
+            self._reserved_bytes -= size
+
+    async def keep(self, draft: Draft, stored: StoredFile) -> None:
+        """Keep a file that was received."""
+
+        def keep(database: FileDatabase) -> None:
+            path = self.get_path(stored.id)
+            draft.complete(path)
+            try:
+                put_file(database, stored)
+            except BaseException:
+                path.unlink(missing_ok=True)
+                raise
+
+        # In one go: a client that leaves meanwhile must not leave a file without a row.
+        await asyncio.shield(self.query(keep))
+
+    async def delete(self, identifiers: Iterable[str]) -> None:
+        """Delete files."""
+        names = tuple(identifiers)
+
+        def delete(database: FileDatabase) -> None:
+            # The row first: a row without a content would be a file that cannot be read.
+            with database.transaction():
+                for name in names:
+                    database.files.delete(name)
+            for name in names:
+                self.get_path(name).unlink(missing_ok=True)
+
+        await self.query(delete)
+
+    async def watch(self) -> None:
+        """Delete files whose time has ended, until cancelled."""
+        while True:
+            try:
+                await self.delete_expired()
+            except RequestError as error:  # logged already; the next look tries again
+                log.debug("expired files stay: %s", error)
+            await self._sleep(SWEEP_INTERVAL_S)
+
+    async def delete_expired(self) -> None:
+        """Delete the files whose time has ended, except those that are in use."""
+        now = self._wall_clock()
+        expired = await self.query(lambda database: database.files.list_ended(now, MAX_DELETED))
+        unused = {stored.id for stored in expired} - self.in_use
+        if unused:
+            await self.delete(unused)
+
+    async def delete_unknown(self, known: Iterable[str]) -> None:
+        """Delete contents and journals that belong to no file, and are not among the known names.
+
+        A gateway that was killed may leave some.
+        """
+        kept = set(known)
+
+        def delete(database: FileDatabase) -> None:
+            names = {*database.files.list_ids(), *kept}
+            for path in self.directory.iterdir():
+                if path.name in names:
+                    continue
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+
+        await self.query(delete)
+
+    async def check_space(self, size: int) -> None:
+        """Refuse a file for which there is no room.
+
+        Raises:
+            RequestError: 413.
+        """
+        used = await self.measure() + self._reserved_bytes
+        if used + size > self._max_bytes:
+            raise RequestError(
+                413,
+                "storage_full",
+                f"The files of this gateway have {used} bytes and may have {self._max_bytes} "
+                f"(max_stored_bytes), so there is no room for {size} more. Delete files that are "
+                "no longer needed, or wait until some expire.",
+                should_retry=False,
+            )
+
+    async def has_space(self) -> bool:
+        """Whether the files have less than the bytes that they may have."""
+        return await self.measure() < self._max_bytes
+
+    async def measure(self) -> int:
+        """Return the bytes of all contents and journals; what is being received does not count."""
+        try:
+            return await self._run(_measure, self.directory)
+        except OSError as error:
+            raise self._translate(error) from error
+
+    def _open(self) -> FileDatabase:
+        self.directory.mkdir(parents=True, exist_ok=True, mode=PRIVATE_DIRECTORY)
+        for draft in self.directory.glob(f"*{DRAFT_SUFFIX}"):
+            draft.unlink(missing_ok=True)
+        return FileDatabase(self._database_path)
+
+    def _translate(self, error: Exception) -> RequestError:
+        log.warning("files in %s cannot be used: %s", self.directory, error)
+        if isinstance(error, OSError) and error.errno in NO_SPACE:
+            return RequestError(
+                507, "disk_full", "The disk of the gateway is full.", should_retry=False
+            )
+        return RequestError(
+            503,
+            "storage_failed",
+            "The gateway cannot use its files now; its log has the details.",
+            retry_after_s=5.0,
+        )
+
+    async def _run(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, partial(function, *args, **kwargs))
+
+
+def make_file_id() -> str:
+    """Return the id of a new file."""
+    return f"file-{secrets.token_hex(12)}"
+
+
+def put_file(database: FileDatabase, stored: StoredFile) -> None:
+    """Store the row of a file."""
+    database.files.put(stored, kind=stored.purpose, ends_at=stored.expires_at)
+
+
+def _measure(directory: Path) -> int:
+    total = 0
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):  # another file may be deleted meanwhile
+                if entry.is_dir(follow_symlinks=False):
+                    total += _measure(directory / entry.name)
+                elif not entry.name.endswith(DRAFT_SUFFIX):
+                    total += entry.stat(follow_symlinks=False).st_size
+    return total

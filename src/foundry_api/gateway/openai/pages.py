@@ -1,0 +1,61 @@
+"""Pages of lists: what the query of a request asks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from foundry_api.gateway.checks import make_invalid
+from foundry_api.gateway.files.database import Visibility
+
+if TYPE_CHECKING:
+    from foundry_api.gateway.errors import RequestError
+    from foundry_api.gateway.exchange import Exchange
+
+__all__ = ["PageQuery", "get_visibility", "make_wrong_cursor", "read_page_query"]
+
+SHOWN_CHARS = 32  # of a wrong value in a message
+
+
+@dataclass(frozen=True, slots=True)
+class PageQuery:
+    """Which page of a list.
+
+    Attributes:
+        limit: Its number of items, at most.
+        after: The id of the item before it; None for the first page.
+        is_ascending: Whether the oldest items come first.
+    """
+
+    limit: int
+    after: str | None
+    is_ascending: bool
+
+
+def read_page_query(exchange: Exchange, *, default: int, most: int) -> PageQuery:
+    """Read `limit`, `after` and `order`.
+
+    Raises:
+        RequestError: One of them is invalid.
+    """
+    query = exchange.request.query
+    limit = query.get("limit", str(default))
+    if not (limit.isascii() and limit.isdecimal()) or not 1 <= int(limit[:9]) <= most:
+        raise make_invalid("limit", f"limit is {limit[:SHOWN_CHARS]!r}; 1 to {most} are allowed.")
+    order = query.get("order", "desc")
+    if order not in {"asc", "desc"}:
+        raise make_invalid("order", f"order is {order[:SHOWN_CHARS]!r}, neither asc nor desc.")
+    return PageQuery(int(limit), query.get("after"), order == "asc")
+
+
+def make_wrong_cursor() -> RequestError:
+    """Return the error for an `after` that names no item."""
+    return make_invalid("after", "after is the id of nothing in this list.")
+
+
+def get_visibility(exchange: Exchange) -> Visibility:
+    """Return whose files and batches the caller sees: its own, or with `manage` all."""
+    key = exchange.key
+    if key is None:
+        return Visibility()
+    return Visibility(key.id, sees_all="manage" in key.scopes)
