@@ -203,13 +203,19 @@ class Exchange:
         limit = self.context.config.max_body_bytes
         if (self.request.content_length or 0) > limit:
             raise make_too_large(limit)
+        content = self.request.content
+        if content.is_eof():  # most bodies arrive with their head
+            self._body = content.read_nowait()
+            if len(self._body) > limit:
+                raise make_too_large(limit)
+            return self._body
         await self.ask_for_body()
         body = bytearray()
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(BODY_GRACE_S) as time_limit:
                 started_at = loop.time()
-                while block := await self.request.content.readany():
+                while block := await content.readany():
                     body += block
                     if len(body) > limit:
                         raise make_too_large(limit)
@@ -293,7 +299,7 @@ class Exchange:
         if self._patience.silence_s < self._patience.total_s:
             # From now on the caller is never without a byte for long.
             self._limit_time(self._patience.total_s)
-        response = web.StreamResponse(
+        response = _EventStream(
             headers={"Content-Type": "text/event-stream; charset=utf-8", **self.headers}
         )
         await response.prepare(self.request)
@@ -304,6 +310,11 @@ class Exchange:
         self.headers["openai-processing-ms"] = str(round(elapsed_s * 1000))
         if self.ticket is not None:
             self.headers["x-queue-ms"] = str(round(self.ticket.queued_s * 1000))
+
+
+class _EventStream(web.StreamResponse):
+    # The head is sent with the first event, not alone: it is prepared when there is one.
+    _send_headers_immediately = False
 
 
 def decode_json(body: bytes, kind: type[_T]) -> _T:

@@ -149,8 +149,9 @@ class _ClientConnection(web.RequestHandler):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        body = resp.body if isinstance(resp, web.Response) else None
-        size = len(body) if isinstance(body, bytes) else 0
+        if not isinstance(resp, web.Response):  # its writer has ended it
+            return await super().finish_response(request, resp, start_time)
+        size = len(resp.body) if isinstance(resp.body, bytes) else 0
         try:
             async with asyncio.timeout(self._server.write_timeout_s + size / WRITE_BYTES_PER_S):
                 return await super().finish_response(request, resp, start_time)

@@ -17,9 +17,15 @@ if TYPE_CHECKING:
 
     from foundry_api.gateway.exchange import Exchange
 
-__all__ = ["send_events"]
+__all__ = ["LastEvent", "send_events"]
 
 KEEP_ALIVE_COMMENT = b": keep-alive\n\n"
+
+
+class LastEvent(bytes):
+    """The event that ends a stream. It is sent together with the end of the body."""
+
+    __slots__ = ()
 
 
 async def send_events(
@@ -34,24 +40,27 @@ async def send_events(
 
     Args:
         exchange: The exchange to answer.
-        events: The encoded events. Closing it ends the work for them.
+        events: The encoded events. Closing it ends the work for them. Without a `LastEvent` the
+            stream ends with the generator.
         make_error_event: Encodes an error as an event.
     """
     async with aclosing(events), _Writer(exchange) as writer:
         try:
             async for event in events:
+                if isinstance(event, LastEvent):
+                    return await writer.finish(event)
                 await writer.write(event)
         except (FoundryError, RequestError) as error:
             if writer.response is None:
                 raise
             refusal = translate_error(error) if isinstance(error, FoundryError) else error
             exchange.outcome = refusal.code or "error"
-            await writer.write(make_error_event(refusal))
+            return await writer.finish(make_error_event(refusal))
         except asyncio.CancelledError:
             # The client left, unless the gateway itself ended the exchange.
             if exchange.abort_error is None or writer.response is None:
                 raise
-            await writer.write(make_error_event(exchange.take_abort_error()))
+            return await writer.finish(make_error_event(exchange.take_abort_error()))
         return await writer.finish()
 
 
@@ -69,7 +78,7 @@ class _Writer:
         self._write_started_at: float | None = None
         # One timer for the stream: arming one for each event would cost more than the event.
         self._timer = self._loop.call_later(self._keep_alive_s, self._check)
-        self._comment: asyncio.Task[None] | None = None
+        self._comment: asyncio.Task[web.StreamResponse] | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -83,27 +92,29 @@ class _Writer:
 
     async def write(self, data: bytes) -> None:
         """Send data; wait while the client's buffer is full."""
+        await self._prepare()
+        await self._send(data)
+
+    async def finish(self, data: bytes = b"") -> web.StreamResponse:
+        """End the stream with data, and return its response."""
+        await self._prepare()
+        return await self._send(data, is_last=True)
+
+    async def _prepare(self) -> None:
         if self._exchange.first_event_at is None:
             self._exchange.first_event_at = self._exchange.context.monotonic()
         if self._comment is not None:
             await self._comment
-        await self._send(data)
 
-    async def finish(self) -> web.StreamResponse:
-        """End the stream and return its response."""
-        response = self.response
-        if response is None:  # no event at all
-            response = self.response = await self._exchange.start_stream()
-        return response
-
-    async def _send(self, data: bytes) -> None:
+    async def _send(self, data: bytes, *, is_last: bool = False) -> web.StreamResponse:
         if self.response is None:
             self.response = await self._exchange.start_stream()
         self._write_started_at = self._loop.time()
         try:
-            await self.response.write(data)
+            await (self.response.write_eof(data) if is_last else self.response.write(data))
         finally:
             self._last_write_at, self._write_started_at = self._loop.time(), None
+        return self.response
 
     def _check(self) -> None:
         now = self._loop.time()
@@ -120,7 +131,7 @@ class _Writer:
                 due_at = now + self._keep_alive_s
         self._timer = self._loop.call_at(due_at, self._check)
 
-    def _on_comment(self, task: asyncio.Task[None]) -> None:
+    def _on_comment(self, task: asyncio.Task[web.StreamResponse]) -> None:
         self._comment = None
         if not task.cancelled():
             task.exception()  # a client that left: the next write reports it

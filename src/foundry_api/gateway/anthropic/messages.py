@@ -16,7 +16,7 @@ from foundry_api.gateway.anthropic.request import (
     make_prompt,
 )
 from foundry_api.gateway.generation import admit, complete, stream
-from foundry_api.gateway.streaming import send_events
+from foundry_api.gateway.streaming import LastEvent, send_events
 from foundry_api.gateway.tokens import estimate_prompt_tokens
 from foundry_api.types.messages import Usage
 
@@ -88,6 +88,7 @@ async def _stream(
                 usage = last.usage or Usage()
                 ticket.settle(usage)
                 events += blocks.close() + _encode_end(last.finish_reason, usage)
+                events = LastEvent(events)
             if events:
                 yield events
 

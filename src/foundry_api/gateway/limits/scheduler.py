@@ -144,7 +144,7 @@ class Scheduler:
 
     def start_waiting(self) -> None:
         """Start calls while there are slots. Call it when the service may have gained slots."""
-        while self._has_slot() and (queue := self._calls or self._batches):
+        while (queue := self._calls or self._batches) and self._has_slot():
             waiter = queue.pop()
             self._waiting_bytes -= waiter.body_bytes
             self._active += 1

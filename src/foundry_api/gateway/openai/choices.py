@@ -10,6 +10,7 @@ import msgspec
 
 from foundry_api.gateway.errors import make_error_body
 from foundry_api.gateway.generation import stream_all
+from foundry_api.gateway.streaming import LastEvent
 from foundry_api.types.messages import Usage
 
 if TYPE_CHECKING:
@@ -104,4 +105,4 @@ async def stream_choices(
             head_json,
             msgspec.json.encode(counter.usage),
         )
-    yield last + END_OF_STREAM
+    yield LastEvent(last + END_OF_STREAM)

@@ -25,7 +25,7 @@ from foundry_api.gateway.openai.responses_request import (
     make_response_generation,
 )
 from foundry_api.gateway.response_store import StoredResponse
-from foundry_api.gateway.streaming import send_events
+from foundry_api.gateway.streaming import LastEvent, send_events
 from foundry_api.types.errors import FoundryError
 from foundry_api.types.messages import Usage
 
@@ -98,6 +98,7 @@ class _Response:
                         last.finish_reason, usage, self.exchange.context.wall_clock()
                     )
                     self.save()
+                    events = LastEvent(events)
                 if events:
                     yield events
 

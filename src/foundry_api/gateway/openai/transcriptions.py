@@ -19,7 +19,7 @@ from foundry_api.gateway.forms import FormReader, convert_form, require_form
 from foundry_api.gateway.idempotency import respond_once
 from foundry_api.gateway.limits.admission import Work
 from foundry_api.gateway.openai.choices import END_OF_STREAM, make_error_event
-from foundry_api.gateway.streaming import send_events
+from foundry_api.gateway.streaming import LastEvent, send_events
 from foundry_api.gateway.tokens import estimate_text_tokens
 from foundry_api.types.errors import FoundryError
 from foundry_api.types.messages import Usage
@@ -131,7 +131,7 @@ async def _stream(
         text = "".join(texts)
         tokens = estimate_text_tokens(text)
         ticket.settle(Usage(prompt_tokens, tokens, prompt_tokens + tokens))
-    yield _encode("transcript.text.done", text=text) + END_OF_STREAM
+    yield LastEvent(_encode("transcript.text.done", text=text) + END_OF_STREAM)
 
 
 def _encode(event: str, **members: str) -> bytes:
