@@ -4,7 +4,11 @@ It implements parts of SDK 2.2.1, OpenAI's API and Ollama's. The prompt selects 
 
 - `short`: two tokens, each in its own packet;
 - `long`: 500 tokens, five per packet;
+- `single`: 500 tokens, one per packet;
+- `paced`: 20 tokens, one every 5 ms, as an engine sends them;
 - `slow`: one token per second, until the client disconnects.
+
+A request that says `"stream":false` gets the answer as one JSON document.
 
 `GET /bench/down` and `/bench/up` start and end an outage. These and `/bench/counts` return the
 number of requests while up, while down, and for chats.
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
 MODEL = "tiny:1"
 LONG = 500
 PER_PACKET = 5
+PACED, PACE_S = 20, 0.005
 
 
 def piece(data: bytes) -> bytes:
@@ -69,9 +74,26 @@ def word(number: int) -> str:
     return f" tok{number % 100:02}"
 
 
+def count(tokens: int) -> dict[str, int]:
+    return {"prompt_tokens": 3, "completion_tokens": tokens, "total_tokens": tokens + 3}
+
+
+def completion(tokens: int) -> dict[str, Any]:
+    """Return an answer that is not streamed, in OpenAI's form."""
+    text = "".join(map(word, range(tokens)))
+    choice = {"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    return {
+        "choices": [{"index": 0, **choice}],
+        "created": 1764000000,
+        "id": "chatcmpl-1234567890",
+        "model": MODEL,
+        "object": "chat.completion",
+        "usage": count(tokens),
+    }
+
+
 def sse(tokens: int) -> list[bytes]:
     """Encode an answer as server-sent events."""
-    total = {"prompt_tokens": 3, "completion_tokens": tokens, "total_tokens": tokens + 3}
     usage = event(
         {
             "choices": [],
@@ -79,7 +101,7 @@ def sse(tokens: int) -> list[bytes]:
             "id": "chatcmpl-1234567890",
             "model": MODEL,
             "object": "chat.completion.chunk",
-            "usage": total,
+            "usage": count(tokens),
         }
     )
     end = [chunk({}, "stop"), usage, b"data: [DONE]\n\n"]
@@ -113,11 +135,18 @@ def stream_head(kind: str) -> bytes:
 
 HEADS = {"sse": stream_head("text/event-stream"), "ndjson": stream_head("application/x-ndjson")}
 TOKEN = {"sse": piece(chunk({"content": word(0)})), "ndjson": piece(line(word(0), done=False))}
+LENGTHS = ("long", "single", "paced")
 ANSWERS = {
     (form, length): packets(render(tokens), size)
     for form, render in (("sse", sse), ("ndjson", ndjson))
-    for length, tokens, size in (("short", 2, 1), ("long", LONG, PER_PACKET))
+    for length, tokens, size in (
+        ("short", 2, 1),
+        ("long", LONG, PER_PACKET),
+        ("single", LONG, 1),
+        ("paced", PACED, 1),
+    )
 }
+WHOLE = {length: render_json(completion(n)) for length, n in (("short", 2), ("long", LONG))}
 STATUS = {"endpoints": [], "modelDirPath": "/x", "modelCachePath": "/x", "pid": 1}
 PLAIN = {
     "/status": render_json(STATUS),
@@ -170,6 +199,9 @@ class Service(asyncio.Protocol):
         elif path.endswith(("/chat/completions", "/api/chat")):
             self._state.counts["chats"] += 1
             form = "ndjson" if path.endswith("/api/chat") else "sse"
+            if form == "sse" and b'"stream":false' in body.replace(b" ", b""):
+                self._write(WHOLE["long" if b"long" in body else "short"])
+                return
             asyncio.get_running_loop().create_task(self._stream(form, body))
         else:
             self._write(PLAIN.get(path) or render_json({}))
@@ -183,9 +215,10 @@ class Service(asyncio.Protocol):
         while b"slow" in body and self._transport is not None:
             self._write(TOKEN[form])
             await asyncio.sleep(1)
-        for packet in ANSWERS[form, "long" if b"long" in body else "short"]:
+        length = next((name for name in LENGTHS if name.encode() in body), "short")
+        for packet in ANSWERS[form, length]:
             self._write(packet)
-            await asyncio.sleep(0)
+            await asyncio.sleep(PACE_S if length == "paced" else 0)
 
 
 def get_content_length(head: bytes) -> int:
