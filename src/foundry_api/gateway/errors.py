@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import traceback
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = [
     "RequestError",
     "UnsafeAddress",
+    "format_defect",
     "make_error_body",
     "make_model_not_found",
     "translate_error",
@@ -194,6 +196,16 @@ def _make_read_timeout(error: ReadTimeout) -> RequestError:
         f"The model sent {what} for {error.limit_s:g} s, the limit of this gateway ({code}_s).",
         should_retry=False,  # the engine was too slow, and would be so again
     )
+
+
+def format_defect(error: BaseException) -> str:
+    """Return where an unexpected exception was raised, for the log.
+
+    Its message is left out: it may quote a prompt or a header.
+    """
+    text = f"{type(error).__qualname__}\n{''.join(traceback.format_tb(error.__traceback__))}"
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return text if cause is None else f"{text}after {format_defect(cause)}"
 
 
 def make_model_not_found(name: str) -> RequestError:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from foundry_api.gateway.errors import RequestError, translate_error
+from foundry_api.gateway.errors import RequestError, format_defect, translate_error
 from foundry_api.gateway.exchange import Exchange
 from foundry_api.gateway.idempotency import respond_once_to_json
 from foundry_api.types.errors import FoundryError
@@ -62,8 +62,8 @@ class GatewayHandler:
             # The client left while something was written to it.
             exchange.outcome = "client_closed"
             raise asyncio.CancelledError from None
-        except Exception:
-            log.exception("request %s failed", exchange.id)
+        except Exception as error:  # noqa: BLE001 - a defect must not end the server
+            log.error("request %s failed: %s", exchange.id, format_defect(error))  # noqa: TRY400
             exchange.outcome = "internal_error"
             return exchange.respond_error(
                 RequestError(

@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
+    from foundry_api.gateway.context import GatewayContext
     from foundry_api.gateway.errors import RequestError
     from foundry_api.gateway.exchange import Exchange
     from foundry_api.types.models import Model
 
 __all__ = [
+    "describe_status",
     "get_status",
     "list_all_models",
     "list_llama_models",
@@ -43,28 +45,30 @@ class ModelBody(msgspec.Struct):
 
 async def get_status(exchange: Exchange) -> web.StreamResponse:
     """Return problems, the queue, and what each key waits for."""
-    context = exchange.context
+    return exchange.respond_json(describe_status(exchange.context))
+
+
+def describe_status(context: GatewayContext) -> dict[str, Any]:
+    """Return what `/api/status` says."""
     problems = list_problems(context)
     scheduler = context.admission.scheduler
     names = {key.id: key.name for key in context.keyring.keys}
-    return exchange.respond_json(
-        {
-            "version": __version__,
-            "ready": not problems,
-            "problems": problems,
-            "in_flight": scheduler.active,
-            "waiting": scheduler.waiting,
-            "keys": [
-                {
-                    "key": names.get(queue.key_id, queue.key_id),
-                    "running": queue.running,
-                    "waiting": queue.waiting,
-                    "estimated_wait_s": queue.estimated_wait_s,
-                }
-                for queue in context.admission.describe_queue()
-            ],
-        }
-    )
+    return {
+        "version": __version__,
+        "ready": not problems,
+        "problems": problems,
+        "in_flight": scheduler.active,
+        "waiting": scheduler.waiting,
+        "keys": [
+            {
+                "key": names.get(queue.key_id, queue.key_id),
+                "running": queue.running,
+                "waiting": queue.waiting,
+                "estimated_wait_s": queue.estimated_wait_s,
+            }
+            for queue in context.admission.describe_queue()
+        ],
+    }
 
 
 async def reload(exchange: Exchange) -> web.StreamResponse:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import web
 
-from foundry_api.gateway.errors import RequestError, make_error_body
+from foundry_api.gateway.errors import RequestError, format_defect, make_error_body
 from foundry_api.types.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ class _ClientConnection(web.RequestHandler):
     ) -> web.StreamResponse:
         del request, message  # the message may quote what the client sent
         if status >= 500:  # noqa: PLR2004
-            log.error("a request failed", exc_info=exc)
+            log.error("a request failed: %s", "" if exc is None else format_defect(exc))
         error = RequestError(
             status,
             "internal_error" if status >= 500 else "invalid_http",  # noqa: PLR2004

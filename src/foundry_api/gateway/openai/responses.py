@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from foundry_api.gateway.checks import make_invalid, make_unsupported
-from foundry_api.gateway.errors import RequestError, translate_error
+from foundry_api.gateway.errors import RequestError, format_defect, translate_error
 from foundry_api.gateway.generation import admit, complete, stream
 from foundry_api.gateway.openai.response_builder import ResponseBuilder
 from foundry_api.gateway.openai.responses_request import (
@@ -239,8 +239,8 @@ class _BackgroundRun:
             builder.fail(translate_error(error))
         except RequestError as error:
             builder.fail(error)
-        except Exception:
-            log.exception("response %s failed", response.stored.id)
+        except Exception as error:  # noqa: BLE001 - a defect must not end the server
+            log.error("response %s failed: %s", response.stored.id, format_defect(error))  # noqa: TRY400
             builder.fail(RequestError(500, "internal_error", "The gateway failed."))
 
     def _end(self, task: asyncio.Task[None]) -> None:
