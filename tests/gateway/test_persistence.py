@@ -20,7 +20,7 @@ from foundry_api.gateway.limits.budgets import BudgetState
 from foundry_api.gateway.limits.persistence import BudgetFile
 from foundry_api.testing import FakeService
 from foundry_api.types.errors import ConfigurationError
-from gateway.keys.helpers import START, FakeClock
+from gateway.keys.helpers import DAY_S, START, FakeClock
 from gateway.serving import CHAT, call, make_body, serve
 
 if TYPE_CHECKING:
@@ -57,6 +57,29 @@ async def test_a_restart_keeps_what_was_used(tmp_path: Path) -> None:
             after = served.gateway.context.admission.accounts.export()
     assert [row.state.used for row in after] == [row.state.used for row in before]
     assert all(row.state.used for row in after)
+
+
+async def test_a_clock_set_back_renews_no_budget(tmp_path: Path) -> None:
+    """Not even if a start in between has dropped the budgets of the days before."""
+    wall, clocks = FakeClock(), {"monotonic": FakeClock(0.0)}
+    key = NewKey(name="a", tokens=(Limit(1, "d"),))
+    headers = {"Authorization": f"Bearer {KeyDatabase(tmp_path).create(key)[1]}"}
+
+    async def call_on(*moments: float) -> list[int]:
+        statuses: list[int] = []
+        async with serve(tmp_path, upstream.base_url, wall_clock=wall, **clocks) as served:
+            for wall.now in moments:
+                async with served.http.post(CHAT, json=HELLO, headers=headers) as response:
+                    statuses.append(response.status)
+        return statuses
+
+    async with FakeService() as upstream:
+        assert await call_on(START) == [200]
+        assert await call_on(START + DAY_S) == [200]
+        wall.now = START + 2 * DAY_S
+        assert await call_on() == []
+        wall.now = START
+        assert await call_on(START, START + DAY_S) == [200, 429]
 
 
 async def test_a_kill_loses_nothing_that_is_older_than_a_second(tmp_path: Path) -> None:

@@ -183,8 +183,8 @@ def list_command(common: GlobalOptions, directory: str | None) -> None:
 @pass_common
 def show_command(common: GlobalOptions, key: str, directory: str | None) -> None:
     """Show what a key may do, but not its token."""
-    found = _open_database(common, directory).get(key)
-    now = time.time()
+    database = _open_database(common, directory)
+    found, now = database.get(key), database.now()
     if common.as_json:
         print_json({"key": _to_json(found, now)})
         return
@@ -263,7 +263,7 @@ def remove_command(common: GlobalOptions, key: str, directory: str | None, *, ye
     is_interactive = is_terminal(sys.stdin) and is_terminal(sys.stderr)
     if is_interactive and not (yes or common.as_json):
         question = (
-            f"Remove the key {found.name} ({found.id}), which is {found.get_state(time.time())}?"
+            f"Remove the key {found.name} ({found.id}), which is {found.get_state(database.now())}?"
         )
         if not click.confirm(sanitize_line(question), err=True):
             raise click.exceptions.Exit(EXIT_FAILED)
@@ -315,8 +315,7 @@ def _get_user() -> str:
 
 def _print_keys(common: GlobalOptions, directory: str | None) -> None:
     database = _open_database(common, directory)
-    keys = database.list()
-    now = time.time()
+    keys, now = database.list(), database.now()
     if common.as_json:
         print_json({"file": str(database.path), "keys": [_to_json(key, now) for key in keys]})
     elif keys:

@@ -69,18 +69,23 @@ class Gateway:
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._database = KeyDatabase(directory, pepper_file=config.pepper_file)
-        keyring = Keyring(self._database, on_revoked=self._end_calls)
+        keyring = Keyring(
+            self._database,
+            on_revoked=self._end_calls,
+            wall_clock=wall_clock,
+            monotonic=monotonic,
+        )
         admission = Admission(
             config,
             lambda: sum(one.limiter.limit for one in client.services),
             monotonic=monotonic,
-            wall_clock=wall_clock,
+            wall_clock=keyring.now,  # a clock that is set back renews no budget
         )
         # A call that leaves the client's own queue makes room for another one in it.
         client.events.subscribe(lambda _: admission.scheduler.start_waiting(), AttemptStarted)
         client.events.subscribe(on_call_ended, CallEnded)
         saver = BudgetSaver(
-            BudgetFile(directory / "usage.db", wall_clock=wall_clock), admission, keyring
+            BudgetFile(directory / "usage.db", wall_clock=keyring.now), admission, keyring
         )
         audit = AuditLog(
             AuditFile(directory) if config.audit_log else None,

@@ -17,9 +17,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from foundry_api.gateway.keys.clock import ForwardClock, LatestTime
 from foundry_api.gateway.keys.database import KeyDatabase, KeyReader
 from foundry_api.gateway.keys.errors import KeyStorageFailed
-from foundry_api.gateway.keys.keyring import POLL_S, ForwardClock, Keyring
+from foundry_api.gateway.keys.keyring import POLL_S, Keyring
 from foundry_api.gateway.keys.token import SECRET_ALPHABET, make_token
 from gateway.keys.helpers import DAY_S, FakeClock, add_checksum, create
 from support.cli_program import make_environment
@@ -77,6 +78,15 @@ async def ring(
         wall_clock=clock,
         monotonic=lambda: 0.0,
     )
+    await ring.open()
+    yield ring
+    await ring.close()
+
+
+@contextlib.asynccontextmanager
+async def open_ring(database: KeyDatabase, clock: FakeClock) -> AsyncIterator[Keyring]:
+    """Another keyring, as after a restart."""
+    ring = Keyring(database, on_revoked=lambda _: None, wall_clock=clock, monotonic=lambda: 7.0)
     await ring.open()
     yield ring
     await ring.close()
@@ -212,6 +222,87 @@ class TestClock:
         await ring.reload()
         assert [ring.find(token) for token in (expired, lapsed, revoked)] == [None] * 3
         assert ring.find(current)
+
+    async def test_a_clock_set_back_before_a_restart_revives_nothing(
+        self, database: KeyDatabase, ring: Keyring, clock: FakeClock
+    ) -> None:
+        _, expired = create(database, "a", lifetime_s=DAY_S)
+        _, lapsed = create(database, "b")
+        _, current = database.rotate("b", grace_s=DAY_S)
+        await ring.reload()
+        clock.now += DAY_S
+        await ring.reload()  # the gateway is killed after this, so that it closes nothing
+        clock.now -= 10 * DAY_S
+        async with open_ring(database, clock) as again:
+            assert [again.find(token) for token in (expired, lapsed)] == [None] * 2
+            assert again.find(current)
+        assert database.get("a").get_state(database.now()) == "expired"
+
+    async def test_a_start_after_the_end_is_remembered(
+        self, database: KeyDatabase, clock: FakeClock
+    ) -> None:
+        _, token = create(database, lifetime_s=DAY_S)
+        clock.now += DAY_S
+        async with open_ring(database, clock) as ring:
+            assert ring.find(token) is None
+        clock.now -= 10 * DAY_S
+        async with open_ring(database, clock) as ring:
+            assert ring.find(token) is None
+
+    async def test_a_clock_that_is_behind_is_reported(
+        self, database: KeyDatabase, clock: FakeClock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        database.create_directory()
+        LatestTime(database.path.parent).write(clock.now + 3600)
+        async with open_ring(database, clock):
+            assert "is 3600 s behind a time that this gateway has seen" in caplog.text
+
+    async def test_the_file_is_written_only_if_a_token_has_ended(
+        self, database: KeyDatabase, ring: Keyring, clock: FakeClock
+    ) -> None:
+        create(database, lifetime_s=DAY_S)
+        path = LatestTime(database.path.parent).path
+        await ring.reload()
+        clock.now += DAY_S - 1
+        await ring.reload()
+        assert not path.exists()
+        clock.now += 1
+        await ring.reload()
+        assert float(path.read_text(encoding="utf-8")) == clock.now
+        clock.now += 1
+        await ring.reload()
+        assert float(path.read_text(encoding="utf-8")) == clock.now - 1
+
+    async def test_a_time_that_cannot_be_stored_is_a_problem(
+        self, database: KeyDatabase, ring: Keyring, clock: FakeClock
+    ) -> None:
+        _, token = create(database, lifetime_s=DAY_S)
+        path = LatestTime(database.path.parent).path
+        path.mkdir()
+        clock.now += DAY_S
+        await ring.reload()
+        assert ring.problem is not None
+        assert "cannot be written" in ring.problem
+        assert ring.find(token) is None
+        path.rmdir()
+        await ring.reload()
+        assert ring.problem is None
+
+    @pytest.mark.parametrize("content", [b"", b"soon", b"nan", b"inf", b"\xff" * 100])
+    async def test_a_damaged_file_is_reported_and_written_again(
+        self,
+        database: KeyDatabase,
+        clock: FakeClock,
+        caplog: pytest.LogCaptureFixture,
+        content: bytes,
+    ) -> None:
+        create(database, lifetime_s=DAY_S)
+        path = LatestTime(database.path.parent).path
+        path.write_bytes(content)
+        clock.now += DAY_S
+        async with open_ring(database, clock):
+            assert "is damaged" in caplog.text
+            assert float(path.read_text(encoding="utf-8")) == clock.now
 
     def test_time_goes_on_while_the_clock_is_behind(self) -> None:
         wall, ticks = FakeClock(1000.0), FakeClock(5.0)

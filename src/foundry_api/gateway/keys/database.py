@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from foundry_api.gateway.keys.clock import LatestTime
 from foundry_api.gateway.keys.errors import KeyNotFound, KeyStorageFailed
 from foundry_api.gateway.keys.options import check_key_name
 from foundry_api.gateway.keys.pepper import (
@@ -101,12 +102,18 @@ class KeyDatabase:
         self.pepper_file = pepper_file or directory / "keys.pepper"
         self._has_own_pepper = pepper_file is None
         self._wall_clock = wall_clock
+        self._latest_time = LatestTime(directory)
         self._busy_timeout_s = busy_timeout_s
+
+    def now(self) -> float:
+        """Return seconds since the epoch, not before a time that a gateway has seen."""
+        with _translate_errors(self._latest_time.path, "read"):
+            return max(self._wall_clock(), self._latest_time.read())
 
     def create(self, new: NewKey) -> tuple[ApiKey, str]:
         """Store a new key; return it with its token, which cannot be read later."""
         check_key_name("name", new.name)
-        now = self._wall_clock()
+        now = self.now()
         with self._transaction() as db:
             hasher = self._get_hasher(db)
             keys = _read_keys(db)
@@ -148,7 +155,7 @@ class KeyDatabase:
 
         Without grace they end at once, and the running streams of the key with them.
         """
-        now = self._wall_clock()
+        now = self.now()
         ends_at = now + grace_s
         with self._transaction() as db:
             hasher = self._get_hasher(db)
@@ -183,7 +190,7 @@ class KeyDatabase:
         with self._transaction() as db:
             key = _find(_read_keys(db).values(), id_or_name)
             if key.revoked_at is None:
-                key = msgspec.structs.replace(key, revoked_at=self._wall_clock(), grace_until=None)
+                key = msgspec.structs.replace(key, revoked_at=self.now(), grace_until=None)
                 _update_key(db, key)
                 db.execute("delete from digests where key_id = ?", (key.id,))
         return key

@@ -11,9 +11,11 @@ import logging
 import math
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+from foundry_api.gateway.keys.clock import ForwardClock, LatestTime
 from foundry_api.gateway.keys.database import KeyReader
+from foundry_api.gateway.keys.errors import KeyStorageFailed
 from foundry_api.gateway.keys.token import TokenHasher, is_well_formed
 from foundry_api.types.errors import FoundryError
 
@@ -24,35 +26,16 @@ if TYPE_CHECKING:
     from foundry_api.gateway.keys.database import KeyDatabase, KeySnapshot
     from foundry_api.gateway.keys.types import ApiKey
 
-__all__ = ["ForwardClock", "Keyring"]
+__all__ = ["Keyring"]
 
 # Changes act within 1 s.
 POLL_S = 0.5
+# A clock that is behind the latest time by more than this was set back, or was ahead.
+CLOCK_TOLERANCE_S = 60.0
+
+_T = TypeVar("_T")
 
 log = logging.getLogger("foundry_api")
-
-
-class ForwardClock:
-    """The wall clock, except that it never goes back nor stands still: time that passed is over.
-
-    When the system's clock is set back, this one goes on from where it was.
-    """
-
-    def __init__(
-        self,
-        wall_clock: Callable[[], float] = time.time,
-        monotonic: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._wall_clock = wall_clock
-        self._monotonic = monotonic
-        self._offset_s = -math.inf
-
-    def __call__(self) -> float:
-        # The wall clock first: a pause between the two must not look like a jump ahead.
-        wall = self._wall_clock()
-        ticks = self._monotonic()
-        self._offset_s = max(self._offset_s, wall - ticks)
-        return ticks + self._offset_s
 
 
 class _Entry(NamedTuple):
@@ -85,7 +68,12 @@ class Keyring:
         self._database = database
         self._reader = KeyReader(database)
         self._on_revoked = on_revoked
+        self._wall_clock = wall_clock
         self._now = ForwardClock(wall_clock, monotonic)
+        self._latest_time = LatestTime(database.path.parent)
+        self._stored_time = 0.0
+        self._next_end = math.inf  # of a token whose end is not before the stored time
+        self._clock_problem: str | None = None
         self._sleep = sleep
         self._thread = ThreadPoolExecutor(1, "foundry-api-keys")
         self._hasher: TokenHasher | None = None
@@ -96,8 +84,12 @@ class Keyring:
 
     @property
     def problem(self) -> str | None:
-        """Why the database cannot be read now; None if it can."""
-        return self._problem
+        """Why the database cannot be read, or the time not be stored; None if they can."""
+        return self._problem or self._clock_problem
+
+    def now(self) -> float:
+        """Return seconds since the epoch, which never go back, also not by a restart."""
+        return self._now()
 
     @property
     def keys(self) -> tuple[ApiKey, ...]:
@@ -106,7 +98,18 @@ class Keyring:
 
     async def open(self) -> None:
         """Read the keys; raises KeyStorageFailed or ConfigurationError if that is impossible."""
+        await self._run(self._read_time)
+        self._now.start_at(self._stored_time)
+        behind_s = self._stored_time - self._wall_clock()
+        if behind_s > CLOCK_TOLERANCE_S:
+            log.warning(
+                "the clock of the system is %.0f s behind a time that this gateway has seen; keys "
+                "expire by the later one. If that was wrong, delete %s and restart",
+                behind_s,
+                self._latest_time.path,
+            )
         await self._refresh()
+        await self._store_time()
 
     def find(self, token: str) -> ApiKey | None:
         """Return the key of a token; None if it is malformed, unknown, expired or revoked."""
@@ -117,6 +120,9 @@ class Keyring:
 
     async def watch(self) -> None:
         """Notice changes of the database until cancelled."""
+        # Budgets whose period has ended are dropped at a start, which must not happen twice.
+        self._next_end = -math.inf
+        await self._store_time()
         while True:
             await self._sleep(POLL_S)
             await self.reload()
@@ -133,23 +139,24 @@ class Keyring:
             if self._problem is not None:
                 log.warning("the keys in %s can be read again", self._database.path)
             self._problem = None
+        await self._store_time()
 
     async def close(self) -> None:
         """Close the database. Keys are still found."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._reader.close)
+        await self._run(self._reader.close)
         self._thread.shutdown(wait=False)
 
     async def _refresh(self) -> None:
-        loop = asyncio.get_running_loop()
         # The revision is passed, not kept by the reader: if this task is cancelled while the thread
         # reads, the next one reads the same change.
-        change = await loop.run_in_executor(self._thread, self._read, self._revision)
+        change = await self._run(self._read, self._revision)
         if change is None:
             return
         self._revision, snapshot, entries = change
         self._hasher = snapshot.hasher
         self._keys = tuple(snapshot.keys.values())
         earlier, self._entries = self._entries, entries
+        self._next_end = self._find_next_end()
         now = self._now()
         revoked = {
             earlier[digest].key.id
@@ -158,6 +165,36 @@ class Keyring:
         }
         if revoked:
             self._on_revoked(revoked)
+
+    async def _store_time(self) -> None:
+        """Store the time if a token has ended since the stored one, so that it stays ended."""
+        now = self._now()
+        if now < self._next_end:
+            return
+        try:
+            await self._run(self._latest_time.write, now)
+        except OSError as error:
+            if self._clock_problem is None:
+                log.warning("%s is not written: %s", self._latest_time.path, error)
+            self._clock_problem = f"{self._latest_time.path} cannot be written: {error}"
+        else:
+            self._stored_time, self._clock_problem = now, None
+            self._next_end = self._find_next_end()
+
+    def _find_next_end(self) -> float:
+        ends = (entry.ends_at for entry in self._entries.values())
+        return min((end for end in ends if end > self._stored_time), default=math.inf)
+
+    def _read_time(self) -> None:
+        try:
+            self._stored_time = self._latest_time.read()
+        except OSError as error:
+            raise KeyStorageFailed(
+                f"{self._latest_time.path} cannot be read: {error.strerror}"
+            ) from error
+
+    async def _run(self, function: Callable[..., _T], *args: object) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
 
     def _read(
         self, known: tuple[int, int] | None
