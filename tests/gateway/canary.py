@@ -11,6 +11,7 @@ import re
 from typing import TYPE_CHECKING
 
 from foundry_api.gateway.keys.token import is_well_formed
+from support.scripted_model import ALL_SCRIPTS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,7 +21,8 @@ __all__ = ["CANARY", "CANARY_KEY", "CanaryHandler", "find_in_files", "find_secre
 CANARY = "canary-9d41f7"
 CANARY_KEY = f"sk-{CANARY}"
 
-_SECRETS = re.compile(rb"fk_[0-9a-z]{8}_[0-9A-Za-z]{51}|say-[a-z]+|" + CANARY.encode())
+_PROMPTS = "|".join(sorted((one.keyword for one in ALL_SCRIPTS), key=len, reverse=True))
+_SECRETS = re.compile(f"fk_[0-9a-z]{{8}}_[0-9A-Za-z]{{51}}|{CANARY}|{_PROMPTS}".encode())
 
 
 def find_secrets(text: str | bytes) -> set[str]:

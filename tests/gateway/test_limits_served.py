@@ -11,8 +11,9 @@ import pytest
 from foundry_api.gateway.keys.types import Limit, NewKey
 from foundry_api.resilience.breaker import BreakerSettings
 from foundry_api.resilience.limiter import LimiterSettings
-from foundry_api.testing import Disconnect, ErrorReply, FakeService, Reply, Stall
+from foundry_api.testing import Disconnect, ErrorReply, FakeService, Reply, Stall, ToolCalls
 from foundry_api.types.events import FirstToken
+from foundry_api.types.messages import Usage
 from gateway.keys.helpers import FakeClock
 from gateway.serving import CHAT, call, make_body, serve
 from gateway.shapes import parse_events
@@ -47,6 +48,16 @@ def count_used(served: ServedGateway) -> int:
     accounts = served.gateway.context.admission.accounts
     [key] = served.gateway.context.keyring.keys
     return next(row.state.used for row in accounts.export() if row.key_id == key.id)
+
+
+def count_metric(served: ServedGateway, direction: str) -> int:
+    """Return the tokens in the metrics; there is one key and one model."""
+    context = served.gateway.context
+    text = context.metrics.format(
+        context.admission.scheduler, draining=False, breaker_state="closed"
+    ).decode()
+    lines = [line for line in text.splitlines() if f'direction="{direction}"' in line]
+    return sum(int(line.rpartition(" ")[2]) for line in lines)
 
 
 def pick_endings(count: int) -> Iterator[str]:
@@ -205,6 +216,86 @@ async def test_p11_an_answer_that_its_client_leaves_costs_what_was_made(tmp_path
         request.cancel()
         await served.wait_until(lambda: not served.gateway.context.running)
         assert 1 + 6 <= count_used(served) <= 40
+
+
+async def test_p11_a_response_in_the_background_that_breaks_off_costs_what_was_made(
+    tmp_path: Path,
+) -> None:
+    key = NewKey(name="a", tokens=(Limit(100_000, "d"),))
+    async with (
+        FakeService(Disconnect("word " * 30)) as upstream,
+        serve(tmp_path, upstream.base_url, key, client=STUBBORN) as served,
+    ):
+        body = {"model": "fake", "input": "Hello", "background": True}
+        async with served.http.post("/v1/responses", json=body) as response:
+            identifier = (await response.json())["id"]
+        await served.wait_until(lambda: not served.gateway.context.running)
+        async with served.http.get(f"/v1/responses/{identifier}") as response:
+            assert (await response.json())["status"] == "failed"
+        assert count_used(served) >= 30 + 5
+        assert count_metric(served, "completion") >= 30
+
+
+async def test_p41_a_response_in_the_background_is_counted(tmp_path: Path) -> None:
+    async with (
+        FakeService(Reply("Hello", usage=Usage(9, 7, 16))) as upstream,
+        serve(tmp_path, upstream.base_url, NewKey(name="a")) as served,
+    ):
+        body = {"model": "fake", "input": "Hello", "background": True}
+        async with served.http.post("/v1/responses", json=body):
+            await served.wait_until(lambda: not served.gateway.context.running)
+        assert (count_metric(served, "prompt"), count_metric(served, "completion")) == (9, 7)
+
+
+STRICT_TOOL = {
+    "type": "function",
+    "function": {
+        "name": "add",
+        "strict": True,
+        "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}},
+    },
+}
+WRONG_CALL = ToolCalls([("add", {"a": "x" * 40})], usage=Usage(100, 20, 120))
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("succeeds", [False, True])
+async def test_p11_tries_with_wrong_tool_calls_cost_what_they_made(
+    tmp_path: Path, *, streamed: bool, succeeds: bool
+) -> None:
+    key = NewKey(name="a", tokens=(Limit(100_000, "d"),))
+    right = ToolCalls([("add", {"a": 1})], usage=Usage(100, 20, 120))
+    async with (
+        FakeService(WRONG_CALL, WRONG_CALL, right if succeeds else WRONG_CALL) as upstream,
+        serve(tmp_path, upstream.base_url, key, client=STUBBORN) as served,
+    ):
+        body = {**HELLO, "tools": [STRICT_TOOL], "stream": streamed}
+        assert (await call(served.http, body))[0] == (200 if succeeds else 422)
+        assert len(upstream.requests) == 3
+        # A stream that has sent nothing does not say what the service counted: it is estimated.
+        output = 10 if streamed else 20
+        prompt = 6
+        least = 2 * (prompt + output) + (120 if succeeds else prompt + output)
+        assert least <= count_used(served) <= 3 * 120
+        assert count_metric(served, "completion") >= 3 * output
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_p11_an_answer_that_misses_its_schema_costs_what_it_made(
+    tmp_path: Path, *, streamed: bool
+) -> None:
+    key = NewKey(name="a", tokens=(Limit(100_000, "d"),))
+    async with (
+        FakeService(Reply("no JSON at all", usage=Usage(50, 30, 80))) as upstream,
+        serve(tmp_path, upstream.base_url, key, client=STUBBORN) as served,
+    ):
+        schema = {"name": "answer", "schema": {"type": "object"}}
+        form = {"type": "json_schema", "json_schema": schema}
+        status, code = await call(
+            served.http, {**HELLO, "response_format": form, "stream": streamed}
+        )
+        assert (status, code) == (200 if streamed else 422, "invalid_model_output")
+        assert count_used(served) == 80 * len(upstream.requests)
 
 
 async def test_p12_the_header_names_the_moment_to_the_millisecond(tmp_path: Path) -> None:

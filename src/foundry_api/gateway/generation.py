@@ -12,7 +12,7 @@ import msgspec
 from foundry_api.client.chat import stream_blocks
 from foundry_api.gateway.limits.admission import Work
 from foundry_api.gateway.limits.broken_calls import charge_if_broken
-from foundry_api.gateway.tokens import estimate_prompt_tokens
+from foundry_api.gateway.tokens import estimate_prompt_tokens, estimate_text_tokens
 from foundry_api.structured.errors import ValidationFailed
 from foundry_api.types.errors import ContextOverflow, StructuredOutputError, ToolCallError
 from foundry_api.types.messages import Chunk, Usage
@@ -63,6 +63,11 @@ class Generation:
     schema: dict[str, Any] | None = None
     strict_tools: Mapping[str, OutputSpec] = field(default_factory=dict[str, "OutputSpec"])
 
+    @property
+    def prompt_tokens(self) -> int:
+        """An estimate of the tokens of the prompt."""
+        return estimate_prompt_tokens(self.messages, self.options.get("tools"))
+
     def vary(self, index: int) -> Generation:
         """Return the generation with a seed of its own, if the caller gave a seed."""
         seed = self.options.get("seed")
@@ -86,10 +91,7 @@ class Answer:
 def admit(exchange: Exchange, generations: Sequence[Generation], choices: int = 1) -> Ticket:
     """Admit the call of an exchange that generates answers, as many for each prompt as choices."""
     limits = [one.options.get("max_tokens") for one in generations]
-    prompt_tokens = sum(
-        estimate_prompt_tokens(one.messages, one.options.get("tools"))
-        for one in generations[::choices]
-    )
+    prompt_tokens = sum(one.prompt_tokens for one in generations[::choices])
     return exchange.admit(
         Work(
             model=generations[0].model,
@@ -101,8 +103,8 @@ def admit(exchange: Exchange, generations: Sequence[Generation], choices: int = 
     )
 
 
-async def complete(exchange: Exchange, generation: Generation) -> Answer:
-    """Generate an answer.
+async def complete(exchange: Exchange, generation: Generation, ticket: Ticket) -> Answer:
+    """Generate an answer. The ticket is charged for what is not a part of it.
 
     Raises:
         FoundryError: As `FoundryAPIClient.chat`.
@@ -110,24 +112,34 @@ async def complete(exchange: Exchange, generation: Generation) -> Answer:
     tries = _Tries(generation)
     while True:
         try:
-            with charge_if_broken(exchange.ticket):
+            with charge_if_broken(ticket):
                 completion = await exchange.context.client.chat(
                     generation.messages,
                     response_model=generation.schema,
                     **_limit_time(exchange, tries.options),
                 )
-            await _check_calls(generation, completion.tool_calls)
-        except (ContextOverflow, ToolCallError) as error:
+            try:
+                await _check_calls(generation, completion.tool_calls)
+            except ToolCallError:
+                ticket.add_lost(0, completion.usage.completion_tokens)
+                raise
+        except ContextOverflow as error:
             tries.adapt(error)
+        except ToolCallError as error:
+            tries.adapt(error)
+            ticket.add_lost(generation.prompt_tokens, 0)  # the next try reads it again
         except StructuredOutputError as error:
             if error.finish_reason != "length":
+                ticket.settle(_get_usage(error))
                 raise
             return Answer(content=error.partial, finish_reason="length", usage=_get_usage(error))
         else:
             return _make_answer(generation, completion)
 
 
-async def stream(exchange: Exchange, generation: Generation) -> AsyncGenerator[list[Chunk]]:
+async def stream(
+    exchange: Exchange, generation: Generation, ticket: Ticket
+) -> AsyncGenerator[list[Chunk]]:
     """Stream an answer, in lists of chunks that arrived together.
 
     It is tried again only before its first chunk.
@@ -149,12 +161,19 @@ async def stream(exchange: Exchange, generation: Generation) -> AsyncGenerator[l
                             await _check_calls(generation, chunk.tool_calls)
                     has_started = True
                     yield chunks
-        except (ContextOverflow, ToolCallError) as error:
+        except ContextOverflow as error:
             if has_started:
                 raise
             tries.adapt(error)
+        except ToolCallError as error:
+            ticket.add_lost(0, estimate_text_tokens(error.text))
+            if has_started:
+                raise
+            tries.adapt(error)
+            ticket.add_lost(generation.prompt_tokens, 0)
         except StructuredOutputError as error:
             if error.finish_reason != "length":
+                ticket.settle(_get_usage(error))
                 raise
             model, usage = error.model or generation.model, _get_usage(error)
             yield [Chunk("", model, finish_reason="length", usage=usage)]
@@ -163,11 +182,13 @@ async def stream(exchange: Exchange, generation: Generation) -> AsyncGenerator[l
             return
 
 
-async def complete_all(exchange: Exchange, generations: Sequence[Generation]) -> list[Answer]:
+async def complete_all(
+    exchange: Exchange, generations: Sequence[Generation], ticket: Ticket
+) -> list[Answer]:
     """Generate several answers at the same time; the first failure ends them all."""
     if len(generations) == 1:
-        return [await complete(exchange, generations[0])]
-    tasks = [asyncio.ensure_future(complete(exchange, one)) for one in generations]
+        return [await complete(exchange, generations[0], ticket)]
+    tasks = [asyncio.ensure_future(complete(exchange, one, ticket)) for one in generations]
     try:
         return await asyncio.gather(*tasks)
     finally:
@@ -175,11 +196,11 @@ async def complete_all(exchange: Exchange, generations: Sequence[Generation]) ->
 
 
 async def stream_all(
-    exchange: Exchange, generations: Sequence[Generation]
+    exchange: Exchange, generations: Sequence[Generation], ticket: Ticket
 ) -> AsyncGenerator[tuple[int, list[Chunk]]]:
     """Yield the chunks of several answers as they arrive, with the index of their answer."""
     if len(generations) == 1:
-        async with aclosing(stream(exchange, generations[0])) as blocks:
+        async with aclosing(stream(exchange, generations[0], ticket)) as blocks:
             async for chunks in blocks:
                 yield 0, chunks
         return
@@ -188,7 +209,7 @@ async def stream_all(
 
     async def collect(index: int, generation: Generation) -> None:
         try:
-            async with aclosing(stream(exchange, generation)) as blocks:
+            async with aclosing(stream(exchange, generation, ticket)) as blocks:
                 async for chunks in blocks:
                     await arrived.put((index, chunks))
         except Exception as error:  # noqa: BLE001 - the reader raises it

@@ -60,12 +60,19 @@ class GatewayMetrics:
         if duration is None:
             duration = self._durations[route] = Histogram(SECONDS)
         duration.add(now - exchange.started_at)
-        ticket = exchange.ticket
-        if ticket is None or not ticket.has_started:
+        if exchange.ticket is not None:
+            self.record_call(exchange, exchange.ticket, now)
+
+    def record_call(self, exchange: EndedExchange, ticket: Ticket, now: float) -> None:
+        """Count a call that has ended now; one in the background ends after its request."""
+        if not ticket.has_started:
             return
+        key = NONE if exchange.key is None else exchange.key.name
         model = self._get_label(exchange)
-        self._tokens[key, model, "prompt"] += ticket.prompt_tokens
-        self._tokens[key, model, "completion"] += ticket.output_tokens
+        prompt_tokens = ticket.prompt_tokens + ticket.lost_prompt_tokens
+        output_tokens = ticket.output_tokens + ticket.lost_output_tokens
+        self._tokens[key, model, "prompt"] += prompt_tokens
+        self._tokens[key, model, "completion"] += output_tokens
         self._add("foundry_gateway_queue_seconds", model, ticket.queued_s)
         first_at = exchange.first_event_at
         if first_at is not None:

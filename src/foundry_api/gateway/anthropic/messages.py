@@ -51,7 +51,7 @@ async def create_message(exchange: Exchange) -> web.StreamResponse:
             exchange, _stream(exchange, generation, ticket), make_anthropic_error_event
         )
     async with ticket:
-        answer = await complete(exchange, generation)
+        answer = await complete(exchange, generation, ticket)
         ticket.settle(answer.usage)
     message = _make_message(generation.model, answer.usage)
     message["content"] = _make_blocks(answer)
@@ -73,7 +73,7 @@ async def _stream(
 ) -> AsyncGenerator[bytes]:
     blocks = _BlockEncoder()
     has_started = False
-    async with ticket, aclosing(stream(exchange, generation)) as chunk_lists:
+    async with ticket, aclosing(stream(exchange, generation, ticket)) as chunk_lists:
         async for chunks in chunk_lists:
             ticket.add_output(len(chunks))
             events = b""

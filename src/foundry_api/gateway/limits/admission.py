@@ -89,6 +89,8 @@ class Ticket:
         has_started: Whether it got a slot.
         prompt_tokens: Tokens of the prompt; an estimate until the service has counted them.
         output_tokens: Tokens of the answer so far.
+        lost_prompt_tokens: Tokens of the prompts of tries whose answers were not used.
+        lost_output_tokens: Tokens of those answers.
     """
 
     def __init__(
@@ -104,6 +106,7 @@ class Ticket:
         self.has_started = False
         self.prompt_tokens = work.prompt_tokens
         self.output_tokens = 0
+        self.lost_prompt_tokens = self.lost_output_tokens = 0
         self._scheduler = scheduler
         self._account = account
         self._work = work
@@ -166,6 +169,11 @@ class Ticket:
             self._charged_output += tokens
             self._scheduler.charge(self._waiter, 0, tokens)
 
+    def add_lost(self, prompt_tokens: int, output_tokens: int) -> None:
+        """Count what the service did for nothing: the counts of the answer do not include it."""
+        self.lost_prompt_tokens += prompt_tokens
+        self.lost_output_tokens += output_tokens
+
     def settle(self, usage: Usage) -> None:
         """Replace the estimates by the counts of the service; several answers add up."""
         if not usage.total_tokens:
@@ -182,12 +190,14 @@ class Ticket:
             return
         used = 0  # a call that never started used no tokens
         if waiter.slot.done():
-            used = self.prompt_tokens + self.output_tokens
+            prompt_tokens = self.prompt_tokens + self.lost_prompt_tokens
+            output_tokens = self.output_tokens + self.lost_output_tokens
+            used = prompt_tokens + output_tokens
             # Before the next call gets the slot: its order depends on what this one has received.
             self._scheduler.charge(
                 waiter,
-                self.prompt_tokens - self._work.prompt_tokens,
-                self.output_tokens - self._charged_output,
+                prompt_tokens - self._work.prompt_tokens,
+                output_tokens - self._charged_output,
             )
         self._account.end(self._reservations, used)
         self._scheduler.leave(waiter)

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
+from foundry_api.gateway.tokens import estimate_text_tokens
+from foundry_api.types.errors import ToolCallError
 from foundry_api.types.events import CallEnded
 
 if TYPE_CHECKING:
@@ -37,4 +39,6 @@ def on_call_ended(event: Event) -> None:
     """Charge the tokens of a call that has failed or was cancelled."""
     ticket = _TICKET.get()
     if ticket is not None and isinstance(event, CallEnded) and event.outcome != "answered":
-        ticket.add_output(event.chunks)
+        # A tool call is text of the model too, but not one that arrives in chunks.
+        text = event.error.text if isinstance(event.error, ToolCallError) else ""
+        ticket.add_lost(0, max(event.chunks, estimate_text_tokens(text) if text else 0))

@@ -84,7 +84,7 @@ async def stream_choices(
     end = b'],"usage":null}\n\n' if includes_usage else b"]}\n\n"
     between = end + start
     remaining, last = len(generations), b""
-    async with ticket, aclosing(stream_all(exchange, generations)) as blocks:
+    async with ticket, aclosing(stream_all(exchange, generations, ticket)) as blocks:
         async for index, chunks in blocks:
             ticket.add_output(len(chunks))
             events = b"%b%b%b" % (

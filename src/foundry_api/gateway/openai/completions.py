@@ -94,7 +94,7 @@ async def create_completion(exchange: Exchange) -> web.StreamResponse:
         )
         return await send_events(exchange, events, make_error_event)
     async with ticket:
-        answers = await complete_all(exchange, generations)
+        answers = await complete_all(exchange, generations, ticket)
         for index, answer in enumerate(answers):
             counter.add(index, answer.usage)
         ticket.settle(counter.usage)

@@ -75,7 +75,7 @@ class _Response:
     async def complete(self, ticket: Ticket) -> None:
         """Generate the answer at once."""
         async with ticket:
-            answer = await complete(self.exchange, self.generation)
+            answer = await complete(self.exchange, self.generation, ticket)
             ticket.settle(answer.usage)
         self.builder.add_answer(answer)
         self.builder.finish(answer.finish_reason, answer.usage, self.exchange.context.wall_clock())
@@ -83,7 +83,7 @@ class _Response:
     async def stream(self, ticket: Ticket) -> AsyncGenerator[bytes]:
         """Yield the events of the answer."""
         builder, has_started = self.builder, False
-        async with ticket, aclosing(stream(self.exchange, self.generation)) as blocks:
+        async with ticket, aclosing(stream(self.exchange, self.generation, ticket)) as blocks:
             async for chunks in blocks:
                 ticket.add_output(len(chunks))
                 # An error before the first chunk becomes an HTTP status.
@@ -236,24 +236,31 @@ class _BackgroundRun:
             response.save()
             await response.complete(self._ticket)
         except FoundryError as error:
-            builder.fail(translate_error(error))
+            self._fail(translate_error(error))
         except RequestError as error:
-            builder.fail(error)
+            self._fail(error)
         except Exception as error:  # noqa: BLE001 - a defect must not end the server
             log.error("response %s failed: %s", response.stored.id, format_defect(error))  # noqa: TRY400
-            builder.fail(RequestError(500, "internal_error", "The gateway failed."))
+            self._fail(RequestError(500, "internal_error", "The gateway failed."))
+
+    def _fail(self, error: RequestError) -> None:
+        self._response.exchange.outcome = error.code or "error"
+        self._response.builder.fail(error)
 
     def _end(self, task: asyncio.Task[None]) -> None:
         response = self._response
+        context = response.exchange.context
         if task.cancelled():
             if self._abort_error is None:
+                response.exchange.outcome = "cancelled"
                 response.builder.cancel()
             else:
-                response.builder.fail(self._abort_error)
+                self._fail(self._abort_error)
         self._ticket.close()
         response.stored.run = None
         response.save()
-        response.exchange.context.running.discard(self)
+        context.running.discard(self)
+        context.metrics.record_call(response.exchange, self._ticket, context.monotonic())
         self.ended.set_result(None)
 
 
