@@ -47,7 +47,7 @@ async def test_an_answer_has_openai_shape(http: aiohttp.ClientSession) -> None:
     assert answer["model"] == "scripted"
 
 
-async def test_a_stream_has_openai_shape_and_one_end(http: aiohttp.ClientSession) -> None:
+async def test_p34_a_stream_has_openai_shape_and_one_end(http: aiohttp.ClientSession) -> None:
     *chunks, end = await stream(http, make_body("say-hello"))
     assert end == "[DONE]"
     assert "[DONE]" not in chunks

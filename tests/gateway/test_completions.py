@@ -31,7 +31,7 @@ async def test_a_completion_has_openai_shape(http: aiohttp.ClientSession) -> Non
     )
 
 
-async def test_a_stream_has_openai_shape_and_one_end(http: aiohttp.ClientSession) -> None:
+async def test_p34_a_stream_has_openai_shape_and_one_end(http: aiohttp.ClientSession) -> None:
     body = make_body(echo=True, stream_options={"include_usage": True})
     *chunks, usage, end = await helpers.stream(http, PATH, body)
     assert (end, usage["choices"]) == ("[DONE]", [])
