@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from foundry_api.gateway.keys import database as database_module
+from foundry_api.gateway.keys.clock import LatestTime
 from foundry_api.gateway.keys.database import KeyDatabase
 from foundry_api.gateway.keys.errors import KeyNotFound, KeyStorageFailed
 from foundry_api.gateway.keys.keyring import Keyring
@@ -50,6 +51,7 @@ def find_all(database: KeyDatabase, *tokens: str, now: float = START) -> list[st
         await ring.open()
         found = [ring.find(token) for token in tokens]
         await ring.close()
+        LatestTime(database.path.parent).path.unlink(missing_ok=True)  # as if it had never started
         return [key and key.name for key in found]
 
     return asyncio.run(find())

@@ -1,0 +1,180 @@
+"""`foundry-api serve` as a process: signals, changes of other processes, and a full disk."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import pytest
+
+from foundry_api.gateway.keys.database import KeyDatabase
+from foundry_api.gateway.keys.types import Limit, NewKey
+from foundry_api.testing import FakeService, Stall
+from gateway.serving import CHAT, call, make_body
+from gateway.shapes import parse_events
+from support.cli_program import make_command, make_environment, run
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+    from pathlib import Path
+
+    from foundry_api.engine.endpoint import Endpoint
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+
+KEY = NewKey(name="a", tokens=(Limit(10**6, "d"),))
+READY_S = 60
+
+
+class Program:
+    """A running gateway.
+
+    Attributes:
+        process: The process.
+        http: Calls it.
+    """
+
+    def __init__(self, process: asyncio.subprocess.Process, http: aiohttp.ClientSession) -> None:
+        self.process = process
+        self.http = http
+
+    async def read_line(self) -> str:
+        assert self.process.stdout is not None
+        return (await asyncio.wait_for(self.process.stdout.readline(), READY_S)).decode()
+
+    @contextlib.asynccontextmanager
+    async def stream(self, **body: Any) -> AsyncGenerator[aiohttp.ClientResponse]:
+        """Make a call that streams; enter the block after its first event."""
+        body = {**make_body("say-hello", "fake"), "stream": True, **body}
+        async with self.http.post(CHAT, json=body) as response:
+            assert response.status == 200, await response.text()
+            await response.content.readline()
+            yield response
+
+    async def wait_for_readiness(self, status: int) -> None:
+        async with asyncio.timeout(READY_S):
+            while (await self.get_readiness()) != status:  # noqa: ASYNC110 - in another process
+                await asyncio.sleep(0.05)
+
+    async def get_readiness(self) -> int:
+        async with self.http.get("/readyz") as response:
+            return response.status
+
+
+@contextlib.asynccontextmanager
+async def start(home: Path, base_url: str, *flags: str) -> AsyncGenerator[Program]:
+    """Start a gateway with a key."""
+    _, token = KeyDatabase(home / "gateway").create(KEY)
+    process = await asyncio.create_subprocess_exec(
+        *make_command("serve", "--port", "0", *flags),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=make_environment(home, FOUNDRY_GATEWAY_BASE_URL=base_url, PYTHONUNBUFFERED="1"),
+    )
+    assert process.stdout is not None
+    try:
+        url = (await process.stdout.readline()).decode().split()[2].removesuffix("/v1.")
+        headers = {"Authorization": f"Bearer {token}"}
+        async with aiohttp.ClientSession(url, headers=headers) as http:
+            yield Program(process, http)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+async def test_p45_a_stream_ends_whole_after_sigterm(own_home: Path, engine: Endpoint) -> None:
+    async with start(own_home, engine.base_url, "--drain", "60") as program:
+        async with program.stream(**make_body("say-slowly"), max_tokens=40) as running:
+            program.process.send_signal(signal.SIGTERM)
+            assert (await program.read_line()).startswith("Stopping")
+            assert await program.get_readiness() == 503
+            async with program.http.get("/v1/models") as refused:
+                assert refused.status == 503
+            assert parse_events(await running.text())[-1] == "[DONE]"
+        assert await asyncio.wait_for(program.process.wait(), READY_S) == 0
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+async def test_p45_a_second_signal_ends_the_calls_at_once(
+    own_home: Path, second: signal.Signals
+) -> None:
+    # The limit is longer than the time-out of the test.
+    async with (
+        FakeService(Stall("A word")) as upstream,
+        start(own_home, upstream.base_url, "--drain", "3600") as program,
+    ):
+        async with program.stream() as running:
+            program.process.send_signal(signal.SIGTERM)
+            assert (await program.read_line()).startswith("Stopping")
+            program.process.send_signal(second)
+            assert parse_events(await running.text())[-1]["error"]["code"] == "shutting_down"
+        assert await asyncio.wait_for(program.process.wait(), READY_S) == 0
+
+
+async def test_p45_the_limit_of_the_drain_ends_the_calls(own_home: Path) -> None:
+    async with (
+        FakeService(Stall("A word")) as upstream,
+        start(own_home, upstream.base_url, "--drain", "0.5") as program,
+    ):
+        async with program.stream() as running:
+            program.process.send_signal(signal.SIGTERM)
+            assert parse_events(await running.text())[-1]["error"]["code"] == "shutting_down"
+        assert await asyncio.wait_for(program.process.wait(), READY_S) == 0
+
+
+async def test_sighup_cuts_no_stream(own_home: Path, engine: Endpoint) -> None:
+    async with (
+        start(own_home, engine.base_url) as program,
+        program.stream(**make_body("say-slowly"), max_tokens=60) as running,
+    ):
+        for _ in range(2):
+            program.process.send_signal(signal.SIGHUP)
+            assert await program.read_line() == "Reloaded keys and TLS files.\n"
+        assert parse_events(await running.text())[-1] == "[DONE]"
+
+
+@pytest.mark.parametrize("action", ["revoke", "remove"])
+async def test_a_key_that_another_process_ends_ends_its_streams(
+    own_home: Path, action: str
+) -> None:
+    async with (
+        FakeService(Stall("A word")) as upstream,
+        start(own_home, upstream.base_url) as program,
+        program.stream() as running,
+    ):
+        await asyncio.to_thread(run, "keys", action, "a", home=own_home)
+        assert parse_events(await running.text())[-1]["error"]["code"] == "invalid_api_key"
+        assert (await call(program.http, make_body("say-hello")))[0] == 401
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs prlimit")
+async def test_a_full_disk_does_not_stop_serving(own_home: Path) -> None:
+    import resource  # noqa: PLC0415 - POSIX only
+
+    async with FakeService() as upstream, start(own_home, upstream.base_url) as program:
+        body = make_body("say-hello", "fake")
+        assert (await call(program.http, body))[0] == 200
+        await program.wait_for_readiness(200)
+        before = resource.prlimit(program.process.pid, resource.RLIMIT_FSIZE)
+        # No file of the process may grow, or be written beyond its first byte.
+        resource.prlimit(program.process.pid, resource.RLIMIT_FSIZE, (1, before[1]))
+        assert (await call(program.http, body))[0] == 200
+        await program.wait_for_readiness(503)
+        assert (await call(program.http, body))[0] == 200
+        resource.prlimit(program.process.pid, resource.RLIMIT_FSIZE, before)
+        await program.wait_for_readiness(200)
+
+
+async def test_p42_health_needs_neither_key_nor_service(own_home: Path) -> None:
+    async with FakeService(Stall()) as upstream:
+        base_url = upstream.base_url
+    async with start(own_home, base_url) as program:  # the service is down
+        for path in ("/healthz", "/readyz"):
+            async with program.http.get(path, headers={"Authorization": "Bearer no"}) as response:
+                assert response.status == 200
