@@ -18,6 +18,7 @@ from foundry_api.gateway.call_headers import (
     read_retry_count,
 )
 from foundry_api.gateway.errors import RequestError, make_error_body
+from foundry_api.gateway.json_body import decode_json
 from foundry_api.types.checks import ReadTimeouts
 
 if TYPE_CHECKING:
@@ -247,16 +248,10 @@ class Exchange:
                 "The body must be JSON: send Content-Type: application/json.",
             )
         body = await self.read_body()
-        value = decode_json(body, kind)
-        self._count_ignored_members(body, kind)
-        return value
-
-    def _count_ignored_members(self, body: bytes, kind: type) -> None:
-        # Only names are decoded: a raw value is skipped, not built.
-        names = msgspec.json.decode(body, type=dict[str, msgspec.Raw]).keys()
-        known: tuple[str, ...] = getattr(kind, "__struct_encode_fields__", ())
-        if ignored := len(names - set(known)):
+        value, ignored = decode_json(body, kind)
+        if ignored:
             self.context.ignored_members[self.route] += ignored
+        return value
 
     def require_model(self, name: str | None) -> str:
         """Return the model of a request, or the default one.
@@ -315,31 +310,6 @@ class Exchange:
 class _EventStream(web.StreamResponse):
     # The head is sent with the first event, not alone: it is prepared when there is one.
     _send_headers_immediately = False
-
-
-def decode_json(body: bytes, kind: type[_T]) -> _T:
-    """Decode JSON of a type from outside; see `Exchange.read_json`."""
-    try:
-        body.decode()  # msgspec does not check the members that it skips
-        return msgspec.json.decode(body, type=kind)
-    except msgspec.ValidationError as error:
-        raise _make_type_error(str(error)) from None
-    except RecursionError:
-        raise RequestError(400, "invalid_json", "The body is nested too deeply.") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise RequestError(400, "invalid_json", f"The body is not valid JSON: {error}.") from None
-
-
-def _make_type_error(message: str) -> RequestError:
-    """Turn msgspec's message, such as "Expected `str`, got `int` - at `$.model`", into ours."""
-    text, _, place = message.partition(" - at `$")
-    path = place.rstrip("`").lstrip(".")
-    if not path and text.startswith("Object missing required field `"):
-        path = text.partition("`")[2].rstrip("`")
-        return RequestError(400, "missing_required_parameter", f"{path} is missing.", param=path)
-    if not path:
-        return RequestError(400, "invalid_type", f"The body has the wrong type: {text}.")
-    return RequestError(400, "invalid_type", f"{path}: {text}.", param=path)
 
 
 def make_too_large(limit: int) -> RequestError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import msgspec
 
@@ -89,6 +89,8 @@ class OutputConfig(msgspec.Struct):
 
 class CountBody(msgspec.Struct, kw_only=True):
     """The JSON body of `POST /v1/messages/count_tokens`."""
+
+    LONGEST_LISTS: ClassVar = {"messages": MAX_MESSAGES}
 
     messages: list[MessageBody]
     model: str | None = None

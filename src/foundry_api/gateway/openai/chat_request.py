@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
@@ -114,6 +114,8 @@ class ChatBody(CompletionsBody, kw_only=True):
         prediction: Refused: the engine takes none.
         web_search_options: Refused: the engine cannot search the web.
     """
+
+    LONGEST_LISTS: ClassVar = {"messages": MAX_MESSAGES}
 
     messages: Annotated[
         list[MessageBody], Meta(extra_json_schema={"minItems": 1, "maxItems": MAX_MESSAGES})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import msgspec
 
@@ -95,6 +95,8 @@ class ResponseBody(SamplingBody, kw_only=True):
         conversation: Refused: the gateway stores responses, no conversations.
         prompt: Refused: the gateway stores no prompts.
     """
+
+    LONGEST_LISTS: ClassVar = {"input": MAX_ITEMS}
 
     input: str | list[Item]
     instructions: str | None = None

@@ -1,0 +1,91 @@
+"""Decodes the JSON bodies of requests: types, unknown members, and lists that are too long."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+
+from foundry_api.gateway.errors import RequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["decode_json"]
+
+# The shortest message, with its comma, has more bytes than this.
+MIN_ITEM_BYTES = 8
+
+_T = TypeVar("_T")
+
+_scan = json.JSONDecoder().raw_decode
+_GAP = re.compile(r"[ \t\r\n]*,?[ \t\r\n]*")
+
+
+def decode_json(body: bytes, kind: type[_T]) -> tuple[_T, int]:
+    """Decode JSON of a type; return the value and the number of members that the type lacks.
+
+    A class variable `LONGEST_LISTS` of the type names lists of objects, and how many each may have.
+
+    Raises:
+        RequestError: The body is not JSON, a member has another type, or a list is too long;
+            `param` is its path.
+    """
+    try:
+        body.decode()  # msgspec does not check the members that it skips
+        # Only names are decoded: a raw value is skipped, not built.
+        members = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+        longest: Mapping[str, int] = getattr(kind, "LONGEST_LISTS", {})
+        for name, limit in longest.items():
+            if name in members and _is_longer(members[name], limit):
+                message = f"{name} has more than {limit} items, the limit of this gateway."
+                raise RequestError(400, "invalid_value", message, param=name)
+        value = msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        raise _make_type_error(str(error)) from None
+    except RecursionError:
+        raise RequestError(400, "invalid_json", "The body is nested too deeply.") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise RequestError(400, "invalid_json", f"The body is not valid JSON: {error}.") from None
+    known: tuple[str, ...] = getattr(kind, "__struct_encode_fields__", ())
+    return value, len(members.keys() - set(known))
+
+
+def _is_longer(raw: msgspec.Raw, limit: int) -> bool:
+    """Return whether an array has more objects than a limit, without building all of them.
+
+    Building 100,000 messages, only to refuse them, would hold up every other call.
+    """
+    data = memoryview(raw)
+    if len(data) < limit * MIN_ITEM_BYTES or data[0] != ord("["):
+        return False
+    content = bytes(data)
+    if content.count(b"{") <= limit:  # nearly every long conversation ends here
+        return False
+    text = content.decode()
+    position = 1
+    try:
+        for _ in range(limit):
+            position = _scan(text, _skip_gap(text, position))[1]
+        return text[_skip_gap(text, position)] != "]"
+    except (ValueError, RecursionError):  # the end of the array, or JSON that is refused later
+        return False
+
+
+def _skip_gap(text: str, position: int) -> int:
+    match = _GAP.match(text, position)
+    return position if match is None else match.end()
+
+
+def _make_type_error(message: str) -> RequestError:
+    """Turn msgspec's message, such as "Expected `str`, got `int` - at `$.model`", into ours."""
+    text, _, place = message.partition(" - at `$")
+    path = place.rstrip("`").lstrip(".")
+    if not path and text.startswith("Object missing required field `"):
+        path = text.partition("`")[2].rstrip("`")
+        return RequestError(400, "missing_required_parameter", f"{path} is missing.", param=path)
+    if not path:
+        return RequestError(400, "invalid_type", f"The body has the wrong type: {text}.")
+    return RequestError(400, "invalid_type", f"{path}: {text}.", param=path)

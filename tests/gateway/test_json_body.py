@@ -1,0 +1,72 @@
+"""The bodies of requests: lists that are too long, and members that nobody knows."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+import pytest
+
+from foundry_api.gateway.anthropic.request import MessagesBody
+from foundry_api.gateway.errors import RequestError
+from foundry_api.gateway.json_body import decode_json
+from foundry_api.gateway.openai.chat_request import MAX_MESSAGES, ChatBody
+from foundry_api.gateway.openai.responses_request import ResponseBody
+
+MESSAGE = {"role": "user", "content": 'a "{" in a text'}
+
+
+def make_body(count: int, member: str = "messages", gap: str = "") -> bytes:
+    items = f"{gap},{gap}".join([json.dumps(MESSAGE)] * count)
+    return f'{{"model":"m","max_tokens":9,"{member}":[{gap}{items}{gap}]}}'.encode()
+
+
+@pytest.mark.parametrize("gap", ["", " \n\t\r"])
+@pytest.mark.parametrize(
+    ("kind", "member"),
+    [(ChatBody, "messages"), (MessagesBody, "messages"), (ResponseBody, "input")],
+)
+def test_p48_more_messages_than_may_be_are_refused_before_they_are_built(
+    kind: type[msgspec.Struct], member: str, gap: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value, _ = decode_json(make_body(MAX_MESSAGES, member, gap), kind)
+    assert len(getattr(value, member)) == MAX_MESSAGES
+    built: list[object] = []
+    decode = msgspec.json.decode
+
+    def record(*arguments: object, type: object) -> object:  # noqa: A002 - msgspec's name
+        built.append(type)
+        return decode(*arguments, type=type)
+
+    monkeypatch.setattr(msgspec.json, "decode", record)
+    with pytest.raises(RequestError) as caught:
+        decode_json(make_body(MAX_MESSAGES + 1, member, gap), kind)
+    assert (caught.value.status, caught.value.param) == (400, member)
+    assert kind not in built
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model":"m","messages":[%b]}' % b",".join([b"{" * 9] * 5000),  # not JSON
+        b'{"model":"m","messages":[%b]}' % b",".join([b'{"role":9}'] * 5000),  # a wrong type
+        b'{"model":"m","messages":[%b]}' % (b'{"x":' * 50_000),  # nested deeply
+        b'{"model":"m","messages":"%b"}' % (b"{" * 50_000),  # no list
+    ],
+)
+def test_p48_other_bodies_of_that_size_are_refused_too(body: bytes) -> None:
+    with pytest.raises(RequestError) as caught:
+        decode_json(body, ChatBody)
+    assert caught.value.status == 400
+
+
+def test_a_long_text_with_many_braces_is_no_long_list() -> None:
+    content = "{" * 100_000
+    body = msgspec.json.encode({"messages": [{"role": "user", "content": content}] * 3})
+    value, _ = decode_json(body, ChatBody)
+    assert [message.content for message in value.messages] == [content] * 3
+
+
+def test_unknown_members_are_counted() -> None:
+    body = msgspec.json.encode({"messages": [MESSAGE], "top_k": 3, "min_p": 0.1, "seed": 1})
+    assert decode_json(body, ChatBody)[1] == 2
