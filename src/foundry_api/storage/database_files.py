@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import stat
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from foundry_api.storage.private_file import REPLACE_PATIENCE_S, replace_atomica
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
 __all__ = [
@@ -94,20 +95,29 @@ def has_own_header(path: Path, file_format: FileFormat) -> bool:
     return header.startswith(MAGIC) and application_id == file_format.application_id
 
 
-def move_foreign_side_files(path: Path) -> None:
-    """Rename files that have the names of SQLite's side files, but are none."""
+def move_foreign_side_files(path: Path, lock: AbstractContextManager[object]) -> None:
+    """Rename files that have the names of SQLite's side files, but are none.
+
+    `lock` is the one under which the tables of the database are created.
+    """
     # SQLite would delete them.
     for suffix in SIDE_SUFFIXES:
         side_path = get_side_path(path, suffix)
-        if _is_side_file(side_path, suffix):
+        if not os.path.lexists(side_path):
             continue
-        number = 1
-        while os.path.lexists(
-            backup_path := side_path.with_name(f"{side_path.name}.foreign-{number}")
-        ):
-            number += 1
-        side_path.replace(backup_path)
-        log.warning("%s is not a file of SQLite; renamed it to %s", side_path, backup_path)
+        # A database has a journal only while its tables are created. SQLite on Windows cannot
+        # delete its journal while it is open here, and the creation fails.
+        with lock if suffix == "-journal" else nullcontext():
+            if not _is_side_file(side_path, suffix):
+                _rename_foreign(side_path)
+
+
+def _rename_foreign(path: Path) -> None:
+    number = 1
+    while os.path.lexists(backup_path := path.with_name(f"{path.name}.foreign-{number}")):
+        number += 1
+    path.replace(backup_path)
+    log.warning("%s is not a file of SQLite; renamed it to %s", path, backup_path)
 
 
 def make_private(path: Path) -> None:

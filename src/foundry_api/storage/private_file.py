@@ -7,9 +7,13 @@ import errno
 import os
 import secrets
 import stat
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+if sys.platform != "win32":
+    import fcntl
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,9 +27,13 @@ __all__ = [
     "replace_file",
     "resolve_link",
     "sync_directory",
+    "sync_file",
 ]
 
 PRIVATE = 0o600
+
+# macOS only
+_FULL_SYNC: int | None = None if sys.platform == "win32" else getattr(fcntl, "F_FULLFSYNC", None)
 
 REPLACE_WAIT_S = 0.01
 REPLACE_PATIENCE_S = 0.2
@@ -62,7 +70,7 @@ def replace_file(path: Path | str, content: bytes, *, durable: bool = False) -> 
             file.write(content)
             if durable:
                 file.flush()
-                os.fsync(descriptor)
+                sync_file(descriptor)
         replace_atomically(temporary, target)
         if durable:
             sync_directory(target.parent)
@@ -123,6 +131,17 @@ def sync_directory(directory: Path) -> None:
         return
     descriptor = os.open(directory, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        sync_file(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_file(descriptor: int) -> None:
+    """Return when the content of a file is on the disk."""
+    # On macOS, fsync only hands the content to the disk, which may keep it in its own cache and
+    # lose it with the power. File systems of networks have no full synchronization.
+    if _FULL_SYNC is not None:
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(descriptor, _FULL_SYNC)
+            return
+    os.fsync(descriptor)

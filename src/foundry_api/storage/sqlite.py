@@ -11,6 +11,7 @@ import sqlite3
 import stat
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from foundry_api.storage.database_files import (
     get_file_identity,
@@ -140,7 +141,7 @@ def open_database(
         try:
             if not is_known:
                 _check_file(path, file_format, timeout_s)
-            move_foreign_side_files(path)
+            move_foreign_side_files(path, lock)
             database = _connect(path, "mode=rw", timeout_s, check_same_thread=check_same_thread)
             try:
                 if is_known:  # reads from the WAL as well, before the identity is checked again
@@ -195,11 +196,25 @@ def check_not_foreign(path: Path, file_format: FileFormat, *, timeout_s: float) 
 class _Connection(sqlite3.Connection):
     """Raises DamagedFile for a damaged name in the schema, which sqlite3 cannot decode."""
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._cursors: WeakSet[sqlite3.Cursor] = WeakSet()
+
+    def close(self) -> None:
+        """Close the file, also if a query was not read to its end."""
+        # Otherwise it stays open, with its locks, as long as anything refers to the cursor, such as
+        # the traceback of the error by which the damage was found. Windows could not rename it.
+        for cursor in tuple(self._cursors):
+            cursor.close()
+        super().close()
+
     def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
         try:
-            return super().execute(sql, parameters)
+            cursor = super().execute(sql, parameters)
         except UnicodeDecodeError as error:
             raise DamagedFile("a name in its schema is not UTF-8") from error
+        self._cursors.add(cursor)
+        return cursor
 
     def executemany(self, sql: str, parameters: Iterable[Any], /) -> sqlite3.Cursor:
         try:

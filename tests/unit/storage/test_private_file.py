@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from foundry_api.monitor.store import SampleStore, read_samples
+from foundry_api.storage import private_file
 from foundry_api.storage.private_file import create_file, replace_atomically, replace_file
 
 if TYPE_CHECKING:
@@ -92,3 +93,25 @@ def test_a_file_that_is_open_is_replaced_when_it_is_closed(
     replace_atomically(draft, target, patience_s=1.0, sleep=waits.append)
     assert len(waits) == 3
     assert target.read_bytes() == b"new"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX")
+@pytest.mark.parametrize("is_supported", [True, False])
+def test_on_macos_a_durable_file_is_on_the_disk_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_supported: bool
+) -> None:
+    """There, fsync leaves it in the cache of the disk."""
+    calls: list[str] = []
+
+    def control(descriptor: int, command: int) -> None:
+        assert (os.fstat(descriptor).st_size, command) == (7, 51)
+        calls.append("fcntl")
+        if not is_supported:
+            raise OSError(45, "Operation not supported")
+
+    monkeypatch.setattr(private_file, "_FULL_SYNC", 51)
+    monkeypatch.setattr("fcntl.fcntl", control)
+    monkeypatch.setattr(os, "fsync", lambda _: calls.append("fsync"))
+    monkeypatch.setattr(private_file, "sync_directory", lambda _: None)
+    replace_file(tmp_path / "secret", b"content", durable=True)
+    assert calls == (["fcntl"] if is_supported else ["fcntl", "fsync"])

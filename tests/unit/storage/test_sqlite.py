@@ -10,6 +10,7 @@ import shutil
 import socket
 import sqlite3
 import stat
+import sys
 from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -20,10 +21,11 @@ import pytest
 
 from foundry_api import BatchStorageFailed, ConfigurationError, FoundryError, SqliteCache
 from foundry_api.batch.journal import read_statistics, read_status
+from foundry_api.core.residency.usage_db import FORMAT as USAGE_FORMAT
 from foundry_api.core.residency.usage_db import ClientProcess, DatabaseUnavailable, ModelUsageDb
 from foundry_api.monitor.store import SampleStore, read_samples
 from foundry_api.monitor.summary import summarise
-from foundry_api.storage.database_files import FileFormat, quarantine
+from foundry_api.storage.database_files import FileFormat, move_foreign_side_files, quarantine
 from foundry_api.storage.sqlite import DamagedFile, check_row, open_database
 from foundry_api.types.models import Model
 from support.journal_factories import make_answer, make_failure, make_options, open_journal
@@ -470,6 +472,19 @@ def test_an_impossible_value_is_damage(name: str, statement: str, tmp_path: Path
         kind.use(path)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists the open files by name")
+def test_a_closed_database_is_closed_although_a_query_was_not_read(tmp_path: Path) -> None:
+    """On Windows the file could not be renamed: the error that is handled refers to the query."""
+    path = USES.place(tmp_path)
+    USES.use(path)
+    database = open_database(path, USAGE_FORMAT, lock=nullcontext(), timeout_s=1.0)
+    rows = database.execute("select client from clients union all select 2")
+    assert next(rows)
+    database.close()
+    opened = [os.path.realpath(link) for link in Path("/proc/self/fd").iterdir()]
+    assert str(path.resolve()) not in opened
+
+
 def test_a_damaged_usage_database_is_quarantined(tmp_path: Path) -> None:
     path = USES.place(tmp_path)
     USES.use(path)
@@ -538,6 +553,7 @@ def test_check_row_refuses_other_types(row: tuple[object, ...] | None) -> None:
         check_row(row, int)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows renames and removes no open file")
 def test_a_file_quarantined_during_open_is_reopened(tmp_path: Path) -> None:
     """SQLite would use its WAL for the new file."""
     path = tmp_path / "a.db"
@@ -557,6 +573,25 @@ def test_a_file_quarantined_during_open_is_reopened(tmp_path: Path) -> None:
     assert len(laid_out) == 2
     with closing(sqlite3.connect(path)) as database:
         assert database.execute("select * from t").fetchall() == [(1,)]
+
+
+def test_a_journal_is_only_read_under_the_lock_of_its_writer(tmp_path: Path) -> None:
+    """SQLite on Windows cannot delete it while it is open here, and the creation fails."""
+    path = tmp_path / "a.db"
+    path.with_name("a.db-journal").write_bytes(b"a letter")
+    seen: list[str] = []
+
+    class Lock:
+        def __enter__(self) -> None:
+            seen.append("taken")
+
+        def __exit__(self, *_: object) -> None:
+            seen.append("released")
+            assert path.with_name("a.db-journal.foreign-1").exists()
+
+    move_foreign_side_files(path, Lock())
+    move_foreign_side_files(path, Lock())
+    assert seen == ["taken", "released"]
 
 
 def test_an_unfinished_checkpoint_is_not_damage(tmp_path: Path) -> None:

@@ -226,7 +226,7 @@ def test_parsing_takes_linear_time() -> None:
         return time.process_time() - started
 
     seconds(100)
-    short = min(seconds(200) for _ in range(3))
+    short = sum(seconds(200) for _ in range(10)) / 10  # the clock of Windows has steps of 16 ms
     assert seconds(2000) < 35 * short
 
 

@@ -128,6 +128,7 @@ def _open(path: Path) -> sqlite3.Connection:
     try:
         # Committed rows must survive a power failure; some builds of SQLite default to less.
         database.execute("pragma synchronous = full")
+        database.execute("pragma fullfsync = on")  # macOS: on the disk, not in its cache
     except BaseException:
         database.close()
         raise

@@ -25,7 +25,7 @@ from foundry_api.batch.journal.database import (
 from foundry_api.batch.journal.segments import iter_answers, merge_segments
 from foundry_api.batch.journal.statistics import count_results
 from foundry_api.batch.journal.types import PublishedOutput
-from foundry_api.storage.private_file import replace_atomically, sync_directory
+from foundry_api.storage.private_file import replace_atomically, sync_directory, sync_file
 from foundry_api.storage.sqlite import check_row, check_rows
 from foundry_api.types.errors import BatchMismatch, BatchStorageFailed
 from foundry_api.types.local_path import absolute_path
@@ -246,7 +246,7 @@ class Publisher:
                     (output,) = check_row(row, bytes)
                     file.write(output + b"\n")
                 file.flush()
-                os.fsync(file.fileno())
+                sync_file(file.fileno())
             self._files.replace("errors", draft)
         return count
 
@@ -282,7 +282,7 @@ def write_parquet(lines: Iterable[bytes], path: Path) -> None:
             writer.write_table(arrow.Table.from_pylist(group, schema=schema))
     # The writer has closed the file without syncing it.
     with path.open("rb+") as file:
-        os.fsync(file.fileno())
+        sync_file(file.fileno())
 
 
 def _iter_groups(lines: Iterable[bytes]) -> Iterator[list[dict[str, str | None]]]:

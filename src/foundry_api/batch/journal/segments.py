@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 from foundry_api.batch.journal.database import get_meta_as, transaction
-from foundry_api.storage.private_file import sync_directory
+from foundry_api.storage.private_file import sync_directory, sync_file
 from foundry_api.storage.sqlite import DamagedFile, check_row, check_rows
 from foundry_api.types.errors import BatchMismatch, BatchStorageFailed
 
@@ -68,7 +68,7 @@ class Segment:
         unwritten = memoryview(data)
         while unwritten:
             unwritten = unwritten[self._file.write(unwritten) :]
-        os.fsync(self._file.fileno())
+        sync_file(self._file.fileno())
         self._size += len(data)
         return locations
 
@@ -236,7 +236,7 @@ def merge_segments(database: sqlite3.Connection, store: SegmentStore) -> int:
             for line in iter_answers(database, store):
                 file.write(line)
             file.flush()
-            os.fsync(file.fileno())
+            sync_file(file.fileno())
         sync_directory(path.parent)
     except BaseException:
         # The disk may have no room for the answers twice. The old segments are still valid.

@@ -21,7 +21,7 @@ from foundry_api.batch.sources.files import (
     translate_read_errors,
 )
 from foundry_api.batch.types import STANDARD_STREAM
-from foundry_api.storage.private_file import replace_atomically
+from foundry_api.storage.private_file import replace_atomically, sync_file
 from foundry_api.types.errors import BatchInputInvalid, BatchMismatch, BatchStorageFailed
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ def _copy(file: BinaryIO, spool: Path, copy_mode: CopyMode, name: str) -> None:
             while block := _read(file, name):
                 copy.write(block)
             copy.flush()
-            os.fsync(copy.fileno())
+            sync_file(copy.fileno())
         if copy_mode == "verify" and spool.exists() and not _has_same_content(draft, spool):
             raise BatchMismatch(f"{name} is not what this batch was started with")
         replace_atomically(draft, spool)

@@ -243,6 +243,7 @@ class KeyDatabase:
         )
         # A revocation survives a loss of power.
         db.execute("pragma synchronous = full")
+        db.execute("pragma fullfsync = on")  # macOS: on the disk, not in its cache
         return db
 
     @contextmanager

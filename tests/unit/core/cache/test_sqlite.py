@@ -251,7 +251,9 @@ async def test_file_damaged_while_open_is_set_aside(caches: Caches) -> None:
     for cache in (a, b):
         for number in range(40):
             await cache.get(str(number))
-        assert await put(cache)
+        # Windows does not rename the file while the second one has it open.
+        assert await put(cache) or (os.name == "nt" and cache is a)
+    assert await put(a)
     assert await a.get("k") == await b.get("k") == ANSWER
     assert len(caches.troubles) == 1  # the second one saw that there is a new file
 
@@ -383,6 +385,7 @@ async def test_database_of_another_program_is_left_unchanged(
         await cache.stats()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows renames and removes no open file")
 async def test_removed_or_replaced_file_is_created_again(caches: Caches) -> None:
     a = caches.one()
     await put(a)

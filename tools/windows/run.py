@@ -1,0 +1,201 @@
+"""Run the tests on Windows' Python: `python3 dev.py test --windows [ARGUMENT ...]`.
+
+The arguments are those of pytest; files and directories among them say which tests run, instead of
+all. The test files are divided into groups. Each worker has a Windows of its own, and runs one
+group after another, so that a program that takes its Windows down ends one group only. The summary
+is in `.windows/summary.txt`, and the output of each group in `.windows/groups/`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+import xml.etree.ElementTree as ET
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from environment import CHECKOUT, DIRECTORY, PYTHON, Prefix, SetupError, prepare, say
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+    from types import FrameType
+
+TESTS = ("tests/unit", "tests/faults", "tests/service", "tests/conformance", "tests/gateway")
+GROUP_FILES = 12
+GROUP_TIMEOUT_S = 1800.0
+WORKERS = "FOUNDRY_WINDOWS_WORKERS"
+MAX_WORKERS = 4
+
+RESULTS = DIRECTORY / "groups"
+SUMMARY = DIRECTORY / "summary.txt"
+OUTCOMES = ("passed", "failed", "skipped")
+
+
+@dataclass(slots=True)
+class GroupResult:
+    """The outcome of one group."""
+
+    name: str
+    seconds: float
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OUTCOMES, 0))
+    failed: list[str] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    problem: str = ""
+
+
+def main(arguments: Sequence[str]) -> int:
+    options, groups = split_arguments(arguments)
+    try:
+        prefix = prepare()
+    except SetupError as error:
+        say(f"\ndev.py: {error}")
+        return 1
+    shutil.rmtree(RESULTS, ignore_errors=True)
+    RESULTS.mkdir()
+    workers = min(len(groups), int(os.environ.get(WORKERS, min(os.cpu_count() or 1, MAX_WORKERS))))
+    runner = Runner(prefix, options, workers)
+    signal.signal(signal.SIGTERM, runner.interrupt)
+    try:
+        results = runner.run(groups)
+    except KeyboardInterrupt:
+        say("\ndev.py: interrupted")
+        return 130
+    finally:
+        runner.end()
+    text = summarize(results)
+    SUMMARY.write_text(text, encoding="utf-8")
+    print(text, end="")
+    return 0 if all(not r.failed and not r.problem for r in results) else 1
+
+
+def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """Return the options of pytest, and the groups of tests to run."""
+    chosen = [word for word in arguments if (CHECKOUT / word.partition("::")[0]).exists()]
+    options = [word for word in arguments if word not in chosen]
+    top = sorted(f"tests/{path.name}" for path in (CHECKOUT / "tests").glob("test_*.py"))
+    groups: list[list[str]] = []
+    for word in chosen or (*TESTS, *top):
+        path = CHECKOUT / word
+        if not path.is_dir():
+            # Single files and tests share a group, if they follow each other.
+            if groups and len(groups[-1]) < GROUP_FILES and groups[-1][0].count("/") == 1:
+                groups[-1].append(word)
+            else:
+                groups.append([word])
+            continue
+        files = sorted(file.relative_to(CHECKOUT).as_posix() for file in path.rglob("test_*.py"))
+        groups += [files[at : at + GROUP_FILES] for at in range(0, len(files), GROUP_FILES)]
+    return options, groups
+
+
+class Runner:
+    """Runs groups of tests, each worker in a Windows of its own."""
+
+    def __init__(self, prefix: Prefix, options: Sequence[str], workers: int) -> None:
+        self._base = prefix
+        self._options = list(options)
+        self._workers = workers
+        self._free: list[Prefix] = []
+        self._all: list[Prefix] = []
+        self._lock = threading.Lock()
+
+    def run(self, groups: Sequence[Sequence[str]]) -> list[GroupResult]:
+        """Run all groups, and return their results in their order."""
+        with ThreadPoolExecutor(self._workers) as pool:
+            futures = [
+                pool.submit(self._run_group, f"{number:02}", group)
+                for number, group in enumerate(groups, 1)
+            ]
+            try:
+                return [future.result() for future in futures]
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                self.end()
+                raise
+
+    def interrupt(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        raise KeyboardInterrupt
+
+    def end(self) -> None:
+        """End every program that was started, and remove the copies of Windows."""
+        with self._lock:
+            prefixes, self._all = self._all, []
+        for prefix in prefixes:
+            prefix.end()
+            shutil.rmtree(prefix.path, ignore_errors=True)
+
+    def _take(self) -> Prefix:
+        with self._lock:
+            if self._free:
+                return self._free.pop()
+            number = len(self._all) + 1
+            prefix = Prefix(DIRECTORY / f"worker-{number}")
+            self._all.append(prefix)
+        return self._base.copy_to(prefix.path)
+
+    def _run_group(self, name: str, group: Sequence[str]) -> GroupResult:
+        prefix = self._take()
+        began_at = time.monotonic()
+        report = prefix.disk / f"group-{name}.xml"
+        words = (
+            *("-m", "pytest", "-p", "skips", "-p", "no:cacheprovider", "-q", "-rfE", "--tb=short"),
+            *(f"--junitxml=C:\\{report.name}", f"--basetemp=C:\\t{name}", *self._options, *group),
+        )
+        done = prefix.execute((PYTHON, *words), GROUP_TIMEOUT_S, ends=True)
+        (RESULTS / f"{name}.txt").write_bytes(done.output)
+        result = GroupResult(name, time.monotonic() - began_at)
+        if done.returncode is None:
+            result.problem = f"not over after {GROUP_TIMEOUT_S:g} s"
+        elif report.exists():
+            read_report(report, result)
+        else:
+            result.problem = f"pytest ended with {done.returncode}, without a report"
+        shutil.rmtree(prefix.disk / f"t{name}", ignore_errors=True)
+        counts = ", ".join(f"{count} {outcome}" for outcome, count in result.counts.items())
+        say(f"  group {name} ({group[0]} …): {counts}, {result.seconds:.0f} s {result.problem}")
+        with self._lock:
+            self._free.append(prefix)
+        return result
+
+
+def read_report(path: Path, result: GroupResult) -> None:
+    """Read pytest's report in JUnit's format."""
+    for case in ET.parse(path).getroot().iter("testcase"):  # noqa: S314 - written by our own pytest
+        name = f"{case.get('classname', '')}::{case.get('name', '')}"
+        skip = case.find("skipped")
+        if case.find("failure") is not None or case.find("error") is not None:
+            result.counts["failed"] += 1
+            result.failed.append(name)
+        elif skip is not None:
+            result.counts["skipped"] += 1
+            result.skipped.append((name, skip.get("message", "")))
+        else:
+            result.counts["passed"] += 1
+
+
+def summarize(results: Iterable[GroupResult]) -> str:
+    """Return the counts of all groups, the failures, and the reasons of the skips."""
+    results = list(results)
+    total = {name: sum(result.counts[name] for result in results) for name in OUTCOMES}
+    lines = [", ".join(f"{count} {name}" for name, count in total.items()) + " on Windows' Python"]
+    lines += [
+        f"group {r.name}: {r.problem} (.windows/groups/{r.name}.txt)" for r in results if r.problem
+    ]
+    lines += [f"FAILED {name} (.windows/groups/{r.name}.txt)" for r in results for name in r.failed]
+    reasons: dict[str, int] = {}
+    for result in results:
+        for _, reason in result.skipped:
+            reasons[reason] = reasons.get(reason, 0) + 1
+    lines += [f"skipped {count}: {reason}" for reason, count in sorted(reasons.items())]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
