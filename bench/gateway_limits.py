@@ -1,4 +1,4 @@
-"""Fairness between keys, and the memory of waiting calls and running streams.
+"""Fairness between keys, the memory of waiting calls and running streams, and health meanwhile.
 
 python3 dev.py bench gateway_limits
 """
@@ -22,10 +22,12 @@ from foundry_api import FoundryAPIClient
 from foundry_api.gateway.config import GatewayConfig
 from foundry_api.gateway.gateway import Gateway
 from foundry_api.gateway.keys.database import KeyDatabase
-from foundry_api.gateway.keys.types import NewKey
+from foundry_api.gateway.keys.types import NewKey, Scope
 from foundry_api.resilience.limiter import LimiterSettings
 
 CONNECTIONS = 1_000
+# Calls that wait while the gateway is asked for its health, and how often it is asked.
+WAITING, HEALTH_CHECKS = 10_000, 200
 FAIR_CALLS, MANY, SLOTS = 60, 64, 2
 
 
@@ -33,9 +35,13 @@ async def serve(upstream: str, slots: int) -> None:
     """Serve two keys; print the address and their tokens."""
     with tempfile.TemporaryDirectory() as directory:
         database = KeyDatabase(Path(directory))
-        tokens = [database.create(NewKey(name=name))[1] for name in ("one", "many")]
+        scopes: frozenset[Scope] = frozenset({"inference", "metrics"})
+        tokens = [database.create(NewKey(name=name, scopes=scopes))[1] for name in ("one", "many")]
         config = GatewayConfig(
-            port=0, queue_per_slot=CONNECTIONS * 2, max_connections_per_address=CONNECTIONS * 4
+            port=0,
+            queue_per_slot=WAITING * 2,
+            max_connections=WAITING * 2,
+            max_connections_per_address=WAITING * 2,
         )
         limiter = LimiterSettings(concurrency=slots)
         async with (
@@ -78,6 +84,34 @@ async def measure_memory(url: str, token: str, pid: int) -> float:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
     return (after - before) / CONNECTIONS / 1024
+
+
+async def measure_health(url: str, token: str) -> dict[str, float]:
+    """Ask for the gateway's health while calls wait for its only slot."""
+    async with open_session(url, token) as session, open_session(url, token) as health:
+        tasks = [asyncio.ensure_future(call(session, "slow")) for _ in range(WAITING)]
+        waiting = 0
+        while waiting < WAITING - 2:  # one runs, and one waits in the client of the gateway
+            await asyncio.sleep(1)
+            async with health.get("/metrics") as response:
+                text = await response.text()
+            waiting = int(text.partition("\nfoundry_gateway_waiting{} ")[2].partition("\n")[0])
+        figures: dict[str, float] = {}
+        for path in ("/healthz", "/readyz"):
+            durations_s: list[float] = []
+            for _ in range(HEALTH_CHECKS):
+                started_at = time.perf_counter()
+                async with health.get(path) as response:
+                    await response.read()
+                durations_s.append(time.perf_counter() - started_at)
+            rank = round(HEALTH_CHECKS * 0.99) - 1
+            figures[f"ms of {path} while {WAITING} calls wait, p99"] = (
+                sorted(durations_s)[rank] * 1000
+            )
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return figures
 
 
 async def measure_fairness(url: str, one: str, many: str) -> dict[str, float]:
@@ -133,6 +167,8 @@ def main() -> None:
         for name, slots in (("waiting call", 1), ("running stream", CONNECTIONS)):
             (url, one, _), pid = start(slots)
             figures[f"KiB of a {name}"] = asyncio.run(measure_memory(url, one, pid))
+        (url, one, _), _ = start(1)
+        figures |= asyncio.run(measure_health(url, one))
     save_figures("gateway_limits", figures)
 
 

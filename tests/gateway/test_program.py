@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from foundry_api.gateway.keys.types import Limit, NewKey
 from foundry_api.testing import FakeService, Stall
 from gateway.serving import CHAT, call, make_body
 from gateway.shapes import parse_events
-from support.cli_program import make_command, make_environment, run
+from support.cli_program import SOURCE, make_command, make_environment, run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -169,6 +170,32 @@ async def test_a_full_disk_does_not_stop_serving(own_home: Path) -> None:
         assert (await call(program.http, body))[0] == 200
         resource.prlimit(program.process.pid, resource.RLIMIT_FSIZE, before)
         await program.wait_for_readiness(200)
+
+
+UVLOOP = """
+import asyncio
+
+def new_event_loop():
+    print("the loop of uvloop", flush=True)
+    return asyncio.new_event_loop()
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "lines"),
+    [
+        (UVLOOP, ["the loop of uvloop", "The configuration is valid."]),
+        ("raise ImportError", ["The configuration is valid."]),
+    ],
+    ids=["installed", "absent"],
+)
+def test_uvloop_is_used_where_it_is_installed(
+    own_home: Path, tmp_path: Path, source: str, lines: list[str]
+) -> None:
+    (tmp_path / "uvloop.py").write_text(source, encoding="utf-8")
+    path = os.pathsep.join([SOURCE, str(tmp_path)])
+    done = run("serve", "--check", home=own_home, PYTHONPATH=path)
+    assert done.stdout.splitlines() == lines
 
 
 async def test_p42_health_needs_neither_key_nor_service(own_home: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from foundry_api.storage.paths import Paths
 from foundry_api.types.errors import FoundryError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
     from foundry_api.gateway.config import GatewayConfig
 
@@ -94,10 +95,21 @@ def command(
     client = FoundryAPIClient(settings=settings)
     gateway = Gateway(config, client, directory)
     try:
-        asyncio.run(_check(gateway, client) if check else _serve(gateway, client, config))
+        with asyncio.Runner(loop_factory=_find_loop_factory()) as runner:
+            runner.run(_check(gateway, client) if check else _serve(gateway, client, config))
     except UnsafeAddress as error:
         print_error(error)
         click.get_current_context().exit(EXIT_UNSAFE)
+
+
+def _find_loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return uvloop's event loop where it is installed; None for that of asyncio."""
+    try:
+        uvloop = importlib.import_module("uvloop")
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
 
 
 async def _check(gateway: Gateway, client: FoundryAPIClient) -> None:
