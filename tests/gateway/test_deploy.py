@@ -1,0 +1,95 @@
+"""The files in `deploy/`: they must fit the command line and the settings."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import pytest
+
+from foundry_api.cli.serve import EXIT_UNSAFE, command
+from foundry_api.gateway.config import PREFIX, GatewayConfig, load_config
+from gateway.tls import make_certificate
+from support.cli_program import run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+UNIT = (DEPLOY / "foundry-api.service").read_text(encoding="utf-8")
+CONTAINER = (DEPLOY / "Containerfile").read_text(encoding="utf-8")
+
+
+def get(name: str) -> str:
+    """Return the value of a name in the unit."""
+    [value] = re.findall(rf"^{name}=(.*)$", UNIT, re.MULTILINE)
+    return str(value)
+
+
+def find_commands(text: str) -> Iterator[list[str]]:
+    """Return the arguments of each `foundry-api serve` in a text."""
+    for line in text.replace("\\\n", " ").splitlines():
+        _, found, arguments = line.partition("foundry-api serve")
+        if found:
+            yield shlex.split(arguments.replace("#", ""))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [*find_commands(UNIT), *find_commands(CONTAINER.replace("\n#", "\n"))],
+    ids=" ".join,
+)
+def test_the_command_line_has_these_flags(arguments: list[str]) -> None:
+    context = command.make_context("serve", list(arguments))
+    assert isinstance(context, click.Context)
+
+
+def test_the_unit_gives_running_calls_their_time() -> None:
+    assert get("KillMode") == "mixed"  # the engine lives until they have ended
+    assert int(get("TimeoutStopSec")) > GatewayConfig().drain_s
+    assert get("ExecReload") == "/bin/kill -HUP $MAINPID"
+    assert str(EXIT_UNSAFE) in get("RestartPreventExitStatus").split()
+    assert int(get("LimitNOFILE")) > 2 * GatewayConfig().max_connections
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd")
+def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
+    path = tmp_path / "foundry-api.service"
+    unit = UNIT.replace("/opt/foundry-api/bin/foundry-api", sys.executable)
+    path.write_text(unit, encoding="utf-8")
+    program = ["systemd-analyze", "verify", "--man=no", str(path)]
+    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    ours = [line for line in done.stderr.splitlines() if "foundry-api" in line]
+    assert (done.returncode, ours) == (0, [])  # an unknown name is only a message
+
+
+def test_the_container_runs_without_root() -> None:
+    lines = [line for line in CONTAINER.splitlines() if line and not line.startswith("#")]
+    users = [line.split()[1] for line in lines if line.startswith("USER ")]
+    assert users == ["10001:10001"]
+    names = [line.split()[0] for line in lines if not line.startswith(" ")]
+    assert names.index("USER") < names.index("ENTRYPOINT")
+    assert "--read-only" in CONTAINER
+
+
+def test_the_variables_of_the_container_are_settings() -> None:
+    names = re.findall(rf"{PREFIX}(\w+)=", CONTAINER)
+    assert names
+    assert set(names) <= {name.upper() for name in GatewayConfig.__struct_fields__}
+
+
+def test_the_example_of_the_settings_is_valid(own_home: Path, tmp_path: Path) -> None:
+    assert load_config(DEPLOY / "gateway.toml", {}, {}).uses_tls
+    certificate, key = make_certificate(tmp_path)
+    flags = ("--tls-cert", str(certificate), "--tls-key", str(key))
+    arguments = ("serve", "--config", str(DEPLOY / "gateway.toml"), *flags, "--check")
+    refused = run(*arguments, home=own_home)
+    assert refused.returncode == EXIT_UNSAFE  # there are no keys yet
+    run("keys", "create", "--name", "my-app", home=own_home)
+    assert run(*arguments, home=own_home).stdout == "The configuration is valid.\n"
