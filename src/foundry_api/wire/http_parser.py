@@ -74,6 +74,7 @@ class ResponseParser:
         self._rest = bytearray()  # received and not parsed yet
         self._searched = 0  # bytes of it without a line feed
         self._parse = self._parse_status_line
+        self._end_fields = self._end_head  # what the empty line after the fields ends
         self._has_begun = False
         self._status = 0
         self._keep_alive = True
@@ -114,7 +115,7 @@ class ResponseParser:
         self._status = int(match[2])
         self._keep_alive = match[1] == b"1.1"
         self._is_chunked, self._length = False, None
-        self._parse = self._parse_field
+        self._parse, self._end_fields = self._parse_field, self._end_head
         return True
 
     def _parse_field(self) -> bool:
@@ -124,7 +125,7 @@ class ResponseParser:
         if field := line.removesuffix(b"\r"):
             self._add_field(field)
         else:
-            self._end_head()
+            self._end_fields()
         return True
 
     def _add_field(self, field: bytes) -> None:
@@ -184,7 +185,10 @@ class ResponseParser:
         if size > _MAX_SIZE:
             raise HttpParserError("invalid chunk size")
         self._left = size
-        self._parse = self._parse_chunk_data if size else self._parse_trailer
+        if size:
+            self._parse = self._parse_chunk_data
+        else:  # trailers
+            self._parse, self._end_fields = self._parse_field, self._end_message
         return True
 
     def _parse_chunk_data(self) -> bool:
@@ -201,16 +205,6 @@ class ResponseParser:
             return False
         del self._rest[:2]
         self._parse = self._parse_chunk_size
-        return True
-
-    def _parse_trailer(self) -> bool:
-        line = self._take_line()
-        if line is None:
-            return False
-        if field := line.removesuffix(b"\r"):
-            self._add_field(field)
-        else:
-            self._end_message()
         return True
 
     def _parse_nothing(self) -> bool:
