@@ -139,6 +139,25 @@ async def test_calls_are_served_while_the_file_is_locked(tmp_path: Path) -> None
         assert read_used(tmp_path / "usage.db")["requests/h"] == 2
 
 
+async def test_calls_are_served_while_the_keys_cannot_be_read(tmp_path: Path) -> None:
+    async with (
+        FakeService() as upstream,
+        serve(tmp_path, upstream.base_url, KEY) as served,
+    ):
+        context = served.gateway.context
+        path = tmp_path / "keys.db"
+        path.rename(tmp_path / "away.db")
+        await served.wait_until(lambda: context.keyring.problem is not None)
+        assert (await call(served.http, HELLO))[0] == 200
+        async with served.http.get("/readyz") as response:
+            assert response.status == 503
+        (tmp_path / "away.db").rename(path)
+        await served.wait_until(lambda: context.keyring.problem is None)
+        KeyDatabase(tmp_path).revoke("a")
+        await served.wait_until(lambda: context.keyring.keys[0].get_state(0) != "active")
+        assert (await call(served.http, HELLO))[0] == 401
+
+
 async def test_a_file_that_was_deleted_is_written_again(tmp_path: Path) -> None:
     async with (
         FakeService() as upstream,

@@ -23,12 +23,14 @@ from openai import APIError, AsyncOpenAI
 from foundry_api.engine import shared
 from foundry_api.engine.handshake import ModelSource
 from foundry_api.engine.process import HostOptions
+from foundry_api.gateway.errors import translate_error
 from foundry_api.gateway.keys.types import Limit, NewKey
 from foundry_api.gateway.limits.admission import Work
 from foundry_api.gateway.routes import ROUTES
 from foundry_api.storage.lock import FileLock
 from foundry_api.storage.paths import Paths
 from foundry_api.testing import Disconnect, FakeService, Reply, Stall
+from foundry_api.types.errors import ServiceStartFailed
 from gateway.serving import CHAT, call, make_body, serve
 from gateway.shapes import parse_events
 from support.scripted_model import build
@@ -74,6 +76,13 @@ async def test_p24_no_route_takes_a_path_or_a_model_file(
     async with http.get("/api/models") as response:
         after = await response.json()
     assert {model["id"] for model in after["models"]} == {model["id"] for model in before["models"]}
+
+
+def test_p24_an_engine_that_does_not_start_names_no_path() -> None:
+    error = ServiceStartFailed("Permission denied: '/opt/x/bin/python'", log_path="/var/x/host.log")
+    refusal = translate_error(error)
+    assert (refusal.status, refusal.code) == (503, "upstream_unavailable")
+    assert "/" not in refusal.message
 
 
 @pytest.fixture

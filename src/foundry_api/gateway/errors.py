@@ -30,6 +30,7 @@ from foundry_api.types.errors import (
     ResponseNotFound,
     ServiceError,
     ServiceOverloaded,
+    ServiceStartFailed,
     StructuredOutputError,
     ToolCallError,
     UnsupportedFeature,
@@ -219,6 +220,8 @@ def make_model_not_found(name: str) -> RequestError:
 
 
 def _describe(error: FoundryError) -> str:
+    if isinstance(error, ServiceStartFailed):  # its message has paths of this machine
+        return "The model service cannot be started; the log of the gateway says why."
     message = error.message
     if error.service:
         message = message.replace(error.service, "the model service")
