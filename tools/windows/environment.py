@@ -24,7 +24,7 @@ from packaging.markers import Environment, default_environment
 from packaging.requirements import Requirement
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 __all__ = ["CHECKOUT", "DIRECTORY", "PYTHON", "Prefix", "SetupError", "prepare", "say"]
 
@@ -110,7 +110,14 @@ class Prefix:
             "PYTHONUTF8": "1",
         }
 
-    def execute(self, words: Sequence[str], timeout_s: float, *, ends: bool) -> Execution:
+    def execute(
+        self,
+        words: Sequence[str],
+        timeout_s: float,
+        *,
+        ends: bool,
+        environ: Mapping[str, str] | None = None,
+    ) -> Execution:
         """Run a program of Windows until it exits, or for `timeout_s` seconds.
 
         With `ends`, everything that it has left running is ended too.
@@ -120,7 +127,7 @@ class Prefix:
         process = subprocess.Popen(
             [shutil.which("wine") or "wine", *words],
             cwd=CHECKOUT,
-            env=self.environ,
+            env={**self.environ, **(environ or {})},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -181,7 +188,11 @@ def prepare() -> Prefix:
     began_at = time.monotonic()
     if prefix.path.exists():
         prefix.end()
-    shutil.rmtree(DIRECTORY, ignore_errors=True)
+    for path in DIRECTORY.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != "lock":
+            path.unlink()
     DOWNLOADS.mkdir(parents=True)
     for name, step in (
         ("Wine", _install_wine),

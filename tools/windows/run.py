@@ -8,18 +8,21 @@ is in `.windows/summary.txt`, and the output of each group in `.windows/groups/`
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
 import shutil
 import signal
 import sys
 import threading
 import time
-import xml.etree.ElementTree as ET
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from environment import CHECKOUT, DIRECTORY, PYTHON, Prefix, SetupError, prepare, say
+from skips import RECORD
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -29,9 +32,12 @@ if TYPE_CHECKING:
 TESTS = ("tests/unit", "tests/faults", "tests/service", "tests/conformance", "tests/gateway")
 GROUP_FILES = 12
 GROUP_TIMEOUT_S = 1800.0
+MAX_RUNS = 8
+NO_TESTS = 5
 WORKERS = "FOUNDRY_WINDOWS_WORKERS"
 MAX_WORKERS = 4
 
+LOCK = DIRECTORY / "lock"
 RESULTS = DIRECTORY / "groups"
 SUMMARY = DIRECTORY / "summary.txt"
 OUTCOMES = ("passed", "failed", "skipped")
@@ -42,14 +48,55 @@ class GroupResult:
     """The outcome of one group."""
 
     name: str
-    seconds: float
-    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OUTCOMES, 0))
-    failed: list[str] = field(default_factory=list)
-    skipped: list[tuple[str, str]] = field(default_factory=list)
+    seconds: float = 0.0
+    outcomes: dict[str, str] = field(default_factory=dict[str, str])
+    reasons: dict[str, str] = field(default_factory=dict[str, str])
     problem: str = ""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        found = list(self.outcomes.values())
+        return {outcome: found.count(outcome) for outcome in OUTCOMES}
+
+    @property
+    def failed(self) -> list[str]:
+        return [test for test, outcome in self.outcomes.items() if outcome == "failed"]
+
+    @property
+    def unfinished(self) -> list[str]:
+        return [test for test, outcome in self.outcomes.items() if outcome == "started"]
+
+    def read(self, record: Path) -> None:
+        """Read what the plugin wrote."""
+        lines = record.read_text(encoding="utf-8").splitlines() if record.exists() else []
+        for line in lines:
+            entry = json.loads(line)
+            self.outcomes[entry["test"]] = entry["outcome"]
+            if "reason" in entry:
+                self.reasons[entry["test"]] = entry["reason"]
+
+    def take_down(self, record: Path) -> None:
+        """Record the tests during which pytest was ended as failed."""
+        with record.open("a", encoding="utf-8") as file:
+            for test in self.unfinished:
+                file.write(json.dumps({"test": test, "outcome": "failed"}) + "\n")
+                self.outcomes[test] = "failed"
+                say(f"  group {self.name}: pytest was ended during {test}")
 
 
 def main(arguments: Sequence[str]) -> int:
+    DIRECTORY.mkdir(exist_ok=True)
+    with LOCK.open("wb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("dev.py: another run uses .windows; wait for it to end")
+            return 1
+        return run(arguments)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the tests and print the summary. Only one process at a time may do so."""
     options, groups = split_arguments(arguments)
     try:
         prefix = prepare()
@@ -104,6 +151,7 @@ class Runner:
         self._free: list[Prefix] = []
         self._all: list[Prefix] = []
         self._lock = threading.Lock()
+        self._is_stopped = False
 
     def run(self, groups: Sequence[Sequence[str]]) -> list[GroupResult]:
         """Run all groups, and return their results in their order."""
@@ -115,6 +163,7 @@ class Runner:
             try:
                 return [future.result() for future in futures]
             except BaseException:
+                self._is_stopped = True
                 pool.shutdown(wait=False, cancel_futures=True)
                 self.end()
                 raise
@@ -143,21 +192,35 @@ class Runner:
     def _run_group(self, name: str, group: Sequence[str]) -> GroupResult:
         prefix = self._take()
         began_at = time.monotonic()
-        report = prefix.disk / f"group-{name}.xml"
+        record = prefix.disk / f"group-{name}.jsonl"
         words = (
-            *("-m", "pytest", "-p", "skips", "-p", "no:cacheprovider", "-q", "-rfE", "--tb=short"),
-            *(f"--junitxml=C:\\{report.name}", f"--basetemp=C:\\t{name}", *self._options, *group),
+            *("-m", "pytest", "-p", "skips", "-p", "no:cacheprovider", "-v", "-rfE", "--tb=short"),
+            *(f"--basetemp=C:\\t{name}", *self._options, *group),
         )
-        done = prefix.execute((PYTHON, *words), GROUP_TIMEOUT_S, ends=True)
-        (RESULTS / f"{name}.txt").write_bytes(done.output)
-        result = GroupResult(name, time.monotonic() - began_at)
-        if done.returncode is None:
-            result.problem = f"not over after {GROUP_TIMEOUT_S:g} s"
-        elif report.exists():
-            read_report(report, result)
-        else:
-            result.problem = f"pytest ended with {done.returncode}, without a report"
+        result = GroupResult(name)
+        with (RESULTS / f"{name}.txt").open("wb") as output:
+            for _ in range(MAX_RUNS):
+                done = prefix.execute(
+                    (PYTHON, *words),
+                    GROUP_TIMEOUT_S,
+                    ends=True,  # and with it what a test left running
+                    environ={RECORD: f"C:\\{record.name}"},
+                )
+                output.write(done.output)
+                if self._is_stopped:
+                    break
+                result.read(record)
+                # 0: passed, 1: failed, 5: nothing is left to run. Else pytest itself was ended.
+                if done.returncode in {0, 1, NO_TESTS} and not result.unfinished:
+                    break
+                result.take_down(record)
+            else:
+                result.problem = f"was ended {MAX_RUNS} times"
+        if done.returncode not in {0, 1, NO_TESTS}:
+            result.problem = result.problem or f"pytest ended with {done.returncode}"
+        result.seconds = time.monotonic() - began_at
         shutil.rmtree(prefix.disk / f"t{name}", ignore_errors=True)
+        record.unlink(missing_ok=True)
         counts = ", ".join(f"{count} {outcome}" for outcome, count in result.counts.items())
         say(f"  group {name} ({group[0]} …): {counts}, {result.seconds:.0f} s {result.problem}")
         with self._lock:
@@ -165,34 +228,17 @@ class Runner:
         return result
 
 
-def read_report(path: Path, result: GroupResult) -> None:
-    """Read pytest's report in JUnit's format."""
-    for case in ET.parse(path).getroot().iter("testcase"):  # noqa: S314 - written by our own pytest
-        name = f"{case.get('classname', '')}::{case.get('name', '')}"
-        skip = case.find("skipped")
-        if case.find("failure") is not None or case.find("error") is not None:
-            result.counts["failed"] += 1
-            result.failed.append(name)
-        elif skip is not None:
-            result.counts["skipped"] += 1
-            result.skipped.append((name, skip.get("message", "")))
-        else:
-            result.counts["passed"] += 1
-
-
 def summarize(results: Iterable[GroupResult]) -> str:
     """Return the counts of all groups, the failures, and the reasons of the skips."""
     results = list(results)
     total = {name: sum(result.counts[name] for result in results) for name in OUTCOMES}
     lines = [", ".join(f"{count} {name}" for name, count in total.items()) + " on Windows' Python"]
-    lines += [
-        f"group {r.name}: {r.problem} (.windows/groups/{r.name}.txt)" for r in results if r.problem
-    ]
-    lines += [f"FAILED {name} (.windows/groups/{r.name}.txt)" for r in results for name in r.failed]
-    reasons: dict[str, int] = {}
     for result in results:
-        for _, reason in result.skipped:
-            reasons[reason] = reasons.get(reason, 0) + 1
+        output = f".windows/groups/{result.name}.txt"
+        if result.problem:
+            lines.append(f"group {result.name} {result.problem} ({output})")
+        lines += [f"FAILED {test} ({output})" for test in result.failed]
+    reasons = Counter(reason for result in results for reason in result.reasons.values())
     lines += [f"skipped {count}: {reason}" for reason, count in sorted(reasons.items())]
     return "\n".join(lines) + "\n"
 

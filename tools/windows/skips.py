@@ -1,21 +1,33 @@
-"""What Wine 8 itself cannot do: a plugin of pytest that skips the tests that need it.
+"""A plugin of pytest for Wine: it skips what Wine cannot do, and records the outcome of each test.
 
-Each reason has a script in `proofs/`, which uses the standard library alone. It fails under Wine,
-and succeeds on Windows: this is how a fault of Wine is told from one of ours.
+Each reason to skip has a script in `proofs/`, which uses the standard library alone. It fails under
+Wine, and succeeds on Windows: this is how a fault of Wine is told from one of ours.
+
+The record is written test by test, because a test may take its process down. A second run with the
+same record runs the tests that are not in it.
 """
 
 from __future__ import annotations
 
+import json
+import os
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["LIMITS", "Limit", "find_limit"]
+__all__ = ["LIMITS", "RECORD", "Limit", "find_limit"]
+
+RECORD = "WINDOWS_TEST_RECORD"
+"""Variable with the path of the record: a JSON object with `test` and `outcome` per line.
+
+Not FOUNDRY_…: the tests remove such variables.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +37,7 @@ class Limit:
     Attributes:
         proof: The script in `proofs/` that shows it.
         reason: One line for the report.
-        tests: Patterns of ids of tests that need it.
+        tests: Patterns of ids of tests that need it, without parameters.
     """
 
     proof: str
@@ -33,19 +45,71 @@ class Limit:
     tests: tuple[str, ...]
 
 
-LIMITS: tuple[Limit, ...] = ()
+LIMITS: tuple[Limit, ...] = (
+    Limit(
+        "junctions.py",
+        "it has no directory junctions",
+        ("tests/unit/engine/test_tuning.py::*", "tests/service/test_tuning.py::*"),
+    ),
+)
 
 
 def find_limit(test: str, limits: Iterable[Limit] = LIMITS) -> Limit | None:
     """Return the limit that keeps a test from running, if there is one."""
+    name = test.partition("[")[0]
     for limit in limits:
-        if any(fnmatchcase(test, pattern) for pattern in limit.tests):
+        if any(fnmatchcase(name, pattern) for pattern in limit.tests):
             return limit
     return None
 
 
+class Recorder:
+    """Writes the record, and leaves out what is in it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._outcome: dict[str, str] = {}
+
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[Any]) -> None:
+        known: set[str] = set()
+        if self._path.exists():
+            lines = self._path.read_text(encoding="utf-8").splitlines()
+            known = {json.loads(line)["test"] for line in lines}
+        config.hook.pytest_deselected(items=[item for item in items if item.nodeid in known])
+        items[:] = [item for item in items if item.nodeid not in known]
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self._outcome = {"outcome": "passed"}
+        self._write(nodeid, {"outcome": "started"})
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self._outcome = {"outcome": "failed"}
+        elif report.skipped and self._outcome["outcome"] == "passed":
+            reason = (
+                report.longrepr[2] if isinstance(report.longrepr, tuple) else "expected failure"
+            )
+            self._outcome = {"outcome": "skipped", "reason": reason}
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        self._write(nodeid, self._outcome)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            self._write(report.nodeid, {"outcome": "failed"})
+
+    def _write(self, test: str, outcome: dict[str, str]) -> None:
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"test": test, **outcome}) + "\n")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if path := os.environ.get(RECORD):
+        config.pluginmanager.register(Recorder(Path(path)))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        limit = find_limit(item.nodeid.replace("[", "(").replace("]", ")"))
+        limit = find_limit(item.nodeid)
         if limit is not None:
-            item.add_marker(pytest.mark.skip(reason=f"Wine: {limit.reason}"))
+            item.add_marker(pytest.mark.skip(reason=f"Wine: {limit.reason} (proofs/{limit.proof})"))

@@ -1,0 +1,125 @@
+"""The program that runs the tests on Windows' Python: what it does before and after Wine."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import struct
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+if sys.platform != "linux":
+    pytest.skip("Wine runs on Linux", allow_module_level=True)
+
+TOOLS = Path(__file__).resolve().parents[2] / "tools" / "windows"
+MODULES = ("environment", "forwarder", "run", "skips")
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.syspath_prepend(str(TOOLS))
+    yield importlib.import_module
+    for name in MODULES:
+        sys.modules.pop(name, None)
+
+
+def test_arguments_choose_the_groups(load: Any) -> None:
+    split = load("run").split_arguments
+    options, groups = split(["-k", "sse", "tests/faults", "tests/test_hooks.py", "--timeout=9"])
+    assert options == ["-k", "sse", "--timeout=9"]
+    assert groups[-1] == ["tests/test_hooks.py"]
+    assert {Path(file).parent.name for group in groups[:-1] for file in group} == {"faults"}
+
+
+def test_without_arguments_every_test_file_is_in_one_group(load: Any) -> None:
+    _, groups = load("run").split_arguments([])
+    files = [file for group in groups for file in group]
+    real = TOOLS.parents[1].glob("tests/**/test_*.py")
+    assert len(files) == len(set(files))
+    assert {Path(file).name for file in files} == {
+        path.name for path in real if "real_model" not in path.parts
+    }
+
+
+def test_a_test_that_ends_its_process_counts_as_failed(load: Any, tmp_path: Path) -> None:
+    record = tmp_path / "record.jsonl"
+    entries = [
+        {"test": "a", "outcome": "started"},
+        {"test": "a", "outcome": "skipped", "reason": "why"},
+        {"test": "b", "outcome": "started"},
+    ]
+    record.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
+    run = load("run")
+    result = run.GroupResult("01")
+    result.read(record)
+    assert result.unfinished == ["b"]
+    result.take_down(record)
+    assert result.counts == {"passed": 0, "failed": 1, "skipped": 1}
+    summary = run.summarize([result])
+    assert "FAILED b (.windows/groups/01.txt)" in summary
+    assert "skipped 1: why" in summary
+    again = run.GroupResult("01")
+    again.read(record)
+    assert again.failed == ["b"]
+
+
+def test_each_limit_of_wine_has_a_proof_that_needs_the_standard_library_only(load: Any) -> None:
+    allowed = sys.stdlib_module_names | {"_winapi", "msvcrt"}
+    limits = load("skips").LIMITS
+    assert sorted({limit.proof for limit in limits}) == sorted(
+        path.name for path in (TOOLS / "proofs").glob("*.py")
+    )
+    for limit in limits:
+        tree = ast.parse((TOOLS / "proofs" / limit.proof).read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                assert {alias.name.partition(".")[0] for alias in node.names} <= allowed
+            if isinstance(node, ast.ImportFrom):
+                assert str(node.module).partition(".")[0] in allowed
+
+
+def test_each_limit_of_wine_still_has_its_tests(load: Any) -> None:
+    """A file or a test that was renamed would run, and fail, under Wine."""
+    for limit in load("skips").LIMITS:
+        for pattern in limit.tests:
+            file, _, name = pattern.partition("::")
+            source = (TOOLS.parents[1] / file).read_text(encoding="utf-8")
+            assert name == "*" or f"def {name.rpartition('::')[2]}(" in source
+
+
+def test_pins_are_those_of_windows(load: Any, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("-r b.txt\nruff==1\ncolorama==2 ; sys_platform == 'win32'\n")
+    (tmp_path / "b.txt").write_text("# text\nuvloop==3 ; sys_platform != 'win32'\nidna==4 # why\n")
+    assert load("environment")._list_pins(tmp_path / "a.txt") == ["idna==4", "colorama==2"]
+
+
+def test_without_apt_the_message_says_what_to_install(
+    load: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = load("environment")
+    monkeypatch.setattr(environment.shutil, "which", lambda _: None)
+    with pytest.raises(environment.SetupError, match="sudo apt-get install wine wine64"):
+        environment._install_wine()
+
+
+def test_a_dll_of_forwarders_exports_the_names(load: Any, tmp_path: Path) -> None:
+    load("forwarder").write_forwarder(tmp_path / "a.dll", {"Two": "X.B", "One": "X.A"})
+    content = (tmp_path / "a.dll").read_bytes()
+    assert content[:2] == b"MZ"
+    section = content[0x200:]
+    count, functions, names = struct.unpack_from("<8xIIII", section, 12)[1:]
+    assert count == 2
+
+    def read(table: int, index: int) -> bytes:
+        (address,) = struct.unpack_from("<I", section, table - 0x1000 + 4 * index)
+        return section[address - 0x1000 :].partition(b"\0")[0]
+
+    assert [read(names, at) for at in range(2)] == [b"One", b"Two"]
+    assert [read(functions, at) for at in range(2)] == [b"X.A", b"X.B"]
