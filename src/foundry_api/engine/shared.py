@@ -12,6 +12,7 @@ from foundry_api.engine import state
 from foundry_api.engine.process import START_TIMEOUT_S, HostOptions, HostProcess
 from foundry_api.engine.state import is_alive
 from foundry_api.storage.lock import FileLock, LockTimeout
+from foundry_api.storage.private_file import remove_file
 from foundry_api.types.errors import ConfigurationError, ServiceStartFailed
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def _locked(paths: Paths) -> Generator[None]:
 
 def _remove_state(paths: Paths) -> None:
     try:
-        paths.state_file.unlink(missing_ok=True)
+        remove_file(paths.state_file)  # on Windows, another program may be reading it
     except OSError as error:
         raise ConfigurationError(
             f"{paths.state_file} cannot be removed: {error.strerror}",

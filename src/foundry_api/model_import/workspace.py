@@ -18,7 +18,7 @@ from foundry_api.model_import.directory import (
 )
 from foundry_api.model_import.errors import ModelImportFailed
 from foundry_api.observe.format import format_bytes
-from foundry_api.storage.private_file import read_file, replace_file
+from foundry_api.storage.private_file import read_file, replace_atomically, replace_file
 from foundry_api.types.errors import InvalidRequest
 from foundry_api.wire.errors import NOT_JSON
 
@@ -29,6 +29,7 @@ __all__ = ["Workspace", "check_output"]
 
 STATE = "state.json"
 MIN_FREE_BYTES = 2**28
+PUBLISH_PATIENCE_S = 3.0
 
 # Bytes on the disk per weight, from SmolLM2-135M, whose vocabulary is large for its size. fp16 is
 # built with 32 bits first.
@@ -166,7 +167,8 @@ class Workspace:
         # Windows does not rename to an empty directory.
         with contextlib.suppress(FileNotFoundError):
             self.output.rmdir()
-        self.model.rename(self.output)
+        # A virus scanner reads new files, and Windows renames no directory with an open file.
+        replace_atomically(self.model, self.output, patience_s=PUBLISH_PATIENCE_S)
         self.clean()
 
     def clean(self) -> None:

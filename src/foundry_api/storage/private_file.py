@@ -23,6 +23,7 @@ __all__ = [
     "create_file",
     "is_replaceable",
     "read_file",
+    "remove_file",
     "replace_atomically",
     "replace_file",
     "resolve_link",
@@ -112,10 +113,26 @@ def replace_atomically(
     only reads it, such as a virus scanner. This waits up to `patience_s` seconds for it to be
     closed, then raises PermissionError.
     """
+    _retry_while_open(lambda: temporary.replace(target), patience_s, sleep)
+
+
+def remove_file(
+    path: Path,
+    *,
+    patience_s: float = REPLACE_PATIENCE_S,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Remove a file, if it exists; wait as `replace_atomically` does."""
+    _retry_while_open(lambda: path.unlink(missing_ok=True), patience_s, sleep)
+
+
+def _retry_while_open(
+    action: Callable[[], object], patience_s: float, sleep: Callable[[float], None]
+) -> None:
     waited_s = 0.0
     while True:
         try:
-            temporary.replace(target)
+            action()
         except PermissionError:
             if waited_s >= patience_s:
                 raise

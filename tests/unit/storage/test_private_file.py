@@ -13,7 +13,12 @@ import pytest
 
 from foundry_api.monitor.store import SampleStore, read_samples
 from foundry_api.storage import private_file
-from foundry_api.storage.private_file import create_file, replace_atomically, replace_file
+from foundry_api.storage.private_file import (
+    create_file,
+    remove_file,
+    replace_atomically,
+    replace_file,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -115,3 +120,24 @@ def test_on_macos_a_durable_file_is_on_the_disk_itself(
     monkeypatch.setattr(private_file, "sync_directory", lambda _: None)
     replace_file(tmp_path / "secret", b"content", durable=True)
     assert calls == (["fcntl"] if is_supported else ["fcntl", "fsync"])
+
+
+def test_a_file_that_is_open_is_removed_when_it_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As above; the state file of the shared engine, which other programs read."""
+    path = tmp_path / "state"
+    path.touch()
+    waits: list[float] = []
+    unlink = type(path).unlink
+
+    def refuse_twice(path: Path, *, missing_ok: bool = False) -> None:
+        if len(waits) < 2:
+            raise PermissionError(13, "The process cannot access the file")
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(type(path), "unlink", refuse_twice)
+    remove_file(path, sleep=waits.append)
+    assert len(waits) == 2
+    assert not path.exists()
+    remove_file(path)
