@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 import click
 import pytest
 
+from foundry_api.cli import main
 from foundry_api.cli.serve import EXIT_UNSAFE, command
 from foundry_api.gateway.config import PREFIX, GatewayConfig, load_config
+from foundry_api.gateway.keys.database import KeyDatabase
+from foundry_api.gateway.keys.types import NewKey
 from gateway.tls import make_certificate
-from support.cli_program import run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,12 +86,14 @@ def test_the_variables_of_the_container_are_settings() -> None:
     assert set(names) <= {name.upper() for name in GatewayConfig.__struct_fields__}
 
 
-def test_the_example_of_the_settings_is_valid(own_home: Path, tmp_path: Path) -> None:
+def test_the_example_of_the_settings_is_valid(
+    own_home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert load_config(DEPLOY / "gateway.toml", {}, {}).uses_tls
     certificate, key = make_certificate(tmp_path)
-    flags = ("--tls-cert", str(certificate), "--tls-key", str(key))
-    arguments = ("serve", "--config", str(DEPLOY / "gateway.toml"), *flags, "--check")
-    refused = run(*arguments, home=own_home)
-    assert refused.returncode == EXIT_UNSAFE  # there are no keys yet
-    run("keys", "create", "--name", "my-app", home=own_home)
-    assert run(*arguments, home=own_home).stdout == "The configuration is valid.\n"
+    flags = ("--tls-cert", str(certificate), "--tls-key", str(key), "--check")
+    arguments = ("serve", "--config", str(DEPLOY / "gateway.toml"), *flags)
+    assert main(arguments) == EXIT_UNSAFE  # there are no keys yet
+    KeyDatabase(own_home / "gateway").create(NewKey(name="my-app"))
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == "The configuration is valid.\n"

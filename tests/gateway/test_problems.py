@@ -108,7 +108,7 @@ async def test_p30_p31_loading_and_unloading_do_not_cut_a_running_answer(
     async with serve(tmp_path / "gateway", own_engine, NewKey(name="a", scopes=MANAGER.scopes)) as (
         served
     ):
-        body = make_body("say-slowly", stream=True, max_tokens=60)
+        body = make_body("say-slowly", stream=True, max_tokens=30)
         async with served.http.post(CHAT, json=body) as running:
             await running.content.readline()
             async with served.http.post("/api/models/embedder/load") as response:
@@ -216,6 +216,16 @@ async def test_p42_health_is_answered_before_ten_thousand_calls_that_wait(tmp_pa
             assert await count_waiting_when_answered(served, path) == waiting
         for ticket in tickets:
             ticket.close()
+
+
+async def test_p42_health_needs_neither_key_nor_service(tmp_path: Path) -> None:
+    async with FakeService() as upstream:
+        base_url = upstream.base_url
+    async with serve(tmp_path, base_url, MANAGER) as served:  # the service is down
+        for path in ("/healthz", "/readyz"):
+            headers = {"Authorization": "Bearer no"}
+            async with served.http.get(path, headers=headers) as response:
+                assert response.status == 200
 
 
 async def test_p43_management_does_not_count_against_limits(tmp_path: Path) -> None:
