@@ -3,7 +3,8 @@
     gateway_programs.py pass-through UPSTREAM     a hand-written proxy on aiohttp
     gateway_programs.py gateway UPSTREAM          this package's gateway
 
-The program prints its URL, then its processor time in seconds for each line on standard input.
+The program prints its URL and a key, then its processor time in seconds for each line on standard
+input. The key of the gateway has limits of every kind, which no benchmark reaches.
 """
 
 from __future__ import annotations
@@ -20,6 +21,14 @@ from aiohttp import web
 from foundry_api import FoundryAPIClient
 from foundry_api.gateway.config import GatewayConfig
 from foundry_api.gateway.gateway import Gateway
+from foundry_api.gateway.keys.database import KeyDatabase
+from foundry_api.gateway.keys.types import Limit, NewKey
+
+LIMITS = {
+    "rate": Limit(10**9, "m"),
+    "tokens": (Limit(10**12, "m"), Limit(10**12, "d")),
+    "parallel": 10_000,
+}
 
 
 async def run_pass_through(upstream: str) -> None:
@@ -42,21 +51,22 @@ async def run_pass_through(upstream: str) -> None:
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
-        await report(f"http://127.0.0.1:{runner.addresses[0][1]}")
+        await report(f"http://127.0.0.1:{runner.addresses[0][1]} none")
 
 
 async def run_gateway(upstream: str) -> None:
     config = GatewayConfig(port=0)
     with tempfile.TemporaryDirectory() as directory:
+        _, token = KeyDatabase(Path(directory)).create(NewKey(name="bench", **LIMITS))
         async with (
             FoundryAPIClient(upstream) as client,
             Gateway(config, client, Path(directory)) as gateway,
         ):
-            await report(gateway.url)
+            await report(f"{gateway.url} {token}")
 
 
-async def report(url: str) -> None:
-    print(url, flush=True)
+async def report(line: str) -> None:
+    print(line, flush=True)
     while await asyncio.to_thread(sys.stdin.readline):
         print(time.process_time(), flush=True)
 

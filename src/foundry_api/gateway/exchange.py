@@ -194,7 +194,7 @@ class Exchange:
             transport.abort()
 
     async def read_body(self) -> bytes:
-        """Read the body of the request; further calls return it again.
+        """Read the body of the request; further calls return it again, until `read_json`.
 
         Raises:
             RequestError: It is too large, or arrives too slowly.
@@ -248,6 +248,7 @@ class Exchange:
                 "The body must be JSON: send Content-Type: application/json.",
             )
         body = await self.read_body()
+        self._body = None  # a large body is not kept while its call waits
         value, ignored = decode_json(body, kind)
         if ignored:
             self.context.ignored_members[self.route] += ignored

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from foundry_api.gateway.errors import RequestError, format_defect, translate_error
 from foundry_api.gateway.exchange import Exchange
-from foundry_api.gateway.idempotency import respond_once_to_json
+from foundry_api.gateway.idempotency import IDEMPOTENCY_KEY, respond_once_to_json
 from foundry_api.types.errors import FoundryError
 
 if TYPE_CHECKING:
@@ -115,6 +115,7 @@ class GatewayHandler:
                 raise RequestError(
                     503, "shutting_down", "The gateway is shutting down.", retry_after_s=1.0
                 )
-        if route.method == "POST" and route.access == "inference":
+        is_call = route.method == "POST" and route.access == "inference"
+        if is_call and IDEMPOTENCY_KEY in request.headers:
             return await respond_once_to_json(exchange, route.handler)
         return await route.handler(exchange)

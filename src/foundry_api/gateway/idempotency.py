@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from foundry_api.gateway.exchange import Exchange
     from foundry_api.gateway.idempotency_cache import Outcome, SavedRequest
 
-__all__ = ["respond_once", "respond_once_to_json"]
+__all__ = ["IDEMPOTENCY_KEY", "respond_once", "respond_once_to_json"]
 
-HEADER = "Idempotency-Key"
+IDEMPOTENCY_KEY = "Idempotency-Key"
 MAX_KEY_LENGTH = 255
 
 
@@ -34,7 +34,7 @@ async def respond_once_to_json(
     A stream is not repeated: what was sent of it is not kept.
     """
     content_type = exchange.request.headers.get("Content-Type", "")
-    if HEADER not in exchange.request.headers or not content_type.startswith("application/json"):
+    if not content_type.startswith("application/json"):
         return await respond(exchange)
     body = await exchange.read_body()
     if _is_stream(body):
@@ -56,12 +56,15 @@ async def respond_once(
     Raises:
         RequestError: 409 if the key was used for another request.
     """
-    key = exchange.request.headers.get(HEADER)
+    key = exchange.request.headers.get(IDEMPOTENCY_KEY)
     if key is None:
         return await respond()
     if not 0 < len(key) <= MAX_KEY_LENGTH:
         raise RequestError(
-            400, "invalid_header", f"{HEADER} has 1 to {MAX_KEY_LENGTH} characters.", param=HEADER
+            400,
+            "invalid_header",
+            f"{IDEMPOTENCY_KEY} has 1 to {MAX_KEY_LENGTH} characters.",
+            param=IDEMPOTENCY_KEY,
         )
     cache, monotonic = exchange.context.idempotency, exchange.context.monotonic
     name = (None if exchange.key is None else exchange.key.id, key)
@@ -70,8 +73,9 @@ async def respond_once(
             raise RequestError(
                 409,
                 "idempotency_error",
-                f"This {HEADER} was used for another request. Use a new key for each request.",
-                param=HEADER,
+                f"This {IDEMPOTENCY_KEY} was used for another request. Use a new key for each "
+                "request.",
+                param=IDEMPOTENCY_KEY,
             )
         # Without an outcome the first client left: this request takes its place.
         if (outcome := await _wait(exchange, entry)) is not None:

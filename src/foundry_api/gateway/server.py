@@ -123,6 +123,9 @@ class GatewayServer(web.Server):
 class _ClientConnection(web.RequestHandler):
     """A connection of a client. HTTP that cannot be parsed gets an error in OpenAI's shape."""
 
+    # Thousands of connections may wait; each with a dictionary would need much more memory.
+    __slots__ = ("_address", "_counted", "_server")
+
     def __init__(self, server: GatewayServer, **options: Any) -> None:
         super().__init__(server, **options)
         self._server = server

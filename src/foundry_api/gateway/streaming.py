@@ -67,6 +67,18 @@ async def send_events(
 class _Writer:
     """Writes events to one client, and watches over silence and over a stalled client."""
 
+    __slots__ = (
+        "_comment",
+        "_exchange",
+        "_keep_alive_s",
+        "_last_write_at",
+        "_loop",
+        "_timer",
+        "_write_started_at",
+        "_write_timeout_s",
+        "response",
+    )
+
     def __init__(self, exchange: Exchange) -> None:
         config = exchange.context.config
         self.response: web.StreamResponse | None = None

@@ -93,6 +93,24 @@ class Ticket:
         lost_output_tokens: Tokens of those answers.
     """
 
+    __slots__ = (
+        "_account",
+        "_charged_output",
+        "_is_counted",
+        "_monotonic",
+        "_queue_timeout_s",
+        "_reservations",
+        "_scheduler",
+        "_waiter",
+        "_work",
+        "has_started",
+        "lost_output_tokens",
+        "lost_prompt_tokens",
+        "output_tokens",
+        "prompt_tokens",
+        "queued_s",
+    )
+
     def __init__(
         self,
         scheduler: Scheduler,

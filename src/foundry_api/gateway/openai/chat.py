@@ -95,6 +95,8 @@ def _make_tool_call(call: ToolCall) -> dict[str, Any]:
 class _ChoiceEncoder:
     """Encodes chunks as choices of an event."""
 
+    __slots__ = ("_calls", "_started")
+
     def __init__(self, choices: int) -> None:
         self._started = [False] * choices
         self._calls = [0] * choices

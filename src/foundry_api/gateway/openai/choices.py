@@ -46,6 +46,8 @@ def make_error_event(error: RequestError) -> bytes:
 class UsageCounter:
     """Adds the token counts of several choices. A prompt counts once for all its choices."""
 
+    __slots__ = ("_choices", "_completion_tokens", "_prompt_tokens")
+
     def __init__(self, choices: int) -> None:
         self._choices = choices
         self._prompt_tokens = self._completion_tokens = 0
