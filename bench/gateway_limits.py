@@ -1,4 +1,4 @@
-"""Fairness between keys, the memory of waiting calls and running streams, and health meanwhile.
+"""Fairness between keys, refusals, delays, health, and the memory of waiting and running calls.
 
 python3 dev.py bench gateway_limits
 """
@@ -6,6 +6,7 @@ python3 dev.py bench gateway_limits
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import sys
 import tempfile
@@ -22,16 +23,22 @@ from foundry_api import FoundryAPIClient
 from foundry_api.gateway.config import GatewayConfig
 from foundry_api.gateway.gateway import Gateway
 from foundry_api.gateway.keys.database import KeyDatabase
-from foundry_api.gateway.keys.types import NewKey, Scope
+from foundry_api.gateway.keys.keyring import Keyring
+from foundry_api.gateway.keys.types import Limit, NewKey, Scope
+from foundry_api.gateway.limits.accounts import Accounts
 from foundry_api.resilience.limiter import LimiterSettings
 
 CONNECTIONS = 1_000
 # Calls that wait while the gateway is asked for its health, and how often it is asked.
 WAITING, HEALTH_CHECKS = 10_000, 200
 FAIR_CALLS, MANY, SLOTS = 60, 64, 2
+STREAMS = 500
+REFUSED = 1_000
+LOOKUPS = 20_000
+STAMP = re.compile(rb'"content": ?"(\d+):(\d+) "')
 
 
-async def serve(upstream: str, slots: int) -> None:
+async def serve(upstream: str, slots: int, queue: int) -> None:
     """Serve two keys; print the address and their tokens."""
     with tempfile.TemporaryDirectory() as directory:
         database = KeyDatabase(Path(directory))
@@ -39,7 +46,7 @@ async def serve(upstream: str, slots: int) -> None:
         tokens = [database.create(NewKey(name=name, scopes=scopes))[1] for name in ("one", "many")]
         config = GatewayConfig(
             port=0,
-            queue_per_slot=WAITING * 2,
+            queue_per_slot=queue,
             max_connections=WAITING * 2,
             max_connections_per_address=WAITING * 2,
         )
@@ -114,20 +121,84 @@ async def measure_health(url: str, token: str) -> dict[str, float]:
     return figures
 
 
+async def measure_delays(url: str, token: str) -> list[float]:
+    """Return how long each chunk of many paced streams was on its way, in seconds."""
+    delays: list[float] = []
+
+    async def read(session: aiohttp.ClientSession) -> None:
+        numbers: list[int] = []
+        path = "/v1/chat/completions"
+        async with session.post(path, json=make_body("stamped")) as response:
+            async for line in response.content:
+                now = time.monotonic_ns()
+                if stamp := STAMP.search(line):
+                    numbers.append(int(stamp[1]))
+                    delays.append((now - int(stamp[2])) / 1e9)
+        assert numbers == list(range(server.STAMPED)), numbers  # noqa: S101 - none lost or reordered
+
+    async with open_session(url, token) as session:
+        await asyncio.gather(*(read(session) for _ in range(STREAMS)))
+    return sorted(delays)
+
+
+async def measure_refusals(url: str, token: str) -> float:
+    """Return the p99 of refusals while the queue is full, in seconds."""
+    durations: list[float] = []
+    async with open_session(url, token) as session:
+        waiting = [asyncio.ensure_future(call(session, "slow")) for _ in range(SLOTS * 2 + 1)]
+        await asyncio.sleep(1)
+        while len(durations) < REFUSED:
+            started_at = time.perf_counter()
+            async with session.post("/v1/chat/completions", json=make_body("short")) as response:
+                await response.read()
+                assert response.status == 503, response.status  # noqa: S101, PLR2004
+            durations.append(time.perf_counter() - started_at)
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+    return sorted(durations)[round(REFUSED * 0.99) - 1]
+
+
+async def measure_lookups() -> float:
+    """Return the processor time to find a key and check its scopes and limits, in seconds."""
+    with tempfile.TemporaryDirectory() as directory:
+        database = KeyDatabase(Path(directory))
+        limits = {"rate": Limit(10**9, "m"), "tokens": (Limit(10**12, "d"),), "parallel": 10_000}
+        token = [database.create(NewKey(name=f"key-{n}", **limits))[1] for n in range(100)][50]
+        keyring = Keyring(database, on_revoked=print)
+        await keyring.open()
+        accounts = Accounts(monotonic=time.monotonic, wall_clock=time.time)
+        started_at = time.process_time()
+        for _ in range(LOOKUPS):
+            key = keyring.find(token)
+            assert key is not None  # noqa: S101
+            if "inference" in key.scopes and key.allows_model(server.MODEL, server.MODEL):
+                account = accounts.get(key)
+                account.check_parallel()
+                account.check_budgets(100)
+        used_s = time.process_time() - started_at
+        await keyring.close()
+    return used_s / LOOKUPS
+
+
 async def measure_fairness(url: str, one: str, many: str) -> dict[str, float]:
-    """Compare one client alone and beside many clients of another key."""
+    """Compare one client alone and beside many clients of another key.
+
+    The service sends tokens at a fixed pace: one that uses the processor as fast as it can would
+    measure how these programs share the processor.
+    """
     async with open_session(url, one) as session, open_session(url, many) as other:
-        alone = sorted([await call(session, "long") for _ in range(FAIR_CALLS)])
+        alone = sorted([await call(session, "paced") for _ in range(FAIR_CALLS)])
         counts = [0, 0]
 
         async def flood(client: aiohttp.ClientSession, index: int) -> None:
             while True:
-                await call(client, "long")
+                await call(client, "paced")
                 counts[index] += 1
 
         tasks = [asyncio.ensure_future(flood(other, 1)) for _ in range(MANY)]
         await asyncio.sleep(2)
-        beside = sorted([await call(session, "long") for _ in range(FAIR_CALLS)])
+        beside = sorted([await call(session, "paced") for _ in range(FAIR_CALLS)])
         # Both keys always have waiting calls.
         tasks += [asyncio.ensure_future(flood(session, 0)) for _ in range(8)]
         await asyncio.sleep(2)
@@ -149,10 +220,10 @@ def main() -> None:
     with ExitStack() as stack:
         upstream = stack.enter_context(server.start())
 
-        def start(slots: int) -> tuple[list[str], int]:
+        def start(slots: int, queue: int = WAITING * 2) -> tuple[list[str], int]:
             process = stack.enter_context(
                 subprocess.Popen(
-                    [sys.executable, __file__, upstream, str(slots)],
+                    [sys.executable, __file__, upstream, str(slots), str(queue)],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     encoding="utf-8",
@@ -162,8 +233,16 @@ def main() -> None:
             assert process.stdout is not None  # noqa: S101 - for type checkers
             return process.stdout.readline().split(), process.pid
 
+        figures["µs to find a key and check its limits"] = asyncio.run(measure_lookups()) * 1e6
         (url, one, many), _ = start(SLOTS)
         figures |= asyncio.run(measure_fairness(url, one, many))
+        (url, one, _), _ = start(SLOTS, queue=1)
+        figures["p99 of a refusal when full, ms"] = asyncio.run(measure_refusals(url, one)) * 1e3
+        (url, one, _), _ = start(STREAMS)
+        for name, address in (("direct", upstream), ("through the gateway", url)):
+            delays = asyncio.run(measure_delays(address, one))
+            rank = round(len(delays) * 0.99) - 1
+            figures[f"p99 of a chunk of {STREAMS} streams, {name}, ms"] = delays[rank] * 1e3
         for name, slots in (("waiting call", 1), ("running stream", CONNECTIONS)):
             (url, one, _), pid = start(slots)
             figures[f"KiB of a {name}"] = asyncio.run(measure_memory(url, one, pid))
@@ -174,6 +253,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) > 2:  # noqa: PLR2004
-        asyncio.run(serve(sys.argv[1], int(sys.argv[2])))
+        asyncio.run(serve(sys.argv[1], *map(int, sys.argv[2:])))
     else:
         main()

@@ -6,9 +6,10 @@ It implements parts of SDK 2.2.1, OpenAI's API and Ollama's. The prompt selects 
 - `long`: 500 tokens, five per packet;
 - `single`: 500 tokens, one per packet;
 - `paced`: 20 tokens, one every 5 ms, as an engine sends them;
+- `stamped`: 25 tokens, one every 200 ms, each its number and when it was sent, in ns;
 - `slow`: one token per second, until the client disconnects.
 
-A request that says `"stream":false` gets the answer as one JSON document.
+A chat of OpenAI's API without `"stream":true` gets the answer as one JSON document.
 
 `GET /bench/down` and `/bench/up` start and end an outage. These and `/bench/counts` return the
 number of requests while up, while down, and for chats.
@@ -20,6 +21,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +32,7 @@ MODEL = "tiny:1"
 LONG = 500
 PER_PACKET = 5
 PACED, PACE_S = 20, 0.005
+STAMPED, STAMP_S = 25, 0.2
 
 
 def piece(data: bytes) -> bytes:
@@ -146,6 +149,7 @@ ANSWERS = {
         ("paced", PACED, 1),
     )
 }
+END = piece(chunk({}, "stop")) + piece(b"data: [DONE]\n\n") + b"0\r\n\r\n"
 WHOLE = {length: render_json(completion(n)) for length, n in (("short", 2), ("long", LONG))}
 STATUS = {"endpoints": [], "modelDirPath": "/x", "modelCachePath": "/x", "pid": 1}
 PLAIN = {
@@ -199,7 +203,7 @@ class Service(asyncio.Protocol):
         elif path.endswith(("/chat/completions", "/api/chat")):
             self._state.counts["chats"] += 1
             form = "ndjson" if path.endswith("/api/chat") else "sse"
-            if form == "sse" and b'"stream":false' in body.replace(b" ", b""):
+            if form == "sse" and b'"stream":true' not in body.replace(b" ", b""):
                 self._write(WHOLE["long" if b"long" in body else "short"])
                 return
             asyncio.get_running_loop().create_task(self._stream(form, body))
@@ -215,6 +219,12 @@ class Service(asyncio.Protocol):
         while b"slow" in body and self._transport is not None:
             self._write(TOKEN[form])
             await asyncio.sleep(1)
+        if b"stamped" in body:
+            for number in range(STAMPED):
+                await asyncio.sleep(STAMP_S)
+                self._write(piece(chunk({"content": f"{number}:{time.monotonic_ns()} "})))
+            self._write(END)
+            return
         length = next((name for name in LENGTHS if name.encode() in body), "short")
         for packet in ANSWERS[form, length]:
             self._write(packet)

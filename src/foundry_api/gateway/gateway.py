@@ -29,11 +29,12 @@ from foundry_api.types.errors import ConfigurationError, FoundryError
 from foundry_api.types.events import AttemptStarted, CallEnded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable
+    from collections.abc import Callable, Generator, Iterable, Sequence
     from collections.abc import Set as AbstractSet
     from pathlib import Path
 
     from foundry_api.client.client import FoundryAPIClient
+    from foundry_api.core.service_pool import ServiceHandle
     from foundry_api.gateway.config import GatewayConfig
     from foundry_api.gateway.context import RunningExchange
 
@@ -77,7 +78,7 @@ class Gateway:
         )
         admission = Admission(
             config,
-            lambda: sum(one.limiter.limit for one in client.services),
+            lambda: count_slots(client.services),
             monotonic=monotonic,
             wall_clock=keyring.now,  # a clock that is set back renews no budget
         )
@@ -247,6 +248,13 @@ class Gateway:
                 f"another gateway uses {self._database.path.parent}",
                 hint="Stop it, or give this one another directory.",
             ) from error
+
+
+def count_slots(services: Sequence[ServiceHandle]) -> int:
+    """Return how many calls the services take at the same time."""
+    if len(services) == 1:  # asked several times for each call
+        return services[0].limiter.limit
+    return sum(service.limiter.limit for service in services)
 
 
 def abort_exchanges(exchanges: Iterable[RunningExchange], error: RequestError) -> None:
