@@ -29,8 +29,7 @@ PROGRAMS = Path(__file__).resolve().parent / "parts" / "gateway_programs.py"
 BASELINE, GATEWAY, LITELLM = "pass-through", "gateway", "LiteLLM"
 CLIENTS = (1, 64)
 ROUNDS = 3
-# LiteLLM needs so much longer that fewer calls in one round measure it as well.
-LITELLM_PART = 12
+# LiteLLM needs so much longer that few calls in one round measure it as well.
 LITELLM_ROUNDS = 1
 LITELLM_KEY = "sk-bench"
 LITELLM_CONFIG = """
@@ -46,16 +45,17 @@ class Job(NamedTuple):
 
     unit: str
     prompt: str
-    streamed: bool
     calls: int
+    litellm_calls: int
     units_per_call: int = 1
+    streamed: bool = True
 
 
 JOBS = (
-    Job("call", "short", streamed=False, calls=600),
-    Job("streamed call", "short", streamed=True, calls=600),
-    Job("chunk", "long", streamed=True, calls=24, units_per_call=server.LONG),
-    Job("chunk in its own packet", "single", streamed=True, calls=24, units_per_call=server.LONG),
+    Job("call", "short", 600, 64, streamed=False),
+    Job("streamed call", "short", 600, 64),
+    Job("chunk", "long", 24, 4, server.LONG),
+    Job("chunk in its own packet", "single", 24, 2, server.LONG),
 )
 
 
@@ -168,7 +168,7 @@ async def run_calls(program: Program | LiteLlm, job: Job, calls: int, clients: i
 
 def measure(program: Program | LiteLlm, job: Job, clients: int) -> float:
     """Return the processor seconds for each unit of a job."""
-    calls = max(clients, job.calls // (LITELLM_PART if isinstance(program, LiteLlm) else 1))
+    calls = job.litellm_calls if isinstance(program, LiteLlm) else max(clients, job.calls)
     before = program.get_cpu_s()
     asyncio.run(run_calls(program, job, calls, clients))
     return (program.get_cpu_s() - before) / calls / job.units_per_call
