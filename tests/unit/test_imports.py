@@ -109,6 +109,17 @@ def test_low_level_modules_load_nothing_heavy(module: str) -> None:
     }
 
 
+def test_commands_that_do_not_serve_load_nothing_of_the_gateway() -> None:
+    modules = modules_after(
+        "import importlib\n"
+        "from foundry_api.cli.verbs import VERBS\n"
+        "for verb in VERBS.keys() - {'serve', 'keys'}:\n"
+        "    importlib.import_module(f'foundry_api.cli.{verb}')"
+    )
+    assert "foundry_api.cli.chat" in modules
+    assert {name for name in modules if name.startswith("foundry_api.gateway")} == set()
+
+
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_every_module_parses_as_python_3_11(source: Path) -> None:
     ast.parse(source.read_text(encoding="utf-8"), feature_version=(3, 11))
