@@ -10,6 +10,7 @@ import pytest
 from foundry_api.core import attempt
 from foundry_api.resilience.deadline import current_deadline, deadline
 from foundry_api.types import errors
+from foundry_api.types.events import CallEnded, FirstToken
 from foundry_api.wire.sse import MAX_EVENT_BYTES
 
 from .hostile import (
@@ -53,6 +54,43 @@ async def test_endless_answer_is_bounded(caller: Caller, monkeypatch: pytest.Mon
             await caller.make_call(server.base_url).result()
         await server.wait_closed()
     assert caught.value.partial.startswith("again again ")
+
+
+@pytest.mark.parametrize("is_cancelled", [True, False], ids=["cancelled", "broken"])
+async def test_an_answer_that_ends_early_is_reported_with_all_its_text(
+    caller: Caller, *, is_cancelled: bool
+) -> None:
+    """Chunks after the first one wait for the end of the answer, which never comes."""
+    has_more = asyncio.Event()
+
+    async def send_two_tokens(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(make_stream_head(), encode_chunk(encode_token("Hel")))
+        # No event reports the chunks that follow, and none may be sent before the first one is
+        # read. The client and this server share the event loop.
+        while FirstToken not in map(type, caller.events):  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0)
+        await peer.send(encode_chunk(encode_token("lo")))
+        while call._attempt is None or not call._attempt.chunks:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0)
+        has_more.set()
+        if is_cancelled:
+            await peer.wait_closed()
+
+    async with ScriptedServer(send_two_tokens) as server:
+        call = caller.make_call(server.base_url)
+        running = asyncio.create_task(call.result())
+        await has_more.wait()
+        if is_cancelled:
+            running.cancel()
+        with pytest.raises(
+            asyncio.CancelledError if is_cancelled else errors.StreamInterrupted
+        ) as caught:
+            await running
+    end = caller.events[-1]
+    assert isinstance(end, CallEnded)
+    assert (end.content, end.chunks) == ("Hello", 2)
+    assert is_cancelled or caught.value.partial == "Hello"  # type: ignore[attr-defined]
 
 
 async def test_deadline_ends_an_endless_answer(caller: Caller) -> None:

@@ -30,6 +30,7 @@ from foundry_api.types.errors import (
 )
 from foundry_api.wire.dialects.base import parse_error
 from foundry_api.wire.encoding import SUPPORTED_ENCODINGS
+from foundry_api.wire.loopback import LoopbackResponse
 from foundry_api.wire.transport import OK, BufferedResponse
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ log = logging.getLogger("foundry_api")
 _ChunkT = TypeVar("_ChunkT")  # what the operation's decoder yields
 
 ERROR_BODY_BYTES = 64 * 2**10
+# How many chunks of an answer are kept until its end, when the caller waits for that.
+MAX_CHUNKS = 256
 MAX_ANSWER_BYTES = 256 * 2**20  # a million tokens at about 250 bytes each on the wire
 
 # How long to wait for the end of a complete body before its connection is dropped.
@@ -81,7 +84,9 @@ class Attempt(Generic[_ChunkT]):
         "_response",
         "_slot",
         "_usage",
+        "_wanted_chunks",
         "abandoned",
+        "chunks",
         "connection",
         "first_token_at",
         "headers",
@@ -109,6 +114,7 @@ class Attempt(Generic[_ChunkT]):
         self.was_sent = False
         self.first_token_at: float | None = None
         self.abandoned: AbandonedPrompt | None = None  # set by `close`
+        self.chunks: list[_ChunkT] = []  # that `read` has not returned, perhaps for ever
         self.status = 0
         self.headers: Mapping[str, str] = {}
         self._operation = operation
@@ -123,6 +129,7 @@ class Attempt(Generic[_ChunkT]):
         self._deferred_error: FoundryError | None = None
         self._read_ahead = b""
         self._received_bytes = 0
+        self._wanted_chunks = 1  # when `read` returns
 
     async def acquire(
         self, name: str, *, download: bool, requeued: bool, may_move: bool = False
@@ -181,30 +188,35 @@ class Attempt(Generic[_ChunkT]):
         if not is_readable:
             raise operation.translate_error(await self._make_error(response, self._read_ahead))
 
-    async def read(self) -> list[_ChunkT]:
-        """Return the next chunks of the answer. An empty list marks its end."""
+    async def read(self, *, to_end: bool = False) -> list[_ChunkT]:
+        """Return the next chunks of the answer. An empty list marks its end.
+
+        With `to_end` it waits for the end of the answer, or for MAX_CHUNKS. This saves waking the
+        task for each block.
+        """
         if self._deferred_error is not None:
             raise self._deferred_error
         response, decoder = self._response, self._decoder
         if response is None or decoder is None:
             raise StreamInterrupted("the stream is closed")
-        while not decoder.done:
-            block, self._read_ahead = self._read_ahead, b""
-            if not block:
-                # `_read_block` inlined: this runs for every packet.
-                try:
-                    with self._guard:
-                        block = await response.read()
-                except StreamInterrupted as error:
-                    raise await self._explain_interruption(error) from error
-                self._received_bytes += len(block)
-                if self._received_bytes > MAX_ANSWER_BYTES:
-                    raise _make_too_large_error()
-            if not block:
-                return self._complete_last_event(decoder)
-            if chunks := self._collect(decoder, block):
-                return chunks
-        return []
+        if decoder.done:
+            return []
+        chunks = self.chunks
+        self._wanted_chunks = MAX_CHUNKS if to_end else 1
+        try:
+            with self._guard:
+                await self._read_blocks(response)
+        except FoundryError as error:
+            if chunks:
+                self._deferred_error = error
+            elif isinstance(error, StreamInterrupted):
+                raise await self._explain_interruption(error) from error
+            else:
+                raise
+        if not (chunks or decoder.done):
+            self._complete_last_event(decoder)
+        self.chunks = []
+        return chunks
 
     async def finish(self) -> Any:
         """Return the decoded answer, after its last chunk."""
@@ -378,53 +390,77 @@ class Attempt(Generic[_ChunkT]):
         if service.replacement is not None and service.limiter.abandoned:
             service.replacement.start()
 
+    async def _read_blocks(self, response: Response) -> None:
+        """Decode blocks until there are enough chunks, or the body ends."""
+        block, self._read_ahead = self._read_ahead, b""
+        if block and self._on_block(block):
+            return
+        if isinstance(response, LoopbackResponse):
+            await response.read_until(self._on_block)
+            return
+        while block := await response.read():
+            if self._on_block(block):
+                return
+
     async def _read_block(self, response: Response) -> bytes:
-        """Return the next block of the body. Empty at its end."""
+        """Return the next block of the body, without decoding it. Empty at its end."""
         with self._guard:
-            block = await response.read()
+            return await response.read()
+
+    def _on_block(self, block: bytes) -> bool:
+        """Decode a block that has arrived during `read`. Return whether `read` has enough.
+
+        An error after a chunk is raised by the next `read`.
+        """
+        decoder = self._decoder
+        assert decoder is not None  # noqa: S101 - a bug if it fails
         self._received_bytes += len(block)
         if self._received_bytes > MAX_ANSWER_BYTES:
-            raise _make_too_large_error()
-        return block
+            raise ProtocolError(f"the answer is larger than {MAX_ANSWER_BYTES} bytes")
+        tokens = self._decode(decoder, block)
+        is_last = (
+            decoder.done
+            or len(self.chunks) >= self._wanted_chunks
+            or self._deferred_error is not None
+        )
+        self._guard.on_block(tokens, is_last=is_last)
+        return is_last
 
-    def _collect(self, decoder: Decoder[_ChunkT, Any], block: bytes) -> list[_ChunkT]:
-        """Decode a block. An error after its chunks is raised by the next `read`."""
+    def _decode(self, decoder: Decoder[_ChunkT, Any], block: bytes) -> int:
+        """Add the chunks of a block to `chunks`, and return how many tokens it had."""
         tokens_before = decoder.chunk_count
-        chunks: list[_ChunkT] = []
         try:
             # `extend` keeps the chunks that `feed` yields before an error.
-            chunks.extend(decoder.feed(block))
+            self.chunks.extend(decoder.feed(block))
         except FoundryError as error:
-            if not chunks:
+            if not self.chunks:
                 raise
             self._deferred_error = error
-        new_tokens = decoder.chunk_count - tokens_before
-        if not new_tokens:
-            return chunks
-        self._guard.on_token()
+        tokens = decoder.chunk_count - tokens_before
+        if not tokens:
+            return 0
         if self._slot is not None:
-            self._slot.progress(new_tokens)
+            self._slot.progress(tokens)
         if self.first_token_at is None:
             self.first_token_at = self._monotonic()
             if self._permit is not None and self._permit.is_probe:
                 # The first token proves that the service works. Other calls wait for the probe,
                 # and must not wait for the rest of a long answer.
                 self._permit.record_success(self.first_token_at - self.sent_at)
-        return chunks
+        return tokens
 
-    def _complete_last_event(self, decoder: Decoder[_ChunkT, Any]) -> list[_ChunkT]:
+    def _complete_last_event(self, decoder: Decoder[_ChunkT, Any]) -> None:
         """Decode the last event of a body that ended without the blank line after it."""
         if not self._operation.end_of_body:
-            return []
+            return
         # If the connection broke within the data of the event, it is not valid JSON. Drop it then:
         # `finish` reports the interruption.
         try:
-            chunks = self._collect(decoder, self._operation.end_of_body)
+            self._decode(decoder, self._operation.end_of_body)
         except ProtocolError:
-            return []
+            return
         if isinstance(self._deferred_error, ProtocolError):
             self._deferred_error = None
-        return chunks
 
     async def _drain(self, response: Response) -> None:
         """Read the end of a complete body, so that its connection can be reused."""
@@ -508,7 +544,3 @@ class Attempt(Generic[_ChunkT]):
             return  # what is cached about the model is right; only the request was wrong
         elif isinstance(error, ModelError) and model is not None:
             connection.forget(model)
-
-
-def _make_too_large_error() -> ProtocolError:
-    return ProtocolError(f"the answer is larger than {MAX_ANSWER_BYTES} bytes")

@@ -138,7 +138,7 @@ class Call(Generic[_ChunkT, _ResultT]):
         """Return the complete answer. `on_chunks` receives its chunks as they arrive."""
         guard = self._start()
         try:
-            while chunks := await self._next_chunks(guard):
+            while chunks := await self._next_chunks(guard, to_end=on_chunks is None):
                 if on_chunks is not None:
                     on_chunks(chunks)
         except BaseException as error:
@@ -207,25 +207,34 @@ class Call(Generic[_ChunkT, _ResultT]):
             )
         return guard
 
-    async def _next_chunks(self, guard: TimeoutGuard) -> list[_ChunkT]:
-        """Return the next chunks of the answer, after a retry if necessary. Empty at its end."""
+    async def _next_chunks(self, guard: TimeoutGuard, *, to_end: bool = False) -> list[_ChunkT]:
+        """Return the next chunks of the answer, after a retry if necessary. Empty at its end.
+
+        With `to_end` nobody sees them before the end, so that they are returned together. Only the
+        first one may have an observer.
+        """
+        if not self._chunk_count and FirstToken in self._context.events.observed_types:
+            to_end = False
         while True:
             try:
                 attempt = self._attempt
                 if attempt is None:
                     attempt = await self._prepare_attempt(guard)
                     await attempt.send(self._get_read_timeouts_s())
-                if not (chunks := await attempt.read()):
+                if not (chunks := await attempt.read(to_end=to_end)):
                     await self._finish(attempt, guard)
                     return chunks
                 if not self._chunk_count:
                     self._on_first_token(attempt)
-                self._chunk_count += len(chunks)
-                self._operation.collect(chunks, self._texts, keep_result=self._keeps_result)
+                self._collect(chunks)
             except FoundryError as error:
                 await self._handle_failure(error, guard)
             else:
                 return chunks
+
+    def _collect(self, chunks: list[_ChunkT]) -> None:
+        self._chunk_count += len(chunks)
+        self._operation.collect(chunks, self._texts, keep_result=self._keeps_result)
 
     async def _prepare_attempt(self, guard: TimeoutGuard) -> Attempt[_ChunkT]:
         """Select a service and return an attempt that holds a slot there, with the model loaded."""
@@ -405,6 +414,7 @@ class Call(Generic[_ChunkT, _ResultT]):
     def _fail(self, guard: TimeoutGuard, error: BaseException) -> None:
         guard.stop()
         if self._attempt is not None:  # the caller cancelled the call or left the stream
+            self._collect(self._attempt.chunks)
             self._finish_attempt(self._attempt, error)
         failure = error if isinstance(error, FoundryError) else None
         self._context.events.emit(

@@ -7,30 +7,35 @@ are the same for all of them.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, TypeVar
 
+import msgspec
+
+from foundry_api.core.connection import Connection
 from foundry_api.resilience.prompt_reading import UNKNOWN_SIZE
 from foundry_api.types.errors import RouteNotFound, UnsupportedFeature
-from foundry_api.types.messages import Timings
+from foundry_api.types.messages import (
+    AttemptRecord,
+    FinishReason,
+    Timings,
+    Usage,
+)
+from foundry_api.types.models import Model
 from foundry_api.wire.transport import MAX_SUCCESS_STATUS, OK
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable
 
-    from foundry_api.core.connection import Connection
     from foundry_api.resilience.prompt_reading import PromptSize
     from foundry_api.types.capabilities import Capabilities
     from foundry_api.types.errors import FoundryError
     from foundry_api.types.events import OperationName
     from foundry_api.types.messages import (
-        AttemptRecord,
         ChatRequest,
-        FinishReason,
         ServiceGeneration,
-        Usage,
     )
-    from foundry_api.types.models import Model
     from foundry_api.wire.transport import Request, Response
 
 __all__ = [
@@ -92,7 +97,7 @@ class WholeBody(Generic[_ValueT]):
         return self._decode(bytes(self._body))
 
 
-class AnswerFacts(NamedTuple):
+class AnswerFacts(msgspec.Struct, frozen=True, kw_only=True):
     """The facts about a successful call from which an operation makes its result."""
 
     connection: Connection
@@ -109,7 +114,7 @@ class AnswerFacts(NamedTuple):
         return Timings(self.time_to_first_token_s, self.total_s, tokens_per_second, self.queued_s)
 
 
-class Finished(NamedTuple, Generic[_ResultT]):
+class Finished(msgspec.Struct, Generic[_ResultT], frozen=True):
     """The result of a call, and the other values of its `CallEnded` event."""
 
     result: _ResultT

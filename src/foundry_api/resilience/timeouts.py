@@ -246,17 +246,34 @@ class TimeoutGuard:
 
     def __enter__(self) -> None:
         """Start a wait, or raise DeadlineExceeded."""
-        self._started_at = now = self.loop.time()
-        deadline_at = self._deadline.at
-        if now >= deadline_at:
+        now = self.loop.time()
+        if now >= self._deadline.at:
             raise self._deadline.make_error(self.stage)
+        self._task = task = asyncio.current_task(self.loop)
+        self._cancelling = task.cancelling() if task else 0
+        self._start_wait(now)
+
+    def on_block(self, tokens: int, *, is_last: bool) -> None:
+        """Restart the read timeout during a wait, after a block with so many tokens.
+
+        `is_last` says that the wait ends with this block.
+        """
+        now = self.loop.time()
+        self._waited_s += now - self._started_at
+        if tokens:
+            self.on_token()
+        if is_last:
+            self._started_at = now
+        else:
+            self._start_wait(now)
+
+    def _start_wait(self, now: float) -> None:
+        self._started_at = now
         limit_s = self._read_timeout_s
         if self._waited_s > limit_s * (self._keep_alive_cap - 1):
             limit_s = limit_s * self._keep_alive_cap - self._waited_s
         self._read_timeout_at = now + limit_s
-        self._due_at = due_at = min(self._read_timeout_at, deadline_at)
-        self._task = task = asyncio.current_task(self.loop)
-        self._cancelling = task.cancelling() if task else 0
+        self._due_at = due_at = min(self._read_timeout_at, self._deadline.at)
         timer = self._timer
         if timer is None or due_at < timer.at:
             self._schedule(due_at)

@@ -234,7 +234,8 @@ class ConnectionLost(Exception):
 class LoopbackConnection(asyncio.Protocol):
     """A connection, which serves one request at a time.
 
-    The parser calls the methods that begin with `on_`. `send` and `read` wait for what they store.
+    The parser calls the methods that begin with `on_`. `send` and `read` wait for what they store;
+    `read_until` has it handed over.
 
     Attributes:
         address: The host and port, as in the URL.
@@ -258,6 +259,7 @@ class LoopbackConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._poll: Callable[[int], object] | None = None
         self._waiter: asyncio.Future[None] | None = None  # of the task that waits for the response
+        self._on_block: Callable[[bytes], bool] | None = None  # of the task, see `read_until`
         self._is_head_request = False
         self._has_head = self._has_ended = True
         self._is_read = False  # whether the reader has taken some of the body
@@ -333,17 +335,34 @@ class LoopbackConnection(asyncio.Protocol):
         while not blocks:
             if self._has_ended:
                 return b""
-            if self._failure is not None:
-                raise self._failure
-            if self._quickacks:
-                self._quickacks -= 1
-                send_quickack(self._transport)
-            if self._waiter is not None and not self._waiter.done():
-                raise StreamInterrupted(
-                    "another task is already reading the response", service=self.service
-                )
-            waiter = self._waiter = self._loop.create_future()
-            await waiter
+            await self._wait()
+        return self._take_blocks()
+
+    async def read_until(self, on_block: Callable[[bytes], bool]) -> None:
+        """Pass what arrives of the body to `on_block`, until it returns True or the body ends."""
+        if self._blocks and on_block(self._take_blocks()):
+            return
+        self._on_block = on_block
+        try:
+            if not self._has_ended:
+                await self._wait()
+        finally:
+            self._on_block = None
+
+    def _wait(self) -> asyncio.Future[None]:
+        """Return a future that is done when something has arrived, or the response has failed."""
+        if self._failure is not None:
+            raise self._failure
+        if self._waiter is not None and not self._waiter.done():
+            raise StreamInterrupted(
+                "another task is already reading the response", service=self.service
+            )
+        self._acknowledge()
+        self._waiter = self._loop.create_future()
+        return self._waiter
+
+    def _take_blocks(self) -> bytes:
+        blocks = self._blocks
         block = blocks[0] if len(blocks) == 1 else b"".join(blocks)
         blocks.clear()
         self._is_read = True
@@ -353,6 +372,12 @@ class LoopbackConnection(asyncio.Protocol):
             if self._transport is not None:
                 self._transport.resume_reading()
         return block
+
+    def _acknowledge(self) -> None:
+        """Acknowledge the first blocks at once."""
+        if self._quickacks:
+            self._quickacks -= 1
+            send_quickack(self._transport)
 
     # --- called by the event loop ---------------------------------------------------------
 
@@ -395,11 +420,24 @@ class LoopbackConnection(asyncio.Protocol):
         self._wake()
 
     def _wake(self) -> None:
+        """Hand over what has arrived, and wake the task if it waits for no more."""
         waiter = self._waiter
-        if waiter is not None:
-            self._waiter = None
-            if not waiter.done():  # cancelled
-                waiter.set_result(None)
+        if waiter is None or waiter.done():  # cancelled
+            return
+        if self._on_block is not None:
+            try:
+                is_enough = bool(self._blocks) and self._on_block(self._take_blocks())
+            except Exception as error:  # noqa: BLE001 - raised in the task that reads
+                waiter.set_exception(error)
+                return
+            if not is_enough and not self._has_ended:
+                if self._failure is None:
+                    self._acknowledge()
+                else:
+                    waiter.set_exception(self._failure)
+                return
+        self._waiter = None
+        waiter.set_result(None)
 
     def _limit_buffer(self) -> None:
         """Stop receiving if the reader of the response is slow."""
@@ -493,6 +531,17 @@ class LoopbackResponse:
         if connection is None:
             raise StreamInterrupted("the response is closed", service=self.service)
         return connection.read()
+
+    def read_until(self, on_block: Callable[[bytes], bool]) -> Awaitable[None]:
+        """Pass the blocks of the body to `on_block`, until it returns True or the body ends.
+
+        It is called when a block arrives, not when the task runs again. What it raises is raised
+        here.
+        """
+        connection = self._connection
+        if connection is None:
+            raise StreamInterrupted("the response is closed", service=self.service)
+        return connection.read_until(on_block)
 
     def close(self) -> None:
         """Release the connection, or close it if the body has not ended. Idempotent."""

@@ -16,6 +16,7 @@ __all__ = ["MAX_EVENT_BYTES", "Event", "EventDecoder", "is_end_mark"]
 # Limit for one event. A chat completion chunk is below 1 kB; a tool call may be longer.
 MAX_EVENT_BYTES = 4 * 2**20
 
+CR, LF = b"\r\n"
 _BOM = b"\xef\xbb\xbf"
 _DATA_FIELDS = frozenset({b"data", b"error"})  # llama.cpp sends errors as `error:` lines
 _MAX_END_MARK_BYTES = 64
@@ -63,10 +64,11 @@ class EventDecoder:
             or len(block) > self._max_event_bytes
         ):
             return self._decode_lines(block)
-        if b"\r" in block or not (block.startswith(b"data: ") and block.endswith(b"\n\n")):
+        # `in` takes a number ten times as fast as bytes of length one.
+        if CR in block or not (block.startswith(b"data: ") and block.endswith(b"\n\n")):
             return self._decode_lines(block)
         lines = block[6:-2].split(b"\n\ndata: ")
-        if b"\n" in b"".join(lines):  # faster than counting the line breaks
+        if LF in b"".join(lines):  # faster than counting the line breaks
             return self._decode_lines(block)
         self._is_first_line = False
         return map(Event, lines)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -19,6 +19,7 @@ from faults.hostile import (
     make_stream_head,
     send_forever,
     send_once,
+    send_slowly,
     stay_silent,
 )
 from foundry_api import FoundryAPIClient
@@ -30,7 +31,7 @@ from foundry_api.wire.loopback import LoopbackResponse, is_loopback_http
 from foundry_api.wire.transport import Request, Response, fetch
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Generator, Iterator
 
     from faults.hostile import Peer
 
@@ -307,6 +308,102 @@ def full_backlog() -> Iterator[int]:
         yield port
         for one in waiting:
             one.close()
+
+
+class Steps:
+    """Counts how often a coroutine is resumed."""
+
+    def __init__(self, coroutine: Awaitable[None]) -> None:
+        self.count = 0
+        self._coroutine = coroutine
+
+    def __await__(self) -> Generator[Any, None, None]:
+        for future in self._coroutine.__await__():
+            self.count += 1
+            yield future
+
+
+async def open_stream(
+    transport: HttpTransport, server: ScriptedServer
+) -> tuple[LoopbackResponse, list[bytes]]:
+    response = await transport.send(Request("GET", f"{server.base_url}/x", {}))
+    assert isinstance(response, LoopbackResponse)
+    return response, []
+
+
+async def test_blocks_are_handed_over_as_they_arrive_without_waking_the_task(
+    transport: HttpTransport,
+) -> None:
+    arrived = asyncio.Event()
+
+    async def send_one_by_one(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(make_stream_head())
+        for number in range(10):
+            await peer.send(encode_chunk(b"%d" % number))
+            await arrived.wait()
+            arrived.clear()
+        await peer.send(b"0\r\n\r\n")
+        await peer.wait_closed()
+
+    async with ScriptedServer(send_one_by_one) as server:
+        response, blocks = await open_stream(transport, server)
+
+        def on_block(block: bytes) -> bool:
+            blocks.append(block)
+            arrived.set()
+            return False
+
+        reading = Steps(response.read_until(on_block))
+        await reading
+        assert (b"".join(blocks), response.ended) == (b"0123456789", True)
+        assert reading.count <= 1
+        response.close()
+
+
+async def test_reading_ends_when_the_reader_has_enough(transport: HttpTransport) -> None:
+    head, end = make_stream_head(), b"0\r\n\r\n"
+    async with ScriptedServer(send_once(head, encode_chunk(b"one"), stay=True)) as server:
+        response, blocks = await open_stream(transport, server)
+
+        def on_block(block: bytes) -> bool:
+            blocks.append(block)
+            return True
+
+        await response.read_until(on_block)
+        assert (blocks, response.ended) == ([b"one"], False)
+        server.peers[0]._writer.write(encode_chunk(b"two") + end)
+        await drain(response)
+        assert (blocks, response.ended) == ([b"one"], True)
+        response.close()
+
+
+async def test_an_error_of_the_reader_is_raised_where_it_reads(transport: HttpTransport) -> None:
+    async with ScriptedServer(send_slowly([make_stream_head(), encode_chunk(b"one")])) as server:
+        response, _ = await open_stream(transport, server)
+
+        def refuse(block: bytes) -> bool:
+            raise ZeroDivisionError(block)
+
+        with pytest.raises(ZeroDivisionError, match="one"):
+            await response.read_until(refuse)
+        response.close()
+
+
+async def test_an_interrupted_body_is_handed_over_before_its_error(
+    transport: HttpTransport,
+) -> None:
+    async with ScriptedServer(send_once(make_stream_head(), encode_chunk(b"one"))) as server:
+        response, blocks = await open_stream(transport, server)
+
+        def on_block(block: bytes) -> bool:
+            blocks.append(block)
+            return False
+
+        with pytest.raises(errors.StreamInterrupted):
+            await response.read_until(on_block)
+        assert blocks == [b"one"]
+        response.close()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse, or take any number")

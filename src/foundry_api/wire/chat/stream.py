@@ -106,6 +106,9 @@ class ChatStream:
                     self.chunk_count += 1
                     yield Chunk(text, model_id, raw=data)
                     continue
+                if self._read_textless(decoded):
+                    self._keep_raw(data)
+                    continue
             try:
                 delta = self._decode_delta(event, decoded)
             except Exception:
@@ -113,10 +116,7 @@ class ChatStream:
                 raise
             if self.done:
                 break
-            if delta is EMPTY_DELTA:
-                self._keep_raw(data)
-            else:
-                yield from self._make_chunks(delta, data)
+            yield from self._make_chunks(delta, data)
             if self._finish_reason is not None and self._is_held_back:
                 yield from self._flush()
         if self.done and self._is_held_back:
@@ -142,6 +142,32 @@ class ChatStream:
         self._is_splitting = False
         return True
 
+    def _read_textless(self, event: ChatEvent) -> bool:
+        """Read an event of the usual kinds without text: the role, the end, or the usage.
+
+        Return False for all others, which `_decode_delta` reads.
+        """
+        if event.error is not None or self._pending_events or self._tool_calls:
+            return False
+        if choices := event.choices:
+            choice = choices[0]
+            delta, reason = choice.delta, choice.finish_reason
+            if len(choices) > 1 or choice.index or choice.error or delta is None:
+                return False
+            if delta.content or delta.tool_calls or delta.reasoning_content or delta.reasoning:
+                return False
+            if delta.refusal or delta.function_call:
+                return False
+            if reason is not None:
+                if reason != "stop" or self._is_splitting:
+                    return False
+                self._finish_reason = "stop"
+        elif event.usage is None:
+            return False
+        if event.usage is not None:
+            self.usage = event.usage
+        return True
+
     def _get_splitter(self) -> ReasoningSplitter:
         if self._reasoning_splitter is None:
             self._reasoning_splitter = ReasoningSplitter(in_reasoning=self._starts_in_reasoning)
@@ -161,6 +187,9 @@ class ChatStream:
 
     def _make_chunks(self, delta: ChatDelta, data: bytes) -> Iterator[Chunk]:
         """Yield the chunks of an event that is not plain text."""
+        if delta is EMPTY_DELTA:
+            self._keep_raw(data)
+            return
         self.chunk_count += 1
         self._pending_events.append(data)
         self._pending_bytes += len(data)
