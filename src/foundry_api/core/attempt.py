@@ -6,6 +6,7 @@ A call uses it in this order: `acquire`, `send`, `read` until it returns nothing
 from __future__ import annotations
 
 import logging
+import math
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
@@ -155,7 +156,7 @@ class Attempt(Generic[_ChunkT]):
             await self._wait_for_slot(requeued=requeued, may_move=may_move)
             # The service may have been restarted or the model unloaded during the wait.
             connection, model = await self._resolve(name, download=download)
-        if operation.reads_prompt and self._guard.has_deadline:
+        if operation.reads_prompt and self._guard.deadline.at < math.inf:
             self._check_deadline(model)
         self._usage = connection.models.begin_use(model.id)
 
@@ -164,7 +165,7 @@ class Attempt(Generic[_ChunkT]):
 
         `timeouts_s` are the read timeouts before the first token and between two tokens.
         """
-        connection, model = self.target
+        connection, model = self.get_target()
         operation, guard = self._operation, self._guard
         if operation.has_preflight:
             with guard:
@@ -205,7 +206,13 @@ class Attempt(Generic[_ChunkT]):
         self._wanted_chunks = MAX_CHUNKS if to_end else 1
         try:
             with self._guard:
-                await self._read_blocks(response)
+                block, self._read_ahead = self._read_ahead, b""
+                if block and self._on_block(block):
+                    pass
+                elif isinstance(response, LoopbackResponse):
+                    await response.read_until(self._on_block)
+                else:
+                    await self._read_blocks(response)
         except FoundryError as error:
             if chunks:
                 self._deferred_error = error
@@ -258,9 +265,8 @@ class Attempt(Generic[_ChunkT]):
             self._slot.release()
             self._slot = None
 
-    @property
-    def target(self) -> tuple[Connection, Model]:
-        """The connection and the model. Available after `acquire`."""
+    def get_target(self) -> tuple[Connection, Model]:
+        """Return the connection and the model. Available after `acquire`."""
         connection, model = self.connection, self.model
         if connection is None or (model is None and self._operation.needs_model):
             raise ServiceNotRunning("the attempt is not connected to a service yet")
@@ -353,7 +359,7 @@ class Attempt(Generic[_ChunkT]):
 
     def _abandon(self) -> None:
         """Leave the response, the model and the slot to a task that waits for the engine."""
-        (connection, model), decoder, loop = self.target, self._decoder, self._guard.loop
+        (connection, model), decoder, loop = self.get_target(), self._decoder, self._guard.loop
         size = self._operation.measure_prompt()
         reading = self.service.readings.for_model(model.id)
         estimate = reading.estimate(size, min_samples=1)
@@ -391,13 +397,7 @@ class Attempt(Generic[_ChunkT]):
             service.replacement.start()
 
     async def _read_blocks(self, response: Response) -> None:
-        """Decode blocks until there are enough chunks, or the body ends."""
-        block, self._read_ahead = self._read_ahead, b""
-        if block and self._on_block(block):
-            return
-        if isinstance(response, LoopbackResponse):
-            await response.read_until(self._on_block)
-            return
+        """Decode the blocks of any other transport until there are enough chunks, or the end."""
         while block := await response.read():
             if self._on_block(block):
                 return
@@ -473,7 +473,7 @@ class Attempt(Generic[_ChunkT]):
 
     async def _make_error(self, response: Response, read_ahead: bytes) -> FoundryError:
         error = parse_error(await self._read_error(response, read_ahead))
-        connection, _ = self.target
+        connection, _ = self.get_target()
         # A service that does not know its own model or route may have been replaced by another.
         if isinstance(error, ModelError | RouteNotFound):
             with self._guard:
@@ -500,7 +500,7 @@ class Attempt(Generic[_ChunkT]):
 
         Some services end the stream without a reason. The same request without streaming gets one.
         """
-        connection, model = self.target
+        connection, model = self.get_target()
         plain = self._operation.make_non_streaming_request(connection, model)
         if plain is None or self._received_bytes:
             return error

@@ -121,7 +121,7 @@ class Call(Generic[_ChunkT, _ResultT]):
         self._required_service = service
         self._policy: FailurePolicy | None = None  # created by the first failure: few calls fail
         self._call_id = next(context.call_ids)
-        self._started_at = self._attempt_started_at = context.monotonic()
+        self._started_at = self._attempt_started_at = 0.0  # set when it starts
         self._guard: TimeoutGuard | None = None
         self._attempt: Attempt[_ChunkT] | None = None
         self._attempts: tuple[AttemptRecord, ...] = ()
@@ -320,7 +320,7 @@ class Call(Generic[_ChunkT, _ResultT]):
             context.latencies.for_model(self._model).record_success(
                 self._first_token_s, longest_gap_s
             )
-        connection, model = attempt.target
+        connection, model = attempt.get_target()
         first_token_at = attempt.first_token_at
         self._finished = finished = operation.complete(
             value,

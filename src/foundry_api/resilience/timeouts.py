@@ -140,6 +140,7 @@ class TimeoutGuard:
             block = await response.read()
 
     Attributes:
+        deadline: The deadline of the call.
         loop: The event loop on which the call waits.
         stage: What the call is doing, for its errors.
         longest_gap_s: Longest wait between two tokens since `start_read_timeout`.
@@ -153,7 +154,6 @@ class TimeoutGuard:
 
     __slots__ = (
         "_cancelling",
-        "_deadline",
         "_due_at",
         "_expired",
         "_gap_s",
@@ -165,6 +165,7 @@ class TimeoutGuard:
         "_timer",
         "_timers",
         "_waited_s",
+        "deadline",
         "longest_gap_s",
         "loop",
         "stage",
@@ -173,7 +174,7 @@ class TimeoutGuard:
     def __init__(self, deadline: Deadline, timers: Timers) -> None:
         self.stage = "connecting"
         self.longest_gap_s = 0.0
-        self._deadline = deadline
+        self.deadline = deadline
         self._read_timeout_s = self._gap_s = math.inf
         self._keep_alive_cap = KEEP_ALIVE_CAP
         self._waited_s = 0.0
@@ -213,30 +214,22 @@ class TimeoutGuard:
         self._read_timeout_s = math.inf
 
     @property
-    def deadline(self) -> Deadline:
-        return self._deadline
-
-    @property
-    def has_deadline(self) -> bool:
-        return self._deadline.at < math.inf
-
-    @property
     def remaining_s(self) -> float:
         """Seconds until the deadline."""
-        return self._deadline.at - self.loop.time()
+        return self.deadline.at - self.loop.time()
 
     def extend(self, deadline: Deadline) -> None:
         """Set a later deadline, also during a wait. An earlier one is ignored."""
-        if deadline.at <= self._deadline.at:
+        if deadline.at <= self.deadline.at:
             return
-        self._deadline = deadline
+        self.deadline = deadline
         # The timer is not moved: it fires too early, and is then scheduled again.
         self._due_at = min(self._read_timeout_at, deadline.at)
 
     def check(self) -> None:
         """Raise DeadlineExceeded if the deadline has passed."""
-        if self._deadline.at < math.inf and self.loop.time() >= self._deadline.at:
-            raise self._deadline.make_error(self.stage)
+        if self.deadline.at < math.inf and self.loop.time() >= self.deadline.at:
+            raise self.deadline.make_error(self.stage)
 
     def stop(self) -> None:
         """Give up the timer at the end of the call."""
@@ -247,8 +240,8 @@ class TimeoutGuard:
     def __enter__(self) -> None:
         """Start a wait, or raise DeadlineExceeded."""
         now = self.loop.time()
-        if now >= self._deadline.at:
-            raise self._deadline.make_error(self.stage)
+        if now >= self.deadline.at:
+            raise self.deadline.make_error(self.stage)
         self._task = task = asyncio.current_task(self.loop)
         self._cancelling = task.cancelling() if task else 0
         self._start_wait(now)
@@ -273,7 +266,7 @@ class TimeoutGuard:
         if self._waited_s > limit_s * (self._keep_alive_cap - 1):
             limit_s = limit_s * self._keep_alive_cap - self._waited_s
         self._read_timeout_at = now + limit_s
-        self._due_at = due_at = min(self._read_timeout_at, self._deadline.at)
+        self._due_at = due_at = min(self._read_timeout_at, self.deadline.at)
         timer = self._timer
         if timer is None or due_at < timer.at:
             self._schedule(due_at)
@@ -310,8 +303,8 @@ class TimeoutGuard:
                 timer.arm(due_at)
 
     def _make_error(self) -> CallTimeout:
-        if self._due_at >= self._deadline.at:
-            return self._deadline.make_error(self.stage)
+        if self._due_at >= self.deadline.at:
+            return self.deadline.make_error(self.stage)
         # __enter__ shortens a wait only when the keep-alive cap expires before the limit.
         only_alive = self._due_at < self._started_at + self._read_timeout_s
         what = "only keep-alives, but no token," if only_alive else "nothing"

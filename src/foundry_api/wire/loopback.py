@@ -151,7 +151,7 @@ class LoopbackPool:
 
     def _release(self, connection: LoopbackConnection) -> None:
         """Take a connection back if its response was read to the end, else close it."""
-        if self._closed or not connection.can_be_reused or self._loop.is_closed():
+        if self._closed or not connection.can_be_reused() or self._loop.is_closed():
             connection.close()
             return
         connection.idle_since = self._loop.time()
@@ -303,14 +303,13 @@ class LoopbackConnection(asyncio.Protocol):
             return not self._poll(0)
         return not has_unread_input(self._transport)
 
-    @property
     def can_be_reused(self) -> bool:
-        """Whether both ends are done with this exchange, and the service keeps the connection."""
+        """Return whether both ends are done with this exchange, and the service stays connected."""
         # A service may answer before it has received the request. If it never reads the rest, the
         # next request would wait behind it.
         return (
             self._keeps_alive
-            and self.is_drained
+            and self.is_drained()
             and self._transport is not None
             and not self._transport.get_write_buffer_size()
         )
@@ -324,9 +323,8 @@ class LoopbackConnection(asyncio.Protocol):
 
     # --- for the response -----------------------------------------------------------------
 
-    @property
     def is_drained(self) -> bool:
-        """Whether the response has ended and been read."""
+        """Return whether the response has ended and been read."""
         return self._has_ended and not self._blocks
 
     async def read(self) -> bytes:
@@ -524,7 +522,7 @@ class LoopbackResponse:
 
     @property
     def ended(self) -> bool:
-        return self._connection is None or self._connection.is_drained
+        return self._connection is None or self._connection.is_drained()
 
     def read(self) -> Awaitable[bytes]:
         connection = self._connection
