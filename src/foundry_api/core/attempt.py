@@ -31,7 +31,6 @@ from foundry_api.types.errors import (
 )
 from foundry_api.wire.dialects.base import parse_error
 from foundry_api.wire.encoding import SUPPORTED_ENCODINGS
-from foundry_api.wire.loopback import LoopbackResponse
 from foundry_api.wire.transport import OK, BufferedResponse
 
 if TYPE_CHECKING:
@@ -73,6 +72,7 @@ class Attempt(Generic[_ChunkT]):
     """One request to one service. Always call `close`, also after an error."""
 
     __slots__ = (
+        "_chunk_limit",
         "_decoder",
         "_deferred_error",
         "_guard",
@@ -85,7 +85,6 @@ class Attempt(Generic[_ChunkT]):
         "_response",
         "_slot",
         "_usage",
-        "_wanted_chunks",
         "abandoned",
         "chunks",
         "connection",
@@ -130,7 +129,7 @@ class Attempt(Generic[_ChunkT]):
         self._deferred_error: FoundryError | None = None
         self._read_ahead = b""
         self._received_bytes = 0
-        self._wanted_chunks = 1  # when `read` returns
+        self._chunk_limit = 1  # when `read` returns
 
     async def acquire(
         self, name: str, *, download: bool, requeued: bool, may_move: bool = False
@@ -203,14 +202,14 @@ class Attempt(Generic[_ChunkT]):
         if decoder.done:
             return []
         chunks = self.chunks
-        self._wanted_chunks = MAX_CHUNKS if to_end else 1
+        self._chunk_limit = MAX_CHUNKS if to_end else 1
         try:
             with self._guard:
                 block, self._read_ahead = self._read_ahead, b""
                 if block and self._on_block(block):
                     pass
-                elif isinstance(response, LoopbackResponse):
-                    await response.read_until(self._on_block)
+                elif (read_until := getattr(response, "read_until", None)) is not None:
+                    await read_until(self._on_block)  # a `LoopbackResponse`
                 else:
                     await self._read_blocks(response)
         except FoundryError as error:
@@ -420,7 +419,7 @@ class Attempt(Generic[_ChunkT]):
         tokens = self._decode(decoder, block)
         is_last = (
             decoder.done
-            or len(self.chunks) >= self._wanted_chunks
+            or len(self.chunks) >= self._chunk_limit
             or self._deferred_error is not None
         )
         self._guard.on_block(tokens, is_last=is_last)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, TypeVar
 
 import msgspec
 
-from foundry_api.core.connection import Connection
 from foundry_api.resilience.prompt_reading import UNKNOWN_SIZE
 from foundry_api.types.errors import RouteNotFound, UnsupportedFeature
 from foundry_api.types.messages import (
@@ -28,6 +27,8 @@ from foundry_api.wire.transport import MAX_SUCCESS_STATUS, OK
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
+    # Nothing decodes `AnswerFacts`, so that its types are not needed when it runs.
+    from foundry_api.core.connection import Connection  # noqa: TC004
     from foundry_api.resilience.prompt_reading import PromptSize
     from foundry_api.types.capabilities import Capabilities
     from foundry_api.types.errors import FoundryError
