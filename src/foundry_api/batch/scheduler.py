@@ -347,8 +347,9 @@ def make_scheduler(
     patience_s: float,
     shared_results: LruResults[_R] | None = None,
     ordered: bool = False,
+    max_in_flight: int | None = None,
 ) -> Scheduler[_R]:
-    """Create a scheduler that keeps a client's services busy."""
+    """Create a scheduler that keeps a client's services busy, with at most so many in flight."""
 
     async def is_reachable() -> bool:
         for service in client.services:
@@ -367,7 +368,8 @@ def make_scheduler(
         for service in client.services:
             if service.breaker.state == "closed" or service.breaker.is_probe_due:
                 desired += 2 * service.limiter.limit + 2
-        return desired or 1
+        desired = desired or 1
+        return desired if max_in_flight is None else min(desired, max_in_flight)
 
     return Scheduler(
         ConcurrencyWindow(get_desired_concurrency),

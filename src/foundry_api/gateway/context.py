@@ -19,13 +19,14 @@ if TYPE_CHECKING:
     from foundry_api.gateway.audit import AuditLog
     from foundry_api.gateway.config import GatewayConfig
     from foundry_api.gateway.errors import RequestError
+    from foundry_api.gateway.files.batch_types import StoredBatch
     from foundry_api.gateway.files.store import FileStore
     from foundry_api.gateway.keys.keyring import Keyring
     from foundry_api.gateway.keys.types import ApiKey
     from foundry_api.gateway.limits.admission import Admission
     from foundry_api.gateway.limits.persistence import BudgetSaver
 
-__all__ = ["GatewayContext", "RunningExchange"]
+__all__ = ["BatchControl", "GatewayContext", "RunningExchange"]
 
 
 class RunningExchange(Protocol):
@@ -66,6 +67,22 @@ class RunningExchange(Protocol):
         ...
 
 
+class BatchControl(Protocol):
+    """Runs batches; see `BatchManager`."""
+
+    async def create(self, batch: StoredBatch) -> None:
+        """Store a batch and start it."""
+        ...
+
+    async def cancel(self, batch: StoredBatch) -> StoredBatch:
+        """Cancel a batch, and return its new state."""
+        ...
+
+    def get_counts(self, identifier: str) -> tuple[int, int] | None:
+        """Return the answered and failed lines of a batch that runs."""
+        ...
+
+
 @dataclass(slots=True)
 class GatewayContext:
     """The parts of a running gateway.
@@ -78,6 +95,7 @@ class GatewayContext:
         saver: Stores what the keys have used.
         audit: Records who did what.
         files: The files of all keys.
+        batches: The batches of all keys.
         reload: Reads keys and TLS files again.
         monotonic: A clock for durations.
         wall_clock: Seconds since the epoch.
@@ -99,6 +117,7 @@ class GatewayContext:
     reload: Callable[[], Awaitable[None]]
     monotonic: Callable[[], float] = time.monotonic
     wall_clock: Callable[[], float] = time.time
+    batches: BatchControl = field(init=False)
     running: set[RunningExchange] = field(default_factory=set["RunningExchange"])
     draining: bool = False
     responses: ResponseStore = field(default_factory=ResponseStore)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 from foundry_api.gateway.audit import AuditFile, AuditLog
 from foundry_api.gateway.authentication import Authenticator
+from foundry_api.gateway.batches.manager import BatchManager
 from foundry_api.gateway.context import GatewayContext
 from foundry_api.gateway.errors import RequestError, UnsafeAddress
 from foundry_api.gateway.files.store import FileStore
@@ -105,6 +106,8 @@ class Gateway:
             monotonic=monotonic,
             wall_clock=wall_clock,
         )
+        self._batches = BatchManager(self.context)
+        self.context.batches = self._batches
         self._handler = GatewayHandler(
             self.context,
             Router(ROUTES),
@@ -154,6 +157,8 @@ class Gateway:
         files = self.context.files
         await files.open()
         resources.push_async_callback(files.close)
+        await self._batches.start()
+        resources.push_async_callback(self._batches.stop)
         for watch in (self.context.keyring.watch(), saver.watch(), files.watch()):
             resources.callback(asyncio.ensure_future(watch).cancel)
         server = GatewayServer(self._handler, config)
@@ -199,6 +204,7 @@ class Gateway:
     async def drain(self, limit_s: float) -> None:
         """Refuse new calls and wait for the running ones; abort those that take too long."""
         self.context.draining = True
+        await self._batches.stop()  # what was answered is stored, and the next start goes on
         running = self.context.running
         try:
             async with asyncio.timeout(limit_s):

@@ -7,6 +7,12 @@ from typing import TYPE_CHECKING
 from foundry_api.gateway import management
 from foundry_api.gateway.anthropic.errors import make_anthropic_error
 from foundry_api.gateway.anthropic.messages import count_tokens, create_message
+from foundry_api.gateway.batches.routes import (
+    cancel_batch,
+    create_batch,
+    get_batch,
+    list_batches,
+)
 from foundry_api.gateway.health import get_health, get_metrics, get_readiness
 from foundry_api.gateway.openai.chat import create_chat_completion
 from foundry_api.gateway.openai.completions import create_completion
@@ -80,6 +86,16 @@ _INFERENCE = (
         get_file_content,
         "inference or manage",
         "Return the content of a file.",
+    ),
+    Route("POST", "/v1/batches", create_batch, "inference", "Run the lines of a file."),
+    Route("GET", "/v1/batches", list_batches, "inference or manage", "List batches."),
+    Route("GET", "/v1/batches/{id}", get_batch, "inference or manage", "Describe a batch."),
+    Route(
+        "POST",
+        "/v1/batches/{id}/cancel",
+        cancel_batch,
+        "inference or manage",
+        "Cancel a batch; what was answered is kept.",
     ),
     Route("GET", "/v1/models", list_models, "inference", "List the models."),
     Route("GET", "/v1/models/{id}", get_model, "inference", "Return one model."),

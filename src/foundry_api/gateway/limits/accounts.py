@@ -40,6 +40,7 @@ class Account:
         name: The id of the key.
         weight: Its share of a busy service.
         running: Its calls that wait or run.
+        batch_lines: Its lines of batches that wait or run.
         requests: The budget of requests; None without a limit.
         tokens: The budgets of tokens, by the unit of their period.
         is_changed: Whether it has used something since `Accounts.take_changes`.
@@ -55,6 +56,7 @@ class Account:
         self.name = name
         self.weight = 1.0
         self.running = 0
+        self.batch_lines = 0
         self.requests: Budget | None = None
         self.tokens: dict[LimitUnit, Budget] = {}
         self.is_changed = False
@@ -95,14 +97,14 @@ class Account:
                 retry_after_s=1.0,
             )
 
-    def check_budgets(self, tokens: int) -> None:
-        """Refuse a call that the budgets do not allow now.
+    def check_budgets(self, tokens: int, *, is_batch: bool = False) -> None:
+        """Refuse a call that the budgets do not allow now. A batch uses tokens, no requests.
 
         Raises:
             RequestError: 429, with the time at which all of them allow the same call.
         """
         wait_s, name, budget = 0.0, "", self.requests
-        if budget is not None:
+        if budget is not None and not is_batch:
             wait_s, name = budget.get_wait_s(1), f"{self._rate} requests"
         for unit, other in self.tokens.items():
             if (other_s := other.get_wait_s(tokens)) > wait_s:
@@ -110,17 +112,31 @@ class Account:
         if wait_s and budget is not None:
             raise _make_refusal(name, budget, wait_s)
 
-    def start(self, tokens: int) -> tuple[tuple[Budget, Reservation], ...]:
+    def start(
+        self, tokens: int, *, is_batch: bool = False
+    ) -> tuple[tuple[Budget, Reservation], ...]:
         """Count a call that starts; return the tokens that are reserved for it."""
-        self.running += 1
         self.is_changed = True
-        if self.requests is not None:
-            self.requests.use(1)
+        if is_batch:
+            self.batch_lines += 1
+        else:
+            self.running += 1
+            if self.requests is not None:
+                self.requests.use(1)
         return tuple((budget, budget.reserve(tokens)) for budget in self.tokens.values())
 
-    def end(self, reservations: Iterable[tuple[Budget, Reservation]], used: int) -> None:
+    def end(
+        self,
+        reservations: Iterable[tuple[Budget, Reservation]],
+        used: int,
+        *,
+        is_batch: bool = False,
+    ) -> None:
         """Count a call that ended: use the tokens that it used instead of the reserved ones."""
-        self.running -= 1
+        if is_batch:
+            self.batch_lines -= 1
+        else:
+            self.running -= 1
         self.is_changed = True
         for budget, reservation in reservations:
             budget.settle(reservation, used)
@@ -181,7 +197,11 @@ class Accounts:
     def forget(self, keys: Iterable[ApiKey]) -> list[str]:
         """Drop the accounts of keys that are not among these, and return their names."""
         known = {key.id for key in keys} | {ANONYMOUS}
-        unknown = [one.name for one in self if one.name not in known and not one.running]
+        unknown = [
+            one.name
+            for one in self
+            if one.name not in known and not one.running and not one.batch_lines
+        ]
         for name in unknown:
             del self._accounts[name], self._configured[name]
         return unknown

@@ -117,7 +117,7 @@ class Ticket:
         account: Account,
         work: Work,
         *,
-        queue_timeout_s: float,
+        queue_timeout_s: float | None,
         monotonic: Callable[[], float],
     ) -> None:
         self.queued_s = 0.0
@@ -139,7 +139,7 @@ class Ticket:
             body_bytes=work.body_bytes,
             is_batch=work.is_batch,
         )
-        self._reservations = account.start(work.most_tokens)
+        self._reservations = account.start(work.most_tokens, is_batch=work.is_batch)
         scheduler.enter(self._waiter)
 
     async def __aenter__(self) -> Self:
@@ -217,7 +217,7 @@ class Ticket:
                 prompt_tokens - self._work.prompt_tokens,
                 output_tokens - self._charged_output,
             )
-        self._account.end(self._reservations, used)
+        self._account.end(self._reservations, used, is_batch=self._work.is_batch)
         self._scheduler.leave(waiter)
 
 
@@ -269,14 +269,15 @@ class Admission:
                 param="model",
             )
         account = self.accounts.get(key)
-        account.check_parallel()
-        self._check_queue(account.name, work)
-        account.check_budgets(work.most_tokens)
+        if not work.is_batch:
+            account.check_parallel()
+            self._check_queue(account.name, work)
+        account.check_budgets(work.most_tokens, is_batch=work.is_batch)
         return Ticket(
             self.scheduler,
             account,
             work,
-            queue_timeout_s=self._config.queue_timeout_s,
+            queue_timeout_s=None if work.is_batch else self._config.queue_timeout_s,
             monotonic=self._monotonic,
         )
 
@@ -290,12 +291,14 @@ class Admission:
         queues = [
             KeyQueue(
                 account.name,
-                running=account.running - (waiting := scheduler.get_depth(account.name)),
+                running=account.running
+                + account.batch_lines
+                - (waiting := scheduler.get_depth(account.name)),
                 waiting=waiting,
                 estimated_wait_s=scheduler.estimate_wait_s(account.name),
             )
             for account in self.accounts
-            if account.running
+            if account.running or account.batch_lines
         ]
         return sorted(queues, key=lambda queue: -queue.waiting)
 

@@ -89,11 +89,14 @@ class Scheduler:
         return self._calls.get_depth(name) + self._batches.get_depth(name)
 
     def is_full(self, body_bytes: int) -> bool:
-        """Whether a request of a size could not wait. One that can start at once always can."""
+        """Whether a request of a size could not wait. One that can start at once always can.
+
+        Lines of batches do not count: each batch has a few, and they must not keep calls out.
+        """
         if self._has_slot() and not self.waiting:
             return False
         return (
-            self.waiting >= self._max_per_slot * max(1, self._get_slots())
+            len(self._calls) >= self._max_per_slot * max(1, self._get_slots())
             or self._waiting_bytes + body_bytes > self._max_bytes
         )
 
@@ -118,7 +121,8 @@ class Scheduler:
     def enter(self, waiter: Waiter) -> None:
         """Put a call into the queue; its `slot` is done when it may start."""
         self._get_queue(waiter).push(waiter.name, waiter.weight, waiter)
-        self._waiting_bytes += waiter.body_bytes
+        if not waiter.is_batch:
+            self._waiting_bytes += waiter.body_bytes
         self.start_waiting()
 
     def leave(self, waiter: Waiter) -> None:
@@ -129,7 +133,8 @@ class Scheduler:
             self._durations_s.append(self._changed_at - waiter.started_at)
         else:
             self._get_queue(waiter).remove(waiter.name, waiter)
-            self._waiting_bytes -= waiter.body_bytes
+            if not waiter.is_batch:
+                self._waiting_bytes -= waiter.body_bytes
         self.start_waiting()
 
     def charge(self, waiter: Waiter, prompt_tokens: int, output_tokens: int) -> None:
@@ -146,7 +151,8 @@ class Scheduler:
         """Start calls while there are slots. Call it when the service may have gained slots."""
         while (queue := self._calls or self._batches) and self._has_slot():
             waiter = queue.pop()
-            self._waiting_bytes -= waiter.body_bytes
+            if not waiter.is_batch:
+                self._waiting_bytes -= waiter.body_bytes
             self._active += 1
             waiter.started_at = self._changed_at = self._monotonic()
             self.charge(waiter, waiter.prompt_tokens, 0)

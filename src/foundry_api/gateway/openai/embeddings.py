@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from foundry_api.gateway.exchange import Exchange
     from foundry_api.types.results import Vector
 
-__all__ = ["create_embeddings"]
+__all__ = ["EmbeddingsBody", "create_embeddings", "read_texts"]
 
 MAX_TEXTS = 2048
 
@@ -38,14 +38,7 @@ async def create_embeddings(exchange: Exchange) -> web.StreamResponse:
     context = exchange.context
     body = await exchange.read_json(EmbeddingsBody)
     model = exchange.require_model(body.model)
-    if body.dimensions is not None:
-        raise RequestError(
-            400,
-            "unsupported_parameter",
-            "The engine returns vectors of the model's own size. Leave dimensions out.",
-            param="dimensions",
-        )
-    texts = _get_texts(body)
+    texts = read_texts(body)
     tokens = sum(estimate_text_tokens(text) for text in texts)
     work = Work(
         model=model,
@@ -72,7 +65,19 @@ async def create_embeddings(exchange: Exchange) -> web.StreamResponse:
     )
 
 
-def _get_texts(body: EmbeddingsBody) -> list[str]:
+def read_texts(body: EmbeddingsBody) -> list[str]:
+    """Return the texts of a request.
+
+    Raises:
+        RequestError: They are invalid, or the request asks for what the engine cannot do.
+    """
+    if body.dimensions is not None:
+        raise RequestError(
+            400,
+            "unsupported_parameter",
+            "The engine returns vectors of the model's own size. Leave dimensions out.",
+            param="dimensions",
+        )
     inputs: list[Any] = [body.input] if isinstance(body.input, str) else list(body.input)
     if not 0 < len(inputs) <= MAX_TEXTS:
         raise RequestError(

@@ -1,0 +1,258 @@
+"""Answers the lines of a batch as the routes of the gateway answer requests."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
+
+import msgspec
+
+from foundry_api.batch.async_tools import closing_iter
+from foundry_api.batch.engine import EngineState
+from foundry_api.batch.failures import classify_failure
+from foundry_api.batch.scheduler import make_scheduler
+from foundry_api.batch.task import BatchTask
+from foundry_api.batch.types import RESPONSES_URL, BatchLineResult
+from foundry_api.gateway.batches.validation import HANDLERS
+from foundry_api.gateway.errors import RequestError, make_error_body, translate_error
+from foundry_api.gateway.exchange import DEADLINE_MARGIN_S, Exchange
+from foundry_api.types.errors import FoundryError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterable
+
+    from aiohttp import web
+
+    from foundry_api.batch.scheduler import Scheduler
+    from foundry_api.batch.types import WorkItem
+    from foundry_api.gateway.context import GatewayContext
+    from foundry_api.gateway.keys.types import ApiKey
+    from foundry_api.gateway.limits.admission import Ticket, Work
+
+__all__ = ["GatewayEngine", "make_unfinished_result"]
+
+# Longest time until the budgets of a key are looked at again: its limits may have been raised.
+MAX_BUDGET_WAIT_S = 10.0
+SPACE_WAIT_S = 10.0
+# A service that goes away is waited for as long as a batch may take.
+PATIENCE_S = 86_400.0
+MAX_ATTEMPTS = 3
+ROUTE = "/v1/batches"
+
+KeyFinder = Callable[[], "ApiKey | None"]
+
+
+@dataclass(frozen=True, slots=True)
+class _LineRequest:
+    """What handlers read of a request, besides its body."""
+
+    content_length: int
+    headers: dict[str, str]
+
+
+class LineExchange(Exchange):
+    """A line of a batch, for the handler of its route."""
+
+    __slots__ = ()
+
+    def __init__(self, context: GatewayContext, key: ApiKey | None, body: bytes) -> None:
+        request = _LineRequest(len(body), {"Content-Type": "application/json"})
+        super().__init__(context, cast("web.BaseRequest", request))
+        self._body = body
+        self.key = key
+        self.route = ROUTE
+
+    def admit(self, work: Work) -> Ticket:
+        """Admit the line: below all calls, without a limit for the time that it waits."""
+        self.model: str | None = work.model
+        ticket = self.context.admission.admit(self.key, replace(work, is_batch=True))
+        self.ticket: Ticket | None = ticket
+        return ticket
+
+    @property
+    def remaining_s(self) -> float:
+        """Seconds for a call, from its slot on."""
+        return self.context.config.call_timeout_s + DEADLINE_MARGIN_S
+
+
+class _LineTask(BatchTask[BatchLineResult]):
+    """A line as a task of the scheduler."""
+
+    __slots__ = ("_context", "_find_key", "_item", "_started_at")
+
+    def __init__(self, item: WorkItem, context: GatewayContext, find_key: KeyFinder) -> None:
+        model = item.request.body.get("model") or context.config.model or ""
+        super().__init__(item.line.index, str(model))
+        self._item = item
+        self._context = context
+        self._find_key = find_key
+        self._started_at = time.monotonic()
+
+    async def run(self) -> BatchLineResult:
+        request, context = self._item.request, self._context
+        body: dict[str, Any] = request.body
+        if request.url == RESPONSES_URL:
+            # Else a large batch would push all other stored responses out.
+            body = {**body, "store": False}
+        encoded = msgspec.json.encode(body)
+        while not await context.files.has_space():  # noqa: ASYNC110 - of the disk, without an event
+            await asyncio.sleep(SPACE_WAIT_S)
+        while True:
+            exchange = LineExchange(context, await self._get_key(), encoded)
+            try:
+                response = await HANDLERS[request.url](exchange)
+            except RequestError as error:
+                exchange.outcome = error.code or "error"
+                if error.status != 429:  # noqa: PLR2004 - the key has used its tokens
+                    return self._make_failed(error)
+                wait_s = min(error.retry_after_s or 1.0, MAX_BUDGET_WAIT_S)
+            except FoundryError as error:
+                refusal = translate_error(error)
+                exchange.outcome = refusal.code or "error"
+                # A model that is not here is not downloaded, so it will not be there later.
+                if classify_failure(error) == "line" or refusal.code == "model_not_found":
+                    return self._make_failed(refusal)
+                raise
+            else:
+                return self._make_result(exchange, cast("web.Response", response))
+            finally:
+                if exchange.ticket is not None:
+                    context.metrics.record(exchange, context.monotonic())
+                exchange.close()
+            await asyncio.sleep(wait_s)
+
+    async def _get_key(self) -> ApiKey | None:
+        # Each time anew, as its limits may have changed.
+        try:
+            return self._find_key()
+        except LookupError:
+            # It was revoked: the manager of the batches is about to end this one.
+            await asyncio.get_running_loop().create_future()
+            raise
+
+    def make_failed_result(self, error: FoundryError) -> BatchLineResult:
+        return self._make_failed(translate_error(error))
+
+    def make_shared_result(self, result: BatchLineResult) -> BatchLineResult:
+        return result  # tasks have no keys, so none shares an answer
+
+    def _make_result(self, exchange: LineExchange, response: web.Response) -> BatchLineResult:
+        ticket = exchange.ticket
+        return BatchLineResult(
+            index=self.index,
+            digest=self._item.line.digest,
+            output=_make_line(
+                self._item.request.custom_id, 200, exchange.id, cast("bytes", response.body)
+            ),
+            failed=False,
+            at=self._context.wall_clock(),
+            model=self.group,
+            duration_s=time.monotonic() - self._started_at,
+            queued_s=ticket.queued_s if ticket else 0.0,
+            prompt_tokens=ticket.prompt_tokens if ticket else 0,
+            completion_tokens=ticket.output_tokens if ticket else 0,
+            attempts=1,
+        )
+
+    def _make_failed(self, error: RequestError) -> BatchLineResult:
+        return BatchLineResult(
+            index=self.index,
+            digest=self._item.line.digest,
+            output=_make_line(
+                self._item.request.custom_id,
+                error.status,
+                f"req_{secrets.token_hex(12)}",
+                make_error_body(error),
+            ),
+            failed=True,
+            at=self._context.wall_clock(),
+            model=self.group,
+            duration_s=time.monotonic() - self._started_at,
+            attempts=1,
+            code=error.code or "error",
+        )
+
+
+class GatewayEngine:
+    """A `BatchEngine` that sends lines through the handlers of the gateway.
+
+    Args:
+        context: The parts of the gateway.
+        find_key: Returns the key of the batch, None without keys; raises LookupError if it ended.
+    """
+
+    def __init__(self, context: GatewayContext, find_key: KeyFinder) -> None:
+        self._context = context
+        self._find_key = find_key
+        self._scheduler: Scheduler[BatchLineResult] | None = None
+
+    async def run(self, items: AsyncIterable[WorkItem], /) -> AsyncGenerator[BatchLineResult]:
+        try:
+            key = self._find_key()
+        except LookupError:
+            key = None
+        scheduler = self._scheduler = make_scheduler(
+            self._context.client,
+            max_attempts=MAX_ATTEMPTS,
+            patience_s=PATIENCE_S,
+            max_in_flight=None if key is None else key.parallel,
+        )
+        try:
+            async with aclosing(scheduler.run(self._make_tasks(items))) as results:
+                async for result in results:
+                    yield result
+        finally:
+            self._scheduler = None
+
+    def drain(self) -> None:
+        if self._scheduler is not None:
+            self._scheduler.drain()
+
+    def get_state(self) -> EngineState:
+        return EngineState()
+
+    async def _make_tasks(self, items: AsyncIterable[WorkItem]) -> AsyncGenerator[_LineTask]:
+        async with closing_iter(items):
+            async for item in items:
+                yield _LineTask(item, self._context, self._find_key)
+
+
+def make_unfinished_result(item: WorkItem, ending: str, at: float) -> BatchLineResult:
+    """Return the result of a line that was not answered before the batch ended."""
+    code = f"batch_{ending}"
+    message = (
+        "This request could not be executed before the completion window expired."
+        if ending == "expired"
+        else "This request was not executed, as the batch was cancelled."
+    )
+    line = {
+        "id": f"batch_req_{secrets.token_hex(12)}",
+        "custom_id": item.request.custom_id,
+        "response": None,
+        "error": {"code": code, "message": message},
+    }
+    return BatchLineResult(
+        index=item.line.index,
+        digest=item.line.digest,
+        output=msgspec.json.encode(line),
+        failed=True,
+        at=at,
+        code=code,
+    )
+
+
+def _make_line(custom_id: str, status: int, request_id: str, body: bytes) -> bytes:
+    response = {"status_code": status, "request_id": request_id, "body": msgspec.Raw(body)}
+    return msgspec.json.encode(
+        {
+            "id": f"batch_req_{secrets.token_hex(12)}",
+            "custom_id": custom_id,
+            "response": response,
+            "error": None,
+        }
+    )

@@ -1,0 +1,369 @@
+"""Runs batches: in turn, across restarts, until they are complete, cancelled or expired.
+
+What a batch has answered is in its journal (`foundry_api.batch.journal`), where it is in the
+database. A gateway that is killed goes on from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import sqlite3
+from collections import defaultdict
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from foundry_api.batch.async_tools import SerialExecutor
+from foundry_api.batch.journal import Journal, read_status
+from foundry_api.batch.progress import ProgressMeter
+from foundry_api.batch.runner import BatchRunner, InputPass, RunPlan
+from foundry_api.batch.types import BatchOptions, InputOptions, WorkItem
+from foundry_api.gateway.batches.engine import GatewayEngine, make_unfinished_result
+from foundry_api.gateway.batches.validation import RequestLines, check_input
+from foundry_api.gateway.errors import RequestError
+from foundry_api.gateway.files.batch_types import UNFINISHED, StoredBatch
+from foundry_api.gateway.files.store import put_file
+from foundry_api.gateway.files.types import StoredFile
+from foundry_api.types.errors import FoundryError
+
+if TYPE_CHECKING:
+    from foundry_api.gateway.context import GatewayContext
+    from foundry_api.gateway.files.batch_types import Ending
+    from foundry_api.gateway.files.database import FileDatabase
+    from foundry_api.gateway.keys.types import ApiKey
+
+__all__ = ["BatchManager"]
+
+# The batches of one key run one after the other, and not more than this at the same time.
+MAX_RUNNING = 16
+RETRY_S = 10.0
+WATCH_INTERVAL_S = 1.0
+# The records of batches that have ended are kept as long as their files may be.
+KEPT_S = 30 * 86_400
+NEVER = 2**53
+MAX_DELETED = 100
+PRIVATE_FILE = 0o600
+_FAILURES = (FoundryError, RequestError, OSError, sqlite3.Error)
+
+log = logging.getLogger("foundry_api.gateway")
+
+
+class _Run:
+    """A batch that has not ended."""
+
+    def __init__(self, batch: StoredBatch) -> None:
+        self.batch = batch
+        self.meter = ProgressMeter()
+        self.work: asyncio.Task[Literal["completed", "failed"]] | None = None
+
+    def stop(self, ending: Ending) -> None:
+        """End the work on its lines."""
+        self.batch = msgspec.structs.replace(self.batch, ending=ending)
+        if self.work is not None:
+            self.work.cancel()
+
+
+class BatchManager:
+    """The batches of a gateway; see `BatchControl`."""
+
+    def __init__(self, context: GatewayContext) -> None:
+        self._context = context
+        self._files = context.files
+        self._runs: dict[str, _Run] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._turns: defaultdict[str | None, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._slots = asyncio.Semaphore(MAX_RUNNING)
+
+    async def start(self) -> None:
+        """Go on with the batches that have not ended."""
+        unfinished = await self._files.query(
+            lambda database: database.open_table("batches", StoredBatch).list_of_kinds(*UNFINISHED)
+        )
+        known = [
+            name
+            for batch in unfinished
+            for name in (
+                batch.output_file_id,
+                batch.error_file_id,
+                f"{batch.output_file_id}.batch",
+            )
+        ]
+        await self._files.delete_unknown(known)
+        for batch in unfinished:
+            self._start(batch)
+        self._add_task(self._watch())
+
+    async def stop(self) -> None:
+        """Stop working. What was answered is stored, and the next start goes on."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def create(self, batch: StoredBatch) -> None:
+        """Store a batch and start it."""
+        now = self._context.wall_clock()
+
+        def store(database: FileDatabase) -> None:
+            with database.transaction():
+                table = database.open_table("batches", StoredBatch)
+                for old in table.list_ended(now, MAX_DELETED):
+                    table.delete(old.id)
+                _put_batch(database, batch)
+
+        await self._files.query(store)
+        self._start(batch)
+
+    async def cancel(self, batch: StoredBatch) -> StoredBatch:
+        """Cancel a batch, and return its new state.
+
+        Raises:
+            RequestError: 409 if it has ended.
+        """
+        run = self._runs.get(batch.id)
+        if run is not None and run.batch.ending is None:
+            run.stop("cancelled")
+            await self._update(run, status="cancelling", cancelling_at=self._now())
+        if run is not None and run.batch.ending == "cancelled":
+            return run.batch
+        if batch.status != "cancelled":
+            raise RequestError(
+                409,
+                "batch_ended",
+                f"The batch is {batch.status}, so it cannot be cancelled.",
+                param="id",
+                should_retry=False,
+            )
+        return batch
+
+    def get_counts(self, identifier: str) -> tuple[int, int] | None:
+        """Return the answered and failed lines of a batch that runs."""
+        run = self._runs.get(identifier)
+        return None if run is None else (run.meter.done, run.meter.failed)
+
+    def _start(self, batch: StoredBatch) -> None:
+        self._files.in_use.add(batch.input_file_id)
+        run = self._runs[batch.id] = _Run(batch)
+        self._add_task(self._run(run))
+
+    def _add_task(self, coroutine: Any) -> None:
+        task = asyncio.ensure_future(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _watch(self) -> None:
+        """End the batches whose time is over, and those of keys that have ended."""
+        while True:
+            for run in list(self._runs.values()):
+                if run.batch.ending is not None:
+                    continue
+                if self._context.wall_clock() >= run.batch.expires_at:
+                    run.stop("expired")
+                else:
+                    try:
+                        self._find_key(run.batch.owner)
+                    except LookupError:
+                        run.stop("cancelled")
+            await asyncio.sleep(WATCH_INTERVAL_S)
+
+    async def _run(self, run: _Run) -> None:
+        while True:
+            try:
+                await self._advance(run)
+            except _FAILURES as error:
+                log.warning("batch %s waits: %s", run.batch.id, error)
+                await asyncio.sleep(RETRY_S)
+            except Exception:
+                log.exception("batch %s failed; it goes on after a restart", run.batch.id)
+                return
+            else:
+                break
+        del self._runs[run.batch.id]
+        self._files.in_use -= {run.batch.input_file_id} - {
+            other.batch.input_file_id for other in self._runs.values()
+        }
+
+    async def _advance(self, run: _Run) -> None:
+        if run.batch.ending is None:
+            run.work = asyncio.ensure_future(self._work(run))
+            try:
+                if await run.work == "failed":
+                    return
+            except asyncio.CancelledError:
+                if run.batch.ending is None:  # the gateway stops
+                    raise
+        ending = run.batch.ending or "completed"
+        if ending == "cancelled":
+            cancelling_at = run.batch.cancelling_at or self._now()
+            await self._update(run, status="cancelling", ending=ending, cancelling_at=cancelling_at)
+        else:
+            await self._update(run, status="finalizing", ending=ending, finalizing_at=self._now())
+        await self._finish(run, ending)
+
+    async def _work(self, run: _Run) -> Literal["completed", "failed"]:
+        """Check the input, and answer its lines."""
+        if run.batch.status == "validating":
+            config = self._context.config
+            total, problems = await asyncio.to_thread(
+                check_input,
+                self._files.get_path(run.batch.input_file_id),
+                run.batch.endpoint,
+                key=self._find_key(run.batch.owner),
+                default_model=config.model,
+                max_bytes=config.max_body_bytes,
+            )
+            now = self._now()
+            if problems:
+                await self._update(run, status="failed", failed_at=now, problems=problems)
+                return "failed"
+            await self._update(run, status="in_progress", in_progress_at=now, total=total)
+        async with self._turns[run.batch.owner], self._slots:
+            while True:
+                try:
+                    await self._answer(run)
+                except _FAILURES as error:
+                    log.warning("batch %s waits: %s", run.batch.id, error)
+                    await asyncio.sleep(RETRY_S)
+                else:
+                    return "completed"
+
+    async def _answer(self, run: _Run) -> None:
+        batch = run.batch
+        with SerialExecutor() as thread:
+            opening = asyncio.ensure_future(thread(self._open_journal, batch))
+            try:
+                journal = await asyncio.shield(opening)
+            except asyncio.CancelledError:  # the journal is open all the same
+                await thread((await opening).close)
+                raise
+            try:
+                counts = await thread(journal.get_counts)
+                run.meter = ProgressMeter()
+                run.meter.resume(done=counts.done, failed=counts.failed, shared=counts.shared)
+                if await thread(journal.is_complete, batch.total):
+                    return
+                await BatchRunner(
+                    RunPlan(source=self._open_source(batch), total=batch.total),
+                    journal,
+                    GatewayEngine(self._context, partial(self._find_key, batch.owner)),
+                    thread=thread,
+                    meter=run.meter,
+                    on_progress=lambda _: None,
+                ).run()
+            finally:
+                await asyncio.shield(thread(journal.close))
+
+    async def _finish(self, run: _Run, ending: Ending) -> None:
+        """Write the files of a batch, and make them and its end known at once."""
+        now = self._now()
+        changes: dict[str, Any] = {"status": ending, f"{ending}_at": now}
+        files: list[StoredFile] = []
+        if run.batch.total:
+            publishing = asyncio.ensure_future(asyncio.to_thread(self._publish, run.batch, ending))
+            try:
+                counts, files = await asyncio.shield(publishing)
+            except asyncio.CancelledError:  # two must not work with one journal
+                await asyncio.wait([publishing])
+                raise
+            changes |= {
+                **counts,
+                "has_output": any(one.id == run.batch.output_file_id for one in files),
+                "has_errors": any(one.id == run.batch.error_file_id for one in files),
+            }
+        batch = msgspec.structs.replace(run.batch, **changes)
+
+        def store(database: FileDatabase) -> None:
+            with database.transaction():
+                for stored in files:
+                    put_file(database, stored)
+                _put_batch(database, batch)
+
+        await self._files.query(store)
+        run.batch = batch
+        await asyncio.to_thread(
+            shutil.rmtree, self._make_options(batch).directory, ignore_errors=True
+        )
+
+    def _publish(
+        self, batch: StoredBatch, ending: Ending
+    ) -> tuple[dict[str, int], list[StoredFile]]:
+        options = self._make_options(batch)
+        with self._open_journal(batch) as journal:
+            if ending != "completed":
+                at = self._context.wall_clock()
+                for block in InputPass(self._open_source(batch), journal).iter_blocks():
+                    journal.record(
+                        [
+                            make_unfinished_result(item, ending, at)
+                            for item in block
+                            if isinstance(item, WorkItem)
+                        ]
+                    )
+            published = journal.publish(batch.total)
+        failures = read_status(options.directory).failures
+        failed = sum(failures.values()) - failures.get(f"batch_{ending}", 0)
+        now = self._now()
+        files: list[StoredFile] = []
+        for identifier, path, suffix, count in (
+            (batch.output_file_id, options.output_path, "output", published.lines),
+            (batch.error_file_id, options.errors_path, "error", published.failed),
+        ):
+            if not count:
+                path.unlink(missing_ok=True)
+                continue
+            path.chmod(PRIVATE_FILE)
+            files.append(
+                StoredFile(
+                    id=identifier,
+                    owner=batch.owner,
+                    purpose="batch_output",
+                    filename=f"{batch.id}_{suffix}.jsonl",
+                    size=path.stat().st_size,
+                    created_at=now,
+                    expires_at=now + batch.output_lifetime_s,
+                )
+            )
+        return {"completed": published.lines, "failed": failed}, files
+
+    def _open_journal(self, batch: StoredBatch) -> Journal:
+        return Journal.open(
+            self._make_options(batch),
+            fingerprint=batch.input_file_id,
+            request_digest=batch.endpoint,
+        )
+
+    def _open_source(self, batch: StoredBatch) -> RequestLines:
+        return RequestLines(self._files.get_path(batch.input_file_id), batch.endpoint)
+
+    def _make_options(self, batch: StoredBatch) -> BatchOptions:
+        return BatchOptions(
+            input=InputOptions(path=str(self._files.get_path(batch.input_file_id))),
+            output=str(self._files.get_path(batch.output_file_id)),
+            errors=str(self._files.get_path(batch.error_file_id)),
+            output_format="jsonl",
+        )
+
+    async def _update(self, run: _Run, **changes: Any) -> None:
+        run.batch = batch = msgspec.structs.replace(run.batch, **changes)
+        await self._files.query(lambda database: _put_batch(database, batch))
+
+    def _find_key(self, owner: str | None) -> ApiKey | None:
+        """Return the key of a batch; None without keys. Raises LookupError if it has ended."""
+        if owner is None:
+            return None
+        now = self._context.wall_clock()
+        for key in self._context.keyring.keys:
+            if key.id == owner and key.get_state(now) == "active":
+                return key
+        raise LookupError(owner)
+
+    def _now(self) -> int:
+        return int(self._context.wall_clock())
+
+
+def _put_batch(database: FileDatabase, batch: StoredBatch) -> None:
+    ends_at = NEVER if batch.status in UNFINISHED else batch.expires_at + KEPT_S
+    database.open_table("batches", StoredBatch).put(batch, kind=batch.status, ends_at=ends_at)

@@ -1,0 +1,241 @@
+"""The lines of a batch's input: read, and checked as a whole before any of them runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import msgspec
+
+from foundry_api.batch.sources.base import LineSource
+from foundry_api.batch.sources.files import BadLine, FileOrigin
+from foundry_api.batch.types import (
+    CHAT_URL,
+    EMBEDDINGS_URL,
+    RESPONSES_URL,
+    BatchRequest,
+    InputOptions,
+    parse_route,
+)
+from foundry_api.gateway.checks import make_unsupported
+from foundry_api.gateway.errors import RequestError, translate_error
+from foundry_api.gateway.files.batch_types import BatchProblem
+from foundry_api.gateway.json_body import decode_json
+from foundry_api.gateway.openai.chat import create_chat_completion
+from foundry_api.gateway.openai.chat_request import ChatBody, make_generation
+from foundry_api.gateway.openai.embeddings import EmbeddingsBody, create_embeddings, read_texts
+from foundry_api.gateway.openai.responses import create_response
+from foundry_api.gateway.openai.responses_request import (
+    ResponseBody,
+    make_messages,
+    make_response_generation,
+)
+from foundry_api.gateway.openai.sampling import get_choices
+from foundry_api.types.errors import FoundryError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from foundry_api.batch.types import BatchUrl, Line
+    from foundry_api.gateway.keys.types import ApiKey
+    from foundry_api.gateway.routing import Handler
+
+__all__ = ["HANDLERS", "RequestLines", "check_input"]
+
+# As OpenAI's.
+MAX_LINES = 50_000
+MAX_CUSTOM_ID_CHARS = 512
+MAX_PROBLEMS = 100
+MAX_MESSAGE_CHARS = 500
+COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd")
+
+HANDLERS: Mapping[str, Handler] = {
+    CHAT_URL: create_chat_completion,
+    EMBEDDINGS_URL: create_embeddings,
+    RESPONSES_URL: create_response,
+}
+
+
+class _Line(msgspec.Struct):
+    custom_id: str
+    body: msgspec.Raw
+    url: str
+    method: str = "POST"
+
+
+class _Id(msgspec.Struct):
+    custom_id: str
+
+
+class _Request(msgspec.Struct):
+    custom_id: str
+    body: dict[str, Any]
+
+
+_LINE = msgspec.json.Decoder(_Line)
+_ID = msgspec.json.Decoder(_Id)
+_REQUEST = msgspec.json.Decoder(_Request)
+
+
+class RequestLines(LineSource):
+    """The lines of an input that was checked."""
+
+    def __init__(self, path: Path, endpoint: str) -> None:
+        super().__init__(
+            FileOrigin(path), InputOptions(path=str(path), format="openai"), ["gateway", endpoint]
+        )
+        self._endpoint: BatchUrl = parse_route(endpoint)
+
+    def _parse_request(self, line: Line) -> BatchRequest:
+        request = _REQUEST.decode(line.raw)
+        return BatchRequest(custom_id=request.custom_id, body=request.body, url=self._endpoint)
+
+    def get_custom_id(self, line: Line) -> str | None:
+        """Return the id of a line."""
+        return _ID.decode(line.raw).custom_id
+
+
+def check_input(
+    path: Path, endpoint: str, *, key: ApiKey | None, default_model: str | None, max_bytes: int
+) -> tuple[int, tuple[BatchProblem, ...]]:
+    """Return the number of lines, and why they are refused. Blocks."""
+    with path.open("rb") as file:
+        if file.read(4).startswith(COMPRESSED):
+            return 0, (_make_problem("invalid_file", "The file is compressed. Upload plain text."),)
+    checker = _Checker(parse_route(endpoint), key, default_model, max_bytes)
+    count = 0
+    for line in RequestLines(path, endpoint).iter_lines():
+        count += 1
+        if count > MAX_LINES:
+            problem = f"The file has more than {MAX_LINES} lines. Split it."
+            return count, (_make_problem("too_many_lines", problem),)
+        checker.check(line)
+        if len(checker.problems) >= MAX_PROBLEMS:
+            break
+    if not count:
+        return 0, (_make_problem("empty_file", "The file has no lines."),)
+    return count, tuple(checker.problems)
+
+
+class _Checker:
+    def __init__(
+        self, endpoint: BatchUrl, key: ApiKey | None, default_model: str | None, max_bytes: int
+    ) -> None:
+        self.problems: list[BatchProblem] = []
+        self._endpoint = endpoint
+        self._key = key
+        self._default_model = default_model
+        self._max_bytes = max_bytes
+        self._ids: set[str] = set()
+
+    def check(self, line: Line) -> None:
+        try:
+            self._check(line)
+        except RequestError as error:
+            self.problems.append(
+                _make_problem(error.code or "invalid_line", error.message, line.number, error.param)
+            )
+        except FoundryError as error:
+            refusal = translate_error(error)
+            self.problems.append(
+                _make_problem(
+                    refusal.code or "invalid_line", refusal.message, line.number, refusal.param
+                )
+            )
+
+    def _check(self, line: Line) -> None:
+        if isinstance(line.raw, BadLine) or len(line.raw) > self._max_bytes:
+            raise RequestError(
+                400, "line_too_large", f"The line is larger than {self._max_bytes} bytes."
+            )
+        raw = cast("bytes", line.raw)
+        try:
+            raw.decode()
+            request = _LINE.decode(raw)
+        except (msgspec.ValidationError, RecursionError):
+            request = decode_json(raw, _Line)[0]  # which names the member
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise RequestError(
+                400, "invalid_json_line", f"This line is not parseable as valid JSON: {error}."
+            ) from None
+        name = request.custom_id
+        if not 0 < len(name) <= MAX_CUSTOM_ID_CHARS:
+            raise RequestError(
+                400,
+                "invalid_custom_id",
+                f"custom_id has 1 to {MAX_CUSTOM_ID_CHARS} characters.",
+                param="custom_id",
+            )
+        if name in self._ids:
+            raise RequestError(
+                400,
+                "duplicate_custom_id",
+                "Another line has this custom_id; each needs its own.",
+                param="custom_id",
+            )
+        self._ids.add(name)
+        if request.method != "POST":
+            raise RequestError(400, "invalid_method", "method must be POST.", param="method")
+        if request.url not in {self._endpoint, self._endpoint.removeprefix("/v1")}:
+            raise RequestError(
+                400,
+                "mismatched_url",
+                f"url must be {self._endpoint}, the endpoint of the batch.",
+                param="url",
+            )
+        body = bytes(request.body)
+        model = _CHECKS[self._endpoint](body, self._default_model)
+        if self._key is not None and not self._key.allows_model(model, model.partition(":")[0]):
+            raise RequestError(
+                403,
+                "model_not_allowed",
+                f"This key may not use the model {model!r}.",
+                param="body.model",
+            )
+
+
+def _require_model(model: str | None, default_model: str | None) -> str:
+    name = model or default_model
+    if not name:
+        raise RequestError(400, "missing_required_parameter", "model is missing.", param="model")
+    return name
+
+
+def _check_chat(raw: bytes, default_model: str | None) -> str:
+    body = decode_json(raw, ChatBody)[0]
+    if body.stream:
+        raise make_unsupported("stream", "A batch does not stream.")
+    get_choices(body.n)
+    model = _require_model(body.model, default_model)
+    make_generation(body, model)
+    return model
+
+
+def _check_embeddings(raw: bytes, default_model: str | None) -> str:
+    body = decode_json(raw, EmbeddingsBody)[0]
+    read_texts(body)
+    return _require_model(body.model, default_model)
+
+
+def _check_response(raw: bytes, default_model: str | None) -> str:
+    body = decode_json(raw, ResponseBody)[0]
+    if body.stream:
+        raise make_unsupported("stream", "A batch does not stream.")
+    if body.background:
+        raise make_unsupported("background", "The lines of a batch are in the background anyway.")
+    model = _require_model(body.model, default_model)
+    make_response_generation(body, model, make_messages(body))
+    return model
+
+
+_CHECKS: Mapping[str, Callable[[bytes, str | None], str]] = {
+    CHAT_URL: _check_chat,
+    EMBEDDINGS_URL: _check_embeddings,
+    RESPONSES_URL: _check_response,
+}
+
+
+def _make_problem(
+    code: str, message: str, line: int | None = None, param: str | None = None
+) -> BatchProblem:
+    return BatchProblem(code=code, message=message[:MAX_MESSAGE_CHARS], line=line, param=param)

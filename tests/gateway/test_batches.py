@@ -1,0 +1,246 @@
+"""`/v1/batches` by the OpenAI SDK: whole runs, refusals, cancels, ends, and kills."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from openai import AsyncOpenAI
+
+from foundry_api.gateway.keys.types import Limit, NewKey
+from foundry_api.testing import FakeService
+from gateway.keys.helpers import FakeClock
+from gateway.serving import serve
+from gateway.shapes import check_shape
+from support.cli_program import make_command, make_environment
+from support.scripted_model import script
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from foundry_api.engine.endpoint import Endpoint
+    from foundry_api.gateway.gateway import Gateway
+
+CHAT = "/v1/chat/completions"
+
+
+def make_line(number: int, url: str = CHAT, **body: Any) -> dict[str, Any]:
+    return {"custom_id": f"line-{number}", "method": "POST", "url": url, "body": body}
+
+
+def make_chat(number: int, prompt: str = "say-hello", model: str = "scripted") -> dict[str, Any]:
+    messages = [{"role": "user", "content": prompt}]
+    return make_line(number, model=model, messages=messages)
+
+
+def encode(lines: list[Any]) -> bytes:
+    return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+
+
+async def start(client: AsyncOpenAI, content: bytes, endpoint: Any = CHAT) -> Any:
+    file = await client.files.create(file=("in.jsonl", content), purpose="batch")
+    return await client.batches.create(
+        input_file_id=file.id, endpoint=endpoint, completion_window="24h", metadata={"a": "b"}
+    )
+
+
+async def wait(client: AsyncOpenAI, batch: Any) -> Any:
+    async with asyncio.timeout(60):
+        while not (batch.completed_at or batch.failed_at or batch.expired_at or batch.cancelled_at):
+            await asyncio.sleep(0.05)
+            batch = await client.batches.retrieve(batch.id)
+    check_shape("batch", json.loads(batch.to_json()))
+    return batch
+
+
+async def read(client: AsyncOpenAI, file_id: str | None) -> list[Any]:
+    if file_id is None:
+        return []
+    lines = (await client.files.content(file_id)).text.splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def connect(url: str, token: str | None = None) -> AsyncOpenAI:
+    return AsyncOpenAI(base_url=f"{url}/v1", api_key=token or "none", max_retries=0)
+
+
+@pytest.fixture
+async def client(gateway: Gateway) -> AsyncIterator[AsyncOpenAI]:
+    async with connect(gateway.url) as client:
+        yield client
+
+
+async def test_a_batch_of_chats(client: AsyncOpenAI) -> None:
+    lines = [make_chat(number) for number in range(5)] + [make_chat(5, model="no-such-model")]
+    batch = await start(client, encode(lines))
+    assert batch.status == "validating"
+    assert [one.id async for one in client.batches.list(limit=1)] == [batch.id]
+    batch = await wait(client, batch)
+    assert (batch.status, batch.metadata) == ("completed", {"a": "b"})
+    counts = batch.request_counts
+    assert (counts.total, counts.completed, counts.failed) == (6, 5, 1)
+    answers = await read(client, batch.output_file_id)
+    assert {one["custom_id"] for one in answers} == {f"line-{number}" for number in range(5)}
+    for answer in answers:
+        check_shape("batch.output_line", answer)
+        check_shape("chat.completion", answer["response"]["body"])
+        message = answer["response"]["body"]["choices"][0]["message"]
+        assert message["content"] == script("say-hello").text
+    [failed] = await read(client, batch.error_file_id)
+    assert failed["response"]["status_code"] == 404
+    assert failed["response"]["body"]["error"]["code"] == "model_not_found"
+    purposes = [one.purpose async for one in client.files.list(purpose="batch_output")]
+    assert purposes == ["batch_output", "batch_output"]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "body"),
+    [
+        ("/v1/embeddings", {"model": "embedder", "input": ["one", "two"]}),
+        ("/v1/responses", {"model": "scripted", "input": "say-hello"}),
+    ],
+)
+async def test_other_endpoints(client: AsyncOpenAI, endpoint: str, body: dict[str, Any]) -> None:
+    lines = [make_line(number, endpoint, **body) for number in range(2)]
+    batch = await wait(client, await start(client, encode(lines), endpoint))
+    assert batch.status == "completed"
+    answers = await read(client, batch.output_file_id)
+    assert len(answers) == 2
+    assert batch.error_file_id is None
+
+
+async def test_the_whole_file_is_checked_first(client: AsyncOpenAI) -> None:
+    good = make_chat(0)
+    content = encode([good]) + b"\nnot json\n"
+    content += encode(
+        [
+            good,
+            {**make_chat(1), "url": "/v1/embeddings"},
+            {**make_chat(2), "method": "GET"},
+            make_line(3, messages="x", model="scripted"),
+            make_line(4, model="scripted", messages=[{"role": "user", "content": "x"}], n=99),
+            make_line(5, messages=[{"role": "user", "content": "x"}]),
+            {"url": CHAT, "body": {}},
+        ]
+    )
+    batch = await wait(client, await start(client, content))
+    assert (batch.status, batch.output_file_id, batch.request_counts.total) == ("failed", None, 0)
+    assert [(one.line, one.code, one.param) for one in batch.errors.data] == [
+        (3, "invalid_json_line", None),
+        (4, "duplicate_custom_id", "custom_id"),
+        (5, "mismatched_url", "url"),
+        (6, "invalid_method", "method"),
+        (7, "invalid_type", "messages"),
+        (8, "invalid_value", "n"),
+        (9, "missing_required_parameter", "model"),
+        (10, "missing_required_parameter", "custom_id"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "code"), [(b"\n\n", "empty_file"), (b"\x1f\x8bx", "invalid_file")]
+)
+async def test_a_file_without_lines(client: AsyncOpenAI, content: bytes, code: str) -> None:
+    batch = await wait(client, await start(client, content))
+    assert [one.code for one in batch.errors.data] == [code]
+
+
+async def test_a_cancel_ends_the_lines_that_run(client: AsyncOpenAI, gateway: Gateway) -> None:
+    lines = [make_chat(0), *(make_chat(number, "say-forever") for number in range(1, 40))]
+    batch = await start(client, encode(lines))
+    async with asyncio.timeout(60):
+        while not (await client.batches.retrieve(batch.id)).request_counts.completed:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    assert (await client.batches.cancel(batch.id)).status in {"cancelling", "cancelled"}
+    batch = await wait(client, batch)
+    assert batch.status == "cancelled"
+    answers = await read(client, batch.output_file_id)
+    errors = await read(client, batch.error_file_id)
+    assert {one["error"]["code"] for one in errors} == {"batch_cancelled"}
+    assert batch.request_counts.completed == len(answers) == 40 - len(errors) > 0
+    assert gateway.context.admission.scheduler.active == 0
+    assert (await client.batches.cancel(batch.id)).status == "cancelled"
+
+
+async def test_the_window_ends_with_what_is_done(engine: Endpoint, tmp_path: Path) -> None:
+    clock = FakeClock()
+    async with (
+        serve(tmp_path, engine.base_url, wall_clock=clock) as served,
+        connect(served.gateway.url) as client,
+    ):
+        lines = [make_chat(0), *(make_chat(number, "say-forever") for number in range(1, 40))]
+        batch = await start(client, encode(lines))
+        await served.wait_until(
+            lambda: (served.gateway.context.batches.get_counts(batch.id) or (0, 0))[0] > 0
+        )
+        clock.now += 86_400
+        batch = await wait(client, batch)
+        assert batch.status == "expired"
+        answers = await read(client, batch.output_file_id)
+        errors = await read(client, batch.error_file_id)
+        assert {one["error"]["code"] for one in errors} == {"batch_expired"}
+        assert batch.request_counts.completed == len(answers) == 40 - len(errors) > 0
+
+
+async def test_tokens_are_charged_to_the_key_and_batches_are_its_own(tmp_path: Path) -> None:
+    keys = [
+        NewKey(name="a", rate=Limit(50, "h"), tokens=(Limit(100_000, "d"),), parallel=1),
+        NewKey(name="b"),
+        NewKey(name="manager", scopes=frozenset({"manage"})),
+    ]
+    async with FakeService() as upstream, serve(tmp_path, upstream.base_url, *keys) as served:
+        first, second, manager = (connect(served.gateway.url, token) for token in served._tokens)
+        batch = await start(first, encode([make_chat(number, model="fake") for number in range(3)]))
+        batch = await wait(first, batch)
+        assert batch.request_counts.completed == 3
+        account = next(iter(served.gateway.context.admission.accounts))
+        assert account.tokens["d"].remaining < 100_000
+        assert account.requests is not None
+        assert account.requests.remaining == 50
+        assert (account.running, account.batch_lines) == (0, 0)
+        assert [one.id async for one in second.batches.list()] == []
+        with pytest.raises(Exception, match="no batch with this id"):
+            await second.batches.retrieve(batch.id)
+        assert [one.id async for one in manager.batches.list()] == [batch.id]
+        for one in (first, second, manager):
+            await one.close()
+
+
+async def test_a_killed_gateway_goes_on(engine: Endpoint, own_home: Path) -> None:
+    environment = make_environment(
+        own_home, FOUNDRY_GATEWAY_BASE_URL=engine.base_url, PYTHONUNBUFFERED="1"
+    )
+    command = make_command("serve", "--port", "0")
+    lines = [make_chat(number) for number in range(300)]
+    batch: Any = None
+    for kill in range(3):
+        program = await asyncio.create_subprocess_exec(
+            *command, stdout=subprocess.PIPE, env=environment
+        )
+        assert program.stdout is not None
+        first_line = (await program.stdout.readline()).decode()
+        url = first_line.split()[2].rstrip(".,").removesuffix("/v1")
+        async with connect(url) as client:
+            batch = await start(client, encode(lines)) if batch is None else batch
+            if kill < 2:
+                async with asyncio.timeout(60):
+                    done = 0
+                    while done < 60 * (kill + 1):
+                        await asyncio.sleep(0.02)
+                        batch = await client.batches.retrieve(batch.id)
+                        done = batch.request_counts.completed
+                program.kill()
+                await program.wait()
+                continue
+            batch = await wait(client, batch)
+            answers = await read(client, batch.output_file_id)
+        program.terminate()
+        await program.wait()
+    assert batch.status == "completed"
+    assert sorted(one["custom_id"] for one in answers) == sorted(
+        line["custom_id"] for line in lines
+    )
