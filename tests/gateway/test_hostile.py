@@ -105,6 +105,7 @@ async def test_a_hostile_request_has_its_answer(gateway: Gateway, row: Row) -> N
         head, _, body = responses[0].partition(b"\r\n\r\n")
         check_shape("error", json.loads(body))
         assert b"content-type: application/json" in head.lower()
+    assert b"\r\nx-request-id: req_" in responses[0].lower()
 
 
 async def test_a_request_in_a_refused_body_is_not_served(gateway: Gateway) -> None:

@@ -467,6 +467,16 @@ async def test_the_read_timeout_of_an_sdk_does_not_cut_a_stream(
         assert await call(served.http, body, headers) == (504, "deadline_exceeded")
 
 
+async def test_a_deadline_that_has_passed_is_not_negative(tmp_path: Path, engine: Endpoint) -> None:
+    async with (
+        serve(tmp_path, engine.base_url, NewKey(name="a")) as served,
+        served.http.post(CHAT, json=HELLO, headers={"X-Request-Timeout": "1e-300"}) as response,
+    ):
+        message = (await response.json())["error"]["message"]
+    assert response.status == 504
+    assert "deadline of 0 s" in message
+
+
 async def test_a_call_that_cannot_start_in_time_is_refused_at_once(tmp_path: Path) -> None:
     clock = FakeClock()
     async with (

@@ -16,6 +16,8 @@ from gateway.helpers import post
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from foundry_api.engine.endpoint import Endpoint
+
 CHAT = "/v1/chat/completions"
 
 
@@ -75,6 +77,19 @@ async def test_p42_a_service_that_is_down_is_a_reason_not_a_failure(tmp_path: Pa
         await get(http, "/healthz")
         gateway.context.draining = True
         assert (await get(http, "/readyz", 503)) == {"status": "unavailable"}
+
+
+async def test_an_error_names_no_address_of_the_service(
+    engine: Endpoint, http: aiohttp.ClientSession
+) -> None:
+    error = (await post(http, "/api/models/scripted/pull", {}, 400))["error"]
+    assert error["code"] == "unsupported_feature"
+    assert engine.base_url.partition("//")[2] not in error["message"]
+
+
+async def test_an_error_names_the_member_of_the_request(http: aiohttp.ClientSession) -> None:
+    error = (await post(http, "/models/load", {"model": "a\x95"}, 400))["error"]
+    assert error["param"] == "model"
 
 
 async def test_reload(http: aiohttp.ClientSession) -> None:

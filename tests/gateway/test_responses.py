@@ -178,7 +178,7 @@ async def test_input_items_are_listed_in_pages(http: aiohttp.ClientSession) -> N
     assert ascending["data"] == [*reversed(rest["data"]), *reversed(page["data"])]
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=x", "after=none"])
+@pytest.mark.parametrize("query", ["limit=0", "limit=x", "after=none", "order=x"])
 async def test_a_wrong_page_is_400(http: aiohttp.ClientSession, query: str) -> None:
     identifier = (await create(http, make_body()))["id"]
     check_shape("error", await get(http, f"{identifier}/input_items?{query}", 400))

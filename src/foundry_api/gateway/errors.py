@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import traceback
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,8 @@ __all__ = [
     "make_model_not_found",
     "translate_error",
 ]
+
+_SERVICE_ADDRESS = re.compile(r"the service at https?://[^\s,;)]+")
 
 # How long a client waits before it calls a service again that could not be reached.
 UNAVAILABLE_RETRY_S = 1.0
@@ -158,6 +161,7 @@ _PARAMS = {
     "response_model": "response_format",
     "grammar": "response_format",
     "audio": "file",
+    "name": "model",
 }
 
 
@@ -225,6 +229,7 @@ def _describe(error: FoundryError) -> str:
     message = error.message
     if error.service:
         message = message.replace(error.service, "the model service")
+    message = _SERVICE_ADDRESS.sub("the model service", message)
     if isinstance(error, InvalidRequest | StructuredOutputError) and error.hint:
         return f"{message}. {error.hint}"
     return f"{message}."

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from foundry_api.gateway.keys.types import ApiKey
     from foundry_api.gateway.limits.admission import Ticket, Work
 
-__all__ = ["BODY_BYTES_PER_S", "BODY_GRACE_S", "Exchange", "make_too_large"]
+__all__ = ["BODY_BYTES_PER_S", "BODY_GRACE_S", "Exchange", "make_request_id", "make_too_large"]
 
 # A body may take this long, and one second more per 64 KiB.
 BODY_GRACE_S = 30.0
@@ -88,7 +88,7 @@ class Exchange:
     def __init__(self, context: GatewayContext, request: web.BaseRequest) -> None:
         self.context = context
         self.request = request
-        self.id = f"req_{secrets.token_hex(12)}"
+        self.id = make_request_id()
         self.route = self.action = self.path_id = ""
         self.key: ApiKey | None = None
         self.started_at = context.monotonic()
@@ -311,6 +311,11 @@ class Exchange:
 class _EventStream(web.StreamResponse):
     # The head is sent with the first event, not alone: it is prepared when there is one.
     _send_headers_immediately = False
+
+
+def make_request_id() -> str:
+    """Return an id for a request."""
+    return f"req_{secrets.token_hex(12)}"
 
 
 def make_too_large(limit: int) -> RequestError:

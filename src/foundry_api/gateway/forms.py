@@ -14,6 +14,7 @@ from aiohttp import (
     MultipartReader,
     web,
 )
+from aiohttp.http import HttpProcessingError
 
 from foundry_api.gateway.checks import make_invalid
 from foundry_api.gateway.errors import RequestError
@@ -125,6 +126,7 @@ class FormReader:
         except (
             BadContentDispositionHeader,
             BadContentDispositionParam,
+            HttpProcessingError,  # a header of a part
             ValueError,
             web.RequestPayloadError,
         ) as error:

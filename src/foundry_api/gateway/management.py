@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from foundry_api._version import __version__
+from foundry_api.gateway.checks import make_invalid
 from foundry_api.gateway.errors import make_error_body
 from foundry_api.gateway.health import list_problems
 from foundry_api.gateway.streaming import send_events
@@ -79,8 +80,10 @@ async def reload(exchange: Exchange) -> web.StreamResponse:
 
 async def list_all_models(exchange: Exchange) -> web.StreamResponse:
     """List the models on this machine; with `?catalog=true` also those of the catalog."""
-    has_catalog = exchange.request.query.get("catalog") == "true"
-    models = await exchange.context.client.models.list(catalog=has_catalog)
+    catalog = exchange.request.query.get("catalog", "false")
+    if catalog not in {"true", "false"}:
+        raise make_invalid("catalog", "catalog is neither true nor false.")
+    models = await exchange.context.client.models.list(catalog=catalog == "true")
     return exchange.respond_json({"models": [_describe(model) for model in models]})
 
 

@@ -33,6 +33,7 @@ from foundry_api.gateway.openai.responses import (
     list_input_items,
 )
 from foundry_api.gateway.openai.transcriptions import create_transcription
+from foundry_api.gateway.openapi.description import ApiDescription
 from foundry_api.gateway.routing import Route
 
 if TYPE_CHECKING:
@@ -157,12 +158,14 @@ _ANTHROPIC = (
     ),
 )
 
-ROUTES = (
-    Route("GET", "/healthz", get_health, "open", "Is the gateway alive?"),
-    Route("GET", "/readyz", get_readiness, "open", "Can the gateway serve calls?"),
-    Route("GET", "/metrics", get_metrics, "metrics", "Return metrics for Prometheus."),
-    *_INFERENCE,
-    *_AZURE,
-    *_ANTHROPIC,
-    *_MANAGEMENT,
-)
+ROUTES = ApiDescription(
+    (
+        Route("GET", "/healthz", get_health, "open", "Is the gateway alive?"),
+        Route("GET", "/readyz", get_readiness, "open", "Can the gateway serve calls?"),
+        Route("GET", "/metrics", get_metrics, "metrics", "Return metrics for Prometheus."),
+        *_INFERENCE,
+        *_AZURE,
+        *_ANTHROPIC,
+        *_MANAGEMENT,
+    )
+).routes

@@ -18,8 +18,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Access", "Handler", "Match", "Route", "Router"]
 
-# What a route requires: a key with this scope, a key that makes calls or manages, or nothing.
-Access = Literal["inference", "manage", "metrics", "inference or manage", "open"]
+# What a route requires: a key with this scope or one of them, or nothing.
+Access = Literal[
+    "inference",
+    "manage",
+    "metrics",
+    "inference or manage",
+    "inference or manage or metrics",
+    "open",
+]
 
 Handler = Callable[["Exchange"], Awaitable["web.StreamResponse"]]
 
@@ -35,7 +42,7 @@ class Route:
         path: The path. Its last part may be `{id}`, which is the rest of the path, or `{id}` may
             be followed by one more part.
         handler: Serves a request.
-        access: The scope that a key needs, or either of two; `open` needs no key.
+        access: The scope that a key needs, or several of which it needs one; `open` needs no key.
         summary: One sentence for the documentation.
         encode_error: Encodes an error in the shape that clients of the route expect.
         action: What it does, for the audit log; empty if it is not recorded.

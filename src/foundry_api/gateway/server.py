@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from aiohttp import web
 
 from foundry_api.gateway.errors import RequestError, format_defect, make_error_body
+from foundry_api.gateway.exchange import make_request_id
 from foundry_api.types.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -171,15 +172,20 @@ class _ClientConnection(web.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         del request, message  # the message may quote what the client sent
+        identifier = make_request_id()
         if status >= 500:  # noqa: PLR2004
-            log.error("a request failed: %s", "" if exc is None else format_defect(exc))
+            place = "" if exc is None else format_defect(exc)
+            log.error("request %s failed: %s", identifier, place)
         error = RequestError(
             status,
             "internal_error" if status >= 500 else "invalid_http",  # noqa: PLR2004
             "The gateway failed." if status >= 500 else "The request is not valid HTTP.",  # noqa: PLR2004
         )
         response = web.Response(
-            body=make_error_body(error), status=status, content_type="application/json"
+            body=make_error_body(error),
+            status=status,
+            content_type="application/json",
+            headers={"x-request-id": identifier},
         )
         response.force_close()
         return response

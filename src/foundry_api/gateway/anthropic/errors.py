@@ -9,7 +9,7 @@ import msgspec
 if TYPE_CHECKING:
     from foundry_api.gateway.errors import RequestError
 
-__all__ = ["make_anthropic_error", "make_anthropic_error_event"]
+__all__ = ["get_anthropic_type", "make_anthropic_error", "make_anthropic_error_event"]
 
 _TYPES = {
     401: "authentication_error",
@@ -28,8 +28,13 @@ def make_anthropic_error(error: RequestError) -> bytes:
     message = error.message
     if error.param and error.param not in message:
         message = f"{error.param}: {message}"
-    kind = _TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")  # noqa: PLR2004
+    kind = get_anthropic_type(error.status)
     return msgspec.json.encode({"type": "error", "error": {"type": kind, "message": message}})
+
+
+def get_anthropic_type(status: int) -> str:
+    """Return the type of errors with an HTTP status."""
+    return _TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")  # noqa: PLR2004
 
 
 def make_anthropic_error_event(error: RequestError) -> bytes:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import msgspec
+from msgspec import Meta
 
 from foundry_api.gateway.checks import check_depth, check_text, make_invalid
 from foundry_api.gateway.errors import RequestError
 from foundry_api.gateway.generation import Generation
+from foundry_api.gateway.openai.sampling import MaxTokens, Temperature, TopP
 from foundry_api.gateway.tools import make_tool
 from foundry_api.types.messages import FunctionCall, Message, ToolCall
 
@@ -88,22 +90,41 @@ class OutputConfig(msgspec.Struct):
 
 
 class CountBody(msgspec.Struct, kw_only=True):
-    """The JSON body of `POST /v1/messages/count_tokens`."""
+    """The JSON body of `POST /v1/messages/count_tokens`.
+
+    Attributes:
+        messages: The conversation.
+        model: Alias or id of a model; default: that of the gateway's configuration.
+        system: Instructions.
+        tools: Functions that the model may call.
+    """
 
     LONGEST_LISTS: ClassVar = {"messages": MAX_MESSAGES}
 
-    messages: list[MessageBody]
+    messages: Annotated[
+        list[MessageBody], Meta(extra_json_schema={"minItems": 1, "maxItems": MAX_MESSAGES})
+    ]
     model: str | None = None
     system: str | list[Text] | None = None
     tools: list[ToolBody] | None = None
 
 
 class MessagesBody(CountBody, kw_only=True):
-    """The JSON body of `POST /v1/messages`."""
+    """The JSON body of `POST /v1/messages`.
 
-    max_tokens: int
-    temperature: float | None = None
-    top_p: float | None = None
+    Attributes:
+        max_tokens: Limit of the answer in tokens; lowered if the context has less room.
+        temperature: Default: the model's own.
+        top_p: Default: the model's own.
+        stop_sequences: Up to four strings that end the answer.
+        stream: Whether to send events as they are generated.
+        tool_choice: Whether and which tools are called.
+        output_config: The form of the answer: a JSON schema.
+    """
+
+    max_tokens: MaxTokens
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
     stop_sequences: list[str] | None = None
     stream: bool | None = None
     tool_choice: ToolChoice | None = None

@@ -314,12 +314,15 @@ class Admission:
                 f"{self.scheduler.waiting} calls wait already. Call again later.",
                 retry_after_s=UNKNOWN_WAIT_S if wait_s is None else max(wait_s, 0.001),
             )
-        if wait_s is not None and work.deadline_s is not None and wait_s > work.deadline_s:
+        if work.deadline_s is None or wait_s is None:
+            return
+        deadline_s = max(0.0, work.deadline_s)  # it may have passed already
+        if wait_s > work.deadline_s:
             raise RequestError(
                 504,
                 "deadline_exceeded",
                 f"The call would wait about {wait_s:.1f} s for a slot, longer than its deadline "
-                f"of {work.deadline_s:g} s. Nothing was sent.",
+                f"of {deadline_s:g} s. Nothing was sent.",
                 should_retry=False,
             )
 

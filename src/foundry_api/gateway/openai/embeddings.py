@@ -25,7 +25,14 @@ MAX_TEXTS = 2048
 
 
 class EmbeddingsBody(msgspec.Struct, kw_only=True):
-    """The JSON body of a request. Null means the default."""
+    """The JSON body of `POST /v1/embeddings`. Null means the default.
+
+    Attributes:
+        input: A text, or up to 2,048. Tokens are refused.
+        model: Alias or id of a model; default: that of the gateway's configuration.
+        encoding_format: `float` without it.
+        dimensions: Refused: vectors have the model's own size.
+    """
 
     input: str | list[str | int | list[int]]
     model: str | None = None

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from foundry_api.gateway.checks import make_invalid, make_unsupported
+from foundry_api.gateway.checks import make_unsupported
 from foundry_api.gateway.errors import RequestError, format_defect, translate_error
 from foundry_api.gateway.generation import admit, complete, stream
+from foundry_api.gateway.openai.pages import make_wrong_cursor, read_page_query
 from foundry_api.gateway.openai.response_builder import ResponseBuilder
 from foundry_api.gateway.openai.responses_request import (
     ResponseBody,
@@ -167,19 +168,16 @@ async def cancel_response(exchange: Exchange) -> web.StreamResponse:
 
 async def list_input_items(exchange: Exchange) -> web.StreamResponse:
     """List the items of the input of a stored response, the last one first."""
-    query = exchange.request.query
-    limit = query.get("limit", str(DEFAULT_PAGE))
-    if not limit.isdecimal() or not 1 <= int(limit[:9]) <= MAX_PAGE:
-        raise make_invalid("limit", f"limit is {limit[:32]!r}; 1 to {MAX_PAGE} are allowed.")
+    query = read_page_query(exchange, default=DEFAULT_PAGE, most=MAX_PAGE)
     items = [msgspec.json.decode(item) for item in _find(exchange).input_items]
-    if query.get("order", "desc") != "asc":
+    if not query.is_ascending:
         items.reverse()
     ids = [item["id"] for item in items]
-    if (after := query.get("after")) is not None:
-        if after not in ids:
-            raise make_invalid("after", "after is the id of no item of this response.")
-        items = items[ids.index(after) + 1 :]
-    page = items[: int(limit)]
+    if query.after is not None:
+        if query.after not in ids:
+            raise make_wrong_cursor()
+        items = items[ids.index(query.after) + 1 :]
+    page = items[: query.limit]
     return exchange.respond_json(
         {
             "object": "list",

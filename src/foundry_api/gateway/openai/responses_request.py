@@ -159,6 +159,8 @@ def make_messages(body: ResponseBody) -> tuple[Message, ...]:
         RequestError: An item is invalid, or of a kind that the engine does not take.
     """
     if isinstance(body.input, str):
+        if not body.input:
+            raise make_invalid("input", "input is empty.")
         check_text("input", body.input)
         return (Message("user", body.input),)
     if not 0 < len(body.input) <= MAX_ITEMS:

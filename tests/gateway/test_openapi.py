@@ -1,0 +1,253 @@
+"""`/openapi.json` and `/docs`: complete, true, and safe to open."""
+
+from __future__ import annotations
+
+import ast
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jsonschema
+import pytest
+
+import foundry_api.gateway
+from foundry_api.gateway.errors import _TABLE
+from foundry_api.gateway.openapi.document import ERRORS
+from foundry_api.gateway.openapi.page import format_page
+from foundry_api.gateway.routes import ROUTES
+from gateway.helpers import CALCULATE
+from gateway.shapes import parse_events
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import aiohttp
+
+SOURCES = Path(foundry_api.gateway.__file__).parent
+HELLO = [{"role": "user", "content": "say-hello"}]
+CALL = [{"role": "user", "content": "call-calculate"}]
+MODEL = {"model": "scripted"}
+STREAM = {"stream": True}
+TOOL = {"name": "calculate", "parameters": CALCULATE}
+CHAT, TEXT, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
+MESSAGES = "/v1/messages"
+SCRIPTED = {**MODEL, "messages": HELLO}
+TOOLS = {**MODEL, "messages": CALL, "tools": [{"type": "function", "function": TOOL}]}
+MESSAGE = {**SCRIPTED, "max_tokens": 100}
+TOOL_MESSAGE = {
+    **MESSAGE,
+    "messages": CALL,
+    "tools": [{"name": "calculate", "input_schema": CALCULATE}],
+}
+
+# A method, a path, a body and the expected status.
+CALLS: list[tuple[str, str, Any, int]] = [
+    ("GET", "/healthz", None, 200),
+    ("GET", "/readyz", None, 200),
+    ("GET", "/metrics", None, 200),
+    ("GET", "/openapi.json", None, 200),
+    ("GET", "/docs", None, 200),
+    ("GET", "/v1/models", None, 200),
+    ("GET", "/openai/v1/models/scripted", None, 200),
+    ("GET", "/v1/models/junk", None, 404),
+    ("POST", CHAT, SCRIPTED, 200),
+    ("POST", CHAT, {**SCRIPTED, **STREAM, "stream_options": {"include_usage": True}}, 200),
+    ("POST", CHAT, TOOLS, 200),
+    ("POST", CHAT, {**TOOLS, **STREAM}, 200),
+    ("POST", CHAT, {**SCRIPTED, "n": 9}, 400),
+    ("POST", CHAT, {**SCRIPTED, "model": "junk"}, 404),
+    ("POST", TEXT, {**MODEL, "prompt": "say-hello"}, 200),
+    ("POST", TEXT, {**MODEL, **STREAM, "prompt": "say-hello", "echo": True}, 200),
+    ("POST", "/v1/embeddings", {"model": "embedder", "input": ["a", "b"]}, 200),
+    (
+        "POST",
+        "/v1/embeddings",
+        {"model": "embedder", "input": "a", "encoding_format": "base64"},
+        200,
+    ),
+    ("POST", RESPONSES, {**MODEL, "input": "say-hello", "temperature": 0}, 200),
+    ("POST", RESPONSES, {**MODEL, **STREAM, "input": "say-hello"}, 200),
+    (
+        "POST",
+        RESPONSES,
+        {**MODEL, **STREAM, "input": CALL, "tools": [{"type": "function", **TOOL}]},
+        200,
+    ),
+    ("POST", RESPONSES, {**MODEL, "input": ""}, 400),
+    ("GET", f"{RESPONSES}/resp_none", None, 404),
+    ("POST", MESSAGES, MESSAGE, 200),
+    ("POST", MESSAGES, {**MESSAGE, **STREAM}, 200),
+    ("POST", MESSAGES, TOOL_MESSAGE, 200),
+    ("POST", MESSAGES, {**TOOL_MESSAGE, **STREAM}, 200),
+    ("POST", MESSAGES, {"messages": []}, 400),
+    ("POST", f"{MESSAGES}/count_tokens", SCRIPTED, 200),
+    ("GET", "/api/status", None, 200),
+    ("GET", "/api/models", None, 200),
+    ("GET", "/api/models?catalog=junk", None, 400),
+    ("POST", "/api/models/scripted/load", None, 200),
+    ("POST", "/api/models/scripted/pull", None, 400),
+    ("GET", "/v1/files", None, 200),
+    ("GET", "/v1/files/file-none", None, 404),
+    ("POST", "/api/reload", None, 200),
+    ("GET", "/models", None, 200),
+    ("POST", "/models/load", MODEL, 200),
+]
+
+
+@pytest.fixture(scope="module")
+def document() -> dict[str, Any]:
+    document: dict[str, Any] = ROUTES[-1].handler.__self__.document  # type: ignore[attr-defined]
+    return document
+
+
+@pytest.fixture(scope="module")
+def strict(document: dict[str, Any]) -> dict[str, Any]:
+    """The schemas, without members that they do not describe."""
+    return {
+        name: {**schema, "additionalProperties": False} if "properties" in schema else schema
+        for name, schema in document["components"]["schemas"].items()
+    }
+
+
+def check(value: Any, schema: dict[str, Any], schemas: dict[str, Any]) -> None:
+    validator = jsonschema.Draft202012Validator({**schema, "components": {"schemas": schemas}})
+    problems = [f"{error.json_path}: {error.message}" for error in validator.iter_errors(value)]
+    assert not problems
+
+
+def find_operation(document: dict[str, Any], method: str, path: str) -> dict[str, Any]:
+    for template, methods in document["paths"].items():
+        pattern = re.escape(template).replace(r"\{id\}", "[^/]+")
+        if re.fullmatch(pattern, path) and method.lower() in methods:
+            return methods[method.lower()]
+    raise AssertionError(path)
+
+
+def test_every_route_is_described(document: dict[str, Any]) -> None:
+    described = {
+        (method.upper(), path) for path, methods in document["paths"].items() for method in methods
+    }
+    assert described == {(route.method, route.path) for route in ROUTES}
+    operations = [one for methods in document["paths"].values() for one in methods.values()]
+    ids = [operation["operationId"] for operation in operations]
+    assert len(ids) == len(set(ids))
+    for route in ROUTES:
+        operation = document["paths"][route.path][route.method.lower()]
+        assert bool(operation["security"]) == (route.access != "open")
+        for requirement in operation["security"]:
+            assert list(requirement.values()) == [route.access.split(" or ")]
+            assert requirement.keys() <= document["components"]["securitySchemes"].keys()
+
+
+def test_all_references_exist(document: dict[str, Any]) -> None:
+    references = re.findall(r"'#/([\w/.]+)'", str(document))
+    assert len(references) > 100
+    for reference in references:
+        target = document
+        for name in reference.split("/"):
+            target = target[name]
+
+
+def test_every_code_of_an_error_is_described() -> None:
+    found = {(status, code) for _, status, code in _TABLE}
+    for file in SOURCES.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call) or getattr(node.func, "id", "") != "RequestError":
+                continue
+            status, code = (getattr(value, "value", None) for value in node.args[:2])
+            if isinstance(status, int) and isinstance(code, str):
+                found.add((status, code))
+    described = {(status, code) for status, (_, codes) in ERRORS.items() for code in codes}
+    assert len(found) > 40
+    assert found <= described
+
+
+def test_limits_and_meanings_are_described(document: dict[str, Any]) -> None:
+    members = document["components"]["schemas"]["ChatBody"]["properties"]
+    assert members["n"]["anyOf"][0] == {"type": "integer", "minimum": 1, "maximum": 8}
+    assert members["n"]["description"] == "How many answers to generate."
+    assert members["messages"]["description"] == "The conversation."
+    assert members["messages"]["minItems"] == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    CALLS,
+    ids=[f"{method} {path} {index}" for index, (method, path, _, _) in enumerate(CALLS)],
+)
+async def test_an_answer_has_the_described_form(  # noqa: PLR0917 - two are fixtures of a module
+    document: dict[str, Any],
+    strict: dict[str, Any],
+    http: aiohttp.ClientSession,
+    method: str,
+    path: str,
+    body: Any,
+    status: int,
+) -> None:
+    operation = find_operation(document, method, path.partition("?")[0])
+    async with http.request(method, path, json=body) as response:
+        text = await response.text()
+        assert response.status == status, text
+        assert response.headers["x-request-id"]
+        answer = operation["responses"][str(status)]
+        if "$ref" in answer:
+            answer = document["components"]["responses"][answer["$ref"].rpartition("/")[2]]
+        kinds = {name.partition(";")[0]: media for name, media in answer["content"].items()}
+        media = kinds[response.content_type]
+        if response.content_type == "text/event-stream":
+            events = [event for event in parse_events(text) if event != "[DONE]"]
+            assert events
+            for event in events:
+                check(event, media["x-itemSchema"], strict)
+        elif response.content_type == "application/json":
+            check(await response.json(), media["schema"], strict)
+        else:
+            assert text
+
+
+async def test_the_page_needs_nothing_else(http: aiohttp.ClientSession) -> None:
+    async with http.get("/docs") as response:
+        page = await response.text()
+        policy = response.headers["Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; style-src 'sha256-")
+    assert "unsafe" not in policy
+    elements = find_elements(page)
+    assert not {name for name, _ in elements} & {"script", "img", "iframe", "form", "object"}
+    links = {attributes.get("href") for name, attributes in elements if "href" in attributes}
+    anchors = {attributes["id"] for _, attributes in elements if "id" in attributes}
+    assert links - {f"#{anchor}" for anchor in anchors} == {"data:,", "/openapi.json"}
+    for route in ROUTES:
+        assert route.path.replace("/", "<wbr>/") in page
+
+
+def test_texts_of_the_page_are_escaped(document: dict[str, Any]) -> None:
+    page = format_page(_spoil(document))
+    assert "evil" in page
+    assert "<evil" not in page.replace("&lt;evil", "")
+    assert not {name for name, _ in find_elements(page)} & {"evil", "script"}
+    assert all("onload" not in attributes for _, attributes in find_elements(page))
+
+
+def _spoil(value: Any, name: str = "") -> Any:
+    """Return a document with HTML in all its texts and names."""
+    evil = "<evil>'\" onload=x `<evil>`"
+    if isinstance(value, dict):
+        own = {"properties": evil, "schemas": "", "paths": ""}.get(name, "")
+        return {f"{key}{own}": _spoil(item, key) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_spoil(item, name) for item in value]
+    if isinstance(value, str) and name in {"description", "summary", "title", "version"}:
+        return value + evil
+    return value
+
+
+def find_elements(page: str) -> list[tuple[str, Mapping[str, str]]]:
+    found: list[tuple[str, Mapping[str, str]]] = []
+
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            found.append((tag, {name: value or "" for name, value in attrs}))
+
+    Reader().feed(page)
+    return found
