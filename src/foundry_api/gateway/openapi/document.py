@@ -53,11 +53,20 @@ ERRORS: dict[int, tuple[str, tuple[str, ...]]] = {
     ),
     404: (
         "There is no such thing.",
-        ("file_not_found", "model_not_found", "response_not_found", "unknown_url"),
+        (
+            "batch_not_found",
+            "file_not_found",
+            "model_not_found",
+            "response_not_found",
+            "unknown_url",
+        ),
     ),
     405: ("The path has other methods; `Allow` lists them.", ("method_not_allowed",)),
     408: ("The body arrived too slowly.", ("request_timeout",)),
-    409: ("Another request is in the way.", ("file_in_use", "idempotency_error", "model_in_use")),
+    409: (
+        "Another request is in the way.",
+        ("batch_ended", "file_in_use", "idempotency_error", "model_in_use"),
+    ),
     413: ("The body is too large.", ("payload_too_large", "storage_full")),
     415: (
         "The body has another form than the route takes, or is compressed.",
@@ -66,7 +75,7 @@ ERRORS: dict[int, tuple[str, tuple[str, ...]]] = {
     422: ("The model answered in another form than requested.", ("invalid_model_output",)),
     429: (
         "A limit is used up. `Retry-After` says when to try again.",
-        ("insufficient_quota", "rate_limit_exceeded", "too_many_failures"),
+        ("insufficient_quota", "rate_limit_exceeded", "too_many_batches", "too_many_failures"),
     ),
     500: ("The gateway failed; its log has the details.", ("internal_error",)),
     503: (

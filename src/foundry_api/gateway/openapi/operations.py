@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from foundry_api.gateway import health, management
 from foundry_api.gateway.anthropic import messages
 from foundry_api.gateway.anthropic.request import CountBody, MessagesBody
+from foundry_api.gateway.batches import routes as batches
+from foundry_api.gateway.files.batch_types import BatchList, BatchObject
 from foundry_api.gateway.files.types import DeletedFile, FileList, FileObject
 from foundry_api.gateway.metrics import CONTENT_TYPE as METRICS_TYPE
 from foundry_api.gateway.openai import (
@@ -202,6 +204,24 @@ OPERATIONS: dict[Handler, Operation] = {
     files.get_file: Operation(tag=OPENAI, result=FileObject),
     files.delete_file: Operation(tag=OPENAI, result=DeletedFile, errors=(409,)),
     files.get_file_content: Operation(tag=OPENAI, media_types=(("application/octet-stream", {}),)),
+    batches.create_batch: Operation(
+        tag=OPENAI,
+        body=batches.BatchBody,
+        result=BatchObject,
+        errors=(404,),
+        example={
+            "input_file_id": "file-0123456789abcdef",
+            "endpoint": "/v1/chat/completions",
+            "completion_window": "24h",
+        },
+    ),
+    batches.list_batches: Operation(
+        tag=OPENAI,
+        result=BatchList,
+        parameters=_describe_page(batches.DEFAULT_PAGE, batches.MAX_PAGE),
+    ),
+    batches.get_batch: Operation(tag=OPENAI, result=BatchObject),
+    batches.cancel_batch: Operation(tag=OPENAI, result=BatchObject, errors=(409,)),
     messages.create_message: Operation(
         tag=ANTHROPIC,
         body=MessagesBody,
