@@ -153,8 +153,8 @@ def open_database(
                 raise
         except (sqlite3.Error, ForeignFile, OtherFormat):
             # If another process has replaced the file meanwhile, one check saw the old file and the
-            # next one the new file, which is empty at first.
-            if get_file_identity(path) == identity:
+            # next one the new file, which is empty at first. Between the two there is none.
+            if identity is not None and get_file_identity(path) == identity:
                 raise
             continue
         # Another process may have quarantined the file meanwhile. SQLite would then use the new

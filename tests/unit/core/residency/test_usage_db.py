@@ -274,6 +274,22 @@ def test_file_that_is_set_aside_while_it_is_checked_is_no_error(
     assert b.claim(HERE, "demo:1", 60) is None
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows renames and removes no open file")
+def test_file_that_is_set_aside_before_it_is_opened_is_no_error(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another client has renamed the file and not yet created the new one."""
+    create_file = sqlite.create_file
+
+    def rename_once(path: Path) -> None:
+        monkeypatch.setattr(sqlite, "create_file", create_file)
+        create_file(path)
+        path.rename(path.with_name("uses.db.damaged-1"))
+
+    monkeypatch.setattr(sqlite, "create_file", rename_once)
+    assert world.client("a").claim(HERE, "demo:1", 60) is None
+
+
 def test_damage_after_an_intact_header_is_found_when_it_is_read(world: World) -> None:
     a = world.client("a")
     a.claim(HERE, "demo:1", 60)
