@@ -65,6 +65,7 @@ _NAMES_BY_MODULE = {
     "tools.definition": ("Tool", "tool"),
     "tools.errors": ("MaxTurnsExceeded", "ToolFailed"),
     "tools.results": ("ToolResult", "ToolRun"),
+    "types.access_errors": ("AuthenticationFailed", "PermissionDenied", "QuotaExceeded"),
     "types.capabilities": ("Capabilities", "Support"),
     "types.errors": (
         "BatchCancelled",
@@ -239,6 +240,11 @@ if TYPE_CHECKING:
         ToolFailed as ToolFailed,
     )
     from foundry_api.tools.results import ToolResult as ToolResult, ToolRun as ToolRun
+    from foundry_api.types.access_errors import (
+        AuthenticationFailed as AuthenticationFailed,
+        PermissionDenied as PermissionDenied,
+        QuotaExceeded as QuotaExceeded,
+    )
     from foundry_api.types.capabilities import Capabilities as Capabilities, Support as Support
     from foundry_api.types.errors import (
         BatchCancelled as BatchCancelled,

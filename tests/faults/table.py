@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from foundry_api.types import errors
+from foundry_api.types.access_errors import AuthenticationFailed
 
 from .hostile import (
     DONE,
@@ -311,7 +312,7 @@ OTHER_ANSWERS: dict[str, Fault] = {
     ),
     "400 without a body": expect_error(send_once(make_response(400, b"")), errors.InvalidRequest),
     "401 from a proxy": expect_error(
-        send_once(make_response(401, b"Unauthorized", content_type=None)), errors.InvalidRequest
+        send_once(make_response(401, b"Unauthorized", content_type=None)), AuthenticationFailed
     ),
     "404 for an unknown route": expect_error(
         send_once(make_response(404, NO_SUCH_ROUTE, content_type=None)), errors.RouteNotFound

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 from foundry_api.resilience.backoff import Backoff
 from foundry_api.resilience.prompt_reading import DeadlineTooShort
 from foundry_api.types import errors
+from foundry_api.types.access_errors import QuotaExceeded
 from foundry_api.types.errors import (
     CallTimeout,
     CatalogUnavailable,
@@ -62,7 +63,8 @@ FailureClass = Literal["line", "transient", "crash", "unreachable", "overloaded"
 # the batch.
 NextAction = Literal["fail", "requeue", "isolate", "pause", "reduce", "wait_for_idle", "stop"]
 
-_FATAL = (ClientClosed, ConfigurationError)
+# A quota is renewed only the next day or month: the batch is resumed then.
+_FATAL = (ClientClosed, ConfigurationError, QuotaExceeded)
 _OVERLOADED = (QueueFull, ServiceOverloaded)
 _CRASH = (ServiceCrashed, StreamInterrupted)
 _UNREACHABLE = (ServiceNotRunning, CircuitOpen, ServiceStartFailed)

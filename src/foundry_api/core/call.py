@@ -20,6 +20,7 @@ from foundry_api.resilience.deadline import Deadline
 from foundry_api.resilience.limiter import Moved
 from foundry_api.resilience.prompt_reading import MIN_TOKENS
 from foundry_api.resilience.timeouts import TimeoutGuard, Timers
+from foundry_api.types.access_errors import QuotaExceeded
 from foundry_api.types.checks import ReadTimeouts, Timeout
 from foundry_api.types.errors import (
     CallTimeout,
@@ -62,7 +63,7 @@ _ChunkT = TypeVar("_ChunkT")  # the parts in which a stream yields the answer
 _ResultT = TypeVar("_ResultT")  # what the caller gets, such as a Completion
 
 # Another service may succeed where one failed with these.
-FAILOVER_ERRORS = (ServiceError, ModelError, QueueFull, UnsupportedFeature)
+FAILOVER_ERRORS = (ServiceError, ModelError, QueueFull, QuotaExceeded, UnsupportedFeature)
 
 # Errors that the model may have caused. ServiceNotRunning is not among them: a service that is gone
 # cannot run another model either.

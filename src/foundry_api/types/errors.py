@@ -4,6 +4,7 @@ The tree::
 
     FoundryError
     ├── ConfigurationError              a setting or environment variable is invalid
+    │   └── AuthenticationFailed        the service rejects the API key; in types.access_errors
     ├── ClientClosed                    the client was closed before or during the call
     ├── HookFailed                      a hook of the caller failed
     ├── InvalidRequest (ValueError)     the request is invalid; a retry would fail too
@@ -11,6 +12,7 @@ The tree::
     │   ├── ContextOverflow             prompt plus max_tokens exceeds the context
     │   ├── GrammarError                the schema or grammar does not compile
     │   ├── ToolDefinitionError         a function cannot be described as a tool
+    │   ├── PermissionDenied            the API key may not do that; in types.access_errors
     │   └── ResponseNotFound (LookupError)  the service has no response with this ID
     ├── UnsupportedFeature              this service generation lacks the feature
     │   └── ToolMarkersMissing          the model does not define its tool-call markers
@@ -40,6 +42,7 @@ The tree::
     │   ├── BatchStorageFailed          the journal or the output cannot be written
     │   └── BatchCancelled              the batch was cancelled
     ├── QueueFull                       too many calls wait in this client
+    ├── QuotaExceeded                   the key's tokens are used up; in types.access_errors
     ├── CallTimeout (TimeoutError)      a time limit of the call expired
     │   ├── ReadTimeout                 no token for `timeout` seconds
     │   ├── DeadlineExceeded            the call took longer than its deadline

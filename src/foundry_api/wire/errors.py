@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from foundry_api.types.access_errors import AuthenticationFailed, PermissionDenied
 from foundry_api.types.errors import (
     CatalogUnavailable,
     ConfigurationError,
@@ -34,6 +35,7 @@ from foundry_api.types.errors import (
     UnsupportedParameter,
 )
 from foundry_api.types.values import is_list, is_object
+from foundry_api.wire.error_codes import INVALID_OUTPUT, get_error_class, set_field
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 __all__ = [
     "NOT_JSON",
     "classify",
+    "classify_error_object",
     "clean_message",
     "decode_lenient_json",
     "extract_error_message",
@@ -97,6 +100,7 @@ _RULES: tuple[tuple[str, type[FoundryError]], ...] = (
     ),
     (r"invalid (openai )?(json )?request|invalid json", InvalidRequest),
 )
+_COMPILED_TOOL_CALL = re.compile(_TOOL_CALL, re.IGNORECASE)
 _COMPILED = tuple((re.compile(pattern, re.IGNORECASE), error) for pattern, error in _RULES)
 
 _REGISTRATIONS_HINT = (
@@ -135,6 +139,10 @@ _BUDGET = re.compile(
 )
 _PROMPT = re.compile(
     r"input_ids size \((?P<prompt>\d{1,9})\).*?exceeds max length \((?P<context>\d{1,9})\)"
+)
+# `ContextOverflow.blame_prompt` of the client in a gateway.
+_BLAMED_PROMPT = re.compile(
+    r"prompt has (?P<prompt>\d{1,9}) tokens.*?context of (?P<context>\d{1,9})"
 )
 
 # Members that may hold the message, and those that mark an object without an answer as an error.
@@ -178,7 +186,31 @@ def classify(status: int, message: str) -> FoundryError:
     return (kind or _classify_by_status(status))(text, status=status)
 
 
+def classify_error_object(status: int, error: Mapping[str, Any]) -> FoundryError:
+    """Return the typed error for the status and the error object of a response.
+
+    A code that is known says more than the message.
+    """
+    message = extract_error_message(error)
+    text = clean_message(message) or f"the service answered HTTP {status} without a message"
+    kind = get_error_class(error)
+    if kind is None:
+        failure = classify(status, message)
+    elif kind is ContextOverflow:
+        failure = _make_context_overflow(text, status)
+    elif error.get("code") == INVALID_OUTPUT and _COMPILED_TOOL_CALL.search(text):
+        failure = ToolCallError(text, status=status)
+    else:
+        failure = kind(text, status=status)
+    set_field(failure, error)
+    return failure
+
+
 def _classify_by_status(status: int) -> type[FoundryError]:
+    if status == 401:  # noqa: PLR2004 - HTTP statuses are their own names
+        return AuthenticationFailed
+    if status == 403:  # noqa: PLR2004
+        return PermissionDenied
     if status in {404, 405}:
         return RouteNotFound
     if status < 400:  # noqa: PLR2004 - HTTP's classes
@@ -191,7 +223,7 @@ def _classify_by_status(status: int) -> type[FoundryError]:
 
 
 def _make_context_overflow(text: str, status: int) -> ContextOverflow:
-    match = _BUDGET.search(text) or _PROMPT.search(text)
+    match = _BUDGET.search(text) or _PROMPT.search(text) or _BLAMED_PROMPT.search(text)
     counts = {name: int(count) for name, count in match.groupdict().items()} if match else {}
     return ContextOverflow(
         text,
@@ -310,10 +342,11 @@ def parse_stream_error(data: bytes, *, is_error: bool = False) -> FoundryError |
     inner = _lowercase_members(value.get("error")) if is_object(value) else None
     members = inner if is_object(inner) else value if is_object(value) else _NO_MEMBERS
     kind = members.get("type")
-    failure = classify(
-        _get_http_status(members, kind),
-        extract_error_message(inner) or extract_error_message(value),
-    )
+    status = _get_http_status(members, kind)
+    if get_error_class(members) is not None:
+        failure = classify_error_object(status, members)
+    else:
+        failure = classify(status, extract_error_message(inner) or extract_error_message(value))
     # The model has already begun to answer. A retry is worthwhile only if the service calls it
     # its own failure, or if the message identified a more specific error.
     if type(failure) is ServerError and kind != _SERVER_ERROR_TYPE:

@@ -8,13 +8,22 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import msgspec
 
+from foundry_api.types.access_errors import QuotaExceeded
 from foundry_api.types.errors import (
     FoundryError,
     ProtocolError,
     ServiceOverloaded,
     UnsupportedFeature,
 )
-from foundry_api.wire.errors import NOT_JSON, classify, extract_error_message, parse_retry_after
+from foundry_api.types.values import is_object
+from foundry_api.wire.error_codes import get_error_class
+from foundry_api.wire.errors import (
+    NOT_JSON,
+    classify,
+    classify_error_object,
+    extract_error_message,
+    parse_retry_after,
+)
 from foundry_api.wire.transport import OK, BufferedResponse, Request, fetch
 
 if TYPE_CHECKING:
@@ -217,11 +226,19 @@ def parse_error(response: BufferedResponse) -> FoundryError:
     # Handlers send `{"error": {"message": …}}`. The HTTP library under SDK 2.x reports a missing
     # route in plain text. C# services send problem details, or an exception with its stack trace,
     # and SDK 1.x often sends no body at all.
-    body = response.body
-    message = extract_error_message(lowercase_keys(body)) or _parse_text_error(body)
-    error = classify(response.status, message)
-    if isinstance(error, ServiceOverloaded):
-        error.retry_after_s = parse_retry_after(response.headers)
+    body, headers = response.body, response.headers
+    members = lowercase_keys(body)
+    inner = members.get("error")
+    if is_object(inner) and get_error_class(inner) is not None:
+        error = classify_error_object(response.status, inner)
+    else:
+        message = extract_error_message(members) or _parse_text_error(body)
+        error = classify(response.status, message)
+    if isinstance(error, ServiceOverloaded | QuotaExceeded):
+        error.retry_after_s = parse_retry_after(headers)
+    # A header of OpenAI's API, by which a gateway says that a retry would fail too.
+    if headers.get("x-should-retry", "").lower() == "false":
+        error.retryable = False
     return error
 
 

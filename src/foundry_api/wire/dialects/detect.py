@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from foundry_api.types.access_errors import AuthenticationFailed
 from foundry_api.types.errors import (
     CatalogUnavailable,
     ConfigurationError,
@@ -35,7 +36,7 @@ __all__ = ["detect_service", "get_dialect"]
 MAX_STATUS_BYTES = 64 * 1024
 MAX_LIST_BYTES = 16 * 2**20  # a service may list its complete catalog
 
-_UNAUTHORIZED = frozenset({401, 403})
+UNAUTHORIZED, FORBIDDEN = 401, 403
 _NOT_FOUND = frozenset({404, 405})
 
 _DIALECTS: Mapping[ServiceGeneration, Callable[[ServiceClient], Dialect]] = {
@@ -59,8 +60,11 @@ async def detect_service(
     async def get(path: str, max_bytes: int = MAX_STATUS_BYTES) -> BufferedResponse:
         request = Request("GET", f"{base_url}{path}", headers)
         response = await fetch(transport, request, timeout_s=timeout_s, max_bytes=max_bytes)
-        if response.status in _UNAUTHORIZED:
-            raise ConfigurationError(
+        if response.status in {UNAUTHORIZED, FORBIDDEN}:
+            refusal = (
+                AuthenticationFailed if response.status == UNAUTHORIZED else ConfigurationError
+            )
+            raise refusal(
                 f"{base_url} refuses the credential",
                 hint="Give its key as api_key or FOUNDRY_API_KEY.",
                 service=base_url,

@@ -262,7 +262,7 @@ def test_event_named_error_is_an_error(event: bytes) -> None:
         ({"code": 404}, errors.InvalidRequest),
         ({"type": "overloaded_error"}, errors.ServiceOverloaded),
         ({"code": 503}, errors.ServiceOverloaded),
-        ({"code": "context_length_exceeded"}, errors.ServerError),
+        ({"code": "context_length_exceeded"}, errors.ContextOverflow),
         ({"code": 200}, errors.ServerError),
     ],
 )
