@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 
 from conformance.expectations import EXPECTED, Expected
-from conformance.services import FAKE_GENERATIONS, VERSIONS, Service, run_fake, run_real
+from conformance.services import (
+    FAKE_GENERATIONS,
+    MEASURED,
+    VERSIONS,
+    Service,
+    run_fake,
+    run_gateway,
+    run_real,
+)
 from foundry_api import FoundryAPIClient, ModelInUse
 from foundry_api.wire.http import HttpTransport
 from foundry_api.wire.transport import Request, fetch
@@ -18,10 +27,22 @@ from support.loopback_catalog import ALIAS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
-    from pathlib import Path
 
     from foundry_api.types.messages import ServiceGeneration
     from foundry_api.wire.transport import BufferedResponse
+
+
+# They take seconds, and a gateway adds nothing to what the engine behind it does in them.
+HERE = Path(__file__).parent
+NOT_THROUGH_A_GATEWAY = ("say-after-a-while", "silent_engine", "prompt_cancellation", "is_paged")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def is_selected(item: pytest.Item) -> bool:
+        is_ours = item.path.parent == HERE and "gateway" in item.name
+        return not (is_ours and any(name in item.name for name in NOT_THROUGH_A_GATEWAY))
+
+    items[:] = filter(is_selected, items)
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +62,7 @@ def start(
         yield start
 
 
-@pytest.fixture(params=[*VERSIONS, *FAKE_GENERATIONS])
+@pytest.fixture(params=[*MEASURED, *FAKE_GENERATIONS])
 async def service(
     request: pytest.FixtureRequest,
     start: Callable[[ServiceGeneration], Service],
@@ -50,6 +71,10 @@ async def service(
 ) -> AsyncIterator[Service]:
     if request.param in VERSIONS:
         yield start(request.param)
+        return
+    if request.param == "gateway":
+        async with run_gateway(start("sdk-2.1"), tmp_path / "gateway") as service:
+            yield service
         return
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     async with run_fake(request.param, tmp_path / "bin") as service:

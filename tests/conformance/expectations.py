@@ -25,6 +25,9 @@ class Expected:
         tells_overflow: Whether its message for a prompt that does not fit is known.
         drops_reasoning: Whether it does not send the reasoning of a known reasoning model.
         far_away: The error for a model of the catalog that is not cached.
+        clamps_max_tokens: Whether it lowers a limit for which the context has no room.
+        counts_embedded_tokens: Whether it sends usage for embeddings.
+        enforces: Whether it enforces schemas, choices and grammars.
     """
 
     counts_tokens: bool = True
@@ -32,6 +35,9 @@ class Expected:
     tells_overflow: bool = True
     drops_reasoning: bool = False
     far_away: type[errors.FoundryError] = errors.ModelNotCached
+    clamps_max_tokens: bool = False
+    counts_embedded_tokens: bool = False
+    enforces: bool = False
 
 
 EXPECTED: Mapping[ServiceGeneration, Expected] = {
@@ -39,5 +45,12 @@ EXPECTED: Mapping[ServiceGeneration, Expected] = {
     "cli-0.10": Expected(),
     "sdk-1": Expected(far_away=errors.ModelNotFound),  # it lists what is here and nothing else
     "sdk-2.0": Expected(drops_reasoning=True),
-    "sdk-2.1": Expected(),
+    "sdk-2.1": Expected(enforces=True),
+    # It downloads nothing for a call, so it knows only the models on its machine.
+    "gateway": Expected(
+        enforces=True,
+        clamps_max_tokens=True,
+        counts_embedded_tokens=True,
+        far_away=errors.ModelNotFound,
+    ),
 }

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 import psutil
 
 from engines import run_engine
+from foundry_api import FoundryAPIClient
+from foundry_api.gateway.config import GatewayConfig
+from foundry_api.gateway.gateway import Gateway
 from support.fakes.fake_cli010 import FakeCli010Service, install_fake_cli010
 from support.fakes.fake_legacy import FakeLegacyService
 from support.loopback_catalog import (
@@ -49,6 +52,9 @@ VERSIONS: Mapping[ServiceGeneration, str] = {
 }
 """The version that is tested for a generation."""
 
+MEASURED: tuple[ServiceGeneration, ...] = (*VERSIONS, "gateway")
+"""Generations that run here: the real services, and a gateway in front of the newest one."""
+
 FAKE_GENERATIONS: tuple[ServiceGeneration, ...] = ("legacy", "cli-0.10")
 """Generations of the CLI, which runs only on Windows and macOS."""
 
@@ -61,7 +67,8 @@ class Service:
         service_generation: Its generation.
         base_url: Its address.
         model: The id of the scripted model in chat completions.
-        process: The process that runs it; None for a fake, which runs in this process.
+        process: The process that runs it, or the engine behind a gateway; None for a fake, which
+            runs in this process.
     """
 
     service_generation: ServiceGeneration
@@ -109,6 +116,17 @@ async def run_fake(generation: ServiceGeneration, directory: Path) -> AsyncItera
     async with FakeCli010Service() as server:
         install_fake_cli010(directory, server)
         yield Service(generation, server.base_url, model)
+
+
+@contextlib.asynccontextmanager
+async def run_gateway(engine: Service, directory: Path) -> AsyncIterator[Service]:
+    """A gateway in front of a service, with what the service needs to be measured through it."""
+    config = GatewayConfig(port=0, keep_alive_s=1.0)
+    async with (
+        FoundryAPIClient(engine.base_url) as client,
+        Gateway(config, client, directory) as gateway,
+    ):
+        yield Service("gateway", gateway.url, engine.model, engine.process)
 
 
 @contextlib.contextmanager

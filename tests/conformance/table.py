@@ -15,6 +15,7 @@ COLUMNS = {
     "sdk-1": "SDK 1.x",
     "sdk-2.0": "SDK 2.0",
     "sdk-2.1": "SDK 2.1 and later",
+    "gateway": "gateway",
 }
 
 MARKS: dict[Support, str] = {"native": "yes", "corrected": "**corrected**", "unsupported": "no"}

@@ -181,6 +181,9 @@ async def test_context_overflow_has_token_counts(
     """Streams of 1.x end without a message, which a plain request gets."""
     if not expected.tells_overflow:
         pytest.skip("what this generation says of it is not known")
+    if max_tokens and expected.clamps_max_tokens:
+        assert (await client.complete("say-hello", max_tokens=max_tokens)).finish_reason == "stop"
+        return
     prompt = "say-hello" if max_tokens else "x" * 9000
     with pytest.raises(errors.ContextOverflow) as caught:
         await client.complete(prompt, max_tokens=max_tokens)
@@ -232,7 +235,7 @@ async def test_health(client: FoundryAPIClient, service: Service) -> None:
     health = await client.health_check()
     assert (health.status, health.detail) == ("healthy", "")
     assert health.service_generation == service.service_generation
-    assert health.loaded_models == (service.model,)
+    assert service.model in health.loaded_models
 
 
 async def test_model_is_listed_once(client: FoundryAPIClient) -> None:

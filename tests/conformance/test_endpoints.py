@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from conformance.services import EMBEDDER, EMBEDDER_VARIANT, LISTENER, SEER, VERSIONS
+from conformance.services import EMBEDDER, EMBEDDER_VARIANT, LISTENER, MEASURED, SEER, VERSIONS
 from foundry_api import FoundryAPIClient
 from foundry_api.types import errors
 from support.loopback_catalog import ALIAS
@@ -22,21 +22,25 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from conformance.conftest import RawClient
+    from conformance.expectations import Expected
     from conformance.services import Service
 
-real_ones = pytest.mark.parametrize("service", VERSIONS, indirect=True)
-of_sdk_2 = pytest.mark.parametrize("service", ["sdk-2.0", "sdk-2.1"], indirect=True)
+engines = pytest.mark.parametrize("service", VERSIONS, indirect=True)
+real_ones = pytest.mark.parametrize("service", MEASURED, indirect=True)
+of_sdk_2 = pytest.mark.parametrize("service", ["sdk-2.0", "sdk-2.1", "gateway"], indirect=True)
 HELLO = script("say-hello").text
 TEXTS = ["Hello", "the quick brown fox", "Crème brûlée \N{GRINNING FACE}", *map(str, range(40))]
 
 
 class TestEmbeddings:
     @real_ones
-    async def test_vectors_are_exact_and_in_order(self, client: FoundryAPIClient) -> None:
+    async def test_vectors_are_exact_and_in_order(
+        self, client: FoundryAPIClient, expected: Expected
+    ) -> None:
         made = await client.embed(TEXTS, model=EMBEDDER, batch_size=7)
         assert [list(vector) for vector in made] == [embedding(text) for text in TEXTS]
         assert made.dimensions == DIMENSIONS
-        assert made.usage is None
+        assert (made.usage is None) is not expected.counts_embedded_tokens
         assert made.model.startswith(EMBEDDER_VARIANT)
         assert len(made.attempts) == 7
 
@@ -225,7 +229,7 @@ class TestResponses:
         await client.models.unload(ALIAS)
         assert (await client.responses.create("say-hello")).output_text == HELLO
 
-    @real_ones
+    @engines
     async def test_image_is_refused_for_a_text_model(
         self, client: FoundryAPIClient, tmp_path: Path
     ) -> None:
@@ -236,7 +240,7 @@ class TestResponses:
         with pytest.raises(errors.ModelTaskMismatch):
             await client.responses.create([{"role": "user", "content": parts}])
 
-    @real_ones
+    @engines
     @pytest.mark.parametrize(("level", "answer"), [(255, LIGHT), (0, DARK)])
     async def test_image_reaches_a_vision_model(
         self, client: FoundryAPIClient, tmp_path: Path, level: int, answer: str
@@ -249,11 +253,11 @@ class TestResponses:
 
     @real_ones
     async def test_schema_is_enforced_or_refused(
-        self, client: FoundryAPIClient, service: Service
+        self, client: FoundryAPIClient, expected: Expected
     ) -> None:
         schema = {"type": "object", "properties": {}, "additionalProperties": False}
         text_format = {"format": {"type": "json_schema", "name": "nothing", "schema": schema}}
-        if service.service_generation == "sdk-2.1":
+        if expected.enforces:
             made = await client.responses.create(
                 "say-hello", text=text_format, max_output_tokens=20
             )

@@ -30,10 +30,6 @@ class Person:
 ADA = Person(1815, ["en", "fr"], "Ada")
 
 
-def enforces(service: Service) -> bool:
-    return service.service_generation == "sdk-2.1"
-
-
 def is_json(text: str) -> None:
     """Rejects an answer with the keyword of the script that is JSON."""
     if text != JSON:
@@ -46,12 +42,12 @@ async def test_answer_becomes_an_object(client: FoundryAPIClient) -> None:
 
 
 async def test_schema_is_in_the_prompt_if_not_enforced(
-    client: FoundryAPIClient, service: Service, expected: Expected
+    client: FoundryAPIClient, expected: Expected
 ) -> None:
     answer = await client.complete("say-json", response_model=Person)
     if expected.counts_tokens:
         grew = answer.usage.prompt_tokens > prompt_tokens(PROMPT)
-        assert grew is not enforces(service)
+        assert grew is not expected.enforces
 
 
 async def test_stream_has_the_value_so_far(client: FoundryAPIClient) -> None:
@@ -70,10 +66,12 @@ async def test_rejected_answer_is_requested_again(
     assert expected.counts_tokens or answer.usage == Usage()
 
 
-async def test_invalid_answer_is_never_accepted(client: FoundryAPIClient, service: Service) -> None:
+async def test_invalid_answer_is_never_accepted(
+    client: FoundryAPIClient, service: Service, expected: Expected
+) -> None:
     """If the engine enforces the schema, the same model has to produce another answer."""
     schema: dict[str, Any] = {"enum": ["Hello", 5]}
-    if enforces(service):
+    if expected.enforces:
         assert (await client.complete("say-hello", response_model=schema)).parsed in {"Hello", 5}
         return
     with pytest.raises(StructuredOutputError) as caught:
@@ -90,17 +88,17 @@ async def test_truncated_answer_is_an_error(client: FoundryAPIClient) -> None:
     assert caught.value.partial == JSON[:20]
 
 
-async def test_choice_is_one_of_the_options(client: FoundryAPIClient, service: Service) -> None:
+async def test_choice_is_one_of_the_options(client: FoundryAPIClient, expected: Expected) -> None:
     answer = await client.complete("say-hello", choice=["hello, world", "goodbye"])
     assert answer.parsed in {"hello, world", "goodbye"}
-    assert enforces(service) or answer.parsed == "hello, world"
+    assert expected.enforces or answer.parsed == "hello, world"
 
 
 async def test_grammar_is_enforced_or_refused_before_sending(
-    client: FoundryAPIClient, service: Service
+    client: FoundryAPIClient, service: Service, expected: Expected
 ) -> None:
     asking = client.complete("say-hello", grammar="start: /[0-9]{2}/", parser=int)
-    if enforces(service):
+    if expected.enforces:
         assert 0 <= (await asking).parsed < 100
         return
     with pytest.raises(

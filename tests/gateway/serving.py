@@ -28,17 +28,18 @@ class ServedGateway:
     Attributes:
         gateway: The gateway.
         http: Calls it with the first key.
+        tokens: The tokens of the keys, in their order.
     """
 
     def __init__(self, gateway: Gateway, tokens: list[str]) -> None:
         self.gateway = gateway
         self.http = self._open_session(tokens[0] if tokens else None)
         self._sessions = [self.http]
-        self._tokens = tokens
+        self.tokens = tokens
 
     def open_session(self, key: int) -> aiohttp.ClientSession:
         """Return a client with another key."""
-        session = self._open_session(self._tokens[key])
+        session = self._open_session(self.tokens[key])
         self._sessions.append(session)
         return session
 
@@ -73,7 +74,7 @@ async def serve(
     async with AsyncExitStack() as stack:
         upstream = await stack.enter_async_context(FoundryAPIClient(base_url, **(client or {})))
         gateway = await stack.enter_async_context(
-            Gateway(GatewayConfig(port=0, **(config or {})), upstream, directory, **clocks)
+            Gateway(GatewayConfig(**{"port": 0, **(config or {})}), upstream, directory, **clocks)
         )
         served = ServedGateway(gateway, tokens)
         stack.push_async_callback(served.close)

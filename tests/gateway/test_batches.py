@@ -193,7 +193,7 @@ async def test_tokens_are_charged_to_the_key_and_batches_are_its_own(tmp_path: P
         NewKey(name="manager", scopes=frozenset({"manage"})),
     ]
     async with FakeService() as upstream, serve(tmp_path, upstream.base_url, *keys) as served:
-        first, second, manager = (connect(served.gateway.url, token) for token in served._tokens)
+        first, second, manager = (connect(served.gateway.url, token) for token in served.tokens)
         batch = await start(first, encode([make_chat(number, model="fake") for number in range(3)]))
         batch = await wait(first, batch)
         assert batch.request_counts.completed == 3

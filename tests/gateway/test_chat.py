@@ -211,7 +211,7 @@ async def test_a_wrong_tool_call_is_tried_again_within_a_bound(
     async with http.post(PATH, json=body) as response:
         answer = await response.json()
     check_shape("error", answer)
-    assert (response.status, answer["error"]["code"]) == (422, "invalid_model_output")
+    assert (response.status, answer["error"]["code"]) == (422, "invalid_tool_call")
     assert response.headers["x-should-retry"] == "false"
     assert len(attempts) == 3
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -51,6 +52,39 @@ async def test_an_unknown_model_is_404(http: aiohttp.ClientSession, action: str)
         "model_not_found"
     )
     await post(http, f"/models/{action}", {"model": "junk"}, 404)
+
+
+async def test_events_report_that_a_model_is_loaded_and_unloaded(
+    gateway: Gateway, http: aiohttp.ClientSession
+) -> None:
+    await post(http, "/models/load", {"model": "embedder"})
+    async with http.get("/models/sse") as response:
+        assert response.content_type == "text/event-stream"
+        await response.content.readuntil(b"\n\n")  # the comment that opens the stream
+        await post(http, "/models/unload", {"model": "embedder"})
+        await post(http, "/models/load", {"model": "embedder"})
+        statuses: list[str] = []
+        async with asyncio.timeout(30):
+            while len(statuses) < 3:
+                event = json.loads((await response.content.readuntil(b"\n\n"))[len(b"data: ") :])
+                assert (event["model"], event["event"]) == ("embedder", "model_status")
+                statuses.append(event["data"]["status"])
+        assert statuses == ["unloaded", "loading", "loaded"]
+        await gateway.drain(30)  # does not wait for subscribers
+        assert await response.content.read() == b""
+
+
+async def test_a_model_that_is_here_is_not_downloaded(http: aiohttp.ClientSession) -> None:
+    error = (await post(http, "/models", {"model": "scripted"}, 400))["error"]
+    assert "already exists" in error["message"]
+
+
+@pytest.mark.parametrize(("query", "status"), [("", 400), ("?model=junk", 404)])
+async def test_only_a_known_model_is_deleted(
+    http: aiohttp.ClientSession, query: str, status: int
+) -> None:
+    async with http.delete(f"/models{query}") as response:
+        assert response.status == status
 
 
 async def test_p44_status_reports_the_queue_of_each_key(

@@ -81,7 +81,7 @@ async def test_a_wrong_tool_call_is_not_sent_again(client: AsyncOpenAI) -> None:
             messages=[{"role": "user", "content": "call-wrong-arguments"}],
             tools=[TOOL],
         )
-    assert caught.value.code == "invalid_model_output"
+    assert caught.value.code == "invalid_tool_call"
     assert caught.value.response.headers["x-should-retry"] == "false"
 
 

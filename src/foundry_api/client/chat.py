@@ -391,12 +391,18 @@ def stream_blocks(
     messages: Messages,
     *,
     response_model: Any = None,
+    choice: Sequence[str] | None = None,
+    grammar: str | None = None,
     **options: Unpack[ChatOptions],
 ) -> AsyncGenerator[list[Chunk]]:
     """As `stream_chat`, but yield the chunks that arrived together at once, for the gateway."""
-    if response_model is not None:
+    if response_model is not None or choice or grammar:
         # Parsing a chunk costs so much that passing on each alone does not matter.
-        return _yield_alone(client.stream_chat(messages, response_model=response_model, **options))
+        return _yield_alone(
+            client.stream_chat(
+                messages, response_model=response_model, choice=choice, grammar=grammar, **options
+            )
+        )
     # Not a public method: `FoundryClient` would get its twin.
     request = client._build_request(messages, options)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     return client._new_call(request).blocks()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]

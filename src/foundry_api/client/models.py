@@ -419,12 +419,19 @@ class Models:
         Raises:
             ModelNotFound: No downloaded or imported model has that name.
             ModelInUse: The model is loaded.
-            UnsupportedFeature: The service was not started by this package.
+            UnsupportedFeature: The service was not started by this package, and is no gateway.
         """
         name = check_name("name", name)
-        connection, control = await self._require_control("remove models")
+        connection = await self._connect()
         models = await connection.list_local_models()
         model = match_model(name, models)
+        if connection.dialect.manages_calls:
+            if model is None:
+                raise connection.make_not_found_error(name)
+            freed = await connection.dialect.remove(model)
+            connection.forget(model)
+            return freed
+        control = connection.require_control("remove models")
         if model is None:
             raise ModelNotFound(f"no model on this machine is named {name!r}", model=name)
         imported = find_imported(model, models, self._home)

@@ -58,6 +58,8 @@ ERROR_BODY_BYTES = 64 * 2**10
 MAX_CHUNKS = 256
 MAX_ANSWER_BYTES = 256 * 2**20  # a million tokens at about 250 bytes each on the wire
 
+MIN_DEADLINE_S = 0.001  # a gateway takes no deadline of 0
+
 # How long to wait for the end of a complete body before its connection is dropped.
 DRAIN_TIMEOUT_S = 0.1
 
@@ -173,6 +175,10 @@ class Attempt(Generic[_ChunkT]):
         self._last_slot = limiter.acquired if limiter.load == 1 else None
         self._decoder = operation.make_decoder(connection, model)
         request = operation.make_request(connection, model)
+        if guard.deadline.at < math.inf and connection.dialect.manages_calls:
+            # A gateway refuses at once what cannot start in time, and stops what does not end.
+            remaining_s = max(guard.remaining_s, MIN_DEADLINE_S)
+            request = request.with_headers({"X-Request-Timeout": f"{remaining_s:.3f}"})
         is_exact = isinstance(timeouts_s, ReadTimeouts)
         guard.start_read_timeout(*timeouts_s, are_extended=not is_exact)
         self.sent_at = self._monotonic()
@@ -350,6 +356,8 @@ class Attempt(Generic[_ChunkT]):
             return False
         if isinstance(error, FoundryError) and not isinstance(error, CallTimeout):
             return False
+        if connection.dialect.manages_calls:
+            return False  # it must learn at once that the caller left: the call may be queued there
         capabilities = connection.dialect.capabilities
         if isinstance(error, ReadTimeout) and capabilities.keep_alive == "native":
             # Without a keep-alive the engine hangs.

@@ -19,7 +19,7 @@ from foundry_api.core.operation import AnswerFacts
 from foundry_api.resilience.deadline import Deadline
 from foundry_api.resilience.limiter import Moved
 from foundry_api.resilience.prompt_reading import MIN_TOKENS
-from foundry_api.resilience.timeouts import TimeoutGuard, Timers
+from foundry_api.resilience.timeouts import DEFAULT_S, TimeoutGuard, Timers
 from foundry_api.types.access_errors import QuotaExceeded
 from foundry_api.types.checks import ReadTimeouts, Timeout
 from foundry_api.types.errors import (
@@ -221,7 +221,7 @@ class Call(Generic[_ChunkT, _ResultT]):
                 attempt = self._attempt
                 if attempt is None:
                     attempt = await self._prepare_attempt(guard)
-                    await attempt.send(self._get_read_timeouts_s())
+                    await attempt.send(self._get_read_timeouts_s(attempt))
                 if not (chunks := await attempt.read(to_end=to_end)):
                     await self._finish(attempt, guard)
                     return chunks
@@ -282,7 +282,7 @@ class Call(Generic[_ChunkT, _ResultT]):
             )
         return attempt
 
-    def _get_read_timeouts_s(self) -> tuple[float, float]:
+    def _get_read_timeouts_s(self, attempt: Attempt[_ChunkT]) -> tuple[float, float]:
         """Return the read timeouts before the first token and between two tokens."""
         timeout_s, default_s = self._request.timeout_s, self._operation.default_timeout_s
         if isinstance(timeout_s, ReadTimeouts):
@@ -291,7 +291,13 @@ class Call(Generic[_ChunkT, _ResultT]):
             return timeout_s, timeout_s
         if default_s is not None:
             return default_s, default_s
-        return self._context.latencies.for_model(self._model).bounds_s
+        bounds_s = self._context.latencies.for_model(self._model).bounds_s
+        connection = attempt.connection
+        if connection is not None and connection.dialect.manages_calls:
+            # Calls queue in the service, so that their waits differ more than those for an engine.
+            # The keep-alives of a gateway are 15 s apart.
+            return max(bounds_s[0], DEFAULT_S), max(bounds_s[1], DEFAULT_S)
+        return bounds_s
 
     def _on_first_token(self, attempt: Attempt[_ChunkT]) -> None:
         first_token_at = attempt.first_token_at

@@ -164,7 +164,10 @@ class Connection:
         model = await self.resolve(name, download=download)
         if model.cached is False:
             model = await self.download(model)
-        await self.ensure_loaded(model)
+        if self.dialect.manages_calls:
+            self.models.loaded.add(model.id)  # the service loads it for the call
+        else:
+            await self.ensure_loaded(model)
         self.resolved[name] = model
         return model
 
@@ -217,9 +220,11 @@ class Connection:
     def require_control(self, what: str) -> ControlClient:
         """Return the control API, or raise UnsupportedFeature that there is no route to `what`."""
         if self.control is None:
+            hint = "Use its own command line (`foundry model …`), or service='embedded'."
+            if self.dialect.manages_calls:
+                hint = "Use `foundry-api models` on the machine of the gateway."
             raise UnsupportedFeature(
-                f"the service at {self.endpoint.base_url} has no route to {what}",
-                hint="Use its own command line (`foundry model …`), or service='embedded'.",
+                f"the service at {self.endpoint.base_url} has no route to {what}", hint=hint
             )
         return self.control
 
@@ -238,10 +243,14 @@ class Connection:
 
     async def ensure_loaded(self, model: Model) -> None:
         """Load a model unless it is loaded. Concurrent calls share one load."""
+        if self.dialect.manages_calls:
+            self.models.loaded.discard(model.id)  # a call does not prove that it stays in memory
         await self.models.load(model)
 
     async def list_loaded_ids(self, status: ServiceStatus | None = None) -> frozenset[str]:
         """Return the ids of the models in memory. `status` saves a request for it."""
+        if self.dialect.manages_calls:
+            return await self.dialect.get_loaded_ids()
         ids = await self.dialect.get_loaded_ids("local")
         status = status or await self.dialect.get_status()
         # 2.x lists loaded downloads only after it has queried the remote catalog, which takes 4 s

@@ -138,6 +138,11 @@ class ResponseOperation(EndpointOperation[ResponseEvent, Response]):
                 f"{text_format!r}",
                 hint="Leave text out and check the answer, or use a service of SDK 2.1 or later.",
             )
+        if capabilities.response_images == "unsupported" and has_images(self.members["input"]):
+            raise UnsupportedFeature(
+                f"a service of generation {generation} takes no images",
+                hint="Send text, or call the service behind the gateway itself.",
+            )
 
     async def preflight(self, connection: Connection, model: Model) -> None:
         previous = self.members.get("previous_response_id")

@@ -211,7 +211,8 @@ class ClientRuntime:
         endpoint = await locate()
         transport = self._open_transport()
         control = ControlClient(transport, endpoint.control) if endpoint.control else None
-        is_private = endpoint.origin == "embedded"
+        # The clients of a gateway need no agreement on its models: the gateway manages them.
+        is_private = endpoint.origin == "embedded" or endpoint.service_generation == "gateway"
         coordination = (
             NoCoordination() if is_private else self._coordination.for_service(endpoint.base_url)
         )

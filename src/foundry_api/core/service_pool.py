@@ -99,7 +99,7 @@ class ServiceHandle:
             return  # another call was first
         self.connection = None
         self._forget()
-        if connection.loaded:
+        if connection.loaded and not connection.dialect.manages_calls:
             # Recover in the background, so that the next calls need not wait for the loading.
             self._recovery = asyncio.create_task(self._reload_models(connection.loaded))
 

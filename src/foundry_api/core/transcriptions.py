@@ -148,9 +148,10 @@ class TranscriptionOperation(EndpointOperation[TranscriptionChunk, Transcription
             options = {**self.options, **self._language}
             body = make_transcription_body(model.id, self._audio_path, options)
             return connection.service_client.build_post(path, body)
-        content_type, body = encode_multipart(
-            model.id, self.audio.name, self._content, self.options
-        )
+        options = self.options
+        if connection.dialect.manages_calls:
+            options = {**options, "stream": "true"}  # for its keep-alives
+        content_type, body = encode_multipart(model.id, self.audio.name, self._content, options)
         return connection.service_client.build_request(
             "POST", path, body, {"Content-Type": content_type}
         )
@@ -158,7 +159,8 @@ class TranscriptionOperation(EndpointOperation[TranscriptionChunk, Transcription
     def make_decoder(
         self, connection: Connection, model: Model
     ) -> Decoder[TranscriptionChunk, TranscriptionBody]:
-        if connection.dialect.capabilities.audio_upload == "path":
+        is_streamed = connection.dialect.capabilities.audio_upload == "path"
+        if is_streamed or connection.dialect.manages_calls:
             return TranscriptionStream(model.id)
         return WholeBody(parse_transcription)
 

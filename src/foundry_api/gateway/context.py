@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from foundry_api.gateway.idempotency_cache import IdempotencyCache
 from foundry_api.gateway.metrics import GatewayMetrics
+from foundry_api.gateway.model_events import ModelEvents
+from foundry_api.gateway.model_names import ModelNames
 from foundry_api.gateway.response_store import ResponseStore
 
 if TYPE_CHECKING:
@@ -105,6 +107,8 @@ class GatewayContext:
         idempotency: The responses to requests with idempotency keys.
         ignored_members: Members of requests that no route knows, by route.
         metrics: Counts of requests and tokens.
+        model_names: The aliases of the models.
+        model_events: What happens to the models.
     """
 
     config: GatewayConfig
@@ -124,3 +128,9 @@ class GatewayContext:
     idempotency: IdempotencyCache = field(default_factory=IdempotencyCache)
     ignored_members: Counter[str] = field(default_factory=Counter[str])
     metrics: GatewayMetrics = field(default_factory=GatewayMetrics)
+    model_names: ModelNames = field(init=False)
+    model_events: ModelEvents = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.model_names = ModelNames(self.client)
+        self.model_events = ModelEvents(self.client, self.model_names)

@@ -18,11 +18,13 @@ from foundry_api.types.errors import (
     ConnectTimeout,
     ContextOverflow,
     DeadlineExceeded,
+    DownloadFailed,
     FoundryError,
     InvalidRequest,
     MemoryBudgetExceeded,
     ModelError,
     ModelInUse,
+    ModelLoadFailed,
     ModelNotCached,
     ModelNotFound,
     ModelTaskMismatch,
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 __all__ = [
     "RequestError",
     "UnsafeAddress",
+    "describe_error",
     "format_defect",
     "make_error_body",
     "make_model_not_found",
@@ -142,10 +145,12 @@ _TABLE: tuple[tuple[type[FoundryError], int, str | None], ...] = (
     (CatalogUnavailable, 404, "model_not_found"),
     (ModelTaskMismatch, 400, "model_task_mismatch"),
     (ModelInUse, 409, "model_in_use"),
+    (ModelLoadFailed, 503, "model_load_failed"),
+    (DownloadFailed, 503, "download_failed"),
     (MemoryBudgetExceeded, 503, "model_loading"),
     (ModelError, 503, "model_unavailable"),
     (StructuredOutputError, 422, "invalid_model_output"),
-    (ToolCallError, 422, "invalid_model_output"),
+    (ToolCallError, 422, "invalid_tool_call"),
     (QueueFull, 503, "queue_full"),
     (DeadlineExceeded, 504, "deadline_exceeded"),
     (ConnectTimeout, 503, "upstream_unavailable"),
@@ -155,6 +160,8 @@ _TABLE: tuple[tuple[type[FoundryError], int, str | None], ...] = (
     (ServiceError, 503, "upstream_unavailable"),
     (ClientClosed, 503, "shutting_down"),
 )
+# The model may err again, and every retry would cost a complete answer or load.
+_FINAL_CODES = frozenset({"invalid_model_output", "invalid_tool_call", "model_load_failed"})
 # The member of a request that an argument of the client is made of.
 _PARAMS = {
     "prompt": "messages",
@@ -183,11 +190,10 @@ def translate_error(error: FoundryError) -> RequestError:
     return RequestError(
         status,
         code,
-        _describe(error),
+        describe_error(error),
         param=_PARAMS.get(field, field) if isinstance(field, str) else None,
         retry_after_s=retry_after_s,
-        # The model may err again, and every retry would cost a complete answer.
-        should_retry=False if code == "invalid_model_output" else None,
+        should_retry=False if code in _FINAL_CODES else None,
     )
 
 
@@ -223,7 +229,8 @@ def make_model_not_found(name: str) -> RequestError:
     )
 
 
-def _describe(error: FoundryError) -> str:
+def describe_error(error: FoundryError) -> str:
+    """Return the message of an error, without the address of the service behind the gateway."""
     if isinstance(error, ServiceStartFailed):  # its message has paths of this machine
         return "The model service cannot be started; the log of the gateway says why."
     message = error.message

@@ -124,6 +124,9 @@ class Exchange:
         deadline_s = self._patience.first_byte_s - elapsed_s
         if deadline_s < math.inf:
             work = replace(work, deadline_s=deadline_s)
+        if self.key is not None and self.key.models is not None:
+            alias = self.context.model_names.get_alias(work.model)
+            work = replace(work, aliases=() if alias is None else (alias,))
         try:
             self.ticket = admission.admit(self.key, work)
         finally:

@@ -205,6 +205,7 @@ class Gateway:
         """Refuse new calls and wait for the running ones; abort those that take too long."""
         self.context.draining = True
         await self._batches.stop()  # what was answered is stored, and the next start goes on
+        self.context.model_events.close()  # its subscribers stay as long as they may
         running = self.context.running
         try:
             async with asyncio.timeout(limit_s):

@@ -54,6 +54,8 @@ class Generation:
         messages: The conversation.
         options: The options of the client's call, with the model.
         schema: JSON schema of the answer; None for any text.
+        choice: The texts of which the answer is one; empty for any text.
+        grammar: Lark grammar of the answer; None for any text.
         strict_tools: The form of the arguments of tools that were requested to be strict.
     """
 
@@ -61,12 +63,23 @@ class Generation:
     messages: tuple[Message, ...]
     options: ChatOptions
     schema: dict[str, Any] | None = None
+    choice: tuple[str, ...] = ()
+    grammar: str | None = None
     strict_tools: Mapping[str, OutputSpec] = field(default_factory=dict[str, "OutputSpec"])
 
     @property
     def prompt_tokens(self) -> int:
         """An estimate of the tokens of the prompt."""
         return estimate_prompt_tokens(self.messages, self.options.get("tools"))
+
+    @property
+    def format(self) -> dict[str, Any]:
+        """What the answer has to be, as arguments of the client's methods."""
+        return {
+            "response_model": self.schema,
+            "choice": self.choice or None,
+            "grammar": self.grammar,
+        }
 
     def vary(self, index: int) -> Generation:
         """Return the generation with a seed of its own, if the caller gave a seed."""
@@ -115,7 +128,7 @@ async def complete(exchange: Exchange, generation: Generation, ticket: Ticket) -
             with charge_if_broken(ticket):
                 completion = await exchange.context.client.chat(
                     generation.messages,
-                    response_model=generation.schema,
+                    **generation.format,
                     **_limit_time(exchange, tries.options),
                 )
             try:
@@ -150,7 +163,7 @@ async def stream(
         blocks = stream_blocks(
             exchange.context.client,
             generation.messages,
-            response_model=generation.schema,
+            **generation.format,
             **_limit_time(exchange, tries.options),
         )
         try:

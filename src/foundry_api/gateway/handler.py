@@ -50,6 +50,7 @@ class GatewayHandler:
             exchange.outcome = error.code or "error"
             return exchange.respond_error(error)
         except FoundryError as error:
+            error.with_context(model=exchange.model or exchange.path_id or None)
             refusal = translate_error(error)
             exchange.outcome = refusal.code or "error"
             return exchange.respond_error(refusal)
@@ -115,6 +116,8 @@ class GatewayHandler:
                 raise RequestError(
                     503, "shutting_down", "The gateway is shutting down.", retry_after_s=1.0
                 )
+        if exchange.key is not None and exchange.key.models is not None:
+            await self._context.model_names.load()
         is_call = route.method == "POST" and route.access == "inference"
         if is_call and IDEMPOTENCY_KEY in request.headers:
             return await respond_once_to_json(exchange, route.handler)

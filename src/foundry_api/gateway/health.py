@@ -1,19 +1,27 @@
-"""`/healthz`, `/readyz` and `/metrics`: is the gateway alive, can it serve calls, and how many."""
+"""`/healthz`, `/readyz`, `/status` and `/metrics`: the state of the gateway."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
 
+from foundry_api._version import __version__
 from foundry_api.gateway.metrics import CONTENT_TYPE
+from foundry_api.monitor.health import get_version
+from foundry_api.monitor.process import ProcessProbe
 from foundry_api.types.errors import CircuitOpen
+from foundry_api.wire.dialects.base import ServiceStatus
+from foundry_api.wire.transport import is_loopback
 
 if TYPE_CHECKING:
     from aiohttp import web
 
+    from foundry_api.client.client import FoundryAPIClient
     from foundry_api.gateway.context import GatewayContext
     from foundry_api.gateway.exchange import Exchange
 
-__all__ = ["get_health", "get_metrics", "get_readiness", "list_problems"]
+__all__ = ["get_health", "get_metrics", "get_readiness", "get_service_status", "list_problems"]
 
 
 async def get_health(exchange: Exchange) -> web.StreamResponse:
@@ -26,6 +34,19 @@ async def get_readiness(exchange: Exchange) -> web.StreamResponse:
     problems = list_problems(exchange.context)
     status = 503 if problems else 200
     return exchange.respond_json({"status": "unavailable" if problems else "ready"}, status=status)
+
+
+async def get_service_status(exchange: Exchange) -> web.StreamResponse:
+    """Return what a client of this package needs to know; nothing is asked of the engine."""
+    context = exchange.context
+    return exchange.respond_json(
+        {
+            "object": "gateway",
+            "version": __version__,
+            "ready": not list_problems(context),
+            "engine": await _describe_engine(context.client),
+        }
+    )
 
 
 async def get_metrics(exchange: Exchange) -> web.StreamResponse:
@@ -55,3 +76,19 @@ def list_problems(context: GatewayContext) -> list[str]:
     if context.audit.problem:
         problems.append(context.audit.problem)
     return problems
+
+
+async def _describe_engine(client: FoundryAPIClient) -> dict[str, Any] | None:
+    """Describe the engine behind the gateway; None before it was first called."""
+    connection = client.services[0].connection
+    if connection is None:
+        return None
+    endpoint, process = connection.endpoint, None
+    if endpoint.pid is not None and is_loopback(endpoint.base_url):
+        process = await asyncio.to_thread(ProcessProbe().read, endpoint.pid)
+    return {
+        "service_generation": endpoint.service_generation,
+        "version": get_version(connection, ServiceStatus(endpoint.service_generation)),
+        "memory_bytes": process.memory_bytes if process else None,
+        "uptime_s": time.time() - process.started_at if process else None,
+    }

@@ -2,46 +2,47 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing
+from contextlib import aclosing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from foundry_api._version import __version__
+from foundry_api.core.connection import match_model
 from foundry_api.gateway.checks import make_invalid
-from foundry_api.gateway.errors import make_error_body
+from foundry_api.gateway.errors import (
+    RequestError,
+    describe_error,
+    make_error_body,
+    make_model_not_found,
+)
 from foundry_api.gateway.health import list_problems
+from foundry_api.gateway.model_names import filter_models, has_all
 from foundry_api.gateway.streaming import send_events
+from foundry_api.types.errors import CatalogUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Generator
 
     from aiohttp import web
 
     from foundry_api.gateway.context import GatewayContext
-    from foundry_api.gateway.errors import RequestError
     from foundry_api.gateway.exchange import Exchange
     from foundry_api.types.models import Model
 
 __all__ = [
+    "check_key",
     "describe_status",
+    "explain_catalog",
+    "find_model",
     "get_status",
     "list_all_models",
-    "list_llama_models",
-    "load_llama_model",
     "load_model",
     "pull_model",
     "reload",
     "remove_model",
-    "unload_llama_model",
     "unload_model",
 ]
-
-
-class ModelBody(msgspec.Struct):
-    """The JSON body of llama.cpp's requests."""
-
-    model: str
 
 
 async def get_status(exchange: Exchange) -> web.StreamResponse:
@@ -83,74 +84,92 @@ async def list_all_models(exchange: Exchange) -> web.StreamResponse:
     catalog = exchange.request.query.get("catalog", "false")
     if catalog not in {"true", "false"}:
         raise make_invalid("catalog", "catalog is neither true nor false.")
-    models = await exchange.context.client.models.list(catalog=catalog == "true")
-    return exchange.respond_json({"models": [_describe(model) for model in models]})
+    context = exchange.context
+    models = await context.client.models.list()
+    if catalog == "true" and not has_all(models, exchange.key):
+        with explain_catalog():
+            models = await context.client.models.list(catalog=True)
+    context.model_names.update(models)
+    return exchange.respond_json(
+        {"models": [_describe(model) for model in filter_models(models, exchange.key)]}
+    )
 
 
 async def load_model(exchange: Exchange) -> web.StreamResponse:
     """Load a model into memory."""
+    check_key(exchange, exchange.path_id)
     model = await exchange.context.client.models.load(exchange.path_id)
-    return exchange.respond_json(_describe(model))
+    return exchange.respond_json(_describe(model) | {"loaded": True})
 
 
 async def unload_model(exchange: Exchange) -> web.StreamResponse:
     """Unload a model after its running calls."""
+    check_key(exchange, exchange.path_id)
     model = await exchange.context.client.models.unload(exchange.path_id)
-    return exchange.respond_json(_describe(model))
+    return exchange.respond_json(_describe(model) | {"loaded": False})
 
 
 async def remove_model(exchange: Exchange) -> web.StreamResponse:
     """Delete the files of a model."""
-    freed = await exchange.context.client.models.remove(exchange.path_id)
+    check_key(exchange, exchange.path_id)
+    model = await find_model(exchange, exchange.path_id)
+    freed = await exchange.context.client.models.remove(model.id)
+    exchange.context.model_events.publish_removal(model.alias)
     return exchange.respond_json({"model": exchange.path_id, "freed_bytes": freed})
 
 
 async def pull_model(exchange: Exchange) -> web.StreamResponse:
     """Download a model; events report the progress."""
+    check_key(exchange, exchange.path_id)
     return await send_events(exchange, _pull(exchange), _make_error_event)
+
+
+async def find_model(exchange: Exchange, name: str) -> Model:
+    """Return a model on this machine that the key may use.
+
+    Raises:
+        RequestError: 404 without such a model.
+    """
+    context = exchange.context
+    models = await context.client.models.list()
+    context.model_names.update(models)
+    model = match_model(name, filter_models(models, exchange.key))
+    if model is None:
+        raise make_model_not_found(name)
+    return model
+
+
+@contextmanager
+def explain_catalog() -> Generator[None]:
+    """Report that the catalog cannot be reached as such, not as an unknown model."""
+    try:
+        yield
+    except CatalogUnavailable as error:
+        raise RequestError(
+            503, "catalog_unavailable", describe_error(error), should_retry=False
+        ) from error
 
 
 async def _pull(exchange: Exchange) -> AsyncGenerator[bytes]:
     steps = exchange.context.client.models.stream_download(exchange.path_id)
-    async with aclosing(steps):
-        async for step in steps:
-            yield b"data: %b\n\n" % msgspec.json.encode(step)
+    with explain_catalog():
+        async with aclosing(steps):
+            async for step in steps:
+                yield b"data: %b\n\n" % msgspec.json.encode(step)
     yield b'data: {"status":"success"}\n\n'
 
 
-async def list_llama_models(exchange: Exchange) -> web.StreamResponse:
-    """List models as llama.cpp's router does."""
-    models = await exchange.context.client.models.cached()
-    loaded = {model.id for model in await exchange.context.client.models.loaded()}
-    return exchange.respond_json(
-        {
-            "object": "list",
-            "data": [
-                {
-                    "id": model.alias or model.id,
-                    "object": "model",
-                    "created": 0,
-                    "owned_by": model.publisher or "foundry-local",
-                    "status": {"value": "loaded" if model.id in loaded else "unloaded"},
-                }
-                for model in models
-            ],
-        }
-    )
+def check_key(exchange: Exchange, name: str) -> None:
+    """Refuse a key that may not use the model with a name.
 
-
-async def load_llama_model(exchange: Exchange) -> web.StreamResponse:
-    """Load a model, as llama.cpp's router does."""
-    exchange.model = (await exchange.read_json(ModelBody)).model
-    await exchange.context.client.models.load(exchange.model)
-    return exchange.respond_json({"success": True})
-
-
-async def unload_llama_model(exchange: Exchange) -> web.StreamResponse:
-    """Unload a model, as llama.cpp's router does."""
-    exchange.model = (await exchange.read_json(ModelBody)).model
-    await exchange.context.client.models.unload(exchange.model)
-    return exchange.respond_json({"success": True})
+    Raises:
+        RequestError: 403.
+    """
+    key = exchange.key
+    if key is not None and not exchange.context.model_names.is_allowed(key, name):
+        raise RequestError(
+            403, "model_not_allowed", f"This key may not use the model {name!r}.", param="model"
+        )
 
 
 def _make_error_event(error: RequestError) -> bytes:

@@ -34,6 +34,7 @@ class StoredResponse:
         response: The response as JSON.
         input_items: The items of the input, each as JSON.
         messages: The conversation with the answer, without instructions.
+        created_at: When it was created, in seconds since the epoch.
         is_background: Whether it was created to run in the background.
         run: Its generation, while it runs in the background.
     """
@@ -43,6 +44,7 @@ class StoredResponse:
     response: bytes
     input_items: tuple[bytes, ...]
     messages: tuple[Message, ...]
+    created_at: float = 0.0
     is_background: bool = False
     run: ResponseRun | None = None
 
@@ -85,6 +87,11 @@ class ResponseStore:
             return None
         self._responses.move_to_end(identifier)
         return stored
+
+    def list(self, owner: str | None) -> list[StoredResponse]:
+        """Return the responses of a key, the oldest first."""
+        owned = [stored for stored in self._responses.values() if stored.owner == owner]
+        return sorted(owned, key=lambda stored: stored.created_at)
 
     def remove(self, stored: StoredResponse) -> None:
         """Forget a response, if it is stored."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from foundry_api.gateway import management
+from foundry_api.gateway import llama, management
 from foundry_api.gateway.anthropic.errors import make_anthropic_error
 from foundry_api.gateway.anthropic.messages import count_tokens, create_message
 from foundry_api.gateway.batches.routes import (
@@ -13,7 +13,12 @@ from foundry_api.gateway.batches.routes import (
     get_batch,
     list_batches,
 )
-from foundry_api.gateway.health import get_health, get_metrics, get_readiness
+from foundry_api.gateway.health import (
+    get_health,
+    get_metrics,
+    get_readiness,
+    get_service_status,
+)
 from foundry_api.gateway.openai.chat import create_chat_completion
 from foundry_api.gateway.openai.completions import create_completion
 from foundry_api.gateway.openai.embeddings import create_embeddings
@@ -31,6 +36,7 @@ from foundry_api.gateway.openai.responses import (
     delete_response,
     get_response,
     list_input_items,
+    list_responses,
 )
 from foundry_api.gateway.openai.transcriptions import create_transcription
 from foundry_api.gateway.openapi.description import ApiDescription
@@ -59,6 +65,7 @@ _INFERENCE = (
         "Transcribe a recording.",
     ),
     Route("POST", "/v1/responses", create_response, "inference", "Answer an input."),
+    Route("GET", "/v1/responses", list_responses, "inference", "List stored responses."),
     Route("GET", "/v1/responses/{id}", get_response, "inference", "Return a stored response."),
     Route(
         "DELETE", "/v1/responses/{id}", delete_response, "inference", "Forget a stored response."
@@ -116,7 +123,13 @@ def _manage(method: str, path: str, handler: Handler, summary: str, action: str 
 _MANAGEMENT = (
     _manage("GET", "/api/status", management.get_status, "Return queue and problems."),
     _manage("POST", "/api/reload", management.reload, "Read keys and TLS files again.", "reload"),
-    _manage("GET", "/api/models", management.list_all_models, "List models and states."),
+    Route(
+        "GET",
+        "/api/models",
+        management.list_all_models,
+        "inference or manage",
+        "List models and states.",
+    ),
     _manage("POST", "/api/models/{id}/load", management.load_model, "Load a model.", "model.load"),
     _manage(
         "POST",
@@ -132,11 +145,12 @@ _MANAGEMENT = (
         "DELETE", "/api/models/{id}", management.remove_model, "Delete a model.", "model.remove"
     ),
     # The routes of llama.cpp's router, through which Open WebUI manages models.
-    _manage("GET", "/models", management.list_llama_models, "List models as llama.cpp."),
-    _manage("POST", "/models/load", management.load_llama_model, "Load a model.", "model.load"),
-    _manage(
-        "POST", "/models/unload", management.unload_llama_model, "Unload a model.", "model.unload"
-    ),
+    _manage("GET", "/models", llama.list_llama_models, "List models as llama.cpp."),
+    _manage("POST", "/models", llama.download_llama_model, "Start a download.", "model.pull"),
+    _manage("DELETE", "/models", llama.delete_llama_model, "Delete a model.", "model.remove"),
+    _manage("POST", "/models/load", llama.load_llama_model, "Load a model.", "model.load"),
+    _manage("POST", "/models/unload", llama.unload_llama_model, "Unload a model.", "model.unload"),
+    _manage("GET", "/models/sse", llama.stream_llama_events, "Stream events of models."),
 )
 
 _ANTHROPIC = (
@@ -162,6 +176,14 @@ ROUTES = ApiDescription(
     (
         Route("GET", "/healthz", get_health, "open", "Is the gateway alive?"),
         Route("GET", "/readyz", get_readiness, "open", "Can the gateway serve calls?"),
+        # By this route a client of this package recognises a gateway.
+        Route(
+            "GET",
+            "/status",
+            get_service_status,
+            "inference or manage",
+            "Return the state of the gateway.",
+        ),
         Route("GET", "/metrics", get_metrics, "metrics", "Return metrics for Prometheus."),
         *_INFERENCE,
         *_AZURE,

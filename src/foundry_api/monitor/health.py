@@ -26,7 +26,7 @@ _VERSIONS: dict[ServiceGeneration, str | None] = {
     "sdk-1": "1.x",
     "sdk-2.0": "2.0",
     "sdk-2.1": "2.1 or later",
-    "gateway": None,  # a gateway says nothing of the service behind it
+    "gateway": None,  # it has not called the engine behind it yet
 }
 
 
@@ -39,7 +39,8 @@ class HealthStatus(Result, msgspec.Struct, frozen=True, kw_only=True):
         loaded_models: Ids of the models in memory.
         memory_usage: Resident memory of the service's process in bytes: the engine, its loaded
             models and the program around them, which may be an application that embeds the SDK.
-            None for services on other machines, and if this user may not read the process.
+            Of a gateway, that of the engine behind it. None for other services on other machines,
+            and if this user may not read the process.
         uptime: Seconds since that process started; None in the same cases.
         version: The engine's version, or the range of versions that its routes show.
         service_generation: The generation of Foundry Local; None if it is down.
@@ -76,7 +77,7 @@ async def check_health(connection: Connection, busy_with: str = "") -> HealthSta
     started_at = time.perf_counter()
     status = await connection.dialect.get_status()
     latency_s = time.perf_counter() - started_at
-    loaded, detail = frozenset[str](), ""
+    loaded, detail = frozenset[str](), status.problem
     try:
         loaded = await connection.list_loaded_ids(status)
     except FoundryError as error:
@@ -86,8 +87,8 @@ async def check_health(connection: Connection, busy_with: str = "") -> HealthSta
     return HealthStatus(
         status="degraded" if detail else "healthy",
         loaded_models=tuple(sorted(loaded)),
-        memory_usage=process.memory_bytes if process else None,
-        uptime=time.time() - process.started_at if process else None,
+        memory_usage=process.memory_bytes if process else status.memory_bytes,
+        uptime=time.time() - process.started_at if process else status.uptime_s,
         version=get_version(connection, status),
         service_generation=status.service_generation,
         service=connection.endpoint.base_url,
@@ -103,5 +104,6 @@ def get_local_pid(connection: Connection, status: ServiceStatus) -> int | None:
 
 
 def get_version(connection: Connection, status: ServiceStatus) -> str | None:
-    # Only hosts of this package report a version. The routes of others show their generation.
-    return connection.endpoint.sdk_version or _VERSIONS[status.service_generation]
+    # Hosts and gateways report a version. The routes of others show their generation.
+    sdk_version = connection.endpoint.sdk_version or status.version
+    return sdk_version or _VERSIONS[status.service_generation]

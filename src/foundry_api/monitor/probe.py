@@ -51,6 +51,7 @@ class ProbeResult:
         process: Facts of its process; None if this user may not read it.
         loaded: Ids of the models in memory; None if not known yet.
         loaded_error: Why the models in memory are not known.
+        status: What its status route reports; None if it did not answer.
     """
 
     service: str | None
@@ -63,6 +64,7 @@ class ProbeResult:
     process: ProcessFacts | None = None
     loaded: frozenset[str] | None = None
     loaded_error: FoundryError | None = None
+    status: ServiceStatus | None = None
 
 
 class _SlowResponse(ServiceNotRunning):
@@ -154,6 +156,7 @@ class Probe:
             process=process,
             loaded=self._loaded.value,
             loaded_error=loaded_error,
+            status=status,
         )
 
     async def _connect(self) -> Connection:

@@ -120,6 +120,11 @@ class Sampler:
         # A service that has never run and is still being started is not down.
         is_first_start = result.pending and self.state == "unknown"
         transition = None if is_first_start else self._states.update(evaluation.status, checked_at)
+        memory_bytes = uptime_s = None
+        if process is not None:
+            memory_bytes, uptime_s = process.memory_bytes, checked_at - process.started_at
+        elif result.status is not None:
+            memory_bytes, uptime_s = result.status.memory_bytes, result.status.uptime_s
         sample = HealthSample(
             status=evaluation.status,
             state=self._states.state,
@@ -131,8 +136,8 @@ class Sampler:
             latency_s=result.latency_s,
             loaded_models=tuple(sorted(result.loaded or ())),
             pid=result.pid,
-            memory_usage=process.memory_bytes if process else None,
-            uptime=checked_at - process.started_at if process else None,
+            memory_usage=memory_bytes,
+            uptime=uptime_s,
             cpu_percent=process.cpu_percent if process else None,
             threads=process.threads if process else None,
             restarts=self._restarts.count,

@@ -144,6 +144,8 @@ def evaluate(
         down = isinstance(result.error, ServiceError)
         return Evaluation("down" if down else "degraded", ready=False, detail=str(result.error))
     problems: list[str] = []
+    if result.status is not None and result.status.problem:
+        problems.append(f"{result.status.problem}.")
     if result.loaded_error is not None:
         problems.append(str(result.loaded_error))
     elif result.loaded is not None and missing:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from foundry_api.resilience.deadline import Deadline
 
-__all__ = ["KEEP_ALIVE_CAP", "Latencies", "ModelLatency", "TimeoutGuard", "Timers"]
+__all__ = ["DEFAULT_S", "KEEP_ALIVE_CAP", "Latencies", "ModelLatency", "TimeoutGuard", "Timers"]
 
 # A service that sends only keep-alives, but no token, has this many times the limit. SDK 2.1 and
 # later send one every 250 ms while the engine reads a long prompt, which may take longer than any

@@ -222,6 +222,17 @@ _SDK_1 = msgspec.structs.replace(
     max_seed=INT32,
 )
 
+# What a gateway offers in front of SDK 2.1 or later. It refuses images.
+_GATEWAY = msgspec.structs.replace(
+    _SDK_2_1,
+    service_generation="gateway",
+    names="native",
+    download="native",
+    cached="native",
+    audio_upload="upload",
+    response_images="unsupported",
+)
+
 _CLI_0_10 = msgspec.structs.replace(
     _SDK_1,
     service_generation="cli-0.10",
@@ -254,5 +265,5 @@ _LEGACY = msgspec.structs.replace(
 
 CAPABILITIES: Mapping[ServiceGeneration, Capabilities] = {
     capabilities.service_generation: capabilities
-    for capabilities in (_LEGACY, _CLI_0_10, _SDK_1, _SDK_2_0, _SDK_2_1)
+    for capabilities in (_LEGACY, _CLI_0_10, _SDK_1, _SDK_2_0, _SDK_2_1, _GATEWAY)
 }

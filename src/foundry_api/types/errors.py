@@ -4,7 +4,6 @@ The tree::
 
     FoundryError
     ├── ConfigurationError              a setting or environment variable is invalid
-    │   └── AuthenticationFailed        the service rejects the API key; in types.access_errors
     ├── ClientClosed                    the client was closed before or during the call
     ├── HookFailed                      a hook of the caller failed
     ├── InvalidRequest (ValueError)     the request is invalid; a retry would fail too
@@ -12,7 +11,6 @@ The tree::
     │   ├── ContextOverflow             prompt plus max_tokens exceeds the context
     │   ├── GrammarError                the schema or grammar does not compile
     │   ├── ToolDefinitionError         a function cannot be described as a tool
-    │   ├── PermissionDenied            the API key may not do that; in types.access_errors
     │   └── ResponseNotFound (LookupError)  the service has no response with this ID
     ├── UnsupportedFeature              this service generation lacks the feature
     │   └── ToolMarkersMissing          the model does not define its tool-call markers
@@ -42,7 +40,6 @@ The tree::
     │   ├── BatchStorageFailed          the journal or the output cannot be written
     │   └── BatchCancelled              the batch was cancelled
     ├── QueueFull                       too many calls wait in this client
-    ├── QuotaExceeded                   the key's tokens are used up; in types.access_errors
     ├── CallTimeout (TimeoutError)      a time limit of the call expired
     │   ├── ReadTimeout                 no token for `timeout` seconds
     │   ├── DeadlineExceeded            the call took longer than its deadline
@@ -60,7 +57,7 @@ The tree::
         └── StreamInterrupted           a stream ended before the answer was complete
 
 Every error has what happened (`message`) and what to do next (`hint`). Where known, it also has the
-`model`, the `service`, the HTTP `status` and the number of `attempts`.
+`model`, the `service`, the HTTP `status` and the number of `attempts`. More: `types.access_errors`.
 """
 
 from __future__ import annotations

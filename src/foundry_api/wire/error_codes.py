@@ -20,6 +20,7 @@ from foundry_api.types.errors import (
     ResponseNotFound,
     ServiceOverloaded,
     StructuredOutputError,
+    ToolCallError,
     UnsupportedFeature,
     UnsupportedParameter,
 )
@@ -27,11 +28,7 @@ from foundry_api.types.errors import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["INVALID_OUTPUT", "get_error_class", "set_field"]
-
-# An answer of the model that is no valid JSON, or a call of a tool that cannot be parsed: the
-# message says which.
-INVALID_OUTPUT: Final = "invalid_model_output"
+__all__ = ["get_error_class", "set_field"]
 
 _CLASSES: Final[Mapping[str, type[FoundryError]]] = {
     "invalid_api_key": AuthenticationFailed,
@@ -65,7 +62,8 @@ _CLASSES: Final[Mapping[str, type[FoundryError]]] = {
     "unsupported_feature": UnsupportedFeature,
     "unsupported_content": UnsupportedFeature,
     "idempotency_error": InvalidRequest,
-    INVALID_OUTPUT: StructuredOutputError,
+    "invalid_model_output": StructuredOutputError,
+    "invalid_tool_call": ToolCallError,
 }
 
 

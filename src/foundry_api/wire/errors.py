@@ -35,7 +35,7 @@ from foundry_api.types.errors import (
     UnsupportedParameter,
 )
 from foundry_api.types.values import is_list, is_object
-from foundry_api.wire.error_codes import INVALID_OUTPUT, get_error_class, set_field
+from foundry_api.wire.error_codes import get_error_class, set_field
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -100,7 +100,6 @@ _RULES: tuple[tuple[str, type[FoundryError]], ...] = (
     ),
     (r"invalid (openai )?(json )?request|invalid json", InvalidRequest),
 )
-_COMPILED_TOOL_CALL = re.compile(_TOOL_CALL, re.IGNORECASE)
 _COMPILED = tuple((re.compile(pattern, re.IGNORECASE), error) for pattern, error in _RULES)
 
 _REGISTRATIONS_HINT = (
@@ -198,8 +197,6 @@ def classify_error_object(status: int, error: Mapping[str, Any]) -> FoundryError
         failure = classify(status, message)
     elif kind is ContextOverflow:
         failure = _make_context_overflow(text, status)
-    elif error.get("code") == INVALID_OUTPUT and _COMPILED_TOOL_CALL.search(text):
-        failure = ToolCallError(text, status=status)
     else:
         failure = kind(text, status=status)
     set_field(failure, error)

@@ -25,6 +25,7 @@ class Service:
     """A dialect without a transport, which fails to load the broken models."""
 
     service_generation = "sdk-2.1"
+    manages_calls = False
 
     def __init__(self, *broken: str) -> None:
         self.broken = set(broken)

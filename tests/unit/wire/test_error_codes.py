@@ -41,6 +41,7 @@ def parse(error: RequestError) -> FoundryError:
         (409, "idempotency_error", errors.InvalidRequest),
         (400, "context_length_exceeded", errors.ContextOverflow),
         (422, "invalid_model_output", errors.StructuredOutputError),
+        (422, "invalid_tool_call", errors.ToolCallError),
         (400, "a_new_code", errors.InvalidRequest),
     ],
 )
@@ -88,13 +89,6 @@ def test_an_overflow_has_its_numbers(message: str) -> None:
     error = parse(RequestError(400, "context_length_exceeded", message))
     assert isinstance(error, errors.ContextOverflow)
     assert (error.prompt_tokens, error.context_length) == (500, 8192)
-
-
-def test_a_wrong_tool_call_is_not_a_wrong_answer() -> None:
-    error = parse(
-        RequestError(422, "invalid_model_output", "Model emitted an invalid tool call: x.")
-    )
-    assert isinstance(error, errors.ToolCallError)
 
 
 @pytest.mark.parametrize("code", [None, 7, ["queue_full"], {"a": 1}])

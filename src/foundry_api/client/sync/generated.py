@@ -1180,7 +1180,7 @@ class SyncModels:
         Raises:
             ModelNotFound: No downloaded or imported model has that name.
             ModelInUse: The model is loaded.
-            UnsupportedFeature: The service was not started by this package.
+            UnsupportedFeature: The service was not started by this package, and is no gateway.
         """
         return self._loop.run(lambda: self._async.remove(name))
 

@@ -47,6 +47,7 @@ class Work:
         deadline_s: Seconds in which it must start; None if its caller waits for ever.
         is_batch: Whether it waits until no other call does.
         answers: How many answers are generated; each may have `max_tokens`.
+        aliases: Further names of the model, one of which the key may have.
     """
 
     model: str
@@ -56,6 +57,7 @@ class Work:
     deadline_s: float | None = None
     is_batch: bool = False
     answers: int = 1
+    aliases: tuple[str, ...] = ()
 
     @property
     def most_tokens(self) -> int:
@@ -261,7 +263,8 @@ class Admission:
         Raises:
             RequestError: The key's limits or the queue do not allow it; nothing was used up.
         """
-        if key is not None and not key.allows_model(work.model, _strip_version(work.model)):
+        names = (work.model, _strip_version(work.model), *work.aliases)
+        if key is not None and not key.allows_model(*names):
             raise RequestError(
                 403,
                 "model_not_allowed",

@@ -92,8 +92,12 @@ class SchemaBody(msgspec.Struct):
 
 
 class ResponseFormat(msgspec.Struct):
-    type: Literal["text", "json_object", "json_schema"]
+    """A response format of OpenAI, or the engine's `lark_grammar`, or `choice`, which is ours."""
+
+    type: Literal["text", "json_object", "json_schema", "lark_grammar", "choice"]
     json_schema: SchemaBody | None = None
+    lark_grammar: str | None = None
+    choice: list[str] | None = None
 
 
 class ChatBody(CompletionsBody, kw_only=True):
@@ -160,6 +164,8 @@ def make_generation(body: ChatBody, model: str) -> Generation:
         ),
         options=options,
         schema=_get_schema(body),
+        choice=_get_choice(body),
+        grammar=_get_grammar(body),
         strict_tools=strict_tools,
     )
 
@@ -246,7 +252,7 @@ def _make_tools(body: ChatBody, strict_tools: dict[str, OutputSpec]) -> list[Too
 
 def _get_schema(body: ChatBody) -> dict[str, Any] | None:
     response_format = body.response_format
-    if response_format is None or response_format.type == "text":
+    if response_format is None or response_format.type in {"text", "lark_grammar", "choice"}:
         return None
     if response_format.type == "json_object":
         return ANY_OBJECT
@@ -255,3 +261,21 @@ def _get_schema(body: ChatBody) -> dict[str, Any] | None:
         raise make_missing("response_format.json_schema.schema")
     check_depth("response_format.json_schema.schema", wrapper.schema)
     return wrapper.schema
+
+
+def _get_choice(body: ChatBody) -> tuple[str, ...]:
+    response_format = body.response_format
+    if response_format is None or response_format.type != "choice":
+        return ()
+    if not response_format.choice:
+        raise make_missing("response_format.choice")
+    return tuple(response_format.choice)
+
+
+def _get_grammar(body: ChatBody) -> str | None:
+    response_format = body.response_format
+    if response_format is None or response_format.type != "lark_grammar":
+        return None
+    if not response_format.lark_grammar:
+        raise make_missing("response_format.lark_grammar")
+    return response_format.lark_grammar

@@ -19,20 +19,30 @@ __all__ = ["get_model", "list_models"]
 
 async def list_models(exchange: Exchange) -> web.StreamResponse:
     """List the models on this machine, each by alias and by id."""
-    models = await exchange.context.client.models.cached()
+    models = await _list_by_name(exchange)
     return exchange.respond_json(
-        {"object": "list", "data": [_to_json(name, model) for name, model in _by_name(models)]}
+        {"object": "list", "data": [_to_json(name, model) for name, model in models]}
     )
 
 
 async def get_model(exchange: Exchange) -> web.StreamResponse:
     """Return one model, by alias or id in any case."""
     requested = exchange.path_id
-    models = await exchange.context.client.models.cached()
-    for name, model in _by_name(models):
+    for name, model in await _list_by_name(exchange):
         if name.casefold() == requested.casefold():
             return exchange.respond_json(_to_json(requested, model))
     raise make_model_not_found(requested)
+
+
+async def _list_by_name(exchange: Exchange) -> list[tuple[str, Model]]:
+    """Return the names that the key may call, each with its model."""
+    context, key = exchange.context, exchange.key
+    models = await context.client.models.cached()
+    context.model_names.update(models)
+    names = _by_name(models)
+    if key is None:
+        return names
+    return [item for item in names if context.model_names.is_allowed(key, item[0])]
 
 
 def _by_name(models: Sequence[Model]) -> list[tuple[str, Model]]:

@@ -31,7 +31,7 @@ from foundry_api.types.errors import FoundryError
 from foundry_api.types.messages import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Sequence
 
     from aiohttp import web
 
@@ -45,6 +45,7 @@ __all__ = [
     "delete_response",
     "get_response",
     "list_input_items",
+    "list_responses",
 ]
 
 log = logging.getLogger("foundry_api.gateway")
@@ -68,6 +69,7 @@ class _Response:
             b"",
             encode_items(body),
             generation.messages[history:],  # instructions hold for one response
+            created_at=exchange.context.wall_clock(),
             is_background=bool(body.background),
         )
         self._is_stored = body.store is not False
@@ -168,8 +170,20 @@ async def cancel_response(exchange: Exchange) -> web.StreamResponse:
 
 async def list_input_items(exchange: Exchange) -> web.StreamResponse:
     """List the items of the input of a stored response, the last one first."""
+    return _respond_page(exchange, _find(exchange).input_items)
+
+
+async def list_responses(exchange: Exchange) -> web.StreamResponse:
+    """List the stored responses of the key, the last one first. OpenAI has no such route."""
+    owner = None if exchange.key is None else exchange.key.id
+    stored = exchange.context.responses.list(owner)
+    return _respond_page(exchange, [one.response for one in stored])
+
+
+def _respond_page(exchange: Exchange, encoded: Sequence[bytes]) -> web.StreamResponse:
+    """Return the page of a list, whose oldest item is first, that the query asks for."""
     query = read_page_query(exchange, default=DEFAULT_PAGE, most=MAX_PAGE)
-    items = [msgspec.json.decode(item) for item in _find(exchange).input_items]
+    items = [msgspec.json.decode(item) for item in encoded]
     if not query.is_ascending:
         items.reverse()
     ids = [item["id"] for item in items]

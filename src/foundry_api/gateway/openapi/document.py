@@ -72,7 +72,10 @@ ERRORS: dict[int, tuple[str, tuple[str, ...]]] = {
         "The body has another form than the route takes, or is compressed.",
         ("unsupported_encoding", "unsupported_media_type"),
     ),
-    422: ("The model answered in another form than requested.", ("invalid_model_output",)),
+    422: (
+        "The model answered in another form than requested.",
+        ("invalid_model_output", "invalid_tool_call"),
+    ),
     429: (
         "A limit is used up. `Retry-After` says when to try again.",
         ("insufficient_quota", "rate_limit_exceeded", "too_many_batches", "too_many_failures"),
@@ -82,6 +85,9 @@ ERRORS: dict[int, tuple[str, tuple[str, ...]]] = {
         "The gateway or the model cannot serve now. `Retry-After` says when to try again.",
         (
             "model_loading",
+            "catalog_unavailable",
+            "download_failed",
+            "model_load_failed",
             "model_unavailable",
             "queue_full",
             "queue_timeout",

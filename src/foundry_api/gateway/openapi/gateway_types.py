@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -135,9 +135,10 @@ class RemovedModel(msgspec.Struct):
 
 
 class LlamaStatus(msgspec.Struct):
-    """Whether a model is in memory."""
+    """Whether a model is in memory, and of a download what is there of each file, in bytes."""
 
-    value: Literal["loaded", "unloaded"]
+    value: Literal["loaded", "unloaded", "downloading"]
+    progress: dict[str, dict[str, int]] | msgspec.UnsetType = msgspec.UNSET
 
 
 class LlamaModel(msgspec.Struct):
@@ -148,6 +149,9 @@ class LlamaModel(msgspec.Struct):
     created: int
     owned_by: str
     status: LlamaStatus
+    aliases: list[str] | msgspec.UnsetType = msgspec.UNSET
+    architecture: dict[str, list[str]] | msgspec.UnsetType = msgspec.UNSET
+    can_remove: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 class LlamaModelList(msgspec.Struct):
@@ -155,6 +159,34 @@ class LlamaModelList(msgspec.Struct):
 
     object: Literal["list"]
     data: list[LlamaModel]
+
+
+class LlamaEvent(msgspec.Struct):
+    """The data of an event of `/models/sse`."""
+
+    model: str
+    event: Literal[
+        "model_status", "model_remove", "download_progress", "download_finished", "download_failed"
+    ]
+    data: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+
+
+class EngineState(msgspec.Struct):
+    """The engine behind the gateway; null for what is not known."""
+
+    service_generation: str
+    version: str | None
+    memory_bytes: int | None
+    uptime_s: float | None
+
+
+class ServiceState(msgspec.Struct):
+    """The answer of `GET /status`; the engine is null before its first call."""
+
+    object: Literal["gateway"]
+    version: str
+    ready: bool
+    engine: EngineState | None
 
 
 class Success(msgspec.Struct):

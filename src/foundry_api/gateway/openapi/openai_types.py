@@ -436,6 +436,16 @@ class DeletedResponse(msgspec.Struct):
     deleted: Literal[True]
 
 
+class ResponseList(msgspec.Struct):
+    """A page of the stored responses of a key."""
+
+    object: Literal["list"]
+    data: list[ResponseObject]
+    has_more: bool
+    first_id: str | None
+    last_id: str | None
+
+
 class InputItemList(msgspec.Struct):
     """A page of the items of an input."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from foundry_api.gateway import health, management
+from foundry_api.gateway import health, llama, management
 from foundry_api.gateway.anthropic import messages
 from foundry_api.gateway.anthropic.request import CountBody, MessagesBody
 from foundry_api.gateway.batches import routes as batches
@@ -170,6 +170,11 @@ OPERATIONS: dict[Handler, Operation] = {
         example={"model": "demo", "input": "Hello"},
         is_call=True,
     ),
+    responses.list_responses: Operation(
+        tag=OPENAI,
+        result=openai_types.ResponseList,
+        parameters=_describe_page(responses.DEFAULT_PAGE, responses.MAX_PAGE),
+    ),
     responses.get_response: Operation(
         tag=OPENAI,
         result=openai_types.ResponseObject,
@@ -261,23 +266,42 @@ OPERATIONS: dict[Handler, Operation] = {
     management.remove_model: Operation(
         tag=MANAGEMENT, result=gateway_types.RemovedModel, errors=_MODEL_ERRORS
     ),
-    management.list_llama_models: Operation(
+    llama.list_llama_models: Operation(
         tag=LLAMA, result=gateway_types.LlamaModelList, errors=_MODEL_ERRORS
     ),
-    management.load_llama_model: Operation(
+    llama.load_llama_model: Operation(
         tag=LLAMA,
-        body=management.ModelBody,
+        body=llama.ModelBody,
         result=gateway_types.Success,
         errors=_MODEL_ERRORS,
         example={"model": "demo"},
     ),
-    management.unload_llama_model: Operation(
+    llama.unload_llama_model: Operation(
         tag=LLAMA,
-        body=management.ModelBody,
+        body=llama.ModelBody,
         result=gateway_types.Success,
         errors=_MODEL_ERRORS,
         example={"model": "demo"},
     ),
+    llama.download_llama_model: Operation(
+        tag=LLAMA,
+        body=llama.ModelBody,
+        result=gateway_types.Success,
+        errors=_MODEL_ERRORS,
+        example={"model": "demo"},
+    ),
+    llama.delete_llama_model: Operation(
+        tag=LLAMA,
+        result=gateway_types.Success,
+        errors=_MODEL_ERRORS,
+        parameters=(_make_parameter("query", "model", _TEXT, "The model to delete."),),
+    ),
+    llama.stream_llama_events: Operation(
+        tag=LLAMA,
+        event=gateway_types.LlamaEvent,
+        notes="The stream has no end.",
+    ),
+    health.get_service_status: Operation(tag=HEALTH, result=gateway_types.ServiceState),
     health.get_health: Operation(tag=HEALTH, result=gateway_types.Health),
     health.get_readiness: Operation(
         tag=HEALTH,

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from foundry_api.types.messages import ChatRequest, ServiceGeneration
     from foundry_api.types.models import Model
     from foundry_api.wire.chat.events import ChatDecoder
-    from foundry_api.wire.transport import Transport
+    from foundry_api.wire.transport import Response, Transport
 
 __all__ = [
     "CATALOG_TIMEOUT_S",
@@ -46,7 +46,9 @@ __all__ = [
     "ServiceStatus",
     "lowercase_keys",
     "parse_error",
+    "read_error",
     "refuse_download",
+    "refuse_removal",
 ]
 
 _T = TypeVar("_T")  # what a JSON decoder returns
@@ -63,17 +65,27 @@ CATALOG_TIMEOUT_S = 60.0
 # Large models take minutes to load from a cold disk.
 LOAD_TIMEOUT_S = 900.0
 
+MAX_ERROR_BYTES = 64 * 2**10
+
 _EXCEPTION_NAME = re.compile(r"^(?:[A-Za-z_]\w*\.)*\w*Exception: ")
 _STACK_LINE = "   at "
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceStatus:
-    """The status of a service; None for what its generation does not report."""
+    """The status of a service; None for what its generation does not report.
+
+    A gateway reports the version, the memory and the uptime of the engine behind it, and a problem
+    if it cannot serve all calls.
+    """
 
     service_generation: ServiceGeneration
     pid: int | None = None
     cache_dir: str | None = None
+    version: str | None = None
+    memory_bytes: int | None = None
+    uptime_s: float | None = None
+    problem: str = ""
 
 
 class ModelCommand(Protocol):
@@ -167,6 +179,11 @@ class Dialect(Protocol):
     @property
     def capabilities(self) -> Capabilities: ...
 
+    @property
+    def manages_calls(self) -> bool:
+        """Whether the service itself queues calls, loads their models and enforces deadlines."""
+        ...
+
     async def get_status(self) -> ServiceStatus:
         """Check that the service is alive. Cheap, and independent of running generations."""
         ...
@@ -197,6 +214,10 @@ class Dialect(Protocol):
 
     def download(self, model: Model) -> AsyncGenerator[float, None]:
         """Download a model's files and yield percentages. Closing the generator cancels it."""
+        ...
+
+    async def remove(self, model: Model) -> int:
+        """Delete a model's files; return the bytes freed. UnsupportedFeature without a route."""
         ...
 
     @property
@@ -250,6 +271,22 @@ def lowercase_keys(body: bytes) -> dict[str, Any]:
     except NOT_JSON:
         return {}
     return {key.lower(): value for key, value in members.items()}
+
+
+async def read_error(response: Response) -> FoundryError:
+    """Read the body of a response whose status is not a success, and return the typed error."""
+    body = bytearray()
+    while len(body) < MAX_ERROR_BYTES and (block := await response.read()):
+        body += block
+    return parse_error(BufferedResponse(response.status, response.headers, bytes(body)))
+
+
+def refuse_removal(client: ServiceClient) -> UnsupportedFeature:
+    """Return the error of generations without a route that deletes models."""
+    return UnsupportedFeature(
+        f"the service at {client.base_url} has no route to remove models",
+        hint="Use its own command line (`foundry model …`), or service='embedded'.",
+    )
 
 
 def refuse_download(client: ServiceClient) -> AsyncGenerator[float, None]:

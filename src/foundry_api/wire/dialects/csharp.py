@@ -19,6 +19,7 @@ from foundry_api.wire.chat.request import (
 from foundry_api.wire.chat.stop_strings import StopStringFilter
 from foundry_api.wire.chat.stream import ChatStream
 from foundry_api.wire.chat.tool_call_parser import add_tool_recovery
+from foundry_api.wire.dialects.base import refuse_removal
 
 if TYPE_CHECKING:
     from foundry_api.types.messages import ChatRequest
@@ -50,6 +51,7 @@ IDS_DECODER: msgspec.json.Decoder[list[str]] = msgspec.json.Decoder(list[str])
 class CSharpDialect:
     """The chat protocol of the C# core, as probed on SDK 1.2.4."""
 
+    manages_calls: bool = False
     _has_finish_reasons: ClassVar[bool] = True
     _default_limit: ClassVar[int] = DEFAULT_MAX_TOKENS
     _accepts_tools: ClassVar[bool] = True
@@ -60,6 +62,10 @@ class CSharpDialect:
     async def find_by_alias(self, name: str) -> Model | None:
         del name  # every alias is listed
         return None
+
+    async def remove(self, model: Model) -> int:
+        del model
+        raise refuse_removal(self._client)
 
     @property
     def catalogs(self) -> tuple[Catalog, ...]:

@@ -17,6 +17,7 @@ from foundry_api.types.errors import (
 )
 from foundry_api.wire.dialects.base import ServiceStatus, lowercase_keys, parse_error
 from foundry_api.wire.dialects.cli010 import Cli010Dialect
+from foundry_api.wire.dialects.gateway import GatewayDialect, parse_gateway_status
 from foundry_api.wire.dialects.legacy import LegacyDialect
 from foundry_api.wire.dialects.sdk1 import Sdk1Dialect
 from foundry_api.wire.dialects.sdk2 import Sdk20Dialect, Sdk21Dialect
@@ -45,6 +46,7 @@ _DIALECTS: Mapping[ServiceGeneration, Callable[[ServiceClient], Dialect]] = {
     "sdk-1": Sdk1Dialect,
     "sdk-2.0": Sdk20Dialect,
     "sdk-2.1": Sdk21Dialect,
+    "gateway": GatewayDialect,
 }
 
 
@@ -105,7 +107,7 @@ async def _match_routes(
         raise parse_error(listing).with_context(service=base_url)
     if isinstance(cache_dir := status.get("modeldirpath"), str):
         return ServiceStatus("sdk-1", cache_dir=cache_dir)
-    return None
+    return parse_gateway_status(response.body)
 
 
 async def _match_cli(get: Callable[..., Awaitable[BufferedResponse]]) -> ServiceStatus | None:

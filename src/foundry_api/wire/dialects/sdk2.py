@@ -30,6 +30,7 @@ from foundry_api.wire.dialects.base import (
     QUICK_TIMEOUT_S,
     ServiceStatus,
     refuse_download,
+    refuse_removal,
 )
 from foundry_api.wire.dialects.model_ids import guess_aliases
 from foundry_api.wire.transport import Request
@@ -70,6 +71,7 @@ class Sdk21Dialect:
     """The dialect of SDK 2.1 and later versions."""
 
     service_generation: ServiceGeneration = "sdk-2.1"
+    manages_calls: bool = False
     # Models registered on this machine are served under a prefix, Microsoft's without one.
     _prefixes: ClassVar[dict[Catalog, str]] = {"local": "/catalogs/local", "public": ""}
 
@@ -137,6 +139,10 @@ class Sdk21Dialect:
         del model
         return refuse_download(self._client)
 
+    async def remove(self, model: Model) -> int:
+        del model
+        raise refuse_removal(self._client)
+
     @property
     def catalogs(self) -> tuple[Catalog, ...]:
         return tuple(self._prefixes)
@@ -174,8 +180,10 @@ class Sdk21Dialect:
         # The load and unload routes take an alias, while inference takes the full id. Path
         # variables are not percent-decoded, so the alias is sent as it is.
         route = f"{self._prefixes[model.catalog]}/models/{verb}/"
-        if model.catalog == "local" or model.id in self._aliases:
-            await self._client.get(route + model.alias, timeout_s=LOAD_TIMEOUT_S)
+        # `model` may have been listed, with a guessed alias, before the alias was known.
+        known_alias = model.alias if model.catalog == "local" else self._aliases.get(model.id)
+        if known_alias is not None:
+            await self._client.get(route + known_alias, timeout_s=LOAD_TIMEOUT_S)
             return
         aliases = dict.fromkeys((model.alias, *guess_aliases(model.id)))
         for alias in aliases:

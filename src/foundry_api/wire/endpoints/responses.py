@@ -14,14 +14,23 @@ from foundry_api.types.results import (
     ResponsePage,
     ResponseStatus,
 )
+from foundry_api.types.values import is_object
 from foundry_api.wire.chat.events import parse_usage
 from foundry_api.wire.chat.reasoning import ReasoningSplitter, split_reasoning
-from foundry_api.wire.errors import NOT_JSON, classify, extract_error_message, parse_stream_error
+from foundry_api.wire.error_codes import get_error_class
+from foundry_api.wire.errors import (
+    NOT_JSON,
+    classify,
+    classify_error_object,
+    extract_error_message,
+    parse_stream_error,
+)
 from foundry_api.wire.sse import EventDecoder, is_end_mark
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from foundry_api.types.errors import FoundryError
     from foundry_api.types.messages import ServiceGeneration, Usage
     from foundry_api.wire.sse import Event
 
@@ -92,7 +101,12 @@ class _Items(msgspec.Struct):
     data: list[dict[str, Any]]
 
 
+class _FailedResponse(msgspec.Struct):
+    error: Any = None
+
+
 _RESPONSE = msgspec.json.Decoder(_Response)
+_FAILED_RESPONSE = msgspec.json.Decoder(_FailedResponse)
 _EVENT = msgspec.json.Decoder(_Event)
 _PAGE = msgspec.json.Decoder(_Page)
 _ITEMS = msgspec.json.Decoder(_Items)
@@ -255,8 +269,7 @@ class ResponseStream:
             self._id = response.id
             self._on_created(response.id)
         if members.type == _FAILED_EVENT:
-            message = response.error if response is not None else None
-            raise classify(500, message or extract_error_message(members.error))
+            raise _make_failure(response, members.error)
         if members.error is not None or is_error or members.type in _ERROR_EVENT_TYPES:
             failure = parse_stream_error(data, is_error=is_error)
             if failure is not None:
@@ -279,6 +292,17 @@ class ResponseStream:
             response=response,
             raw=data,
         )
+
+
+def _make_failure(response: Response | None, error: Any) -> FoundryError:
+    """Return the error of a failed response."""
+    inner = None if response is None else _FAILED_RESPONSE.decode(response.raw).error
+    for value in (inner, error):
+        # A gateway names the cause in a code.
+        if is_object(value) and get_error_class(value) is not None:
+            return classify_error_object(500, value)
+    message = response.error if response is not None else None
+    return classify(500, message or extract_error_message(error))
 
 
 def parse_item(item: dict[str, Any]) -> ResponseItem:

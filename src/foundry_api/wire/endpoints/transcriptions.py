@@ -33,10 +33,13 @@ TRANSCRIPTIONS_ROUTE = "/v1/audio/transcriptions"
 TranscriptionBody = tuple[str, tuple[bytes, ...]]  # the text, and the raw data it came in
 
 _DONE = b"[DONE]"
+_DELTA, _REPETITION = "transcript.text.delta", "transcript.text.done"
 
 
 class _Event(msgspec.Struct):
     text: str | None = None
+    type: str | None = None
+    delta: str | None = None
     error: Any = None  # in any shape: `parse_stream_error` reads it
 
 
@@ -83,7 +86,11 @@ def parse_transcription(body: bytes) -> TranscriptionBody:
 
 
 class TranscriptionStream:
-    """Decodes the events of one streamed transcription: `{"id", "text"}`, then `[DONE]`."""
+    """Decodes the events of one streamed transcription, then `[DONE]`.
+
+    SDK 2.x sends `{"id", "text"}`. A gateway sends OpenAI's events, of which the last repeats the
+    text.
+    """
 
     def __init__(self, model_id: str) -> None:
         self.done = False
@@ -103,7 +110,10 @@ class TranscriptionStream:
                 break
             if not event.data.strip():
                 continue  # sent as keep-alive
-            chunk = TranscriptionChunk(_decode_text(event), self._model_id, raw=event.data)
+            text = _decode_text(event)
+            if text is None:
+                continue
+            chunk = TranscriptionChunk(text, self._model_id, raw=event.data)
             self._chunks.append(chunk)
             yield chunk
 
@@ -117,12 +127,17 @@ class TranscriptionStream:
         return text, tuple(chunk.raw for chunk in self._chunks)
 
 
-def _decode_text(event: Event) -> str:
+def _decode_text(event: Event) -> str | None:
+    """Return the text of an event; None for one that only repeats what was sent."""
     try:
         members = _EVENT.decode(event.data)
     except NOT_JSON as error:
         failure = parse_stream_error(event.data, is_error=event.name == b"error")
         raise failure or ProtocolError(f"an event is not a transcription: {error}") from error
+    if members.type == _DELTA:
+        return members.delta or ""
+    if members.type == _REPETITION:
+        return None
     if members.error is not None or members.text is None:
         failure = parse_stream_error(event.data, is_error=event.name == b"error")
         if failure is not None:
