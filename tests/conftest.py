@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
     from foundry_api.engine.endpoint import Endpoint
 
-collect_ignore = ["real_model"]  # collected if it is named: python3 dev.py test --real-model
+# Collected if they are named: python3 dev.py test --real-model, and --sdks.
+collect_ignore = ["real_model", "sdks"]
 
 HOME = "FOUNDRY_TEST_HOME"
 """The home of the shared engine. Set by the main pytest process, read by its workers."""

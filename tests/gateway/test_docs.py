@@ -1,4 +1,4 @@
-"""docs/gateway.md."""
+"""The generated tables of docs/gateway.md."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-PROGRAM = Path(__file__).parents[2] / "tools" / "draw_gateway_settings.py"
+import pytest
+
+TOOLS = Path(__file__).parents[2] / "tools"
 
 
-def test_the_table_of_settings_is_up_to_date() -> None:
-    command = [sys.executable, str(PROGRAM), "--check"]
+@pytest.mark.parametrize("table", ["settings", "clients"])
+def test_a_table_is_up_to_date(table: str) -> None:
+    command = [sys.executable, str(TOOLS / f"draw_gateway_{table}.py"), "--check"]
     checked = subprocess.run(command, capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout + checked.stderr

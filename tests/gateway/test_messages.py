@@ -166,6 +166,24 @@ async def test_errors_have_anthropic_shape(
     assert text in answer["error"]["message"]
 
 
+async def test_a_stored_conversation_is_refused_in_the_way_that_clients_recover_from(
+    http: aiohttp.ClientSession,
+) -> None:
+    answer = await create(http, make_body(thread={"type": "create"}), 400)
+    assert answer["error"].pop("message")
+    assert answer["error"] == {
+        "type": "invalid_request_error",
+        "details": {"error_code": "thread_unsupported_request", "unsupported": ["thread"]},
+    }
+
+
+async def test_every_error_has_a_request_id_by_both_names(http: aiohttp.ClientSession) -> None:
+    for path, status in ((PATH, 415), ("/v1/nothing", 404)):
+        async with http.post(path, data=b"{}") as response:
+            assert response.status == status
+            assert response.headers["request-id"] == response.headers["x-request-id"]
+
+
 async def test_an_error_in_a_stream_is_its_last_event(http: aiohttp.ClientSession) -> None:
     body = make_body("say-slowly", stream=True, max_tokens=1000)
     async with http.post(PATH, json=body, headers={"X-Request-Timeout": "1"}) as response:

@@ -126,6 +126,18 @@ class TestInstalling:
         dev.prepare(engines[0], steps)
         assert steps.names[2:] == ["pinned packages"]
 
+    def test_each_group_of_clients_has_its_own_environment(self, dev: Any, root: Path) -> None:
+        pins = root / "tests" / "sdks"
+        pins.mkdir(parents=True)
+        for name in ("instructor", "sdks"):
+            (pins / f"{name}.txt").write_text("# pins")
+        clients = dev.clients(root)
+        assert [client.name for client in clients] == [".clients/instructor", ".clients/sdks"]
+        steps = Steps(clients[0])
+        dev.prepare(clients[0], steps)
+        assert steps.names == ["virtual environment", "pinned packages"]
+        assert str(pins / "instructor.txt") in steps.commands[-1]
+
     def test_another_python_creates_the_environment_again(
         self, dev: Any, root: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -421,6 +433,10 @@ class TestHandingOver:
     @pytest.mark.skipif(sys.platform == "linux", reason="Wine runs on Linux")
     def test_windows_tests_without_linux_are_a_usage_error(self, ready: Path) -> None:
         assert run_dev(ready, "test", "--windows").returncode == 2
+
+    def test_the_tests_with_clients_of_others_run_in_one_process(self, ready: Path) -> None:
+        received = report(ready, "test", "--sdks", "-k", "curl")
+        assert received["arguments"] == ["-n0", "tests/sdks", "-k", "curl"]
 
     def test_the_real_model_is_built_by_its_own_program(self, ready: Path) -> None:
         program = ready / "tools" / "real_model" / "build.py"

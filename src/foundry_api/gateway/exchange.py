@@ -94,6 +94,7 @@ class Exchange:
         self.started_at = context.monotonic()
         self.headers: dict[str, str] = {
             "x-request-id": self.id,
+            "request-id": self.id,  # the name that Anthropic's clients read
             "Cache-Control": "no-store",
             "Server": "foundry-api",
         }

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 if TYPE_CHECKING:
     from foundry_api.gateway.errors import RequestError
 
-__all__ = ["get_anthropic_type", "make_anthropic_error", "make_anthropic_error_event"]
+__all__ = [
+    "THREAD_UNSUPPORTED",
+    "get_anthropic_type",
+    "make_anthropic_error",
+    "make_anthropic_error_event",
+]
+
+# With this code in the details of an error, Anthropic's clients send the whole conversation.
+THREAD_UNSUPPORTED = "thread_unsupported_request"
 
 _TYPES = {
     401: "authentication_error",
@@ -28,8 +36,10 @@ def make_anthropic_error(error: RequestError) -> bytes:
     message = error.message
     if error.param and error.param not in message:
         message = f"{error.param}: {message}"
-    kind = get_anthropic_type(error.status)
-    return msgspec.json.encode({"type": "error", "error": {"type": kind, "message": message}})
+    members: dict[str, Any] = {"type": get_anthropic_type(error.status), "message": message}
+    if error.code == THREAD_UNSUPPORTED:
+        members["details"] = {"error_code": error.code, "unsupported": [error.param]}
+    return msgspec.json.encode({"type": "error", "error": members})
 
 
 def get_anthropic_type(status: int) -> str:

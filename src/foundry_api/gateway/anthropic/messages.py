@@ -42,7 +42,6 @@ _STOP_REASONS: dict[FinishReason, str] = {
 
 async def create_message(exchange: Exchange) -> web.StreamResponse:
     """Answer a conversation, at once or as a stream."""
-    exchange.headers["request-id"] = exchange.id  # the name that Anthropic's clients read
     body = await exchange.read_json(MessagesBody)
     generation = make_generation(body, exchange.require_model(body.model))
     ticket = admit(exchange, [generation])
@@ -61,7 +60,6 @@ async def create_message(exchange: Exchange) -> web.StreamResponse:
 
 async def count_tokens(exchange: Exchange) -> web.StreamResponse:
     """Estimate the tokens of a conversation; the engine counts only what it generates from."""
-    exchange.headers["request-id"] = exchange.id
     body = await exchange.read_json(CountBody)
     prompt = make_prompt(body, exchange.require_model(body.model))
     tokens = estimate_prompt_tokens(prompt.messages, prompt.options.get("tools"))

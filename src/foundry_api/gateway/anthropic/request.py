@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import msgspec
 from msgspec import Meta
 
+from foundry_api.gateway.anthropic.errors import THREAD_UNSUPPORTED
 from foundry_api.gateway.checks import check_depth, check_text, make_invalid
 from foundry_api.gateway.errors import RequestError
 from foundry_api.gateway.generation import Generation
@@ -129,6 +130,7 @@ class MessagesBody(CountBody, kw_only=True):
     stream: bool | None = None
     tool_choice: ToolChoice | None = None
     output_config: OutputConfig | None = None
+    thread: Any = None
 
 
 def make_prompt(body: CountBody, model: str) -> Generation:
@@ -174,6 +176,13 @@ def make_generation(body: MessagesBody, model: str) -> Generation:
     Raises:
         RequestError: As `make_prompt`.
     """
+    if body.thread:
+        raise RequestError(
+            400,
+            THREAD_UNSUPPORTED,
+            "The gateway stores no conversations. Send all messages, without thread.",
+            param="thread",
+        )
     prompt = make_prompt(body, model)
     options: ChatOptions = {**prompt.options, "max_tokens": body.max_tokens}
     if body.temperature is not None:
