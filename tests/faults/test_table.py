@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import foundry_api
 from foundry_api.resilience import timeouts
 from foundry_api.types import errors
 from foundry_api.types.events import AttemptStarted, CallEnded
@@ -74,7 +75,7 @@ async def test_outcome_of_a_fault(
 
 def check(error: errors.FoundryError, fault: Fault, server: ScriptedServer) -> None:
     assert type(error) is fault.error
-    assert type(error).__name__ in errors.__all__
+    assert type(error).__name__ in foundry_api.__all__
     assert error.partial == fault.text
     assert (error.model, error.service) == ("tiny:1", server.base_url)
     assert error.attempts == fault.attempts == len(error.causes) == len(server.requests)

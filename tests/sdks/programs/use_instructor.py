@@ -15,6 +15,7 @@ from served import ADA, KEY, SUM, URL, WRONG_KEY
 
 CLIENT = "instructor"
 ENVIRONMENT = "instructor"
+LIMITS = "the demo model calls only tools that it knows, in `TOOLS` too"
 
 
 class Person(pydantic.BaseModel):

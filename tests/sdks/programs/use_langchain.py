@@ -27,7 +27,10 @@ from served import (
 from served import calculate as evaluate
 
 CLIENT = "langchain-openai"
-LIMITS = "embeddings need `check_embedding_ctx_length=False`, or it sends numbers of tokens"
+LIMITS = (
+    "embeddings need `check_embedding_ctx_length=False`, or it sends numbers of tokens; the demo "
+    "model calls only tools that it knows"
+)
 
 
 class Person(pydantic.BaseModel):

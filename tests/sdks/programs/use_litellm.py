@@ -32,7 +32,7 @@ from served import (
 )
 
 CLIENT = "litellm"
-LIMITS = "it turns every 403 into `APIError`"
+LIMITS = "it turns every 403 into `APIError`, and a prompt that is too long into `BadRequestError`"
 ASK = [{"role": "user", "content": QUESTION}]
 SERVED: Any = {"api_base": f"{URL}/v1", "api_key": KEY, "max_retries": 0}
 COLD: Any = {**SERVED, "temperature": 0}

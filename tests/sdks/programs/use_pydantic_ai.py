@@ -24,6 +24,7 @@ from served import (
 )
 
 CLIENT = "pydantic-ai-slim"
+LIMITS = "the demo model calls only tools that it knows, also for output"
 COLD: Any = {"temperature": 0}
 
 
