@@ -14,6 +14,7 @@ import pytest
 from foundry_api.gateway.config import GatewayConfig
 from foundry_api.types.events import AttemptStarted
 from gateway.shapes import check_shape, parse_events
+from service.helpers import wait_until_async
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -115,7 +116,8 @@ async def test_a_transcription_is_streamed(http: aiohttp.ClientSession, director
         *deltas, done, end = parse_events(await response.text())
     assert "".join(event["delta"] for event in deltas) == done["text"] == text
     assert (done["type"], end) == ("transcript.text.done", "[DONE]")
-    assert list_files(directory) == []
+    # The recording is removed after the stream, whose end the client has then.
+    await wait_until_async(lambda: not list_files(directory))
 
 
 @pytest.mark.parametrize(
