@@ -22,6 +22,7 @@ from foundry_api.storage.sqlite import (
     check_not_foreign,
     check_row,
     is_damage,
+    make_durable,
     open_database,
     open_read_only,
 )
@@ -126,9 +127,7 @@ def _open(path: Path) -> sqlite3.Connection:
         path, FORMAT, lock=nullcontext(), timeout_s=BUSY_S, check_same_thread=False
     )
     try:
-        # Committed rows must survive a power failure; some builds of SQLite default to less.
-        database.execute("pragma synchronous = full")
-        database.execute("pragma fullfsync = on")  # macOS: on the disk, not in its cache
+        make_durable(database)
     except BaseException:
         database.close()
         raise

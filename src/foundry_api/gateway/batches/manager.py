@@ -23,10 +23,11 @@ from foundry_api.batch.runner import BatchRunner, InputPass, RunPlan
 from foundry_api.batch.types import BatchOptions, InputOptions, WorkItem
 from foundry_api.gateway.batches.engine import GatewayEngine, make_unfinished_result
 from foundry_api.gateway.batches.validation import RequestLines, check_input
-from foundry_api.gateway.errors import RequestError
+from foundry_api.gateway.errors import RequestError, format_defect
 from foundry_api.gateway.files.batch_types import UNFINISHED, StoredBatch
 from foundry_api.gateway.files.store import put_file
 from foundry_api.gateway.files.types import StoredFile
+from foundry_api.storage.private_file import PRIVATE
 from foundry_api.types.errors import FoundryError
 
 if TYPE_CHECKING:
@@ -45,7 +46,6 @@ WATCH_INTERVAL_S = 1.0
 KEPT_S = 30 * 86_400
 NEVER = 2**53
 MAX_DELETED = 100
-PRIVATE_FILE = 0o600
 _FAILURES = (FoundryError, RequestError, OSError, sqlite3.Error)
 
 log = logging.getLogger("foundry_api.gateway")
@@ -80,7 +80,7 @@ class BatchManager:
     async def start(self) -> None:
         """Go on with the batches that have not ended."""
         unfinished = await self._files.query(
-            lambda database: database.open_table("batches", StoredBatch).list_of_kinds(*UNFINISHED)
+            lambda database: database.batches.list_of_kinds(*UNFINISHED)
         )
         known = [
             name
@@ -109,9 +109,8 @@ class BatchManager:
 
         def store(database: FileDatabase) -> None:
             with database.transaction():
-                table = database.open_table("batches", StoredBatch)
-                for old in table.list_ended(now, MAX_DELETED):
-                    table.delete(old.id)
+                for old in database.batches.list_ended(now, MAX_DELETED):
+                    database.batches.delete(old.id)
                 _put_batch(database, batch)
 
         await self._files.query(store)
@@ -176,8 +175,12 @@ class BatchManager:
             except _FAILURES as error:
                 log.warning("batch %s waits: %s", run.batch.id, error)
                 await asyncio.sleep(RETRY_S)
-            except Exception:
-                log.exception("batch %s failed; it goes on after a restart", run.batch.id)
+            except Exception as error:  # noqa: BLE001 - the others go on
+                log.error(  # noqa: TRY400 - the message of the error may quote a prompt
+                    "batch %s failed; it goes on after a restart: %s",
+                    run.batch.id,
+                    format_defect(error),
+                )
                 return
             else:
                 break
@@ -314,7 +317,7 @@ class BatchManager:
             if not count:
                 path.unlink(missing_ok=True)
                 continue
-            path.chmod(PRIVATE_FILE)
+            path.chmod(PRIVATE)
             files.append(
                 StoredFile(
                     id=identifier,
@@ -366,4 +369,4 @@ class BatchManager:
 
 def _put_batch(database: FileDatabase, batch: StoredBatch) -> None:
     ends_at = NEVER if batch.status in UNFINISHED else batch.expires_at + KEPT_S
-    database.open_table("batches", StoredBatch).put(batch, kind=batch.status, ends_at=ends_at)
+    database.batches.put(batch, kind=batch.status, ends_at=ends_at)

@@ -23,7 +23,12 @@ from foundry_api.gateway.openai.files import (
     get_lifetime_s,
     make_file_not_found,
 )
-from foundry_api.gateway.openai.pages import get_visibility, make_wrong_cursor, read_page_query
+from foundry_api.gateway.openai.pages import (
+    get_bounds,
+    get_visibility,
+    make_wrong_cursor,
+    read_page_query,
+)
 from foundry_api.types.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -72,9 +77,7 @@ async def create_batch(exchange: Exchange) -> web.StreamResponse:
     await context.files.check_space(0)
     owner = None if exchange.key is None else exchange.key.id
     count = await context.files.query(
-        lambda database: database.open_table("batches", StoredBatch).count(
-            Visibility(owner), *UNFINISHED
-        )
+        lambda database: database.batches.count(Visibility(owner), *UNFINISHED)
     )
     if count >= MAX_UNFINISHED:
         raise RequestError(
@@ -104,7 +107,7 @@ async def list_batches(exchange: Exchange) -> web.StreamResponse:
     query = read_page_query(exchange, default=DEFAULT_PAGE, most=MAX_PAGE)
     visibility = get_visibility(exchange)
     page = await exchange.context.files.query(
-        lambda database: database.open_table("batches", StoredBatch).find_page(
+        lambda database: database.batches.find_page(
             visibility, limit=query.limit, after=query.after, is_ascending=query.is_ascending
         )
     )
@@ -113,12 +116,7 @@ async def list_batches(exchange: Exchange) -> web.StreamResponse:
     batches = exchange.context.batches
     data = [make_batch_object(batch, batches.get_counts(batch.id)) for batch in page.rows]
     return exchange.respond_json(
-        BatchList(
-            data=data,
-            has_more=page.has_more,
-            first_id=data[0].id if data else None,
-            last_id=data[-1].id if data else None,
-        )
+        BatchList(data=data, has_more=page.has_more, **get_bounds([one.id for one in data]))
     )
 
 
@@ -139,7 +137,7 @@ async def cancel_batch(exchange: Exchange) -> web.StreamResponse:
 async def _find(exchange: Exchange) -> StoredBatch:
     visibility, identifier = get_visibility(exchange), exchange.path_id
     batch = await exchange.context.files.query(
-        lambda database: database.open_table("batches", StoredBatch).get(identifier, visibility)
+        lambda database: database.batches.get(identifier, visibility)
     )
     if batch is None:
         raise RequestError(404, "batch_not_found", "There is no batch with this id.", param="id")

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from foundry_api.gateway.files.types import ObjectList
+
 __all__ = [
     "ENDED",
     "UNFINISHED",
@@ -42,18 +44,41 @@ class BatchProblem(msgspec.Struct, frozen=True, kw_only=True):
     param: str | None = None
 
 
-class StoredBatch(msgspec.Struct, frozen=True, kw_only=True):
-    """A batch of a key. Times are seconds since the epoch, None before they have come.
+class _Batch(msgspec.Struct, frozen=True, kw_only=True):
+    """What is stored of a batch as the API shows it.
+
+    Times are seconds since the epoch, None before they have come.
 
     Attributes:
-        id: The id.
-        owner: The id of the key that it belongs to, and whose tokens it uses; None without keys.
         endpoint: The route that answers its lines.
         input_file_id: The file with its lines.
+        status: Where it is.
+    """
+
+    id: str
+    endpoint: str
+    input_file_id: str
+    created_at: int
+    expires_at: int
+    status: Status = "validating"
+    metadata: dict[str, str] | None = None
+    in_progress_at: int | None = None
+    finalizing_at: int | None = None
+    completed_at: int | None = None
+    failed_at: int | None = None
+    expired_at: int | None = None
+    cancelling_at: int | None = None
+    cancelled_at: int | None = None
+
+
+class StoredBatch(_Batch, frozen=True, kw_only=True):
+    """A batch of a key.
+
+    Attributes:
+        owner: The id of the key that it belongs to, and whose tokens it uses; None without keys.
         output_file_id: The id that the file of its answers gets.
         error_file_id: The id that the file of its failed lines gets.
         output_lifetime_s: Seconds for which these two are kept.
-        status: Where it is.
         ending: How it ends; None before that is decided.
         total: Its lines; 0 before they are counted.
         completed: Lines that were answered, once it has ended.
@@ -62,54 +87,26 @@ class StoredBatch(msgspec.Struct, frozen=True, kw_only=True):
         has_errors: Whether there is a file of failed lines.
     """
 
-    id: str
     owner: str | None
-    endpoint: str
-    input_file_id: str
     output_file_id: str
     error_file_id: str
     output_lifetime_s: int
-    created_at: int
-    expires_at: int
-    status: Status = "validating"
     ending: Ending | None = None
-    metadata: dict[str, str] | None = None
     problems: tuple[BatchProblem, ...] = ()
     total: int = 0
     completed: int = 0
     failed: int = 0
     has_output: bool = False
     has_errors: bool = False
-    in_progress_at: int | None = None
-    finalizing_at: int | None = None
-    completed_at: int | None = None
-    failed_at: int | None = None
-    expired_at: int | None = None
-    cancelling_at: int | None = None
-    cancelled_at: int | None = None
 
 
-class BatchObject(msgspec.Struct, kw_only=True):
+class BatchObject(_Batch, frozen=True, kw_only=True):
     """OpenAI's description of a batch."""
 
-    id: str
-    endpoint: str
-    input_file_id: str
-    status: Status
-    created_at: int
-    expires_at: int
     request_counts: dict[str, int]
     errors: dict[str, Any] | None = None
     output_file_id: str | None = None
     error_file_id: str | None = None
-    metadata: dict[str, str] | None = None
-    in_progress_at: int | None = None
-    finalizing_at: int | None = None
-    completed_at: int | None = None
-    failed_at: int | None = None
-    expired_at: int | None = None
-    cancelling_at: int | None = None
-    cancelled_at: int | None = None
     completion_window: Literal["24h"] = "24h"
     object: Literal["batch"] = "batch"
 
@@ -120,33 +117,17 @@ def make_batch_object(batch: StoredBatch, counts: tuple[int, int] | None = None)
     errors = None
     if batch.problems:
         errors = {"object": "list", "data": msgspec.to_builtins(batch.problems)}
+    shown = {name: getattr(batch, name) for name in _Batch.__struct_fields__}
     return BatchObject(
-        id=batch.id,
-        endpoint=batch.endpoint,
-        input_file_id=batch.input_file_id,
-        status=batch.status,
-        created_at=batch.created_at,
-        expires_at=batch.expires_at,
+        **shown,
         request_counts={"total": batch.total, "completed": completed, "failed": failed},
         errors=errors,
         output_file_id=batch.output_file_id if batch.has_output else None,
         error_file_id=batch.error_file_id if batch.has_errors else None,
-        metadata=batch.metadata,
-        in_progress_at=batch.in_progress_at,
-        finalizing_at=batch.finalizing_at,
-        completed_at=batch.completed_at,
-        failed_at=batch.failed_at,
-        expired_at=batch.expired_at,
-        cancelling_at=batch.cancelling_at,
-        cancelled_at=batch.cancelled_at,
     )
 
 
-class BatchList(msgspec.Struct, kw_only=True):
+class BatchList(ObjectList, kw_only=True):
     """A page of batches."""
 
     data: list[BatchObject]
-    has_more: bool
-    first_id: str | None
-    last_id: str | None
-    object: Literal["list"] = "list"

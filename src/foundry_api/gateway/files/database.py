@@ -12,10 +12,17 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
+from foundry_api.gateway.files.batch_types import StoredBatch
 from foundry_api.gateway.files.types import StoredFile
 from foundry_api.storage.database_files import FileFormat
 from foundry_api.storage.lock import FileLock
-from foundry_api.storage.sqlite import DamagedFile, check_row, check_rows, open_database
+from foundry_api.storage.sqlite import (
+    DamagedFile,
+    check_row,
+    check_rows,
+    make_durable,
+    open_database,
+)
 
 if TYPE_CHECKING:
     import sqlite3
@@ -26,7 +33,7 @@ __all__ = ["EVERY_OWNER", "FileDatabase", "Page", "Table", "Visibility"]
 
 BUSY_TIMEOUT_S = 5.0
 
-# `kind` tells the purpose of a file and the status of a batch. The numbers give the order.
+# `kind` is the purpose of a file or the status of a batch. Rows are ordered by `number`.
 FORMAT = FileFormat(
     application_id=0x666F7562,  # foub
     version=1,
@@ -170,18 +177,15 @@ class FileDatabase:
 
     Attributes:
         files: The files.
+        batches: The batches.
     """
 
     def __init__(self, path: Path) -> None:
         lock = FileLock(path.with_name(f"{path.name}.lock"), timeout_s=BUSY_TIMEOUT_S)
         self._db = open_database(path, FORMAT, lock=lock, timeout_s=BUSY_TIMEOUT_S)
-        # What a client was told is stored survives a loss of power.
-        self._db.execute("pragma synchronous = full")
+        make_durable(self._db)  # clients rely on a file once its upload is answered
         self.files: Table[StoredFile] = Table(self._db, "files", StoredFile)
-
-    def open_table(self, name: str, kind: type[_T]) -> Table[_T]:
-        """Return a table whose rows are of a type."""
-        return Table(self._db, name, kind)
+        self.batches: Table[StoredBatch] = Table(self._db, "batches", StoredBatch)
 
     @contextmanager
     def transaction(self) -> Generator[None]:

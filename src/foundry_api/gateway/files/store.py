@@ -18,7 +18,7 @@ from foundry_api.gateway.errors import RequestError
 from foundry_api.gateway.files.database import FileDatabase
 from foundry_api.storage.lock import LockTimeout
 from foundry_api.storage.paths import PRIVATE_DIRECTORY
-from foundry_api.storage.private_file import replace_atomically, sync_directory
+from foundry_api.storage.private_file import PRIVATE, replace_atomically, sync_directory, sync_file
 from foundry_api.storage.sqlite import ForeignFile, OtherFormat
 from foundry_api.types.errors import ConfigurationError
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Draft", "FileStore", "make_file_id", "put_file"]
 
-PRIVATE_FILE = 0o600
 BINARY = getattr(os, "O_BINARY", 0)
 DRAFT_SUFFIX = ".part"
 SWEEP_INTERVAL_S = 60.0
@@ -57,12 +56,12 @@ class Draft:
         self.id = make_file_id()
         self.path = directory / f"{self.id}{DRAFT_SUFFIX}"
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | BINARY
-        self.file: BinaryIO = os.fdopen(os.open(self.path, flags, PRIVATE_FILE), "wb")
+        self.file: BinaryIO = os.fdopen(os.open(self.path, flags, PRIVATE), "wb")
 
     def complete(self, path: Path) -> None:
         """Give the content its final name, once it is on the disk."""
         self.file.flush()
-        os.fsync(self.file.fileno())
+        sync_file(self.file.fileno())
         self.file.close()
         replace_atomically(self.path, path)
         sync_directory(path.parent)

@@ -6,7 +6,15 @@ from typing import Literal
 
 import msgspec
 
-__all__ = ["DeletedFile", "FileList", "FileObject", "Purpose", "StoredFile", "make_file_object"]
+__all__ = [
+    "DeletedFile",
+    "FileList",
+    "FileObject",
+    "ObjectList",
+    "Purpose",
+    "StoredFile",
+    "make_file_object",
+]
 
 Purpose = Literal["batch", "batch_output"]
 
@@ -46,14 +54,19 @@ class FileObject(msgspec.Struct, kw_only=True):
     status: Literal["processed"] = "processed"
 
 
-class FileList(msgspec.Struct, kw_only=True):
-    """A page of files."""
+class ObjectList(msgspec.Struct, kw_only=True):
+    """A page of objects. The ids are those of its first and last object."""
 
-    data: list[FileObject]
     has_more: bool
     first_id: str | None
     last_id: str | None
     object: Literal["list"] = "list"
+
+
+class FileList(ObjectList, kw_only=True):
+    """A page of files."""
+
+    data: list[FileObject]
 
 
 class DeletedFile(msgspec.Struct, kw_only=True):

@@ -38,6 +38,7 @@ from foundry_api.storage.sqlite import (
     check_row,
     check_rows,
     is_damage,
+    make_durable,
     open_database,
 )
 from foundry_api.types.errors import ConfigurationError, InvalidRequest
@@ -241,9 +242,7 @@ class KeyDatabase:
             ),
             timeout_s=self._busy_timeout_s if timeout_s is None else timeout_s,
         )
-        # A revocation survives a loss of power.
-        db.execute("pragma synchronous = full")
-        db.execute("pragma fullfsync = on")  # macOS: on the disk, not in its cache
+        make_durable(db)  # a revocation stays
         return db
 
     @contextmanager

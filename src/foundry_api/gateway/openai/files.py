@@ -18,6 +18,7 @@ from foundry_api.gateway.files.types import (
 )
 from foundry_api.gateway.forms import FormReader, convert_form, require_form
 from foundry_api.gateway.openai.pages import (
+    get_bounds,
     get_visibility,
     make_wrong_cursor,
     read_page_query,
@@ -111,12 +112,7 @@ async def list_files(exchange: Exchange) -> web.StreamResponse:
         raise make_wrong_cursor()
     data = [make_file_object(stored) for stored in page.rows]
     return exchange.respond_json(
-        FileList(
-            data=data,
-            has_more=page.has_more,
-            first_id=data[0].id if data else None,
-            last_id=data[-1].id if data else None,
-        )
+        FileList(data=data, has_more=page.has_more, **get_bounds([one.id for one in data]))
     )
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from foundry_api.gateway.checks import make_invalid
 from foundry_api.gateway.files.database import Visibility
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from foundry_api.gateway.errors import RequestError
     from foundry_api.gateway.exchange import Exchange
 
-__all__ = ["PageQuery", "get_visibility", "make_wrong_cursor", "read_page_query"]
+__all__ = ["PageQuery", "get_bounds", "get_visibility", "make_wrong_cursor", "read_page_query"]
 
 SHOWN_CHARS = 32  # of a wrong value in a message
 
@@ -51,6 +53,18 @@ def read_page_query(exchange: Exchange, *, default: int, most: int) -> PageQuery
 def make_wrong_cursor() -> RequestError:
     """Return the error for an `after` that names no item."""
     return make_invalid("after", "after is the id of nothing in this list.")
+
+
+class Bounds(TypedDict):
+    """The ids of the first and the last item of a page; None on an empty one."""
+
+    first_id: str | None
+    last_id: str | None
+
+
+def get_bounds(ids: Sequence[str]) -> Bounds:
+    """Return what a page says of the ids of its items."""
+    return Bounds(first_id=ids[0] if ids else None, last_id=ids[-1] if ids else None)
 
 
 def get_visibility(exchange: Exchange) -> Visibility:

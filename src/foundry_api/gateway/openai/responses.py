@@ -17,7 +17,7 @@ import msgspec
 from foundry_api.gateway.checks import make_unsupported
 from foundry_api.gateway.errors import RequestError, format_defect, translate_error
 from foundry_api.gateway.generation import admit, complete, stream
-from foundry_api.gateway.openai.pages import make_wrong_cursor, read_page_query
+from foundry_api.gateway.openai.pages import get_bounds, make_wrong_cursor, read_page_query
 from foundry_api.gateway.openai.response_builder import ResponseBuilder
 from foundry_api.gateway.openai.responses_request import (
     ResponseBody,
@@ -197,8 +197,7 @@ def _respond_page(exchange: Exchange, encoded: Sequence[bytes]) -> web.StreamRes
             "object": "list",
             "data": page,
             "has_more": len(page) < len(items),
-            "first_id": page[0]["id"] if page else None,
-            "last_id": page[-1]["id"] if page else None,
+            **get_bounds([item["id"] for item in page]),
         }
     )
 
