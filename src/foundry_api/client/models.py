@@ -425,9 +425,9 @@ class Models:
         connection = await self._connect()
         models = await connection.list_local_models()
         model = match_model(name, models)
-        if connection.dialect.manages_calls:
-            if model is None:
-                raise connection.make_not_found_error(name)
+        if model is None and connection.dialect.manages_calls:
+            raise connection.make_not_found_error(name)
+        if model is not None and connection.control is None:
             freed = await connection.dialect.remove(model)
             connection.forget(model)
             return freed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
@@ -10,9 +11,11 @@ import msgspec
 
 from foundry_api.types.access_errors import QuotaExceeded
 from foundry_api.types.errors import (
+    DownloadFailed,
     FoundryError,
     ProtocolError,
     ServiceOverloaded,
+    StreamInterrupted,
     UnsupportedFeature,
 )
 from foundry_api.types.values import is_object
@@ -46,7 +49,8 @@ __all__ = [
     "ServiceStatus",
     "lowercase_keys",
     "parse_error",
-    "read_error",
+    "read_download_block",
+    "read_download_error",
     "refuse_download",
     "refuse_removal",
 ]
@@ -64,6 +68,9 @@ CATALOG_TIMEOUT_S = 60.0
 
 # Large models take minutes to load from a cold disk.
 LOAD_TIMEOUT_S = 900.0
+
+# How long a download may send nothing before it counts as failed.
+STALL_TIMEOUT_S = 300.0
 
 MAX_ERROR_BYTES = 64 * 2**10
 
@@ -273,10 +280,21 @@ def lowercase_keys(body: bytes) -> dict[str, Any]:
     return {key.lower(): value for key, value in members.items()}
 
 
-async def read_error(response: Response) -> FoundryError:
-    """Read the body of a response whose status is not a success, and return the typed error."""
+async def read_download_block(response: Response) -> bytes:
+    """Return the next block of a download's progress; DownloadFailed if none arrives."""
+    try:
+        async with asyncio.timeout(STALL_TIMEOUT_S):
+            return await response.read()
+    except StreamInterrupted as error:
+        raise DownloadFailed(f"the download broke off: {error.message}") from error
+    except TimeoutError as error:
+        raise DownloadFailed(f"the download has stalled for {STALL_TIMEOUT_S:g} s") from error
+
+
+async def read_download_error(response: Response) -> FoundryError:
+    """Read the response to a download that was refused, and return the typed error."""
     body = bytearray()
-    while len(body) < MAX_ERROR_BYTES and (block := await response.read()):
+    while len(body) < MAX_ERROR_BYTES and (block := await read_download_block(response)):
         body += block
     return parse_error(BufferedResponse(response.status, response.headers, bytes(body)))
 

@@ -20,7 +20,8 @@ from foundry_api.wire.dialects.base import (
     QUICK_TIMEOUT_S,
     ServiceStatus,
     parse_error,
-    read_error,
+    read_download_block,
+    read_download_error,
 )
 from foundry_api.wire.errors import NOT_JSON, parse_stream_error
 from foundry_api.wire.sse import EventDecoder
@@ -131,11 +132,11 @@ class GatewayDialect:
         response = await client.transport.send(request)
         try:
             if response.status != OK:
-                raise (await read_error(response)).with_context(
+                raise (await read_download_error(response)).with_context(
                     model=model.id, service=client.base_url
                 )
             events = EventDecoder()
-            while block := await response.read():
+            while block := await read_download_block(response):
                 for event in events.feed(block):
                     step = _STEP.decode(event.data)
                     if step.status is not None:

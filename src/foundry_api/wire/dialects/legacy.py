@@ -19,7 +19,6 @@ from foundry_api.types.errors import (
     ProtocolError,
     ServerError,
     ServiceError,
-    StreamInterrupted,
 )
 from foundry_api.types.models import Model
 from foundry_api.wire.chat.request import encode
@@ -29,7 +28,8 @@ from foundry_api.wire.dialects.base import (
     QUICK_TIMEOUT_S,
     ServiceStatus,
     lowercase_keys,
-    parse_error,
+    read_download_block,
+    read_download_error,
 )
 from foundry_api.wire.dialects.csharp import IDS_DECODER, CSharpDialect
 from foundry_api.wire.dialects.legacy_catalog import (
@@ -42,7 +42,7 @@ from foundry_api.wire.dialects.legacy_catalog import (
     sort_variants,
 )
 from foundry_api.wire.dialects.model_ids import guess_aliases
-from foundry_api.wire.transport import OK, BufferedResponse
+from foundry_api.wire.transport import OK
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator, Sequence
@@ -62,11 +62,6 @@ TTL_S = 600
 # The catalog only adds details to the list of local models. A service without network would
 # keep the caller waiting for CATALOG_TIMEOUT_S.
 DETAILS_TIMEOUT_S = 15.0
-
-# How long a download may send nothing before it counts as failed.
-STALL_TIMEOUT_S = 300.0
-
-ERROR_BODY_BYTES = 64 * 1024
 
 # `("model.onnx.data", 0.5)`, as documented, and `Total 10.1% …`, as the SDK reads it.
 _FRACTION = re.compile(rb"^\(.*,\s*(\d+(?:\.\d+)?(?:[eE][+-]?\d{1,3})?)\s*\)$")
@@ -180,7 +175,7 @@ class LegacyDialect(CSharpDialect):
             if response.status != OK:
                 raise await _read_error(response)
             decoder = DownloadProgressDecoder()
-            while block := await _read_block(response):
+            while block := await read_download_block(response):
                 for percent in decoder.feed(block):
                     yield percent
             decoder.finish()
@@ -232,21 +227,8 @@ def _quote_id(model_id: str) -> str:
     return quote(model_id, safe=":")
 
 
-async def _read_block(response: Response) -> bytes:
-    try:
-        async with asyncio.timeout(STALL_TIMEOUT_S):
-            return await response.read()
-    except StreamInterrupted as error:
-        raise DownloadFailed(f"the download broke off: {error.message}") from error
-    except TimeoutError as error:
-        raise DownloadFailed(f"the download has stalled for {STALL_TIMEOUT_S:g} s") from error
-
-
 async def _read_error(response: Response) -> FoundryError:
-    body = b""
-    while len(body) < ERROR_BODY_BYTES and (block := await _read_block(response)):
-        body += block
-    error = parse_error(BufferedResponse(response.status, response.headers, body))
+    error = await read_download_error(response)
     return DownloadFailed(error.message) if isinstance(error, ServerError) else error
 
 
