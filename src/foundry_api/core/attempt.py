@@ -212,12 +212,11 @@ class Attempt(Generic[_ChunkT]):
         try:
             with self._guard:
                 block, self._read_ahead = self._read_ahead, b""
-                if block and self._on_block(block):
-                    pass
-                elif (read_until := getattr(response, "read_until", None)) is not None:
-                    await read_until(self._on_block)  # a `LoopbackResponse`
-                else:
-                    await self._read_blocks(response)
+                if not (block and self._on_block(block)):
+                    # Only a `LoopbackResponse` hands its blocks over when they arrive.
+                    hand_over = getattr(response, "read_until", None)
+                    read_until = hand_over or partial(_read_until, response)
+                    await read_until(self._on_block)
         except FoundryError as error:
             if chunks:
                 self._deferred_error = error
@@ -403,12 +402,6 @@ class Attempt(Generic[_ChunkT]):
         if service.replacement is not None and service.limiter.abandoned:
             service.replacement.start()
 
-    async def _read_blocks(self, response: Response) -> None:
-        """Decode the blocks of any other transport until there are enough chunks, or the end."""
-        while block := await response.read():
-            if self._on_block(block):
-                return
-
     async def _read_block(self, response: Response) -> bytes:
         """Return the next block of the body, without decoding it. Empty at its end."""
         with self._guard:
@@ -551,3 +544,10 @@ class Attempt(Generic[_ChunkT]):
             return  # what is cached about the model is right; only the request was wrong
         elif isinstance(error, ModelError) and model is not None:
             connection.forget(model)
+
+
+async def _read_until(response: Response, on_block: Callable[[bytes], bool]) -> None:
+    """Pass the blocks of the body to `on_block`, until it returns True or the body ends."""
+    while block := await response.read():
+        if on_block(block):
+            return

@@ -247,7 +247,7 @@ class TimeoutGuard:
         self._start_wait(now)
 
     def on_block(self, tokens: int, *, is_last: bool) -> None:
-        """Restart the read timeout during a wait, after a block with so many tokens.
+        """Restart the read timeout during a wait, after a block of `tokens` tokens.
 
         `is_last` says that the wait ends with this block.
         """
