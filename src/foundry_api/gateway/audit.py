@@ -206,7 +206,7 @@ class AuditLog:
         request_id: str,
         target: str,
     ) -> None:
-        """Record a failure of authentication. Very many within a minute are only counted."""
+        """Record a failure of authentication; beyond MAX_FAILURES a minute, only count it."""
         now = self._monotonic()
         if now - self._window_started_at >= FAILURE_WINDOW_S:
             self._record_uncounted()

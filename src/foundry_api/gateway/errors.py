@@ -49,6 +49,7 @@ __all__ = [
     "describe_error",
     "format_defect",
     "make_error_body",
+    "make_error_event",
     "make_model_not_found",
     "translate_error",
 ]
@@ -217,6 +218,11 @@ def format_defect(error: BaseException) -> str:
     text = f"{type(error).__qualname__}\n{''.join(traceback.format_tb(error.__traceback__))}"
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return text if cause is None else f"{text}after {format_defect(cause)}"
+
+
+def make_error_event(error: RequestError) -> bytes:
+    """Encode an error as the last event of a stream."""
+    return b"data: %b\n\n" % make_error_body(error)
 
 
 def make_model_not_found(name: str) -> RequestError:

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from foundry_api._version import __version__
 from foundry_api.gateway.metrics import CONTENT_TYPE
-from foundry_api.monitor.health import get_version
+from foundry_api.monitor.health import get_local_pid, get_version
 from foundry_api.monitor.process import ProcessProbe
 from foundry_api.types.errors import CircuitOpen
 from foundry_api.wire.dialects.base import ServiceStatus
-from foundry_api.wire.transport import is_loopback
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -84,11 +83,12 @@ async def _describe_engine(client: FoundryAPIClient) -> dict[str, Any] | None:
     if connection is None:
         return None
     endpoint, process = connection.endpoint, None
-    if endpoint.pid is not None and is_loopback(endpoint.base_url):
-        process = await asyncio.to_thread(ProcessProbe().read, endpoint.pid)
+    status = ServiceStatus(endpoint.service_generation, pid=endpoint.pid)
+    if (pid := get_local_pid(connection, status)) is not None:
+        process = await asyncio.to_thread(ProcessProbe().read, pid)
     return {
         "service_generation": endpoint.service_generation,
-        "version": get_version(connection, ServiceStatus(endpoint.service_generation)),
+        "version": get_version(connection, status),
         "memory_bytes": process.memory_bytes if process else None,
         "uptime_s": time.time() - process.started_at if process else None,
     }

@@ -12,7 +12,7 @@ import msgspec
 
 from foundry_api.core.connection import match_model
 from foundry_api.gateway.checks import make_invalid, make_missing
-from foundry_api.gateway.errors import make_error_body, make_model_not_found
+from foundry_api.gateway.errors import make_error_event, make_model_not_found
 from foundry_api.gateway.management import check_key, explain_catalog, find_model
 from foundry_api.gateway.model_names import filter_models
 from foundry_api.gateway.streaming import send_events
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
-    from foundry_api.gateway.errors import RequestError
     from foundry_api.gateway.exchange import Exchange
     from foundry_api.types.models import Model
 
@@ -120,7 +119,7 @@ async def delete_llama_model(exchange: Exchange) -> web.StreamResponse:
 
 async def stream_llama_events(exchange: Exchange) -> web.StreamResponse:
     """Stream what happens to models until the client leaves."""
-    return await send_events(exchange, _encode_events(exchange), _encode_error)
+    return await send_events(exchange, _encode_events(exchange), make_error_event)
 
 
 async def _read_model(exchange: Exchange) -> str:
@@ -137,10 +136,6 @@ async def _encode_events(exchange: Exchange) -> AsyncGenerator[bytes]:
         async for event in events:
             if key is None or names.is_allowed(key, event["model"]):
                 yield b"data: %b\n\n" % msgspec.json.encode(event)
-
-
-def _encode_error(error: RequestError) -> bytes:
-    return b"data: %b\n\n" % make_error_body(error)
 
 
 def _describe(model: Model) -> dict[str, Any]:

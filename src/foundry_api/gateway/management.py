@@ -13,7 +13,7 @@ from foundry_api.gateway.checks import make_invalid
 from foundry_api.gateway.errors import (
     RequestError,
     describe_error,
-    make_error_body,
+    make_error_event,
     make_model_not_found,
 )
 from foundry_api.gateway.health import list_problems
@@ -121,7 +121,7 @@ async def remove_model(exchange: Exchange) -> web.StreamResponse:
 async def pull_model(exchange: Exchange) -> web.StreamResponse:
     """Download a model; events report the progress."""
     check_key(exchange, exchange.path_id)
-    return await send_events(exchange, _pull(exchange), _make_error_event)
+    return await send_events(exchange, _pull(exchange), make_error_event)
 
 
 async def find_model(exchange: Exchange, name: str) -> Model:
@@ -170,10 +170,6 @@ def check_key(exchange: Exchange, name: str) -> None:
         raise RequestError(
             403, "model_not_allowed", f"This key may not use the model {name!r}.", param="model"
         )
-
-
-def _make_error_event(error: RequestError) -> bytes:
-    return b"data: %b\n\n" % make_error_body(error)
 
 
 def _describe(model: Model) -> dict[str, Any]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ModelEvents"]
 
-# A subscriber that is so many events behind is disconnected; it lists the models when it returns.
+# A subscriber with this many unread events is disconnected; it lists the models when it returns.
 MAX_PENDING = 256
 MAX_DOWNLOADS = 4
 
@@ -27,7 +27,7 @@ ModelEvent = dict[str, Any]
 
 
 class ModelEvents:
-    """Tells subscribers what happens to models, and runs downloads that nobody waits for."""
+    """Sends model events to subscribers, and runs downloads in the background."""
 
     def __init__(self, client: FoundryAPIClient, names: ModelNames) -> None:
         self._client = client

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from foundry_api.gateway.errors import make_error_event
 from foundry_api.gateway.generation import admit, complete_all
 from foundry_api.gateway.openai.chat_request import ChatBody, make_generation
 from foundry_api.gateway.openai.choices import (
     UsageCounter,
-    make_error_event,
     make_head,
     stream_choices,
 )

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from foundry_api.gateway.errors import make_error_body
 from foundry_api.gateway.generation import stream_all
 from foundry_api.gateway.streaming import LastEvent
 from foundry_api.types.messages import Usage
@@ -16,13 +15,12 @@ from foundry_api.types.messages import Usage
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
 
-    from foundry_api.gateway.errors import RequestError
     from foundry_api.gateway.exchange import Exchange
     from foundry_api.gateway.generation import Generation
     from foundry_api.gateway.limits.admission import Ticket
     from foundry_api.types.messages import Chunk
 
-__all__ = ["END_OF_STREAM", "UsageCounter", "make_error_event", "make_head", "stream_choices"]
+__all__ = ["END_OF_STREAM", "UsageCounter", "make_head", "stream_choices"]
 
 END_OF_STREAM = b"data: [DONE]\n\n"
 
@@ -36,11 +34,6 @@ def make_head(exchange: Exchange, id_prefix: str, kind: str, model: str) -> dict
         "model": model,
         "system_fingerprint": None,
     }
-
-
-def make_error_event(error: RequestError) -> bytes:
-    """Encode an error as the last event of a stream."""
-    return b"data: %b\n\n" % make_error_body(error)
 
 
 class UsageCounter:

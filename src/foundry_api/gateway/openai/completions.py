@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from foundry_api.gateway.checks import check_text, make_invalid
+from foundry_api.gateway.errors import make_error_event
 from foundry_api.gateway.generation import Generation, admit, complete_all
 from foundry_api.gateway.openai.choices import (
     UsageCounter,
-    make_error_event,
     make_head,
     stream_choices,
 )

@@ -15,10 +15,11 @@ import msgspec
 
 from foundry_api.core.audio import read_duration_s, read_wave
 from foundry_api.gateway.checks import make_invalid, make_missing, make_unsupported
+from foundry_api.gateway.errors import make_error_event
 from foundry_api.gateway.forms import FormReader, convert_form, require_form
 from foundry_api.gateway.idempotency import respond_once
 from foundry_api.gateway.limits.admission import Work
-from foundry_api.gateway.openai.choices import END_OF_STREAM, make_error_event
+from foundry_api.gateway.openai.choices import END_OF_STREAM
 from foundry_api.gateway.streaming import LastEvent, send_events
 from foundry_api.gateway.tokens import estimate_text_tokens
 from foundry_api.types.errors import FoundryError

@@ -128,6 +128,15 @@ def _describe_page(default: int, most: int) -> tuple[dict[str, Any], ...]:
 _MODEL_ERRORS = (404, 409, 504)
 _HELLO = [{"role": "user", "content": "Hello"}]
 
+_MODEL_COMMAND = Operation(tag=MANAGEMENT, result=gateway_types.GatewayModel, errors=_MODEL_ERRORS)
+_LLAMA_COMMAND = Operation(
+    tag=LLAMA,
+    body=llama.ModelBody,
+    result=gateway_types.Success,
+    errors=_MODEL_ERRORS,
+    example={"model": "demo"},
+)
+
 OPERATIONS: dict[Handler, Operation] = {
     chat.create_chat_completion: Operation(
         tag=OPENAI,
@@ -254,12 +263,8 @@ OPERATIONS: dict[Handler, Operation] = {
         ),
         errors=_MODEL_ERRORS,
     ),
-    management.load_model: Operation(
-        tag=MANAGEMENT, result=gateway_types.GatewayModel, errors=_MODEL_ERRORS
-    ),
-    management.unload_model: Operation(
-        tag=MANAGEMENT, result=gateway_types.GatewayModel, errors=_MODEL_ERRORS
-    ),
+    management.load_model: _MODEL_COMMAND,
+    management.unload_model: _MODEL_COMMAND,
     management.pull_model: Operation(
         tag=MANAGEMENT, event=gateway_types.PullEvent, errors=_MODEL_ERRORS
     ),
@@ -269,27 +274,9 @@ OPERATIONS: dict[Handler, Operation] = {
     llama.list_llama_models: Operation(
         tag=LLAMA, result=gateway_types.LlamaModelList, errors=_MODEL_ERRORS
     ),
-    llama.load_llama_model: Operation(
-        tag=LLAMA,
-        body=llama.ModelBody,
-        result=gateway_types.Success,
-        errors=_MODEL_ERRORS,
-        example={"model": "demo"},
-    ),
-    llama.unload_llama_model: Operation(
-        tag=LLAMA,
-        body=llama.ModelBody,
-        result=gateway_types.Success,
-        errors=_MODEL_ERRORS,
-        example={"model": "demo"},
-    ),
-    llama.download_llama_model: Operation(
-        tag=LLAMA,
-        body=llama.ModelBody,
-        result=gateway_types.Success,
-        errors=_MODEL_ERRORS,
-        example={"model": "demo"},
-    ),
+    llama.load_llama_model: _LLAMA_COMMAND,
+    llama.unload_llama_model: _LLAMA_COMMAND,
+    llama.download_llama_model: _LLAMA_COMMAND,
     llama.delete_llama_model: Operation(
         tag=LLAMA,
         result=gateway_types.Success,
