@@ -13,6 +13,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from page_section import update_section
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
@@ -25,7 +27,6 @@ from sdks.report import (  # noqa: E402 - after its path
 )
 
 PAGE = ROOT / "docs" / "gateway.md"
-START, END = "<!-- clients -->\n", "<!-- /clients -->\n"
 
 
 def find_outdated(results: dict[str, dict[str, Outcome]]) -> list[str]:
@@ -65,16 +66,7 @@ def main(arguments: list[str]) -> int:
     if outdated := find_outdated(results):
         print(f"{', '.join(outdated)}: not run since a change: run `python3 dev.py test --sdks`.")
         return 1
-    page = PAGE.read_text(encoding="utf-8")
-    head, _, rest = page.partition(START)
-    _, _, tail = rest.partition(END)
-    expected = head + START + format_table(results) + END + tail
-    if arguments == ["--check"]:
-        if page != expected:
-            print(f"{PAGE} is out of date: run `python3 dev.py generate`.")
-        return int(page != expected)
-    PAGE.write_text(expected, encoding="utf-8", newline="\n")
-    return 0
+    return update_section(PAGE, "clients", format_table(results), arguments)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 import msgspec
+from page_section import update_section
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "src"))
@@ -22,7 +23,6 @@ sys.path.insert(0, str(ROOT / "src"))
 from foundry_api.gateway.config import PREFIX, GatewayConfig  # noqa: E402 - after its path
 
 PAGE = ROOT / "docs" / "gateway.md"
-START, END = "<!-- settings -->\n", "<!-- /settings -->\n"
 FLAGS = {"model", "host", "port", "tls_cert", "tls_key", "insecure_http", "drain_s"}
 
 
@@ -61,16 +61,7 @@ def format_table() -> str:
 
 def main(arguments: list[str]) -> int:
     """Write or check the table."""
-    page = PAGE.read_text(encoding="utf-8")
-    head, _, rest = page.partition(START)
-    _, _, tail = rest.partition(END)
-    expected = head + START + format_table() + END + tail
-    if arguments == ["--check"]:
-        if page != expected:
-            print(f"{PAGE} is out of date: run `python3 dev.py generate`.")
-        return int(page != expected)
-    PAGE.write_text(expected, encoding="utf-8", newline="\n")
-    return 0
+    return update_section(PAGE, "settings", format_table(), arguments)
 
 
 if __name__ == "__main__":

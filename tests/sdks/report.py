@@ -9,7 +9,7 @@ import ast
 import json
 import re
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,10 +99,13 @@ def read_pinned_version(program: Program) -> str | None:
 
 
 def write_results(outcomes: Mapping[str, Mapping[str, Outcome]]) -> None:
-    """Record how all checks of all programs ended."""
+    """Record how all checks of all programs ended, without paths of this machine."""
     text = json.dumps(
         {
-            name: {check: asdict(outcome) for check, outcome in sorted(checks.items())}
+            name: {
+                check: asdict(replace(outcome, error="".join(outcome.error.splitlines()[-1:])))
+                for check, outcome in sorted(checks.items())
+            }
             for name, checks in sorted(outcomes.items())
         },
         indent=1,

@@ -1,7 +1,7 @@
 """A plugin of pytest for Wine: it skips what Wine cannot do, and records the outcome of each test.
 
 Each reason to skip has a script in `proofs/`, which uses the standard library alone. It fails under
-Wine, and succeeds on Windows: this is how a fault of Wine is told from one of ours.
+Wine, and succeeds on Windows: this distinguishes a fault of Wine from one of ours.
 
 The record is written test by test, because a test may take its process down. A second run with the
 same record runs the tests that are not in it.

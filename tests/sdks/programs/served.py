@@ -28,6 +28,14 @@ SUM_ANSWER = "1234 * 5678 is 7006652."
 """Of the demo model, when it has called a function `calculate`."""
 
 
+CALCULATE_SCHEMA = {
+    "type": "object",
+    "properties": {"expression": {"type": "string"}},
+    "required": ["expression"],
+}
+"""Of the arguments of `calculate`."""
+
+
 def calculate(expression: str) -> int:
     """Evaluate an arithmetic expression."""
     first, sign, second = expression.split()

@@ -12,6 +12,7 @@ import pydantic
 from anthropic import Anthropic, AsyncAnthropic
 from served import (
     ANSWER,
+    CALCULATE_SCHEMA,
     KEY,
     KEY_LIMITED,
     KEY_OF_ONE_MODEL,
@@ -30,11 +31,7 @@ ASK: Any = [{"role": "user", "content": QUESTION}]
 CALCULATE: Any = {
     "name": "calculate",
     "description": "Evaluate an arithmetic expression.",
-    "input_schema": {
-        "type": "object",
-        "properties": {"expression": {"type": "string"}},
-        "required": ["expression"],
-    },
+    "input_schema": CALCULATE_SCHEMA,
 }
 
 

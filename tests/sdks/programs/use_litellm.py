@@ -9,7 +9,7 @@ import json
 import os
 from typing import Any
 
-# It asks a server on the internet for prices, unless it is told to use its own copy.
+# It asks a server on the internet for prices, unless configured to use its own copy.
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 
 import litellm
@@ -17,6 +17,7 @@ import pydantic
 from served import (
     ADA,
     ANSWER,
+    CALCULATE_SCHEMA,
     HELLO,
     KEY,
     KEY_LIMITED,
@@ -41,11 +42,7 @@ CALCULATE: Any = {
     "function": {
         "name": "calculate",
         "description": "Evaluate an arithmetic expression.",
-        "parameters": {
-            "type": "object",
-            "properties": {"expression": {"type": "string"}},
-            "required": ["expression"],
-        },
+        "parameters": CALCULATE_SCHEMA,
     },
 }
 

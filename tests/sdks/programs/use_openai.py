@@ -15,6 +15,7 @@ from openai import AsyncOpenAI, OpenAI
 from served import (
     ADA,
     ANSWER,
+    CALCULATE_SCHEMA,
     HELLO,
     KEY,
     KEY_LIMITED,
@@ -36,12 +37,7 @@ CALCULATE: Any = {
     "function": {
         "name": "calculate",
         "description": "Evaluate an arithmetic expression.",
-        "parameters": {
-            "type": "object",
-            "properties": {"expression": {"type": "string"}},
-            "required": ["expression"],
-            "additionalProperties": False,
-        },
+        "parameters": {**CALCULATE_SCHEMA, "additionalProperties": False},
         "strict": True,
     },
 }
