@@ -349,7 +349,7 @@ def make_scheduler(
     ordered: bool = False,
     max_in_flight: int | None = None,
 ) -> Scheduler[_R]:
-    """Create a scheduler that keeps a client's services busy, with at most so many in flight."""
+    """Create a scheduler that keeps a client's services busy with up to `max_in_flight` tasks."""
 
     async def is_reachable() -> bool:
         for service in client.services:

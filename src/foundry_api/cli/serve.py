@@ -123,8 +123,8 @@ async def _serve(gateway: Gateway, client: FoundryAPIClient, config: GatewayConf
     async with client, contextlib.aclosing(gateway):
         with _catch_signals(signals):
             await gateway.start()
-            whom = "" if gateway.context.keyring.keys else ", for this machine and without keys"
-            click.echo(f"Serving at {gateway.url}/v1{whom}. Stop with Ctrl-C.")
+            access = "" if gateway.context.keyring.keys else " without keys, to this machine only"
+            click.echo(f"Serving at {gateway.url}/v1{access}. Stop with Ctrl-C.")
             loading = asyncio.ensure_future(gateway.load_model())
             try:
                 await _reload_until_stop(gateway, signals)

@@ -108,7 +108,7 @@ def resolve_launcher(
 
     On Windows, the python.exe of a virtual environment only starts the real interpreter as a child
     and waits for it, so its process has another id than the host. As in `multiprocessing`, the real
-    one is started instead; a variable tells it which environment it belongs to.
+    one is started instead; a variable names the environment it belongs to.
     """
     if platform != "win32" or python != executable or base is None or base == python:
         return python, {}
