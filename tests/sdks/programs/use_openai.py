@@ -329,7 +329,7 @@ def check_errors() -> None:
         messages=say("call-wrong-arguments"),
         tools=[CALCULATE],
     )
-    assert error.code == "invalid_model_output"
+    assert error.code == "invalid_tool_call"
     error = refuse(openai.InternalServerError, connect(url=URL_WITHOUT_SERVICE))
     assert (error.status_code, error.code) == (503, "upstream_unavailable")
     error = refuse(
