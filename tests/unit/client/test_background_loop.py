@@ -16,7 +16,7 @@ import pytest
 
 from foundry_api import ClientClosed, InvalidRequest
 from foundry_api.client.sync.background import BackgroundLoop
-from foundry_api.client.sync.loop_thread import PREFETCH
+from foundry_api.client.sync.loop_thread import PREFETCH, LoopTask
 from service.helpers import start_program, wait_until
 
 if TYPE_CHECKING:
@@ -109,7 +109,10 @@ def test_an_error_before_the_coroutine_exists_is_raised(loop: BackgroundLoop) ->
         loop.run(refuse)
 
 
-def test_an_error_is_not_in_a_reference_cycle(loop: BackgroundLoop) -> None:
+@pytest.mark.parametrize("is_done_before", [False, True], ids=["waits for it", "is done before"])
+def test_an_error_is_not_in_a_reference_cycle(
+    loop: BackgroundLoop, monkeypatch: pytest.MonkeyPatch, *, is_done_before: bool
+) -> None:
     """Its frames are freed with it, not when the garbage collector runs."""
     freed = threading.Event()
 
@@ -120,6 +123,14 @@ def test_an_error_is_not_in_a_reference_cycle(loop: BackgroundLoop) -> None:
     async def fail() -> None:
         raise Failure
 
+    wait = LoopTask.wait
+
+    def wait_late(task: LoopTask[Any]) -> None:
+        wait_until(lambda: task.is_done)
+        wait(task)
+
+    if is_done_before:
+        monkeypatch.setattr(LoopTask, "wait", wait_late)
     gc.disable()
     try:
         with pytest.raises(Failure):

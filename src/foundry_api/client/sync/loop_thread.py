@@ -63,7 +63,9 @@ class LoopTask(Generic[_T]):
             # Marks the exception as retrieved: the waiting thread may have been interrupted.
             task.exception()
         self.is_done = True
-        self._queue.put(task)
+        # Only to end the wait. A reference to the task, left here by a thread that saw it done
+        # before it waited, would make its error part of a cycle.
+        self._queue.put(None)
 
     def cancel(self) -> None:
         """Cancel the task, or keep it from starting."""
