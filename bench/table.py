@@ -1,4 +1,4 @@
-"""Write the latest figures into the README.
+"""Write the latest figures into docs/benchmarks.md.
 
 python3 dev.py bench table
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from parts.results import load_figures
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
 CLIENTS = ("foundry-api", "openai", "ollama", "litellm")
 BETWEEN_MARKS = re.compile(r"(?<=<!-- bench -->\n).*(?=<!-- /bench -->)", re.DOTALL)
 
@@ -181,10 +181,10 @@ def make_ray_item() -> list[str]:
 
 
 def main() -> None:
-    text = README.read_text(encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
     written = BETWEEN_MARKS.sub(lambda _: "\n".join(make_table()) + "\n", text)
-    README.write_text(written, encoding="utf-8")
-    print(f"wrote the table into {README.name}")
+    PAGE.write_text(written, encoding="utf-8")
+    print(f"wrote the table into {PAGE.name}")
 
 
 if __name__ == "__main__":

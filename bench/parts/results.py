@@ -1,4 +1,4 @@
-"""Store measured figures in bench/results, for the table in the README."""
+"""Store measured figures in bench/results, for the tables in docs/benchmarks.md."""
 
 from __future__ import annotations
 

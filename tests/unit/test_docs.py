@@ -13,6 +13,12 @@ CHECKOUT = Path(__file__).parents[2]
 PAGES = sorted([*CHECKOUT.glob("*.md"), *(CHECKOUT / "docs").glob("*.md")])
 
 
+def get_anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def get_name(page: Path) -> str:
     return page.relative_to(CHECKOUT).as_posix()
 
@@ -22,6 +28,27 @@ def test_links_to_files_lead_to_files(page: Path) -> None:
     links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8"))
     files = [link for link in links if not link.startswith(("http://", "https://", "mailto:"))]
     assert [link for link in files if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=get_name)
+def test_links_to_headings_lead_to_headings(page: Path) -> None:
+    links = re.findall(r"\]\(([^):\s]*\.md)?#([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    targets = [(page.parent / file if file else page, anchor) for file, anchor in links]
+    assert [(target, name) for target, name in targets if name not in get_anchors(target)] == []
+
+
+def test_every_page_can_be_reached_from_the_readme() -> None:
+    unread, reached = [CHECKOUT / "README.md"], set[Path]()
+    while unread:
+        page = unread.pop()
+        reached.add(page)
+        links = re.findall(r"\]\(([^):#\s]+\.md)", page.read_text(encoding="utf-8"))
+        unread += {(page.parent / link).resolve() for link in links} - reached - set(unread)
+    assert [page for page in PAGES if page.parent.name == "docs" and page not in reached] == []
+
+
+def test_the_readme_is_short() -> None:
+    assert len((CHECKOUT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
 
 
 @pytest.mark.parametrize("page", PAGES, ids=get_name)
