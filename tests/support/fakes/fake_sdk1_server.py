@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Self
 from faults.hostile import LAST_CHUNK, Peer, ScriptedServer, encode_chunk
 from support.loopback_catalog import ALIAS, VARIANT
 from support.scripted_model import ALL_SCRIPTS, prompt_tokens
-from support.scripted_model.scripts import COST_OF_A_MILLISECOND
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -181,18 +180,14 @@ class FakeKestrelServer:
         """
         script = find_script(body)
         remaining = get_token_limit(body) or self.default_max_tokens
-        await asyncio.sleep(_seconds(script.prefill_cost))
+        await asyncio.sleep(script.prefill_ms / 1000)
         text = script.text * (1 + remaining // len(script.text)) if script.repeats else script.text
         for character in text:
             remaining -= len(character.encode())
             if remaining < 0:
                 return
             yield character
-            await asyncio.sleep(_seconds(script.cost_per_token))
-
-
-def _seconds(cost: int) -> float:
-    return cost / COST_OF_A_MILLISECOND / 1000
+            await asyncio.sleep(script.ms_per_token / 1000)
 
 
 def get_token_limit(body: dict[str, Any]) -> int | None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 from onnx import TensorProto, checker, helper, numpy_helper
 
+from .busy_loop import HEAT_SIDE, count_iterations, make_busy_loop_body
 from .tokenizer import (
     BYTE_VALUES,
     END_OF_ANSWER,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
-    from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto
+    from onnx import ModelProto, NodeProto, ValueInfoProto
 
     from .scripts import Script
 
@@ -41,14 +42,6 @@ WEIGHTS: Final = tuple(
     pow(0x9E3779B97F4A7C15, place, 2**44) for place in range(1, KEYWORD_BYTES + 1)
 )
 """Factors of the bytes of a window, whose sum then identifies the window."""
-
-HEAT_SIDE: Final = 256
-"""Side of the square matrix that the busy loop multiplies by itself.
-
-All its entries are 1/side, so it is exactly its own square. The sum of its entries is the side
-after any number of iterations. It is the logit of the state's token; the other tokens have 0, so
-they are never sampled at any temperature.
-"""
 
 PAST_KEY: Final = "past_key_values.0.key"
 PAST_VALUE: Final = "past_key_values.0.value"
@@ -79,8 +72,9 @@ def compile_script(script: Script, first: int) -> list[State]:
     last = first + len(tokens) - 1
     successor_of_last = first + len(frame) if script.repeats else last
     successors = [*range(first + 1, last + 1), successor_of_last]
+    prefill_cost, step_cost = map(count_iterations, (script.prefill_ms, script.ms_per_token))
     return [
-        State(token, successor, script.prefill_cost, script.cost_per_token)
+        State(token, successor, prefill_cost, step_cost)
         for token, successor in zip(tokens, successors, strict=True)
     ]
 
@@ -276,29 +270,8 @@ def _burn_time() -> list[NodeProto]:
         node("Gather", ["prefill_cost_of_state", "state"], ["prefill_cost"]),
         node("Gather", ["step_cost_of_state", "state"], ["step_cost"]),
         node("Where", ["prefilling", "prefill_cost", "step_cost"], ["cost"]),
-        node("Loop", ["cost", "", "cold"], ["hot"], body=_make_busy_loop_body()),
+        node("Loop", ["cost", "", "cold"], ["hot"], body=make_busy_loop_body()),
     ]
-
-
-def _make_busy_loop_body() -> GraphProto:
-    """Make the body of the busy loop, which squares the matrix."""
-    side = [HEAT_SIDE, HEAT_SIDE]
-    return helper.make_graph(
-        [
-            node("Identity", ["go_on"], ["go_on_after"]),
-            node("MatMul", ["heat", "heat"], ["heat_after"]),
-        ],
-        "squaring",
-        inputs=[
-            helper.make_tensor_value_info("iteration", TensorProto.INT64, []),
-            helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("heat", TensorProto.FLOAT, side),
-        ],
-        outputs=[
-            helper.make_tensor_value_info("go_on_after", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("heat_after", TensorProto.FLOAT, side),
-        ],
-    )
 
 
 def _emit_token() -> list[NodeProto]:

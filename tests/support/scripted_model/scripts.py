@@ -4,12 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-COST_OF_A_MILLISECOND = 3
-"""Iterations of the graph's busy loop in about a millisecond.
-
-Measured on an idle core of a server; a slow or busy machine takes several times as long.
-"""
-
 BEGIN_THINK, END_THINK = "<think>", "</think>"
 
 
@@ -25,16 +19,16 @@ class Script:
         marked: Whether `<tool_call>`, `<think>` etc. are special tokens in this text, by which an
             engine detects calls and reasoning; otherwise they are ordinary text.
         repeats: Whether the text is repeated endlessly.
-        prefill_cost: Iterations of the busy loop before the first token.
-        cost_per_token: Iterations of the busy loop before each later token.
+        prefill_ms: Milliseconds before the first token, on an idle core.
+        ms_per_token: Milliseconds before each later token, on an idle core.
     """
 
     keyword: str
     text: str
     marked: bool = False
     repeats: bool = False
-    prefill_cost: int = 0
-    cost_per_token: int = 0
+    prefill_ms: int = 0
+    ms_per_token: int = 0
 
     def __post_init__(self) -> None:
         """Reject scripts that the graph cannot express."""
@@ -83,9 +77,9 @@ SCRIPTS = (
     Script("say-nothing", ""),
     Script("say-long", " ".join(f"w{index}" for index in range(142))),
     Script("say-forever", "tick ", repeats=True),
-    Script("say-slowly", "tock ", repeats=True, cost_per_token=20 * COST_OF_A_MILLISECOND),
-    Script("say-at-a-crawl", "tack ", repeats=True, cost_per_token=150 * COST_OF_A_MILLISECOND),
-    Script("say-after-a-while", "Sorry to be late.", prefill_cost=1500 * COST_OF_A_MILLISECOND),
+    Script("say-slowly", "tock ", repeats=True, ms_per_token=20),
+    Script("say-at-a-crawl", "tack ", repeats=True, ms_per_token=150),
+    Script("say-after-a-while", "Sorry to be late.", prefill_ms=1500),
     Script("say-stop", "one two STOP three four"),
     Script("say-json", SORTED_JSON),
     Script("say-think", "<think>Six times seven.</think>42"),
