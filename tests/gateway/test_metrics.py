@@ -1,7 +1,10 @@
-"""`/metrics`, read with Prometheus' own parser."""
+"""`/metrics`, read with Prometheus' own parser, and the dashboard of Grafana that shows it."""
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
     from foundry_api.gateway.gateway import Gateway
 
 CHAT = "/v1/chat/completions"
+DASHBOARD = Path(__file__).parents[2] / "deploy" / "grafana.json"
 
 
 def make_body(prompt: str, model: str = "scripted") -> dict[str, object]:
@@ -78,3 +82,52 @@ async def test_p4_a_client_that_left_is_no_success(
     left = ("foundry_gateway_requests_total", "key=none", "outcome=client_closed", f"route={CHAT}")
     assert values[left] == 1
     assert (*left[:2], "outcome=ok", left[3]) not in values
+
+
+def find_metrics(expression: str) -> dict[str, set[str]]:
+    """Return the metrics of a PromQL expression, with the labels that it selects or groups by."""
+    found: dict[str, set[str]] = {}
+    for name, selectors in re.findall(r"(foundry_\w+)(?:\{([^}]*)\})?", expression):
+        found[name] = set(re.findall(r"(\w+)\s*[=!]~?", selectors))
+    return found
+
+
+async def test_the_dashboard_of_grafana_queries_metrics_that_exist(
+    http: aiohttp.ClientSession,
+) -> None:
+    body = make_body("say-hello")
+    await post(http, CHAT, body)
+    await stream(http, CHAT, body)
+    labels: dict[str, set[str]] = {}
+    for name, *pairs in await read(http):
+        labels.setdefault(name, {"instance"}).update(pair.partition("=")[0] for pair in pairs)
+    dashboard = json.loads(DASHBOARD.read_text(encoding="utf-8"))
+    panels, variables = dashboard["panels"], dashboard["templating"]["list"]
+    expressions = [target["expr"] for panel in panels for target in panel["targets"]]
+    expressions += [one["definition"] for one in variables if one["type"] == "query"]
+    for expression in expressions:
+        metrics = find_metrics(expression)
+        assert metrics, expression
+        grouped = {
+            label.strip()
+            for group in re.findall(r"by \(([^)]*)\)", expression)
+            for label in group.split(",")
+        }
+        listed = set(re.findall(r"label_values\(\w+, (\w+)\)", expression))
+        for name, selected in metrics.items():
+            assert selected | grouped | listed <= labels[name], expression
+    shown = {name for expression in expressions for name in find_metrics(expression)}
+    families = {re.sub(r"_(bucket|sum|count|created)$", "", name) for name in labels}
+    assert families == {re.sub(r"_bucket$", "", name) for name in shown}
+
+
+def test_the_panels_of_the_dashboard_do_not_overlap() -> None:
+    panels = json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]
+    cells = [
+        (x, y)
+        for grid in (panel["gridPos"] for panel in panels)
+        for x in range(grid["x"], grid["x"] + grid["w"])
+        for y in range(grid["y"], grid["y"] + grid["h"])
+    ]
+    assert len(cells) == len(set(cells))
+    assert len({panel["id"] for panel in panels}) == len(panels)
