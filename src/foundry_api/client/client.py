@@ -197,7 +197,7 @@ class FoundryAPIClient(ChatMethods, ToolMethods, EndpointMethods, BatchMethods):
     @property
     def services(self) -> tuple[ServiceHandle, ...]:
         """The client's services, each with its breaker and its limiter."""
-        return tuple(self._backend.services)
+        return self._backend.services.handles
 
     @property
     def breaker(self) -> CircuitBreaker:

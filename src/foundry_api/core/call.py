@@ -19,7 +19,8 @@ from foundry_api.core.operation import AnswerFacts
 from foundry_api.resilience.deadline import Deadline
 from foundry_api.resilience.limiter import Moved
 from foundry_api.resilience.prompt_reading import MIN_TOKENS
-from foundry_api.resilience.timeouts import DEFAULT_S, TimeoutGuard, Timers
+from foundry_api.resilience.timeouts import DEFAULT_S, TimeoutGuard
+from foundry_api.resilience.timers import Timers
 from foundry_api.types.access_errors import QuotaExceeded
 from foundry_api.types.checks import ReadTimeouts, Timeout
 from foundry_api.types.errors import (

@@ -157,12 +157,15 @@ class ServicePool:
     """All the services of a client.
 
     `make_own` creates the handle of our own engine host, which alone serves the demo model.
+
+    Attributes:
+        handles: The services of the settings, and our own engine host once it is used.
     """
 
     def __init__(
         self, services: Sequence[ServiceHandle], make_own: Callable[[], ServiceHandle]
     ) -> None:
-        self._services = tuple(services)
+        self._services = self.handles = tuple(services)
         self._make_own = make_own
         self._own: ServiceHandle | None = None
         if len(self._services) > 1:
@@ -170,7 +173,7 @@ class ServicePool:
                 service.limiter.on_idle = partial(self._move_waiting_call, service)
 
     def __iter__(self) -> Iterator[ServiceHandle]:
-        return iter((*self._services, self._own) if self._own else self._services)
+        return iter(self.handles)
 
     @property
     def primary(self) -> ServiceHandle:
@@ -202,7 +205,9 @@ class ServicePool:
             connection = service.connection or await service.connect()
             # Discovery found a service that Foundry Local started. It does not have the model.
             if connection.endpoint.origin in {"cli", "port"}:
-                self._own = self._own or self._make_own()
+                if self._own is None:
+                    self._own = self._make_own()
+                    self.handles = (*self._services, self._own)
                 return self._own
         return service
 

@@ -12,6 +12,7 @@ from foundry_api.gateway.metrics import GatewayMetrics
 from foundry_api.gateway.model_events import ModelEvents
 from foundry_api.gateway.model_names import ModelNames
 from foundry_api.gateway.response_store import ResponseStore
+from foundry_api.resilience.timers import Timers
 
 if TYPE_CHECKING:
     import asyncio
@@ -109,6 +110,8 @@ class GatewayContext:
         metrics: Counts of requests and tokens.
         model_names: The aliases of the models.
         model_events: What happens to the models.
+        call_timers: Timers of the exchanges, for their time limits.
+        stream_timers: Timers of the streams, for their comments.
     """
 
     config: GatewayConfig
@@ -128,6 +131,8 @@ class GatewayContext:
     idempotency: IdempotencyCache = field(default_factory=IdempotencyCache)
     ignored_members: Counter[str] = field(default_factory=Counter[str])
     metrics: GatewayMetrics = field(default_factory=GatewayMetrics)
+    call_timers: Timers = field(default_factory=Timers)
+    stream_timers: Timers = field(default_factory=Timers)
     model_names: ModelNames = field(init=False)
     model_events: ModelEvents = field(init=False)
 

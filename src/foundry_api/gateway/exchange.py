@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import math
 import secrets
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from aiohttp import web
+from msgspec import structs
 
 from foundry_api.gateway.call_headers import (
     NO_PATIENCE,
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from foundry_api.gateway.context import GatewayContext
     from foundry_api.gateway.keys.types import ApiKey
     from foundry_api.gateway.limits.admission import Ticket, Work
+    from foundry_api.resilience.timers import Timer
 
 __all__ = ["BODY_BYTES_PER_S", "BODY_GRACE_S", "Exchange", "make_request_id", "make_too_large"]
 
@@ -64,7 +65,9 @@ class Exchange:
 
     __slots__ = (
         "_body",
+        "_end_at",
         "_end_timer",
+        "_limit_s",
         "_patience",
         "_task",
         "abort_error",
@@ -105,7 +108,8 @@ class Exchange:
         self.encode_error: Callable[[RequestError], bytes] = make_error_body
         self._body: bytes | None = None
         self._patience = NO_PATIENCE
-        self._end_timer: asyncio.TimerHandle | None = None
+        self._end_at, self._limit_s = math.inf, math.inf
+        self._end_timer: Timer | None = None
         self.abort_error: RequestError | None = None
         self._task = asyncio.current_task()
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -124,10 +128,10 @@ class Exchange:
         elapsed_s = self.context.monotonic() - self.started_at
         deadline_s = self._patience.first_byte_s - elapsed_s
         if deadline_s < math.inf:
-            work = replace(work, deadline_s=deadline_s)
+            work = structs.replace(work, deadline_s=deadline_s)
         if self.key is not None and self.key.models is not None:
             alias = self.context.model_names.get_alias(work.model)
-            work = replace(work, aliases=() if alias is None else (alias,))
+            work = structs.replace(work, aliases=() if alias is None else (alias,))
         try:
             self.ticket = admission.admit(self.key, work)
         finally:
@@ -153,14 +157,19 @@ class Exchange:
 
     def _limit_time(self, patience_s: float) -> None:
         """End the exchange after the caller's patience, or the limit of the gateway."""
-        if self._end_timer is not None:
-            self._end_timer.cancel()
-        limit_s = min(self.context.config.call_timeout_s, patience_s)
-        self._end_timer = asyncio.get_running_loop().call_later(
-            self.started_at + limit_s - self.context.monotonic(), self._end, limit_s
-        )
+        loop = asyncio.get_running_loop()
+        self._limit_s = min(self.context.config.call_timeout_s, patience_s)
+        elapsed_s = self.context.monotonic() - self.started_at
+        self._end_at = loop.time() + self._limit_s - elapsed_s
+        if self._end_timer is None:
+            self._end_timer = self.context.call_timers.take(loop, self._on_timer)
+        self._end_timer.arm(self._end_at)
 
-    def _end(self, limit_s: float) -> None:
+    def _on_timer(self) -> None:
+        timer, limit_s = self._end_timer, self._limit_s
+        if timer is not None and timer.loop.time() < self._end_at:
+            timer.arm(self._end_at)
+            return
         if limit_s == self.context.config.call_timeout_s:
             code, whose = "call_timeout", "the limit of this gateway (call_timeout_s)"
         else:
@@ -171,7 +180,7 @@ class Exchange:
     def close(self) -> None:
         """Release what the exchange holds, at its end."""
         if self._end_timer is not None:
-            self._end_timer.cancel()
+            self.context.call_timers.put_back(self._end_timer)
         if self.ticket is not None:
             self.ticket.close()  # usually closed already
         self.ended.set_result(None)
@@ -190,12 +199,6 @@ class Exchange:
         self._task.uncancel()
         self.outcome = error.code or "aborted"
         return error
-
-    def disconnect(self) -> None:
-        """Close the connection of a client that cannot be answered."""
-        transport = self.request.transport
-        if transport is not None:
-            transport.abort()
 
     async def read_body(self) -> bytes:
         """Read the body of the request; further calls return it again, until `read_json`.

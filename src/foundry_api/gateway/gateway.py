@@ -161,6 +161,9 @@ class Gateway:
         resources.push_async_callback(self._batches.stop)
         for watch in (self.context.keyring.watch(), saver.watch(), files.watch()):
             resources.callback(asyncio.ensure_future(watch).cancel)
+        context = self.context
+        for timers in (context.call_timers, context.stream_timers, context.admission.timers):
+            resources.callback(timers.cancel)
         server = GatewayServer(self._handler, config)
         resources.push_async_callback(server.aclose)
         try:

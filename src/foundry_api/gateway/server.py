@@ -30,7 +30,7 @@ BACKLOG = 1024
 # asyncio's default of 60 s would let a client without a hello keep a socket for long.
 TLS_HANDSHAKE_S = 10.0
 TLS_SHUTDOWN_S = 5.0
-# A response may take the time limit of a write, and one second more per 64 KiB.
+# A client may take the time limit of a write, and one second more per 64 KiB that wait for it.
 WRITE_BYTES_PER_S = 64 * 1024
 # After the server closes, handlers get this long to send their last bytes.
 CLOSE_GRACE_S = 2.0
@@ -125,13 +125,14 @@ class _ClientConnection(web.RequestHandler):
     """A connection of a client. HTTP that cannot be parsed gets an error in OpenAI's shape."""
 
     # Thousands of connections may wait; each with a dictionary would need much more memory.
-    __slots__ = ("_address", "_counted", "_server")
+    __slots__ = ("_address", "_counted", "_server", "_stall_timer")
 
     def __init__(self, server: GatewayServer, **options: Any) -> None:
         super().__init__(server, **options)
         self._server = server
         self._address = ""
         self._counted: asyncio.Transport | None = None
+        self._stall_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         client = cast("asyncio.Transport", transport)
@@ -148,21 +149,29 @@ class _ClientConnection(web.RequestHandler):
         if self._counted is not None:
             self._server.remove_connection(self._address, self._counted)
             self._counted = None
+        self._stop_stall_timer()
         super().connection_lost(exc)
 
-    async def finish_response(
-        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
-    ) -> tuple[web.StreamResponse, bool]:
-        if not isinstance(resp, web.Response):  # its writer has ended it
-            return await super().finish_response(request, resp, start_time)
-        size = len(resp.body) if isinstance(resp.body, bytes) else 0
-        try:
-            async with asyncio.timeout(self._server.write_timeout_s + size / WRITE_BYTES_PER_S):
-                return await super().finish_response(request, resp, start_time)
-        except TimeoutError:  # the client does not read
-            if self._counted is not None:
-                self._counted.abort()
-            return resp, True
+    def pause_writing(self) -> None:
+        """Note that so much waits for the client that its handler has to wait too."""
+        super().pause_writing()
+        client = self._counted
+        if client is not None:
+            waiting_s = client.get_write_buffer_size() / WRITE_BYTES_PER_S
+            # It is not armed for clients that read what they get, which are nearly all.
+            self._stall_timer = asyncio.get_running_loop().call_later(
+                self._server.write_timeout_s + waiting_s, client.abort
+            )
+
+    def resume_writing(self) -> None:
+        """Note that the client has read what waited for it."""
+        self._stop_stall_timer()
+        super().resume_writing()
+
+    def _stop_stall_timer(self) -> None:
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
 
     def handle_error(
         self,

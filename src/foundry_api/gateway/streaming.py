@@ -65,38 +65,36 @@ async def send_events(
 
 
 class _Writer:
-    """Writes events to one client, and watches over silence and over a stalled client."""
+    """Writes events to one client, and comments when there are none for a while."""
 
     __slots__ = (
         "_comment",
         "_exchange",
+        "_is_writing",
         "_keep_alive_s",
         "_last_write_at",
         "_loop",
         "_timer",
-        "_write_started_at",
-        "_write_timeout_s",
         "response",
     )
 
     def __init__(self, exchange: Exchange) -> None:
-        config = exchange.context.config
         self.response: web.StreamResponse | None = None
         self._exchange = exchange
         self._loop = asyncio.get_running_loop()
-        self._keep_alive_s = config.keep_alive_s
-        self._write_timeout_s = config.write_timeout_s
+        self._keep_alive_s = exchange.context.config.keep_alive_s
         self._last_write_at = self._loop.time()
-        self._write_started_at: float | None = None
+        self._is_writing = False
         # One timer for the stream: arming one for each event would cost more than the event.
-        self._timer = self._loop.call_later(self._keep_alive_s, self._check)
+        self._timer = exchange.context.stream_timers.take(self._loop, self._check)
+        self._timer.arm(self._last_write_at + self._keep_alive_s)
         self._comment: asyncio.Task[web.StreamResponse] | None = None
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._timer.cancel()
+        self._exchange.context.stream_timers.put_back(self._timer)
         if self._comment is not None:
             self._comment.cancel()
             with contextlib.suppress(asyncio.CancelledError, ConnectionError):
@@ -121,27 +119,24 @@ class _Writer:
     async def _send(self, data: bytes, *, is_last: bool = False) -> web.StreamResponse:
         if self.response is None:
             self.response = await self._exchange.start_stream()
-        self._write_started_at = self._loop.time()
+        self._is_writing = True
         try:
             await (self.response.write_eof(data) if is_last else self.response.write(data))
         finally:
-            self._last_write_at, self._write_started_at = self._loop.time(), None
+            self._is_writing = False
+            self._last_write_at = self._loop.time()
         return self.response
 
     def _check(self) -> None:
         now = self._loop.time()
-        if self._write_started_at is not None:
-            due_at = self._write_started_at + self._write_timeout_s
-            if due_at <= now:
-                self._exchange.disconnect()  # the client reads nothing
-                return
-        else:
-            due_at = self._last_write_at + self._keep_alive_s
-            if due_at <= now:
-                self._comment = self._loop.create_task(self._send(KEEP_ALIVE_COMMENT))
-                self._comment.add_done_callback(self._on_comment)
-                due_at = now + self._keep_alive_s
-        self._timer = self._loop.call_at(due_at, self._check)
+        due_at = self._last_write_at + self._keep_alive_s
+        if self._is_writing:  # to a client that has not read the last event
+            due_at = now + self._keep_alive_s
+        elif due_at <= now:
+            self._comment = self._loop.create_task(self._send(KEEP_ALIVE_COMMENT))
+            self._comment.add_done_callback(self._on_comment)
+            due_at = now + self._keep_alive_s
+        self._timer.arm(due_at)
 
     def _on_comment(self, task: asyncio.Task[web.StreamResponse]) -> None:
         self._comment = None

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from foundry_api.resilience.deadline import Deadline
+    from foundry_api.resilience.timers import Timer, Timers
 
-__all__ = ["DEFAULT_S", "KEEP_ALIVE_CAP", "Latencies", "ModelLatency", "TimeoutGuard", "Timers"]
+__all__ = ["DEFAULT_S", "KEEP_ALIVE_CAP", "Latencies", "ModelLatency", "TimeoutGuard"]
 
 # A service that sends only keep-alives, but no token, has this many times the limit. SDK 2.1 and
 # later send one every 250 ms while the engine reads a long prompt, which may take longer than any
@@ -74,65 +75,6 @@ def _compute_limit_s(waits: deque[float]) -> float:
     return min(max(FLOOR_S, FACTOR * sorted(waits)[rank]), CEILING_S)
 
 
-class Timers:
-    """The timers of a client's calls. Those of ended calls stay armed, for calls that begin later.
-
-    A call has a new limit, but hardly ever an earlier one: its timer only fires too early, and is
-    then armed again. Arming one for each call and cancelling it would cost as much as sending the
-    request.
-    """
-
-    def __init__(self) -> None:
-        self._unused: set[_Timer] = set()
-
-    def take(self, guard: TimeoutGuard) -> _Timer:
-        """Return a timer for a guard; it may be armed already."""
-        while self._unused:
-            timer = self._unused.pop()
-            if timer.loop is guard.loop:  # those of another loop never fire
-                timer.guard = guard
-                return timer
-        return _Timer(self._unused, guard)
-
-    def put_back(self, timer: _Timer) -> None:
-        timer.guard = None
-        self._unused.add(timer)
-
-    def cancel(self) -> None:
-        """Cancel the timers of ended calls."""
-        while self._unused:
-            self._unused.pop().cancel()
-
-
-class _Timer:
-    """A timer of an event loop, which fires at `at` for the guard that has it then."""
-
-    __slots__ = ("_handle", "_unused", "at", "guard", "loop")
-
-    def __init__(self, unused: set[_Timer], guard: TimeoutGuard) -> None:
-        self.guard: TimeoutGuard | None = guard
-        self.loop = guard.loop
-        self.at = math.inf
-        self._unused = unused
-        self._handle: asyncio.TimerHandle | None = None
-
-    def arm(self, at: float) -> None:
-        self.cancel()
-        self.at = at
-        self._handle = self.loop.call_at(at, self._on_due)
-
-    def cancel(self) -> None:
-        if self._handle is not None:
-            self._handle.cancel()
-
-    def _on_due(self) -> None:
-        self.at, self._handle = math.inf, None
-        if self.guard is None:
-            self._unused.discard(self)
-        else:
-            self.guard.on_timer()
-
-
 class TimeoutGuard:
     """Cancels what a call waits for when one of its time limits expires.
 
@@ -185,7 +127,7 @@ class TimeoutGuard:
         self._expired = False
         self.loop = asyncio.get_running_loop()
         self._timers = timers
-        self._timer: _Timer | None = None
+        self._timer: Timer | None = None
 
     def start_read_timeout(
         self, first_s: float, gap_s: float, *, are_extended: bool = True
@@ -298,9 +240,8 @@ class TimeoutGuard:
 
     def _schedule(self, due_at: float) -> None:
         if due_at < math.inf:
-            timer = self._timer = self._timer or self._timers.take(self)
-            if due_at < timer.at:
-                timer.arm(due_at)
+            timer = self._timer = self._timer or self._timers.take(self.loop, self.on_timer)
+            timer.arm(due_at)
 
     def _make_error(self) -> CallTimeout:
         if self._due_at >= self.deadline.at:

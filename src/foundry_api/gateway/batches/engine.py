@@ -7,10 +7,11 @@ import secrets
 import time
 from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
+from msgspec import structs
 
 from foundry_api.batch.async_tools import closing_iter
 from foundry_api.batch.engine import EngineState
@@ -70,7 +71,7 @@ class LineExchange(Exchange):
     def admit(self, work: Work) -> Ticket:
         """Admit the line: below all calls, without a limit for the time that it waits."""
         self.model: str | None = work.model
-        ticket = self.context.admission.admit(self.key, replace(work, is_batch=True))
+        ticket = self.context.admission.admit(self.key, structs.replace(work, is_batch=True))
         self.ticket: Ticket | None = ticket
         return ticket
 

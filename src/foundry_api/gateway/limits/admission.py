@@ -7,9 +7,12 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+import msgspec
+
 from foundry_api.gateway.errors import RequestError
 from foundry_api.gateway.limits.accounts import Account, Accounts
 from foundry_api.gateway.limits.scheduler import Scheduler, Waiter
+from foundry_api.resilience.timers import Timers
 from foundry_api.types.errors import (
     CallTimeout,
     FoundryError,
@@ -35,8 +38,7 @@ _ENGINE_ERRORS = (CallTimeout, StreamInterrupted, StructuredOutputError, ToolCal
 UNKNOWN_WAIT_S = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(msgspec.Struct, frozen=True):
     """What a call asks for.
 
     Attributes:
@@ -103,6 +105,7 @@ class Ticket:
         "_queue_timeout_s",
         "_reservations",
         "_scheduler",
+        "_timers",
         "_waiter",
         "_work",
         "has_started",
@@ -120,6 +123,7 @@ class Ticket:
         work: Work,
         *,
         queue_timeout_s: float | None,
+        timers: Timers,
         monotonic: Callable[[], float],
     ) -> None:
         self.queued_s = 0.0
@@ -131,6 +135,7 @@ class Ticket:
         self._account = account
         self._work = work
         self._queue_timeout_s = queue_timeout_s
+        self._timers = timers
         self._monotonic = monotonic
         self._is_counted = False
         self._charged_output = 0
@@ -153,26 +158,45 @@ class Ticket:
         waiter = self._waiter
         if waiter is None:
             raise RuntimeError("the ticket was used before")
-        started_at = self._monotonic()
+        if not waiter.has_slot:
+            started_at = self._monotonic()
+            try:
+                await self._wait(waiter)
+            except BaseException:
+                self.close()
+                raise
+            self.queued_s = self._monotonic() - started_at
+        self.has_started = True
+        return self
+
+    async def _wait(self, waiter: Waiter) -> None:
+        loop = asyncio.get_running_loop()
+        waiter.slot = slot = loop.create_future()
+        if self._queue_timeout_s is None:
+            await slot
+            return
+        due_at = loop.time() + self._queue_timeout_s
+
+        def on_due() -> None:
+            if loop.time() < due_at:
+                timer.arm(due_at)
+            elif not slot.done():
+                slot.set_result(False)
+
+        timer = self._timers.take(loop, on_due)
+        timer.arm(due_at)
         try:
-            if not waiter.slot.done():
-                async with asyncio.timeout(self._queue_timeout_s):
-                    await asyncio.shield(waiter.slot)
-        except TimeoutError:
-            self.close()
+            has_slot = await slot
+        finally:
+            self._timers.put_back(timer)
+        if not has_slot:
             raise RequestError(
                 503,
                 "queue_timeout",
                 f"The call waited {self._queue_timeout_s:g} s for a slot of the service, the limit "
                 "of this gateway (queue_timeout_s). Call again later.",
                 retry_after_s=UNKNOWN_WAIT_S,
-            ) from None
-        except BaseException:
-            self.close()
-            raise
-        self.queued_s = self._monotonic() - started_at
-        self.has_started = True
-        return self
+            )
 
     async def __aexit__(
         self, _kind: object, error: BaseException | None, _traceback: object
@@ -209,7 +233,7 @@ class Ticket:
         if waiter is None:
             return
         used = 0  # a call that never started used no tokens
-        if waiter.slot.done():
+        if waiter.has_slot:
             prompt_tokens = self.prompt_tokens + self.lost_prompt_tokens
             output_tokens = self.output_tokens + self.lost_output_tokens
             used = prompt_tokens + output_tokens
@@ -236,6 +260,7 @@ class Admission:
         accounts: What each key has used.
         scheduler: The queue.
         client_retries: Calls that their client had sent before.
+        timers: Timers of the calls that wait for a slot.
     """
 
     def __init__(
@@ -249,6 +274,7 @@ class Admission:
         self._config = config
         self._monotonic = monotonic
         self.client_retries = 0
+        self.timers = Timers()
         self.accounts = Accounts(monotonic=monotonic, wall_clock=wall_clock)
         self.scheduler = Scheduler(
             get_slots,
@@ -281,6 +307,7 @@ class Admission:
             account,
             work,
             queue_timeout_s=None if work.is_batch else self._config.queue_timeout_s,
+            timers=self.timers,
             monotonic=self._monotonic,
         )
 

@@ -81,16 +81,16 @@ class FairQueue(Generic[_T]):
 
     def push(self, name: str, weight: float, item: _T) -> None:
         """Add an item of a key."""
-        tenant = self._tenants.get(name)
-        if tenant is None:
-            tenant = self._tenants[name] = _Tenant(name, weight, self._level)
-        tenant.weight = weight
+        tenant = self._lift(name, weight)
         if not tenant.waiting:
-            tenant.counter = max(tenant.counter, self._level)
             self._waiting[name] = tenant
             self._push(tenant)
         tenant.waiting[item] = None
         self._length += 1
+
+    def serve_at_once(self, name: str, weight: float) -> None:
+        """Do as if an item of a key were added and removed, while there are no others."""
+        self._level = self._lift(name, weight).counter
 
     def pop(self) -> _T:
         """Remove the next item and return it. Raises IndexError if there is none."""
@@ -127,6 +127,16 @@ class FairQueue(Generic[_T]):
         tenant = self._tenants.get(name)
         if tenant is not None and not tenant.waiting:
             del self._tenants[name]
+
+    def _lift(self, name: str, weight: float) -> _Tenant[_T]:
+        """Return a key; one that was idle gets no credit for that."""
+        tenant = self._tenants.get(name)
+        if tenant is None:
+            tenant = self._tenants[name] = _Tenant(name, weight, self._level)
+        tenant.weight = weight
+        if not tenant.waiting and tenant.counter < self._level:
+            tenant.counter = self._level
+        return tenant
 
     def _push(self, tenant: _Tenant[_T]) -> None:
         self._pushes += 1

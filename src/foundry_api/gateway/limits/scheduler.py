@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
 from foundry_api.gateway.limits.fair_queue import FairQueue
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Iterable
 
 __all__ = ["Scheduler", "Waiter"]
@@ -21,10 +21,17 @@ MEASURED_CALLS, MIN_MEASURED_CALLS = 32, 8
 
 
 class Waiter:
-    """A call that waits for a slot, or has one."""
+    """A call that waits for a slot, or has one.
+
+    Attributes:
+        has_slot: Whether it has a slot.
+        slot: True when it has one, False when it has waited for too long; None unless its task
+            waits for that.
+    """
 
     __slots__ = (
         "body_bytes",
+        "has_slot",
         "is_batch",
         "name",
         "prompt_tokens",
@@ -42,7 +49,8 @@ class Waiter:
         self.body_bytes = body_bytes
         self.is_batch = is_batch
         self.started_at = 0.0  # when it got its slot
-        self.slot: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.has_slot = False
+        self.slot: asyncio.Future[bool] | None = None
 
 
 class Scheduler:
@@ -119,15 +127,20 @@ class Scheduler:
         return (ahead + 1) * interval_s
 
     def enter(self, waiter: Waiter) -> None:
-        """Put a call into the queue; its `slot` is done when it may start."""
-        self._get_queue(waiter).push(waiter.name, waiter.weight, waiter)
+        """Put a call into the queue; it `has_slot` when it may start."""
+        queue = self._get_queue(waiter)
+        if not self.waiting and self._has_slot():
+            queue.serve_at_once(waiter.name, waiter.weight)
+            self._start(waiter)
+            return
+        queue.push(waiter.name, waiter.weight, waiter)
         if not waiter.is_batch:
             self._waiting_bytes += waiter.body_bytes
         self.start_waiting()
 
     def leave(self, waiter: Waiter) -> None:
         """Take out a call that has ended, or that no longer waits."""
-        if waiter.slot.done():
+        if waiter.has_slot:
             self._active -= 1
             self._changed_at = self._monotonic()
             self._durations_s.append(self._changed_at - waiter.started_at)
@@ -153,10 +166,15 @@ class Scheduler:
             waiter = queue.pop()
             if not waiter.is_batch:
                 self._waiting_bytes -= waiter.body_bytes
-            self._active += 1
-            waiter.started_at = self._changed_at = self._monotonic()
-            self.charge(waiter, waiter.prompt_tokens, 0)
-            waiter.slot.set_result(None)
+            self._start(waiter)
+
+    def _start(self, waiter: Waiter) -> None:
+        self._active += 1
+        waiter.started_at = self._changed_at = self._monotonic()
+        self.charge(waiter, waiter.prompt_tokens, 0)
+        waiter.has_slot = True
+        if waiter.slot is not None and not waiter.slot.done():
+            waiter.slot.set_result(True)
 
     def _has_slot(self) -> bool:
         return self._active < self._get_capacity()

@@ -149,21 +149,11 @@ async def get_file_content(exchange: Exchange) -> web.StreamResponse:
         response.content_length = stored.size
         await response.prepare(exchange.request)
         if exchange.request.method != "HEAD":
-            await _send(exchange, response, file)
+            while block := await asyncio.to_thread(file.read, BLOCK_BYTES):
+                await response.write(block)
     finally:
         await asyncio.shield(asyncio.to_thread(file.close))
     return response
-
-
-async def _send(exchange: Exchange, response: web.StreamResponse, file: BinaryIO) -> None:
-    timeout_s = exchange.context.config.write_timeout_s
-    while block := await asyncio.to_thread(file.read, BLOCK_BYTES):
-        try:
-            async with asyncio.timeout(timeout_s):
-                await response.write(block)
-        except TimeoutError:  # the client does not read
-            exchange.disconnect()
-            raise ConnectionResetError from None
 
 
 async def _find(exchange: Exchange) -> StoredFile:
