@@ -9,13 +9,16 @@ import socket
 import ssl
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+import aiohttp
 import pytest
 
 from foundry_api import FoundryAPIClient
 from foundry_api.gateway.config import GatewayConfig
 from foundry_api.gateway.gateway import Gateway
+from foundry_api.gateway.management import describe_status
+from foundry_api.gateway.warm_up import WarmUp
 from foundry_api.types.errors import ConfigurationError
 from gateway.shapes import parse_events
 from gateway.tls import make_certificate
@@ -24,8 +27,6 @@ from support.cli_program import make_command, make_environment
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-    import aiohttp
 
     from foundry_api.engine.endpoint import Endpoint
 
@@ -179,18 +180,58 @@ def program(own_home: Path, engine: Endpoint) -> Iterator[subprocess.Popen[str]]
 
 async def test_the_configured_model_is_loaded_at_the_start(own_home: Path) -> None:
     async with FoundryAPIClient(home=own_home, service="embedded") as client:
-        gateway = Gateway(GatewayConfig(model="demo"), client, own_home)
         assert not await client.models.loaded()
-        await gateway.load_model()
+        await WarmUp(client, "demo").run()
         assert [model.alias for model in await client.models.loaded()] == ["demo"]
 
 
 async def test_a_model_that_cannot_be_loaded_is_reported(
-    client: FoundryAPIClient, own_home: Path, caplog: pytest.LogCaptureFixture
+    client: FoundryAPIClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    gateway = Gateway(GatewayConfig(model="no-such-model"), client, own_home)
-    await gateway.load_model()
+    await WarmUp(client, "no-such-model").run()
     assert "model no-such-model is not available yet: " in caplog.text
+
+
+class FakeModels:
+    """Loads a model for as long as a test wants."""
+
+    def __init__(self) -> None:
+        self.models = self
+        self.is_loaded = asyncio.Event()
+
+    async def load(self, _name: str) -> None:
+        await self.is_loaded.wait()
+
+
+async def test_the_gateway_is_ready_once_its_model_is_loaded(
+    client: FoundryAPIClient, tmp_path: Path
+) -> None:
+    fake = FakeModels()
+    warm_up = WarmUp(cast("FoundryAPIClient", fake), "demo")
+    config = GatewayConfig(port=0)
+    async with (
+        Gateway(config, client, tmp_path, warm_up=warm_up) as gateway,
+        aiohttp.ClientSession(gateway.url) as http,
+    ):
+
+        async def get_readiness() -> int:
+            async with http.get("/readyz") as response:
+                return response.status
+
+        warm_up.start()
+        assert await get_readiness() == 503
+        assert "the model service is being started" in describe_status(gateway.context)["problems"]
+        fake.is_loaded.set()
+        while warm_up.is_running:  # noqa: ASYNC110 - a turn of the loop
+            await asyncio.sleep(0)
+        assert await get_readiness() == 200
+
+
+async def test_a_warm_up_is_cancelled_with_its_gateway() -> None:
+    warm_up = WarmUp(cast("FoundryAPIClient", FakeModels()), "demo")
+    warm_up.start()
+    await warm_up.cancel()
+    assert not warm_up.is_running
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")

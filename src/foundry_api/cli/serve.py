@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import importlib
 import signal
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from foundry_api.cli.session import make_settings
 from foundry_api.client.client import FoundryAPIClient
 from foundry_api.gateway.config import load_config
 from foundry_api.gateway.errors import UnsafeAddress
-from foundry_api.gateway.gateway import Gateway
+from foundry_api.gateway.warm_up import WarmUp
 from foundry_api.storage.paths import Paths
 from foundry_api.types.errors import FoundryError
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from foundry_api.gateway.config import GatewayConfig
+    from foundry_api.gateway.gateway import Gateway
 
 __all__ = ["command"]
 
@@ -93,10 +95,10 @@ def command(
     )
     directory = config.directory or Paths.from_home(settings.home).gateway
     client = FoundryAPIClient(settings=settings)
-    gateway = Gateway(config, client, directory)
+    run = _check if check else _serve
     try:
         with asyncio.Runner(loop_factory=_find_loop_factory()) as runner:
-            runner.run(_check(gateway, client) if check else _serve(gateway, client, config))
+            runner.run(run(client, config, directory))
     except UnsafeAddress as error:
         print_error(error)
         click.get_current_context().exit(EXIT_UNSAFE)
@@ -112,27 +114,43 @@ def _find_loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return factory
 
 
-async def _check(gateway: Gateway, client: FoundryAPIClient) -> None:
-    async with client, contextlib.aclosing(gateway):
-        await gateway.check()
+async def _check(client: FoundryAPIClient, config: GatewayConfig, directory: Path) -> None:
+    async with client:
+        gateway = await _make_gateway(config, client, directory)
+        async with contextlib.aclosing(gateway):
+            await gateway.check()
     click.echo("The configuration is valid.")
 
 
-async def _serve(gateway: Gateway, client: FoundryAPIClient, config: GatewayConfig) -> None:
+async def _serve(client: FoundryAPIClient, config: GatewayConfig, directory: Path) -> None:
     signals: asyncio.Queue[str] = asyncio.Queue()
-    async with client, contextlib.aclosing(gateway):
+    async with client, AsyncExitStack() as stack:
+        # The engine starts in its own process while this one imports the gateway.
+        warm_up = WarmUp(client, config.model)
+        stack.push_async_callback(warm_up.cancel)
+        warm_up.start()
+        gateway = await _make_gateway(config, client, directory, warm_up)
+        stack.push_async_callback(gateway.aclose)
         with _catch_signals(signals):
             await gateway.start()
             access = "" if gateway.context.keyring.keys else " without keys, to this machine only"
             click.echo(f"Serving at {gateway.url}/v1{access}. Stop with Ctrl-C.")
-            loading = asyncio.ensure_future(gateway.load_model())
-            try:
-                await _reload_until_stop(gateway, signals)
-            finally:
-                loading.cancel()
-                await asyncio.gather(loading, return_exceptions=True)
+            await _reload_until_stop(gateway, signals)
+            await warm_up.cancel()
             click.echo("Stopping; running calls may finish. A second Ctrl-C ends them.")
             await _drain(gateway, signals, config.drain_s)
+
+
+async def _make_gateway(
+    config: GatewayConfig,
+    client: FoundryAPIClient,
+    directory: Path,
+    warm_up: WarmUp | None = None,
+) -> Gateway:
+    # In a thread, so that the event loop starts the engine meanwhile.
+    module = await asyncio.to_thread(importlib.import_module, "foundry_api.gateway.gateway")
+    make: type[Gateway] = module.Gateway
+    return make(config, client, directory, warm_up=warm_up)
 
 
 async def _reload_until_stop(gateway: Gateway, signals: asyncio.Queue[str]) -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from foundry_api.gateway.keys.types import ApiKey
     from foundry_api.gateway.limits.admission import Admission
     from foundry_api.gateway.limits.persistence import BudgetSaver
+    from foundry_api.gateway.warm_up import WarmUp
 
 __all__ = ["BatchControl", "GatewayContext", "RunningExchange"]
 
@@ -99,6 +100,7 @@ class GatewayContext:
         audit: Records who did what.
         files: The files of all keys.
         batches: The batches of all keys.
+        warm_up: The start of the engine; None if the first call starts it.
         reload: Reads keys and TLS files again.
         monotonic: A clock for durations.
         wall_clock: Seconds since the epoch.
@@ -122,6 +124,7 @@ class GatewayContext:
     audit: AuditLog
     files: FileStore
     reload: Callable[[], Awaitable[None]]
+    warm_up: WarmUp | None = None
     monotonic: Callable[[], float] = time.monotonic
     wall_clock: Callable[[], float] = time.time
     batches: BatchControl = field(init=False)

@@ -26,7 +26,7 @@ from foundry_api.gateway.routes import ROUTES
 from foundry_api.gateway.routing import Router
 from foundry_api.gateway.server import GatewayServer, TlsFiles
 from foundry_api.storage.lock import FileLock, LockTimeout
-from foundry_api.types.errors import ConfigurationError, FoundryError
+from foundry_api.types.errors import ConfigurationError
 from foundry_api.types.events import AttemptStarted, CallEnded
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from foundry_api.core.service_pool import ServiceHandle
     from foundry_api.gateway.config import GatewayConfig
     from foundry_api.gateway.context import RunningExchange
+    from foundry_api.gateway.warm_up import WarmUp
 
 __all__ = ["Gateway"]
 
@@ -54,6 +55,7 @@ class Gateway:
         config: The settings.
         client: Calls the service behind the gateway. The gateway does not close it.
         directory: Where its keys and counters are.
+        warm_up: The start of the engine, until whose end the gateway is not ready.
         monotonic: A clock for durations.
         wall_clock: Seconds since the epoch.
 
@@ -67,6 +69,7 @@ class Gateway:
         client: FoundryAPIClient,
         directory: Path,
         *,
+        warm_up: WarmUp | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -103,6 +106,7 @@ class Gateway:
             audit,
             FileStore(directory, max_bytes=config.max_stored_bytes, wall_clock=wall_clock),
             self.reload,
+            warm_up=warm_up,
             monotonic=monotonic,
             wall_clock=wall_clock,
         )
@@ -188,21 +192,6 @@ class Gateway:
         await self.context.keyring.reload()
         if self._tls is not None:
             await asyncio.to_thread(self._tls.reload)
-
-    async def load_model(self) -> None:
-        """Start the engine, and load the configured model, before the first call.
-
-        A failure is logged, as it may pass.
-        """
-        client, model = self.context.client, self.context.config.model
-        try:
-            if model is None:
-                await client.capabilities()
-            else:
-                await client.models.load(model)
-        except FoundryError as error:
-            what = "the model service" if model is None else f"model {model}"
-            log.warning("%s is not available yet: %s", what, error)
 
     async def drain(self, limit_s: float) -> None:
         """Refuse new calls and wait for the running ones; abort those that take too long."""

@@ -66,6 +66,8 @@ def list_problems(context: GatewayContext) -> list[str]:
     problems: list[str] = []
     if context.draining:
         problems.append("the gateway is shutting down")
+    if context.warm_up is not None and context.warm_up.is_running:
+        problems.append("the model service is being started")
     if context.client.breaker.state == "open":
         problems.append(f"the model service fails ({CircuitOpen.__name__})")
     if context.keyring.problem:
