@@ -14,16 +14,16 @@ import asyncio
 import itertools
 import math
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
+from parts import shipped_engine
 from parts.results import load_figures, save_figures
 
 from foundry_api import FoundryAPIClient, LimiterSettings
@@ -31,7 +31,7 @@ from foundry_api.engine.models.directory import read_configuration
 from foundry_api.engine.process import get_demo_models
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator
+    from collections.abc import Awaitable, Callable
 
 READING = "prompt"
 PARTS = ("1", "2", "4", "8", "16", "32", READING)
@@ -44,7 +44,6 @@ PROMPT_TOKENS = 1500
 READINGS_PER_SAMPLE_S = 0.5
 ALIAS = "bench-engine"
 QUESTION = "Write a story about the sea, the wind and the stars."
-SHIPPED = Path(__file__).resolve().parent / "parts" / "shipped_engine.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,22 +90,6 @@ class Load:
     tokens_per_sample: int
     prompt_words: int
     readings: int
-
-
-@contextmanager
-def start_shipped_engine(home: Path, model: Path) -> Generator[tuple[str, int]]:
-    """Start the engine as shipped; yield its URL and pid."""
-    command = [sys.executable, str(SHIPPED), str(home / "shipped"), str(model), ALIAS]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8"
-    ) as process:
-        assert process.stdin is not None  # noqa: S101 - for type checkers
-        assert process.stdout is not None  # noqa: S101 - for type checkers
-        try:
-            yield process.stdout.readline().strip(), process.pid
-        finally:
-            process.stdin.close()
-            process.terminate()
 
 
 async def choose_load(engine: Engine, context_length: int) -> Load:
@@ -214,7 +197,7 @@ async def measure(
     limiter = LimiterSettings(concurrency=max(int(part) for part in PARTS if part != READING))
     async with AsyncExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="foundry-api-bench-")))
-        url, pid = stack.enter_context(start_shipped_engine(home, directory))
+        url, pid = stack.enter_context(shipped_engine.start(home, directory, ALIAS))
         clients = [
             await stack.enter_async_context(
                 FoundryAPIClient(

@@ -6,7 +6,6 @@ python3 dev.py bench gateway_limits
 from __future__ import annotations
 
 import asyncio
-import re
 import subprocess
 import sys
 import tempfile
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import aiohttp
 import psutil
-from parts import server
+from parts import server, stamped_streams
 from parts.results import save_figures
 
 from foundry_api import FoundryAPIClient
@@ -33,9 +32,10 @@ CONNECTIONS = 1_000
 WAITING, HEALTH_CHECKS = 10_000, 200
 FAIR_CALLS, MANY, SLOTS = 60, 64, 2
 STREAMS = 500
+# Streams that start at the same time have all their tokens at the same time, too.
+SPREADS_S = {"paced": 5.0, "whose tokens come at once": 0.0}
 REFUSED = 1_000
 LOOKUPS = 20_000
-STAMP = re.compile(rb'"content": ?"(\d+):(\d+) "')
 
 
 async def serve(upstream: str, slots: int, queue: int) -> None:
@@ -119,26 +119,6 @@ async def measure_health(url: str, token: str) -> dict[str, float]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
     return figures
-
-
-async def measure_delays(url: str, token: str) -> list[float]:
-    """Return how long each chunk of many paced streams was on its way, in seconds."""
-    delays: list[float] = []
-
-    async def read(session: aiohttp.ClientSession) -> None:
-        numbers: list[int] = []
-        path = "/v1/chat/completions"
-        async with session.post(path, json=make_body("stamped")) as response:
-            async for line in response.content:
-                now = time.monotonic_ns()
-                if stamp := STAMP.search(line):
-                    numbers.append(int(stamp[1]))
-                    delays.append((now - int(stamp[2])) / 1e9)
-        assert numbers == list(range(server.STAMPED)), numbers  # noqa: S101 - none lost or reordered
-
-    async with open_session(url, token) as session:
-        await asyncio.gather(*(read(session) for _ in range(STREAMS)))
-    return sorted(delays)
 
 
 async def measure_refusals(url: str, token: str) -> float:
@@ -239,10 +219,14 @@ def main() -> None:
         (url, one, _), _ = start(SLOTS, queue=1)
         figures["p99 of a refusal when full, ms"] = asyncio.run(measure_refusals(url, one)) * 1e3
         (url, one, _), _ = start(STREAMS)
-        for name, address in (("direct", upstream), ("through the gateway", url)):
-            delays = asyncio.run(measure_delays(address, one))
-            rank = round(len(delays) * 0.99) - 1
-            figures[f"p99 of a chunk of {STREAMS} streams, {name}, ms"] = delays[rank] * 1e3
+        for kind, spread_s in SPREADS_S.items():
+            for name, address in (("direct", upstream), ("through the gateway", url)):
+                delays = asyncio.run(
+                    stamped_streams.measure_delays(address, one, STREAMS, spread_s)
+                )
+                rank = round(len(delays) * 0.99) - 1
+                title = f"p99 of a chunk of {STREAMS} streams {kind}, {name}, ms"
+                figures[title] = delays[rank] * 1e3
         for name, slots in (("waiting call", 1), ("running stream", CONNECTIONS)):
             (url, one, _), pid = start(slots)
             figures[f"KiB of a {name}"] = asyncio.run(measure_memory(url, one, pid))

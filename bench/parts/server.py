@@ -6,7 +6,7 @@ It implements parts of SDK 2.2.1, OpenAI's API and Ollama's. The prompt selects 
 - `long`: 500 tokens, five per packet;
 - `single`: 500 tokens, one per packet;
 - `paced`: 20 tokens, one every 5 ms, as an engine sends them;
-- `stamped`: 25 tokens, one every 200 ms, each its number and when it was sent, in ns;
+- `stamped`: 60 tokens, one every 200 ms, each its number and when it was sent, in ns;
 - `slow`: one token per second, until the client disconnects.
 
 A chat of OpenAI's API without `"stream":true` gets the answer as one JSON document.
@@ -32,7 +32,7 @@ MODEL = "tiny:1"
 LONG = 500
 PER_PACKET = 5
 PACED, PACE_S = 20, 0.005
-STAMPED, STAMP_S = 25, 0.2
+STAMPED, STAMP_S = 60, 0.2
 
 
 def piece(data: bytes) -> bytes:
@@ -220,8 +220,11 @@ class Service(asyncio.Protocol):
             self._write(TOKEN[form])
             await asyncio.sleep(1)
         if b"stamped" in body:
+            loop = asyncio.get_running_loop()
+            started_at = loop.time()
             for number in range(STAMPED):
-                await asyncio.sleep(STAMP_S)
+                # By the clock: a token that is late delays no later one.
+                await asyncio.sleep(started_at + STAMP_S * number - loop.time())
                 self._write(piece(chunk({"content": f"{number}:{time.monotonic_ns()} "})))
             self._write(END)
             return

@@ -8,8 +8,30 @@ Prints the URL of the web service and runs until standard input ends.
 from __future__ import annotations
 
 import importlib
+import subprocess
 import sys
-from typing import Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from pathlib import Path
+
+
+@contextmanager
+def start(home: Path, model: Path, alias: str) -> Generator[tuple[str, int]]:
+    """Run the engine in its own process; yield its URL and pid."""
+    command = [sys.executable, __file__, str(home / "shipped"), str(model), alias]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8"
+    ) as process:
+        assert process.stdin is not None  # noqa: S101 - for type checkers
+        assert process.stdout is not None  # noqa: S101 - for type checkers
+        try:
+            yield process.stdout.readline().strip(), process.pid
+        finally:
+            process.stdin.close()
+            process.terminate()
 
 
 def main(data_directory: str, model_directory: str, alias: str) -> None:

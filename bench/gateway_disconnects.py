@@ -1,0 +1,195 @@
+"""Work of the real engine half a second after 100 clients left, for each route of the gateway.
+
+python3 dev.py bench gateway_disconnects
+
+All calls have a slot of the engine when their clients leave. The engine has a thread for each
+connection, so the threads that use the processor afterwards are the calls that it still works on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import subprocess
+import sys
+import tempfile
+import wave
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import aiohttp
+import psutil
+from parts.results import save_figures
+
+from foundry_api import FoundryAPIClient
+from foundry_api.gateway.config import GatewayConfig
+from foundry_api.gateway.gateway import Gateway
+from foundry_api.resilience.limiter import LimiterSettings
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+from support.scripted_model import build
+from support.scripted_model.audio import build_transcriber
+from support.scripted_model.embeddings import build_embedder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+CLIENTS = 100
+STARTED_S, AFTER_S, MEASURE_S = 1.5, 0.5, 1.0
+# Of one thread in MEASURE_S; the clock of threads has ticks of 10 ms.
+WORKING_S = 0.05
+PROMPT = "say-forever"
+BUILDERS: dict[str, Callable[[Path], None]] = {
+    "scripted": build,
+    "embedder": build_embedder,
+    "transcriber": build_transcriber,
+}
+RECORDING_S = 1200
+
+
+class Route(NamedTuple):
+    """Requests that would take long."""
+
+    path: str
+    body: dict[str, Any]
+
+
+MESSAGES = [{"role": "user", "content": PROMPT}]
+CHATS = (
+    Route("/v1/chat/completions", {"messages": MESSAGES, "max_tokens": 8000}),
+    Route("/v1/completions", {"prompt": PROMPT, "max_tokens": 8000}),
+    Route("/v1/responses", {"input": PROMPT, "max_output_tokens": 8000}),
+    Route("/v1/messages", {"messages": MESSAGES, "max_tokens": 8000}),
+)
+ROUTES = {
+    **{route.path: Route(route.path, {"model": "scripted", **route.body}) for route in CHATS},
+    **{
+        f"{route.path}, stream": Route(
+            route.path, {"model": "scripted", "stream": True, **route.body}
+        )
+        for route in CHATS
+    },
+    "/v1/embeddings": Route(
+        "/v1/embeddings",
+        {"model": "embedder", "input": [f"text {n} " * 100 for n in range(2048)]},
+    ),
+    "/v1/audio/transcriptions": Route(
+        "/v1/audio/transcriptions", {"model": "transcriber", "language": "en"}
+    ),
+}
+
+
+async def serve(home: str) -> None:
+    """Serve with a slot for each client; print the address."""
+    config = GatewayConfig(port=0, audit_log=False)
+    limiter = LimiterSettings(concurrency=CLIENTS)
+    async with (
+        FoundryAPIClient(service="embedded", home=home, limiter=limiter) as client,
+        Gateway(config, client, Path(home) / "gateway") as gateway,
+    ):
+        for alias, build_model in BUILDERS.items():
+            directory = Path(home) / alias
+            build_model(directory)
+            await client.models.register(directory, alias)
+            await client.models.load(alias)
+        print(gateway.url, flush=True)
+        await asyncio.to_thread(sys.stdin.readline)
+
+
+@contextmanager
+def start() -> Generator[tuple[str, psutil.Process]]:
+    """Start a gateway; yield its address and the process of its engine."""
+    with (
+        tempfile.TemporaryDirectory(prefix="foundry-api-bench-") as home,
+        subprocess.Popen(
+            [sys.executable, __file__, home],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            encoding="utf-8",
+        ) as process,
+    ):
+        assert process.stdin is not None  # noqa: S101 - for type checkers
+        assert process.stdout is not None  # noqa: S101 - for type checkers
+        try:
+            url = process.stdout.readline().strip()
+            [engine] = psutil.Process(process.pid).children()
+            yield url, engine
+        finally:
+            process.stdin.close()
+
+
+def make_recording() -> bytes:
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(1)
+        file.setframerate(8000)
+        file.writeframes(b"\x80" * 8000 * RECORDING_S)
+    return buffer.getvalue()
+
+
+RECORDING = make_recording()
+
+
+def make_request(route: Route) -> dict[str, Any]:
+    """Return the arguments of a request."""
+    if "audio" not in route.path:
+        return {"json": route.body}
+    form = aiohttp.FormData(route.body)
+    form.add_field("file", RECORDING, filename="speech.wav", content_type="audio/wav")
+    return {"data": form}
+
+
+def read_thread_s(engine: psutil.Process) -> dict[int, float]:
+    """Return the processor seconds of each thread."""
+    return {thread.id: thread.user_time + thread.system_time for thread in engine.threads()}
+
+
+async def measure_work(engine: psutil.Process) -> tuple[int, float]:
+    """Return how many threads of the engine work, and the processor seconds per second of all."""
+    before = read_thread_s(engine)
+    await asyncio.sleep(MEASURE_S)
+    used_s = [used - before.get(thread, 0.0) for thread, used in read_thread_s(engine).items()]
+    return sum(one >= WORKING_S for one in used_s), sum(used_s) / MEASURE_S
+
+
+async def measure(url: str, engine: psutil.Process, route: Route) -> tuple[float, int, float]:
+    """Return the engine's use of the processor before clients leave, and what is left of it."""
+
+    async def call(session: aiohttp.ClientSession) -> None:
+        async with session.post(route.path, **make_request(route)) as response:
+            assert response.status == 200, await response.text()  # noqa: S101, PLR2004
+            async for _ in response.content.iter_any():
+                pass
+
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(url, connector=connector) as session:
+        tasks = [asyncio.ensure_future(call(session)) for _ in range(CLIENTS)]
+        await asyncio.sleep(STARTED_S)
+        _, at_work = await measure_work(engine)
+        assert not any(task.done() for task in tasks), route  # noqa: S101 - nothing would be left
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.sleep(AFTER_S)
+    return at_work, *(await measure_work(engine))
+
+
+def main() -> None:
+    figures: dict[str, float] = {}
+    with start() as (url, engine):
+        figures["engine at rest, processor s/s"] = asyncio.run(measure_work(engine))[1]
+        for name, route in ROUTES.items():
+            at_work, calls, afterwards = asyncio.run(measure(url, engine, route))
+            figures[f"{name}: engine at work, processor s/s"] = at_work
+            figures[f"{name}: {AFTER_S} s after {CLIENTS} clients left, processor s/s"] = afterwards
+            figures[f"{name}: calls that it still works on"] = calls
+    save_figures("gateway_disconnects", figures)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        asyncio.run(serve(sys.argv[1]))
+    else:
+        main()
