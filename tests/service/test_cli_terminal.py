@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,11 +59,69 @@ async def test_a_question_with_only_reasoning_stays_in_the_history(tmp_path: Pat
     assert turns == [("user", "one"), ("user", "two")]
 
 
-def test_ctrl_c_at_the_prompt_quits(shared_home: Path) -> None:
+def test_ctrl_c_at_the_prompt_keeps_the_conversation_and_twice_quits(shared_home: Path) -> None:
     with Terminal("chat", "-m", "scripted", home=shared_home) as terminal:
         terminal.expect("> ")
-        time.sleep(0.2)  # readline loses a signal between its prompt and its wait for a key
-        terminal.interrupt()
+        terminal.press("unwanted\x03")
+        terminal.type_line("say-hello", "Hello, world!")
+        terminal.expect("> ")
+        terminal.press("\x03")
+        terminal.expect("Press Ctrl-C again to quit.")
+        terminal.expect("> ")
+        terminal.press("\x03")
+        assert terminal.exit_code() == 0
+
+
+def test_pasted_lines_are_one_message(tmp_path: Path) -> None:
+    def talk(base_url: str) -> None:
+        with Terminal("chat", "--base-url", base_url, "-m", "fake", home=tmp_path) as terminal:
+            terminal.expect("> ")
+            terminal.press("\x1b[200~one\ntwo\x1b[201~\r")
+            terminal.expect("Fine.")
+            terminal.expect("> ")
+            terminal.send_end_of_input()
+            assert terminal.exit_code() == 0
+
+    async def serve() -> FakeService:
+        async with FakeService("Fine.") as service:
+            await asyncio.to_thread(talk, service.base_url)
+        return service
+
+    messages = asyncio.run(serve()).requests[0]["messages"]
+    assert [message["content"] for message in messages] == ["one\ntwo"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "shown"),
+    [
+        ([], "A \x1b[1mbold\x1b[0m \\x1b[2J word.\r\n"),
+        (["--plain"], "A **bold** \\x1b[2J word.\r\n"),
+    ],
+)
+async def test_markdown_is_shown_without_the_control_characters_of_the_model(
+    tmp_path: Path, flags: list[str], shown: str
+) -> None:
+    def ask(base_url: str) -> None:
+        arguments = ("chat", "--base-url", base_url, "-m", "fake", *flags, "hi")
+        with Terminal(*arguments, home=tmp_path) as terminal:
+            terminal.expect(shown)
+            assert terminal.exit_code() == 0
+
+    async with FakeService("A **bold** \x1b[2J word.") as service:
+        await asyncio.to_thread(ask, service.base_url)
+
+
+def test_a_conversation_goes_on_when_it_outgrows_the_context(shared_home: Path) -> None:
+    """The context of the scripted model has 8192 tokens, one for each character."""
+    with Terminal("chat", "-m", "scripted", home=shared_home) as terminal:
+        for number in range(3):
+            terminal.expect("> ")
+            terminal.press(f"\x1b[200~{'x' * 3000} say-hello {number}\x1b[201~\r")
+            if number == 2:
+                terminal.expect("1 turn at the start is no longer sent.")
+            terminal.expect("Hello, world!")
+        terminal.expect("> ")
+        terminal.send_end_of_input()
         assert terminal.exit_code() == 0
 
 
@@ -98,6 +155,14 @@ def test_ctrl_c_ends_health_with_the_summary(shared_home: Path) -> None:
         terminal.interrupt()
         terminal.expect("Total")
         assert terminal.exit_code() == 130
+
+
+def test_reasoning_is_hidden_on_request(shared_home: Path) -> None:
+    with Terminal(
+        "chat", "--no-think", "-m", "scripted", "say-think", home=shared_home
+    ) as terminal:
+        assert "Six times seven." not in terminal.expect("42")
+        assert terminal.exit_code() == 0
 
 
 def test_reasoning_is_shown_only_on_a_terminal(shared_home: Path) -> None:

@@ -77,15 +77,17 @@ def catalog_engine(home: Path) -> Iterator[None]:
 class Terminal:
     """A command in a pseudo terminal, with methods for the user's input."""
 
-    def __init__(self, *arguments: str, home: Path) -> None:
+    def __init__(self, *arguments: str, home: Path, **variables: str) -> None:
         self._terminal, device = os.openpty()
+        # This terminal does not answer when it is asked for the position of the cursor.
+        variables = {"TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1", **variables}
         try:
             self.process = subprocess.Popen(
                 make_command(*arguments),
                 stdin=device,
                 stdout=device,
                 stderr=device,
-                env=make_environment(home, TERM="xterm"),
+                env=make_environment(home, **variables),
             )
         finally:
             os.close(device)
@@ -119,6 +121,10 @@ class Terminal:
     def interrupt(self) -> None:
         """Send SIGINT, as Ctrl-C does in a controlling terminal, which this one is not."""
         self.process.send_signal(signal.SIGINT)
+
+    def press(self, keys: str) -> None:
+        """Send keys, such as `\\x03` for Ctrl-C at a prompt that reads single keys."""
+        os.write(self._terminal, keys.encode())
 
     def send_end_of_input(self) -> None:
         """Press Ctrl-D."""

@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import sys
 from typing import TYPE_CHECKING
 
 import click
 
-from foundry_api.cli import errors
-from foundry_api.cli.chat_runner import ChatRunner
-from foundry_api.cli.conversation import Conversation
+from foundry_api.cli.chat_runner import ChatRunner, print_end
+from foundry_api.cli.conversation.context import CONTEXT_POLICIES
+from foundry_api.cli.conversation.options import ConversationOptions
 from foundry_api.cli.options import GlobalOptions, common_options, format_examples, pass_common
-from foundry_api.cli.output import is_terminal, print_json, sanitize
+from foundry_api.cli.output import is_terminal, print_json
 from foundry_api.cli.printer import AnswerPrinter
 from foundry_api.cli.session import Session
 from foundry_api.cli.stdin import MARK, read_piped_text, read_text
 from foundry_api.core.options import ChatOptions
-from foundry_api.observe.format import format_count
 from foundry_api.types.checks import prompt_to_messages
-from foundry_api.types.errors import ContextOverflow, InvalidRequest
+from foundry_api.types.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from foundry_api.types.messages import Chunk, Completion, Message
+    from foundry_api.cli.conversation.context import ContextPolicy
+    from foundry_api.types.messages import Completion
 
 __all__ = ["command"]
-
-PROMPT = "> "
 
 EPILOG = format_examples(
     'chat --model demo "What is the capital of France?"',
@@ -52,6 +48,20 @@ EPILOG = format_examples(
 @click.option("--max-tokens", type=int, help="Maximum length of the answer.")
 @click.option("--seed", type=int, help="Random seed, if the engine supports it.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="Stop at this text; repeatable.")
+@click.option("--plain", is_flag=True, help="Print the text as it is: no Markdown, no word wrap.")
+@click.option(
+    "--think/--no-think",
+    default=True,
+    help="Show the model's reasoning on a terminal, dimmed. Default: shown.",
+)
+@click.option(
+    "--context",
+    type=click.Choice(CONTEXT_POLICIES),
+    default="trim",
+    show_default=True,
+    help="When a conversation outgrows the model's context: trim leaves out the oldest turns, keep "
+    "those after the first, error none.",
+)
 @click.option("--no-stream", is_flag=True, help="Print the answer when it is complete.")
 @click.option(
     "--timeout", type=float, help="Seconds to wait for the next token. [FOUNDRY_TIMEOUT, else 30]"
@@ -70,6 +80,9 @@ def command(
     max_tokens: int | None,
     seed: int | None,
     stop: tuple[str, ...],
+    plain: bool,
+    think: bool,
+    context: ContextPolicy,
     no_stream: bool,
     timeout: float | None,
     deadline: float | None,
@@ -82,24 +95,29 @@ def command(
     standard input, pass < /dev/null.
 
     Without a prompt, on a terminal, a conversation starts. Ctrl-C stops the answer, and the
-    generation in the engine.
+    generation in the engine. A terminal shows Markdown; pipes and files get the text as it is.
     """
     prompt = read_prompt(words)
     if prompt is None and common.as_json:
         raise click.UsageError("--json needs a prompt: a conversation cannot be printed as JSON.")
     options = ChatOptions(temperature=temperature, max_tokens=max_tokens, seed=seed, stop=stop)
+
+    def make_printer(shows_reasoning: bool) -> AnswerPrinter:  # noqa: FBT001 - its only argument
+        return AnswerPrinter(plain=plain, think=shows_reasoning)
+
     with Session(common, model=model, timeout_s=timeout, deadline_s=deadline) as session:
         runner = ChatRunner(session, options, stream=not no_stream, yes=yes, ask=not common.as_json)
         if prompt is None:
-            run_repl(runner, system)
+            given = ConversationOptions(options, system, context, think)
+            run_conversation(runner, given, make_printer)
             return
         messages = prompt_to_messages(prompt, system)
         if common.as_json:
             print_json(to_json(runner.complete(session.settings.model, messages)))
         else:
-            printer = AnswerPrinter()
+            printer = make_printer(think)
             last = runner.print_answer(session.settings.model, messages, printer)
-            _print_end(runner, last, printer)
+            print_end(options, last, printer)
 
 
 def read_prompt(words: Sequence[str]) -> str | None:
@@ -120,32 +138,19 @@ def read_prompt(words: Sequence[str]) -> str | None:
     return prompt
 
 
-def run_repl(runner: ChatRunner, system: str | None) -> None:
+def run_conversation(
+    runner: ChatRunner, options: ConversationOptions, make_printer: Callable[[bool], AnswerPrinter]
+) -> None:
     """Run a conversation until the user quits."""
+    # The prompt is 100 ms to import, which a single prompt does without.
+    from foundry_api.cli.conversation.conversation import Conversation  # noqa: PLC0415
+    from foundry_api.cli.conversation.terminal import TerminalIO  # noqa: PLC0415
+
     name = runner.session.settings.model
     model = runner.load_model(name)  # before the first prompt, so that a failure shows at once
-    with contextlib.suppress(ImportError):  # not every Python has readline, which edits lines
-        importlib.import_module("readline")
-    _echo(f"Chatting with {model.alias}. /help lists commands; Ctrl-D quits.")
-
-    def print_turn(model: str, messages: Sequence[Message]) -> str | None:
-        printer = AnswerPrinter()
-        # Ctrl-C stops the answer, but not the conversation.
-        with contextlib.suppress(KeyboardInterrupt, click.Abort):
-            last = runner.print_answer(model, messages, printer)
-            _print_end(runner, last, printer)
-            return printer.text
-        return printer.text if printer.has_begun else None
-
-    Conversation(
-        model=name,
-        system=system,
-        complete=print_turn,
-        select_model=runner.load_model,
-        read=_read_line,
-        echo=_echo,
-        echo_error=errors.print_error,
-    ).run()
+    terminal = TerminalIO(runner, make_printer, None)
+    terminal.echo(f"Chatting with {model.alias}. /help lists commands; Ctrl-D quits.")
+    Conversation(terminal, model=name, loaded=model, options=options).run()
 
 
 def to_json(completion: Completion) -> dict[str, object]:
@@ -162,34 +167,3 @@ def to_json(completion: Completion) -> dict[str, object]:
         "service": completion.service,
         "service_generation": completion.service_generation,
     }
-
-
-def _print_end(runner: ChatRunner, last: Chunk | Completion | None, printer: AnswerPrinter) -> None:
-    """Report an answer that is empty, or that was cut although --max-tokens was not given."""
-    if not printer.text.strip():
-        reasoning = " after its reasoning" if printer.has_begun else ""
-        _echo(f"The model returned no text{reasoning}.")
-    if (
-        last is None
-        or last.finish_reason != "length"
-        or runner.options.get("max_tokens") is not None
-    ):
-        return
-    tokens = last.usage.completion_tokens if last.usage else 0
-    message = f"The answer was cut off after {format_count(tokens, 'token')}"
-    if any(isinstance(attempt.error, ContextOverflow) for attempt in last.attempts):
-        _echo(f"{message}: together with the prompt, they fill the model's context.")
-    else:
-        _echo(f"{message}, the limit of the service; set another with --max-tokens.")
-
-
-def _read_line() -> str:
-    if is_terminal(sys.stdout):
-        return input(PROMPT)
-    # `foundry-api chat > file`: the prompt must not be in the file.
-    click.echo(PROMPT, nl=False, err=True)
-    return input()
-
-
-def _echo(text: str) -> None:
-    click.echo(sanitize(text), err=True)

@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
 from foundry_api.cli.output import is_terminal, sanitize
 
+if TYPE_CHECKING:
+    from foundry_api.cli.markdown.blocks import MarkdownRenderer
+
 __all__ = ["AnswerPrinter"]
+
+MIN_WIDTH = 20
 
 
 class AnswerPrinter:
-    """Prints one answer, and stores its text, which is complete up to an interruption."""
+    """Prints one answer, and stores its text, which is complete up to an interruption.
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    Args:
+        stream: Where it is printed; None is standard output.
+        plain: Print the text as it is, also on a terminal, which otherwise shows Markdown.
+        think: Show the reasoning, if there is one, dimmed and on a terminal only: a pipe or a file
+            gets the answer alone.
+    """
+
+    def __init__(
+        self, stream: TextIO | None = None, *, plain: bool = False, think: bool = True
+    ) -> None:
         self._stream = stream or sys.stdout
+        self._is_terminal = is_terminal(self._stream)
+        self.shows_reasoning = think and self._is_terminal and is_terminal(sys.stderr)
+        self._markdown: MarkdownRenderer | None = None
+        if self._is_terminal and not plain and os.environ.get("TERM") != "dumb":
+            self._markdown = self._make_markdown()
         self._parts: list[str] = []
         self._in_reasoning = False
         self.has_begun = False  # whether text or reasoning has arrived
@@ -26,9 +47,8 @@ class AnswerPrinter:
         return "".join(self._parts)
 
     def write_reasoning(self, text: str) -> None:
-        # Dimmed, and only on a terminal: a pipe or a file gets the answer alone.
         self.has_begun = self.has_begun or bool(text)
-        if text and is_terminal(sys.stderr) and is_terminal(self._stream):
+        if text and self.shows_reasoning:
             if not self._in_reasoning:
                 self._in_reasoning = True
                 click.secho("", dim=True, reset=False, nl=False, err=True)
@@ -38,18 +58,34 @@ class AnswerPrinter:
         self._end_reasoning()
         self._parts.append(text)
         self.has_begun = self.has_begun or bool(text)
-        # A terminal would execute control sequences; a pipe gets the text unchanged.
-        self._stream.write(sanitize(text) if is_terminal(self._stream) else text)
+        if self._markdown is not None:
+            self._markdown.feed(sanitize(text))
+        else:
+            # A terminal would execute control sequences; a pipe gets the text unchanged.
+            self._stream.write(sanitize(text) if self._is_terminal else text)
         self._stream.flush()
 
     def finish(self) -> None:
         """End the last line, unless the answer ended it or is empty."""
         self._end_reasoning()
-        if self._parts and not self._parts[-1].endswith("\n"):
+        if self._markdown is not None:
+            self._markdown.finish()
+        elif self._parts and not self._parts[-1].endswith("\n"):
             self._stream.write("\n")
-            self._stream.flush()
+        self._stream.flush()
 
     def _end_reasoning(self) -> None:
         if self._in_reasoning:
             self._in_reasoning = False
             click.secho("\n", reset=True, err=True)
+
+    def _make_markdown(self) -> MarkdownRenderer:
+        from foundry_api.cli.markdown.blocks import MarkdownRenderer  # noqa: PLC0415 - see above
+
+        def write(text: str) -> None:
+            click.echo(text, file=self._stream, nl=False)
+
+        def get_width() -> int:
+            return max(shutil.get_terminal_size().columns, MIN_WIDTH)
+
+        return MarkdownRenderer(write, get_width, colour=not os.environ.get("NO_COLOR"))

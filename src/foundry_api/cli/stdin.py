@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
 import os
 import sys
 import threading
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from foundry_api.cli.output import is_terminal
+from foundry_api.cli.text_file import MAX_BYTES, decode_text
 from foundry_api.observe.format import format_bytes, format_duration
 from foundry_api.types.errors import InvalidRequest
 
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["MARK", "read_piped_text", "read_text"]
 
 MARK = "-"  # the argument that stands for standard input
-# More than any model reads: a megabyte of text exceeds the longest context.
-MAX_BYTES = 16 * 2**20
+SUBJECT = "standard input"
 SILENCE_S = 10.0
 BLOCK_BYTES = 64 * 1024
 # On Windows, Ctrl-C does not interrupt a wait without a timeout.
@@ -36,7 +35,7 @@ def read_text(field: str) -> str:
     """Read standard input to its end; `field` is the argument that errors name."""
     if sys.stdin is None or sys.stdin.closed:  # pyright: ignore[reportUnnecessaryComparison]
         raise InvalidRequest("standard input is closed", field=field)
-    return _decode_text(b"".join(_limit_size(_iter_blocks(sys.stdin, field), field)), field)
+    return decode_text(b"".join(_limit_size(_iter_blocks(sys.stdin, field), field)), SUBJECT, field)
 
 
 def read_piped_text(field: str, *, silence_s: float = SILENCE_S) -> str:
@@ -58,7 +57,7 @@ def read_piped_text(field: str, *, silence_s: float = SILENCE_S) -> str:
             return ""
         while not first.read_within(_INTERRUPTIBLE_S):
             continue
-    return _decode_text(b"".join(_limit_size(first.iter_all(), field)), field)
+    return decode_text(b"".join(_limit_size(first.iter_all(), field)), SUBJECT, field)
 
 
 class _FirstBlock:
@@ -120,19 +119,6 @@ def _limit_size(blocks: Iterator[bytes], field: str) -> Iterator[bytes]:
                 hint="No model reads that much: pass a part of it.",
             )
         yield block
-
-
-def _decode_text(raw: bytes, field: str) -> str:
-    # TextIOWrapper makes line ends `\n`; utf-8-sig drops the byte order mark of Windows programs.
-    try:
-        text = io.TextIOWrapper(io.BytesIO(raw), encoding="utf-8-sig").read()
-    except UnicodeDecodeError as error:
-        raise InvalidRequest(
-            "standard input is not text in UTF-8", field=field, hint="Convert it first."
-        ) from error
-    if "\0" in text:
-        raise InvalidRequest("standard input is not text: it contains NUL characters", field=field)
-    return text
 
 
 def _is_output_of_a_command(stream: TextIO) -> bool:

@@ -1,0 +1,1 @@
+"""A conversation on the terminal: its turns, its commands, and the prompt."""

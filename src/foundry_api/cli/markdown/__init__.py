@@ -1,0 +1,1 @@
+"""Renders Markdown on a terminal while it streams: `blocks`, `inline`, `tables`, `wrapping`."""
