@@ -76,9 +76,9 @@ def command(
     """Diagnose problems and suggest fixes.
 
     Checks versions, settings, the network, disk and memory, Foundry Local's own command, services,
-    leftovers of earlier runs, the engine and the models. Changes nothing. Connects to other
-    machines only for the configured service, and for the model catalog with --online or if a shared
-    engine is running.
+    leftovers of earlier runs, the engine, the models and the gateway. Changes nothing. Connects to
+    other machines only for the configured service, and for the model catalog with --online or if a
+    shared engine is running.
     """
     if report is not None and report != STANDARD_OUTPUT:
         # Before the checks, which take a while: a file that is no report must not be replaced.

@@ -12,6 +12,7 @@ from foundry_api.cli.doctor import (
     engine,
     environment,
     foundry_command,
+    gateway,
     leftovers,
     models,
     network,
@@ -40,6 +41,7 @@ GROUPS: tuple[CheckGroup, ...] = (
     leftovers.GROUP,
     engine.GROUP,
     models.GROUP,
+    gateway.GROUP,
 )
 
 CHECK_FAILED = FindingKind(

@@ -22,6 +22,9 @@ from foundry_api.cli.doctor.environment import make_usable_settings
 from foundry_api.cli.doctor.finding import CheckGroup, Finding, FindingKind
 from foundry_api.cli.doctor.runner import CHECK_FAILED, CHECK_TIMED_OUT, GROUPS, run_checks
 from foundry_api.engine.foundry_command import CommandResult
+from foundry_api.gateway.keys.database import KeyDatabase
+from foundry_api.gateway.keys.types import NewKey
+from foundry_api.storage.lock import FileLock
 from foundry_api.types.errors import ConfigurationError
 from foundry_api.types.settings import environment_variables
 
@@ -194,6 +197,77 @@ async def test_other_variables_are_ignored() -> None:
 async def test_a_key_without_a_url() -> None:
     settings = next(group for group in GROUPS if group.name == "Settings")
     assert "key-without-address" in await found_in(settings, FOUNDRY_API_KEY="geheim")
+
+
+# Gateway
+
+
+async def find_gateway(home: Path, **environ: str) -> dict[str, str]:
+    """Return the evidence of each finding of the gateway."""
+    environ["FOUNDRY_HOME"] = str(home)
+    settings = make_usable_settings(environ)
+    async with DiagnosticContext(settings, environ, quick=True) as context:
+        findings = await run_checks(context, [one for one in GROUPS if one.name == "Gateway"])
+    return {finding.id: finding.evidence for finding in findings}
+
+
+async def test_a_machine_without_a_gateway(own_home: Path) -> None:
+    assert [*await find_gateway(own_home)] == ["gateway-unused"]
+    assert not (own_home / "gateway").exists()
+
+
+async def test_keys_of_a_gateway(own_home: Path) -> None:
+    database = KeyDatabase(own_home / "gateway")
+    database.create(NewKey(name="a"))
+    database.create(NewKey(name="b"))
+    database.revoke("b")
+    found = await find_gateway(own_home)
+    assert [*found] == ["gateway-keys"]
+    assert found["gateway-keys"].startswith("2 keys in")
+    assert found["gateway-keys"].endswith("1 active, 1 revoked")
+    database.revoke("a")
+    assert [*await find_gateway(own_home)] == ["gateway-keys-ended"]
+
+
+@pytest.mark.parametrize("content", [b"", b"0" * 64], ids=["missing", "another"])
+async def test_keys_with_the_wrong_pepper(own_home: Path, content: bytes) -> None:
+    database = KeyDatabase(own_home / "gateway")
+    database.create(NewKey(name="a"))
+    database.pepper_file.write_bytes(content)
+    assert [*await find_gateway(own_home)] == ["gateway-keys-unreadable"]
+
+
+async def test_damaged_keys_are_left_as_they_are(own_home: Path) -> None:
+    path = own_home / "gateway" / "keys.db"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"no database" * 1000)
+    assert [*await find_gateway(own_home)] == ["gateway-keys-unreadable"]
+    assert path.read_bytes() == b"no database" * 1000
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
+async def test_keys_that_others_can_read(own_home: Path) -> None:
+    database = KeyDatabase(own_home / "gateway")
+    database.create(NewKey(name="a"))
+    database.pepper_file.chmod(0o644)
+    assert [*await find_gateway(own_home)] == ["gateway-readable-by-others", "gateway-keys"]
+    assert database.pepper_file.stat().st_mode & 0o777 == 0o644  # the doctor changes nothing
+
+
+async def test_invalid_settings_of_a_gateway(own_home: Path) -> None:
+    found = await find_gateway(own_home, FOUNDRY_GATEWAY_PORT="many")
+    assert [*found] == ["gateway-settings-invalid"]
+    assert "port" in found["gateway-settings-invalid"]
+
+
+async def test_a_gateway_that_listens_elsewhere(own_home: Path) -> None:
+    directory = own_home / "gateway"
+    directory.mkdir(parents=True)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    with FileLock(directory / "gateway.lock", timeout_s=1):
+        found = await find_gateway(own_home, FOUNDRY_GATEWAY_PORT=str(port))
+    assert [*found] == ["gateway-unused", "gateway-elsewhere"]
 
 
 # Network

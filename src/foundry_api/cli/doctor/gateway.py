@@ -1,0 +1,150 @@
+"""Checks the gateway: its settings, its keys, and whether a running one can serve calls."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from foundry_api.cli.doctor.context import run_abandonable
+from foundry_api.cli.doctor.finding import CheckGroup, Finding, FindingKind
+from foundry_api.gateway.config import load_config
+from foundry_api.gateway.keys.database import KeyDatabase, KeyReader
+from foundry_api.observe.format import format_count
+from foundry_api.storage.lock import is_held
+from foundry_api.types.errors import ConfigurationError, FoundryError
+from foundry_api.wire.transport import Request
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from foundry_api.cli.doctor.context import DiagnosticContext
+    from foundry_api.gateway.config import GatewayConfig
+
+__all__ = ["GROUP"]
+
+UNUSED = FindingKind("gateway-unused", "ok", "There are no keys of a gateway")
+KEYS = FindingKind("gateway-keys", "ok", "The keys of the gateway can be read")
+READY = FindingKind("gateway-ready", "ok", "The gateway can serve calls")
+INVALID = FindingKind(
+    "gateway-settings-invalid",
+    "problem",
+    "The settings of the gateway are invalid",
+    "Correct the variable FOUNDRY_GATEWAY_…; `foundry-api serve --check` checks it.",
+)
+UNREADABLE = FindingKind(
+    "gateway-keys-unreadable",
+    "problem",
+    "The keys of the gateway cannot be used",
+    "{hint}",
+)
+OPEN_TO_OTHERS = FindingKind(
+    "gateway-readable-by-others",
+    "problem",
+    "Other users of this machine can read the keys of the gateway",
+    "Run `chmod {mode} {path}`.",
+)
+NONE_ACTIVE = FindingKind(
+    "gateway-keys-ended",
+    "warning",
+    "No key of the gateway is valid, so every request is refused",
+    "Create one: `foundry-api keys create --name NAME`.",
+)
+NOT_READY = FindingKind(
+    "gateway-not-ready",
+    "problem",
+    "The gateway runs, but cannot serve calls",
+    "GET {url}/api/status with a key of the scope `manage` has the reasons, and so has its log.",
+)
+NOT_ASKED = FindingKind(
+    "gateway-elsewhere",
+    "note",
+    "A gateway runs, but not at the address of the settings",
+    "Nothing to do if a file of its own (`serve --config`) has its address.",
+)
+
+ACCESS_BY_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+OK = 200
+
+
+async def check_gateway(context: DiagnosticContext) -> Iterable[Finding]:
+    try:
+        config = load_config(None, {}, context.environ)
+    except ConfigurationError as error:
+        return [INVALID.make_finding(error.message)]
+    directory = config.directory or context.paths.gateway
+    findings = await run_abandonable(lambda: [*_check_keys(config, directory)])
+    if await run_abandonable(lambda: is_held(directory / "gateway.lock")):
+        findings.append(await _check_running(context, config))
+    return findings
+
+
+def _check_keys(config: GatewayConfig, directory: Path) -> Iterable[Finding]:
+    # The path of the pepper is given, also that of the default: then its mode is not changed.
+    database = KeyDatabase(directory, pepper_file=config.pepper_file or directory / "keys.pepper")
+    if not database.path.exists():
+        yield UNUSED.make_finding(f"{database.path} does not exist")
+        return
+    try:
+        with closing(KeyReader(database)) as reader:
+            read = reader.read(None)
+        now = database.now()
+    except FoundryError as error:
+        yield UNREADABLE.make_finding(error.message, hint=error.hint)
+        return
+    yield from _check_modes(database)
+    keys = () if read is None else read[1].keys.values()
+    if not keys:
+        yield UNUSED.make_finding(f"{database.path} has none")
+        return
+    states = Counter(key.get_state(now) for key in keys)
+    counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    evidence = f"{format_count(len(keys), 'key')} in {database.path}: {counts}"
+    yield (KEYS if states["active"] else NONE_ACTIVE).make_finding(evidence)
+
+
+def _check_modes(database: KeyDatabase) -> Iterable[Finding]:
+    if os.name != "posix":
+        return  # on Windows, the directories of a profile are private by inheritance
+    for path in (database.path, database.pepper_file):
+        try:
+            mode = path.stat().st_mode
+        except OSError:
+            continue
+        if mode & ACCESS_BY_OTHERS:
+            private = f"{stat.S_IMODE(mode) & ~ACCESS_BY_OTHERS:o}"
+            evidence = f"{path} has the mode {stat.S_IMODE(mode):o}"
+            yield OPEN_TO_OTHERS.make_finding(evidence, mode=private, path=path)
+
+
+async def _check_running(context: DiagnosticContext, config: GatewayConfig) -> Finding:
+    host = "127.0.0.1" if config.host in {"0.0.0.0", "::", ""} else config.host  # noqa: S104
+    url = f"{'https' if config.uses_tls else 'http'}://{host}:{config.port}"
+    try:
+        response = await context.get_transport().send(Request("GET", f"{url}/readyz"))
+        response.close()
+    except FoundryError as error:
+        return NOT_ASKED.make_finding(error.message)
+    if response.status != OK:
+        return NOT_READY.make_finding(f"{url}/readyz answers {response.status}", url=url)
+    return READY.make_finding(f"{url}/readyz answers {response.status}")
+
+
+GROUP = CheckGroup(
+    "Gateway",
+    (check_gateway,),
+    (
+        UNUSED,
+        KEYS,
+        READY,
+        INVALID,
+        UNREADABLE,
+        OPEN_TO_OTHERS,
+        NOT_READY,
+        NONE_ACTIVE,
+        NOT_ASKED,
+    ),
+)

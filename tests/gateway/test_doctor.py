@@ -1,0 +1,35 @@
+"""The doctor beside a gateway that runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from foundry_api.cli.doctor import gateway as checks
+from foundry_api.cli.doctor.context import DiagnosticContext
+from foundry_api.cli.doctor.environment import make_usable_settings
+from foundry_api.cli.doctor.runner import run_checks
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from foundry_api.gateway.gateway import Gateway
+
+
+@pytest.mark.parametrize(
+    ("draining", "expected"), [(False, "gateway-ready"), (True, "gateway-not-ready")]
+)
+async def test_the_doctor_asks_a_gateway_that_runs(
+    gateway: Gateway, tmp_path: Path, *, draining: bool, expected: str
+) -> None:
+    gateway.context.draining = draining
+    environ = {
+        "FOUNDRY_HOME": str(tmp_path),
+        "FOUNDRY_GATEWAY_DIRECTORY": str(tmp_path / "gateway"),
+        "FOUNDRY_GATEWAY_PORT": gateway.url.rpartition(":")[2],
+    }
+    settings = make_usable_settings(environ)
+    async with DiagnosticContext(settings, environ, quick=True) as context:
+        findings = await run_checks(context, (checks.GROUP,))
+    assert [finding.id for finding in findings] == ["gateway-unused", expected]
