@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from foundry_api.gateway.config import GatewayConfig
-from foundry_api.gateway.files.store import FileStore
+from foundry_api.gateway.files.store import MIN_FILE_BYTES, FileStore
 from foundry_api.gateway.keys.types import NewKey
 from foundry_api.testing import FakeService
 from foundry_api.types.errors import ConfigurationError
@@ -31,7 +32,7 @@ PATH = "/v1/files"
 CONTENT = b'{"custom_id":"1"}\n' * 40_000
 
 
-def make_form(content: bytes = CONTENT, **fields: str) -> aiohttp.FormData:
+def make_form(content: bytes | io.BytesIO = CONTENT, **fields: str) -> aiohttp.FormData:
     form = aiohttp.FormData(quote_fields=False)
     form.add_field("file", content, filename="../../etc/batch.jsonl")
     for name, value in {"purpose": "batch", **fields}.items():
@@ -40,7 +41,10 @@ def make_form(content: bytes = CONTENT, **fields: str) -> aiohttp.FormData:
 
 
 async def upload(
-    http: aiohttp.ClientSession, status: int = 200, content: bytes = CONTENT, **fields: str
+    http: aiohttp.ClientSession,
+    status: int = 200,
+    content: bytes | io.BytesIO = CONTENT,
+    **fields: str,
 ) -> Any:
     async with http.post(PATH, data=make_form(content, **fields)) as response:
         answer = await response.json()
@@ -138,10 +142,35 @@ async def test_a_request_that_is_no_form(http: aiohttp.ClientSession) -> None:
         assert (await response.json())["error"]["code"] == "invalid_content_type"
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=²", "limit=10001", "order=up", "after=file-x"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        *("limit=0", "limit=²", "limit=10001", "order=up", "after=file-x"),
+        *(f"limit=000000001{'9' * digits}" for digits in (20, 5000)),
+    ],
+    ids=lambda query: query[:12],
+)
 async def test_a_wrong_page(http: aiohttp.ClientSession, query: str) -> None:
     error = (await get(http, f"{PATH}?{query}", 400))["error"]
     assert error["param"] == query.partition("=")[0]
+
+
+async def test_an_error_is_not_sent_within_a_file(
+    gateway: Gateway, http: aiohttp.ClientSession
+) -> None:
+    stored = await upload(http, content=io.BytesIO(b"x" * 2**24))
+    received = bytearray()
+
+    async def read_all(content: aiohttp.StreamReader) -> None:
+        while block := await content.readany():
+            received.extend(block)
+
+    async with http.get(f"{PATH}/{stored['id']}/content") as response:
+        received += await response.content.readany()
+        await gateway.drain(0)
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await read_all(response.content)
+    assert set(received) == {ord("x")}
 
 
 async def test_a_client_that_leaves_leaves_no_file(gateway: Gateway, tmp_path: Path) -> None:
@@ -192,6 +221,11 @@ class TestLimits:
         async with http.delete(f"{PATH}/{stored[0]['id']}") as response:
             assert response.status == 200
         await upload(http, content=b"x" * 49_000)
+
+    async def test_many_small_files_need_room_too(self, http: aiohttp.ClientSession) -> None:
+        for _ in range(120_000 // MIN_FILE_BYTES):
+            await upload(http, content=b"x")
+        assert (await upload(http, 413, content=b"x" * 49_000))["error"]["code"] == "storage_full"
 
 
 class TestOwners:

@@ -65,6 +65,18 @@ async def test_another_body_is_409(http: aiohttp.ClientSession) -> None:
     assert (response.status, answer["error"]["code"]) == (409, "idempotency_error")
 
 
+async def test_another_path_is_another_request(http: aiohttp.ClientSession) -> None:
+    ids: list[str] = []
+    for number in range(2):
+        body = {"model": "scripted", "input": "say-slowly", "background": True}
+        async with http.post("/v1/responses", json=body) as response:
+            ids.append((await response.json())["id"])
+        status = (await post(http, f"/v1/responses/{ids[number]}/cancel", {}))[0]
+        assert status == (200, 409)[number]
+    async with http.post(f"/v1/responses/{ids[1]}/cancel") as response:
+        assert (await response.json())["status"] == "cancelled"
+
+
 async def test_a_request_that_runs_answers_both(
     http: aiohttp.ClientSession, attempts: list[AttemptStarted]
 ) -> None:

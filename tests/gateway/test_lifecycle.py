@@ -15,6 +15,7 @@ import aiohttp
 import pytest
 
 from foundry_api import FoundryAPIClient
+from foundry_api.gateway import server as gateway_server
 from foundry_api.gateway.config import GatewayConfig
 from foundry_api.gateway.gateway import Gateway
 from foundry_api.gateway.management import describe_status
@@ -42,6 +43,14 @@ async def connect(gateway: Gateway) -> tuple[asyncio.StreamReader, asyncio.Strea
     return await asyncio.open_connection(address, int(port))
 
 
+async def read_to_end(reader: asyncio.StreamReader) -> bytes:
+    """Return what arrives until the gateway ends the connection, in whichever way."""
+    try:
+        return await asyncio.wait_for(reader.read(), 20)
+    except ConnectionError:
+        return b""
+
+
 class TestSlowClients:
     """P38."""
 
@@ -56,6 +65,19 @@ class TestSlowClients:
         reader, writer = await connect(gateway)
         writer.write(start)
         assert await asyncio.wait_for(reader.read(), 20) == b""
+        writer.close()
+
+    async def test_p38_a_head_that_is_too_large_in_all(self, gateway: Gateway) -> None:
+        reader, writer = await connect(gateway)
+        line = b"X-Header: " + b"a" * 8000 + b"\r\n"
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n")
+        for _ in range(9):  # each line by itself, as a client that is slow or means no good
+            writer.write(line)
+            await writer.drain()
+            await asyncio.sleep(0)
+        answer = await asyncio.wait_for(reader.read(), 20)
+        assert answer.startswith(b"HTTP/1.1 431 ")
+        assert b'"code":"header_too_large"' in answer
         writer.close()
 
     async def test_p38_a_client_that_reads_nothing(self, gateway: Gateway) -> None:
@@ -81,6 +103,22 @@ class TestSlowClients:
         reader, writer = await connect(gateway)
         with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
             await asyncio.wait_for(reader.readexactly(1), 20)
+        for one in (*writers, writer):
+            one.close()
+
+
+async def test_connections_leave_files_for_everything_else(
+    engine: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    monkeypatch.setattr(gateway_server, "get_max_open_files", lambda: 4)
+    async with (
+        FoundryAPIClient(engine.base_url) as client,
+        Gateway(GatewayConfig(port=0), client, tmp_path / "gateway") as gateway,
+    ):
+        assert "may open 4 files: 2 connections are served" in caplog.text
+        writers = [(await connect(gateway))[1] for _ in range(2)]
+        reader, writer = await connect(gateway)
+        assert await read_to_end(reader) == b""
         for one in (*writers, writer):
             one.close()
 
@@ -128,7 +166,9 @@ class TestTls:
     @pytest.fixture
     def config(self, tmp_path: Path) -> GatewayConfig:
         certificate, key = make_certificate(tmp_path)
-        return GatewayConfig(port=0, tls_cert=certificate, tls_key=key)
+        return GatewayConfig(
+            port=0, tls_cert=certificate, tls_key=key, max_connections_per_address=3
+        )
 
     async def test_a_new_certificate_is_used_without_a_cut(
         self, gateway: Gateway, tmp_path: Path
@@ -141,6 +181,41 @@ class TestTls:
         writer.write(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         assert (await reader.readline()).startswith(b"HTTP/1.1 200")
         writer.close()
+
+    async def test_connections_without_a_handshake_count(
+        self, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(gateway_server, "TLS_HANDSHAKE_S", 3600.0)
+        silent = [await connect(gateway) for _ in range(3)]
+        reader, writer = await connect(gateway)
+        assert await read_to_end(reader) == b""
+        writer.close()
+        for _, one in silent:
+            one.transport.abort()
+        while True:  # the gateway sees the ends in turn
+            try:
+                assert await self.get_certificate(gateway)
+                break
+            except ConnectionError:
+                await asyncio.sleep(0.01)
+
+    async def test_a_handshake_has_a_time_limit(
+        self, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(gateway_server, "TLS_HANDSHAKE_S", 0.1)
+        for start in (b"", bytes.fromhex("1603010200010001fc0303")):
+            reader, writer = await connect(gateway)
+            writer.write(start)
+            assert await read_to_end(reader) == b""
+            writer.close()
+
+    async def test_a_client_that_breaks_off_its_handshake(self, gateway: Gateway) -> None:
+        for start in (b"", b"GET / HTTP/1.1\r\n\r\n", bytes.fromhex("1603010200010001fc0303")):
+            _, writer = await connect(gateway)
+            writer.write(start)
+            await writer.drain()
+            writer.transport.abort()
+        assert await self.get_certificate(gateway)
 
     async def test_files_that_do_not_fit_leave_the_former_ones(
         self, gateway: Gateway, tmp_path: Path

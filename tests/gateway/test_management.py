@@ -12,12 +12,15 @@ import pytest
 from foundry_api import FoundryAPIClient
 from foundry_api.gateway.config import GatewayConfig
 from foundry_api.gateway.gateway import Gateway
+from foundry_api.gateway.keys.database import KeyDatabase
+from foundry_api.gateway.keys.types import NewKey
 from gateway.helpers import post
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from foundry_api.engine.endpoint import Endpoint
+    from foundry_api.gateway.keys.types import Scope
 
 CHAT = "/v1/chat/completions"
 
@@ -124,6 +127,26 @@ async def test_an_error_names_no_address_of_the_service(
 async def test_an_error_names_the_member_of_the_request(http: aiohttp.ClientSession) -> None:
     error = (await post(http, "/models/load", {"model": "a\x95"}, 400))["error"]
     assert error["param"] == "model"
+
+
+async def test_a_key_sees_only_its_own_downloads(
+    gateway: Gateway, http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scopes: frozenset[Scope] = frozenset({"manage"})
+    database = KeyDatabase(gateway.context.files.directory.parent)
+    new = NewKey(name="limited", scopes=scopes, models=frozenset({"scripted"}))
+    _, token = await asyncio.to_thread(database.create, new)
+    await gateway.context.keyring.reload()
+
+    async def wait_for_ever(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(gateway.context.client.models, "download", wait_for_ever)
+    gateway.context.model_events.start_download("secret-model")
+    headers = {"Authorization": f"Bearer {token}"}
+    async with http.get("/models", headers=headers) as response:
+        assert [one["id"] for one in (await response.json())["data"]] == ["scripted"]
+    assert await gateway.context.model_events.cancel_download("secret-model")
 
 
 async def test_reload(http: aiohttp.ClientSession) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from foundry_api.gateway.keys.types import Limit, NewKey
 from foundry_api.testing import FakeService, Stall
 from gateway.serving import CHAT, call, make_body
 from gateway.shapes import parse_events
+from gateway.tls import make_certificate
 from support.cli_program import make_command, make_environment, run
 
 if TYPE_CHECKING:
@@ -101,6 +103,17 @@ async def test_p45_a_stream_ends_whole_after_sigterm(own_home: Path, engine: End
         assert await asyncio.wait_for(program.process.wait(), READY_S) == 0
 
 
+async def test_p45_further_signals_do_not_break_off_the_end(own_home: Path) -> None:
+    async with FakeService() as upstream, start(own_home, upstream.base_url) as program:
+        assert (await call(program.http, make_body("say-hello", "fake")))[0] == 200
+        while program.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                program.process.send_signal(signal.SIGTERM)
+            await asyncio.sleep(0.002)
+    audit = (own_home / "gateway" / "audit.jsonl").read_text(encoding="utf-8")
+    assert json.loads(audit.splitlines()[-1])["event"] == "gateway.stop"
+
+
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
 async def test_p45_a_second_signal_ends_the_calls_at_once(
     own_home: Path, second: signal.Signals
@@ -167,6 +180,40 @@ async def test_a_full_disk_does_not_stop_serving(own_home: Path) -> None:
         assert (await call(program.http, body))[0] == 200
         resource.prlimit(program.process.pid, resource.RLIMIT_FSIZE, before)
         await program.wait_for_readiness(200)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs prlimit")
+async def test_the_limit_of_open_files_is_raised(own_home: Path) -> None:
+    import resource  # noqa: PLC0415 - POSIX only
+
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, before[1]))  # which the program inherits
+    try:
+        async with FakeService() as upstream, start(own_home, upstream.base_url) as program:
+            limit = resource.prlimit(program.process.pid, resource.RLIMIT_NOFILE)[0]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert limit > 512
+
+
+async def test_serving_caches_no_answers(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FOUNDRY_CACHE", "memory")
+    async with FakeService() as upstream, start(own_home, upstream.base_url) as program:
+        for _ in range(2):
+            body = make_body("say-hello", "fake", temperature=0)
+            assert (await call(program.http, body))[0] == 200
+        assert len(upstream.requests) == 2
+
+
+def test_a_key_of_tls_with_a_password_is_refused(own_home: Path, tmp_path: Path) -> None:
+    certificate, key = make_certificate(tmp_path)
+    secret = tmp_path / "secret.key"
+    command = ["openssl", "ec", "-aes256", "-passout", "pass:x", "-in", key, "-out", secret]
+    subprocess.run(command, check=True, capture_output=True)
+    flags = ("--tls-cert", str(certificate), "--tls-key", str(secret))
+    refused = run("serve", "--check", *flags, home=own_home, stdin="x\n")
+    assert refused.returncode == 2
+    assert "cannot be used" in refused.stderr
 
 
 UVLOOP = """

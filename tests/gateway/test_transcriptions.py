@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import stat
 import tempfile
@@ -12,11 +13,13 @@ import aiohttp
 import pytest
 
 from foundry_api.gateway.config import GatewayConfig
+from foundry_api.gateway.openai import transcriptions
 from foundry_api.types.events import AttemptStarted
 from gateway.shapes import check_shape, parse_events
 from service.helpers import wait_until_async
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from foundry_api.gateway.gateway import Gateway
@@ -155,6 +158,31 @@ async def test_a_form_without_a_file_names_it(http: aiohttp.ClientSession) -> No
     async with http.post(PATH, data=form) as response:
         answer = await response.json()
     assert (response.status, answer["error"]["param"]) == (400, "file")
+
+
+async def test_recordings_are_bounded_in_all(
+    gateway: Gateway, http: aiohttp.ClientSession, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transcriptions, "MAX_RECORDINGS_BYTES", 210_000)
+    sent = asyncio.Event()
+
+    async def send_slowly() -> AsyncIterator[bytes]:
+        yield b'--b\r\nContent-Disposition: form-data; name="file"\r\n\r\n'
+        await sent.wait()
+
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    first = asyncio.ensure_future(http.post(PATH, data=send_slowly(), headers=headers))
+    await wait_until_async(lambda: bool(list_files(directory)))
+    async with http.post(PATH, data=make_form()) as response:
+        error = (await response.json())["error"]
+        assert (response.status, error["code"]) == (503, "queue_full")
+        assert "Retry-After" in response.headers
+    sent.set()
+    async with await first as response:
+        assert response.status == 400
+    assert gateway.context.recording_bytes == 0
+    async with http.post(PATH, data=make_form()) as response:
+        assert response.status == 200
 
 
 async def test_p49_a_form_is_bounded(http: aiohttp.ClientSession, directory: Path) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import signal
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from foundry_api.cli.session import make_settings
 from foundry_api.client.client import FoundryAPIClient
 from foundry_api.gateway.config import load_config
 from foundry_api.gateway.errors import UnsafeAddress
+from foundry_api.gateway.open_files import RESERVED_FILES, raise_max_open_files
 from foundry_api.gateway.warm_up import WarmUp
 from foundry_api.storage.paths import Paths
 from foundry_api.types.errors import FoundryError
@@ -93,8 +95,10 @@ def command(
     settings = make_settings(
         common, base_urls=() if config.base_url is None else (config.base_url,)
     )
+    raise_max_open_files(config.max_connections + RESERVED_FILES)
     directory = config.directory or Paths.from_home(settings.home).gateway
-    client = FoundryAPIClient(settings=settings)
+    # No cache: by the time of an answer, one key could tell what another has asked.
+    client = FoundryAPIClient(settings=replace(settings, cache="off"))
     run = _check if check else _serve
     try:
         with asyncio.Runner(loop_factory=_find_loop_factory()) as runner:
@@ -124,14 +128,15 @@ async def _check(client: FoundryAPIClient, config: GatewayConfig, directory: Pat
 
 async def _serve(client: FoundryAPIClient, config: GatewayConfig, directory: Path) -> None:
     signals: asyncio.Queue[str] = asyncio.Queue()
-    async with client, AsyncExitStack() as stack:
-        # The engine starts in its own process while this one imports the gateway.
-        warm_up = WarmUp(client, config.model)
-        stack.push_async_callback(warm_up.cancel)
-        warm_up.start()
-        gateway = await _make_gateway(config, client, directory, warm_up)
-        stack.push_async_callback(gateway.aclose)
-        with _catch_signals(signals):
+    # Until everything is closed: a signal too many must not lose what the keys have used.
+    with _catch_signals(signals):
+        async with client, AsyncExitStack() as stack:
+            # The engine starts in its own process while this one imports the gateway.
+            warm_up = WarmUp(client, config.model)
+            stack.push_async_callback(warm_up.cancel)
+            warm_up.start()
+            gateway = await _make_gateway(config, client, directory, warm_up)
+            stack.push_async_callback(gateway.aclose)
             await gateway.start()
             access = "" if gateway.context.keyring.keys else " without keys, to this machine only"
             click.echo(f"Serving at {gateway.url}/v1{access}. Stop with Ctrl-C.")

@@ -1,4 +1,4 @@
-"""Finds the key of a request, and refuses an address that keeps trying wrong ones."""
+"""Finds the key of a request, and refuses wrong ones of an address that keeps trying them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+from foundry_api.gateway.client_address import get_client_network
 from foundry_api.gateway.errors import RequestError
 
 if TYPE_CHECKING:
@@ -55,19 +56,21 @@ class Authenticator:
         """Return the key of an exchange; None if the gateway serves without keys.
 
         Raises:
-            RequestError: 401 without a valid key, 403 if it lacks the scope, 429 after too many
-                failures.
+            RequestError: 401 without a valid key, 429 without one after too many failures, 403 if
+                it lacks the scope.
         """
         # Removing the last key must not open the gateway.
         self._requires_key = self._requires_key or bool(self._keyring.keys)
         if not self._requires_key:
             return None
         request = exchange.request
-        address = request.remote or ""
-        self._check_failures(address)
         token = _find_token(request)
         key = None if token is None else self._keyring.find(token)
+        # A valid key is served always: else anybody could lock out all who share an address, such
+        # as that of a proxy. Nobody guesses a key, with or without a limit.
         if key is None:
+            address = get_client_network(request.remote or "")
+            self._check_failures(address)
             self._record_failure(exchange, "invalid_api_key")
             if self._add_failure(address) == MAX_FAILURES:
                 # Once, not for each request that is refused now.

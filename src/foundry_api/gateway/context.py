@@ -75,7 +75,7 @@ class BatchControl(Protocol):
     """Runs batches; see `BatchManager`."""
 
     async def create(self, batch: StoredBatch) -> None:
-        """Store a batch and start it."""
+        """Store a batch and start it; raise RequestError if its key has too many."""
         ...
 
     async def cancel(self, batch: StoredBatch) -> StoredBatch:
@@ -109,6 +109,7 @@ class GatewayContext:
         responses: The stored responses of the Responses API.
         idempotency: The responses to requests with idempotency keys.
         ignored_members: Members of requests that no route knows, by route.
+        recording_bytes: Bytes of the recordings that are being received or transcribed.
         metrics: Counts of requests and tokens.
         model_names: The aliases of the models.
         model_events: What happens to the models.
@@ -133,6 +134,7 @@ class GatewayContext:
     responses: ResponseStore = field(default_factory=ResponseStore)
     idempotency: IdempotencyCache = field(default_factory=IdempotencyCache)
     ignored_members: Counter[str] = field(default_factory=Counter[str])
+    recording_bytes: int = 0
     metrics: GatewayMetrics = field(default_factory=GatewayMetrics)
     call_timers: Timers = field(default_factory=Timers)
     stream_timers: Timers = field(default_factory=Timers)

@@ -129,15 +129,19 @@ class Exchange:
         deadline_s = self._patience.first_byte_s - elapsed_s
         if deadline_s < math.inf:
             work = structs.replace(work, deadline_s=deadline_s)
-        if self.key is not None and self.key.models is not None:
-            alias = self.context.model_names.get_alias(work.model)
-            work = structs.replace(work, aliases=() if alias is None else (alias,))
         try:
-            self.ticket = admission.admit(self.key, work)
+            self.ticket = admission.admit(self.key, self.add_alias(work))
         finally:
             self.headers.update(make_limit_headers(admission.accounts.get(self.key)))
         self._limit_time(self._patience.first_byte_s)
         return self.ticket
+
+    def add_alias(self, work: Work) -> Work:
+        """Return the work with the alias of its model, which may be what the key may use."""
+        if self.key is None or self.key.models is None:
+            return work
+        alias = self.context.model_names.get_alias(work.model)
+        return work if alias is None else structs.replace(work, aliases=(alias,))
 
     @property
     def time_options(self) -> TimeOptions:

@@ -48,17 +48,17 @@ class GatewayHandler:
             return await self._serve(exchange)
         except RequestError as error:
             exchange.outcome = error.code or "error"
-            return exchange.respond_error(error)
+            return self._respond_error(exchange, error)
         except FoundryError as error:
             error.with_context(model=exchange.model or exchange.path_id or None)
             refusal = translate_error(error)
             exchange.outcome = refusal.code or "error"
-            return exchange.respond_error(refusal)
+            return self._respond_error(exchange, refusal)
         except asyncio.CancelledError:
             if exchange.abort_error is None:
                 exchange.outcome = "client_closed"
                 raise
-            return exchange.respond_error(exchange.take_abort_error())
+            return self._respond_error(exchange, exchange.take_abort_error())
         except ConnectionError:
             # The client left while something was written to it.
             exchange.outcome = "client_closed"
@@ -66,12 +66,13 @@ class GatewayHandler:
         except Exception as error:  # noqa: BLE001 - a defect must not end the server
             log.error("request %s failed: %s", exchange.id, format_defect(error))  # noqa: TRY400
             exchange.outcome = "internal_error"
-            return exchange.respond_error(
+            return self._respond_error(
+                exchange,
                 RequestError(
                     500,
                     "internal_error",
                     f"The gateway failed; its log has the details under {exchange.id}.",
-                )
+                ),
             )
         finally:
             running.discard(exchange)
@@ -79,6 +80,13 @@ class GatewayHandler:
             if exchange.action:
                 self._record_action(exchange)
             exchange.close()
+
+    def _respond_error(self, exchange: Exchange, error: RequestError) -> web.Response:
+        """Return an error response; end the connection if another response has begun."""
+        if exchange.request.writer.output_size:
+            # Its reader would take the error for the rest of the content.
+            raise asyncio.CancelledError  # which closes the connection
+        return exchange.respond_error(error)
 
     def _record_action(self, exchange: Exchange) -> None:
         self._context.audit.record(

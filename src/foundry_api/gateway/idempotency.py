@@ -39,7 +39,8 @@ async def respond_once_to_json(
     body = await exchange.read_body()
     if _is_stream(body):
         return await respond(exchange)
-    fingerprint = hashlib.sha256(exchange.route.encode() + b"\0" + body).digest()
+    target = f"{exchange.route}\0{exchange.path_id}\0".encode()
+    fingerprint = hashlib.sha256(target + body).digest()
     return await respond_once(exchange, fingerprint, lambda: respond(exchange))
 
 

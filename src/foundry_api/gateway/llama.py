@@ -50,7 +50,12 @@ async def list_llama_models(exchange: Exchange) -> web.StreamResponse:
     models = await context.client.models.list()
     context.model_names.update(models)
     listed = filter_models((model for model in models if model.cached), exchange.key)
-    downloads = context.model_events.downloads
+    key, names = exchange.key, context.model_names
+    downloads = {
+        name: state
+        for name, state in context.model_events.downloads.items()
+        if key is None or names.is_allowed(key, name)
+    }
     return exchange.respond_json(
         {
             "object": "list",
@@ -96,6 +101,7 @@ async def download_llama_model(exchange: Exchange) -> web.StreamResponse:
     if model is None or not model.cached:
         with explain_catalog():
             models = await context.client.models.list(catalog=True)
+        context.model_names.update(models)  # for the events of the download
         model = match_model(name, filter_models(models, exchange.key))
     if model is None:
         raise make_model_not_found(name)

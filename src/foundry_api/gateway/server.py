@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import web
 
+from foundry_api.gateway.client_address import get_client_network
 from foundry_api.gateway.errors import RequestError, format_defect, make_error_body
 from foundry_api.gateway.exchange import make_request_id
+from foundry_api.gateway.open_files import RESERVED_FILES, get_max_open_files
 from foundry_api.types.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ log = logging.getLogger("foundry_api.gateway")
 
 MAX_HEADERS = 128
 MAX_LINE_BYTES = 16 * 1024
+# Of all lines together. Everybody may send a head, so it is what a client without a key may store.
+MAX_HEAD_BYTES = 64 * 1024
 BACKLOG = 1024
 # asyncio's default of 60 s would let a client without a hello keep a socket for long.
 TLS_HANDSHAKE_S = 10.0
@@ -55,9 +59,9 @@ class GatewayServer(web.Server):
         }
         super().__init__(handle, handler_cancellation=True, **self._options)
         self.write_timeout_s = config.write_timeout_s
-        self._max_connections = config.max_connections
+        self._max_connections = _limit_connections(config.max_connections)
         self._max_per_address = config.max_connections_per_address
-        self._per_address: Counter[str] = Counter()
+        self._per_network: Counter[str] = Counter()
         self._transports: set[asyncio.Transport] = set()
         self._closing: set[asyncio.Transport] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -65,18 +69,11 @@ class GatewayServer(web.Server):
     async def listen(self, host: str, port: int, tls: TlsFiles | None) -> asyncio.Server:
         """Accept connections at an address; raises OSError if it cannot be used."""
         loop = asyncio.get_running_loop()
-        timeouts: dict[str, Any] = {}
-        if tls is not None:
-            timeouts["ssl_handshake_timeout"] = TLS_HANDSHAKE_S
-            timeouts["ssl_shutdown_timeout"] = TLS_SHUTDOWN_S
-        listener = await loop.create_server(
-            self,
-            host,
-            port,
-            backlog=BACKLOG,
-            ssl=None if tls is None else tls.context,
-            **timeouts,
+        context = None if tls is None else tls.context
+        make_protocol: Callable[[], asyncio.Protocol] = (
+            self if context is None else lambda: _Handshake(self, context)
         )
+        listener = await loop.create_server(make_protocol, host, port, backlog=BACKLOG)
         self._timer = loop.call_later(self.write_timeout_s, self._abort_stuck)
         return listener
 
@@ -93,23 +90,27 @@ class GatewayServer(web.Server):
         """Return the protocol of a new connection."""
         return _ClientConnection(self, loop=asyncio.get_running_loop(), **self._options)
 
-    def add_connection(self, address: str, transport: asyncio.Transport) -> bool:
-        """Count a connection; False if there are too many."""
+    def add_connection(self, transport: asyncio.Transport) -> str | None:
+        """Count a connection, and return the network of its client; None if there are too many."""
+        peer: tuple[object, ...] | None = transport.get_extra_info("peername")
+        address = str(peer[0]) if peer else ""
+        network = get_client_network(address)
         if (
-            self._per_address[address] >= self._max_per_address
+            self._per_network[network] >= self._max_per_address
             or len(self._transports) >= self._max_connections
         ):
-            return False
-        self._per_address[address] += 1
+            log.info("refused a connection from %s: too many are open", address)
+            return None
+        self._per_network[network] += 1
         self._transports.add(transport)
-        return True
+        return network
 
-    def remove_connection(self, address: str, transport: asyncio.Transport) -> None:
+    def remove_connection(self, network: str, transport: asyncio.Transport) -> None:
         """Count a connection that has ended."""
         self._transports.discard(transport)
-        self._per_address[address] -= 1
-        if not self._per_address[address]:
-            del self._per_address[address]
+        self._per_network[network] -= 1
+        if not self._per_network[network]:
+            del self._per_network[network]
 
     def _abort_stuck(self) -> None:
         # A closed connection stays open until its client has read everything that was written.
@@ -121,33 +122,85 @@ class GatewayServer(web.Server):
         self._timer = loop.call_later(self.write_timeout_s, self._abort_stuck)
 
 
+class _Handshake(asyncio.Protocol):
+    """A connection before its TLS handshake has ended.
+
+    asyncio itself would report it only then: clients that never say hello would count nowhere.
+    """
+
+    def __init__(self, server: GatewayServer, context: ssl.SSLContext) -> None:
+        self._server = server
+        self._context = context
+        self._connection: web.RequestHandler | None = None
+        self._early = b""
+        self._task: asyncio.Task[None] | None = None  # a reference, which asyncio has not
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        client = cast("asyncio.Transport", transport)
+        network = self._server.add_connection(client)
+        if network is None:
+            client.abort()
+            return
+        client.pause_reading()  # the first bytes are for the handshake, which begins soon
+        self._task = asyncio.create_task(self._start_tls(client, network))
+
+    def data_received(self, data: bytes) -> None:
+        self._early += data  # sent with the end of the handshake
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._connection is not None:  # lost before it took the place of this one
+            self._connection.connection_lost(exc)
+
+    async def _start_tls(self, client: asyncio.Transport, network: str) -> None:
+        secured: asyncio.Transport | None = None
+        try:
+            secured = await asyncio.get_running_loop().start_tls(
+                client,
+                self,
+                self._context,
+                server_side=True,
+                ssl_handshake_timeout=TLS_HANDSHAKE_S,
+                ssl_shutdown_timeout=TLS_SHUTDOWN_S,
+            )
+        except OSError as error:  # of TLS too, and of a client that is too slow
+            log.debug("a TLS handshake failed: %s", type(error).__name__)
+        finally:
+            self._server.remove_connection(network, client)
+        if secured is None or secured.is_closing():
+            return
+        connection = self._connection = self._server()
+        secured.set_protocol(connection)
+        connection.connection_made(secured)
+        if self._early:
+            connection.data_received(self._early)
+
+
 class _ClientConnection(web.RequestHandler):
     """A connection of a client. HTTP that cannot be parsed gets an error in OpenAI's shape."""
 
     # Thousands of connections may wait; each with a dictionary would need much more memory.
-    __slots__ = ("_address", "_counted", "_server", "_stall_timer")
+    __slots__ = ("_counted", "_head_bytes", "_network", "_server", "_stall_timer")
 
     def __init__(self, server: GatewayServer, **options: Any) -> None:
         super().__init__(server, **options)
         self._server = server
-        self._address = ""
+        self._network = ""
         self._counted: asyncio.Transport | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
+        self._head_bytes = 0  # of a head that has not ended
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         client = cast("asyncio.Transport", transport)
-        peer: tuple[object, ...] | None = client.get_extra_info("peername")
-        self._address = str(peer[0]) if peer else ""
-        if self._server.add_connection(self._address, client):
-            self._counted = client
-        else:
-            log.info("refused a connection from %s: too many are open", self._address)
+        network = self._server.add_connection(client)
+        if network is None:
             client.abort()
+        else:
+            self._network, self._counted = network, client
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         if self._counted is not None:
-            self._server.remove_connection(self._address, self._counted)
+            self._server.remove_connection(self._network, self._counted)
             self._counted = None
         self._stop_stall_timer()
         super().connection_lost(exc)
@@ -172,6 +225,27 @@ class _ClientConnection(web.RequestHandler):
         if self._stall_timer is not None:
             self._stall_timer.cancel()
             self._stall_timer = None
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._waiter is None or self._messages:  # a request is being served, or may be now
+            self._head_bytes = 0
+            return
+        self._head_bytes += len(data)
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse_head()
+
+    def _refuse_head(self) -> None:
+        problem = f"The head of the request is larger than {MAX_HEAD_BYTES} bytes."
+        body = make_error_body(RequestError(431, "header_too_large", problem))
+        if self._counted is not None and not self._counted.is_closing():
+            self._counted.write(
+                b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+                b"Content-Type: application/json; charset=utf-8\r\n"
+                b"x-request-id: %b\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b"
+                % (make_request_id().encode(), len(body), body)
+            )
+        self.force_close()
 
     def handle_error(
         self,
@@ -233,10 +307,29 @@ class TlsFiles:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         try:
-            context.load_cert_chain(self._certificate, self._key)
+            # Without a password OpenSSL would ask for one, at a terminal that nobody watches.
+            context.load_cert_chain(self._certificate, self._key, password="")
         except (OSError, ssl.SSLError) as error:
             raise ConfigurationError(
                 f"the TLS certificate {self._certificate} cannot be used: {error}",
                 hint="Give a PEM file with the certificate and its chain, and its private key.",
             ) from error
         return context
+
+
+def _limit_connections(max_connections: int) -> int:
+    """Return how many connections this process can open, at most `max_connections`.
+
+    Beyond that, nothing could be opened any more: no database, no connection to the engine.
+    """
+    max_files = get_max_open_files()
+    if max_files is None or max_files >= max_connections + RESERVED_FILES:
+        return max_connections
+    limit = max(max_files - RESERVED_FILES, max_files // 2)
+    log.warning(
+        "max_connections is %d, but this process may open %d files: %d connections are served",
+        max_connections,
+        max_files,
+        limit,
+    )
+    return limit

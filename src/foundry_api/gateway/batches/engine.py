@@ -71,7 +71,8 @@ class LineExchange(Exchange):
     def admit(self, work: Work) -> Ticket:
         """Admit the line: below all calls, without a limit for the time that it waits."""
         self.model: str | None = work.model
-        ticket = self.context.admission.admit(self.key, structs.replace(work, is_batch=True))
+        work = structs.replace(self.add_alias(work), is_batch=True)
+        ticket = self.context.admission.admit(self.key, work)
         self.ticket: Ticket | None = ticket
         return ticket
 
@@ -104,7 +105,10 @@ class _LineTask(BatchTask[BatchLineResult]):
         while not await context.files.has_space():  # noqa: ASYNC110 - of the disk, without an event
             await asyncio.sleep(SPACE_WAIT_S)
         while True:
-            exchange = LineExchange(context, await self._get_key(), encoded)
+            key = await self._get_key()
+            if key is not None and key.models is not None:
+                await context.model_names.load()
+            exchange = LineExchange(context, key, encoded)
             try:
                 response = await HANDLERS[request.url](exchange)
             except RequestError as error:

@@ -25,6 +25,7 @@ from foundry_api.gateway.batches.engine import GatewayEngine, make_unfinished_re
 from foundry_api.gateway.batches.validation import RequestLines, check_input
 from foundry_api.gateway.errors import RequestError, format_defect
 from foundry_api.gateway.files.batch_types import UNFINISHED, StoredBatch
+from foundry_api.gateway.files.database import Visibility
 from foundry_api.gateway.files.store import put_file
 from foundry_api.gateway.files.types import StoredFile
 from foundry_api.storage.private_file import PRIVATE
@@ -32,7 +33,7 @@ from foundry_api.types.errors import FoundryError
 
 if TYPE_CHECKING:
     from foundry_api.gateway.context import GatewayContext
-    from foundry_api.gateway.files.batch_types import Ending
+    from foundry_api.gateway.files.batch_types import BatchProblem, Ending
     from foundry_api.gateway.files.database import FileDatabase
     from foundry_api.gateway.keys.types import ApiKey
 
@@ -40,6 +41,10 @@ __all__ = ["BatchManager"]
 
 # The batches of one key run one after the other, and not more than this at the same time.
 MAX_RUNNING = 16
+# Inputs that are checked at the same time. Each takes a thread of those that all files share.
+MAX_CHECKED = 2
+# Of one key.
+MAX_UNFINISHED = 100
 RETRY_S = 10.0
 WATCH_INTERVAL_S = 1.0
 # The records of batches that have ended are kept as long as their files may be.
@@ -76,6 +81,7 @@ class BatchManager:
         self._tasks: set[asyncio.Task[None]] = set()
         self._turns: defaultdict[str | None, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._slots = asyncio.Semaphore(MAX_RUNNING)
+        self._checks = asyncio.Semaphore(MAX_CHECKED)
 
     async def start(self) -> None:
         """Go on with the batches that have not ended."""
@@ -104,11 +110,28 @@ class BatchManager:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def create(self, batch: StoredBatch) -> None:
-        """Store a batch and start it."""
+        """Store a batch and start it.
+
+        Raises:
+            RequestError: 429 if too many of its key have not ended.
+        """
+        # A client that leaves meanwhile must not leave a batch that is stored and never runs.
+        await asyncio.shield(self._create(batch))
+
+    async def _create(self, batch: StoredBatch) -> None:
         now = self._context.wall_clock()
 
         def store(database: FileDatabase) -> None:
             with database.transaction():
+                count = database.batches.count(Visibility(batch.owner), *UNFINISHED)
+                if count >= MAX_UNFINISHED:
+                    raise RequestError(
+                        429,
+                        "too_many_batches",
+                        f"{count} batches of this key have not ended. Wait for them, or cancel "
+                        "some.",
+                        should_retry=False,
+                    )
                 for old in database.batches.list_ended(now, MAX_DELETED):
                     database.batches.delete(old.id)
                 _put_batch(database, batch)
@@ -209,15 +232,12 @@ class BatchManager:
     async def _work(self, run: _Run) -> Literal["completed", "failed"]:
         """Check the input, and answer its lines."""
         if run.batch.status == "validating":
-            config = self._context.config
-            total, problems = await asyncio.to_thread(
-                check_input,
-                self._files.get_path(run.batch.input_file_id),
-                run.batch.endpoint,
-                key=self._find_key(run.batch.owner),
-                default_model=config.model,
-                max_bytes=config.max_body_bytes,
-            )
+            try:
+                key = self._find_key(run.batch.owner)
+            except LookupError:  # it has ended before `_watch` saw that
+                run.batch = msgspec.structs.replace(run.batch, ending="cancelled")
+                return "completed"
+            total, problems = await self._check(run.batch, key)
             now = self._now()
             if problems:
                 await self._update(run, status="failed", failed_at=now, problems=problems)
@@ -232,6 +252,23 @@ class BatchManager:
                     await asyncio.sleep(RETRY_S)
                 else:
                     return "completed"
+
+    async def _check(
+        self, batch: StoredBatch, key: ApiKey | None
+    ) -> tuple[int, tuple[BatchProblem, ...]]:
+        """Return the number of lines, and why they are refused."""
+        config, names = self._context.config, self._context.model_names
+        async with self._checks:
+            if key is not None and key.models is not None:
+                await names.load()
+            return await asyncio.to_thread(
+                check_input,
+                self._files.get_path(batch.input_file_id),
+                batch.endpoint,
+                allows_model=lambda model: key is None or names.is_allowed(key, model),
+                default_model=config.model,
+                max_bytes=config.max_body_bytes,
+            )
 
     async def _answer(self, run: _Run) -> None:
         batch = run.batch
@@ -357,7 +394,7 @@ class BatchManager:
         """Return the key of a batch; None without keys. Raises LookupError if it has ended."""
         if owner is None:
             return None
-        now = self._context.wall_clock()
+        now = self._context.keyring.now()  # a clock that is set back revives no key
         for key in self._context.keyring.keys:
             if key.id == owner and key.get_state(now) == "active":
                 return key

@@ -10,13 +10,7 @@ import msgspec
 from foundry_api.batch.types import parse_route
 from foundry_api.gateway.checks import make_invalid
 from foundry_api.gateway.errors import RequestError
-from foundry_api.gateway.files.batch_types import (
-    UNFINISHED,
-    BatchList,
-    StoredBatch,
-    make_batch_object,
-)
-from foundry_api.gateway.files.database import Visibility
+from foundry_api.gateway.files.batch_types import BatchList, StoredBatch, make_batch_object
 from foundry_api.gateway.files.store import make_file_id
 from foundry_api.gateway.openai.files import (
     ExpiresAfter,
@@ -40,7 +34,6 @@ __all__ = ["BatchBody", "cancel_batch", "create_batch", "get_batch", "list_batch
 
 WINDOW_S = 86_400
 DEFAULT_PAGE, MAX_PAGE = 20, 100
-MAX_UNFINISHED = 100
 MAX_METADATA, MAX_METADATA_NAME, MAX_METADATA_VALUE = 16, 64, 512
 
 
@@ -76,16 +69,6 @@ async def create_batch(exchange: Exchange) -> web.StreamResponse:
         raise make_invalid("input_file_id", "This file was not uploaded with purpose=batch.")
     await context.files.check_space(0)
     owner = None if exchange.key is None else exchange.key.id
-    count = await context.files.query(
-        lambda database: database.batches.count(Visibility(owner), *UNFINISHED)
-    )
-    if count >= MAX_UNFINISHED:
-        raise RequestError(
-            429,
-            "too_many_batches",
-            f"{count} batches of this key have not ended. Wait for them, or cancel some.",
-            should_retry=False,
-        )
     batch = StoredBatch(
         id=f"batch_{secrets.token_hex(12)}",
         owner=owner,

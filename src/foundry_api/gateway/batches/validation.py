@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from foundry_api.batch.types import BatchUrl, Line
-    from foundry_api.gateway.keys.types import ApiKey
     from foundry_api.gateway.routing import Handler
 
 __all__ = ["HANDLERS", "RequestLines", "check_input"]
@@ -96,13 +95,18 @@ class RequestLines(LineSource):
 
 
 def check_input(
-    path: Path, endpoint: str, *, key: ApiKey | None, default_model: str | None, max_bytes: int
+    path: Path,
+    endpoint: str,
+    *,
+    allows_model: Callable[[str], bool],
+    default_model: str | None,
+    max_bytes: int,
 ) -> tuple[int, tuple[BatchProblem, ...]]:
     """Return the number of lines, and why they are refused. Blocks."""
     with path.open("rb") as file:
         if file.read(4).startswith(COMPRESSED):
             return 0, (_make_problem("invalid_file", "The file is compressed. Upload plain text."),)
-    checker = _Checker(parse_route(endpoint), key, default_model, max_bytes)
+    checker = _Checker(parse_route(endpoint), allows_model, default_model, max_bytes)
     count = 0
     for line in RequestLines(path, endpoint).iter_lines():
         count += 1
@@ -119,11 +123,15 @@ def check_input(
 
 class _Checker:
     def __init__(
-        self, endpoint: BatchUrl, key: ApiKey | None, default_model: str | None, max_bytes: int
+        self,
+        endpoint: BatchUrl,
+        allows_model: Callable[[str], bool],
+        default_model: str | None,
+        max_bytes: int,
     ) -> None:
         self.problems: list[BatchProblem] = []
         self._endpoint = endpoint
-        self._key = key
+        self._allows_model = allows_model
         self._default_model = default_model
         self._max_bytes = max_bytes
         self._ids: set[str] = set()
@@ -185,7 +193,7 @@ class _Checker:
             )
         body = bytes(request.body)
         model = _CHECKS[self._endpoint](body, self._default_model)
-        if self._key is not None and not self._key.allows_model(model, model.partition(":")[0]):
+        if not self._allows_model(model):
             raise RequestError(
                 403,
                 "model_not_allowed",

@@ -28,11 +28,14 @@ if TYPE_CHECKING:
 
     from foundry_api.gateway.files.types import StoredFile
 
-__all__ = ["Draft", "FileStore", "make_file_id", "put_file"]
+__all__ = ["MIN_FILE_BYTES", "Draft", "FileStore", "make_file_id", "put_file"]
 
 BINARY = getattr(os, "O_BINARY", 0)
 DRAFT_SUFFIX = ".part"
 SWEEP_INTERVAL_S = 60.0
+# A smaller file counts as this much: it takes a block of the disk and a row, and every upload looks
+# at it. Else a client could store any number.
+MIN_FILE_BYTES = 16 * 1024
 # Rows that one transaction deletes.
 MAX_DELETED = 100
 NO_SPACE = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
@@ -302,5 +305,5 @@ def _measure(directory: Path) -> int:
                 if entry.is_dir(follow_symlinks=False):
                     total += _measure(directory / entry.name)
                 elif not entry.name.endswith(DRAFT_SUFFIX):
-                    total += entry.stat(follow_symlinks=False).st_size
+                    total += max(MIN_FILE_BYTES, entry.stat(follow_symlinks=False).st_size)
     return total

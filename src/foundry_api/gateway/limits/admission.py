@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from foundry_api.gateway.keys.types import ApiKey
     from foundry_api.types.messages import Usage
 
-__all__ = ["Admission", "KeyQueue", "Ticket", "Work"]
+__all__ = ["UNKNOWN_WAIT_S", "Admission", "KeyQueue", "Ticket", "Work"]
 
 # Reserved for an answer whose request has no limit: the default of the engine.
 DEFAULT_MAX_TOKENS = 2048

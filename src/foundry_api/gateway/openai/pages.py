@@ -42,7 +42,8 @@ def read_page_query(exchange: Exchange, *, default: int, most: int) -> PageQuery
     """
     query = exchange.request.query
     limit = query.get("limit", str(default))
-    if not (limit.isascii() and limit.isdecimal()) or not 1 <= int(limit[:9]) <= most:
+    is_number = limit.isascii() and limit.isdecimal() and len(limit) <= len(str(most))
+    if not is_number or not 1 <= int(limit) <= most:
         raise make_invalid("limit", f"limit is {limit[:SHOWN_CHARS]!r}; 1 to {most} are allowed.")
     order = query.get("order", "desc")
     if order not in {"asc", "desc"}:

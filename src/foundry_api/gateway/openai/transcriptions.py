@@ -7,7 +7,7 @@ import hashlib
 import math
 import os
 import tempfile
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +15,10 @@ import msgspec
 
 from foundry_api.core.audio import read_duration_s, read_wave
 from foundry_api.gateway.checks import make_invalid, make_missing, make_unsupported
-from foundry_api.gateway.errors import make_error_event
+from foundry_api.gateway.errors import RequestError, make_error_event
 from foundry_api.gateway.forms import FormReader, convert_form, require_form
 from foundry_api.gateway.idempotency import respond_once
-from foundry_api.gateway.limits.admission import Work
+from foundry_api.gateway.limits.admission import UNKNOWN_WAIT_S, Work
 from foundry_api.gateway.openai.choices import END_OF_STREAM
 from foundry_api.gateway.streaming import LastEvent, send_events
 from foundry_api.gateway.tokens import estimate_text_tokens
@@ -26,7 +26,7 @@ from foundry_api.types.errors import FoundryError
 from foundry_api.types.messages import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Generator
 
     from aiohttp import web
 
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 __all__ = ["create_transcription"]
 
+# Of the recordings that are being received or transcribed, each with its largest size: they are on
+# the disk before any limit of their key is looked at.
+MAX_RECORDINGS_BYTES = 2**30
 FORMATS = ("json", "text", "verbose_json")
 
 # Whisper reads 30 s at once, as 1,500 positions, and writes at most 448 tokens for them.
@@ -77,6 +80,11 @@ class Upload:
 
 async def create_transcription(exchange: Exchange) -> web.StreamResponse:
     """Transcribe a recording, at once or as a stream."""
+    with _reserve_room(exchange):
+        return await _transcribe_upload(exchange)
+
+
+async def _transcribe_upload(exchange: Exchange) -> web.StreamResponse:
     async with _receive(exchange) as upload:
         if upload.form.stream:
             return await _respond(exchange, upload)
@@ -159,6 +167,30 @@ async def _transcribe(exchange: Exchange, upload: Upload, model: str) -> AsyncGe
         # The caller knows its file, not ours.
         error.message = error.message.replace(str(upload.path), "file")
         raise
+
+
+@contextmanager
+def _reserve_room(exchange: Exchange) -> Generator[None]:
+    """Refuse a recording while too many others are on the disk.
+
+    Raises:
+        RequestError: 503.
+    """
+    context = exchange.context
+    most = context.config.max_upload_bytes
+    size = min(exchange.request.content_length or most, most)
+    if context.recording_bytes and context.recording_bytes + size > MAX_RECORDINGS_BYTES:
+        raise RequestError(
+            503,
+            "queue_full",
+            "Too many recordings are being transcribed already. Call again later.",
+            retry_after_s=UNKNOWN_WAIT_S,
+        )
+    context.recording_bytes += size
+    try:
+        yield
+    finally:
+        context.recording_bytes -= size
 
 
 @asynccontextmanager
