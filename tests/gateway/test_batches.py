@@ -83,6 +83,7 @@ async def test_a_batch_of_chats(client: AsyncOpenAI) -> None:
     assert (batch.status, batch.metadata) == ("completed", {"a": "b"})
     counts = batch.request_counts
     assert (counts.total, counts.completed, counts.failed) == (6, 5, 1)
+    assert batch.model is None  # its lines name two
     answers = await read(client, batch.output_file_id)
     assert {one["custom_id"] for one in answers} == {f"line-{number}" for number in range(5)}
     for answer in answers:
@@ -95,6 +96,18 @@ async def test_a_batch_of_chats(client: AsyncOpenAI) -> None:
     assert failed["response"]["body"]["error"]["code"] == "model_not_found"
     purposes = [one.purpose async for one in client.files.list(purpose="batch_output")]
     assert purposes == ["batch_output", "batch_output"]
+
+
+async def test_a_batch_has_its_model_and_its_tokens(client: AsyncOpenAI) -> None:
+    batch = await start(client, encode([make_chat(0, "say-slowly"), make_chat(1)]))
+    assert (batch.model, batch.usage) == (None, None)  # not known yet
+    batch = await wait(client, batch)
+    answers = await read(client, batch.output_file_id)
+    usages = [answer["response"]["body"]["usage"] for answer in answers]
+    assert batch.model == "scripted"
+    assert batch.usage.input_tokens == sum(usage["prompt_tokens"] for usage in usages) > 0
+    assert batch.usage.output_tokens == sum(usage["completion_tokens"] for usage in usages) > 0
+    assert batch.usage.total_tokens == sum(usage["total_tokens"] for usage in usages)
 
 
 @pytest.mark.parametrize(
@@ -129,6 +142,7 @@ async def test_the_whole_file_is_checked_first(client: AsyncOpenAI) -> None:
     )
     batch = await wait(client, await start(client, content))
     assert (batch.status, batch.output_file_id, batch.request_counts.total) == ("failed", None, 0)
+    assert batch.usage.total_tokens == 0
     assert [(one.line, one.code, one.param) for one in batch.errors.data] == [
         (3, "invalid_json_line", None),
         (4, "duplicate_custom_id", "custom_id"),

@@ -33,7 +33,8 @@ from foundry_api.types.errors import FoundryError
 
 if TYPE_CHECKING:
     from foundry_api.gateway.context import GatewayContext
-    from foundry_api.gateway.files.batch_types import BatchProblem, Ending
+    from foundry_api.gateway.batches.validation import CheckedInput
+    from foundry_api.gateway.files.batch_types import Ending
     from foundry_api.gateway.files.database import FileDatabase
     from foundry_api.gateway.keys.types import ApiKey
 
@@ -237,12 +238,18 @@ class BatchManager:
             except LookupError:  # it has ended before `_watch` saw that
                 run.batch = msgspec.structs.replace(run.batch, ending="cancelled")
                 return "completed"
-            total, problems = await self._check(run.batch, key)
+            checked = await self._check(run.batch, key)
             now = self._now()
-            if problems:
-                await self._update(run, status="failed", failed_at=now, problems=problems)
+            if checked.problems:
+                await self._update(run, status="failed", failed_at=now, problems=checked.problems)
                 return "failed"
-            await self._update(run, status="in_progress", in_progress_at=now, total=total)
+            await self._update(
+                run,
+                status="in_progress",
+                in_progress_at=now,
+                total=checked.total,
+                model=checked.model,
+            )
         async with self._turns[run.batch.owner], self._slots:
             while True:
                 try:
@@ -253,10 +260,8 @@ class BatchManager:
                 else:
                     return "completed"
 
-    async def _check(
-        self, batch: StoredBatch, key: ApiKey | None
-    ) -> tuple[int, tuple[BatchProblem, ...]]:
-        """Return the number of lines, and why they are refused."""
+    async def _check(self, batch: StoredBatch, key: ApiKey | None) -> CheckedInput:
+        """Check the lines of a batch."""
         config, names = self._context.config, self._context.model_names
         async with self._checks:
             if key is not None and key.models is not None:
@@ -343,8 +348,8 @@ class BatchManager:
                         ]
                     )
             published = journal.publish(batch.total)
-        failures = read_status(options.directory).failures
-        failed = sum(failures.values()) - failures.get(f"batch_{ending}", 0)
+        status = read_status(options.directory)
+        failed = status.counts.failed - status.failures.get(f"batch_{ending}", 0)
         now = self._now()
         files: list[StoredFile] = []
         for identifier, path, suffix, count in (
@@ -366,7 +371,13 @@ class BatchManager:
                     expires_at=now + batch.output_lifetime_s,
                 )
             )
-        return {"completed": published.lines, "failed": failed}, files
+        counts = {
+            "completed": published.lines,
+            "failed": failed,
+            "prompt_tokens": status.counts.prompt_tokens,
+            "completion_tokens": status.counts.completion_tokens,
+        }
+        return counts, files
 
     def _open_journal(self, batch: StoredBatch) -> Journal:
         return Journal.open(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import msgspec
 
@@ -17,7 +17,7 @@ from foundry_api.batch.types import (
     parse_route,
 )
 from foundry_api.gateway.checks import make_unsupported
-from foundry_api.gateway.errors import RequestError, translate_error
+from foundry_api.gateway.errors import RequestError, make_model_not_allowed, translate_error
 from foundry_api.gateway.files.batch_types import BatchProblem
 from foundry_api.gateway.json_body import decode_json
 from foundry_api.gateway.openai.chat import create_chat_completion
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from foundry_api.batch.types import BatchUrl, Line
     from foundry_api.gateway.routing import Handler
 
-__all__ = ["HANDLERS", "RequestLines", "check_input"]
+__all__ = ["HANDLERS", "CheckedInput", "RequestLines", "check_input"]
 
 # As OpenAI's.
 MAX_LINES = 50_000
@@ -94,6 +94,20 @@ class RequestLines(LineSource):
         return _ID.decode(line.raw).custom_id
 
 
+class CheckedInput(NamedTuple):
+    """What a check of an input found.
+
+    Attributes:
+        total: The number of lines that were read.
+        problems: Why they are refused; empty if they are valid.
+        model: The model that all of them name; None if they name several.
+    """
+
+    total: int
+    problems: tuple[BatchProblem, ...] = ()
+    model: str | None = None
+
+
 def check_input(
     path: Path,
     endpoint: str,
@@ -101,24 +115,26 @@ def check_input(
     allows_model: Callable[[str], bool],
     default_model: str | None,
     max_bytes: int,
-) -> tuple[int, tuple[BatchProblem, ...]]:
-    """Return the number of lines, and why they are refused. Blocks."""
+) -> CheckedInput:
+    """Check all lines of an input. Blocks."""
     with path.open("rb") as file:
         if file.read(4).startswith(COMPRESSED):
-            return 0, (_make_problem("invalid_file", "The file is compressed. Upload plain text."),)
+            problem = _make_problem("invalid_file", "The file is compressed. Upload plain text.")
+            return CheckedInput(0, (problem,))
     checker = _Checker(parse_route(endpoint), allows_model, default_model, max_bytes)
     count = 0
     for line in RequestLines(path, endpoint).iter_lines():
         count += 1
         if count > MAX_LINES:
-            problem = f"The file has more than {MAX_LINES} lines. Split it."
-            return count, (_make_problem("too_many_lines", problem),)
+            message = f"The file has more than {MAX_LINES} lines. Split it."
+            return CheckedInput(count, (_make_problem("too_many_lines", message),))
         checker.check(line)
         if len(checker.problems) >= MAX_PROBLEMS:
             break
     if not count:
-        return 0, (_make_problem("empty_file", "The file has no lines."),)
-    return count, tuple(checker.problems)
+        return CheckedInput(0, (_make_problem("empty_file", "The file has no lines."),))
+    model = checker.models.pop() if len(checker.models) == 1 else None
+    return CheckedInput(count, tuple(checker.problems), model)
 
 
 class _Checker:
@@ -130,6 +146,7 @@ class _Checker:
         max_bytes: int,
     ) -> None:
         self.problems: list[BatchProblem] = []
+        self.models: set[str] = set()
         self._endpoint = endpoint
         self._allows_model = allows_model
         self._default_model = default_model
@@ -200,6 +217,7 @@ class _Checker:
                 f"This key may not use the model {model!r}.",
                 param="body.model",
             )
+        self.models.add(model)
 
 
 def _require_model(model: str | None, default_model: str | None) -> str:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from foundry_api.gateway.files.types import ObjectList
+from foundry_api.gateway.openapi.openai_types import InputDetails, OutputDetails, ResponseUsage
 
 __all__ = [
     "ENDED",
@@ -53,6 +54,8 @@ class _Batch(msgspec.Struct, frozen=True, kw_only=True):
         endpoint: The route that answers its lines.
         input_file_id: The file with its lines.
         status: Where it is.
+        model: The model of its lines, as they name it; None before they were checked, and if they
+            name several.
     """
 
     id: str
@@ -61,6 +64,7 @@ class _Batch(msgspec.Struct, frozen=True, kw_only=True):
     created_at: int
     expires_at: int
     status: Status = "validating"
+    model: str | None = None
     metadata: dict[str, str] | None = None
     in_progress_at: int | None = None
     finalizing_at: int | None = None
@@ -83,6 +87,8 @@ class StoredBatch(_Batch, frozen=True, kw_only=True):
         total: Its lines; 0 before they are counted.
         completed: Lines that were answered, once it has ended.
         failed: Lines that failed, once it has ended.
+        prompt_tokens: Tokens of the prompts that were answered, once it has ended.
+        completion_tokens: Tokens of their answers.
         has_output: Whether there is a file of answers.
         has_errors: Whether there is a file of failed lines.
     """
@@ -96,6 +102,8 @@ class StoredBatch(_Batch, frozen=True, kw_only=True):
     total: int = 0
     completed: int = 0
     failed: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
     has_output: bool = False
     has_errors: bool = False
 
@@ -107,6 +115,7 @@ class BatchObject(_Batch, frozen=True, kw_only=True):
     errors: dict[str, Any] | None = None
     output_file_id: str | None = None
     error_file_id: str | None = None
+    usage: ResponseUsage | None = None
     completion_window: Literal["24h"] = "24h"
     object: Literal["batch"] = "batch"
 
@@ -124,6 +133,17 @@ def make_batch_object(batch: StoredBatch, counts: tuple[int, int] | None = None)
         errors=errors,
         output_file_id=batch.output_file_id if batch.has_output else None,
         error_file_id=batch.error_file_id if batch.has_errors else None,
+        usage=_make_usage(batch) if batch.status in ENDED else None,
+    )
+
+
+def _make_usage(batch: StoredBatch) -> ResponseUsage:
+    return ResponseUsage(
+        input_tokens=batch.prompt_tokens,
+        input_tokens_details=InputDetails(cached_tokens=0),
+        output_tokens=batch.completion_tokens,
+        output_tokens_details=OutputDetails(reasoning_tokens=0),
+        total_tokens=batch.prompt_tokens + batch.completion_tokens,
     )
 
 

@@ -361,7 +361,7 @@ class OutputDetails(msgspec.Struct):
 
 
 class ResponseUsage(msgspec.Struct):
-    """The tokens of a response."""
+    """The tokens of a response, or of the answers of a batch."""
 
     input_tokens: int
     input_tokens_details: InputDetails
