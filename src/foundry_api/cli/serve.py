@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import logging
+import os
 import signal
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -15,14 +17,16 @@ import click
 
 from foundry_api.cli.errors import print_error
 from foundry_api.cli.options import GlobalOptions, common_options, format_examples, pass_common
-from foundry_api.cli.session import make_settings
+from foundry_api.cli.output import sanitize_line
+from foundry_api.cli.session import make_log_handler, make_settings
 from foundry_api.client.client import FoundryAPIClient
-from foundry_api.gateway.config import load_config
+from foundry_api.gateway.config import PREFIX, gateway_variables, load_config
 from foundry_api.gateway.errors import UnsafeAddress
 from foundry_api.gateway.open_files import RESERVED_FILES, raise_max_open_files
 from foundry_api.gateway.warm_up import WarmUp
 from foundry_api.storage.paths import Paths
 from foundry_api.types.errors import FoundryError
+from foundry_api.types.settings import find_misspelt_variables
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -92,6 +96,8 @@ def command(
             "drain_s": drain,
         },
     )
+    for name, meant in find_misspelt_variables(os.environ, gateway_variables(), PREFIX).items():
+        click.echo(sanitize_line(f"Warning: {name} is no setting; did you mean {meant}?"), err=True)
     settings = make_settings(
         common, base_urls=() if config.base_url is None else (config.base_url,)
     )
@@ -101,11 +107,23 @@ def command(
     client = FoundryAPIClient(settings=replace(settings, cache="off"))
     run = _check if check else _serve
     try:
-        with asyncio.Runner(loop_factory=_find_loop_factory()) as runner:
+        with _log(common), asyncio.Runner(loop_factory=_find_loop_factory()) as runner:
             runner.run(run(client, config, directory))
     except UnsafeAddress as error:
         print_error(error)
         click.get_current_context().exit(EXIT_UNSAFE)
+
+
+@contextlib.contextmanager
+def _log(common: GlobalOptions) -> Generator[None]:
+    """Log warnings to standard error, more with -v or FOUNDRY_LOG_LEVEL."""
+    logger = logging.getLogger("foundry_api")
+    handler = make_log_handler(common, default_level=logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def _find_loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -121,11 +121,17 @@ def make_settings(
     )
 
 
-def make_log_handler(common: GlobalOptions) -> logging.Handler:
-    """Make a handler that logs to standard error with -v or FOUNDRY_LOG_LEVEL, else nowhere."""
-    if not common.verbose and not os.environ.get("FOUNDRY_LOG_LEVEL"):
+def make_log_handler(common: GlobalOptions, *, default_level: int | None = None) -> logging.Handler:
+    """Make a handler that logs to standard error with -v or FOUNDRY_LOG_LEVEL.
+
+    Without them it logs from a level on, or nothing.
+    """
+    is_asked_for = common.verbose or os.environ.get("FOUNDRY_LOG_LEVEL")
+    if not is_asked_for and default_level is None:
         return logging.NullHandler()
     handler = logging.StreamHandler()
+    if not is_asked_for and default_level is not None:
+        handler.setLevel(default_level)
     handler.setFormatter(_LineFormatter(LOG_FORMAT))
     return handler
 

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import difflib
+import math
 import os
+import re
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
 
 import msgspec
 
 from foundry_api.types.errors import ConfigurationError
-from foundry_api.types.values import format_value
+from foundry_api.types.local_path import absolute_path
+from foundry_api.types.settings import normalize_url
+from foundry_api.types.values import as_path, format_value
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
-__all__ = ["PREFIX", "GatewayConfig", "load_config"]
+__all__ = ["PREFIX", "GatewayConfig", "gateway_variables", "load_config"]
 
 PREFIX = "FOUNDRY_GATEWAY_"
 DEFAULT_PORT = 5270
+MAX_PORT = 65_535
+
+_HOST = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(?:%\w+)?")
 
 
 class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -87,16 +96,9 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     max_connections_per_address: int = 256
 
     def __post_init__(self) -> None:
-        """Check the numbers, and that the TLS files are complete."""
+        """Check the values, and that the TLS files are complete."""
         for name in self.__struct_fields__:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                continue
-            least = 0 if name in {"port", "drain_s", "queue_per_slot"} else 1
-            if value < least:
-                raise ConfigurationError(
-                    f"{name} is {format_value(value)}", hint=f"Give {least} or more."
-                )
+            _check(name, name, getattr(self, name))
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ConfigurationError(
                 "tls_cert and tls_key belong together, but only one is set",
@@ -107,6 +109,9 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     def uses_tls(self) -> bool:
         """Whether connections are encrypted."""
         return self.tls_cert is not None
+
+
+_FIELDS = {field.name: field for field in msgspec.structs.fields(GatewayConfig)}
 
 
 def load_config(
@@ -120,37 +125,135 @@ def load_config(
         environ: The environment; default `os.environ`.
 
     Raises:
-        ConfigurationError: The file cannot be read, or a value is invalid.
+        ConfigurationError: The file cannot be read, or a value is invalid; the message says where
+            the value is from.
     """
-    values: dict[str, Any] = {} if path is None else _read_file(path)
+    values: dict[str, Any] = {}
+    if path is not None:
+        for name, value in _read_file(path).items():
+            values[name] = _convert(name, f"{name} in {path}", value, strict=True)
     environ = os.environ if environ is None else environ
-    for field in msgspec.structs.fields(GatewayConfig):
-        text = environ.get(PREFIX + field.name.upper())
-        if text:
-            is_list = field.name in {"hosts", "origins"}
-            values[field.name] = text.split(",") if is_list else text
-    values |= {name: value for name, value in flags.items() if value is not None}
+    for name, field in _FIELDS.items():
+        # The environment has only text. As for the other variables, empty means unset.
+        if text := environ.get(PREFIX + name.upper(), "").strip():
+            is_list = field.type == tuple[str, ...]
+            value = [part.strip() for part in text.split(",") if part.strip()] if is_list else text
+            values[name] = _convert(name, PREFIX + name.upper(), value, strict=False)
+    for name, value in flags.items():
+        if value is not None:
+            label = f"--{name.removesuffix('_s').replace('_', '-')}"
+            values[name] = _convert(name, label, value, strict=True)
+    return GatewayConfig(**values)
+
+
+def gateway_variables() -> tuple[str, ...]:
+    """Return the names of the environment variables that `load_config` reads."""
+    return tuple(PREFIX + name.upper() for name in _FIELDS)
+
+
+def _convert(name: str, label: str, value: object, *, strict: bool) -> object:
+    """Return a value of a setting as its type; errors name it by its label."""
+    kind = _FIELDS[name].type
     try:
-        # Not strict: the environment has only text.
-        return msgspec.convert(values, GatewayConfig, strict=False, dec_hook=_decode_path)
-    except msgspec.ValidationError as error:
+        converted = msgspec.convert(value, kind, strict=strict, dec_hook=_decode_path)
+    except (msgspec.ValidationError, ValueError):
         raise ConfigurationError(
-            f"the gateway's configuration is invalid: {error}",
-            hint="`foundry-api serve --help` lists the settings.",
+            f"{label} is {format_value(value)}", hint=f"Give {_describe(name)}."
         ) from None
+    _check(name, label, converted)
+    if isinstance(converted, Path):
+        try:
+            return absolute_path(converted)
+        except ValueError as error:
+            raise ConfigurationError(f"{label} is {format_value(value)}: {error}") from error
+    return converted
+
+
+def _describe(name: str) -> str:
+    kind = _FIELDS[name].type
+    if kind is bool:
+        return "true or false"
+    if kind is int:
+        return "a whole number"
+    if kind is float:
+        return "a number"
+    if kind == tuple[str, ...]:
+        return 'a list of strings, such as ["gateway.example"]'
+    return "a string"
 
 
 def _decode_path(kind: type, value: object) -> object:
-    if kind is Path and isinstance(value, str | Path):
-        return Path(value)
-    raise NotImplementedError
+    text = as_path(value)
+    if kind is not Path or text is None:
+        raise ValueError(value)
+    return Path(text)
+
+
+def _check(name: str, label: str, value: object) -> None:
+    """Refuse a value that no gateway can use."""
+    if isinstance(value, bool) or value is None:
+        return
+    if isinstance(value, int | float):
+        least = 0 if name in {"port", "drain_s", "queue_per_slot"} else 1
+        most = MAX_PORT if name == "port" else math.inf
+        if not least <= value <= most or value == math.inf:  # not a number fails too
+            allowed = f"{least} to {most}" if name == "port" else f"{least} or more"
+            raise ConfigurationError(f"{label} is {value!r}", hint=f"Give {allowed}.")
+    elif name in _TEXT_CHECKS:
+        is_valid, hint = _TEXT_CHECKS[name]
+        texts, verb = ((value,), "is") if isinstance(value, str) else (value, "has")
+        for text in cast("tuple[str, ...]", texts):
+            if not is_valid(text):
+                raise ConfigurationError(f"{label} {verb} {format_value(text)}", hint=hint)
+    elif name == "base_url":
+        normalize_url(value, label)
+
+
+def _is_host(text: str) -> bool:
+    return _HOST.fullmatch(text) is not None
+
+
+def _is_origin(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return False
+    return bool(parts.scheme and parts.netloc) and text == f"{parts.scheme}://{parts.netloc}"
+
+
+_TEXT_CHECKS: Mapping[str, tuple[Callable[[str], bool], str]] = {
+    "host": (_is_host, "Give an IP address or a name, such as 127.0.0.1; the port is `port`."),
+    "hosts": (_is_host, "Give names alone, such as gateway.example, without scheme and port."),
+    "origins": (_is_origin, "Give a scheme and a host, such as https://app.example, and no path."),
+    "model": (lambda text: bool(text.strip()), "Give an alias or an id, or leave it out."),
+}
 
 
 def _read_file(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
-            return tomllib.load(file)
+        # Windows' editors may begin a file with a byte order mark.
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
+        raise ConfigurationError(
+            f"{path} cannot be read: {error.strerror}",
+            hint="Give the path of a TOML file that this user may read.",
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} is not valid TOML: {error}") from error
+    for name, value in values.items():
+        if name in _FIELDS:
+            continue
+        if isinstance(value, dict):
+            raise ConfigurationError(
+                f"{path} has the table [{name}], but the settings are in no table",
+                hint="Write them as `name = value`, without a line in brackets before them.",
+            )
+        close = difflib.get_close_matches(name.replace("-", "_").lower(), _FIELDS, 1)
+        raise ConfigurationError(
+            f"{path} has {format_value(name)}, which is no setting",
+            hint=f"Did you mean {close[0]}?"
+            if close
+            else "docs/gateway.md lists the settings; keys have their own limits "
+            "(`foundry-api keys create --help`).",
+        )
+    return values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import os
 import re
@@ -23,7 +24,7 @@ from foundry_api.types.values import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 __all__ = ["Settings"]
 
@@ -33,6 +34,8 @@ CONNECT_TIMEOUT_S = 5.0
 # Far more than any CPU has; each takes memory.
 MAX_ENGINE_THREADS = 512
 MAX_ENGINE_PROCESSES = 2
+# From which on the name of a variable is taken for a misspelt one.
+MIN_SIMILARITY = 0.75
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -185,6 +188,24 @@ class Settings:
 def environment_variables() -> tuple[str, ...]:
     """Return the names of the environment variables that `Settings` reads."""
     return tuple(variable for variable, _ in _VARIABLES.values())
+
+
+def find_misspelt_variables(
+    environ: Iterable[str], known: Iterable[str], prefix: str
+) -> dict[str, str]:
+    """Return the variables that look like misspelt settings, each with the setting that is meant.
+
+    Others with the prefix belong to other programs: Kubernetes sets some for each service.
+    """
+    # Compared without the prefix, which would make all of them similar.
+    suffixes = {name.removeprefix(prefix): name for name in known}
+    found: dict[str, str] = {}
+    for name in sorted(environ):
+        suffix = name.upper().removeprefix(prefix)
+        if name.upper().startswith(prefix) and name not in suffixes.values():
+            for match in difflib.get_close_matches(suffix, suffixes, 1, MIN_SIMILARITY):
+                found[name] = suffixes[match]
+    return found
 
 
 def normalize_url(url: object, name: str = "the base URL") -> str:

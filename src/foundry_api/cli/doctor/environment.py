@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from foundry_api.cli.doctor.finding import CheckGroup, Finding, FindingKind
+from foundry_api.gateway.config import PREFIX as GATEWAY_PREFIX
+from foundry_api.gateway.config import gateway_variables
 from foundry_api.types.errors import ConfigurationError
-from foundry_api.types.settings import Settings, environment_variables
+from foundry_api.types.settings import (
+    Settings,
+    environment_variables,
+    find_misspelt_variables,
+)
 from foundry_api.wire.transport import is_loopback
 
 if TYPE_CHECKING:
@@ -59,7 +64,6 @@ PREFIX = "FOUNDRY_"
 FOREIGN_NAMES = frozenset(
     {"FOUNDRY_ENDPOINT", "FOUNDRY_HOST", "FOUNDRY_LOCAL_ENDPOINT", "FOUNDRY_LOCAL_URL"}
 )
-MIN_SIMILARITY = 0.75
 
 
 def make_usable_settings(
@@ -115,19 +119,17 @@ def _check_values(environ: Mapping[str, str]) -> Iterable[Finding]:
 
 
 def _check_names(environ: Mapping[str, str]) -> Iterable[Finding]:
-    known = environment_variables()
-    # Compared without the prefix, which would make all of them similar.
-    suffixes = [name.removeprefix(PREFIX) for name in known]
-    for name in sorted(environ):
-        if not name.upper().startswith(PREFIX) or name in known:
-            continue
-        if name.upper() in FOREIGN_NAMES:
-            yield FOREIGN.make_finding(f"{name} is set")
-            continue
-        suffix = name.upper().removeprefix(PREFIX)
-        for match in difflib.get_close_matches(suffix, suffixes, 1, MIN_SIMILARITY):
-            evidence = f"{name} is set, but it is not a setting"
-            yield MISSPELLED.make_finding(evidence, meant=f"{PREFIX}{match}")
+    foreign = [name for name in sorted(environ) if name.upper() in FOREIGN_NAMES]
+    for name in foreign:
+        yield FOREIGN.make_finding(f"{name} is set")
+    own = environ.keys() - foreign
+    gateway = {name for name in own if name.upper().startswith(GATEWAY_PREFIX)}
+    misspelt = {
+        **find_misspelt_variables(own - gateway, environment_variables(), PREFIX),
+        **find_misspelt_variables(gateway, gateway_variables(), GATEWAY_PREFIX),
+    }
+    for name, meant in misspelt.items():
+        yield MISSPELLED.make_finding(f"{name} is set, but it is not a setting", meant=meant)
 
 
 def _get_own_variables(environ: Mapping[str, str]) -> dict[str, str]:
