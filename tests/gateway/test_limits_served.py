@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from foundry_api.gateway.keys.types import Limit, NewKey
+from foundry_api.gateway.keys.database import KeyDatabase
+from foundry_api.gateway.keys.types import KeyChanges, Limit, NewKey
 from foundry_api.resilience.breaker import BreakerSettings
 from foundry_api.resilience.limiter import LimiterSettings
 from foundry_api.testing import Disconnect, ErrorReply, FakeService, Reply, Stall, ToolCalls
@@ -502,3 +503,37 @@ async def test_a_call_that_cannot_start_in_time_is_refused_at_once(tmp_path: Pat
         assert response.headers["x-should-retry"] == "false"
         for task in tasks:
             task.cancel()
+
+
+async def test_a_changed_limit_acts_at_once_and_keeps_what_was_used(tmp_path: Path) -> None:
+    key = NewKey(name="a", rate=Limit(2, "h"), tokens=(Limit(5000, "d"),))
+    async with (
+        FakeService("Hello") as upstream,
+        serve(tmp_path / "gateway", upstream.base_url, key) as served,
+    ):
+        body = {**HELLO, "max_tokens": 10}
+        assert [(await call(served.http, body))[0] for _ in range(3)] == [200, 200, 429]
+        database = KeyDatabase(tmp_path / "gateway")
+        await asyncio.to_thread(database.update, "a", KeyChanges(rate=Limit(3, "h")))
+        await served.gateway.context.keyring.reload()
+        assert [(await call(served.http, body))[0] for _ in range(2)] == [200, 429]
+        unlimited = KeyChanges(rate=None, models=frozenset({"other"}))
+        await asyncio.to_thread(database.update, "a", unlimited)
+        await served.gateway.context.keyring.reload()
+        assert await call(served.http, body) == (403, "model_not_allowed")
+
+
+async def test_a_refusal_for_tokens_says_how_many_are_left(tmp_path: Path) -> None:
+    key = NewKey(name="a", tokens=(Limit(3000, "d"),))
+    async with (
+        FakeService(Reply("Hello", usage=Usage(100, 900, 1000)), "Hello") as upstream,
+        serve(tmp_path / "gateway", upstream.base_url, key) as served,
+    ):
+        assert (await call(served.http, HELLO))[0] == 200
+        async with served.http.post(CHAT, json=HELLO) as response:
+            error = (await response.json())["error"]
+        assert (response.status, error["code"]) == (429, "insufficient_quota")
+        assert "2000 are left of the quota of 3000/d tokens" in error["message"]
+        assert "max_tokens" in error["message"]
+        assert "at midnight (UTC)" in error["message"]
+        assert (await call(served.http, {**HELLO, "max_tokens": 100}))[0] == 200

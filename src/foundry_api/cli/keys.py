@@ -1,4 +1,4 @@
-"""`foundry-api keys`: create, list, rotate, revoke and remove the API keys of the gateway."""
+"""`foundry-api keys`: create, list, change, rotate, revoke and remove the gateway's API keys."""
 
 from __future__ import annotations
 
@@ -6,11 +6,19 @@ import getpass
 import os
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+import msgspec
 
-from foundry_api.cli.options import GlobalOptions, format_examples, output_options, pass_common
+from foundry_api.cli.options import (
+    GlobalOptions,
+    apply_options,
+    format_examples,
+    output_options,
+    pass_common,
+)
 from foundry_api.cli.output import (
     is_terminal,
     print_fields,
@@ -31,62 +39,126 @@ from foundry_api.gateway.keys.options import (
     parse_limit,
     parse_limits,
     parse_models,
+    parse_parallel,
     parse_scopes,
 )
-from foundry_api.gateway.keys.pepper import get_pepper_variable
-from foundry_api.gateway.keys.types import NewKey
+from foundry_api.gateway.keys.types import KeyChanges, NewKey
 from foundry_api.observe.format import format_duration, format_time
 from foundry_api.storage.lock import LockTimeout
 from foundry_api.storage.paths import Paths
 from foundry_api.types.local_path import absolute_path
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from foundry_api.gateway.config import GatewayConfig
     from foundry_api.gateway.keys.types import ApiKey
 
 __all__ = ["command"]
 
+_F = TypeVar("_F", bound="Callable[..., Any]")
+
 EXIT_FAILED = 1
-MAX_PARALLEL = 100_000
 MAX_WEIGHT = 1000.0
 
 KEY = click.argument("key", metavar="KEY")
-DIRECTORY = click.option(
-    "--dir",
-    "directory",
-    type=click.Path(file_okay=False),
-    metavar="DIR",
-    help="Directory of the gateway. [FOUNDRY_GATEWAY_DIRECTORY, else FOUNDRY_HOME/gateway]",
+
+
+def _store_place(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+    # `keys --dir DIR list` and `keys list --dir DIR` mean the same.
+    if value is not None:
+        context.meta[f"{__name__}.{parameter.name}"] = value
+
+
+PLACE = (
+    click.option(
+        "--dir",
+        "directory",
+        type=click.Path(file_okay=False),
+        metavar="DIR",
+        expose_value=False,
+        callback=_store_place,
+        help="Directory of the gateway. [FOUNDRY_GATEWAY_DIRECTORY, else FOUNDRY_HOME/gateway]",
+    ),
+    click.option(
+        "--config",
+        "config",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        expose_value=False,
+        callback=_store_place,
+        help="TOML file of the gateway, which may name its directory.",
+    ),
 )
+
+
+def place_options(command: _F) -> _F:
+    """Add the options that say which gateway is meant, and those of all commands."""
+    return apply_options(PLACE, output_options(command))
+
+
+# The defaults in brackets are those of a new key.
+PERMISSIONS = (
+    click.option(
+        "--scope",
+        metavar="SCOPES",
+        help="What it opens, separated by commas: inference, manage, metrics. [inference]",
+    ),
+    click.option("--models", metavar="MODELS", help="Models it may use, with commas. [all]"),
+    click.option(
+        "--expires",
+        metavar="DURATION",
+        help="How long it is valid from now on, such as 90d or 12h. [never]",
+    ),
+    click.option("--rate", metavar="N/UNIT", help="Requests per s, m, h or d, such as 60/m. [any]"),
+    click.option(
+        "--tokens",
+        metavar="N/UNIT",
+        help="Tokens per m, h, d or mo (month), such as 100000/d; several with commas. [any]",
+    ),
+    click.option(
+        "--parallel", metavar="N", help="Calls that may wait or run at the same time. [any]"
+    ),
+    click.option(
+        "--weight",
+        type=click.FloatRange(0, MAX_WEIGHT, min_open=True),
+        metavar="NUMBER",
+        help="Its share while the service is busy, beside the weights of other keys. [1]",
+    ),
+)
+
+
+def permission_options(command: _F) -> _F:
+    """Add the options that say what a key may do."""
+    return apply_options(PERMISSIONS, command)
+
+
 EPILOG = format_examples(
     "keys create --name laptop",
     "keys create --name ci --rate 60/m --tokens 100000/d --expires 90d",
     "keys create --name grafana --scope metrics",
     "keys list",
+    "keys update ci --rate 120/m",
     "keys rotate ci --grace 24h",
     "keys revoke ci",
 )
 
 
 @click.group("keys", epilog=EPILOG, invoke_without_command=True)
-@DIRECTORY
-@output_options
+@place_options
 @pass_common
 @click.pass_context
-def command(context: click.Context, common: GlobalOptions, directory: str | None) -> None:
+def command(context: click.Context, common: GlobalOptions) -> None:
     """Manage the API keys of the gateway.
 
     Without a command, lists the keys. KEY is the name or the id of a key. A running gateway notices
     every change within a second.
 
     Tokens are stored as digests under a secret, the pepper, which is in a file beside the keys or
-    in the file that FOUNDRY_GATEWAY_PEPPER_FILE names.
+    in the one of the setting `pepper_file` (FOUNDRY_GATEWAY_PEPPER_FILE).
     """
-    context.meta["directory"] = directory
     if context.invoked_subcommand is None:
-        _print_keys(common, directory)
+        _print_keys(common)
 
 
 @command.command(
@@ -99,91 +171,63 @@ def command(context: click.Context, common: GlobalOptions, directory: str | None
     ),
 )
 @click.option("--name", required=True, help="Name of the key, which no other key has.")
-@click.option(
-    "--scope",
-    metavar="SCOPES",
-    default="inference",
-    show_default=True,
-    help="What it opens, separated by commas: inference, manage, metrics.",
-)
-@click.option("--models", metavar="MODELS", help="Models it may use, separated by commas. [all]")
-@click.option(
-    "--expires", metavar="DURATION", help="How long it is valid, such as 90d or 12h. [for ever]"
-)
-@click.option("--rate", metavar="N/UNIT", help="Requests per s, m, h or d, such as 60/m. [any]")
-@click.option(
-    "--tokens",
-    metavar="N/UNIT",
-    help="Tokens per m, h, d or mo (month), such as 100000/d; several with commas. [any]",
-)
-@click.option(
-    "--parallel",
-    type=click.IntRange(1, MAX_PARALLEL),
-    metavar="N",
-    help="Calls that may run at the same time. [any]",
-)
-@click.option(
-    "--weight",
-    type=click.FloatRange(0, MAX_WEIGHT, min_open=True),
-    default=1.0,
-    show_default=True,
-    metavar="NUMBER",
-    help="Its share while the service is busy, beside the weights of other keys.",
-)
-@DIRECTORY
-@output_options
+@permission_options
+@place_options
 @pass_common
-def create_command(
-    common: GlobalOptions,
-    *,
-    name: str,
-    scope: str,
-    models: str | None,
-    expires: str | None,
-    rate: str | None,
-    tokens: str | None,
-    parallel: int | None,
-    weight: float,
-    directory: str | None,
-) -> None:
+def create_command(common: GlobalOptions, *, name: str, **permissions: Any) -> None:
     """Create a key, and show its token.
 
     The token is printed to standard output, everything else to standard error. It is not stored, so
     it cannot be shown again; `keys rotate` makes a new one.
     """
-    new = NewKey(
-        name=check_key_name("name", name),
-        scopes=parse_scopes("scope", scope),
-        models=None if models is None else parse_models("models", models),
-        lifetime_s=None if expires is None else parse_lifetime("expires", expires),
-        rate=None if rate is None else parse_limit("rate", rate, RATE_UNITS),
-        tokens=() if tokens is None else parse_limits("tokens", tokens, TOKEN_UNITS),
-        parallel=parallel,
-        weight=weight,
-    )
-    database = _open_database(common, directory)
+    new = NewKey(name=check_key_name("name", name), **_read_permissions(permissions))
+    database = _open_database(common)
     key, token = database.create(new)
     _record(database, "key.create", key)
     _print_token(common, key, token, "is created")
 
 
-@command.command("list", epilog=format_examples("keys list", "keys list --json"))
-@DIRECTORY
-@output_options
+@command.command(
+    "update",
+    epilog=format_examples(
+        "keys update ci --rate 120/m --tokens any",
+        "keys update ci --models all --expires never",
+    ),
+)
+@KEY
+@permission_options
+@place_options
 @pass_common
-def list_command(common: GlobalOptions, directory: str | None) -> None:
+def update_command(common: GlobalOptions, key: str, **permissions: Any) -> None:
+    """Change what a key may do; its token stays.
+
+    Options that are not given leave what it has. What it has used counts on under a changed limit.
+    `any`, `all` and `never` remove a limit.
+    """
+    changes = _read_permissions(permissions)
+    if not changes:
+        raise click.UsageError("Give at least one option that says what to change.")
+    database = _open_database(common)
+    changed = database.update(key, KeyChanges(**changes))
+    _record(database, "key.update", changed)
+    _print_change(common, changed, "is changed")
+
+
+@command.command("list", epilog=format_examples("keys list", "keys list --json"))
+@place_options
+@pass_common
+def list_command(common: GlobalOptions) -> None:
     """List all keys, also those that are expired or revoked."""
-    _print_keys(common, directory)
+    _print_keys(common)
 
 
 @command.command("show", epilog=format_examples("keys show ci", "keys show ci --json"))
 @KEY
-@DIRECTORY
-@output_options
+@place_options
 @pass_common
-def show_command(common: GlobalOptions, key: str, directory: str | None) -> None:
+def show_command(common: GlobalOptions, key: str) -> None:
     """Show what a key may do, but not its token."""
-    database = _open_database(common, directory)
+    database = _open_database(common)
     found, now = database.get(key), database.now()
     if common.as_json:
         print_json({"key": _to_json(found, now)})
@@ -218,16 +262,15 @@ def show_command(common: GlobalOptions, key: str, directory: str | None) -> None
     show_default=True,
     help="How long its earlier token stays valid; 0 ends it, and its running calls, at once.",
 )
-@DIRECTORY
-@output_options
+@place_options
 @pass_common
-def rotate_command(common: GlobalOptions, key: str, grace: str, directory: str | None) -> None:
+def rotate_command(common: GlobalOptions, key: str, grace: str) -> None:
     """Give a key a new token, and show it.
 
     Name, limits and expiry stay. Use --grace 0 for a token that others may have seen.
     """
     grace_s = parse_grace("grace", grace)
-    database = _open_database(common, directory)
+    database = _open_database(common)
     rotated, token = database.rotate(key, grace_s=grace_s)
     _record(database, "key.rotate", rotated)
     ends = f"is valid for {format_duration(grace_s)} more" if grace_s else "is no longer valid"
@@ -236,15 +279,14 @@ def rotate_command(common: GlobalOptions, key: str, grace: str, directory: str |
 
 @command.command("revoke", epilog=format_examples("keys revoke ci"))
 @KEY
-@DIRECTORY
-@output_options
+@place_options
 @pass_common
-def revoke_command(common: GlobalOptions, key: str, directory: str | None) -> None:
+def revoke_command(common: GlobalOptions, key: str) -> None:
     """End a key for good, and its running calls with it.
 
     It stays in the list, and its name stays taken.
     """
-    database = _open_database(common, directory)
+    database = _open_database(common)
     revoked = database.revoke(key)
     _record(database, "key.revoke", revoked)
     _print_change(common, revoked, "is revoked")
@@ -253,12 +295,11 @@ def revoke_command(common: GlobalOptions, key: str, directory: str | None) -> No
 @command.command("remove", epilog=format_examples("keys remove ci", "keys remove -y ci"))
 @KEY
 @click.option("-y", "--yes", is_flag=True, help="Remove without asking.")
-@DIRECTORY
-@output_options
+@place_options
 @pass_common
-def remove_command(common: GlobalOptions, key: str, directory: str | None, *, yes: bool) -> None:
+def remove_command(common: GlobalOptions, key: str, *, yes: bool) -> None:
     """Delete a key; one that is in use ends at once."""
-    database = _open_database(common, directory)
+    database = _open_database(common)
     found = database.get(key)
     is_interactive = is_terminal(sys.stdin) and is_terminal(sys.stderr)
     if is_interactive and not (yes or common.as_json):
@@ -272,24 +313,51 @@ def remove_command(common: GlobalOptions, key: str, directory: str | None, *, ye
     _print_change(common, removed, "is removed")
 
 
-def _open_database(common: GlobalOptions, directory: str | None) -> KeyDatabase:
-    settings = make_settings(common)
-    # `keys --dir DIR list` and `keys list --dir DIR` mean the same.
-    if directory is None:
-        directory = click.get_current_context().meta.get("directory")
-    if directory is None:
-        path = _load_config().directory or Paths.from_home(settings.home).gateway
-    else:
-        try:
-            path = absolute_path(directory)
-        except ValueError as error:
-            raise click.UsageError(f"--dir is {directory!r}: {error}.") from error
-    return KeyDatabase(path, pepper_file=get_pepper_variable(os.environ))
+def _read_permissions(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the members of a key that options set; those that are not given are left out."""
+    read: dict[str, tuple[str, Callable[[str, Any], Any]]] = {
+        "scope": ("scopes", parse_scopes),
+        "models": ("models", _unless("all", parse_models)),
+        "expires": ("lifetime_s", _unless("never", parse_lifetime)),
+        "rate": ("rate", _unless("any", lambda field, text: parse_limit(field, text, RATE_UNITS))),
+        "tokens": (
+            "tokens",
+            _unless("any", lambda field, text: parse_limits(field, text, TOKEN_UNITS), ()),
+        ),
+        "parallel": ("parallel", _unless("any", parse_parallel)),
+        "weight": ("weight", lambda _field, value: value),
+    }
+    return {
+        member: parse(option, options[option])
+        for option, (member, parse) in read.items()
+        if options[option] is not None
+    }
+
+
+def _unless(
+    word: str, parse: Callable[[str, str], Any], unlimited: Any = None
+) -> Callable[[str, str], Any]:
+    """Return a parser for which a word means no limit."""
+    return lambda field, text: unlimited if text.strip() == word else parse(field, text)
+
+
+def _open_database(common: GlobalOptions) -> KeyDatabase:
+    config, settings = _load_config(), make_settings(common)
+    path = config.directory or Paths.from_home(settings.home).gateway
+    return KeyDatabase(path, pepper_file=config.pepper_file)
 
 
 def _load_config() -> GatewayConfig:
-    """Load what the environment says about the gateway; a file of it is not known here."""
-    return load_config(None, {})
+    """Load what the options, the environment and a file say about the gateway."""
+    places = click.get_current_context().meta
+    directory, file = places.get(f"{__name__}.directory"), places.get(f"{__name__}.config")
+    config = load_config(file, {})
+    if directory is None:
+        return config
+    try:
+        return msgspec.structs.replace(config, directory=absolute_path(directory))
+    except ValueError as error:
+        raise click.UsageError(f"--dir is {directory!r}: {error}.") from error
 
 
 def _record(database: KeyDatabase, event: str, key: ApiKey) -> None:
@@ -313,8 +381,8 @@ def _get_user() -> str:
         return str(os.getuid()) if sys.platform != "win32" else "unknown"
 
 
-def _print_keys(common: GlobalOptions, directory: str | None) -> None:
-    database = _open_database(common, directory)
+def _print_keys(common: GlobalOptions) -> None:
+    database = _open_database(common)
     keys, now = database.list(), database.now()
     if common.as_json:
         print_json({"file": str(database.path), "keys": [_to_json(key, now) for key in keys]})

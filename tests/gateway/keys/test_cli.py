@@ -59,6 +59,28 @@ def test_the_life_of_a_key(own_home: Path) -> None:
     assert run("keys", home=own_home).stdout.startswith("There are no keys in ")
 
 
+def test_a_key_is_changed(own_home: Path) -> None:
+    limits = ("--rate", "60/m", "--tokens", "9/d", "--parallel", "4", "--expires", "1d")
+    made = run("keys", "create", "--name", "ci", "--models", "demo", *limits, home=own_home)
+    (key,) = KeyDatabase(own_home / "gateway").list()
+    changed = run("keys", "update", "ci", "--rate", "90/m", "--weight", "2", home=own_home)
+    assert changed.stdout == f"The key ci ({key.id}) is changed.\n"
+    shown = json.loads(run("keys", "show", "ci", "--json", home=own_home).stdout)["key"]
+    assert (shown["rate"], shown["weight"], shown["tokens"]) == ("90/m", 2.0, ["9/d"])
+    assert (shown["models"], shown["scopes"]) == (["demo"], ["inference"])
+    free = ("--models", "all", "--rate", "any", "--tokens", "any", "--parallel", "any")
+    run("keys", "update", "ci", *free, "--expires", "never", home=own_home)
+    shown = json.loads(run("keys", "show", "ci", "--json", home=own_home).stdout)["key"]
+    for name in ("models", "rate", "parallel", "expires_at"):
+        assert shown[name] is None
+    assert shown["tokens"] == []
+    assert made.stdout[3:11] == key.id  # the token stays
+    nothing = run("keys", "update", "ci", home=own_home)
+    assert (nothing.returncode, "at least one option" in nothing.stderr) == (2, True)
+    audit = (own_home / "gateway" / "audit.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["event"] for line in audit] == ["key.create", *["key.update"] * 2]
+
+
 def test_json(own_home: Path) -> None:
     made = json.loads(run("keys", "create", "--name", "ci", "--json", home=own_home).stdout)
     assert made["token"].startswith(f"fk_{made['key']['id']}_")
@@ -125,12 +147,32 @@ def test_the_directory_may_stand_before_or_after_the_command(
     assert not own_home.exists()
 
 
+def test_a_file_of_the_gateway_says_where_the_keys_are(own_home: Path, tmp_path: Path) -> None:
+    file = tmp_path / "gateway.toml"
+    file.write_text(
+        f"directory = '{tmp_path / 'place'}'\npepper_file = '{tmp_path / 'pepper'}'\n"
+        "audit_log = false\n",
+        encoding="utf-8",
+    )
+    (tmp_path / "pepper").write_text("0123456789abcdef" * 4, encoding="utf-8")
+    for place in (("--config", str(file), "create"), ("create", "--config", str(file))):
+        assert run("keys", *place, "--name", place[0]).returncode == 0
+    assert {path.name for path in (tmp_path / "place").iterdir()} == {"keys.db", "keys.db.lock"}
+    assert not own_home.exists()
+    assert run("serve", "--config", str(file), "--check").returncode == 0
+    elsewhere = run("keys", "--config", str(file), "--dir", str(tmp_path / "empty"))
+    assert elsewhere.stdout.startswith("There are no keys in ")
+    file.write_text("directry = 'x'", encoding="utf-8")
+    refused = run("keys", "--config", str(file))
+    assert (refused.returncode, "Did you mean directory?" in refused.stderr) == (2, True)
+
+
 def test_the_pepper_may_be_elsewhere(own_home: Path, tmp_path: Path) -> None:
     pepper = tmp_path / "pepper"
     variables = {"FOUNDRY_GATEWAY_PEPPER_FILE": str(pepper)}
     refused = run("keys", "create", "--name", "ci", home=own_home, **variables)
     assert refused.returncode == 2
-    assert "FOUNDRY_GATEWAY_PEPPER_FILE names" in refused.stderr
+    assert "pepper is missing or empty" in refused.stderr
     pepper.write_text("0123456789abcdef" * 4, encoding="utf-8")
     assert run("keys", "create", "--name", "ci", home=own_home, **variables).returncode == 0
     other = run("keys", "create", "--name", "b", home=own_home)

@@ -11,18 +11,18 @@ import stat
 import subprocess
 import sys
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec import structs
 
 from foundry_api.gateway.keys import database as database_module
 from foundry_api.gateway.keys.clock import LatestTime
 from foundry_api.gateway.keys.database import KeyDatabase
 from foundry_api.gateway.keys.errors import KeyNotFound, KeyStorageFailed
 from foundry_api.gateway.keys.keyring import Keyring
-from foundry_api.gateway.keys.pepper import PEPPER_VARIABLE, get_pepper_variable
 from foundry_api.gateway.keys.token import TokenHasher
-from foundry_api.gateway.keys.types import ApiKey, Limit
+from foundry_api.gateway.keys.types import ApiKey, KeyChanges, Limit
 from foundry_api.types.errors import ConfigurationError, FoundryError, InvalidRequest
 from gateway.keys.helpers import DAY_S, START, FakeClock, create
 from support.cli_program import make_environment
@@ -154,7 +154,21 @@ class TestChanges:
         _, other = create(database)
         assert find_all(database, token, other) == [None, "ci"]
 
-    def test_revoked_and_expired_keys_are_not_rotated(
+    def test_a_change_leaves_the_token_and_the_rest(
+        self, database: KeyDatabase, clock: FakeClock
+    ) -> None:
+        key, token = create(database, rate=Limit(60, "m"), lifetime_s=DAY_S, parallel=4)
+        clock.now += 60
+        changes = KeyChanges(rate=Limit(90, "m"), lifetime_s=2 * DAY_S, parallel=None)
+        changed = database.update("ci", changes)
+        assert changed == database.get("ci")
+        assert changed == structs.replace(
+            key, rate=Limit(90, "m"), expires_at=clock.now + 2 * DAY_S, parallel=None
+        )
+        assert find_all(database, token, now=START + DAY_S) == ["ci"]
+        assert database.update("ci", KeyChanges(lifetime_s=None)).expires_at is None
+
+    def test_revoked_and_expired_keys_are_neither_rotated_nor_changed(
         self, database: KeyDatabase, clock: FakeClock
     ) -> None:
         create(database, "a", lifetime_s=DAY_S)
@@ -165,13 +179,18 @@ class TestChanges:
             assert database.get(name).get_state(clock.now) == state
             with pytest.raises(InvalidRequest, match=f"'{name}' is {state}"):
                 database.rotate(name, grace_s=0)
+            with pytest.raises(InvalidRequest, match=f"'{name}' is {state}"):
+                database.update(name, KeyChanges(lifetime_s=None))
 
-    @pytest.mark.parametrize("change", ["get", "revoke", "remove", "rotate"])
+    @pytest.mark.parametrize("change", ["get", "revoke", "remove", "rotate", "update"])
     def test_an_unknown_key(self, database: KeyDatabase, change: str) -> None:
         create(database)
-        options = {"grace_s": 0.0} if change == "rotate" else {}
+        options: dict[str, Any] = {
+            "rotate": {"grace_s": 0.0},
+            "update": {"changes": KeyChanges(weight=2.0)},
+        }
         with pytest.raises(KeyNotFound, match="'nobody'"):
-            getattr(database, change)("nobody", **options)
+            getattr(database, change)("nobody", **options.get(change, {}))
 
     def test_reading_creates_nothing(self, database: KeyDatabase) -> None:
         assert database.list() == ()
@@ -255,7 +274,7 @@ class TestPepper:
         file = tmp_path / "secret"
         if content is not None:
             file.write_text(content, encoding="utf-8")
-        with pytest.raises(ConfigurationError, match=f"{PEPPER_VARIABLE} names"):
+        with pytest.raises(ConfigurationError, match="secret is missing or empty"):
             create(KeyDatabase(tmp_path / "gateway", pepper_file=file))
         assert file.exists() == (content is not None)
 
@@ -297,13 +316,6 @@ class TestPepper:
         create(database)
         database.pepper_file.unlink()
         assert database.revoke("ci").revoked_at
-
-    def test_the_variable_is_a_path(self, tmp_path: Path) -> None:
-        assert get_pepper_variable({}) is None
-        assert get_pepper_variable({PEPPER_VARIABLE: " "}) is None
-        assert get_pepper_variable({PEPPER_VARIABLE: str(tmp_path)}) == tmp_path
-        with pytest.raises(ConfigurationError, match=f"{PEPPER_VARIABLE} is "):
-            get_pepper_variable({PEPPER_VARIABLE: "a\0b"})
 
 
 class TestTrouble:

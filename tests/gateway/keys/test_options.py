@@ -15,6 +15,7 @@ from foundry_api.gateway.keys.options import (
     parse_limit,
     parse_limits,
     parse_models,
+    parse_parallel,
     parse_scopes,
 )
 from foundry_api.gateway.keys.types import ApiKey, Limit
@@ -42,6 +43,7 @@ def parse_tokens(field: str, text: str) -> tuple[Limit, ...]:
         (parse_scopes, "inference", frozenset({"inference"})),
         (parse_scopes, "metrics, manage,metrics", frozenset({"metrics", "manage"})),
         (parse_models, "Demo, a/b:4", frozenset({"demo", "a/b:4"})),
+        (parse_parallel, "4", 4),
         (parse_lifetime, "90d", 90 * 86_400.0),
         (parse_lifetime, "1h30m", 5400.0),
         (parse_grace, "24h", 86_400.0),
@@ -69,6 +71,7 @@ def test_a_value(parse: Callable[[str, str], Any], text: str, value: object) -> 
         (parse_models, ",", "not a list of models"),
         (parse_models, "a\0b", "not a list of models"),
         (parse_models, "x" * 257, "not a list of models"),
+        *((parse_parallel, text, "not a number of calls") for text in ("0", "-1", "x", "9" * 5000)),
         (parse_lifetime, "soon", "not a duration"),
         (parse_lifetime, "0d", "not a duration"),
         (parse_lifetime, "99999d", "more than 100 years"),

@@ -19,12 +19,7 @@ import msgspec
 from foundry_api.gateway.keys.clock import LatestTime
 from foundry_api.gateway.keys.errors import KeyNotFound, KeyStorageFailed
 from foundry_api.gateway.keys.options import check_key_name
-from foundry_api.gateway.keys.pepper import (
-    PEPPER_VARIABLE,
-    create_pepper,
-    make_pepper_private,
-    read_pepper,
-)
+from foundry_api.gateway.keys.pepper import create_pepper, make_pepper_private, read_pepper
 from foundry_api.gateway.keys.token import KEY_PREFIX, TokenHasher, make_id, make_token
 from foundry_api.gateway.keys.types import ApiKey, NewKey
 from foundry_api.storage.database_files import FileFormat, get_file_identity
@@ -46,6 +41,8 @@ from foundry_api.types.errors import ConfigurationError, InvalidRequest
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
     from pathlib import Path
+
+    from foundry_api.gateway.keys.types import KeyChanges
 
 __all__ = ["KeyDatabase", "KeyReader", "KeySnapshot", "StoredDigest"]
 
@@ -160,11 +157,7 @@ class KeyDatabase:
         ends_at = now + grace_s
         with self._transaction() as db:
             hasher = self._get_hasher(db)
-            key = _find(_read_keys(db).values(), id_or_name)
-            if (state := key.get_state(now)) != "active":
-                raise InvalidRequest(
-                    f"the key {key.name!r} is {state}", hint="Create another key instead."
-                )
+            key = _find_active(_read_keys(db).values(), id_or_name, now)
             # Also of earlier rotations: one whose output was lost must not end the token in use.
             db.execute(
                 "update digests set until = min(coalesce(until, ?1), ?1) where key_id = ?2",
@@ -185,6 +178,15 @@ class KeyDatabase:
             _update_key(db, key)
             _insert_digest(db, hasher.digest(token), key.id)
         return key, token
+
+    def update(self, id_or_name: str, changes: KeyChanges) -> ApiKey:
+        """Change what a key may do. Its tokens stay."""
+        now = self.now()
+        with self._transaction() as db:
+            key = _find_active(_read_keys(db).values(), id_or_name, now)
+            key = msgspec.structs.replace(key, **changes.get_members(now))
+            _update_key(db, key)
+        return key
 
     def revoke(self, id_or_name: str) -> ApiKey:
         """End all tokens of a key at once. The key stays in the list."""
@@ -269,7 +271,7 @@ class KeyDatabase:
         if pepper is None:
             if not self._has_own_pepper:
                 raise ConfigurationError(
-                    f"{PEPPER_VARIABLE} names {self.pepper_file}, which is missing or empty",
+                    f"the pepper's file {self.pepper_file} is missing or empty",
                     hint="Create it, such as with `openssl rand -hex 32`, for this user only.",
                 )
             pepper = create_pepper(self.pepper_file)
@@ -373,6 +375,13 @@ def _find(keys: Iterable[ApiKey], id_or_name: str) -> ApiKey:
             return key
     is_token = id_or_name.startswith(KEY_PREFIX)  # which the message must not show
     raise KeyNotFound(f"no key is named {f'{KEY_PREFIX}…' if is_token else repr(id_or_name)}")
+
+
+def _find_active(keys: Iterable[ApiKey], id_or_name: str, now: float) -> ApiKey:
+    key = _find(keys, id_or_name)
+    if (state := key.get_state(now)) != "active":
+        raise InvalidRequest(f"the key {key.name!r} is {state}", hint="Create another key instead.")
+    return key
 
 
 def _read_keys(db: sqlite3.Connection) -> dict[str, ApiKey]:

@@ -19,6 +19,7 @@ __all__ = [
     "parse_limit",
     "parse_limits",
     "parse_models",
+    "parse_parallel",
     "parse_scopes",
 ]
 
@@ -29,6 +30,7 @@ MAX_NAME_CHARS = 64
 MAX_MODELS = 1000
 MAX_MODEL_CHARS = 256
 MAX_AMOUNT = 10**12
+MAX_PARALLEL = 100_000
 MAX_DURATION_S = 36_500 * 86_400.0  # 100 years
 SHOWN_CHARS = 80  # of a wrong value in a message
 
@@ -104,6 +106,18 @@ def parse_limits(field: str, text: str, units: tuple[LimitUnit, ...]) -> tuple[L
             hint="Give one limit for each unit.",
         )
     return tuple(sorted(limits, key=lambda limit: units.index(limit.unit)))
+
+
+def parse_parallel(field: str, text: str) -> int:
+    """Parse a number of calls."""
+    number = int(text) if text.isascii() and text.isdecimal() and len(text) <= SHOWN_CHARS else 0
+    if not 1 <= number <= MAX_PARALLEL:
+        raise InvalidRequest(
+            f"{field} is {_show(text)}, which is not a number of calls",
+            field=field,
+            hint=f"Give a whole number from 1 to {MAX_PARALLEL:,}.",
+        )
+    return number
 
 
 def parse_lifetime(field: str, text: str) -> float:

@@ -10,40 +10,21 @@ from typing import TYPE_CHECKING
 
 from foundry_api.storage.private_file import read_file, replace_file
 from foundry_api.types.errors import ConfigurationError
-from foundry_api.types.local_path import absolute_path
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
 __all__ = [
-    "PEPPER_VARIABLE",
     "create_pepper",
-    "get_pepper_variable",
     "make_pepper_private",
     "read_pepper",
 ]
-
-PEPPER_VARIABLE = "FOUNDRY_GATEWAY_PEPPER_FILE"
 
 PEPPER_BYTES = 32
 MIN_BYTES, MAX_BYTES = 32, 4096
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 log = logging.getLogger("foundry_api")
-
-
-def get_pepper_variable(environment: Mapping[str, str]) -> Path | None:
-    """Return the file that the environment names; None if it names none."""
-    value = environment.get(PEPPER_VARIABLE, "")
-    if not value.strip():  # as for the other variables, empty means unset
-        return None
-    try:
-        return absolute_path(value)
-    except ValueError as error:
-        raise ConfigurationError(
-            f"{PEPPER_VARIABLE} is {value!r}: {error}", hint="Give the path of the pepper's file."
-        ) from error
 
 
 def read_pepper(path: Path) -> bytes | None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
-__all__ = ["SCOPES", "ApiKey", "KeyState", "Limit", "LimitUnit", "NewKey", "Scope"]
+__all__ = ["SCOPES", "ApiKey", "KeyChanges", "KeyState", "Limit", "LimitUnit", "NewKey", "Scope"]
 
 Scope = Literal["inference", "manage", "metrics"]
 SCOPES: tuple[Scope, ...] = ("inference", "manage", "metrics")
@@ -54,6 +54,30 @@ class NewKey(msgspec.Struct, frozen=True, kw_only=True):
     tokens: tuple[Limit, ...] = ()
     parallel: int | None = None
     weight: float = 1.0
+
+
+class KeyChanges(msgspec.Struct, frozen=True, kw_only=True):
+    """What to change of a key; the members of NewKey, of which those that are unset stay."""
+
+    scopes: frozenset[Scope] | msgspec.UnsetType = msgspec.UNSET
+    models: frozenset[str] | msgspec.UnsetType | None = msgspec.UNSET
+    lifetime_s: float | msgspec.UnsetType | None = msgspec.UNSET
+    rate: Limit | msgspec.UnsetType | None = msgspec.UNSET
+    tokens: tuple[Limit, ...] | msgspec.UnsetType = msgspec.UNSET
+    parallel: int | msgspec.UnsetType | None = msgspec.UNSET
+    weight: float | msgspec.UnsetType = msgspec.UNSET
+
+    def get_members(self, now: float) -> dict[str, Any]:
+        """Return the members of a key that it sets, as of a time in seconds since the epoch."""
+        members = {
+            name: value
+            for name, value in msgspec.structs.asdict(self).items()
+            if value is not msgspec.UNSET
+        }
+        if "lifetime_s" in members:
+            lifetime_s = members.pop("lifetime_s")
+            members["expires_at"] = None if lifetime_s is None else now + lifetime_s
+        return members
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
