@@ -274,3 +274,30 @@ class TestOrigins:
         async with http.options(CHAT, headers=headers) as preflight:
             assert preflight.status == 403
             assert not any(name.startswith("Access-Control") for name in preflight.headers)
+
+
+@pytest.mark.parametrize(
+    ("host", "url", "is_own"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:5270", True),
+        ("127.0.0.1", "http://localhost:5270/v1", True),
+        ("::", "http://[::1]:5270", True),
+        ("10.0.0.7", "http://10.0.0.7:5270", True),
+        ("10.0.0.7", "http://127.0.0.1:5270", False),
+        ("127.0.0.1", "http://127.0.0.1:5272", False),
+    ],
+)
+async def test_a_gateway_does_not_call_itself(
+    tmp_path: Path, token: str, host: str, url: str, *, is_own: bool
+) -> None:
+    assert token
+    async with FoundryAPIClient(url) as client:
+        gateway = Gateway(
+            GatewayConfig(host=host, insecure_http=True), client, tmp_path / "gateway"
+        )
+        if is_own:
+            with pytest.raises(ConfigurationError, match="the gateway itself"):
+                await gateway.check()
+        else:
+            await gateway.check()
+        await gateway.aclose()

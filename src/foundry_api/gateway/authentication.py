@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING
@@ -78,7 +79,11 @@ class Authenticator:
             raise _make_unauthorized()
         if not key.scopes.intersection(scope.split(" or ")):
             self._record_failure(exchange, "insufficient_scope", key)
-            raise RequestError(403, "insufficient_scope", f"This key lacks the scope {scope}.")
+            raise RequestError(
+                403,
+                "insufficient_scope",
+                f"This key lacks the scope {scope}. Use a key that has it.",
+            )
         return key
 
     def _check_failures(self, address: str) -> None:
@@ -92,7 +97,8 @@ class Authenticator:
         raise RequestError(
             429,
             "too_many_failures",
-            "Too many requests with an invalid key arrived from this address.",
+            "Too many requests with an invalid key arrived from this address. Wait for "
+            f"{math.ceil(remaining_s)} s, then send a valid one.",
             retry_after_s=remaining_s,
         )
 

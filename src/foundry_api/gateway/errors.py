@@ -50,6 +50,7 @@ __all__ = [
     "format_defect",
     "make_error_body",
     "make_error_event",
+    "make_model_not_allowed",
     "make_model_not_found",
     "translate_error",
 ]
@@ -232,6 +233,16 @@ def make_model_not_found(name: str) -> RequestError:
         "model_not_found",
         f"There is no model {name!r} here; GET /v1/models lists the models.",
         param="model",
+    )
+
+
+def make_model_not_allowed(name: str, *, param: str = "model") -> RequestError:
+    """Return the error for a model that the key of a call may not use."""
+    return RequestError(
+        403,
+        "model_not_allowed",
+        f"This key may not use the model {name!r}; GET /v1/models lists those that it may.",
+        param=param,
     )
 
 

@@ -214,12 +214,12 @@ class Exchange:
             return self._body
         limit = self.context.config.max_body_bytes
         if (self.request.content_length or 0) > limit:
-            raise make_too_large(limit)
+            raise make_too_large(limit, "max_body_bytes")
         content = self.request.content
         if content.is_eof():  # most bodies arrive with their head
             self._body = content.read_nowait()
             if len(self._body) > limit:
-                raise make_too_large(limit)
+                raise make_too_large(limit, "max_body_bytes")
             return self._body
         await self.ask_for_body()
         body = bytearray()
@@ -230,7 +230,7 @@ class Exchange:
                 while block := await content.readany():
                     body += block
                     if len(body) > limit:
-                        raise make_too_large(limit)
+                        raise make_too_large(limit, "max_body_bytes")
                     time_limit.reschedule(started_at + BODY_GRACE_S + len(body) / BODY_BYTES_PER_S)
         except TimeoutError:
             raise RequestError(
@@ -329,10 +329,10 @@ def make_request_id() -> str:
     return f"req_{secrets.token_hex(12)}"
 
 
-def make_too_large(limit: int) -> RequestError:
-    """Return the error for a body that is larger than a limit."""
+def make_too_large(limit: int, setting: str) -> RequestError:
+    """Return the error for a body that is larger than the limit of a setting."""
     return RequestError(
         413,
         "payload_too_large",
-        f"The body is larger than {limit} bytes, the limit of this gateway.",
+        f"The body is larger than {limit} bytes, the limit of this gateway ({setting}).",
     )

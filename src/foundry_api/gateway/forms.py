@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from typing import TYPE_CHECKING, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, Literal, TypeVar
 
 import msgspec
 from aiohttp import (
@@ -76,7 +76,7 @@ class FormReader:
     Args:
         exchange: The exchange.
         file: Where the part `file` is written to.
-        max_bytes: Bytes that the part `file` may have.
+        setting: The setting that says how many bytes the part `file` may have.
 
     Attributes:
         fields: The other parts.
@@ -85,14 +85,21 @@ class FormReader:
         size: Bytes of the part `file`.
     """
 
-    def __init__(self, exchange: Exchange, file: BinaryIO, *, max_bytes: int) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        file: BinaryIO,
+        *,
+        setting: Literal["max_file_bytes", "max_upload_bytes"],
+    ) -> None:
         self.fields: dict[str, str] = {}
         self.filename = ""
         self.digest: str | None = None
         self.size = 0
         self._exchange = exchange
         self._request = exchange.request
-        self._max_bytes = max_bytes
+        self._setting = setting
+        self._max_bytes: int = getattr(exchange.context.config, setting)
         self._file = file
         self._received = 0
 
@@ -103,7 +110,7 @@ class FormReader:
             RequestError: The form is invalid, too large, or arrives too slowly.
         """
         if (self._request.content_length or 0) > self._max_bytes + MAX_PARTS * MAX_FIELD_BYTES:
-            raise make_too_large(self._max_bytes)
+            raise make_too_large(self._max_bytes, self._setting)
         await self._exchange.ask_for_body()
         started_at = asyncio.get_running_loop().time()
         try:
@@ -148,8 +155,10 @@ class FormReader:
         while block := await part.read_chunk(BLOCK_BYTES):
             size += len(block)
             self._received += len(block)
+            if size > limit and is_file:
+                raise make_too_large(limit, self._setting)
             if size > limit:
-                raise make_too_large(limit)
+                raise make_invalid(name, f"{name} is larger than {limit} bytes.")
             if is_file:
                 digest.update(block)
                 await asyncio.to_thread(self._file.write, block)

@@ -8,6 +8,7 @@ import logging
 import time
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Self
+from urllib.parse import urlsplit
 
 from foundry_api.gateway.audit import AuditFile, AuditLog
 from foundry_api.gateway.authentication import Authenticator
@@ -15,7 +16,7 @@ from foundry_api.gateway.batches.manager import BatchManager
 from foundry_api.gateway.context import GatewayContext
 from foundry_api.gateway.errors import RequestError, UnsafeAddress
 from foundry_api.gateway.files.store import FileStore
-from foundry_api.gateway.guard import RequestGuard, is_loopback
+from foundry_api.gateway.guard import WILDCARDS, RequestGuard, is_loopback
 from foundry_api.gateway.handler import GatewayHandler
 from foundry_api.gateway.keys.database import KeyDatabase
 from foundry_api.gateway.keys.keyring import Keyring
@@ -133,13 +134,20 @@ class Gateway:
 
         Raises:
             UnsafeAddress: Other machines could call it without a key or without encryption.
-            ConfigurationError: A file cannot be used.
+            ConfigurationError: A file cannot be used, or the gateway would call itself.
             KeyStorageFailed: The keys cannot be read.
         """
         keyring = self.context.keyring
         await keyring.open()
         self._resources.push_async_callback(keyring.close)
-        config = self.context.config
+        config, settings = self.context.config, self.context.client.settings
+        for url in (settings.base_url, *settings.base_urls):
+            if url is not None and _is_own_address(config, url):
+                raise ConfigurationError(
+                    f"the service behind the gateway would be the gateway itself, at {url}",
+                    hint="Unset FOUNDRY_BASE_URL where the gateway runs, or give it the address of "
+                    "the service.",
+                )
         _check_exposure(config, has_keys=bool(keyring.keys))
         if config.tls_cert is not None and config.tls_key is not None:
             self._tls = TlsFiles(config.tls_cert, config.tls_key)
@@ -260,6 +268,14 @@ def abort_exchanges(exchanges: Iterable[RunningExchange], error: RequestError) -
     """End exchanges with an error."""
     for exchange in list(exchanges):
         exchange.abort(error)
+
+
+def _is_own_address(config: GatewayConfig, url: str) -> bool:
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    is_local = is_loopback(config.host) or config.host in WILDCARDS
+    is_same_host = host == config.host or (is_local and is_loopback(host))
+    return is_same_host and parts.port == config.port
 
 
 def _check_exposure(config: GatewayConfig, *, has_keys: bool) -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
-__all__ = ["RequestGuard", "is_loopback"]
+__all__ = ["WILDCARDS", "RequestGuard", "is_loopback"]
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z_-]+(?:\.[0-9A-Za-z_-]+)*)\.?(?::(\d{1,5}))?")
 

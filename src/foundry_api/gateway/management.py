@@ -14,6 +14,7 @@ from foundry_api.gateway.errors import (
     RequestError,
     describe_error,
     make_error_event,
+    make_model_not_allowed,
     make_model_not_found,
 )
 from foundry_api.gateway.health import list_problems
@@ -167,9 +168,7 @@ def check_key(exchange: Exchange, name: str) -> None:
     """
     key = exchange.key
     if key is not None and not exchange.context.model_names.is_allowed(key, name):
-        raise RequestError(
-            403, "model_not_allowed", f"This key may not use the model {name!r}.", param="model"
-        )
+        raise make_model_not_allowed(name)
 
 
 def _describe(model: Model) -> dict[str, Any]:

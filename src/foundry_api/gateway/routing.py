@@ -113,7 +113,9 @@ class Router:
             resource, identifier = self._find_pattern(raw_path)
         if resource is None:
             raise RequestError(
-                404, "unknown_url", f"There is no route {method} {clip_path(raw_path)}."
+                404,
+                "unknown_url",
+                f"There is no route {method} {clip_path(raw_path)}; GET /docs lists them.",
             )
         route = resource.routes.get("GET" if method == "HEAD" else method)
         if route is None:

@@ -93,7 +93,8 @@ class Account:
             raise RequestError(
                 429,
                 "rate_limit_exceeded",
-                f"This key may run {self._parallel} calls at the same time.",
+                f"This key may have {self._parallel} calls at the same time, and has as many. Call "
+                "again when one has ended.",
                 retry_after_s=1.0,
             )
 
@@ -103,14 +104,14 @@ class Account:
         Raises:
             RequestError: 429, with the time at which all of them allow the same call.
         """
-        wait_s, name, budget = 0.0, "", self.requests
-        if budget is not None and not is_batch:
-            wait_s, name = budget.get_wait_s(1), f"{self._rate} requests"
-        for unit, other in self.tokens.items():
+        wait_s, unit, budget, needed = 0.0, None, self.requests, None
+        if budget is not None and self._rate is not None and not is_batch:
+            wait_s, unit = budget.get_wait_s(1), self._rate.unit
+        for other_unit, other in self.tokens.items():
             if (other_s := other.get_wait_s(tokens)) > wait_s:
-                wait_s, name, budget = other_s, f"{other.amount}/{unit} tokens", other
-        if wait_s and budget is not None:
-            raise _make_refusal(name, budget, wait_s)
+                wait_s, unit, budget, needed = other_s, other_unit, other, tokens
+        if wait_s and budget is not None and unit is not None:
+            raise _make_refusal(budget, unit, wait_s, needed_tokens=needed)
 
     def start(
         self, tokens: int, *, is_batch: bool = False
@@ -216,18 +217,23 @@ def _has_same_unit(limit: Limit | None, other: Limit | None) -> bool:
     return limit is not None and other is not None and limit.unit == other.unit
 
 
-def _make_refusal(limit: str, budget: Budget, wait_s: float) -> RequestError:
-    if budget.is_quota:
-        return RequestError(
-            429,
-            "insufficient_quota",
-            f"This key has used its quota of {limit}.",
-            retry_after_s=wait_s,
-            should_retry=False,
+def _make_refusal(
+    budget: Budget, unit: LimitUnit, wait_s: float, *, needed_tokens: int | None
+) -> RequestError:
+    """Return the error for a budget that does not allow a call, of requests or of tokens."""
+    limit = f"{budget.amount}/{unit} {'requests' if needed_tokens is None else 'tokens'}"
+    what = "quota" if budget.is_quota else "limit"
+    message = f"This key has reached its {what} of {limit}."
+    if needed_tokens is not None and (remaining := budget.remaining):
+        message = (
+            f"This call may use {needed_tokens} tokens, and {remaining} are left of the {what} of "
+            f"{limit} of this key. A smaller max_tokens needs fewer."
         )
+    if not budget.is_quota:
+        message += f" The same call is allowed in {wait_s:.1f} s."
+        return RequestError(429, "rate_limit_exceeded", message, retry_after_s=wait_s)
+    when = "at the start of the next month" if unit == "mo" else "at midnight"
+    message += f" The quota renews {when} (UTC)."
     return RequestError(
-        429,
-        "rate_limit_exceeded",
-        f"This key has reached its limit of {limit}. It may call again in {wait_s:.1f} s.",
-        retry_after_s=wait_s,
+        429, "insufficient_quota", message, retry_after_s=wait_s, should_retry=False
     )

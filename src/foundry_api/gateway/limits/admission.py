@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 import msgspec
 
-from foundry_api.gateway.errors import RequestError
+from foundry_api.gateway.errors import RequestError, make_model_not_allowed
 from foundry_api.gateway.limits.accounts import Account, Accounts
 from foundry_api.gateway.limits.scheduler import Scheduler, Waiter
 from foundry_api.resilience.timers import Timers
@@ -291,12 +291,7 @@ class Admission:
         """
         names = (work.model, _strip_version(work.model), *work.aliases)
         if key is not None and not key.allows_model(*names):
-            raise RequestError(
-                403,
-                "model_not_allowed",
-                f"This key may not use the model {work.model!r}.",
-                param="model",
-            )
+            raise make_model_not_allowed(work.model)
         account = self.accounts.get(key)
         if not work.is_batch:
             account.check_parallel()
@@ -341,7 +336,8 @@ class Admission:
             raise RequestError(
                 503,
                 "queue_full",
-                f"{self.scheduler.waiting} calls wait already. Call again later.",
+                f"The queue of this gateway is full: {self.scheduler.waiting} calls wait. Call "
+                "again later.",
                 retry_after_s=UNKNOWN_WAIT_S if wait_s is None else max(wait_s, 0.001),
             )
         if work.deadline_s is None or wait_s is None:

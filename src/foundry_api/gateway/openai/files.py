@@ -75,7 +75,7 @@ async def create_file(exchange: Exchange) -> web.StreamResponse:
     declared = exchange.request.content_length
     size = most if declared is None else min(declared, most)
     async with context.files.receive(size) as draft:
-        reader = FormReader(exchange, draft.file, max_bytes=most)
+        reader = FormReader(exchange, draft.file, setting="max_file_bytes")
         await reader.read()
         form = _read_form(reader.fields)
         if reader.digest is None:

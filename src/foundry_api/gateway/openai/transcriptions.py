@@ -201,9 +201,7 @@ async def _receive(exchange: Exchange) -> AsyncGenerator[Upload]:
     path = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
-            form_reader = FormReader(
-                exchange, file, max_bytes=exchange.context.config.max_upload_bytes
-            )
+            form_reader = FormReader(exchange, file, setting="max_upload_bytes")
             await form_reader.read()
         form = _make_form(form_reader.fields)
         if form_reader.digest is None:
