@@ -174,7 +174,7 @@ def command(context: click.Context, common: GlobalOptions) -> None:
 @permission_options
 @place_options
 @pass_common
-def create_command(common: GlobalOptions, *, name: str, **permissions: Any) -> None:
+def create_command(common: GlobalOptions, /, *, name: str, **permissions: Any) -> None:
     """Create a key, and show its token.
 
     The token is printed to standard output, everything else to standard error. It is not stored, so
@@ -198,7 +198,7 @@ def create_command(common: GlobalOptions, *, name: str, **permissions: Any) -> N
 @permission_options
 @place_options
 @pass_common
-def update_command(common: GlobalOptions, key: str, **permissions: Any) -> None:
+def update_command(common: GlobalOptions, /, key: str, **permissions: Any) -> None:
     """Change what a key may do; its token stays.
 
     Options that are not given leave what it has. What it has used counts on under a changed limit.
