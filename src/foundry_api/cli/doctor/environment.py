@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from foundry_api.cli.doctor.finding import CheckGroup, Finding, FindingKind
-from foundry_api.gateway.config import PREFIX as GATEWAY_PREFIX
-from foundry_api.gateway.config import gateway_variables
 from foundry_api.types.errors import ConfigurationError
 from foundry_api.types.settings import (
     Settings,
@@ -119,6 +117,9 @@ def _check_values(environ: Mapping[str, str]) -> Iterable[Finding]:
 
 
 def _check_names(environ: Mapping[str, str]) -> Iterable[Finding]:
+    from foundry_api.gateway.config import PREFIX as GATEWAY_PREFIX  # noqa: PLC0415 - not at import
+    from foundry_api.gateway.config import gateway_variables  # noqa: PLC0415 - only when it runs
+
     foreign = [name for name in sorted(environ) if name.upper() in FOREIGN_NAMES]
     for name in foreign:
         yield FOREIGN.make_finding(f"{name} is set")
