@@ -7,7 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from foundry_api.gateway.files.types import ObjectList
-from foundry_api.gateway.openapi.openai_types import InputDetails, OutputDetails, ResponseUsage
+from foundry_api.gateway.usage import InputDetails, OutputDetails, ResponseUsage
 
 __all__ = [
     "ENDED",

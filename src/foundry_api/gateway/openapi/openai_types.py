@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from foundry_api.gateway.usage import ResponseUsage
 from foundry_api.types.messages import FinishReason, Usage
 
 __all__ = [
@@ -346,28 +347,6 @@ class IncompleteDetails(msgspec.Struct):
     """Why a response is incomplete."""
 
     reason: Literal["max_output_tokens", "content_filter"]
-
-
-class InputDetails(msgspec.Struct):
-    """Details of the tokens of an input."""
-
-    cached_tokens: int
-
-
-class OutputDetails(msgspec.Struct):
-    """Details of the tokens of an answer."""
-
-    reasoning_tokens: int
-
-
-class ResponseUsage(msgspec.Struct):
-    """The tokens of a response, or of the answers of a batch."""
-
-    input_tokens: int
-    input_tokens_details: InputDetails
-    output_tokens: int
-    output_tokens_details: OutputDetails
-    total_tokens: int
 
 
 class ResponseObject(msgspec.Struct):
