@@ -32,8 +32,8 @@ from foundry_api.storage.private_file import PRIVATE
 from foundry_api.types.errors import FoundryError
 
 if TYPE_CHECKING:
-    from foundry_api.gateway.context import GatewayContext
     from foundry_api.gateway.batches.validation import CheckedInput
+    from foundry_api.gateway.context import GatewayContext
     from foundry_api.gateway.files.batch_types import Ending
     from foundry_api.gateway.files.database import FileDatabase
     from foundry_api.gateway.keys.types import ApiKey

@@ -211,12 +211,7 @@ class _Checker:
         body = bytes(request.body)
         model = _CHECKS[self._endpoint](body, self._default_model)
         if not self._allows_model(model):
-            raise RequestError(
-                403,
-                "model_not_allowed",
-                f"This key may not use the model {model!r}.",
-                param="body.model",
-            )
+            raise make_model_not_allowed(model, param="body.model")
         self.models.add(model)
 
 
