@@ -67,6 +67,77 @@ def test_json_has_all_members_of_an_answer(shared_home: Path) -> None:
     assert finished.stderr == ""
 
 
+def test_files_stand_between_the_prompt_and_standard_input(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("the notes\n", encoding="utf-8")
+    (tmp_path / "system.txt").write_text("Be brief.", encoding="utf-8")
+    flags = ("-a", str(tmp_path / "notes.txt"), "--system-file", str(tmp_path / "system.txt"))
+
+    async def ask() -> list[dict[str, object]]:
+        async with FakeService("Fine.") as service:
+            chat = ("chat", "--base-url", service.base_url, "-m", "fake", *flags, "--top-p", "0.5")
+            finished = await asyncio.to_thread(run, *chat, "Sum up", home=tmp_path, stdin="more\n")
+        assert (finished.returncode, finished.stdout) == (0, "Fine.\n")
+        return service.requests
+
+    (request,) = asyncio.run(ask())
+    assert request["top_p"] == 0.5
+    assert request["messages"] == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Sum up\n\nnotes.txt:\n```\nthe notes\n```\n\nmore"},
+    ]
+
+
+def test_what_the_model_cannot_take_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
+    (tmp_path / "photo.png").write_bytes(b"\x89PNG\r\n")
+    finished = run("chat", "-a", str(tmp_path / "photo.png"), "Describe this", home=tmp_path)
+    assert finished.returncode == 2
+    assert "photo.png is not text in UTF-8" in finished.stderr
+    assert list(tmp_path.iterdir()) == [tmp_path / "photo.png"]  # no engine was started
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--schema", "age integre"], "integre is no type"),
+        (["--schema", '{"type": "objekt"}'], "--schema is not a JSON schema"),
+        (["--schema", "a", "--tool", "a.py:b"], "--schema and --tool cannot be combined"),
+        (["--system", "a", "--system-file", "b"], "either --system or --system-file"),
+        (["--tool", "missing.py:f"], "missing.py is no Python file"),
+        (["--top-p", "2"], "--top-p is 2.0"),
+    ],
+)
+def test_invalid_flags_are_usage_errors_with_their_names(
+    shared_home: Path, flags: list[str], message: str
+) -> None:
+    finished = run("chat", "-m", "demo", *flags, "hello", home=shared_home)
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert message in finished.stderr
+
+
+def test_a_schema_prints_the_answer_as_json(shared_home: Path) -> None:
+    chat = ("chat", "-m", "demo", "--schema", "name, age int", "--temperature", "0")
+    answer = json.loads(run(*chat, "Invent a person", home=shared_home).stdout)
+    assert [type(answer[name]) for name in ("name", "age")] == [str, int]
+    document = json.loads(run(*chat, "--json", "Invent a person", home=shared_home).stdout)
+    assert document["parsed"] == answer
+
+
+def test_the_model_calls_a_function_of_a_file(shared_home: Path, tmp_path: Path) -> None:
+    path = tmp_path / "clock.py"
+    path.write_text(
+        'def time_in(city: str) -> str:\n    """Tell the time."""\n    return "12:30"\n',
+        encoding="utf-8",
+    )
+    chat = ("chat", "-m", "demo", "--tool", f"{path}:time_in", "What time is it in Bern?")
+    finished = run(*chat, home=shared_home)
+    assert "12:30" in finished.stdout
+    assert finished.stderr == ""
+    document = json.loads(run(*chat, "--json", home=shared_home).stdout)
+    assert document["tool_calls"] == [
+        {"name": "time_in", "arguments": {"city": "Bern"}, "result": "12:30"}
+    ]
+
+
 @pytest.mark.parametrize("flags", [[], ["--no-stream"]])
 def test_a_cut_answer_reports_its_limit(shared_home: Path, flags: list[str]) -> None:
     """Without --max-tokens, the limit is 2048 tokens, or what is left of the context."""

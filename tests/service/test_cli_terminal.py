@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 from pathlib import Path
@@ -109,6 +110,26 @@ async def test_markdown_is_shown_without_the_control_characters_of_the_model(
 
     async with FakeService("A **bold** \x1b[2J word.") as service:
         await asyncio.to_thread(ask, service.base_url)
+
+
+def test_a_conversation_with_tools_shows_their_calls(shared_home: Path, tmp_path: Path) -> None:
+    path = tmp_path / "clock.py"
+    path.write_text(
+        'def time_in(city: str) -> str:\n    """Tell the time."""\n    return "12:30"\n',
+        encoding="utf-8",
+    )
+    arguments = ("chat", "-m", "demo", "--temperature", "0", "--tool", f"{path}:time_in")
+    with Terminal(*arguments, home=shared_home) as terminal:
+        terminal.expect("> ")
+        terminal.type_line("What time is it in Bern?", 'time_in({"city":"Bern"}) = 12:30')
+        terminal.expect("12:30")
+        terminal.expect("> ")
+        terminal.type_line(f"/save {tmp_path / 'talk.json'}", "Saved 1 turn")
+        terminal.send_end_of_input()
+        assert terminal.exit_code() == 0
+    saved = json.loads((tmp_path / "talk.json").read_text(encoding="utf-8"))
+    roles = [message["role"] for message in saved["messages"]]
+    assert roles == ["user", "assistant", "tool", "assistant"]
 
 
 def test_a_conversation_goes_on_when_it_outgrows_the_context(shared_home: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,7 +15,8 @@ from foundry_api.cli.output import is_terminal, print_json
 from foundry_api.cli.printer import AnswerPrinter
 from foundry_api.cli.session import Session
 from foundry_api.cli.stdin import MARK, read_piped_text, read_text
-from foundry_api.core.options import ChatOptions
+from foundry_api.cli.text_file import TextFile, add_files, read_text_file
+from foundry_api.core.options import CompletionOptions
 from foundry_api.types.checks import prompt_to_messages
 from foundry_api.types.errors import InvalidRequest
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from foundry_api.cli.conversation.context import ContextPolicy
-    from foundry_api.types.messages import Completion
+    from foundry_api.tools.definition import Tool
 
 __all__ = ["command"]
 
@@ -34,6 +35,9 @@ EPILOG = format_examples(
     'cat notes.txt | foundry-api chat "Sum this up:"',
     'chat "What is new in" - "?" < notes.txt   - is standard input',
     'chat --json --max-tokens 50 "Name a colour"',
+    'chat -a report.txt -a notes.md "Compare these."',
+    'chat --schema "name, age int" "Invent a person"',
+    'chat --tool clock.py:time_in "What time is it in Bern?"',
     "chat                               start a conversation; /help lists commands",
 )
 
@@ -44,7 +48,29 @@ EPILOG = format_examples(
     "-m", "--model", metavar="NAME", help="Model alias or id. [FOUNDRY_MODEL, else phi-4-mini]"
 )
 @click.option("-s", "--system", metavar="TEXT", help="System message.")
+@click.option("--system-file", metavar="FILE", help="Read the system message from a text file.")
+@click.option(
+    "-a",
+    "--attach",
+    multiple=True,
+    metavar="FILE",
+    help="Send a text file after the prompt; repeatable.",
+)
+@click.option(
+    "--schema",
+    "response_model",
+    metavar="FILE|FIELDS",
+    help='Answer with JSON that matches a JSON schema, or fields such as "name, age int".',
+)
+@click.option(
+    "--tool",
+    "tools",
+    multiple=True,
+    metavar="FILE.py:NAME",
+    help="Let the model call a Python function; repeatable. Runs the file.",
+)
 @click.option("--temperature", type=float, help="Sampling temperature, 0 to 2; 0 is greedy.")
+@click.option("--top-p", type=float, help="Sample from this share of the probability, 0 to 1.")
 @click.option("--max-tokens", type=int, help="Maximum length of the answer.")
 @click.option("--seed", type=int, help="Random seed, if the engine supports it.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="Stop at this text; repeatable.")
@@ -76,7 +102,12 @@ def command(
     words: tuple[str, ...],
     model: str | None,
     system: str | None,
+    system_file: str | None,
+    attach: tuple[str, ...],
+    response_model: str | None,
+    tools: tuple[str, ...],
     temperature: float | None,
+    top_p: float | None,
     max_tokens: int | None,
     seed: int | None,
     stop: tuple[str, ...],
@@ -91,45 +122,83 @@ def command(
     """Chat with a model, or send a single prompt.
 
     The prompt is the arguments, followed by a blank line and standard input unless that is a
-    terminal. Standard input is ignored if it is open but silent for 10 s. Inside a loop that reads
-    standard input, pass < /dev/null.
+    terminal; attached files stand between them. Standard input is ignored if it is open but silent
+    for 10 s. Inside a loop that reads standard input, pass < /dev/null.
 
     Without a prompt, on a terminal, a conversation starts. Ctrl-C stops the answer, and the
     generation in the engine. A terminal shows Markdown; pipes and files get the text as it is.
     """
-    prompt = read_prompt(words)
-    if prompt is None and common.as_json:
-        raise click.UsageError("--json needs a prompt: a conversation cannot be printed as JSON.")
-    options = ChatOptions(temperature=temperature, max_tokens=max_tokens, seed=seed, stop=stop)
+    if system is not None and system_file is not None:
+        raise click.UsageError("Give either --system or --system-file.")
+    if response_model is not None and tools:
+        raise click.UsageError("--schema and --tool cannot be combined.")
+    if system_file is not None:
+        system = read_text_file(system_file, "--system-file").text
+    files = [read_text_file(path, "--attach") for path in attach]
+    schema, functions = _load_schema(response_model), _load_tools(tools)
+    prompt = read_prompt(words, files)
+    options = CompletionOptions(
+        temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed, stop=stop
+    )
 
     def make_printer(shows_reasoning: bool) -> AnswerPrinter:  # noqa: FBT001 - its only argument
         return AnswerPrinter(plain=plain, think=shows_reasoning)
 
     with Session(common, model=model, timeout_s=timeout, deadline_s=deadline) as session:
-        runner = ChatRunner(session, options, stream=not no_stream, yes=yes, ask=not common.as_json)
+        runner = ChatRunner(
+            session,
+            options,
+            schema=schema,
+            tools=functions,
+            stream=not no_stream,
+            yes=yes,
+            ask=not common.as_json,
+        )
         if prompt is None:
+            for option, is_given in (("--json", common.as_json), ("--schema", schema is not None)):
+                if is_given:
+                    raise click.UsageError(f"{option} needs a prompt; a conversation is text.")
             given = ConversationOptions(options, system, context, think)
-            run_conversation(runner, given, make_printer)
+            run_conversation(runner, given, make_printer, files)
             return
         messages = prompt_to_messages(prompt, system)
         if common.as_json:
-            print_json(to_json(runner.complete(session.settings.model, messages)))
+            print_json(runner.get_json(session.settings.model, messages))
+        elif schema is not None:
+            print_json(runner.complete(session.settings.model, messages).parsed)
         else:
             printer = make_printer(think)
-            last = runner.print_answer(session.settings.model, messages, printer)
-            print_end(options, last, printer)
+            answer = runner.print_answer(session.settings.model, messages, printer)
+            print_end(options, answer.last, printer)
 
 
-def read_prompt(words: Sequence[str]) -> str | None:
-    """Return the prompt from arguments and standard input; None for a conversation."""
+def _load_schema(argument: str | None) -> dict[str, Any] | None:
+    if argument is None:
+        return None
+    from foundry_api.cli.schema import parse_schema  # noqa: PLC0415 - few calls have a schema
+
+    return parse_schema(argument)
+
+
+def _load_tools(arguments: Sequence[str]) -> tuple[Tool, ...]:
+    if not arguments:
+        return ()
+    from foundry_api.cli.tool_file import load_tools  # noqa: PLC0415 - few calls have tools
+
+    return load_tools(arguments)
+
+
+def read_prompt(words: Sequence[str], files: Sequence[TextFile] = ()) -> str | None:
+    """Return the prompt from arguments, files and standard input; None for a conversation."""
     if not words and is_terminal(sys.stdin):
         return None
     if not words:
-        prompt = read_text("prompt").rstrip()
+        prompt = add_files(read_text("prompt").rstrip(), files)
     elif MARK in words:
-        prompt = " ".join(read_text("prompt").rstrip() if word == MARK else word for word in words)
+        text = " ".join(read_text("prompt").rstrip() if word == MARK else word for word in words)
+        prompt = add_files(text, files)
     else:
-        parts = " ".join(words), read_piped_text("prompt").rstrip()
+        parts = add_files(" ".join(words), files), read_piped_text("prompt").rstrip()
         prompt = "\n\n".join(part for part in parts if part.strip())
     if not prompt.strip():
         raise InvalidRequest(
@@ -139,7 +208,10 @@ def read_prompt(words: Sequence[str]) -> str | None:
 
 
 def run_conversation(
-    runner: ChatRunner, options: ConversationOptions, make_printer: Callable[[bool], AnswerPrinter]
+    runner: ChatRunner,
+    options: ConversationOptions,
+    make_printer: Callable[[bool], AnswerPrinter],
+    files: Sequence[TextFile],
 ) -> None:
     """Run a conversation until the user quits."""
     # The prompt is 100 ms to import, which a single prompt does without.
@@ -150,20 +222,4 @@ def run_conversation(
     model = runner.load_model(name)  # before the first prompt, so that a failure shows at once
     terminal = TerminalIO(runner, make_printer, None)
     terminal.echo(f"Chatting with {model.alias}. /help lists commands; Ctrl-D quits.")
-    Conversation(terminal, model=name, loaded=model, options=options).run()
-
-
-def to_json(completion: Completion) -> dict[str, object]:
-    return {
-        "content": completion.content,
-        "reasoning": completion.reasoning,
-        "refusal": completion.refusal,
-        "model": completion.model,
-        "finish_reason": completion.finish_reason,
-        "usage": completion.usage,
-        "timings": completion.timings,
-        "attempts": len(completion.attempts),
-        "cached": completion.cached,
-        "service": completion.service,
-        "service_generation": completion.service_generation,
-    }
+    Conversation(terminal, model=name, loaded=model, options=options, files=files).run()

@@ -4,25 +4,43 @@ from __future__ import annotations
 
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from foundry_api.cli.downloads import retry_after_download
 from foundry_api.cli.spinner import Spinner
-from foundry_api.core.options import ChatOptions
+from foundry_api.core.options import CompletionOptions
 from foundry_api.observe.format import format_count
+from foundry_api.tools.results import ToolRun
 from foundry_api.types.errors import ContextOverflow
+from foundry_api.types.messages import Chunk
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from foundry_api.cli.printer import AnswerPrinter
     from foundry_api.cli.session import Session
-    from foundry_api.types.messages import Chunk, Completion, Message
+    from foundry_api.tools.definition import Tool
+    from foundry_api.types.messages import Completion, Message
     from foundry_api.types.models import Model
 
-__all__ = ["ChatRunner", "is_context_full", "print_end"]
+__all__ = ["Answer", "ChatRunner", "is_context_full", "print_end", "to_json"]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer that was printed.
+
+    Attributes:
+        text: The text, also of an answer that was stopped.
+        messages: Calls of tools and their results, which precede the answer.
+        last: The last chunk, or the completion, with counts and durations; None if it was stopped.
+    """
+
+    text: str
+    messages: tuple[Message, ...] = ()
+    last: Chunk | Completion | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +48,9 @@ class ChatRunner:
     """Calls models with the options of the command line, and prints or returns their answers."""
 
     session: Session
-    options: ChatOptions = field(default_factory=ChatOptions)
+    options: CompletionOptions = field(default_factory=CompletionOptions)
+    schema: dict[str, Any] | None = None  # of the answer
+    tools: tuple[Tool, ...] = ()
     stream: bool = True
     yes: bool = False  # download a missing model without asking
     ask: bool = True  # ask on a terminal before a download
@@ -40,14 +60,13 @@ class ChatRunner:
         model: str,
         messages: Sequence[Message],
         printer: AnswerPrinter,
-        options: ChatOptions | None = None,
-    ) -> Chunk | Completion | None:
-        """Print an answer; return its last chunk or completion, which has the finish reason.
-
-        `options` are used instead of those of the command line.
-        """
-        call_options: ChatOptions = {**(options or self.options), "model": model}
+        options: CompletionOptions | None = None,
+    ) -> Answer:
+        """Print an answer and return it. `options` replace those of the command line."""
+        call_options: CompletionOptions = {**(options or self.options), "model": model}
         print_answer = self._print_stream if self.stream else self._print_completion
+        if self.tools:
+            print_answer = self._print_run
         try:
             return retry_after_download(
                 self.session,
@@ -58,15 +77,36 @@ class ChatRunner:
         finally:
             printer.finish()
 
-    def complete(self, model: str, messages: Sequence[Message]) -> Completion:
-        options: ChatOptions = {**self.options, "model": model}
+    def complete(self, model: str, messages: Sequence[Message]) -> Completion[Any]:
+        """Return an answer; with a schema, one that matches it."""
+        options: CompletionOptions = {**self.options, "model": model}
         return retry_after_download(
             self.session,
-            lambda: self.session.client.chat(messages, **options),
+            lambda: self.session.client.chat(messages, response_model=self.schema, **options),
             yes=self.yes,
             ask=self.ask,
             description=f"Waiting for {model} ...",
         )
+
+    def get_json(self, model: str, messages: Sequence[Message]) -> dict[str, object]:
+        """Return an answer as the document that `--json` prints."""
+        if not self.tools:
+            completion = self.complete(model, messages)
+            parsed = {} if self.schema is None else {"parsed": completion.parsed}
+            return {**to_json(completion), **parsed}
+        options: CompletionOptions = {**self.options, "model": model}
+        run = retry_after_download(
+            self.session,
+            lambda: self.session.client.run_tools(messages, self.tools, **options),
+            yes=self.yes,
+            ask=self.ask,
+            description=f"Waiting for {model} ...",
+        )
+        calls = [
+            {"name": call.name, "arguments": call.arguments, "result": call.content}
+            for call in run.calls
+        ]
+        return {**to_json(run.completion), "usage": run.usage, "tool_calls": calls}
 
     def load_model(self, model: str) -> Model:
         return retry_after_download(
@@ -78,8 +118,8 @@ class ChatRunner:
         )
 
     async def _print_stream(
-        self, options: ChatOptions, messages: Sequence[Message], printer: AnswerPrinter
-    ) -> Chunk | None:
+        self, options: CompletionOptions, messages: Sequence[Message], printer: AnswerPrinter
+    ) -> Answer:
         last: Chunk | None = None
         chunks = self.session.client.stream_chat(messages, **options)
         # Closing the stream stops the generation in the engine, also after an error or Ctrl-C.
@@ -87,27 +127,69 @@ class ChatRunner:
             with Spinner(f"Waiting for {options.get('model')} ...") as spinner:
                 async for chunk in chunks:
                     last = chunk
-                    text = chunk.content or chunk.refusal
-                    if text or printer.shows_reasoning:
-                        spinner.stop()
-                    printer.write_reasoning(chunk.reasoning)
-                    if text:
-                        printer.write(text)
-        return last
+                    _print_chunk(chunk, printer, spinner)
+        return Answer(printer.text, last=last)
 
     async def _print_completion(
-        self, options: ChatOptions, messages: Sequence[Message], printer: AnswerPrinter
-    ) -> Completion:
+        self, options: CompletionOptions, messages: Sequence[Message], printer: AnswerPrinter
+    ) -> Answer:
         with Spinner(f"Waiting for {options.get('model')} ..."):
             completion = await self.session.client.chat(messages, **options)
         printer.write_reasoning(completion.reasoning)
         if text := completion.content or completion.refusal:
             printer.write(text)
-        return completion
+        return Answer(printer.text, last=completion)
+
+    async def _print_run(
+        self, options: CompletionOptions, messages: Sequence[Message], printer: AnswerPrinter
+    ) -> Answer:
+        parts = self.session.client.stream_run_tools(messages, self.tools, **options)
+        answer = Answer("")
+        async with aclosing(parts):
+            with Spinner(f"Waiting for {options.get('model')} ...") as spinner:
+                async for part in parts:
+                    if isinstance(part, Chunk):
+                        _print_chunk(part, printer, spinner)
+                    elif isinstance(part, ToolRun):
+                        calls = part.messages[len(messages) :]
+                        if calls and calls[-1].role == "assistant" and not calls[-1].tool_calls:
+                            calls = calls[:-1]
+                        answer = Answer(part.content, calls, part.completion)
+                    else:
+                        spinner.stop()
+                        printer.write_tool_call(
+                            part.name, part.call.function.arguments, part.content
+                        )
+        return answer
+
+
+def _print_chunk(chunk: Chunk, printer: AnswerPrinter, spinner: Spinner) -> None:
+    text = chunk.content or chunk.refusal
+    if text or printer.shows_reasoning:
+        spinner.stop()
+    printer.write_reasoning(chunk.reasoning)
+    if text:
+        printer.write(text)
+
+
+def to_json(completion: Completion[Any]) -> dict[str, object]:
+    return {
+        "content": completion.content,
+        "reasoning": completion.reasoning,
+        "refusal": completion.refusal,
+        "model": completion.model,
+        "finish_reason": completion.finish_reason,
+        "usage": completion.usage,
+        "timings": completion.timings,
+        "attempts": len(completion.attempts),
+        "cached": completion.cached,
+        "service": completion.service,
+        "service_generation": completion.service_generation,
+    }
 
 
 def print_end(
-    options: ChatOptions,
+    options: CompletionOptions,
     last: Chunk | Completion | None,
     printer: AnswerPrinter,
     *,

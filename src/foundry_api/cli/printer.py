@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from foundry_api.cli.output import is_terminal, sanitize
+from foundry_api.cli.output import is_terminal, sanitize, sanitize_line
 
 if TYPE_CHECKING:
     from foundry_api.cli.markdown.blocks import MarkdownRenderer
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["AnswerPrinter"]
 
 MIN_WIDTH = 20
+MAX_CALL_LENGTH = 300
 
 
 class AnswerPrinter:
@@ -64,6 +65,17 @@ class AnswerPrinter:
             # A terminal would execute control sequences; a pipe gets the text unchanged.
             self._stream.write(sanitize(text) if self._is_terminal else text)
         self._stream.flush()
+
+    def write_tool_call(self, name: str, arguments: str, result: str) -> None:
+        """Show a call of a tool, dimmed and on a terminal only."""
+        self.finish()
+        if self._markdown is not None:
+            self._markdown = self._make_markdown()
+        self._parts.clear()  # what precedes a call is not the answer
+        if self._is_terminal and is_terminal(sys.stderr):
+            call = f"{name}({arguments}) = {result}"
+            short = call if len(call) <= MAX_CALL_LENGTH else f"{call[:MAX_CALL_LENGTH]} ..."
+            click.secho(sanitize_line(short), dim=True, err=True)
 
     def finish(self) -> None:
         """End the last line, unless the answer ended it or is empty."""

@@ -11,7 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from foundry_api.cli import downloads
-from foundry_api.cli.chat import read_prompt, to_json
+from foundry_api.cli.chat import read_prompt
+from foundry_api.cli.chat_runner import to_json
 from foundry_api.cli.options import GlobalOptions, common_options, pass_common
 from foundry_api.core.downloads import DownloadProgress
 from foundry_api.types.errors import CatalogUnavailable, InvalidRequest, ModelNotCached

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import click
 
-from foundry_api.cli.chat_runner import is_context_full
+from foundry_api.cli.chat_runner import Answer, is_context_full
 from foundry_api.cli.conversation.commands import (
     COMMANDS,
     HELP,
@@ -33,28 +32,13 @@ from foundry_api.types.messages import Message
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from foundry_api.core.options import ChatOptions
+    from foundry_api.core.options import CompletionOptions
     from foundry_api.types.messages import Chunk, Completion
     from foundry_api.types.models import Model
 
-__all__ = ["Answer", "Conversation", "ConversationIO"]
+__all__ = ["Conversation", "ConversationIO"]
 
 QUOTES = '"""'
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """An answer that was printed.
-
-    Attributes:
-        text: The text, also of an answer that was stopped.
-        messages: Calls of tools and their results, which precede the answer.
-        last: The last chunk, or the completion, with counts and durations; None if it was stopped.
-    """
-
-    text: str
-    messages: tuple[Message, ...] = ()
-    last: Chunk | Completion | None = None
 
 
 class ConversationIO(Protocol):
@@ -69,7 +53,7 @@ class ConversationIO(Protocol):
         ...
 
     def answer(
-        self, model: str, messages: Sequence[Message], options: ChatOptions, *, think: bool
+        self, model: str, messages: Sequence[Message], options: CompletionOptions, *, think: bool
     ) -> Answer | None:
         """Print the answer of a model; None if nothing arrived. Raises FoundryError."""
         ...
@@ -96,6 +80,7 @@ class Conversation:
         loaded: The model, if it is loaded.
         options: The options at the start.
         turns: Messages of a conversation that goes on.
+        files: Text files that go with the first message.
     """
 
     def __init__(
@@ -106,6 +91,7 @@ class Conversation:
         loaded: Model | None = None,
         options: ConversationOptions | None = None,
         turns: Sequence[Message] = (),
+        files: Sequence[TextFile] = (),
     ) -> None:
         self.model = model
         self.options = options or ConversationOptions()
@@ -115,7 +101,7 @@ class Conversation:
         self._window = ContextWindow(
             self.options.context, loaded.context_length if loaded else None
         )
-        self._files: list[TextFile] = []  # they go with the next message
+        self._files = list(files)  # they go with the next message
         self._unanswered: Message | None = None  # the last question, if its call failed
         self._last: Chunk | Completion | None = None
         self._next_text = ""  # what the next prompt starts with
@@ -182,7 +168,7 @@ class Conversation:
         files, self._files = self._files, []
         self._ask(Message("user", add_files(text, files)), self.options.chat)
 
-    def _ask(self, question: Message, options: ChatOptions) -> None:
+    def _ask(self, question: Message, options: CompletionOptions) -> None:
         system = self.options.system
         others = [*([Message("system", system)] if system else []), question]
         self._window.policy = self.options.context
@@ -202,7 +188,7 @@ class Conversation:
                 return
 
     def _finish_turn(
-        self, question: Message, messages: Sequence[Message], options: ChatOptions
+        self, question: Message, messages: Sequence[Message], options: CompletionOptions
     ) -> None:
         # An incomplete answer stays in the history, so that the user can continue from it. So does
         # a question whose answer is empty, such as after reasoning without an answer.

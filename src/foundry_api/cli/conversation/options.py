@@ -9,7 +9,7 @@ import msgspec
 
 from foundry_api.cli.conversation.context import CONTEXT_POLICIES
 from foundry_api.core.chat import make_chat_request
-from foundry_api.core.options import ChatOptions
+from foundry_api.core.options import CompletionOptions
 from foundry_api.types.errors import InvalidRequest
 from foundry_api.types.messages import Message
 from foundry_api.types.values import is_list_like
@@ -38,7 +38,7 @@ class ConversationOptions:
         think: Whether the model's reasoning is shown.
     """
 
-    chat: ChatOptions = field(default_factory=ChatOptions)
+    chat: CompletionOptions = field(default_factory=CompletionOptions)
     system: str | None = None
     context: ContextPolicy = "trim"
     think: bool = True

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from foundry_api.cli import errors
-from foundry_api.cli.chat_runner import print_end
+from foundry_api.cli.chat_runner import Answer, print_end
 from foundry_api.cli.conversation.completion import CommandCompleter
-from foundry_api.cli.conversation.conversation import Answer
 from foundry_api.cli.conversation.prompt import (
     PROMPT,
     PromptInterrupted,
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
     from foundry_api.cli.chat_runner import ChatRunner
     from foundry_api.cli.printer import AnswerPrinter
-    from foundry_api.core.options import ChatOptions
+    from foundry_api.core.options import CompletionOptions
     from foundry_api.types.messages import Message
     from foundry_api.types.models import Model
 
@@ -77,15 +76,15 @@ class TerminalIO:
         return click.edit("", extension=".md") or ""
 
     def answer(
-        self, model: str, messages: Sequence[Message], options: ChatOptions, *, think: bool
+        self, model: str, messages: Sequence[Message], options: CompletionOptions, *, think: bool
     ) -> Answer | None:
         printer = self._make_printer(think)
         # Ctrl-C stops the answer, but not the conversation.
         with contextlib.suppress(KeyboardInterrupt, click.Abort), silence_keyboard():
-            last = self._runner.print_answer(model, messages, printer, options)
-            print_end(options, last, printer, limit_option="/set max_tokens")
+            answer = self._runner.print_answer(model, messages, printer, options)
+            print_end(options, answer.last, printer, limit_option="/set max_tokens")
             self.echo("")
-            return Answer(printer.text, last=last)
+            return answer
         if not printer.has_begun:
             self.echo("Stopped before an answer.")
             return None

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from foundry_api.cli.chat_runner import Answer
 from foundry_api.cli.conversation.commands import COMMANDS
-from foundry_api.cli.conversation.conversation import Answer, Conversation
+from foundry_api.cli.conversation.conversation import Conversation
 from foundry_api.cli.conversation.options import ConversationOptions
 from foundry_api.types.errors import (
     ContextOverflow,
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from foundry_api.core.options import ChatOptions
+    from foundry_api.core.options import CompletionOptions
 
 
 class Talk:
@@ -43,7 +44,7 @@ class Talk:
         self.messages: list[str] = []
         self.failures: list[Exception] = []
         self.defaults: list[str] = []
-        self.options: list[ChatOptions] = []
+        self.options: list[CompletionOptions] = []
         self.requests: list[tuple[str, list[tuple[str, str]]]] = []
         loaded = Model(id="f:1", alias="first", catalog="local", context_length=context_length)
         self.conversation = Conversation(
@@ -70,7 +71,7 @@ class Talk:
         return "from the editor\n"
 
     def answer(
-        self, model: str, messages: Sequence[Message], options: ChatOptions, *, think: bool
+        self, model: str, messages: Sequence[Message], options: CompletionOptions, *, think: bool
     ) -> Answer | None:
         assert think
         self.requests.append((model, [(message.role, message.content) for message in messages]))
