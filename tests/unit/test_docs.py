@@ -47,6 +47,14 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
     assert [page for page in PAGES if page.parent.name == "docs" and page not in reached] == []
 
 
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    config = (CHECKOUT / "tools" / "docs_site" / "mkdocs.yml").read_text(encoding="utf-8")
+    listed = re.findall(r"([\w/-]+\.md)$", config, re.MULTILINE)
+    pages = {page.name for page in PAGES if page.parent.name == "docs"}
+    assert {name for name in listed if "/" not in name} == pages | {"index.md"}
+    assert len(listed) == len(set(listed))
+
+
 def test_the_readme_is_short() -> None:
     assert len((CHECKOUT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
 
