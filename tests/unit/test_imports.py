@@ -121,6 +121,25 @@ def test_commands_that_do_not_serve_load_nothing_of_the_gateway() -> None:
     assert {name for name in modules if name.startswith("foundry_api.gateway")} == set()
 
 
+def test_the_command_that_serves_starts_the_engine_before_it_loads_the_gateway() -> None:
+    """The engine starts meanwhile."""
+    modules = modules_after("import foundry_api.cli.serve")
+    assert heavy(modules) <= {"asyncio", "click", "msgspec", "platformdirs"}
+    assert "foundry_api.gateway.gateway" not in modules
+
+
+def test_the_gateway_starts_without_what_few_calls_use() -> None:
+    modules = modules_after("import foundry_api.gateway.gateway")
+    assert heavy(modules) <= {"aiohttp", "asyncio", "msgspec", "platformdirs"}
+    unused = {
+        "foundry_api.batch.runner",
+        "foundry_api.gateway.openapi.document",
+        "foundry_api.structured.output_spec",
+        "foundry_api.wire.chat.tool_call_parser",
+    }
+    assert modules & unused == set()
+
+
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_every_module_parses_as_python_3_11(source: Path) -> None:
     ast.parse(source.read_text(encoding="utf-8"), feature_version=(3, 11))

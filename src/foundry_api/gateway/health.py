@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from foundry_api._version import __version__
 from foundry_api.gateway.metrics import CONTENT_TYPE
-from foundry_api.monitor.health import get_local_pid, get_version
-from foundry_api.monitor.process import ProcessProbe
 from foundry_api.types.errors import CircuitOpen
 from foundry_api.wire.dialects.base import ServiceStatus
 
@@ -81,6 +79,10 @@ def list_problems(context: GatewayContext) -> list[str]:
 
 async def _describe_engine(client: FoundryAPIClient) -> dict[str, Any] | None:
     """Describe the engine behind the gateway; None before it was first called."""
+    # psutil, which most gateways do not need.
+    from foundry_api.monitor.health import get_local_pid, get_version  # noqa: PLC0415
+    from foundry_api.monitor.process import ProcessProbe  # noqa: PLC0415
+
     connection = client.services[0].connection
     if connection is None:
         return None

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 from foundry_api.gateway.checks import check_depth, make_invalid
 from foundry_api.gateway.errors import RequestError
-from foundry_api.structured.output_spec import OutputSpec
 from foundry_api.types.errors import InvalidRequest
 from foundry_api.types.messages import ToolDefinition
 from foundry_api.types.values import is_dict
 
 if TYPE_CHECKING:
     from foundry_api.core.options import ChatOptions
+    from foundry_api.structured.output_spec import OutputSpec
 
 __all__ = ["add_tools", "make_tool", "read_tool_choice"]
 
@@ -35,6 +35,8 @@ def make_tool(
     """
     check_depth(field, parameters)
     if strict_tools is not None and parameters:
+        from foundry_api.structured.output_spec import OutputSpec  # noqa: PLC0415 - few tools are strict
+
         try:
             strict_tools[name] = OutputSpec.from_arguments(response_model=parameters)
         except InvalidRequest as error:

@@ -16,26 +16,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from foundry_api.batch.async_tools import SerialExecutor
-from foundry_api.batch.journal import Journal, read_status
-from foundry_api.batch.progress import ProgressMeter
-from foundry_api.batch.runner import BatchRunner, InputPass, RunPlan
-from foundry_api.batch.types import BatchOptions, InputOptions, WorkItem
-from foundry_api.gateway.batches.engine import GatewayEngine, make_unfinished_result
-from foundry_api.gateway.batches.validation import RequestLines, check_input
 from foundry_api.gateway.errors import RequestError, format_defect
 from foundry_api.gateway.files.batch_types import UNFINISHED, StoredBatch
 from foundry_api.gateway.files.database import Visibility
 from foundry_api.gateway.files.store import put_file
-from foundry_api.gateway.files.types import StoredFile
-from foundry_api.storage.private_file import PRIVATE
 from foundry_api.types.errors import FoundryError
 
 if TYPE_CHECKING:
+    from foundry_api.batch.progress import ProgressMeter
     from foundry_api.gateway.batches.validation import CheckedInput
+    from foundry_api.gateway.batches.work import BatchWork
     from foundry_api.gateway.context import GatewayContext
     from foundry_api.gateway.files.batch_types import Ending
     from foundry_api.gateway.files.database import FileDatabase
+    from foundry_api.gateway.files.types import StoredFile
     from foundry_api.gateway.keys.types import ApiKey
 
 __all__ = ["BatchManager"]
@@ -62,8 +56,12 @@ class _Run:
 
     def __init__(self, batch: StoredBatch) -> None:
         self.batch = batch
-        self.meter = ProgressMeter()
+        self.meter: ProgressMeter | None = None  # before its lines are answered
         self.work: asyncio.Task[Literal["completed", "failed"]] | None = None
+
+    def follow(self, meter: ProgressMeter) -> None:
+        """Report the progress that a meter measures."""
+        self.meter = meter
 
     def stop(self, ending: Ending) -> None:
         """End the work on its lines."""
@@ -78,6 +76,7 @@ class BatchManager:
     def __init__(self, context: GatewayContext) -> None:
         self._context = context
         self._files = context.files
+        self._batch_work: BatchWork | None = None
         self._runs: dict[str, _Run] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._turns: defaultdict[str | None, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -165,7 +164,9 @@ class BatchManager:
     def get_counts(self, identifier: str) -> tuple[int, int] | None:
         """Return the answered and failed lines of a batch that runs."""
         run = self._runs.get(identifier)
-        return None if run is None else (run.meter.done, run.meter.failed)
+        if run is None:
+            return None
+        return (run.meter.done, run.meter.failed) if run.meter is not None else (0, 0)
 
     def _start(self, batch: StoredBatch) -> None:
         self._files.in_use.add(batch.input_file_id)
@@ -232,13 +233,14 @@ class BatchManager:
 
     async def _work(self, run: _Run) -> Literal["completed", "failed"]:
         """Check the input, and answer its lines."""
+        work = await self._get_work()
         if run.batch.status == "validating":
             try:
                 key = self._find_key(run.batch.owner)
             except LookupError:  # it has ended before `_watch` saw that
                 run.batch = msgspec.structs.replace(run.batch, ending="cancelled")
                 return "completed"
-            checked = await self._check(run.batch, key)
+            checked = await self._check(work, run.batch, key)
             now = self._now()
             if checked.problems:
                 await self._update(run, status="failed", failed_at=now, problems=checked.problems)
@@ -253,61 +255,39 @@ class BatchManager:
         async with self._turns[run.batch.owner], self._slots:
             while True:
                 try:
-                    await self._answer(run)
+                    find_key = partial(self._find_key, run.batch.owner)
+                    await work.answer(run.batch, find_key, run.follow)
                 except _FAILURES as error:
                     log.warning("batch %s waits: %s", run.batch.id, error)
                     await asyncio.sleep(RETRY_S)
                 else:
                     return "completed"
 
-    async def _check(self, batch: StoredBatch, key: ApiKey | None) -> CheckedInput:
+    async def _check(self, work: BatchWork, batch: StoredBatch, key: ApiKey | None) -> CheckedInput:
         """Check the lines of a batch."""
-        config, names = self._context.config, self._context.model_names
+        names = self._context.model_names
         async with self._checks:
             if key is not None and key.models is not None:
                 await names.load()
             return await asyncio.to_thread(
-                check_input,
-                self._files.get_path(batch.input_file_id),
-                batch.endpoint,
-                allows_model=lambda model: key is None or names.is_allowed(key, model),
-                default_model=config.model,
-                max_bytes=config.max_body_bytes,
+                work.check,
+                batch,
+                lambda model: key is None or names.is_allowed(key, model),
             )
 
-    async def _answer(self, run: _Run) -> None:
-        batch = run.batch
-        with SerialExecutor() as thread:
-            opening = asyncio.ensure_future(thread(self._open_journal, batch))
-            try:
-                journal = await asyncio.shield(opening)
-            except asyncio.CancelledError:  # the journal is open all the same
-                await thread((await opening).close)
-                raise
-            try:
-                counts = await thread(journal.get_counts)
-                run.meter = ProgressMeter()
-                run.meter.resume(done=counts.done, failed=counts.failed, shared=counts.shared)
-                if await thread(journal.is_complete, batch.total):
-                    return
-                await BatchRunner(
-                    RunPlan(source=self._open_source(batch), total=batch.total),
-                    journal,
-                    GatewayEngine(self._context, partial(self._find_key, batch.owner)),
-                    thread=thread,
-                    meter=run.meter,
-                    on_progress=lambda _: None,
-                ).run()
-            finally:
-                await asyncio.shield(thread(journal.close))
+    async def _get_work(self) -> BatchWork:
+        if self._batch_work is None:
+            # It takes a sixth of the start of a gateway, and most gateways never run a batch.
+            self._batch_work = await asyncio.to_thread(_make_work, self._context)
+        return self._batch_work
 
     async def _finish(self, run: _Run, ending: Ending) -> None:
         """Write the files of a batch, and make them and its end known at once."""
-        now = self._now()
+        now, work = self._now(), await self._get_work()
         changes: dict[str, Any] = {"status": ending, f"{ending}_at": now}
         files: list[StoredFile] = []
         if run.batch.total:
-            publishing = asyncio.ensure_future(asyncio.to_thread(self._publish, run.batch, ending))
+            publishing = asyncio.ensure_future(asyncio.to_thread(work.publish, run.batch, ending))
             try:
                 counts, files = await asyncio.shield(publishing)
             except asyncio.CancelledError:  # two must not work with one journal
@@ -328,74 +308,7 @@ class BatchManager:
 
         await self._files.query(store)
         run.batch = batch
-        await asyncio.to_thread(
-            shutil.rmtree, self._make_options(batch).directory, ignore_errors=True
-        )
-
-    def _publish(
-        self, batch: StoredBatch, ending: Ending
-    ) -> tuple[dict[str, int], list[StoredFile]]:
-        options = self._make_options(batch)
-        with self._open_journal(batch) as journal:
-            if ending != "completed":
-                at = self._context.wall_clock()
-                for block in InputPass(self._open_source(batch), journal).iter_blocks():
-                    journal.record(
-                        [
-                            make_unfinished_result(item, ending, at)
-                            for item in block
-                            if isinstance(item, WorkItem)
-                        ]
-                    )
-            published = journal.publish(batch.total)
-        status = read_status(options.directory)
-        failed = status.counts.failed - status.failures.get(f"batch_{ending}", 0)
-        now = self._now()
-        files: list[StoredFile] = []
-        for identifier, path, suffix, count in (
-            (batch.output_file_id, options.output_path, "output", published.lines),
-            (batch.error_file_id, options.errors_path, "error", published.failed),
-        ):
-            if not count:
-                path.unlink(missing_ok=True)
-                continue
-            path.chmod(PRIVATE)
-            files.append(
-                StoredFile(
-                    id=identifier,
-                    owner=batch.owner,
-                    purpose="batch_output",
-                    filename=f"{batch.id}_{suffix}.jsonl",
-                    size=path.stat().st_size,
-                    created_at=now,
-                    expires_at=now + batch.output_lifetime_s,
-                )
-            )
-        counts = {
-            "completed": published.lines,
-            "failed": failed,
-            "prompt_tokens": status.counts.prompt_tokens,
-            "completion_tokens": status.counts.completion_tokens,
-        }
-        return counts, files
-
-    def _open_journal(self, batch: StoredBatch) -> Journal:
-        return Journal.open(
-            self._make_options(batch),
-            fingerprint=batch.input_file_id,
-            request_digest=batch.endpoint,
-        )
-
-    def _open_source(self, batch: StoredBatch) -> RequestLines:
-        return RequestLines(self._files.get_path(batch.input_file_id), batch.endpoint)
-
-    def _make_options(self, batch: StoredBatch) -> BatchOptions:
-        return BatchOptions(
-            input=InputOptions(path=str(self._files.get_path(batch.input_file_id))),
-            output=str(self._files.get_path(batch.output_file_id)),
-            errors=str(self._files.get_path(batch.error_file_id)),
-            output_format="jsonl",
-        )
+        await asyncio.to_thread(shutil.rmtree, work.get_directory(batch), ignore_errors=True)
 
     async def _update(self, run: _Run, **changes: Any) -> None:
         run.batch = batch = msgspec.structs.replace(run.batch, **changes)
@@ -418,3 +331,9 @@ class BatchManager:
 def _put_batch(database: FileDatabase, batch: StoredBatch) -> None:
     ends_at = NEVER if batch.status in UNFINISHED else batch.expires_at + KEPT_S
     database.batches.put(batch, kind=batch.status, ends_at=ends_at)
+
+
+def _make_work(context: GatewayContext) -> BatchWork:
+    from foundry_api.gateway.batches.work import BatchWork  # noqa: PLC0415 - see its caller
+
+    return BatchWork(context)

@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from foundry_api.types.messages import ChatRequest, Constraint, ToolDefinition
+    from foundry_api.wire.chat.events import ChatDecoder
 
 __all__ = [
     "DEFAULT_MAX_TOKENS",
     "add_tool_prompt",
+    "add_tool_recovery",
     "apply_constraint",
     "encode",
     "get_output_limit",
@@ -76,6 +78,17 @@ def offers_tools(request: ChatRequest) -> bool:
 def get_tool_names(request: ChatRequest) -> tuple[str, ...]:
     """Return the names of the tools that the model may call."""
     return tuple(tool.name for tool in request.tools) if offers_tools(request) else ()
+
+
+def add_tool_recovery(stream: ChatDecoder, model_id: str, request: ChatRequest) -> ChatDecoder:
+    """Wrap a decoder so that it finds tool calls in the text, if the request offers tools."""
+    if not offers_tools(request):
+        return stream
+    # Many patterns are compiled, which calls without tools do not need.
+    from foundry_api.wire.chat.tool_call_parser import ToolCallRecovery  # noqa: PLC0415
+
+    tools = {tool.name: tool.parameters for tool in request.tools}
+    return ToolCallRecovery(stream, model_id, tools)
 
 
 def get_output_limit(request: ChatRequest, default: int = DEFAULT_MAX_TOKENS) -> int:

@@ -16,7 +16,6 @@ import msgspec
 from foundry_api.types.errors import StreamInterrupted, ToolCallError
 from foundry_api.types.messages import Chunk, FunctionCall, ToolCall
 from foundry_api.wire.chat.events import make_call_id
-from foundry_api.wire.chat.request import offers_tools
 from foundry_api.wire.chat.tool_call_formats import read_format
 from foundry_api.wire.chat.tool_call_matching import (
     INCOMPLETE,
@@ -33,14 +32,13 @@ from foundry_api.wire.errors import NOT_JSON
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
-    from foundry_api.types.messages import ChatRequest, FinishReason
+    from foundry_api.types.messages import FinishReason
     from foundry_api.wire.chat.events import ChatDecoder, StreamEnd
 
 __all__ = [
     "MalformedCall",
     "ToolCallParser",
     "ToolCallRecovery",
-    "add_tool_recovery",
     "make_call_id",
 ]
 
@@ -68,14 +66,6 @@ _POSSIBLE_CALL: Final = re.compile(
 
 _TRAILING_NOISE: Final = "}] \t\r\n\f\v"
 _WITHIN_LINE: Final = re.compile(r"[<f]|\[(?=T|\Z)")  # a call that may follow other text on a line
-
-
-def add_tool_recovery(stream: ChatDecoder, model_id: str, request: ChatRequest) -> ChatDecoder:
-    """Wrap a decoder so that it finds tool calls in the text, if the request offers tools."""
-    if not offers_tools(request):
-        return stream
-    tools = {tool.name: tool.parameters for tool in request.tools}
-    return ToolCallRecovery(stream, model_id, tools)
 
 
 class ToolCallRecovery:

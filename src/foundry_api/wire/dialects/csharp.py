@@ -9,6 +9,7 @@ import msgspec
 from foundry_api.wire.chat.reasoning import opens_block_in_prompt
 from foundry_api.wire.chat.request import (
     DEFAULT_MAX_TOKENS,
+    add_tool_recovery,
     encode,
     get_output_limit,
     get_tool_names,
@@ -18,7 +19,6 @@ from foundry_api.wire.chat.request import (
 )
 from foundry_api.wire.chat.stop_strings import StopStringFilter
 from foundry_api.wire.chat.stream import ChatStream
-from foundry_api.wire.chat.tool_call_parser import add_tool_recovery
 from foundry_api.wire.dialects.base import refuse_removal
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from foundry_api.types.errors import CatalogUnavailable, ModelLoadFailed, ModelN
 from foundry_api.types.models import Model
 from foundry_api.wire.chat.reasoning import opens_block_in_prompt
 from foundry_api.wire.chat.request import (
+    add_tool_recovery,
     apply_constraint,
     encode,
     get_output_limit,
@@ -23,7 +24,6 @@ from foundry_api.wire.chat.request import (
 )
 from foundry_api.wire.chat.stop_strings import StopStringFilter
 from foundry_api.wire.chat.stream import ChatStream
-from foundry_api.wire.chat.tool_call_parser import add_tool_recovery
 from foundry_api.wire.dialects.base import (
     CATALOG_TIMEOUT_S,
     LOAD_TIMEOUT_S,

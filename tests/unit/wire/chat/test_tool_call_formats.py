@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from foundry_api.types.errors import ToolCallError
 from foundry_api.types.messages import ChatRequest, Message, ToolCall, ToolDefinition
+from foundry_api.wire.chat.request import add_tool_recovery
 from foundry_api.wire.chat.stream import ChatStream
 from foundry_api.wire.chat.tool_call_matching import MalformedCall
 from foundry_api.wire.chat.tool_call_parser import (
     ToolCallParser,
     ToolCallRecovery,
-    add_tool_recovery,
 )
 
 Calls = list[tuple[str, dict[str, Any]]]

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from foundry_api.types.errors import ServerError, ToolCallError
 from foundry_api.types.messages import ChatRequest, Chunk, Message, ToolDefinition
+from foundry_api.wire.chat.request import add_tool_recovery
 from foundry_api.wire.chat.stream import ChatStream
-from foundry_api.wire.chat.tool_call_parser import ToolCallRecovery, add_tool_recovery
+from foundry_api.wire.chat.tool_call_parser import ToolCallRecovery
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
