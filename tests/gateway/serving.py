@@ -62,7 +62,7 @@ class ServedGateway:
 @asynccontextmanager
 async def serve(
     directory: Path,
-    base_url: str,
+    base_url: str | None,
     *keys: NewKey,
     config: Any = None,
     client: Any = None,

@@ -19,14 +19,12 @@ from foundry_api import (
     ModelInUse,
     ModelNotFound,
 )
-from foundry_api.engine import shared
 from foundry_api.engine.control import ControlClient
-from foundry_api.engine.process import HostOptions
-from foundry_api.storage.paths import Paths
 from service.helpers import wait_until_async
-from support.loopback_blobs import RANGE_BYTES, FakeDownloadSite, run_download_site
+from support.download_engine import LARGE, MODEL, RANGES, find_cached, make_files, run_engine
+from support.loopback_blobs import FakeDownloadSite, run_download_site
 from support.loopback_catalog import ALIAS, VARIANT, make_entity, run_catalog
-from support.scripted_model import build, script
+from support.scripted_model import script
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -39,20 +37,11 @@ pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="elsewhere the engine may not trust SSL_CERT_FILE"
 )
 
-MODEL = f"{VARIANT}:1"
-# Of the large file, which is there in addition to the model's own files.
-RANGES = 5
-
-LARGE = "v1/more.bin"
-
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The files of a working model, large enough to stop in the middle."""
-    directory = tmp_path_factory.mktemp("blobs")
-    build(directory)
-    small = {f"v1/{path.name}": path.read_bytes() for path in directory.iterdir()}
-    return {**small, LARGE: os.urandom(RANGES * RANGE_BYTES - 1)}
+    """The files of a working model."""
+    return make_files(tmp_path_factory.mktemp("blobs"))
 
 
 @pytest.fixture
@@ -61,31 +50,11 @@ def blobs(files: dict[str, bytes]) -> Iterator[FakeDownloadSite]:
         yield served
 
 
-@contextlib.contextmanager
-def engine(home: Path, blobs: FakeDownloadSite) -> Iterator[None]:
-    """A shared engine that downloads from `blobs`."""
-    with run_catalog([make_entity(ALIAS, VARIANT, size_mb=10)]) as url:
-        paths = Paths.from_home(home)
-        environ = {**os.environ, **blobs.environ}
-        options = HostOptions(paths=paths, models=(), catalog_url=url, environ=environ)
-        shared.start(paths, idle_timeout_s=60, options=options)
-        try:
-            yield
-        finally:
-            shared.stop(paths)
-
-
 @pytest.fixture
 async def client(own_home: Path, blobs: FakeDownloadSite) -> AsyncIterator[FoundryAPIClient]:
-    with engine(own_home, blobs):
+    with run_engine(own_home, blobs):
         async with FoundryAPIClient(home=own_home, max_retries=0) as client:
             yield client
-
-
-def cached(home: Path) -> set[str]:
-    """Return the files in the model's directory."""
-    root = Paths.from_home(home).data / "cache" / "models" / "tests" / f"{VARIANT}-1"
-    return {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
 
 
 async def test_a_download_reports_progress_and_the_model_works(
@@ -95,7 +64,7 @@ async def test_a_download_reports_progress_and_the_model_works(
     model = await client.models.download(ALIAS, steps_seen.append)
 
     assert (model.id, model.cached, model.size_mb) == (MODEL, True, 10)
-    assert cached(own_home) == {*files, "v1/inference_model.json"}
+    assert find_cached(own_home) == {*files, "v1/inference_model.json"}
     percents = [progress.percent for progress in steps_seen]
     assert percents == sorted(percents)
     assert (percents[0], percents[-1]) == (0.0, 100.0)
@@ -126,13 +95,13 @@ async def test_closing_the_stream_stops_the_download(
             if step.percent > 50:
                 break
     blobs.serve_only(1)  # the engine notices at its next report
-    await wait_until_async(lambda: ".download.lock" not in cached(own_home))
+    await wait_until_async(lambda: ".download.lock" not in find_cached(own_home))
 
     assert not (await client.models.list(catalog=True))[0].cached
 
 
 def test_the_blocking_client_streams_a_download(own_home: Path, blobs: FakeDownloadSite) -> None:
-    with engine(own_home, blobs), FoundryClient(home=own_home, max_retries=0) as client:
+    with run_engine(own_home, blobs), FoundryClient(home=own_home, max_retries=0) as client:
         percents = [step.percent for step in client.models.stream_download(ALIAS)]
 
         assert percents[-1] == 100.0
@@ -167,7 +136,7 @@ async def test_a_cancelled_download_is_resumed(
     assert not (await client.models.list(catalog=True))[0].cached
 
     blobs.serve_only(1)  # the engine notices at its next report
-    await wait_until_async(lambda: ".download.lock" not in cached(own_home))
+    await wait_until_async(lambda: ".download.lock" not in find_cached(own_home))
     first_requests = {request for request in blobs.requested_ranges if request.blob == LARGE}
     blobs.requested_ranges.clear()
     blobs.serve_all()
@@ -276,7 +245,7 @@ async def test_a_downloaded_model_is_removed_unless_it_is_loaded(
     await client.models.unload(ALIAS)
     freed = await client.models.remove(ALIAS)
     assert freed >= sum(map(len, files.values()))
-    assert cached(own_home) == set()
+    assert find_cached(own_home) == set()
     with pytest.raises(ModelNotFound):
         await client.models.remove(ALIAS)
 

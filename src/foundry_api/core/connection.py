@@ -287,15 +287,25 @@ class Connection:
 
     def make_not_found_error(self, name: str) -> ModelNotFound:
         """Return the error for an unknown name, with similar names."""
+        is_gateway = self.endpoint.service_generation == "gateway"
         return ModelNotFound(
-            f"the service knows no model named {name!r}",
-            hint=self._get_built_in_hint(name),
+            f"the service knows no model named {name!r}"
+            + (" that this key may use" if is_gateway else ""),
+            hint=self._list_of_gateway() if is_gateway else self._get_built_in_hint(name),
             nearest=self._find_similar_names(name),
             model=name,
             service=self.endpoint.base_url,
         )
 
     def _make_unavailable_error(self, name: str) -> CatalogUnavailable:
+        if self.endpoint.service_generation == "gateway":
+            return CatalogUnavailable(
+                f"the gateway has no model {name!r} that this key may use, and does not reach the "
+                "model catalog",
+                hint=self._list_of_gateway(),
+                model=name,
+                service=self.endpoint.base_url,
+            )
         nearest = self._find_similar_names(name)
         suggestion = (
             f"Did you mean {' or '.join(nearest)}? If not, connect" if nearest else "Connect"
@@ -324,6 +334,10 @@ class Connection:
             "Only the engine of this package has it, and this is another service: use "
             "service='embedded', or --service embedded."
         )
+
+    def _list_of_gateway(self) -> str:
+        aliases = sorted({model.alias for model in self._local})
+        return f"It has {', '.join(aliases) or 'none'}; ask its operator for others."
 
     def _find_similar_names(self, name: str) -> list[str]:
         models = (*self._local, *self._public)

@@ -11,16 +11,19 @@ from foundry_api.types.access_errors import AuthenticationFailed
 from foundry_api.types.errors import (
     CatalogUnavailable,
     ConfigurationError,
+    FoundryError,
     ProtocolError,
     ServiceNotRunning,
     UnsupportedFeature,
 )
+from foundry_api.types.values import is_object
 from foundry_api.wire.dialects.base import ServiceStatus, lowercase_keys, parse_error
 from foundry_api.wire.dialects.cli010 import Cli010Dialect
 from foundry_api.wire.dialects.gateway import GatewayDialect, parse_gateway_status
 from foundry_api.wire.dialects.legacy import LegacyDialect
 from foundry_api.wire.dialects.sdk1 import Sdk1Dialect
 from foundry_api.wire.dialects.sdk2 import Sdk20Dialect, Sdk21Dialect
+from foundry_api.wire.error_codes import get_error_class
 from foundry_api.wire.errors import NOT_JSON
 from foundry_api.wire.transport import OK, Request, fetch
 
@@ -63,6 +66,8 @@ async def detect_service(
         request = Request("GET", f"{base_url}{path}", headers)
         response = await fetch(transport, request, timeout_s=timeout_s, max_bytes=max_bytes)
         if response.status in {UNAUTHORIZED, FORBIDDEN}:
+            if response.status == FORBIDDEN and (denial := _find_refusal(response)):
+                raise denial.with_context(service=base_url)
             refusal = (
                 AuthenticationFailed if response.status == UNAUTHORIZED else ConfigurationError
             )
@@ -93,6 +98,8 @@ async def _match_routes(
     if response.status in _NOT_FOUND:
         return await _match_cli(get)
     if response.status != OK:
+        if refusal := _find_refusal(response):
+            raise refusal.with_context(service=base_url)
         return None
     status = lowercase_keys(response.body)
     pid = status.get("pid")
@@ -108,6 +115,13 @@ async def _match_routes(
     if isinstance(cache_dir := status.get("modeldirpath"), str):
         return ServiceStatus("sdk-1", cache_dir=cache_dir)
     return parse_gateway_status(response.body)
+
+
+def _find_refusal(response: BufferedResponse) -> FoundryError | None:
+    """Return the error of a gateway that refuses the request for now, or from this key."""
+    error = lowercase_keys(response.body).get("error")
+    is_known = is_object(error) and get_error_class(error) is not None
+    return parse_error(response) if is_known else None
 
 
 async def _match_cli(get: Callable[..., Awaitable[BufferedResponse]]) -> ServiceStatus | None:

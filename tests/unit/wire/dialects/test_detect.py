@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from foundry_api.types.access_errors import PermissionDenied
 from foundry_api.types.errors import (
     ConfigurationError,
     FoundryError,
     ProtocolError,
     ServerError,
     ServiceNotRunning,
+    ServiceOverloaded,
 )
 from foundry_api.wire.dialects.base import ServiceStatus
 from foundry_api.wire.dialects.detect import detect_service
@@ -138,6 +140,23 @@ async def test_refused_credential_is_reported(status: int) -> None:
         )
     assert "FOUNDRY_API_KEY" in caught.value.hint
     assert "Bearer" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "expected"),
+    [
+        (403, "insufficient_scope", PermissionDenied),
+        (429, "too_many_failures", ServiceOverloaded),
+        (503, "shutting_down", ServiceOverloaded),
+    ],
+)
+async def test_a_gateway_that_refuses_is_not_another_service(
+    status: int, code: str, expected: type[FoundryError]
+) -> None:
+    answer = (status, json.dumps({"error": {"message": "Why it refuses.", "code": code}}).encode())
+    with pytest.raises(expected, match="Why it refuses") as caught:
+        await detect_service(Service({"/status": answer}), URL, {}, 1.0)
+    assert (caught.value.service, caught.value.status) == (URL, status)
 
 
 async def test_credential_is_sent_with_every_request() -> None:
