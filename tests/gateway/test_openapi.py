@@ -97,6 +97,23 @@ CALLS: list[tuple[str, str, Any, int]] = [
     ("POST", "/api/reload", None, 200),
     ("GET", "/models", None, 200),
     ("POST", "/models/load", MODEL, 200),
+    ("GET", "/", None, 200),
+    ("GET", "/assets/app.js", None, 200),
+    ("GET", "/assets/style.css", None, 200),
+    ("GET", "/assets/icon.svg", None, 200),
+    ("GET", "/assets/junk.js", None, 404),
+    ("GET", "/api/session", None, 200),
+    ("POST", "/api/session", None, 200),
+    ("DELETE", "/api/session", None, 200),
+    ("GET", "/api/history", None, 200),
+    ("GET", "/api/history?window=junk", None, 400),
+    ("GET", "/api/calls", None, 200),
+    ("POST", "/api/calls/req_none/stop", None, 404),
+    ("GET", "/api/log", None, 200),
+    ("GET", "/api/keys", None, 200),
+    ("POST", "/api/keys", {"name": "ci", "tokens": ["100000/d"], "rate": "60/m"}, 200),
+    ("POST", "/api/keys", {"name": ""}, 400),
+    ("DELETE", "/api/keys/none", None, 404),
 ]
 
 

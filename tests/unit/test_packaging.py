@@ -18,6 +18,7 @@ from packaging.utils import canonicalize_name
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 DEMO_MODEL = Path("src/foundry_api/engine/demo_model")
+PAGE = CHECKOUT / "src/foundry_api/gateway/dashboard/static"
 MAX_WHEEL_BYTES = 6 * 1024 * 1024
 
 PLATFORMS = {
@@ -158,6 +159,11 @@ class TestWheel:
         assert [
             name for name in files if f"foundry_api/engine/demo_model/{name}" not in shipped
         ] == []
+
+    def test_it_contains_the_page_of_the_gateway(self, wheel: zipfile.ZipFile) -> None:
+        files = {path.relative_to(CHECKOUT / "src").as_posix() for path in PAGE.iterdir()}
+        assert files
+        assert files <= {*wheel.namelist()}
 
     def test_it_is_small(self, wheel: zipfile.ZipFile) -> None:
         assert wheel.filename is not None

@@ -31,6 +31,7 @@ from foundry_api.gateway.audit import AuditFile, AuditRecord
 from foundry_api.gateway.config import load_config
 from foundry_api.gateway.keys.database import KeyDatabase
 from foundry_api.gateway.keys.options import (
+    MAX_WEIGHT,
     RATE_UNITS,
     TOKEN_UNITS,
     check_key_name,
@@ -59,7 +60,6 @@ __all__ = ["command"]
 _F = TypeVar("_F", bound="Callable[..., Any]")
 
 EXIT_FAILED = 1
-MAX_WEIGHT = 1000.0
 
 KEY = click.argument("key", metavar="KEY")
 
@@ -230,7 +230,7 @@ def show_command(common: GlobalOptions, key: str) -> None:
     database = _open_database(common)
     found, now = database.get(key), database.now()
     if common.as_json:
-        print_json({"key": _to_json(found, now)})
+        print_json({"key": found.describe(now)})
         return
     print_fields(
         found.name,
@@ -245,7 +245,7 @@ def show_command(common: GlobalOptions, key: str) -> None:
             ("weight", f"{found.weight:g}"),
             ("created", format_time(found.created_at)),
             ("expires", format_time(found.expires_at) or "never"),
-            ("earlier token until", format_time(_get_grace(found, now))),
+            ("earlier token until", format_time(found.describe(now)["grace_until"])),
             ("revoked", format_time(found.revoked_at)),
         ],
     )
@@ -385,7 +385,7 @@ def _print_keys(common: GlobalOptions) -> None:
     database = _open_database(common)
     keys, now = database.list(), database.now()
     if common.as_json:
-        print_json({"file": str(database.path), "keys": [_to_json(key, now) for key in keys]})
+        print_json({"file": str(database.path), "keys": [key.describe(now) for key in keys]})
     elif keys:
         headers = ["ID", "NAME", "STATE", "SCOPES", "MODELS", "LIMITS", "EXPIRES"]
         print_table(headers, [_make_row(key, now) for key in keys])
@@ -413,7 +413,7 @@ def _make_row(key: ApiKey, now: float) -> Sequence[str]:
 
 def _print_token(common: GlobalOptions, key: ApiKey, token: str, change: str) -> None:
     if common.as_json:
-        print_json({"key": _to_json(key, time.time()), "token": token})
+        print_json({"key": key.describe(time.time()), "token": token})
         return
     # The token alone on standard output, for `TOKEN=$(foundry-api keys create --name ci)`.
     click.echo(sanitize_line(f"The key {key.name} ({key.id}) {change}."), err=True)
@@ -423,33 +423,10 @@ def _print_token(common: GlobalOptions, key: ApiKey, token: str, change: str) ->
 
 def _print_change(common: GlobalOptions, key: ApiKey, change: str) -> None:
     if common.as_json:
-        print_json({"key": _to_json(key, time.time())})
+        print_json({"key": key.describe(time.time())})
     else:
         click.echo(sanitize_line(f"The key {key.name} ({key.id}) {change}."))
 
 
 def _format_models(key: ApiKey) -> str:
     return "all" if key.models is None else ",".join(sorted(key.models))
-
-
-def _get_grace(key: ApiKey, now: float) -> float | None:
-    is_running = key.grace_until is not None and key.grace_until > now
-    return key.grace_until if is_running else None
-
-
-def _to_json(key: ApiKey, now: float) -> dict[str, Any]:
-    return {
-        "id": key.id,
-        "name": key.name,
-        "state": key.get_state(now),
-        "scopes": sorted(key.scopes),
-        "models": None if key.models is None else sorted(key.models),
-        "rate": None if key.rate is None else str(key.rate),
-        "tokens": [str(limit) for limit in key.tokens],
-        "parallel": key.parallel,
-        "weight": key.weight,
-        "created_at": key.created_at,
-        "expires_at": key.expires_at,
-        "grace_until": _get_grace(key, now),
-        "revoked_at": key.revoked_at,
-    }

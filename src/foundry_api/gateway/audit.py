@@ -7,6 +7,7 @@ It is renamed when it is full, and the oldest file is deleted, so the files are 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import os
@@ -14,10 +15,11 @@ import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from foundry_api.gateway.errors import RequestError
 from foundry_api.gateway.keys.token import KEY_PREFIX
 from foundry_api.storage.lock import NO_FOLLOW, FileLock, LockTimeout
 from foundry_api.storage.paths import PRIVATE_DIRECTORY
@@ -42,11 +44,14 @@ RETRY_S = 1.0
 # Records that wait for a disk which cannot be written.
 MAX_WAITING = 1000
 MAX_TEXT = 256
+# Of each file, for a list of the last records.
+MAX_READ_BYTES = 2**19
 # Everybody who reaches the gateway can make authentication fail. More failures than these are only
 # counted: they must not push the records of changes out of the files.
 MAX_FAILURES = 120
 FAILURE_WINDOW_S = 60.0
 
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
 _TOKEN = re.compile(rf"{KEY_PREFIX}[0-9A-Za-z_-]+")
 
 log = logging.getLogger("foundry_api.gateway")
@@ -115,6 +120,28 @@ class AuditFile:
             finally:
                 os.close(descriptor)
 
+    def read_last(self, count: int) -> list[dict[str, Any]]:
+        """Return the last records, the newest first; only the ends of the files are read."""
+        records: list[dict[str, Any]] = []
+        for path in self._list_paths():
+            try:
+                with path.open("rb") as file:
+                    start = max(0, file.seek(0, os.SEEK_END) - MAX_READ_BYTES)
+                    file.seek(start)
+                    lines = file.read(MAX_READ_BYTES).split(b"\n")
+            except FileNotFoundError:  # renamed meanwhile, or there are no older ones
+                break
+            for line in reversed(lines[1:] if start else lines):
+                with contextlib.suppress(msgspec.DecodeError):  # cut, or being written
+                    records.append(_decode(line))
+                if len(records) == count:
+                    return records
+        return records
+
+    def _list_paths(self) -> list[Path]:
+        numbers = range(1, self._max_files)
+        return [self.path, *(self.path.with_name(f"{FILE_NAME}.{n}") for n in numbers)]
+
     def _rotate(self, new_bytes: int) -> None:
         try:
             size = self.path.stat().st_size
@@ -122,9 +149,7 @@ class AuditFile:
             return
         if not size or size + new_bytes <= self._max_bytes:
             return
-        numbers = range(1, self._max_files)
-        names = [self.path, *(self.path.with_name(f"{FILE_NAME}.{n}") for n in numbers)]
-        for newer, older in reversed(list(itertools.pairwise(names))):
+        for newer, older in reversed(list(itertools.pairwise(self._list_paths()))):
             if newer.exists():
                 replace_atomically(newer, older)
 
@@ -158,6 +183,12 @@ class AuditLog:
         self._window_started_at = -FAILURE_WINDOW_S
         self._failures = 0
         self._problem: str | None = None
+        self._recorded = 0
+
+    @property
+    def recorded(self) -> int:
+        """How many events were recorded."""
+        return self._recorded
 
     @property
     def problem(self) -> str | None:
@@ -181,6 +212,7 @@ class AuditLog:
         if len(self._waiting) >= MAX_WAITING:
             self._dropped += 1
             return
+        self._recorded += 1
         self._waiting.append(
             AuditRecord(
                 time=self._wall_clock(),
@@ -221,6 +253,30 @@ class AuditLog:
                 request_id=request_id,
                 target=target,
             )
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether events are recorded at all."""
+        return self._file is not None
+
+    async def read_last(self, count: int) -> list[dict[str, Any]]:
+        """Return the last records, the newest first.
+
+        Raises:
+            RequestError: The file cannot be read.
+        """
+        if self._file is None:
+            return []
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._thread, self._file.read_last, count)
+        except OSError as error:
+            log.warning("the audit log %s is not read: %s", self._file.path, error)
+            raise RequestError(
+                503, "storage_failed", "The audit log cannot be read; the gateway's log says why."
+            ) from error
 
     async def close(self) -> None:
         """Write what waits. What cannot be written is lost, which is logged."""

@@ -1,4 +1,4 @@
-"""Finds the key of a request, and refuses wrong ones of an address that keeps trying them."""
+"""Finds the key of a request or of its session, and refuses who keeps trying wrong keys."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from foundry_api.gateway.client_address import get_client_network
 from foundry_api.gateway.errors import RequestError
+from foundry_api.gateway.guard import SAFE_METHODS
+from foundry_api.gateway.sessions import get_cookie_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,11 +19,13 @@ if TYPE_CHECKING:
 
     from foundry_api.gateway.audit import AuditLog
     from foundry_api.gateway.exchange import Exchange
+    from foundry_api.gateway.guard import RequestGuard
     from foundry_api.gateway.keys.keyring import Keyring
     from foundry_api.gateway.keys.types import ApiKey
     from foundry_api.gateway.routing import Access
+    from foundry_api.gateway.sessions import Sessions
 
-__all__ = ["Authenticator"]
+__all__ = ["Authenticator", "find_token", "make_unauthorized"]
 
 MAX_FAILURES = 20
 FAILURE_WINDOW_S = 60.0
@@ -35,6 +39,8 @@ class Authenticator:
     Args:
         keyring: The keys. While there has never been one, every request is allowed: the gateway
             serves only its own machine then.
+        sessions: The sessions of browsers.
+        guard: Knows which pages are ours.
         audit: Records failures.
         monotonic: A clock.
     """
@@ -42,13 +48,16 @@ class Authenticator:
     def __init__(
         self,
         keyring: Keyring,
+        sessions: Sessions,
+        guard: RequestGuard,
         audit: AuditLog,
         *,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._keyring = keyring
+        self._sessions = sessions
+        self._guard = guard
         self._audit = audit
-        self._requires_key = False
         self._monotonic = monotonic
         # By address: the start of the window, and the failures in it.
         self._failures: OrderedDict[str, tuple[float, int]] = OrderedDict()
@@ -58,15 +67,13 @@ class Authenticator:
 
         Raises:
             RequestError: 401 without a valid key, 429 without one after too many failures, 403 if
-                it lacks the scope.
+                it lacks the scope or another page uses a session.
         """
-        # Removing the last key must not open the gateway.
-        self._requires_key = self._requires_key or bool(self._keyring.keys)
-        if not self._requires_key:
+        if not self._keyring.requires_key:
             return None
         request = exchange.request
-        token = _find_token(request)
-        key = None if token is None else self._keyring.find(token)
+        token = find_token(request)
+        key = self._find_session_key(exchange) if token is None else self._keyring.find(token)
         # A valid key is served always: else anybody could lock out all who share an address, such
         # as that of a proxy. Nobody guesses a key, with or without a limit.
         if key is None:
@@ -76,13 +83,33 @@ class Authenticator:
             if self._add_failure(address) == MAX_FAILURES:
                 # Once, not for each request that is refused now.
                 self._record_failure(exchange, "too_many_failures")
-            raise _make_unauthorized()
+            raise make_unauthorized()
         if not key.scopes.intersection(scope.split(" or ")):
             self._record_failure(exchange, "insufficient_scope", key)
             raise RequestError(
                 403,
                 "insufficient_scope",
                 f"This key lacks the scope {scope}. Use a key that has it.",
+            )
+        return key
+
+    def _find_session_key(self, exchange: Exchange) -> ApiKey | None:
+        request = exchange.request
+        key = self._sessions.find_key(request)
+        if key is None and get_cookie_name(request) in request.cookies:
+            # An open page goes on asking when its session has ended. That must not lock its address
+            # out, and helps nobody to guess: a session has a secret of 256 bits.
+            self._record_failure(exchange, "session_ended")
+            raise make_unauthorized()
+        # Browsers send cookies by themselves, whichever page makes the request.
+        if (
+            key is not None
+            and request.method not in SAFE_METHODS
+            and not self._guard.is_own_page(request)
+        ):
+            self._record_failure(exchange, "origin_not_allowed", key)
+            raise RequestError(
+                403, "origin_not_allowed", "Only the gateway's own page may use its session."
             )
         return key
 
@@ -123,21 +150,22 @@ class Authenticator:
         return count + 1
 
 
-def _find_token(request: web.BaseRequest) -> str | None:
-    """Return the only token of a request; None without one, or with different ones."""
+def find_token(request: web.BaseRequest) -> str | None:
+    """Return the token of a request; None without one, and an empty text for different ones."""
     headers = request.headers
     tokens: set[str] = set()
     for value in headers.getall("Authorization", ()):
         scheme, _, token = value.partition(" ")
-        if scheme.lower() != "bearer":
-            return None
-        tokens.add(token.strip())
+        tokens.add(token.strip() if scheme.lower() == "bearer" else "")
     for name in ("x-api-key", "api-key"):
         tokens.update(value.strip() for value in headers.getall(name, ()))
-    return tokens.pop() if len(tokens) == 1 else None
+    if not tokens:
+        return None
+    return tokens.pop() if len(tokens) == 1 else ""
 
 
-def _make_unauthorized() -> RequestError:
+def make_unauthorized() -> RequestError:
+    """Return the error for a request without a valid key."""
     # The same text for every cause: it must not help to guess.
     return RequestError(
         401,

@@ -16,7 +16,7 @@ from foundry_api.resilience.timers import Timers
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from foundry_api.client.client import FoundryAPIClient
     from foundry_api.gateway.audit import AuditLog
@@ -26,11 +26,12 @@ if TYPE_CHECKING:
     from foundry_api.gateway.files.store import FileStore
     from foundry_api.gateway.keys.keyring import Keyring
     from foundry_api.gateway.keys.types import ApiKey
-    from foundry_api.gateway.limits.admission import Admission
+    from foundry_api.gateway.limits.admission import Admission, Ticket
     from foundry_api.gateway.limits.persistence import BudgetSaver
+    from foundry_api.gateway.sessions import Sessions
     from foundry_api.gateway.warm_up import WarmUp
 
-__all__ = ["BatchControl", "GatewayContext", "RunningExchange"]
+__all__ = ["BatchControl", "GatewayContext", "LiveSnapshot", "LiveSource", "RunningExchange"]
 
 
 class RunningExchange(Protocol):
@@ -62,6 +63,11 @@ class RunningExchange(Protocol):
         ...
 
     @property
+    def ticket(self) -> Ticket | None:
+        """The admission of its call."""
+        ...
+
+    @property
     def ended(self) -> asyncio.Future[None]:
         """Done when it has ended."""
         ...
@@ -87,6 +93,22 @@ class BatchControl(Protocol):
         ...
 
 
+class LiveSnapshot(Protocol):
+    """The state of the gateway at one moment."""
+
+    def encode(self, key: ApiKey | None, /) -> bytes:
+        """Encode what a key may see as an event."""
+        ...
+
+
+class LiveSource(Protocol):
+    """Describes the gateway each second; see `LiveFeed`."""
+
+    def subscribe(self) -> AsyncGenerator[LiveSnapshot]:
+        """Yield the state now, and then each second."""
+        ...
+
+
 @dataclass(slots=True)
 class GatewayContext:
     """The parts of a running gateway.
@@ -95,12 +117,14 @@ class GatewayContext:
         config: The settings.
         client: Calls the service behind the gateway.
         keyring: Knows the keys.
+        sessions: The browsers that signed in.
         admission: Decides which call may start, and when.
         saver: Stores what the keys have used.
         audit: Records who did what.
         files: The files of all keys.
         batches: The batches of all keys.
         warm_up: The start of the engine; None if the first call starts it.
+        live: What open pages show.
         reload: Reads keys and TLS files again.
         monotonic: A clock for durations.
         wall_clock: Seconds since the epoch.
@@ -120,6 +144,7 @@ class GatewayContext:
     config: GatewayConfig
     client: FoundryAPIClient
     keyring: Keyring
+    sessions: Sessions
     admission: Admission
     saver: BudgetSaver
     audit: AuditLog
@@ -129,6 +154,7 @@ class GatewayContext:
     monotonic: Callable[[], float] = time.monotonic
     wall_clock: Callable[[], float] = time.time
     batches: BatchControl = field(init=False)
+    live: LiveSource = field(init=False)
     running: set[RunningExchange] = field(default_factory=set["RunningExchange"])
     draining: bool = False
     responses: ResponseStore = field(default_factory=ResponseStore)

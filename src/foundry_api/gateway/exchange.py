@@ -52,6 +52,7 @@ class Exchange:
         route: The path of the route, such as `/v1/models/{id}`; empty before it is known.
         action: What the route does, for the audit log; empty if it is not recorded.
         path_id: The decoded id in the path.
+        target: What an action was done to, for the audit log; empty for `path_id` or the model.
         key: The key of the caller; None without keys, and on open routes.
         headers: Headers to add to the response.
         outcome: How it ended, for metrics and the audit log.
@@ -85,6 +86,7 @@ class Exchange:
         "request",
         "route",
         "started_at",
+        "target",
         "ticket",
     )
 
@@ -92,7 +94,7 @@ class Exchange:
         self.context = context
         self.request = request
         self.id = make_request_id()
-        self.route = self.action = self.path_id = ""
+        self.route = self.action = self.path_id = self.target = ""
         self.key: ApiKey | None = None
         self.started_at = context.monotonic()
         self.headers: dict[str, str] = {

@@ -14,6 +14,7 @@ from foundry_api.gateway.audit import AuditFile, AuditLog
 from foundry_api.gateway.authentication import Authenticator
 from foundry_api.gateway.batches.manager import BatchManager
 from foundry_api.gateway.context import GatewayContext
+from foundry_api.gateway.dashboard.live import LiveFeed
 from foundry_api.gateway.errors import RequestError, UnsafeAddress
 from foundry_api.gateway.files.store import FileStore
 from foundry_api.gateway.guard import WILDCARDS, RequestGuard, is_loopback
@@ -26,6 +27,7 @@ from foundry_api.gateway.limits.persistence import BudgetFile, BudgetSaver
 from foundry_api.gateway.routes import ROUTES
 from foundry_api.gateway.routing import Router
 from foundry_api.gateway.server import GatewayServer, TlsFiles
+from foundry_api.gateway.sessions import Sessions
 from foundry_api.storage.lock import FileLock, LockTimeout
 from foundry_api.types.errors import ConfigurationError
 from foundry_api.types.events import AttemptStarted, CallEnded
@@ -102,6 +104,7 @@ class Gateway:
             config,
             client,
             keyring,
+            Sessions(keyring, monotonic=monotonic),
             admission,
             saver,
             audit,
@@ -113,11 +116,14 @@ class Gateway:
         )
         self._batches = BatchManager(self.context)
         self.context.batches = self._batches
+        self._live = LiveFeed(self.context)
+        self.context.live = self._live
+        guard = RequestGuard(config.host, config.hosts, config.origins)
         self._handler = GatewayHandler(
             self.context,
             Router(ROUTES),
-            RequestGuard(config.host, config.hosts, config.origins),
-            Authenticator(keyring, audit),
+            guard,
+            Authenticator(keyring, self.context.sessions, guard, audit),
         )
         self._lock = FileLock(directory / "gateway.lock", timeout_s=LOCK_TIMEOUT_S)
         self._tls: TlsFiles | None = None
@@ -171,7 +177,12 @@ class Gateway:
         resources.push_async_callback(files.close)
         await self._batches.start()
         resources.push_async_callback(self._batches.stop)
-        for watch in (self.context.keyring.watch(), saver.watch(), files.watch()):
+        for watch in (
+            self.context.keyring.watch(),
+            saver.watch(),
+            files.watch(),
+            self._live.run(),
+        ):
             resources.callback(asyncio.ensure_future(watch).cancel)
         context = self.context
         for timers in (context.call_timers, context.stream_timers, context.admission.timers):
@@ -205,7 +216,9 @@ class Gateway:
         """Refuse new calls and wait for the running ones; abort those that take too long."""
         self.context.draining = True
         await self._batches.stop()  # what was answered is stored, and the next start goes on
-        self.context.model_events.close()  # its subscribers stay as long as they may
+        # Their subscribers stay as long as they may.
+        self.context.model_events.close()
+        self._live.close()
         running = self.context.running
         try:
             async with asyncio.timeout(limit_s):

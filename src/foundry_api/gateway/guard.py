@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
-__all__ = ["WILDCARDS", "RequestGuard", "is_loopback"]
+__all__ = ["SAFE_METHODS", "WILDCARDS", "RequestGuard", "is_loopback"]
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z_-]+(?:\.[0-9A-Za-z_-]+)*)\.?(?::(\d{1,5}))?")
 
@@ -74,14 +74,21 @@ class RequestGuard:
         origin = request.headers.get("Origin")
         return origin if origin in self._origins else None
 
+    def is_own_page(self, request: web.BaseRequest) -> bool:
+        """Whether a request comes from a page of this gateway, by the origin that it names.
+
+        Behind a proxy with TLS the gateway sees HTTP, so there its address must be in `origins`.
+        """
+        origin, host = request.headers.get("Origin", ""), request.headers["Host"]
+        return origin.casefold() == f"{request.scheme}://{host}".casefold() or (
+            origin in self._origins and origin.partition("://")[2].casefold() == host.casefold()
+        )
+
     def _check_origin(self, request: web.BaseRequest) -> None:
         headers = request.headers
         origin = headers.get("Origin")
         if origin is not None:
-            if origin in self._origins:
-                return
-            own = f"{request.scheme}://{headers['Host']}"
-            if origin.casefold() != own.casefold():
+            if origin not in self._origins and not self.is_own_page(request):
                 raise RequestError(
                     403,
                     "origin_not_allowed",

@@ -95,7 +95,7 @@ class GatewayHandler:
             key=exchange.key,
             address=exchange.request.remote,
             request_id=exchange.id,
-            target=exchange.path_id or exchange.model,
+            target=exchange.target or exchange.path_id or exchange.model,
         )
 
     async def _serve(self, exchange: Exchange) -> web.StreamResponse:

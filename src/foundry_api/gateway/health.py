@@ -18,7 +18,14 @@ if TYPE_CHECKING:
     from foundry_api.gateway.context import GatewayContext
     from foundry_api.gateway.exchange import Exchange
 
-__all__ = ["get_health", "get_metrics", "get_readiness", "get_service_status", "list_problems"]
+__all__ = [
+    "describe_engine",
+    "get_health",
+    "get_metrics",
+    "get_readiness",
+    "get_service_status",
+    "list_problems",
+]
 
 
 async def get_health(exchange: Exchange) -> web.StreamResponse:
@@ -41,7 +48,7 @@ async def get_service_status(exchange: Exchange) -> web.StreamResponse:
             "object": "gateway",
             "version": __version__,
             "ready": not list_problems(context),
-            "engine": await _describe_engine(context.client),
+            "engine": await describe_engine(context.client),
         }
     )
 
@@ -77,7 +84,7 @@ def list_problems(context: GatewayContext) -> list[str]:
     return problems
 
 
-async def _describe_engine(client: FoundryAPIClient) -> dict[str, Any] | None:
+async def describe_engine(client: FoundryAPIClient) -> dict[str, Any] | None:
     """Describe the engine behind the gateway; None before it was first called."""
     # psutil, which most gateways do not need.
     from foundry_api.monitor.health import get_local_pid, get_version  # noqa: PLC0415

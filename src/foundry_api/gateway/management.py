@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from contextlib import aclosing, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from foundry_api.gateway.errors import (
     make_model_not_found,
 )
 from foundry_api.gateway.health import list_problems
+from foundry_api.gateway.limits.accounts import ANONYMOUS
 from foundry_api.gateway.model_names import filter_models, has_all
 from foundry_api.gateway.streaming import send_events
 from foundry_api.types.errors import CatalogUnavailable
@@ -33,17 +35,26 @@ if TYPE_CHECKING:
 
 __all__ = [
     "check_key",
+    "describe_calls",
     "describe_status",
     "explain_catalog",
     "find_model",
+    "get_log",
     "get_status",
     "list_all_models",
+    "list_calls",
     "load_model",
     "pull_model",
     "reload",
     "remove_model",
+    "stop_call",
     "unload_model",
 ]
+
+
+# The longest lists that are sent.
+MAX_SHOWN_CALLS = 200
+MAX_LOG_EVENTS = 500
 
 
 async def get_status(exchange: Exchange) -> web.StreamResponse:
@@ -72,6 +83,57 @@ def describe_status(context: GatewayContext) -> dict[str, Any]:
             for queue in context.admission.describe_queue()
         ],
     }
+
+
+def describe_calls(context: GatewayContext) -> dict[str, Any]:
+    """Return the calls that run or wait, the oldest ones first, and how many there are."""
+    now = context.monotonic()
+    calls = [one for one in context.running if one.ticket is not None]
+    oldest = heapq.nsmallest(MAX_SHOWN_CALLS, calls, key=lambda one: one.started_at)
+    return {
+        "call_count": len(calls),
+        "calls": [
+            {
+                "id": one.id,
+                "key": ANONYMOUS if one.key is None else one.key.name,
+                "model": one.model,
+                "route": one.route,
+                "state": "running" if ticket.has_started else "waiting",
+                "age_s": round(now - one.started_at, 3),
+                "output_tokens": ticket.output_tokens,
+            }
+            for one in oldest
+            if (ticket := one.ticket) is not None
+        ],
+    }
+
+
+async def list_calls(exchange: Exchange) -> web.StreamResponse:
+    """List the calls that run or wait."""
+    return exchange.respond_json(describe_calls(exchange.context))
+
+
+async def stop_call(exchange: Exchange) -> web.StreamResponse:
+    """End a call; its caller gets an error."""
+    for one in exchange.context.running:
+        if one.id == exchange.path_id and one.ticket is not None:
+            one.abort(
+                RequestError(
+                    503,
+                    "call_stopped",
+                    "An operator of the gateway stopped this call.",
+                    should_retry=False,
+                )
+            )
+            return exchange.respond_json({"id": one.id, "status": "stopped"})
+    raise RequestError(404, "call_not_found", "No call with this id runs.", param="id")
+
+
+async def get_log(exchange: Exchange) -> web.StreamResponse:
+    """Return the last events of the audit log, the newest first."""
+    audit = exchange.context.audit
+    events = await audit.read_last(MAX_LOG_EVENTS)
+    return exchange.respond_json({"is_recorded": audit.is_recorded, "events": events})
 
 
 async def reload(exchange: Exchange) -> web.StreamResponse:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Protocol
 
+from foundry_api.gateway.history import History
 from foundry_api.observe.histogram import RATES, SECONDS, Histogram
 from foundry_api.observe.prometheus import format_family, format_histogram, format_sample
 
@@ -20,6 +21,8 @@ OTHER = "other"
 NONE = "none"
 # Models that were called with success. A name that only failed may be anything.
 MAX_MODELS = 200
+# Requests to these routes are in the history. The page itself and checks of health are not.
+MODEL_ROUTES = ("/v1/", "/openai/")
 BREAKER_STATES = ("closed", "open", "half-open")
 _HISTOGRAMS = {
     "foundry_gateway_queue_seconds": "Time that calls waited for a slot.",
@@ -41,9 +44,16 @@ class EndedExchange(Protocol):
 
 
 class GatewayMetrics:
-    """Counts requests. Labels are only keys, models and routes that exist, so they are bounded."""
+    """Counts requests. Labels are only keys, models and routes that exist, so they are bounded.
+
+    Attributes:
+        history: The recent past.
+        generated_tokens: Tokens that ended calls have generated.
+    """
 
     def __init__(self) -> None:
+        self.history = History()
+        self.generated_tokens = 0
         self._requests: Counter[tuple[str, str, str]] = Counter()
         self._tokens: Counter[tuple[str, str, str]] = Counter()
         self._durations: dict[str, Histogram] = {}
@@ -60,6 +70,9 @@ class GatewayMetrics:
         if duration is None:
             duration = self._durations[route] = Histogram(SECONDS)
         duration.add(now - exchange.started_at)
+        if route.startswith(MODEL_ROUTES):
+            has_failed = exchange.outcome not in {"ok", "client_closed"}
+            self.history.count_request(has_failed=has_failed)
         if exchange.ticket is not None:
             self.record_call(exchange, exchange.ticket, now)
 
@@ -73,11 +86,13 @@ class GatewayMetrics:
         output_tokens = ticket.output_tokens + ticket.lost_output_tokens
         self._tokens[key, model, "prompt"] += prompt_tokens
         self._tokens[key, model, "completion"] += output_tokens
+        self.generated_tokens += output_tokens
         self._add("foundry_gateway_queue_seconds", model, ticket.queued_s)
         first_at = exchange.first_event_at
         if first_at is not None:
             first_s = first_at - exchange.started_at
             self._add("foundry_gateway_first_token_seconds", model, first_s)
+            self.history.add_first_token(first_s)
             if ticket.output_tokens > 1 and now > first_at:
                 rate = (ticket.output_tokens - 1) / (now - first_at)
                 self._add("foundry_gateway_tokens_per_second", model, rate)

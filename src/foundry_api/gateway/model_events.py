@@ -27,9 +27,14 @@ ModelEvent = dict[str, Any]
 
 
 class ModelEvents:
-    """Sends model events to subscribers, and runs downloads in the background."""
+    """Sends model events to subscribers, and runs downloads in the background.
+
+    Attributes:
+        revision: How many events there were.
+    """
 
     def __init__(self, client: FoundryAPIClient, names: ModelNames) -> None:
+        self.revision = 0
         self._client = client
         self._names = names
         self._subscribers: set[asyncio.Queue[ModelEvent | None]] = set()
@@ -120,6 +125,7 @@ class ModelEvents:
             self.publish_status(name, "loaded" if isinstance(event, ModelLoaded) else "unloaded")
 
     def _publish(self, model: str, kind: str, data: ModelEvent | None = None) -> None:
+        self.revision += 1
         event: ModelEvent = {"model": model, "event": kind}
         if data is not None:
             event["data"] = data

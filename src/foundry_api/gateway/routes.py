@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from foundry_api.gateway import llama, management
+from foundry_api.gateway import key_management, llama, management
 from foundry_api.gateway.anthropic.errors import make_anthropic_error
 from foundry_api.gateway.anthropic.messages import count_tokens, create_message
 from foundry_api.gateway.batches.routes import (
@@ -13,6 +13,9 @@ from foundry_api.gateway.batches.routes import (
     get_batch,
     list_batches,
 )
+from foundry_api.gateway.dashboard.live import get_history, stream_live
+from foundry_api.gateway.dashboard.sign_in import get_session, sign_in, sign_out
+from foundry_api.gateway.dashboard.static_files import get_asset, get_index
 from foundry_api.gateway.health import (
     get_health,
     get_metrics,
@@ -144,6 +147,16 @@ _MANAGEMENT = (
     _manage(
         "DELETE", "/api/models/{id}", management.remove_model, "Delete a model.", "model.remove"
     ),
+    _manage("GET", "/api/calls", management.list_calls, "List the calls that run or wait."),
+    _manage("POST", "/api/calls/{id}/stop", management.stop_call, "End a call.", "call.stop"),
+    _manage("GET", "/api/log", management.get_log, "Return the last events of the audit log."),
+    _manage("GET", "/api/keys", key_management.list_keys, "List the keys."),
+    _manage("POST", "/api/keys", key_management.create_key, "Create a key.", "key.create"),
+    _manage(
+        "POST", "/api/keys/{id}/rotate", key_management.rotate_key, "Renew a token.", "key.rotate"
+    ),
+    _manage("POST", "/api/keys/{id}/revoke", key_management.revoke_key, "End a key.", "key.revoke"),
+    _manage("DELETE", "/api/keys/{id}", key_management.remove_key, "Delete a key.", "key.remove"),
     # The routes of llama.cpp's router, through which Open WebUI manages models.
     _manage("GET", "/models", llama.list_llama_models, "List models as llama.cpp."),
     _manage("POST", "/models", llama.download_llama_model, "Start a download.", "model.pull"),
@@ -151,6 +164,45 @@ _MANAGEMENT = (
     _manage("POST", "/models/load", llama.load_llama_model, "Load a model.", "model.load"),
     _manage("POST", "/models/unload", llama.unload_llama_model, "Unload a model.", "model.unload"),
     _manage("GET", "/models/sse", llama.stream_llama_events, "Stream events of models."),
+)
+
+_DASHBOARD = (
+    Route("GET", "/", get_index, "open", "Show the page of the gateway."),
+    Route("GET", "/assets/{id}", get_asset, "open", "Return a file of the page."),
+    Route("GET", "/api/session", get_session, "open", "Has this browser signed in?"),
+    Route(
+        "POST",
+        "/api/session",
+        sign_in,
+        "inference or manage or metrics",
+        "Sign a browser in.",
+        action="session.start",
+    ),
+    Route(
+        "DELETE",
+        "/api/session",
+        sign_out,
+        "inference or manage or metrics",
+        "Sign a browser out.",
+        action="session.end",
+    ),
+)
+
+_LIVE = (
+    Route(
+        "GET",
+        "/api/live",
+        stream_live,
+        "inference or manage or metrics",
+        "Stream the state of the gateway.",
+    ),
+    Route(
+        "GET",
+        "/api/history",
+        get_history,
+        "manage or metrics",
+        "Return the recent past for plots.",
+    ),
 )
 
 _ANTHROPIC = (
@@ -189,5 +241,7 @@ ROUTES = ApiDescription(
         *_AZURE,
         *_ANTHROPIC,
         *_MANAGEMENT,
+        *_DASHBOARD,
+        *_LIVE,
     )
 ).routes

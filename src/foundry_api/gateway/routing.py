@@ -25,6 +25,7 @@ Access = Literal[
     "metrics",
     "inference or manage",
     "inference or manage or metrics",
+    "manage or metrics",
     "open",
 ]
 

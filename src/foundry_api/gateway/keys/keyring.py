@@ -80,6 +80,8 @@ class Keyring:
         self._revision: tuple[int, int] | None = None
         self._entries: dict[bytes, _Entry] = {}
         self._keys: tuple[ApiKey, ...] = ()
+        self._had_keys = False
+        self._changes = 0
         self._problem: str | None = None
 
     @property
@@ -95,6 +97,16 @@ class Keyring:
     def keys(self) -> tuple[ApiKey, ...]:
         """All keys, also those that are expired or revoked."""
         return self._keys
+
+    @property
+    def revision(self) -> int:
+        """How often the keys were read because they had changed."""
+        return self._changes
+
+    @property
+    def requires_key(self) -> bool:
+        """Whether requests need a key. Removing the last key does not open the gateway."""
+        return self._had_keys
 
     async def open(self) -> None:
         """Read the keys; raises KeyStorageFailed or ConfigurationError if that is impossible."""
@@ -113,10 +125,19 @@ class Keyring:
 
     def find(self, token: str) -> ApiKey | None:
         """Return the key of a token; None if it is malformed, unknown, expired or revoked."""
+        digest = self.compute_digest(token)
+        return None if digest is None else self.find_by_digest(digest)
+
+    def find_by_digest(self, digest: bytes) -> ApiKey | None:
+        """Return the key of the token with a digest; None if it is unknown, expired or revoked."""
+        entry = self._entries.get(digest)
+        return entry.key if entry is not None and self._now() < entry.ends_at else None
+
+    def compute_digest(self, token: str) -> bytes | None:
+        """Return the digest under which a token is stored; None if it is malformed."""
         if self._hasher is None or not is_well_formed(token):
             return None
-        entry = self._entries.get(self._hasher.digest(token))
-        return entry.key if entry is not None and self._now() < entry.ends_at else None
+        return self._hasher.digest(token)
 
     async def watch(self) -> None:
         """Notice changes of the database until cancelled."""
@@ -141,6 +162,16 @@ class Keyring:
             self._problem = None
         await self._store_time()
 
+    async def change(self, change: Callable[[KeyDatabase], _T]) -> _T:
+        """Change the database, and use the keys as they are then.
+
+        Raises:
+            FoundryError: As the method of the database.
+        """
+        result = await self._run(change, self._database)
+        await self.reload()
+        return result
+
     async def close(self) -> None:
         """Close the database. Keys are still found."""
         await self._run(self._reader.close)
@@ -155,6 +186,8 @@ class Keyring:
         self._revision, snapshot, entries = change
         self._hasher = snapshot.hasher
         self._keys = tuple(snapshot.keys.values())
+        self._had_keys = self._had_keys or bool(self._keys)
+        self._changes += 1
         earlier, self._entries = self._entries, entries
         self._next_end = self._find_next_end()
         now = self._now()

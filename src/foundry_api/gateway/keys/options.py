@@ -11,6 +11,7 @@ from foundry_api.observe.format import parse_duration
 from foundry_api.types.errors import InvalidRequest
 
 __all__ = [
+    "MAX_WEIGHT",
     "RATE_UNITS",
     "TOKEN_UNITS",
     "check_key_name",
@@ -26,6 +27,7 @@ __all__ = [
 RATE_UNITS: tuple[LimitUnit, ...] = ("s", "m", "h", "d")
 TOKEN_UNITS: tuple[LimitUnit, ...] = ("m", "h", "d", "mo")
 
+MAX_WEIGHT = 1000.0
 MAX_NAME_CHARS = 64
 MAX_MODELS = 1000
 MAX_MODEL_CHARS = 256

@@ -108,6 +108,25 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
         """Whether the key may use a model, of which all names are given: its id, its alias."""
         return self.models is None or any(name.lower() in self.models for name in names)
 
+    def describe(self, now: float) -> dict[str, Any]:
+        """Return what people and programs may know of the key, as JSON."""
+        in_grace = self.grace_until is not None and self.grace_until > now
+        return {
+            "id": self.id,
+            "name": self.name,
+            "state": self.get_state(now),
+            "scopes": sorted(self.scopes),
+            "models": None if self.models is None else sorted(self.models),
+            "rate": None if self.rate is None else str(self.rate),
+            "tokens": [str(limit) for limit in self.tokens],
+            "parallel": self.parallel,
+            "weight": self.weight,
+            "created_at": self.created_at,
+            "expires_at": self.expires_at,
+            "grace_until": self.grace_until if in_grace else None,
+            "revoked_at": self.revoked_at,
+        }
+
     def get_state(self, now: float) -> KeyState:
         if self.revoked_at is not None:
             return "revoked"

@@ -88,6 +88,11 @@ class Scheduler:
         return len(self._calls) + len(self._batches)
 
     @property
+    def slots(self) -> int:
+        """Calls that the service takes at the same time."""
+        return self._get_slots()
+
+    @property
     def active(self) -> int:
         """Calls that have a slot."""
         return self._active

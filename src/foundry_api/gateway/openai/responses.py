@@ -215,7 +215,7 @@ class _BackgroundRun:
         self.route, self.started_at = exchange.route, exchange.started_at
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._response = response
-        self._ticket = ticket
+        self.ticket = ticket
         self._abort_error: RequestError | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -245,7 +245,7 @@ class _BackgroundRun:
         try:
             builder.response["status"] = "in_progress"
             response.save()
-            await response.complete(self._ticket)
+            await response.complete(self.ticket)
         except FoundryError as error:
             self._fail(translate_error(error))
         except RequestError as error:
@@ -267,11 +267,11 @@ class _BackgroundRun:
                 response.builder.cancel()
             else:
                 self._fail(self._abort_error)
-        self._ticket.close()
+        self.ticket.close()
         response.stored.run = None
         response.save()
         context.running.discard(self)
-        context.metrics.record_call(response.exchange, self._ticket, context.monotonic())
+        context.metrics.record_call(response.exchange, self.ticket, context.monotonic())
         self.ended.set_result(None)
 
 

@@ -55,7 +55,9 @@ ERRORS: dict[int, tuple[str, tuple[str, ...]]] = {
         "There is no such thing.",
         (
             "batch_not_found",
+            "call_not_found",
             "file_not_found",
+            "key_not_found",
             "model_not_found",
             "response_not_found",
             "unknown_url",
@@ -65,7 +67,7 @@ ERRORS: dict[int, tuple[str, tuple[str, ...]]] = {
     408: ("The body arrived too slowly.", ("request_timeout",)),
     409: (
         "Another request is in the way.",
-        ("batch_ended", "file_in_use", "idempotency_error", "model_in_use"),
+        ("batch_ended", "file_in_use", "idempotency_error", "key_in_use", "model_in_use"),
     ),
     413: ("The body is too large.", ("payload_too_large", "storage_full")),
     415: (
@@ -84,6 +86,7 @@ ERRORS: dict[int, tuple[str, tuple[str, ...]]] = {
     503: (
         "The gateway or the model cannot serve now. `Retry-After` says when to try again.",
         (
+            "call_stopped",
             "model_loading",
             "catalog_unavailable",
             "download_failed",

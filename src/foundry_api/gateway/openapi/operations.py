@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from foundry_api.gateway import health, llama, management
+from foundry_api.gateway import health, key_management, llama, management
 from foundry_api.gateway.anthropic import messages
 from foundry_api.gateway.anthropic.request import CountBody, MessagesBody
 from foundry_api.gateway.batches import routes as batches
+from foundry_api.gateway.dashboard import live, sign_in, static_files
 from foundry_api.gateway.files.batch_types import BatchList, BatchObject
 from foundry_api.gateway.files.types import DeletedFile, FileList, FileObject
+from foundry_api.gateway.history import WINDOWS
 from foundry_api.gateway.metrics import CONTENT_TYPE as METRICS_TYPE
 from foundry_api.gateway.openai import (
     chat,
@@ -23,17 +25,24 @@ from foundry_api.gateway.openai import (
 )
 from foundry_api.gateway.openai.chat_request import ChatBody
 from foundry_api.gateway.openai.responses_request import ResponseBody
-from foundry_api.gateway.openapi import anthropic_types, gateway_types, openai_types
+from foundry_api.gateway.openapi import (
+    anthropic_types,
+    dashboard_types,
+    gateway_types,
+    openai_types,
+)
 
 if TYPE_CHECKING:
     from foundry_api.gateway.routing import Handler
 
 __all__ = ["CALL_HEADERS", "OPERATIONS", "Operation", "describe_self"]
 
-OPENAI, ANTHROPIC, MANAGEMENT, LLAMA, HEALTH = (
+OPENAI, ANTHROPIC, MANAGEMENT, KEYS, DASHBOARD, LLAMA, HEALTH = (
     "OpenAI's API",
     "Anthropic's API",
     "Management",
+    "Keys",
+    "The page of the gateway",
     "llama.cpp's router",
     "Health and description",
 )
@@ -270,6 +279,55 @@ OPERATIONS: dict[Handler, Operation] = {
     ),
     management.remove_model: Operation(
         tag=MANAGEMENT, result=gateway_types.RemovedModel, errors=_MODEL_ERRORS
+    ),
+    management.list_calls: Operation(tag=MANAGEMENT, result=dashboard_types.CallList),
+    management.stop_call: Operation(tag=MANAGEMENT, result=dashboard_types.StoppedCall),
+    management.get_log: Operation(tag=MANAGEMENT, result=dashboard_types.AuditEvents),
+    key_management.list_keys: Operation(tag=KEYS, result=dashboard_types.KeyList),
+    key_management.create_key: Operation(
+        tag=KEYS,
+        body=key_management.NewKeyBody,
+        result=dashboard_types.CreatedKey,
+        example={"name": "my-app", "rate": "60/m", "tokens": ["100000/d"], "expires": "90d"},
+        notes="A key gives no rights that it lacks.",
+    ),
+    key_management.rotate_key: Operation(
+        tag=KEYS,
+        body=key_management.GraceBody,
+        result=dashboard_types.CreatedKey,
+        errors=(409,),
+        example={"grace": "24h"},
+    ),
+    key_management.revoke_key: Operation(tag=KEYS, result=dashboard_types.KeyAnswer, errors=(409,)),
+    key_management.remove_key: Operation(
+        tag=KEYS, result=dashboard_types.RemovedKey, errors=(409,)
+    ),
+    static_files.get_index: Operation(tag=DASHBOARD, media_types=(("text/html", _TEXT),)),
+    static_files.get_asset: Operation(
+        tag=DASHBOARD,
+        media_types=(("text/javascript", _TEXT), ("text/css", _TEXT), ("image/svg+xml", _TEXT)),
+    ),
+    sign_in.get_session: Operation(tag=DASHBOARD, result=dashboard_types.SessionState),
+    sign_in.sign_in: Operation(
+        tag=DASHBOARD,
+        result=dashboard_types.SessionState,
+        notes="The cookie of the answer stands for the key for 12 hours, or as long as the key is "
+        "valid. It changes something only for pages of the gateway.",
+    ),
+    sign_in.sign_out: Operation(tag=DASHBOARD, result=dashboard_types.SessionState),
+    live.stream_live: Operation(
+        tag=DASHBOARD,
+        event=dashboard_types.LiveEvent,
+        notes="One event a second. The stream has no end.",
+    ),
+    live.get_history: Operation(
+        tag=DASHBOARD,
+        result=dashboard_types.HistoryWindow,
+        parameters=(
+            _make_parameter(
+                "query", "window", {"enum": list(WINDOWS)}, "How far back; 15m without it."
+            ),
+        ),
     ),
     llama.list_llama_models: Operation(
         tag=LLAMA, result=gateway_types.LlamaModelList, errors=_MODEL_ERRORS

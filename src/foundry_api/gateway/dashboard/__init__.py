@@ -1,0 +1,1 @@
+"""The gateway's own web page: its files, signing in, and the events that keep it up to date."""

@@ -1,0 +1,116 @@
+// What an operator wants to know first: does it work, who uses it, how has it been.
+
+import { makeCallTable } from "./calls.js";
+import { h, notify, reconcile, setText } from "./dom.js";
+import { formatBytes, formatNumber, formatSeconds, plural, UNKNOWN } from "./format.js";
+import { ERRORS, FIRST_P50, FIRST_P95, LENGTHS, MEMORY, REQUESTS, RUNNING, TIME, TOKENS, WAITING } from "./live.js";
+import { Plot } from "./plot.js";
+
+const WINDOWS = [["15m", "15 min"], ["6h", "6 hours"], ["7d", "7 days"]];
+
+export default { id: "overview", title: "Overview", scopes: ["inference", "manage", "metrics"], create };
+
+function create(app) {
+  const hasMetrics = app.can("manage", "metrics");
+  const verdict = h("h2", {}, "Connecting…");
+  const reasons = h("ul");
+  const banner = h("section.banner", { "aria-live": "polite" }, verdict, reasons);
+  const tiles = hasMetrics ? makeTiles() : null;
+  const plots = hasMetrics ? makePlots(app) : null;
+  const calls = makeCallTable(app);
+  const count = h("span.count");
+  const element = h("div.stack", {}, banner, tiles?.element, plots?.element,
+    h("section", {}, h("h2", {}, app.can("manage") ? "Calls" : "Your calls", " ", count), calls.element));
+  return {
+    element,
+    update(event) {
+      const problems = event.problems ?? [];
+      banner.className = `banner ${!event.ready ? "bad" : problems.length ? "warn" : "good"}`;
+      setText(verdict, event.ready ? "The gateway serves calls" : "The gateway cannot serve all calls");
+      reconcile(reasons, problems, (text) => text, (text) => h("li", {}, text));
+      reasons.hidden = !problems.length;
+      tiles?.update(event);
+      calls.update(event.calls);
+      setText(count, event.call_count > event.calls.length
+        ? `the oldest ${event.calls.length} of ${event.call_count}` : event.call_count || "");
+    },
+    updatePlots() {
+      tiles?.updateRecent(app.history.getPoints("15m"));
+      plots?.update();
+    },
+  };
+}
+
+function makeTiles() {
+  const values = {};
+  const element = h("dl.tiles", {}, [
+    ["running", "Running calls"], ["waiting", "Waiting calls"], ["requests", "Requests, last minute"],
+    ["errors", "Failed, last 15 min"], ["first", "Time to first token"], ["tokens", "Tokens per second"],
+    ["memory", "Engine memory"], ["engine", "Engine"],
+  ].map(([name, title]) => {
+    values[name] = { main: h("span"), more: h("small") };
+    return h("div", {}, h("dt", {}, title), h("dd", {}, values[name].main, values[name].more));
+  }));
+  const show = (name, main, more = "") => {
+    setText(values[name].main, main);
+    setText(values[name].more, more);
+  };
+  return {
+    element,
+    update(event) {
+      const { engine } = event;
+      show("running", formatNumber(event.in_flight), ` of ${plural(event.slots, "slot")}`);
+      show("waiting", formatNumber(event.waiting));
+      show("memory", formatBytes(engine?.memory_bytes));
+      show("engine", engine ? engine.version ?? engine.service_generation : "not called yet",
+        engine?.uptime_s ? ` up ${formatSeconds(engine.uptime_s)}` : "");
+    },
+    updateRecent(points) {
+      const end = points.at(-1)?.[TIME] ?? 0;
+      const sum = (index, seconds) => points.reduce((total, point, number) =>
+        point[TIME] > end - seconds ? total + point[index] * (number ? point[TIME] - points[number - 1][TIME] : 1)
+          : total, 0);
+      const firsts = points.filter((point) => point[FIRST_P50] !== null);
+      show("requests", formatNumber(Math.round(sum(REQUESTS, 60))));
+      show("errors", formatNumber(Math.round(sum(ERRORS, 900))));
+      const recent = points.slice(-10);
+      show("tokens", formatNumber(recent.reduce((total, point) => total + point[TOKENS], 0) / (recent.length || 1)));
+      const last = firsts.at(-1);
+      show("first", last ? formatSeconds(last[FIRST_P50]) : UNKNOWN,
+        last ? ` 95 %: ${formatSeconds(last[FIRST_P95])}` : "");
+    },
+  };
+}
+
+function makePlots(app) {
+  let selected = "15m";
+  const plots = [
+    new Plot("Requests per second", [{ name: "all", index: REQUESTS }, { name: "failed", index: ERRORS }], formatNumber),
+    new Plot("Time to first token", [{ name: "median", index: FIRST_P50 }, { name: "95 %", index: FIRST_P95 }], formatSeconds),
+    new Plot("Tokens per second", [{ name: "tokens", index: TOKENS }], formatNumber),
+    new Plot("Calls", [{ name: "running", index: RUNNING }, { name: "waiting", index: WAITING }], formatNumber),
+    new Plot("Engine memory", [{ name: "memory", index: MEMORY }], formatBytes, 1024),
+  ];
+  const load = async (name) => {
+    try {
+      await app.history.load(name);
+    } catch (error) {
+      notify(error.message, "bad");
+    }
+  };
+  const choice = h("fieldset.choice", {}, h("legend.hidden", {}, "Time that the plots show"),
+    WINDOWS.map(([name, title]) => h("label", {}, h("input", {
+      type: "radio", name: "window", value: name, checked: name === selected,
+      onchange: () => { selected = name; load(name); },
+    }), h("span", {}, title))));
+  load("15m");
+  return {
+    element: h("section", {}, h("div.heading", {}, h("h2", {}, "Activity"), choice),
+      h("div.plots", {}, plots.map((plot) => plot.element))),
+    update() {
+      const points = app.history.getPoints(selected);
+      const end = points.at(-1)?.[TIME] ?? Date.now() / 1000;
+      for (const plot of plots) plot.update(points, end - LENGTHS[selected], end);
+    },
+  };
+}

@@ -1,0 +1,145 @@
+// A conversation with a model, streamed, and the same call for programs.
+
+import { get, readEvents, send } from "./api.js";
+import { button, copy, field, h, notify, setText } from "./dom.js";
+import { formatNumber, formatSeconds } from "./format.js";
+import { LANGUAGES, writeCode } from "./code.js";
+
+export default { id: "playground", title: "Playground", scopes: ["inference"], create };
+
+function create() {
+  let messages = [], controller = null, language = LANGUAGES[0].id;
+  const model = h("select", { required: true });
+  const system = h("textarea", { rows: "2" });
+  const temperature = h("input", { type: "number", min: "0", max: "2", step: "0.1", placeholder: "default" });
+  const maxTokens = h("input", { type: "number", min: "1", step: "1", placeholder: "default" });
+  const stops = h("input", { type: "text", placeholder: "none", autocomplete: "off" });
+  const schema = h("textarea.mono", { rows: "4", spellcheck: "false", placeholder: "any text" });
+  const prompt = h("textarea", { rows: "3", required: true, "aria-label": "Message", placeholder: "Write a message; Ctrl+Enter sends it" });
+  const transcript = h("div.transcript", { role: "log", "aria-label": "Conversation", tabindex: "0" },
+    h("p.empty", {}, "The conversation appears here. The gateway does not store it."));
+  const submit = h("button.primary", { type: "submit" }, "Send");
+  const halt = h("button", { type: "button", hidden: true, onclick: () => controller?.abort() }, "Stop");
+  const clear = button("Clear", () => { messages = []; transcript.replaceChildren(); show(); }, "quiet");
+  const code = h("pre", { tabindex: "0", "aria-label": "The same call in code" }, h("code"));
+  const tabs = h("fieldset.choice", {}, h("legend.hidden", {}, "Language"), LANGUAGES.map(({ id, title }) =>
+    h("label", {}, h("input", { type: "radio", name: "language", value: id, checked: id === language,
+      onchange: () => { language = id; show(); } }), h("span", {}, title))));
+  const form = h("form.chat", { onsubmit: (event) => { event.preventDefault(); run(); }, oninput: show },
+    h("div.panel.settings", {}, field("Model", model), field("System prompt", system),
+      h("div.columns", {}, field("Temperature", temperature), field("Most tokens", maxTokens)),
+      field("Stop at", stops, "Texts that end the answer, with commas."),
+      field("JSON schema", schema, "The answer has this form.")),
+    h("div.talk", {}, transcript, prompt, h("div.actions", {}, clear, halt, submit)));
+  prompt.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
+  });
+  const element = h("div.stack", {}, form, h("section", {}, h("div.heading", {}, h("h2", {}, "The same call"), tabs),
+    code, h("div.actions", {}, button("Copy", () => copy(code.textContent)))));
+  loadModels();
+  show();
+
+  async function loadModels() {
+    try {
+      const { data } = await get("/v1/models");
+      model.replaceChildren(...data.map(({ id }) => h("option", {}, id)));
+      show();
+    } catch (error) {
+      notify(error.message, "bad");
+    }
+  }
+
+  function makeRequest() {
+    const body = { model: model.value, messages: [...messages] };
+    if (system.value.trim()) body.messages.unshift({ role: "system", content: system.value });
+    body.messages.push({ role: "user", content: prompt.value || (messages.length ? "…" : "Hello") });
+    if (temperature.value) body.temperature = Number(temperature.value);
+    if (maxTokens.value) body.max_tokens = Number(maxTokens.value);
+    const ends = stops.value.split(",").map((text) => text.trim()).filter(Boolean);
+    if (ends.length) body.stop = ends;
+    if (schema.value.trim()) {
+      body.response_format = { type: "json_schema", json_schema: { name: "answer", schema: JSON.parse(schema.value), strict: true } };
+    }
+    return body;
+  }
+
+  function show() {
+    try {
+      setText(code.firstChild, writeCode(language, makeRequest(), location.origin));
+      schema.setCustomValidity("");
+    } catch (error) {
+      schema.setCustomValidity(`This is not JSON: ${error.message}`);
+    }
+  }
+
+  function addMessage(role, text) {
+    if (!messages.length) transcript.replaceChildren();
+    const content = h("p.content", {}, text), facts = h("small");
+    transcript.append(h(`div.turn.${role}`, {}, h("h3", {}, role === "user" ? "You" : model.value), content, facts));
+    transcript.scrollTop = transcript.scrollHeight;
+    return { content, facts };
+  }
+
+  async function run() {
+    if (controller) return;
+    const body = makeRequest(), question = body.messages.at(-1);
+    controller = new AbortController();
+    addMessage("user", question.content);
+    messages.push(question);
+    const { content, facts } = addMessage("assistant", "");
+    prompt.value = "";
+    submit.disabled = true;
+    halt.hidden = false;
+    const startedAt = performance.now();
+    let text = "", firstAt = null, usage = null, reason = "";
+    try {
+      const response = await send("POST", "/v1/chat/completions",
+        { json: { ...body, stream: true, stream_options: { include_usage: true } }, signal: controller.signal });
+      for await (const data of readEvents(response)) {
+        if (data === "[DONE]") break;
+        const event = JSON.parse(data);
+        if (event.error) throw new Error(event.error.message);
+        usage = event.usage ?? usage;
+        const [choice] = event.choices;
+        reason = choice?.finish_reason ?? reason;
+        const { content: part = "", reasoning_content: thought = "" } = choice?.delta ?? {};
+        if (!part && !thought) continue;
+        firstAt ??= performance.now();
+        text += part ?? "";
+        const isAtEnd = transcript.scrollHeight - transcript.scrollTop - transcript.clientHeight < 40;
+        content.append(part || "");
+        if (thought) setText(facts, "thinking…");
+        if (isAtEnd) transcript.scrollTop = transcript.scrollHeight;
+      }
+      setText(facts, describe(startedAt, firstAt, usage, reason));
+      messages.push({ role: "assistant", content: text });
+    } catch (error) {
+      const isStopped = error.name === "AbortError";
+      facts.className = isStopped ? "" : "bad";
+      setText(facts, isStopped ? "Stopped." : error.message);
+      if (text) messages.push({ role: "assistant", content: text });
+      else messages.pop();
+    } finally {
+      controller = null;
+      submit.disabled = false;
+      halt.hidden = true;
+      prompt.focus();
+      show();
+    }
+  }
+
+  function describe(startedAt, firstAt, usage, reason) {
+    const now = performance.now(), parts = [];
+    if (firstAt) parts.push(`first token after ${formatSeconds((firstAt - startedAt) / 1000)}`);
+    if (usage) {
+      parts.push(`${formatNumber(usage.prompt_tokens)} + ${formatNumber(usage.completion_tokens)} tokens`);
+      if (firstAt && usage.completion_tokens > 1 && now > firstAt) {
+        parts.push(`${formatNumber(((usage.completion_tokens - 1) * 1000) / (now - firstAt))} tokens/s`);
+      }
+    }
+    if (reason === "length") parts.push("cut at the most tokens");
+    return parts.join(" · ");
+  }
+
+  return { element, close: () => controller?.abort() };
+}

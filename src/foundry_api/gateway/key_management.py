@@ -1,0 +1,244 @@
+"""`/api/keys`: list, create, rotate, revoke and remove keys over HTTP.
+
+A key with the scope `manage` gives nobody more rights than it has itself: it creates and changes
+only keys with no further scopes and models, and with no later end. It does not end itself, so that
+nobody is locked out by a slip. `foundry-api keys` on the gateway's machine has no such bounds.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from foundry_api.gateway.checks import make_invalid
+from foundry_api.gateway.errors import RequestError, describe_error
+from foundry_api.gateway.keys.errors import KeyNotFound, KeyStorageFailed
+from foundry_api.gateway.keys.options import (
+    MAX_WEIGHT,
+    RATE_UNITS,
+    TOKEN_UNITS,
+    check_key_name,
+    parse_grace,
+    parse_lifetime,
+    parse_limit,
+    parse_limits,
+    parse_models,
+    parse_parallel,
+    parse_scopes,
+)
+from foundry_api.gateway.keys.types import NewKey, Scope
+from foundry_api.types.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from aiohttp import web
+
+    from foundry_api.gateway.context import GatewayContext
+    from foundry_api.gateway.exchange import Exchange
+    from foundry_api.gateway.keys.database import KeyDatabase
+    from foundry_api.gateway.keys.types import ApiKey
+
+__all__ = [
+    "GraceBody",
+    "NewKeyBody",
+    "create_key",
+    "list_keys",
+    "remove_key",
+    "revoke_key",
+    "rotate_key",
+]
+
+DEFAULT_GRACE = "24h"
+
+_T = TypeVar("_T")
+
+
+class NewKeyBody(msgspec.Struct, kw_only=True):
+    """The JSON body of `POST /api/keys`; the texts are those of `foundry-api keys create`.
+
+    Attributes:
+        name: A name that no other key has.
+        scopes: What it opens.
+        models: Names of the models that it may use; null for all.
+        expires: How long it is valid, such as `90d`; null for ever.
+        rate: Requests in a period, such as `60/m`; null for any number.
+        tokens: Tokens in each of several periods, such as `2000/m` and `100000/d`.
+        parallel: Calls that may run at the same time; null for any number.
+        weight: Its share of a busy service, beside the weights of other keys.
+    """
+
+    name: str
+    scopes: tuple[Scope, ...] = ("inference",)
+    models: tuple[str, ...] | None = None
+    expires: str | None = None
+    rate: str | None = None
+    tokens: tuple[str, ...] = ()
+    parallel: int | None = None
+    weight: float = 1.0
+
+
+class GraceBody(msgspec.Struct, kw_only=True):
+    """The JSON body of `POST /api/keys/{id}/rotate`.
+
+    Attributes:
+        grace: How long the earlier token stays valid, such as `24h`; `0` ends it at once.
+    """
+
+    grace: str = DEFAULT_GRACE
+
+
+async def list_keys(exchange: Exchange) -> web.StreamResponse:
+    """List the keys with their limits, and what they have used of them."""
+    context = exchange.context
+    return exchange.respond_json(
+        {"keys": [_describe(context, key) for key in context.keyring.keys]}
+    )
+
+
+async def create_key(exchange: Exchange) -> web.StreamResponse:
+    """Create a key. Its token is in this answer only."""
+    body = await exchange.read_json(NewKeyBody)
+    with _report_values():
+        new = _read_new_key(body)
+    now = exchange.context.keyring.now()
+    _check_rights(
+        exchange,
+        new.scopes,
+        new.models,
+        math.inf if new.lifetime_s is None else now + new.lifetime_s,
+    )
+    key, token = await _change(exchange, lambda database: database.create(new))
+    exchange.target = f"{key.name} ({key.id})"
+    return exchange.respond_json({"key": _describe(exchange.context, key), "token": token})
+
+
+async def rotate_key(exchange: Exchange) -> web.StreamResponse:
+    """Give a key a new token. It is in this answer only."""
+    body = await exchange.read_json(GraceBody)
+    with _report_values():
+        grace_s = parse_grace("grace", body.grace)
+    key = _find(exchange)
+    if not grace_s:
+        # The calls of a key whose token ends are ended, so the new token would be lost.
+        _refuse_own(exchange, key, "Give its earlier token a time of grace.")
+    key, token = await _change(exchange, lambda database: database.rotate(key.id, grace_s=grace_s))
+    return exchange.respond_json({"key": _describe(exchange.context, key), "token": token})
+
+
+async def revoke_key(exchange: Exchange) -> web.StreamResponse:
+    """End a key and its running calls; it stays in the list."""
+    key = _find(exchange)
+    _refuse_own(exchange, key, "Use another one to end it.")
+    key = await _change(exchange, lambda database: database.revoke(key.id))
+    return exchange.respond_json({"key": _describe(exchange.context, key)})
+
+
+async def remove_key(exchange: Exchange) -> web.StreamResponse:
+    """Delete a key; one that is in use ends at once."""
+    key = _find(exchange)
+    _refuse_own(exchange, key, "Use another one to delete it.")
+    await _change(exchange, lambda database: database.remove(key.id))
+    return exchange.respond_json({"id": key.id, "removed": True})
+
+
+def _read_new_key(body: NewKeyBody) -> NewKey:
+    if not 0 < body.weight <= MAX_WEIGHT:
+        raise make_invalid("weight", f"weight is not above 0 and at most {MAX_WEIGHT:g}.")
+    return NewKey(
+        name=check_key_name("name", body.name),
+        scopes=parse_scopes("scopes", ",".join(body.scopes)),
+        models=None if body.models is None else parse_models("models", ",".join(body.models)),
+        lifetime_s=None if body.expires is None else parse_lifetime("expires", body.expires),
+        rate=None if body.rate is None else parse_limit("rate", body.rate, RATE_UNITS),
+        tokens=parse_limits("tokens", ",".join(body.tokens), TOKEN_UNITS) if body.tokens else (),
+        parallel=None if body.parallel is None else parse_parallel("parallel", str(body.parallel)),
+        weight=body.weight,
+    )
+
+
+def _find(exchange: Exchange) -> ApiKey:
+    """Return the key that the path names, if the caller may change it.
+
+    Raises:
+        RequestError: 404 without such a key, 403 if it has more rights than the caller.
+    """
+    for key in exchange.context.keyring.keys:
+        if key.id == exchange.path_id:
+            exchange.target = f"{key.name} ({key.id})"
+            ends_at = math.inf if key.expires_at is None else key.expires_at
+            if key.get_state(exchange.context.keyring.now()) == "active":
+                _check_rights(exchange, key.scopes, key.models, ends_at)
+            return key
+    raise _make_key_not_found()
+
+
+def _check_rights(
+    exchange: Exchange, scopes: frozenset[Any], models: frozenset[str] | None, ends_at: float
+) -> None:
+    own = exchange.key
+    if own is None:
+        return
+    if more := scopes - own.scopes:
+        what = f"the scope {min(more)}, which this key lacks"
+    elif own.models is not None and (models is None or models - own.models):
+        what = "models that this key may not use"
+    elif own.expires_at is not None and ends_at > own.expires_at:
+        what = "a later end than this key"
+    else:
+        return
+    raise RequestError(
+        403,
+        "insufficient_scope",
+        f"The other key has {what}. Use one with these rights, or `foundry-api keys` on the "
+        "machine of the gateway.",
+    )
+
+
+def _refuse_own(exchange: Exchange, key: ApiKey, hint: str) -> None:
+    if exchange.key is not None and exchange.key.id == key.id:
+        raise RequestError(409, "key_in_use", f"This request is made with that key. {hint}")
+
+
+async def _change(exchange: Exchange, change: Callable[[KeyDatabase], _T]) -> _T:
+    try:
+        with _report_values():
+            return await exchange.context.keyring.change(change)
+    except KeyNotFound as error:  # removed meanwhile
+        raise _make_key_not_found() from error
+    except KeyStorageFailed as error:
+        raise RequestError(
+            503, "storage_failed", "The keys cannot be changed; the disk or its permissions fail."
+        ) from error
+
+
+@contextmanager
+def _report_values() -> Generator[None]:
+    """Report a wrong value under the name that it has in the body."""
+    try:
+        yield
+    except InvalidRequest as error:
+        raise RequestError(
+            400, "invalid_value", describe_error(error), param=error.field
+        ) from error
+
+
+def _make_key_not_found() -> RequestError:
+    return RequestError(404, "key_not_found", "There is no key with this id.", param="id")
+
+
+def _describe(context: GatewayContext, key: ApiKey) -> dict[str, Any]:
+    account = context.admission.accounts.get(key)
+    budgets = [
+        {
+            "unit": name,
+            "limit": budget.amount,
+            "remaining": budget.remaining,
+            "reset_s": round(budget.reset_s, 3),
+        }
+        for name, budget in account.get_budgets().items()
+    ]
+    return {**key.describe(context.keyring.now()), "running": account.running, "budgets": budgets}
