@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -208,6 +209,16 @@ async def test_two_gateways_do_not_share_a_directory(gateway: Gateway, tmp_path:
         other = Gateway(GatewayConfig(port=0), client, tmp_path / "gateway")
         with pytest.raises(ConfigurationError, match="another gateway uses"):
             await other.__aenter__()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs symbolic links")
+async def test_a_lock_that_cannot_be_opened(tmp_path: Path) -> None:
+    (tmp_path / "gateway.lock").symlink_to(tmp_path / "elsewhere")
+    async with FoundryAPIClient("http://127.0.0.1:9") as client:
+        gateway = Gateway(GatewayConfig(port=0), client, tmp_path)
+        with pytest.raises(ConfigurationError, match=r"gateway\.lock cannot be locked"):
+            await gateway.__aenter__()
+    assert not (tmp_path / "elsewhere").exists()
 
 
 @pytest.mark.parametrize(

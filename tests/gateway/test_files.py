@@ -13,7 +13,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from foundry_api.gateway.config import GatewayConfig
-from foundry_api.gateway.files.store import MIN_FILE_BYTES, FileStore
+from foundry_api.gateway.files.store import MIN_FILE_BYTES, FileStore, make_file_id
 from foundry_api.gateway.keys.types import NewKey
 from foundry_api.testing import FakeService
 from foundry_api.types.errors import ConfigurationError
@@ -283,10 +283,22 @@ async def test_a_restart_keeps_files_and_removes_what_was_cut_off(tmp_path: Path
     async with FakeService() as upstream:
         async with serve(tmp_path, upstream.base_url) as served:
             stored = await upload(served.http)
-        (tmp_path / "files" / "file-0.part").write_bytes(b"half")
+        for suffix in (".part", "", ".batch"):
+            (tmp_path / "files" / f"{make_file_id()}{suffix}").write_bytes(b"half")
         async with serve(tmp_path, upstream.base_url) as served:
             assert await get(served.http, f"{PATH}/{stored['id']}") == stored
         assert list_names(tmp_path) == [stored["id"]]
+
+
+async def test_files_of_others_in_the_directory_are_left_alone(tmp_path: Path) -> None:
+    thesis = tmp_path / "files" / "thesis"
+    thesis.mkdir(parents=True)
+    names = ["draft.part", "file-list.txt", "thesis/chapter-1.txt"]
+    for name in names:
+        (tmp_path / "files" / name).write_text("mine", encoding="utf-8")
+    async with FakeService() as upstream, serve(tmp_path, upstream.base_url) as served:
+        await upload(served.http)
+    assert all((tmp_path / "files" / name).exists() for name in names)
 
 
 async def test_another_programs_database_is_left_alone(tmp_path: Path) -> None:

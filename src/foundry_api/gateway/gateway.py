@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from contextlib import AsyncExitStack
@@ -33,7 +32,7 @@ from foundry_api.types.errors import ConfigurationError
 from foundry_api.types.events import AttemptStarted, CallEnded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from collections.abc import Set as AbstractSet
     from pathlib import Path
 
@@ -167,7 +166,7 @@ class Gateway:
         """
         await self.check()
         config, resources = self.context.config, self._resources
-        resources.enter_context(self._take_directory())
+        self._take_directory()
         resources.push_async_callback(self._close_audit)
         saver = self.context.saver
         await saver.open()
@@ -258,15 +257,18 @@ class Gateway:
             RequestError(401, "invalid_api_key", "The key of this call was revoked."),
         )
 
-    @contextlib.contextmanager
-    def _take_directory(self) -> Generator[None]:
+    def _take_directory(self) -> None:
         try:
-            with self._lock:
-                yield
+            self._resources.enter_context(self._lock)
         except LockTimeout as error:
             raise ConfigurationError(
                 f"another gateway uses {self._database.path.parent}",
                 hint="Stop it, or give this one another directory.",
+            ) from error
+        except OSError as error:  # of the lock itself
+            raise ConfigurationError(
+                f"{error.filename} cannot be locked: {error.strerror}",
+                hint="Check the permissions of the directory, or give the gateway another one.",
             ) from error
 
 

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import logging
 import os
+import re
 import secrets
 import shutil
 import sqlite3
@@ -32,6 +33,9 @@ __all__ = ["MIN_FILE_BYTES", "Draft", "FileStore", "make_file_id", "put_file"]
 
 BINARY = getattr(os, "O_BINARY", 0)
 DRAFT_SUFFIX = ".part"
+# The contents, drafts and journals that the gateway makes. Its directory may be one that somebody
+# else uses too, so nothing with another name is deleted.
+_OWN_NAME = re.compile(r"\.?file-[0-9a-f]{24}(\.[0-9a-z]+)?")
 SWEEP_INTERVAL_S = 60.0
 # A smaller file counts as this much: it takes a block of the disk and a row, and every upload looks
 # at it. Else a client could store any number.
@@ -226,7 +230,7 @@ class FileStore:
         def delete(database: FileDatabase) -> None:
             names = {*database.files.list_ids(), *kept}
             for path in self.directory.iterdir():
-                if path.name in names:
+                if path.name in names or not _OWN_NAME.fullmatch(path.name):
                     continue
                 if path.is_dir():
                     shutil.rmtree(path, ignore_errors=True)
@@ -266,7 +270,8 @@ class FileStore:
     def _open(self) -> FileDatabase:
         self.directory.mkdir(parents=True, exist_ok=True, mode=PRIVATE_DIRECTORY)
         for draft in self.directory.glob(f"*{DRAFT_SUFFIX}"):
-            draft.unlink(missing_ok=True)
+            if _OWN_NAME.fullmatch(draft.name):
+                draft.unlink(missing_ok=True)
         return FileDatabase(self._database_path)
 
     def _translate(self, error: Exception) -> RequestError:
