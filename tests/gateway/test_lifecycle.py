@@ -9,6 +9,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import tracemalloc
 from typing import TYPE_CHECKING, Any, cast
 
 import aiohttp
@@ -19,6 +20,7 @@ from foundry_api.gateway import server as gateway_server
 from foundry_api.gateway.config import GatewayConfig
 from foundry_api.gateway.gateway import Gateway
 from foundry_api.gateway.management import describe_status
+from foundry_api.gateway.server import GatewayServer, TlsConnection, TlsFiles
 from foundry_api.gateway.warm_up import WarmUp
 from foundry_api.types.errors import ConfigurationError
 from gateway.shapes import parse_events
@@ -185,7 +187,7 @@ class TestTls:
     async def test_connections_without_a_handshake_count(
         self, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(gateway_server, "TLS_HANDSHAKE_S", 3600.0)
+        monkeypatch.setattr(gateway_server, "TLS_HANDSHAKE_S", 3600)
         silent = [await connect(gateway) for _ in range(3)]
         reader, writer = await connect(gateway)
         assert await read_to_end(reader) == b""
@@ -198,6 +200,25 @@ class TestTls:
                 break
             except ConnectionError:
                 await asyncio.sleep(0.01)
+
+    async def test_a_connection_takes_little_memory(self, config: GatewayConfig) -> None:
+        assert config.tls_cert is not None
+        assert config.tls_key is not None
+        context = TlsFiles(config.tls_cert, config.tls_key).context
+
+        async def serve(_: object) -> Any:
+            raise NotImplementedError
+
+        server = GatewayServer(serve, config)
+        tracemalloc.start()
+        try:
+            connections = [TlsConnection(server, context) for _ in range(16)]
+            size = tracemalloc.get_traced_memory()[0] / len(connections)
+        finally:
+            tracemalloc.stop()
+        for connection in connections:
+            connection.connection_lost(None)
+        assert size < 100_000  # 300,000 with the buffer of asyncio
 
     async def test_a_handshake_has_a_time_limit(
         self, gateway: Gateway, monkeypatch: pytest.MonkeyPatch

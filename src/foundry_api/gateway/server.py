@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+from asyncio import sslproto
 from collections import Counter
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from foundry_api.gateway.config import GatewayConfig
 
-__all__ = ["GatewayServer", "TlsFiles"]
+__all__ = ["GatewayServer", "TlsConnection", "TlsFiles"]
 
 log = logging.getLogger("foundry_api.gateway")
 
@@ -32,8 +33,10 @@ MAX_LINE_BYTES = 16 * 1024
 MAX_HEAD_BYTES = 64 * 1024
 BACKLOG = 1024
 # asyncio's default of 60 s would let a client without a hello keep a socket for long.
-TLS_HANDSHAKE_S = 10.0
-TLS_SHUTDOWN_S = 5.0
+TLS_HANDSHAKE_S = 10
+TLS_SHUTDOWN_S = 5
+# Two records of TLS. asyncio's default is 256 KiB for each connection.
+TLS_BUFFER_BYTES = 32 * 1024
 # A client may take the time limit of a write, and one second more per 64 KiB that wait for it.
 WRITE_BYTES_PER_S = 64 * 1024
 # After the server closes, handlers get this long to send their last bytes.
@@ -70,8 +73,8 @@ class GatewayServer(web.Server):
         """Accept connections at an address; raises OSError if it cannot be used."""
         loop = asyncio.get_running_loop()
         context = None if tls is None else tls.context
-        make_protocol: Callable[[], asyncio.Protocol] = (
-            self if context is None else lambda: _Handshake(self, context)
+        make_protocol: Callable[[], asyncio.BaseProtocol] = (
+            self if context is None else lambda: TlsConnection(self, context)
         )
         listener = await loop.create_server(make_protocol, host, port, backlog=BACKLOG)
         self._timer = loop.call_later(self.write_timeout_s, self._abort_stuck)
@@ -88,7 +91,13 @@ class GatewayServer(web.Server):
 
     def __call__(self) -> web.RequestHandler:
         """Return the protocol of a new connection."""
-        return _ClientConnection(self, loop=asyncio.get_running_loop(), **self._options)
+        return self.make_connection()
+
+    def make_connection(self, *, is_counted: bool = False) -> web.RequestHandler:
+        """Return the protocol of a connection, which its TLS may have counted already."""
+        return _ClientConnection(
+            self, is_counted=is_counted, loop=asyncio.get_running_loop(), **self._options
+        )
 
     def add_connection(self, transport: asyncio.Transport) -> str | None:
         """Count a connection, and return the network of its client; None if there are too many."""
@@ -122,93 +131,87 @@ class GatewayServer(web.Server):
         self._timer = loop.call_later(self.write_timeout_s, self._abort_stuck)
 
 
-class _Handshake(asyncio.Protocol):
-    """A connection before its TLS handshake has ended.
+class TlsConnection(sslproto.SSLProtocol):
+    """The TLS of a connection, between its socket and its protocol.
 
-    asyncio itself would report it only then: clients that never say hello would count nowhere.
+    asyncio's servers make their own, of which two things do harm: it is reported only when the
+    handshake has ended, so clients that never say hello count nowhere, and it has a buffer of
+    256 KiB.
     """
 
+    max_size = TLS_BUFFER_BYTES  # of the buffer; an attribute of the base class
+
     def __init__(self, server: GatewayServer, context: ssl.SSLContext) -> None:
+        super().__init__(
+            asyncio.get_running_loop(),
+            server.make_connection(is_counted=True),
+            context,
+            None,  # type: ignore[arg-type] # nobody waits for the handshake
+            server_side=True,
+            ssl_handshake_timeout=TLS_HANDSHAKE_S,
+            ssl_shutdown_timeout=TLS_SHUTDOWN_S,
+        )
         self._server = server
-        self._context = context
-        self._connection: web.RequestHandler | None = None
-        self._early = b""
-        self._task: asyncio.Task[None] | None = None  # a reference, which asyncio has not
+        self._network: str | None = None
+        self._client: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        client = cast("asyncio.Transport", transport)
-        network = self._server.add_connection(client)
-        if network is None:
+        """Count the connection, and start its handshake."""
+        self._client = client = cast("asyncio.Transport", transport)
+        self._network = self._server.add_connection(client)
+        if self._network is None:
             client.abort()
-            return
-        client.pause_reading()  # the first bytes are for the handshake, which begins soon
-        self._task = asyncio.create_task(self._start_tls(client, network))
+        else:
+            super().connection_made(client)
 
-    def data_received(self, data: bytes) -> None:
-        self._early += data  # sent with the end of the handshake
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._connection is not None:  # lost before it took the place of this one
-            self._connection.connection_lost(exc)
-
-    async def _start_tls(self, client: asyncio.Transport, network: str) -> None:
-        secured: asyncio.Transport | None = None
-        try:
-            secured = await asyncio.get_running_loop().start_tls(
-                client,
-                self,
-                self._context,
-                server_side=True,
-                ssl_handshake_timeout=TLS_HANDSHAKE_S,
-                ssl_shutdown_timeout=TLS_SHUTDOWN_S,
-            )
-        except OSError as error:  # of TLS too, and of a client that is too slow
-            log.debug("a TLS handshake failed: %s", type(error).__name__)
-        finally:
-            self._server.remove_connection(network, client)
-        if secured is None or secured.is_closing():
-            return
-        connection = self._connection = self._server()
-        secured.set_protocol(connection)
-        connection.connection_made(secured)
-        if self._early:
-            connection.data_received(self._early)
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Note that the connection has ended."""
+        if self._network is not None and self._client is not None:
+            self._server.remove_connection(self._network, self._client)
+        super().connection_lost(exc)
 
 
 class _ClientConnection(web.RequestHandler):
     """A connection of a client. HTTP that cannot be parsed gets an error in OpenAI's shape."""
 
     # Thousands of connections may wait; each with a dictionary would need much more memory.
-    __slots__ = ("_counted", "_head_bytes", "_network", "_server", "_stall_timer")
+    __slots__ = (
+        "_client",
+        "_head_bytes",
+        "_is_counted",
+        "_network",
+        "_server",
+        "_stall_timer",
+    )
 
-    def __init__(self, server: GatewayServer, **options: Any) -> None:
+    def __init__(self, server: GatewayServer, *, is_counted: bool, **options: Any) -> None:
         super().__init__(server, **options)
         self._server = server
-        self._network = ""
-        self._counted: asyncio.Transport | None = None
+        self._is_counted = is_counted
+        self._network: str | None = None  # of a connection that is counted here
+        self._client: asyncio.Transport | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0  # of a head that has not ended
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        client = cast("asyncio.Transport", transport)
-        network = self._server.add_connection(client)
-        if network is None:
-            client.abort()
-        else:
-            self._network, self._counted = network, client
+        self._client = client = cast("asyncio.Transport", transport)
+        if not self._is_counted:
+            self._network = self._server.add_connection(client)
+            if self._network is None:
+                client.abort()
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        if self._counted is not None:
-            self._server.remove_connection(self._network, self._counted)
-            self._counted = None
+        if self._network is not None and self._client is not None:
+            self._server.remove_connection(self._network, self._client)
+        self._network = self._client = None
         self._stop_stall_timer()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
         """Note that so much waits for the client that its handler has to wait too."""
         super().pause_writing()
-        client = self._counted
+        client = self._client
         if client is not None:
             waiting_s = client.get_write_buffer_size() / WRITE_BYTES_PER_S
             # It is not armed for clients that read what they get, which are nearly all.
@@ -238,8 +241,8 @@ class _ClientConnection(web.RequestHandler):
     def _refuse_head(self) -> None:
         problem = f"The head of the request is larger than {MAX_HEAD_BYTES} bytes."
         body = make_error_body(RequestError(431, "header_too_large", problem))
-        if self._counted is not None and not self._counted.is_closing():
-            self._counted.write(
+        if self._client is not None and not self._client.is_closing():
+            self._client.write(
                 b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
                 b"Content-Type: application/json; charset=utf-8\r\n"
                 b"x-request-id: %b\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b"
