@@ -16,6 +16,7 @@ COLUMNS = {
     "sdk-2.0": "SDK 2.0",
     "sdk-2.1": "SDK 2.1 and later",
     "gateway": "gateway",
+    "openai": "other servers",
 }
 
 MARKS: dict[Support, str] = {"native": "yes", "corrected": "**corrected**", "unsupported": "no"}

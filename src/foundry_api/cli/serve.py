@@ -23,9 +23,10 @@ from foundry_api.client.client import FoundryAPIClient
 from foundry_api.gateway.config import PREFIX, gateway_variables, load_config
 from foundry_api.gateway.errors import UnsafeAddress
 from foundry_api.gateway.open_files import RESERVED_FILES, raise_max_open_files
+from foundry_api.gateway.upstreams.config import make_services
 from foundry_api.gateway.warm_up import WarmUp
 from foundry_api.storage.paths import Paths
-from foundry_api.types.errors import FoundryError
+from foundry_api.types.errors import ConfigurationError, FoundryError
 from foundry_api.types.settings import find_misspelt_variables
 
 if TYPE_CHECKING:
@@ -102,6 +103,14 @@ def command(
         common, base_urls=() if config.base_url is None else (config.base_url,)
     )
     raise_max_open_files(config.max_connections + RESERVED_FILES)
+    if config.upstream:
+        if common.base_url is not None:
+            raise ConfigurationError(
+                "--base-url and [[upstream]] are both given", hint="Give one of them."
+            )
+        # The file has all addresses and their keys, so those of the environment are not used.
+        services = make_services(config.upstream)
+        settings = replace(settings, base_url=None, base_urls=(), api_key=None, services=services)
     directory = config.directory or Paths.from_home(settings.home).gateway
     # No cache: by the time of an answer, one key could tell what another has asked.
     client = FoundryAPIClient(settings=replace(settings, cache="off"))

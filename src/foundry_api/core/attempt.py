@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from foundry_api.core.abandoned_reads import AbandonedRead
 from foundry_api.resilience.limiter import Moved
 from foundry_api.resilience.prompt_reading import MARGIN, DeadlineTooShort
+from foundry_api.types.access_errors import AuthenticationFailed, QuotaExceeded
 from foundry_api.types.checks import ReadTimeouts
 from foundry_api.types.errors import (
     CallTimeout,
@@ -68,6 +69,9 @@ SERVICE_LOST_ERRORS = (ServiceNotRunning, ServiceCrashed, StreamInterrupted)
 
 # The errors that count against the service in its circuit breaker.
 SERVICE_FAULT_ERRORS = (ServiceError, ReadTimeout)
+
+# The errors that count too if each service has a key of its own.
+ACCESS_ERRORS = (AuthenticationFailed, QuotaExceeded)
 
 
 class Attempt(Generic[_ChunkT]):
@@ -154,7 +158,7 @@ class Attempt(Generic[_ChunkT]):
         connection, model = await self._resolve(name, download=download)
         self._slot = service.limiter.try_acquire()
         if self._slot is None:
-            await self._wait_for_slot(requeued=requeued, may_move=may_move)
+            await self._wait_for_slot(requeued=requeued, movable=name if may_move else None)
             # The service may have been restarted or the model unloaded during the wait.
             connection, model = await self._resolve(name, download=download)
         if operation.reads_prompt and self._guard.deadline.at < math.inf:
@@ -306,14 +310,14 @@ class Attempt(Generic[_ChunkT]):
         with self._guard:
             return await self.service.breaker.enter(self.service.probe)
 
-    async def _wait_for_slot(self, *, requeued: bool, may_move: bool = False) -> None:
+    async def _wait_for_slot(self, *, requeued: bool, movable: str | None = None) -> None:
         self._guard.suspend_read_timeout("waiting for its turn")
         self._replace_busy_engine()
         is_probe = self._permit is not None and self._permit.is_probe
         try:
             with self._guard:
                 self._slot = await self.service.limiter.acquire(
-                    requeued=requeued or is_probe, may_move=may_move and not is_probe
+                    requeued=requeued or is_probe, movable=None if is_probe else movable
                 )
         except Moved as moved:
             self.queued_s = moved.queued_s
@@ -525,9 +529,12 @@ class Attempt(Generic[_ChunkT]):
             and connection is not None
             and self.service.connection is not connection
         )
+        # A service that refuses its own key fails fast, and would else get the most calls.
+        is_refusal = self.service.offer is not None and isinstance(error, ACCESS_ERRORS)
+        is_fault = is_refusal or isinstance(error, SERVICE_FAULT_ERRORS)
         if error is None or (self.was_sent and isinstance(error, InvalidRequest | ModelError)):
             permit.record_success(latency_s)  # a service that rejects a bad request is healthy
-        elif isinstance(error, SERVICE_FAULT_ERRORS) and not is_already_counted:
+        elif is_fault and not is_already_counted:
             permit.record_failure(latency_s)
         else:
             permit.release()

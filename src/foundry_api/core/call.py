@@ -21,7 +21,11 @@ from foundry_api.resilience.limiter import Moved
 from foundry_api.resilience.prompt_reading import MIN_TOKENS
 from foundry_api.resilience.timeouts import DEFAULT_S, TimeoutGuard
 from foundry_api.resilience.timers import Timers
-from foundry_api.types.access_errors import QuotaExceeded
+from foundry_api.types.access_errors import (
+    AuthenticationFailed,
+    PermissionDenied,
+    QuotaExceeded,
+)
 from foundry_api.types.checks import ReadTimeouts, Timeout
 from foundry_api.types.errors import (
     CallTimeout,
@@ -35,6 +39,7 @@ from foundry_api.types.errors import (
     ServerError,
     ServiceCrashed,
     ServiceError,
+    ServiceNotRunning,
     StreamInterrupted,
     UnsupportedFeature,
 )
@@ -64,7 +69,18 @@ _ChunkT = TypeVar("_ChunkT")  # the parts in which a stream yields the answer
 _ResultT = TypeVar("_ResultT")  # what the caller gets, such as a Completion
 
 # Another service may succeed where one failed with these.
-FAILOVER_ERRORS = (ServiceError, ModelError, QueueFull, QuotaExceeded, UnsupportedFeature)
+FAILOVER_ERRORS = (
+    ServiceError,
+    ModelError,
+    QueueFull,
+    QuotaExceeded,
+    AuthenticationFailed,
+    PermissionDenied,
+    ReadTimeout,
+    UnsupportedFeature,
+)
+# With these a service is gone, so that it gets no more work if another one takes its calls.
+LOST_SERVICE_ERRORS = (ServiceNotRunning, ServiceCrashed, StreamInterrupted, CircuitOpen)
 
 # Errors that the model may have caused. ServiceNotRunning is not among them: a service that is gone
 # cannot run another model either.
@@ -76,6 +92,8 @@ MODEL_FALLBACK_ERRORS = (
     StreamInterrupted,
     ReadTimeout,
 )
+# Services that differ in their models: another one may have the next model.
+SERVICE_FALLBACK_ERRORS = (ServiceError, QueueFull, QuotaExceeded, AuthenticationFailed)
 
 
 class CallRequest(msgspec.Struct, Generic[_RequestT], frozen=True):
@@ -490,15 +508,22 @@ class FailurePolicy:
         """
         if isinstance(error, FAILOVER_ERRORS) and service is not None and service not in self.tried:
             self.tried.add(service)
-            if self._services.has_untried(self.tried) and self._retry.budget.try_spend():
+            if self._services.has_untried(self.tried, self.model) and (
+                isinstance(error, LOST_SERVICE_ERRORS) or self._retry.budget.try_spend()
+            ):
                 return 0.0
         delay_s = self._get_retry_delay(error, remaining_s)
-        if delay_s is None and self._fallbacks and isinstance(error, MODEL_FALLBACK_ERRORS):
+        if delay_s is None and self._fallbacks and self._may_fall_back(error):
             self.model = self._fallbacks.pop(0)
             self.tried.clear()
             self._failures = 0
             return 0.0
         return delay_s
+
+    def _may_fall_back(self, error: FoundryError) -> bool:
+        if self._services.has_offers and isinstance(error, SERVICE_FALLBACK_ERRORS):
+            return True
+        return isinstance(error, MODEL_FALLBACK_ERRORS)
 
     def _get_retry_delay(self, error: FoundryError, remaining_s: float) -> float | None:
         # A call that has made an attempt waits for the breaker; a new call is refused at once.

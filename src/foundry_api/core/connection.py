@@ -19,6 +19,7 @@ from foundry_api.types.errors import (
     CatalogUnavailable,
     DownloadFailed,
     FoundryError,
+    ModelError,
     ModelNotCached,
     ModelNotFound,
     UnsupportedFeature,
@@ -47,7 +48,8 @@ class Connection:
     """One service from its start to its end; after a restart there is a new connection.
 
     `control` is the control API of our own engine host, None for other services. `coordination`
-    has the other clients that use its models.
+    has the other clients that use its models. `aliases` has further names of its models, in lower
+    case, each with the name that the service knows.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Connection:
         store: CatalogStore | None = None,
         coordination: NoCoordination | None = None,
         residency: ResidencyContext | None = None,
+        aliases: Mapping[str, str] | None = None,
     ) -> None:
         self.endpoint = endpoint
         self.transport = transport
@@ -80,6 +83,7 @@ class Connection:
         self._public: Sequence[Model] = ()
         self.downloads = 0  # in progress
         self.resolved: dict[str, Model] = {}  # by the name that the caller used
+        self._aliases = aliases or {}
         self.models = ModelManager(
             self, coordination or NoCoordination(), residency or ResidencyContext()
         )
@@ -96,6 +100,16 @@ class Connection:
 
         Raises ModelNotCached if its files are not on this machine, unless `download` is set.
         """
+        target = self._aliases.get(name.lower())
+        if target is None:
+            return await self._resolve(name, download=download)
+        try:
+            return await self._resolve(target, download=download)
+        except ModelError as error:
+            error.model = name  # the only name that the caller knows
+            raise
+
+    async def _resolve(self, name: str, *, download: bool) -> Model:
         known = match_model(name, (*self._local, *self._public))
         if known and (known.cached is not False or download):
             return known
@@ -233,7 +247,11 @@ class Connection:
         known = self.endpoint
         try:
             found = await detect_service(
-                self.transport, known.base_url, self.service_client.headers, KNOWN_TIMEOUT_S
+                self.transport,
+                known.base_url,
+                self.service_client.headers,
+                KNOWN_TIMEOUT_S,
+                protocol="openai" if known.service_generation == "openai" else "foundry",
             )
         except FoundryError:
             return False  # unknown; the next request fails if the service is gone

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from foundry_api.core.catalog import CatalogStore
 from foundry_api.core.connection import Connection
 from foundry_api.core.engine_replacement import EngineReplacement
 from foundry_api.core.loop_binding import LoopBinding
+from foundry_api.core.model_offer import ModelOffer
 from foundry_api.core.residency.coordination import NoCoordination, UsageRegistry
 from foundry_api.core.residency.idle import IdleUnloader
 from foundry_api.core.residency.manager import ResidencyContext
@@ -32,7 +34,7 @@ from foundry_api.types.errors import ClientClosed, ServiceCrashed, ServiceNotRun
 from foundry_api.types.events import EventBus
 from foundry_api.types.plain_text import SanitizingFilter
 from foundry_api.wire.custom_transport import CustomTransport
-from foundry_api.wire.hooks import Hooks
+from foundry_api.wire.hooks import BearerKey, Hooks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Mapping
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from foundry_api.engine.endpoint import Endpoint
     from foundry_api.types.events import Listener
     from foundry_api.types.models import Model
+    from foundry_api.types.services import ServiceOptions
     from foundry_api.types.settings import Settings
     from foundry_api.wire.transport import Transport
 
@@ -50,6 +53,9 @@ __all__ = ["ClientRuntime"]
 # Without this handler, Python prints warnings to stderr if the user has not configured logging.
 logging.getLogger("foundry_api").addHandler(logging.NullHandler())
 logging.getLogger("foundry_api").addFilter(SanitizingFilter())
+
+# These services load their models themselves, so that their clients need not agree on that.
+SELF_MANAGED = frozenset({"gateway", "openai"})
 
 RETRY_BACKOFF = Backoff(base_s=0.1, cap_s=5.0)
 
@@ -101,16 +107,23 @@ class ClientRuntime:
         self._residency_context = ResidencyContext(
             policy=policy, events=self.events, wake=self._idle_unloader.notify
         )
+        options = settings.services or (None,) * len(settings.per_service())
         self._locators = [
             ServiceLocator(
                 service_settings,
                 Paths.from_home(settings.home),
-                partial(self._get_discovery_transport, service_settings.base_url),
+                partial(self._get_discovery_transport, service_settings.base_url, service_options),
+                protocol=service_options.protocol if service_options else "foundry",
             )
-            for service_settings in settings.per_service()
+            for service_settings, service_options in zip(
+                settings.per_service(), options, strict=True
+            )
         ]
         self.services = ServicePool(
-            [self._make_service(locator, locator.get_endpoint) for locator in self._locators],
+            [
+                self._make_service(locator, locator.get_endpoint, service_options)
+                for locator, service_options in zip(self._locators, options, strict=True)
+            ],
             lambda: self._make_service(self._locators[0], self._locators[0].get_embedded),
         )
         self.call_context = CallContext(
@@ -185,34 +198,54 @@ class ClientRuntime:
         self.events.subscribe(self.metrics, *Metrics.EVENT_TYPES)
         self.events.subscribe(CallLog(log), *CallLog.event_types(self.settings.log_level))
 
-    def _get_discovery_transport(self, base_url: str | None) -> Transport:
+    def _get_discovery_transport(
+        self, base_url: str | None, options: ServiceOptions | None
+    ) -> Transport:
         transport = self._open_transport()
         if base_url is None:
             # Discovery probes ports of any program, which must not get the caller's credentials.
             return transport
-        return self._hooks.wrap(transport, is_explicit=True, headers=self._headers)
+        hooks = self._make_hooks(options)
+        return hooks.wrap(transport, is_explicit=True, headers=self._headers)
+
+    def _make_hooks(self, options: ServiceOptions | None) -> Hooks:
+        """Return the hooks for a service, with the key that it alone gets."""
+        if options is None or options.get_api_key is None:
+            return self._hooks
+        return replace(self._hooks, auth=BearerKey(options.get_api_key))
 
     def _make_service(
-        self, locator: ServiceLocator, locate: Callable[[], Coroutine[None, None, Endpoint]]
+        self,
+        locator: ServiceLocator,
+        locate: Callable[[], Coroutine[None, None, Endpoint]],
+        options: ServiceOptions | None = None,
     ) -> ServiceHandle:
+        limiter = self._limiter_settings
+        if options is not None and options.concurrency is not None:
+            limiter = replace(limiter, concurrency=options.concurrency)
+        offer = None if options is None else ModelOffer(options)
         service = ServiceHandle(
             locator.name,
-            lambda: self._open(locate),  # called by `ServiceHandle.connect`
+            lambda: self._open(locate, offer),  # called by `ServiceHandle.connect`
             locator.invalidate,
             CircuitBreaker(self._breaker_settings, listener=self.events.emit),
-            Limiter(self._limiter_settings),
+            Limiter(limiter),
+            offer=offer,
         )
         if self.settings.engine_processes > 1:
             service.replacement = EngineReplacement(service, locator.retire_host)
         return service
 
-    async def _open(self, locate: Callable[[], Coroutine[None, None, Endpoint]]) -> Connection:
+    async def _open(
+        self,
+        locate: Callable[[], Coroutine[None, None, Endpoint]],
+        offer: ModelOffer | None,
+    ) -> Connection:
         self._check_use()
         endpoint = await locate()
         transport = self._open_transport()
         control = ControlClient(transport, endpoint.control) if endpoint.control else None
-        # The clients of a gateway need no agreement on its models: the gateway manages them.
-        is_private = endpoint.origin == "embedded" or endpoint.service_generation == "gateway"
+        is_private = endpoint.origin == "embedded" or endpoint.service_generation in SELF_MANAGED
         coordination = (
             NoCoordination() if is_private else self._coordination.for_service(endpoint.base_url)
         )
@@ -221,14 +254,16 @@ class ClientRuntime:
         if self.settings.api_key and is_explicit:
             # The key is meant for one address, and must not go to a service that discovery found.
             headers = {"Authorization": f"Bearer {self.settings.api_key}", **headers}
+        hooks = self._make_hooks(None if offer is None else offer.options)
         return Connection(
             endpoint,
-            self._hooks.wrap(transport, is_explicit=is_explicit),
+            hooks.wrap(transport, is_explicit=is_explicit),
             headers,
             control,
             store=CatalogStore(self.settings.home),
             coordination=coordination,
             residency=self._residency_context,
+            aliases=None if offer is None else offer.aliases,
         )
 
     def _check_use(self) -> None:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import difflib
 import logging
+import math
 from functools import partial
 from typing import TYPE_CHECKING
 
 from foundry_api.core.abandoned_reads import AbandonedReads
 from foundry_api.resilience.prompt_reading import PromptReadings
 from foundry_api.resilience.single_flight import SingleFlight
-from foundry_api.types.errors import FoundryError, ServiceCrashed, ServiceError, ServiceNotRunning
+from foundry_api.types.errors import (
+    FoundryError,
+    ModelNotFound,
+    ServiceCrashed,
+    ServiceError,
+    ServiceNotRunning,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -18,6 +26,7 @@ if TYPE_CHECKING:
 
     from foundry_api.core.connection import Connection
     from foundry_api.core.engine_replacement import EngineReplacement
+    from foundry_api.core.model_offer import ModelOffer
     from foundry_api.resilience.breaker import CircuitBreaker
     from foundry_api.resilience.limiter import Limiter
 
@@ -30,6 +39,9 @@ MAX_RECOVERY_CRASHES = 2
 
 SERVICE_DOWN_ERRORS = (ServiceCrashed, ServiceNotRunning)
 
+# How old a listing is at least before a call for an unknown model has the service asked again.
+MIN_CHECK_S = 1.0
+
 # The model that this package ships. Only its own engine host serves it.
 DEMO = "demo"
 
@@ -39,6 +51,7 @@ class ServiceHandle:
 
     `name` is a placeholder until the address is known. `connect` finds or starts the service.
     `forget` drops the address that discovery found, so that the next `connect` searches again.
+    `offer` has the models that it is called for; None for all calls.
     """
 
     def __init__(
@@ -48,6 +61,8 @@ class ServiceHandle:
         forget: Callable[[], None],
         breaker: CircuitBreaker,
         limiter: Limiter,
+        *,
+        offer: ModelOffer | None = None,
     ) -> None:
         self.breaker = breaker
         self.limiter = limiter
@@ -55,6 +70,11 @@ class ServiceHandle:
         self.readings = PromptReadings()
         self.abandoned_reads = AbandonedReads(limiter)
         self.replacement: EngineReplacement | None = None  # set by the owner, if it is allowed
+        self.offer = offer
+        self.weight = 1.0 if offer is None else offer.options.weight
+        self.problem = ""  # why it failed its last check; see `check`
+        self._checking: SingleFlight[None] = SingleFlight()
+        self._checked_at = -math.inf
         # `ClientRuntime._make_service` passes both. `connect` locates or starts the service and
         # opens a Connection to it; `forget` is `ServiceLocator.invalidate`.
         self._connect = connect
@@ -92,6 +112,30 @@ class ServiceHandle:
             else:
                 return
         await self.connect()
+
+    async def check(self, *, max_age_s: float = 0.0) -> None:
+        """Find out whether the service responds, and which models it has. Raises nothing.
+
+        A check in the last `max_age_s` counts. While the service does not respond, calls go to
+        other services if there are any.
+        """
+        now = asyncio.get_running_loop().time()
+        if self.offer is not None and not now - self._checked_at < max_age_s:
+            await self._checking.run("check", partial(self._check, self.offer))
+
+    async def _check(self, offer: ModelOffer) -> None:
+        connection = self.connection
+        try:
+            connection = await self.connect()
+            models = await connection.list_local_models()
+        except FoundryError as error:
+            self.problem = error.message
+            if connection is not None and isinstance(error, ServiceError):
+                self.invalidate(connection)
+        else:
+            self.problem = ""
+            offer.update(models)
+        self._checked_at = asyncio.get_running_loop().time()
 
     def invalidate(self, connection: Connection) -> None:
         """Drop a connection whose service is gone."""
@@ -157,9 +201,11 @@ class ServicePool:
     """All the services of a client.
 
     `make_own` creates the handle of our own engine host, which alone serves the demo model.
+    Services that differ in their models have offers, all of them.
 
     Attributes:
         handles: The services of the settings, and our own engine host once it is used.
+        has_offers: Whether the services differ in their models.
     """
 
     def __init__(
@@ -168,6 +214,9 @@ class ServicePool:
         self._services = self.handles = tuple(services)
         self._make_own = make_own
         self._own: ServiceHandle | None = None
+        self.has_offers = any(service.offer is not None for service in self._services)
+        # Most clients have one service, which gets every call.
+        self._only = None if self.has_offers or len(services) > 1 else self._services[0]
         if len(self._services) > 1:
             for service in self._services:
                 service.limiter.on_idle = partial(self._move_waiting_call, service)
@@ -180,28 +229,44 @@ class ServicePool:
         """The first service of the settings."""
         return self._services[0]
 
-    def pick(self, tried: AbstractSet[ServiceHandle] = frozenset()) -> ServiceHandle:
-        """Return the least busy of the healthy services. Those in `tried` come last."""
-        if len(self._services) == 1:
-            return self._services[0]
-        return min(self._services, key=lambda service: (service in tried, *_get_load(service)))
+    def pick(
+        self, tried: AbstractSet[ServiceHandle] = frozenset(), name: str = ""
+    ) -> ServiceHandle | None:
+        """Return the least busy of the healthy services. Those in `tried` come last.
 
-    def has_untried(self, tried: AbstractSet[ServiceHandle]) -> bool:
-        return any(service not in tried for service in self._services)
+        None if no service is known to have the model with a name.
+        """
+        if self._only is not None:
+            return self._only
+        services = self._find_offering(name) if self.has_offers else self._services
+        return min(
+            services, key=lambda service: (service in tried, *_get_load(service)), default=None
+        )
+
+    def has_untried(self, tried: AbstractSet[ServiceHandle], name: str = "") -> bool:
+        services: Sequence[ServiceHandle] = self._services
+        if self.has_offers:
+            services = self._find_offering(name) or self._find_unknown(name)
+        return any(service not in tried for service in services)
 
     def select(self, name: str, tried: AbstractSet[ServiceHandle]) -> ServiceHandle | None:
         """As `select_for_model`, but returns None if that would have to connect first."""
-        if len(self._services) == 1:
-            return None if name.lower() == DEMO else self._services[0]
-        return self.pick(tried)
+        if self._only is not None:
+            return None if name.lower() == DEMO else self._only
+        return self.pick(tried, name)
 
     async def select_for_model(
         self, name: str, tried: AbstractSet[ServiceHandle] = frozenset()
     ) -> ServiceHandle:
-        """Return the service to call next. For `demo` this may be our own engine host."""
-        service = self.pick(tried)
+        """Return the service to call next. For `demo` this may be our own engine host.
+
+        Raises ModelNotFound if the services differ in their models and none has this one.
+        """
+        service = self.pick(tried, name)
+        if service is None:
+            return await self._find_service(name, tried)
         # With several services, the user has listed those to use, so our own is not added.
-        if name.lower() == DEMO and len(self._services) == 1:
+        if name.lower() == DEMO and self._only is not None:
             connection = service.connection or await service.connect()
             # Discovery found a service that Foundry Local started. It does not have the model.
             if connection.endpoint.origin in {"cli", "port"}:
@@ -211,21 +276,73 @@ class ServicePool:
                 return self._own
         return service
 
+    async def check(self) -> None:
+        """Check all services at the same time; see `ServiceHandle.check`."""
+        await asyncio.gather(*(service.check() for service in self._services))
+
+    async def _find_service(self, name: str, tried: AbstractSet[ServiceHandle]) -> ServiceHandle:
+        """Ask the services for their models, as one may have got this one since it was asked."""
+        checks = [
+            asyncio.ensure_future(service.check(max_age_s=MIN_CHECK_S))
+            for service in self._services
+        ]
+        try:
+            for check in asyncio.as_completed(checks):
+                await check
+                if (service := self.pick(tried, name)) is not None:
+                    return service
+        finally:
+            for check in checks:
+                check.cancel()
+            await asyncio.gather(*checks, return_exceptions=True)
+        # It may be the model of a service that has never answered.
+        if unknown := self._find_unknown(name):
+            return min(unknown, key=lambda service: (service in tried, *_get_load(service)))
+        models = [
+            one for service in self._services if service.offer for one in service.offer.models
+        ]
+        names = sorted({text for one in models for text in (one.alias, one.id)})
+        raise ModelNotFound(
+            f"no service has a model named {name!r}",
+            nearest=difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5),
+            model=name,
+        )
+
+    def _find_offering(self, name: str) -> list[ServiceHandle]:
+        """Return the services that are known to have a model."""
+        return [one for one in self._services if one.offer is not None and one.offer.has(name)]
+
+    def _find_unknown(self, name: str) -> list[ServiceHandle]:
+        """Return the services that have never listed their models."""
+        return [
+            one for one in self._services if one.offer is not None and one.offer.has(name) is None
+        ]
+
     def _move_waiting_call(self, free: ServiceHandle) -> None:
         """Let a call that waits for the busiest service use the free one."""
-        if free.breaker.state == "closed" and free.connection is not None:
+        if free.breaker.state != "closed" or free.connection is None or free.problem:
+            return
+        may_take = None if free.offer is None else free.offer.has
+        if may_take is None:
             max(self._services, key=lambda service: service.limiter.queued).limiter.move_waiter()
+            return
+        for service in sorted(self._services, key=lambda service: -service.limiter.queued):
+            if service.limiter.move_waiter(may_take):
+                return
 
     async def aclose(self) -> None:
         for service in self:
             await service.aclose()
 
 
-def _get_load(service: ServiceHandle) -> tuple[int, int]:
+def _get_load(service: ServiceHandle) -> tuple[int, bool, float]:
     """Return a sort key: healthy services before failing ones, then by their calls."""
-    if service.breaker.is_probe_due:
-        return 0, 0  # first of all: without a call to probe it, the service would stay excluded
+    if service.breaker.is_probe_due and not service.problem:
+        # First of all: without a call to probe it, the service would stay excluded.
+        return 0, False, 0.0
     # `attempts` counts calls from their assignment on. In a burst the first calls still connect and
     # load the model, and the limiter does not know them yet.
     calls = max(len(service.attempts), service.limiter.load)
-    return (1 if service.breaker.state == "closed" else 2), calls
+    is_healthy = service.breaker.state == "closed" and not service.problem
+    is_full = calls >= service.limiter.limit
+    return (1 if is_healthy else 2), is_full, (calls + 1) / service.weight

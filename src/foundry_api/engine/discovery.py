@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from foundry_api.engine.endpoint import Origin
     from foundry_api.storage.paths import Paths
+    from foundry_api.types.services import ServiceProtocol
     from foundry_api.types.settings import Settings
     from foundry_api.wire.dialects.base import ServiceStatus
     from foundry_api.wire.transport import Transport
@@ -88,7 +89,10 @@ async def find(
 
 
 async def probe_explicit(
-    settings: Settings, base_url: str, transport: Callable[[], Transport]
+    settings: Settings,
+    base_url: str,
+    transport: Callable[[], Transport],
+    protocol: ServiceProtocol = "foundry",
 ) -> Endpoint:
     """Return the service at the configured address, or raise why it cannot be used."""
     if is_loopback(base_url):  # fails fast, before the import of the HTTP library
@@ -106,7 +110,9 @@ async def probe_explicit(
             raise _make_refused_error(base_url) from error
     headers = {"Authorization": f"Bearer {settings.api_key}"} if settings.api_key else {}
     try:
-        status = await detect_service(transport(), base_url, headers, KNOWN_TIMEOUT_S)
+        status = await detect_service(
+            transport(), base_url, headers, KNOWN_TIMEOUT_S, protocol=protocol
+        )
     except ConnectTimeout:
         raise
     except ServiceNotRunning as error:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from foundry_api.engine.endpoint import Endpoint
     from foundry_api.engine.supervisor import EngineHost
     from foundry_api.storage.paths import Paths
+    from foundry_api.types.services import ServiceProtocol
     from foundry_api.types.settings import Settings
     from foundry_api.wire.transport import Transport
 
@@ -24,6 +25,7 @@ class ServiceLocator:
     """Finds a service or starts one at the first request for it.
 
     `transport` is called only once something accepts a connection. Its caller closes the transport.
+    `protocol` is that of the service at an address of the settings.
     """
 
     def __init__(
@@ -33,10 +35,12 @@ class ServiceLocator:
         transport: Callable[[], Transport],
         *,
         supervisor: Supervisor | None = None,
+        protocol: ServiceProtocol = "foundry",
     ) -> None:
         self._settings = settings
         self._paths = paths
         self._transport = transport
+        self._protocol: ServiceProtocol = protocol
         self._supervisor = supervisor or Supervisor(
             HostOptions(paths=paths, threads=settings.engine_threads)
         )
@@ -89,7 +93,9 @@ class ServiceLocator:
     async def _locate(self) -> Endpoint:
         settings, endpoint = self._settings, None
         if settings.base_url is not None:
-            endpoint = await discovery.probe_explicit(settings, settings.base_url, self._transport)
+            endpoint = await discovery.probe_explicit(
+                settings, settings.base_url, self._transport, self._protocol
+            )
         elif settings.service != "embedded" and self._supervisor.host is None:
             endpoint = await discovery.find(settings, self._paths, self._transport)
         self._endpoint = endpoint or await self._start_embedded()

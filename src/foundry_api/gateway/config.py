@@ -13,6 +13,13 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from foundry_api.gateway.upstreams.config import (
+    UpstreamConfig,
+    check_fallbacks,
+    check_upstreams,
+    read_fallbacks,
+    read_upstreams,
+)
 from foundry_api.types.errors import ConfigurationError
 from foundry_api.types.local_path import absolute_path
 from foundry_api.types.settings import normalize_url
@@ -21,11 +28,13 @@ from foundry_api.types.values import as_path, format_value
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["PREFIX", "GatewayConfig", "gateway_variables", "load_config"]
+__all__ = ["PREFIX", "TABLES", "GatewayConfig", "gateway_variables", "load_config"]
 
 PREFIX = "FOUNDRY_GATEWAY_"
 DEFAULT_PORT = 5270
 MAX_PORT = 65_535
+# Settings that only a file can have.
+TABLES = frozenset({"upstream", "fallbacks"})
 
 _HOST = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(?:%\w+)?")
 
@@ -47,6 +56,10 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         audit_log: Whether failures of authentication, changes of keys and management are recorded
             in audit.jsonl in `directory`.
         base_url: Address of the service behind the gateway; by default it is found or started.
+        upstream: Services behind the gateway, each in a table `[[upstream]]`, in place of
+            `base_url`.
+        upstream_check_s: Seconds between two checks whether an upstream responds.
+        fallbacks: Models to call in place of one that cannot answer, in a table `[fallbacks]`.
         model: Model that is loaded at the start, and for requests that name none.
         drain_s: Seconds that running calls get to finish at shutdown.
         queue_per_slot: Calls that may wait for each slot of the service.
@@ -77,6 +90,9 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     pepper_file: Path | None = None
     audit_log: bool = True
     base_url: str | None = None
+    upstream: tuple[UpstreamConfig, ...] = ()
+    upstream_check_s: float = 5.0
+    fallbacks: dict[str, tuple[str, ...]] = {}
     model: str | None = None
     drain_s: float = 60.0
     queue_per_slot: int = 16
@@ -104,6 +120,12 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
                 "tls_cert and tls_key belong together, but only one is set",
                 hint="Give both files, or none.",
             )
+        if self.upstream and self.base_url is not None:
+            raise ConfigurationError(
+                "base_url and [[upstream]] are both set", hint="Add an upstream with this url."
+            )
+        check_upstreams(self.upstream)
+        check_fallbacks(self.fallbacks)
 
     @property
     def uses_tls(self) -> bool:
@@ -131,9 +153,13 @@ def load_config(
     values: dict[str, Any] = {}
     if path is not None:
         for name, value in _read_file(path).items():
-            values[name] = _convert(name, f"{name} in {path}", value, strict=True)
+            values[name] = (
+                value if name in TABLES else _convert(name, f"{name} in {path}", value, strict=True)
+            )
     environ = os.environ if environ is None else environ
     for name, field in _FIELDS.items():
+        if name in TABLES:
+            continue
         # The environment has only text. As for the other variables, empty means unset.
         if text := environ.get(PREFIX + name.upper(), "").strip():
             is_list = field.type == tuple[str, ...]
@@ -148,7 +174,7 @@ def load_config(
 
 def gateway_variables() -> tuple[str, ...]:
     """Return the names of the environment variables that `load_config` reads."""
-    return tuple(PREFIX + name.upper() for name in _FIELDS)
+    return tuple(PREFIX + name.upper() for name in _FIELDS if name not in TABLES)
 
 
 def _convert(name: str, label: str, value: object, *, strict: bool) -> object:
@@ -232,7 +258,8 @@ _TEXT_CHECKS: Mapping[str, tuple[Callable[[str], bool], str]] = {
 def _read_file(path: Path) -> dict[str, Any]:
     try:
         # Windows' editors may begin a file with a byte order mark.
-        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
+        values = tomllib.loads(text)
     except OSError as error:
         raise ConfigurationError(
             f"{path} cannot be read: {error.strerror}",
@@ -240,6 +267,10 @@ def _read_file(path: Path) -> dict[str, Any]:
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} is not valid TOML: {error}") from error
+    if "upstream" in values:
+        values["upstream"] = read_upstreams(values["upstream"], text, path)
+    if "fallbacks" in values:
+        values["fallbacks"] = read_fallbacks(values["fallbacks"], path)
     for name, value in values.items():
         if name in _FIELDS:
             continue

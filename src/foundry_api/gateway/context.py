@@ -12,6 +12,7 @@ from foundry_api.gateway.metrics import GatewayMetrics
 from foundry_api.gateway.model_events import ModelEvents
 from foundry_api.gateway.model_names import ModelNames
 from foundry_api.gateway.response_store import ResponseStore
+from foundry_api.gateway.upstreams.upstreams import Upstreams
 from foundry_api.resilience.timers import Timers
 
 if TYPE_CHECKING:
@@ -139,6 +140,7 @@ class GatewayContext:
         model_events: What happens to the models.
         call_timers: Timers of the exchanges, for their time limits.
         stream_timers: Timers of the streams, for their comments.
+        upstreams: The services behind the gateway.
     """
 
     config: GatewayConfig
@@ -166,7 +168,9 @@ class GatewayContext:
     stream_timers: Timers = field(default_factory=Timers)
     model_names: ModelNames = field(init=False)
     model_events: ModelEvents = field(init=False)
+    upstreams: Upstreams = field(init=False)
 
     def __post_init__(self) -> None:
-        self.model_names = ModelNames(self.client)
+        self.upstreams = Upstreams(self.client, self.config.fallbacks)
+        self.model_names = ModelNames(self.upstreams)
         self.model_events = ModelEvents(self.client, self.model_names)

@@ -9,6 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from foundry_api.types.access_errors import (
+    AuthenticationFailed,
+    PermissionDenied,
+    QuotaExceeded,
+)
 from foundry_api.types.errors import (
     CallTimeout,
     CatalogUnavailable,
@@ -139,6 +144,10 @@ _TABLE: tuple[tuple[type[FoundryError], int, str | None], ...] = (
     (ContextOverflow, 400, "context_length_exceeded"),
     (UnsupportedParameter, 400, "unsupported_parameter"),
     (ResponseNotFound, 404, "response_not_found"),
+    # What an upstream does not let this gateway do. Its caller has done nothing wrong.
+    (AuthenticationFailed, 503, "upstream_unavailable"),
+    (PermissionDenied, 503, "upstream_unavailable"),
+    (QuotaExceeded, 503, "upstream_overloaded"),
     (InvalidRequest, 400, "invalid_value"),
     (UnsupportedFeature, 400, "unsupported_feature"),
     # The gateway downloads nothing for a call, so a model must be on its machine.
@@ -248,6 +257,8 @@ def make_model_not_allowed(name: str, *, param: str = "model") -> RequestError:
 
 def describe_error(error: FoundryError) -> str:
     """Return the message of an error, without the address of the service behind the gateway."""
+    if isinstance(error, AuthenticationFailed | PermissionDenied):
+        return "The model service refuses the key of this gateway; its operator can see why."
     if isinstance(error, ServiceStartFailed):  # its message has paths of this machine
         return "The model service cannot be started; the log of the gateway says why."
     message = error.message

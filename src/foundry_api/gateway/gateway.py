@@ -27,17 +27,17 @@ from foundry_api.gateway.routes import ROUTES
 from foundry_api.gateway.routing import Router
 from foundry_api.gateway.server import GatewayServer, TlsFiles
 from foundry_api.gateway.sessions import Sessions
+from foundry_api.gateway.upstreams.upstreams import count_slots
 from foundry_api.storage.lock import FileLock, LockTimeout
 from foundry_api.types.errors import ConfigurationError
 from foundry_api.types.events import AttemptStarted, CallEnded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
     from collections.abc import Set as AbstractSet
     from pathlib import Path
 
     from foundry_api.client.client import FoundryAPIClient
-    from foundry_api.core.service_pool import ServiceHandle
     from foundry_api.gateway.config import GatewayConfig
     from foundry_api.gateway.context import RunningExchange
     from foundry_api.gateway.warm_up import WarmUp
@@ -176,11 +176,15 @@ class Gateway:
         resources.push_async_callback(files.close)
         await self._batches.start()
         resources.push_async_callback(self._batches.stop)
+        watch_upstreams = self.context.upstreams.watch(
+            config.upstream_check_s, self.context.admission.scheduler.start_waiting
+        )
         for watch in (
             self.context.keyring.watch(),
             saver.watch(),
             files.watch(),
             self._live.run(),
+            watch_upstreams,
         ):
             resources.callback(asyncio.ensure_future(watch).cancel)
         context = self.context
@@ -202,12 +206,13 @@ class Gateway:
         self.context.audit.record("gateway.start", target=self._url)
 
     async def reload(self) -> None:
-        """Read keys with their limits, and the TLS files. Connections and calls go on.
+        """Read keys with their limits, those of upstreams, and TLS files. Calls go on.
 
         Raises:
-            ConfigurationError: The TLS files cannot be used; the former ones stay in use.
+            ConfigurationError: A file cannot be used; what it had before stays in use.
         """
         await self.context.keyring.reload()
+        await asyncio.to_thread(self.context.upstreams.reload_keys)
         if self._tls is not None:
             await asyncio.to_thread(self._tls.reload)
 
@@ -270,13 +275,6 @@ class Gateway:
                 f"{error.filename} cannot be locked: {error.strerror}",
                 hint="Check the permissions of the directory, or give the gateway another one.",
             ) from error
-
-
-def count_slots(services: Sequence[ServiceHandle]) -> int:
-    """Return how many calls the services take at the same time."""
-    if len(services) == 1:  # asked several times for each call
-        return services[0].limiter.limit
-    return sum(service.limiter.limit for service in services)
 
 
 def abort_exchanges(exchanges: Iterable[RunningExchange], error: RequestError) -> None:

@@ -129,7 +129,7 @@ async def complete(exchange: Exchange, generation: Generation, ticket: Ticket) -
                 completion = await exchange.context.client.chat(
                     generation.messages,
                     **generation.format,
-                    **_limit_time(exchange, tries.options),
+                    **_add_exchange_options(exchange, generation, tries.options),
                 )
             try:
                 await _check_calls(generation, completion.tool_calls)
@@ -164,7 +164,7 @@ async def stream(
             exchange.context.client,
             generation.messages,
             **generation.format,
-            **_limit_time(exchange, tries.options),
+            **_add_exchange_options(exchange, generation, tries.options),
         )
         try:
             async with aclosing(blocks):
@@ -293,8 +293,17 @@ def _move_seed(seed: int, steps: int) -> int:
     return (seed + steps * SEED_STEP) % SEEDS
 
 
-def _limit_time(exchange: Exchange, options: ChatOptions) -> ChatOptions:
-    return {**options, **exchange.time_options}
+def _add_exchange_options(
+    exchange: Exchange, generation: Generation, options: ChatOptions
+) -> ChatOptions:
+    """Add the time limits of the call, and the models that may answer in place of its own."""
+    options = {**options, **exchange.time_options}
+    context, key = exchange.context, exchange.key
+    if context.config.fallbacks:
+        options["model"] = context.upstreams.get_chain(
+            generation.model, lambda name: key is None or context.model_names.is_allowed(key, name)
+        )
+    return options
 
 
 async def _check_calls(generation: Generation, calls: Sequence[ToolCall]) -> None:

@@ -48,7 +48,10 @@ async def get_service_status(exchange: Exchange) -> web.StreamResponse:
             "object": "gateway",
             "version": __version__,
             "ready": not list_problems(context),
-            "engine": await describe_engine(context.client),
+            # Several have no common version or memory.
+            "engine": None
+            if context.upstreams.are_named
+            else await describe_engine(context.client),
         }
     )
 
@@ -60,6 +63,7 @@ async def get_metrics(exchange: Exchange) -> web.StreamResponse:
         context.admission.scheduler,
         draining=context.draining,
         breaker_state=context.client.breaker.state,
+        upstreams=context.upstreams,
     )
     response = exchange.respond(text)
     response.headers["Content-Type"] = CONTENT_TYPE
@@ -71,9 +75,11 @@ def list_problems(context: GatewayContext) -> list[str]:
     problems: list[str] = []
     if context.draining:
         problems.append("the gateway is shutting down")
-    if context.warm_up is not None and context.warm_up.is_running:
+    problems += context.upstreams.list_problems()
+    is_single = not context.upstreams.are_named
+    if is_single and context.warm_up is not None and context.warm_up.is_running:
         problems.append("the model service is being started")
-    if context.client.breaker.state == "open":
+    if is_single and context.client.breaker.state == "open":
         problems.append(f"the model service fails ({CircuitOpen.__name__})")
     if context.keyring.problem:
         problems.append(context.keyring.problem)

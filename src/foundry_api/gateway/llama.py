@@ -16,6 +16,7 @@ from foundry_api.gateway.errors import make_error_event, make_model_not_found
 from foundry_api.gateway.management import check_key, explain_catalog, find_model
 from foundry_api.gateway.model_names import filter_models
 from foundry_api.gateway.streaming import send_events
+from foundry_api.gateway.upstreams.residency import load_model, unload_model
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -47,7 +48,7 @@ class ModelBody(msgspec.Struct):
 async def list_llama_models(exchange: Exchange) -> web.StreamResponse:
     """List the models on this machine, and those that are being downloaded."""
     context = exchange.context
-    models = await context.client.models.list()
+    models = await context.upstreams.list_models()
     context.model_names.update(models)
     listed = filter_models((model for model in models if model.cached), exchange.key)
     key, names = exchange.key, context.model_names
@@ -75,7 +76,7 @@ async def load_llama_model(exchange: Exchange) -> web.StreamResponse:
     alias = context.model_names.get_alias(name) or name
     context.model_events.publish_status(alias, "loading")
     try:
-        await context.client.models.load(name)
+        await load_model(context.client, name)
     except BaseException:
         context.model_events.publish_status(alias, "unloaded")
         raise
@@ -88,7 +89,7 @@ async def unload_llama_model(exchange: Exchange) -> web.StreamResponse:
     check_key(exchange, name)
     context = exchange.context
     if not await context.model_events.cancel_download(name):
-        await context.client.models.unload(name)
+        await unload_model(context.client, name)
     return exchange.respond_json({"success": True})
 
 
@@ -96,11 +97,12 @@ async def download_llama_model(exchange: Exchange) -> web.StreamResponse:
     """Download a model in the background; `/models/sse` reports how it goes."""
     name = await _read_model(exchange)
     context = exchange.context
-    models = await context.client.models.list()
+    context.upstreams.refuse_changes()
+    models = await context.upstreams.list_models()
     model = match_model(name, filter_models(models, exchange.key))
     if model is None or not model.cached:
         with explain_catalog():
-            models = await context.client.models.list(catalog=True)
+            models = await context.upstreams.list_models(catalog=True)
         context.model_names.update(models)  # for the events of the download
         model = match_model(name, filter_models(models, exchange.key))
     if model is None:
@@ -117,6 +119,7 @@ async def delete_llama_model(exchange: Exchange) -> web.StreamResponse:
     if not name:
         raise make_missing("model")
     exchange.model = name  # for the audit log
+    exchange.context.upstreams.refuse_changes()
     model = await find_model(exchange, name)
     await exchange.context.client.models.remove(model.id)
     exchange.context.model_events.publish_removal(model.alias)

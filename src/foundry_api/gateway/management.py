@@ -22,6 +22,7 @@ from foundry_api.gateway.health import list_problems
 from foundry_api.gateway.limits.accounts import ANONYMOUS
 from foundry_api.gateway.model_names import filter_models, has_all
 from foundry_api.gateway.streaming import send_events
+from foundry_api.gateway.upstreams import residency
 from foundry_api.types.errors import CatalogUnavailable
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ def describe_status(context: GatewayContext) -> dict[str, Any]:
             }
             for queue in context.admission.describe_queue()
         ],
+        "upstreams": context.upstreams.describe(),
     }
 
 
@@ -148,10 +150,10 @@ async def list_all_models(exchange: Exchange) -> web.StreamResponse:
     if catalog not in {"true", "false"}:
         raise make_invalid("catalog", "catalog is neither true nor false.")
     context = exchange.context
-    models = await context.client.models.list()
+    models = await context.upstreams.list_models()
     if catalog == "true" and not has_all(models, exchange.key):
         with explain_catalog():
-            models = await context.client.models.list(catalog=True)
+            models = await context.upstreams.list_models(catalog=True)
     context.model_names.update(models)
     return exchange.respond_json(
         {"models": [_describe(model) for model in filter_models(models, exchange.key)]}
@@ -161,20 +163,21 @@ async def list_all_models(exchange: Exchange) -> web.StreamResponse:
 async def load_model(exchange: Exchange) -> web.StreamResponse:
     """Load a model into memory."""
     check_key(exchange, exchange.path_id)
-    model = await exchange.context.client.models.load(exchange.path_id)
+    model = await residency.load_model(exchange.context.client, exchange.path_id)
     return exchange.respond_json(_describe(model) | {"loaded": True})
 
 
 async def unload_model(exchange: Exchange) -> web.StreamResponse:
     """Unload a model after its running calls."""
     check_key(exchange, exchange.path_id)
-    model = await exchange.context.client.models.unload(exchange.path_id)
+    model = await residency.unload_model(exchange.context.client, exchange.path_id)
     return exchange.respond_json(_describe(model) | {"loaded": False})
 
 
 async def remove_model(exchange: Exchange) -> web.StreamResponse:
     """Delete the files of a model."""
     check_key(exchange, exchange.path_id)
+    exchange.context.upstreams.refuse_changes()
     model = await find_model(exchange, exchange.path_id)
     freed = await exchange.context.client.models.remove(model.id)
     exchange.context.model_events.publish_removal(model.alias)
@@ -184,6 +187,7 @@ async def remove_model(exchange: Exchange) -> web.StreamResponse:
 async def pull_model(exchange: Exchange) -> web.StreamResponse:
     """Download a model; events report the progress."""
     check_key(exchange, exchange.path_id)
+    exchange.context.upstreams.refuse_changes()
     return await send_events(exchange, _pull(exchange), make_error_event)
 
 
@@ -194,7 +198,7 @@ async def find_model(exchange: Exchange, name: str) -> Model:
         RequestError: 404 without such a model.
     """
     context = exchange.context
-    models = await context.client.models.list()
+    models = await context.upstreams.list_models()
     context.model_names.update(models)
     model = match_model(name, filter_models(models, exchange.key))
     if model is None:

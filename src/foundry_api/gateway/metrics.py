@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from foundry_api.gateway.keys.types import ApiKey
     from foundry_api.gateway.limits.admission import Ticket
     from foundry_api.gateway.limits.scheduler import Scheduler
+    from foundry_api.gateway.upstreams.upstreams import Upstreams
 
 __all__ = ["CONTENT_TYPE", "EndedExchange", "GatewayMetrics"]
 
@@ -97,7 +98,14 @@ class GatewayMetrics:
                 rate = (ticket.output_tokens - 1) / (now - first_at)
                 self._add("foundry_gateway_tokens_per_second", model, rate)
 
-    def format(self, scheduler: Scheduler, *, draining: bool, breaker_state: str) -> bytes:
+    def format(
+        self,
+        scheduler: Scheduler,
+        *,
+        draining: bool,
+        breaker_state: str,
+        upstreams: Upstreams | None = None,
+    ) -> bytes:
         """Return all metrics as text."""
         lines = format_family(
             "foundry_gateway_requests",
@@ -153,12 +161,22 @@ class GatewayMetrics:
         for name, (help_text, value) in gauges.items():
             lines += format_family(name, "gauge", help_text, [format_sample(name, {}, value)])
         name = "foundry_gateway_upstream_state"
+        states = {} if upstreams is None else upstreams.get_breaker_states()
         lines += format_family(
             name,
             "gauge",
             "1 for the current state of the circuit breaker of the model service.",
-            [format_sample(name, {"state": one}, one == breaker_state) for one in BREAKER_STATES],
+            [
+                format_sample(name, {"upstream": upstream, "state": one}, one == state)
+                for upstream, state in states.items()
+                for one in BREAKER_STATES
+            ]
+            or [
+                format_sample(name, {"state": one}, one == breaker_state) for one in BREAKER_STATES
+            ],
         )
+        if states and upstreams is not None:
+            lines += _format_upstreams(upstreams)
         return "\n".join([*lines, "# EOF", ""]).encode()
 
     def _add(self, name: str, model: str, value: float) -> None:
@@ -176,3 +194,20 @@ class GatewayMetrics:
             return OTHER
         self._models.add(model)
         return model
+
+
+def _format_upstreams(upstreams: Upstreams) -> list[str]:
+    lines: list[str] = []
+    for name, help_text, values in upstreams.get_gauges():
+        samples = [format_sample(name, {"upstream": one}, value) for one, value in values.items()]
+        lines += format_family(name, "gauge", help_text, samples)
+    name = "foundry_gateway_upstream_attempts"
+    return lines + format_family(
+        name,
+        "counter",
+        "Requests to the upstream that ended, by outcome: answered, failed or cancelled.",
+        [
+            format_sample(f"{name}_total", {"upstream": one, "outcome": outcome}, count)
+            for (one, outcome), count in upstreams.counts.items()
+        ],
+    )

@@ -11,8 +11,8 @@ from foundry_api.wire.dialects.model_ids import strip_version
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from foundry_api.client.client import FoundryAPIClient
     from foundry_api.gateway.keys.types import ApiKey
+    from foundry_api.gateway.upstreams.upstreams import Upstreams
     from foundry_api.types.models import Model
 
 __all__ = ["ModelNames", "filter_models", "has_all"]
@@ -26,8 +26,8 @@ class ModelNames:
     A call by an alias may reach any variant of the model, so a key for an id does not open it.
     """
 
-    def __init__(self, client: FoundryAPIClient) -> None:
-        self._client = client
+    def __init__(self, upstreams: Upstreams) -> None:
+        self._upstreams = upstreams
         self._aliases: dict[str, str] = {}
 
     def get_alias(self, name: str) -> str | None:
@@ -50,7 +50,7 @@ class ModelNames:
         if self._aliases:
             return
         try:
-            self.update(await self._client.models.list())
+            self.update(await self._upstreams.list_models())
         except FoundryError as error:
             log.debug("the aliases of the models are not known: %s", error)
 

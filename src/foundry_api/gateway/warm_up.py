@@ -8,6 +8,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
+from foundry_api.gateway.upstreams.residency import load_model
 from foundry_api.types.errors import FoundryError
 
 if TYPE_CHECKING:
@@ -45,10 +46,10 @@ class WarmUp:
         """Return when it has ended, with or without success."""
         client, model = self._client, self._model
         try:
-            if model is None:
+            if model is not None:
+                await load_model(client, model)
+            elif client.services[0].offer is None:  # several are checked all the time
                 await client.capabilities()
-            else:
-                await client.models.load(model)
         except FoundryError as error:
             what = "the model service" if model is None else f"model {model}"
             log.warning("%s is not available yet: %s", what, error)

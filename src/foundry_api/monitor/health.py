@@ -27,6 +27,7 @@ _VERSIONS: dict[ServiceGeneration, str | None] = {
     "sdk-2.0": "2.0",
     "sdk-2.1": "2.1 or later",
     "gateway": None,  # it has not called the engine behind it yet
+    "openai": None,
 }
 
 

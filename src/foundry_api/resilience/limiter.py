@@ -192,9 +192,9 @@ class Limiter:
         self.acquired = 0
         self.on_idle: Callable[[], None] | None = None
         self.abandoned = AbandonedPrompts(monotonic)
-        # By future: whether the call may move to another service. The future's result is True with
-        # a slot, False to move.
-        self._queue: OrderedDict[asyncio.Future[bool], bool] = OrderedDict()
+        # By future: what the call is for if it may move to another service, else None. The future's
+        # result is True with a slot, False to move.
+        self._queue: OrderedDict[asyncio.Future[bool], str | None] = OrderedDict()
         self._refused = 0
         self._window_started_at: float | None = None
         self._has_windows = False  # whether the climber got any since its last pause
@@ -236,11 +236,12 @@ class Limiter:
         self.acquired += 1
         return Slot(self, 0.0, self._epoch)
 
-    async def acquire(self, *, requeued: bool = False, may_move: bool = False) -> Slot:
+    async def acquire(self, *, requeued: bool = False, movable: str | None = None) -> Slot:
         """Return a slot, after waiting in the queue if necessary.
 
-        A `requeued` call, which has waited before, goes to the front and is never rejected. With
-        `may_move`, `Moved` is raised when another service is free.
+        A `requeued` call, which has waited before, goes to the front and is never rejected. One
+        that is `movable`, which is the name of its model, gets `Moved` when another service is
+        free.
         """
         # Calls of an event loop that ended without cancelling them never leave by themselves.
         if self._queue and next(iter(self._queue)).get_loop() is not asyncio.get_running_loop():
@@ -253,15 +254,21 @@ class Limiter:
             raise QueueFull(
                 f"{len(self._queue)} calls are already queued{reason}", service=self.service
             )
-        return Slot(self, await self._wait(requeued=requeued, may_move=may_move), self._epoch)
+        return Slot(self, await self._wait(requeued=requeued, movable=movable), self._epoch)
 
-    def move_waiter(self) -> None:
-        """Send the oldest queued call that may move to another service."""
-        for waiter, may_move in self._queue.items():
-            if may_move and not waiter.done():
+    def move_waiter(self, may_take: Callable[[str], bool | None] | None = None) -> bool:
+        """Send the oldest queued call that may move to another service; False if there is none.
+
+        `may_take` says whether that service takes calls for a model.
+        """
+        for waiter, model in self._queue.items():
+            if model is None or waiter.done():
+                continue
+            if may_take is None or may_take(model):
                 del self._queue[waiter]
                 waiter.set_result(False)
-                return
+                return True
+        return False
 
     def progress(self, tokens: int) -> None:
         """Count tokens received by the calls in flight."""
@@ -305,11 +312,11 @@ class Limiter:
         elif self._window_started_at is None:
             self._start_window()
 
-    async def _wait(self, *, requeued: bool, may_move: bool) -> float:
+    async def _wait(self, *, requeued: bool, movable: str | None) -> float:
         """Wait in the queue; return the seconds waited."""
         started_at, epoch = self._monotonic(), self._epoch
         waiter = asyncio.get_running_loop().create_future()
-        self._queue[waiter] = may_move
+        self._queue[waiter] = movable
         if requeued:
             self._queue.move_to_end(waiter, last=False)
         if len(self._queue) == 1:

@@ -233,6 +233,28 @@ _GATEWAY = msgspec.structs.replace(
     response_images="unsupported",
 )
 
+# What other servers of OpenAI's API have in common: llama.cpp, vLLM, Ollama, LM Studio. None sends
+# keep-alives, and which requests they refuse depends on their options and models.
+_OPENAI = msgspec.structs.replace(
+    _GATEWAY,
+    service_generation="openai",
+    keep_alive="unsupported",
+    prompt_cancellation="native",
+    json_schema="corrected",
+    choice="corrected",
+    grammar="unsupported",
+    tools="corrected",
+    names="corrected",
+    load="unsupported",
+    unload="unsupported",
+    unload_while_generating="unsupported",
+    parallel_loads="unsupported",
+    download="unsupported",
+    responses="unsupported",
+    chained_responses="unsupported",
+    refuses_images="unsupported",
+)
+
 _CLI_0_10 = msgspec.structs.replace(
     _SDK_1,
     service_generation="cli-0.10",
@@ -265,5 +287,13 @@ _LEGACY = msgspec.structs.replace(
 
 CAPABILITIES: Mapping[ServiceGeneration, Capabilities] = {
     capabilities.service_generation: capabilities
-    for capabilities in (_LEGACY, _CLI_0_10, _SDK_1, _SDK_2_0, _SDK_2_1, _GATEWAY)
+    for capabilities in (
+        _LEGACY,
+        _CLI_0_10,
+        _SDK_1,
+        _SDK_2_0,
+        _SDK_2_1,
+        _GATEWAY,
+        _OPENAI,
+    )
 }

@@ -40,7 +40,9 @@ __all__ = [
 
 Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
-ServiceGeneration = Literal["legacy", "cli-0.10", "sdk-1", "sdk-2.0", "sdk-2.1", "gateway"]
+ServiceGeneration = Literal[
+    "legacy", "cli-0.10", "sdk-1", "sdk-2.0", "sdk-2.1", "gateway", "openai"
+]
 
 
 class FunctionCall(Result, msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -26,6 +26,8 @@ from foundry_api.types.values import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from foundry_api.types.services import ServiceOptions
+
 __all__ = ["Settings"]
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
@@ -63,6 +65,8 @@ class Settings:
         base_url: Address of the service; None finds one. `FOUNDRY_BASE_URL`.
         base_urls: Addresses of several services, instead of `base_url`. `FOUNDRY_BASE_URLS`,
             separated by commas.
+        services: Several services that differ in their models, weights or keys, instead of
+            `base_urls`. A gateway makes them of its configuration.
         api_key: Sent as a bearer token to `base_url` only. `FOUNDRY_API_KEY`. Foundry Local
             ignores it; a gateway in front of it may not.
         service: `auto` finds a running service or starts an engine host; `embedded` always
@@ -91,6 +95,7 @@ class Settings:
     log_level: str = "INFO"
     base_url: str | None = None
     base_urls: tuple[str, ...] = ()
+    services: tuple[ServiceOptions, ...] = ()
     api_key: str | None = field(default=None, repr=False)
     service: Literal["auto", "embedded"] = "auto"
     keep_alive_s: float | None = None
@@ -110,6 +115,10 @@ class Settings:
             raise ConfigurationError(
                 "base_url and base_urls are both given", hint="Give one of them."
             )
+        if self.services and (self.base_url is not None or self.base_urls):
+            raise ConfigurationError(
+                "services are given, and another address too", hint="Give one of them."
+            )
 
     @property
     def described(self) -> str:
@@ -117,10 +126,18 @@ class Settings:
         place = f"base_url={self.base_url!r}" if self.base_url else f"service={self.service!r}"
         if self.base_urls:
             place = f"base_urls={list(self.base_urls)!r}"
+        if self.services:
+            place = f"services={[service.name for service in self.services]!r}"
         return f"{place}, model={self.model!r}"
 
     def per_service(self) -> tuple[Settings, ...]:
         """Return one Settings for each service."""
+        if self.services:
+            # The key is for one address only; each of these has its own.
+            return tuple(
+                replace(self, base_url=service.base_url, services=(), api_key=None)
+                for service in self.services
+            )
         if not self.base_urls:
             return (self,)
         return tuple(replace(self, base_url=url, base_urls=()) for url in self.base_urls)

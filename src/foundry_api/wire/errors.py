@@ -89,11 +89,15 @@ _RULES: tuple[tuple[str, type[FoundryError]], ...] = (
     (r"must be loaded|is not loaded|not loaded:", ModelNotLoaded),
     (r"load failed:", ModelLoadFailed),
     (r"maximum context length|exceeds max length", ContextOverflow),
+    (r"available context size|context size has been exceeded", ContextOverflow),  # llama.cpp
     (_TOOL_CALL, ToolCallError),
     (r"model-published .*(markers|tokens)|unknown special token[^?]*toolcall", ToolMarkersMissing),
+    # Ollama, llama.cpp, vLLM: what the model or the options of the server lack for tools.
+    (r"does not support tools|requires --jinja|requires --enable-auto-tool", ToolMarkersMissing),
     (r"error (creating grammar|committing tokens)|invalid grammar", GrammarError),
     (r"unsupported parameter", UnsupportedParameter),
     (r"no model matching|does not exist|model not found", ModelNotFound),
+    (r"model ([\"'`])[^\"'`]{1,300}\1 not found", ModelNotFound),  # Ollama, LM Studio
     (
         r"catalog request failed|failed to retrieve model list|no models were returned",
         CatalogUnavailable,
@@ -139,9 +143,29 @@ _BUDGET = re.compile(
 _PROMPT = re.compile(
     r"input_ids size \((?P<prompt>\d{1,9})\).*?exceeds max length \((?P<context>\d{1,9})\)"
 )
+# The same reported by vLLM, in two versions, and by llama.cpp, where the prompt alone is too long.
+_VLLM_BUDGET = re.compile(
+    r"length is (?P<context>\d{1,9}) tokens.{1,80}?\((?P<prompt>\d{1,9}) in the messages, "
+    r"(?P<output>\d{1,9}) in the completion\)"
+)
+_VLLM_INPUT = re.compile(
+    r"length is (?P<context>\d{1,9}) tokens and your request has (?P<prompt>\d{1,9}) input tokens"
+)
+_LLAMA_PROMPT = re.compile(
+    r"request \((?P<prompt>\d{1,9}) tokens\).{1,80}?context size \((?P<context>\d{1,9}) tokens\)"
+)
 # `ContextOverflow.blame_prompt` of the client in a gateway.
 _BLAMED_PROMPT = re.compile(
     r"prompt has (?P<prompt>\d{1,9}) tokens.*?context of (?P<context>\d{1,9})"
+)
+
+_CONTEXT_COUNTS = (
+    _BUDGET,
+    _PROMPT,
+    _VLLM_BUDGET,
+    _VLLM_INPUT,
+    _LLAMA_PROMPT,
+    _BLAMED_PROMPT,
 )
 
 # Members that may hold the message, and those that mark an object without an answer as an error.
@@ -220,7 +244,7 @@ def _classify_by_status(status: int) -> type[FoundryError]:
 
 
 def _make_context_overflow(text: str, status: int) -> ContextOverflow:
-    match = _BUDGET.search(text) or _PROMPT.search(text) or _BLAMED_PROMPT.search(text)
+    match = next(filter(None, (pattern.search(text) for pattern in _CONTEXT_COUNTS)), None)
     counts = {name: int(count) for name, count in match.groupdict().items()} if match else {}
     return ContextOverflow(
         text,

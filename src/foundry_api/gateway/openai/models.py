@@ -37,7 +37,7 @@ async def get_model(exchange: Exchange) -> web.StreamResponse:
 async def _list_by_name(exchange: Exchange) -> list[tuple[str, Model]]:
     """Return the names that the key may call, each with its model."""
     context, key = exchange.context, exchange.key
-    models = await context.client.models.cached()
+    models = [one for one in await context.upstreams.list_models() if one.cached]
     context.model_names.update(models)
     names = _by_name(models)
     if key is None:

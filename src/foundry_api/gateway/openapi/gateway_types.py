@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from foundry_api.gateway.upstreams.upstreams import UpstreamStatus
+
 __all__ = [
     "GatewayModel",
     "GatewayModelList",
@@ -54,6 +56,7 @@ class GatewayStatus(msgspec.Struct):
         in_flight: Calls that have a slot.
         waiting: Calls that wait for a slot.
         keys: The keys with calls.
+        upstreams: The services behind the gateway, if its configuration names them.
     """
 
     version: str
@@ -62,6 +65,7 @@ class GatewayStatus(msgspec.Struct):
     in_flight: int
     waiting: int
     keys: list[KeyQueue]
+    upstreams: list[UpstreamStatus]
 
 
 class Reloaded(msgspec.Struct):

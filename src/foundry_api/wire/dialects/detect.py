@@ -21,6 +21,7 @@ from foundry_api.wire.dialects.base import ServiceStatus, lowercase_keys, parse_
 from foundry_api.wire.dialects.cli010 import Cli010Dialect
 from foundry_api.wire.dialects.gateway import GatewayDialect, parse_gateway_status
 from foundry_api.wire.dialects.legacy import LegacyDialect
+from foundry_api.wire.dialects.openai import MODELS_ROUTE, OpenAIDialect, parse_models
 from foundry_api.wire.dialects.sdk1 import Sdk1Dialect
 from foundry_api.wire.dialects.sdk2 import Sdk20Dialect, Sdk21Dialect
 from foundry_api.wire.error_codes import get_error_class
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from foundry_api.types.messages import ServiceGeneration
+    from foundry_api.types.services import ServiceProtocol
     from foundry_api.wire.dialects.base import Dialect, ServiceClient
     from foundry_api.wire.transport import BufferedResponse, Transport
 
@@ -50,6 +52,7 @@ _DIALECTS: Mapping[ServiceGeneration, Callable[[ServiceClient], Dialect]] = {
     "sdk-2.0": Sdk20Dialect,
     "sdk-2.1": Sdk21Dialect,
     "gateway": GatewayDialect,
+    "openai": OpenAIDialect,
 }
 
 
@@ -58,9 +61,17 @@ class _Listing(msgspec.Struct, frozen=True):
 
 
 async def detect_service(
-    transport: Transport, base_url: str, headers: Mapping[str, str], timeout_s: float
+    transport: Transport,
+    base_url: str,
+    headers: Mapping[str, str],
+    timeout_s: float,
+    *,
+    protocol: ServiceProtocol = "foundry",
 ) -> ServiceStatus:
-    """Probe a service's routes until its generation is known, within `timeout_s` in total."""
+    """Probe a service's routes until its generation is known, within `timeout_s` in total.
+
+    A server of OpenAI's API is not one of Foundry Local, so its `protocol` has to be given.
+    """
 
     async def get(path: str, max_bytes: int = MAX_STATUS_BYTES) -> BufferedResponse:
         request = Request("GET", f"{base_url}{path}", headers)
@@ -81,13 +92,17 @@ async def detect_service(
 
     try:
         async with asyncio.timeout(timeout_s):
-            status = await _match_routes(get, base_url)
+            if protocol == "openai":
+                status = await _match_openai(get, base_url)
+            else:
+                status = await _match_routes(get, base_url)
     except TimeoutError as error:
         raise ServiceNotRunning(
             f"{base_url} did not answer within {timeout_s:g} s", service=base_url
         ) from error
     if status is None:
-        raise ProtocolError(f"{base_url} is not a Foundry Local service", service=base_url)
+        kind = "server of OpenAI's API" if protocol == "openai" else "Foundry Local service"
+        raise ProtocolError(f"{base_url} is not a {kind}", service=base_url)
     return status
 
 
@@ -122,6 +137,17 @@ def _find_refusal(response: BufferedResponse) -> FoundryError | None:
     error = lowercase_keys(response.body).get("error")
     is_known = is_object(error) and get_error_class(error) is not None
     return parse_error(response) if is_known else None
+
+
+async def _match_openai(
+    get: Callable[..., Awaitable[BufferedResponse]], base_url: str
+) -> ServiceStatus | None:
+    response = await get(MODELS_ROUTE, MAX_LIST_BYTES)
+    if response.status == OK:
+        return ServiceStatus("openai") if parse_models(response.body) is not None else None
+    if response.status in _NOT_FOUND:
+        return None
+    raise parse_error(response).with_context(service=base_url)  # such as while it loads a model
 
 
 async def _match_cli(get: Callable[..., Awaitable[BufferedResponse]]) -> ServiceStatus | None:

@@ -1,0 +1,141 @@
+"""Several engines behind one gateway, some of which fail."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from gateway.helpers import post
+from gateway.serving import CHAT, call, make_body
+from gateway.several import get_service, get_url, serve_upstreams, start_engine
+from gateway.test_metrics import read
+from support.scripted_model import script
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    import aiohttp
+
+    from foundry_api.engine.endpoint import Endpoint
+    from foundry_api.engine.supervisor import EngineHost
+
+HELLO = script("say-hello").text
+
+
+@pytest.fixture
+async def host(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EngineHost]:
+    """An engine of the test's own, beside the shared one; it alone has the model `rare`."""
+    async with start_engine(tmp_path_factory.mktemp("host"), "scripted", "rare") as host:
+        yield host
+
+
+async def list_names(http: aiohttp.ClientSession) -> set[str]:
+    async with http.get("/v1/models") as response:
+        return {model["id"] for model in (await response.json())["data"]}
+
+
+async def get_json(http: aiohttp.ClientSession, path: str, status: int = 200) -> Any:
+    async with http.get(path) as response:
+        assert response.status == status, await response.text()
+        return await response.json()
+
+
+def count(values: dict[tuple[str, ...], float], upstream: str, outcome: str = "answered") -> float:
+    name = "foundry_gateway_upstream_attempts_total"
+    return values.get((name, f"outcome={outcome}", f"upstream={upstream}"), 0)
+
+
+async def test_the_models_of_all_upstreams_are_served(
+    engine: Endpoint, host: EngineHost, tmp_path: Path
+) -> None:
+    async with serve_upstreams(
+        tmp_path / "gateway",
+        {"name": "a", "url": engine.base_url, "aliases": {"fast": "scripted"}},
+        {"name": "b", "url": get_url(host)},
+    ) as served:
+        names = await list_names(served.http)
+        assert {"demo", "scripted", "embedder", "rare", "fast"} <= names
+        for model in ("rare", "fast", "demo", "scripted"):
+            answer = await post(served.http, CHAT, make_body("say-hello", model))
+            assert answer["model"] == model
+            if model != "demo":
+                assert answer["choices"][0]["message"]["content"] == HELLO
+        body = {"model": "embedder", "input": "Hello"}
+        await post(served.http, "/v1/embeddings", body)
+        assert await call(served.http, make_body("x", "missing")) == (404, "model_not_found")
+        values = await read(served.http)
+        assert count(values, "a") >= 2
+        assert count(values, "b") >= 1
+        assert values["foundry_gateway_upstream_up", "upstream=a"] == 1
+        states = ("foundry_gateway_upstream_state", "state=closed")
+        assert values[*states, "upstream=b"] == 1
+        labels = {text for sample in values for text in sample if text.startswith("upstream=")}
+        assert labels == {"upstream=a", "upstream=b"}
+        status = await get_json(served.http, "/api/status")
+        assert [one["name"] for one in status["upstreams"]] == ["a", "b"]
+        assert {one["state"] for one in status["upstreams"]} == {"up"}
+        assert "rare" in status["upstreams"][1]["models"]
+        assert (await get_json(served.http, "/status"))["engine"] is None
+
+
+async def test_an_engine_that_is_killed_under_load_loses_no_call(
+    engine: Endpoint, host: EngineHost, tmp_path: Path
+) -> None:
+    async with serve_upstreams(
+        tmp_path / "gateway",
+        {"name": "a", "url": engine.base_url, "slots": 4},
+        {"name": "b", "url": get_url(host), "slots": 4},
+    ) as served:
+        await post(served.http, CHAT, make_body("say-hello"))
+        b = get_service(served, "b")
+        body = make_body("say-after-a-while")
+        calls = [asyncio.create_task(call_with_text(served.http, body)) for _ in range(12)]
+        await served.wait_until(lambda: b.limiter.load >= 3)
+        assert host.pid is not None
+        os.kill(host.pid, signal.SIGKILL if os.name != "nt" else signal.SIGTERM)
+        texts = await asyncio.gather(*calls)
+        assert texts == [script("say-after-a-while").text] * 12
+        assert get_service(served, "a").limiter.load == 0
+        await served.wait_until(lambda: b.limiter.load == 0)
+        assert (await get_json(served.http, "/readyz"))["status"] == "ready"
+        values = await read(served.http)
+        requests = ("foundry_gateway_requests_total", "key=none", "outcome=ok", f"route={CHAT}")
+        assert values[requests] == 13
+        assert count(values, "a") + count(values, "b") == 13  # none was answered twice
+        assert count(values, "b", "failed") >= 1
+        status = await get_json(served.http, "/api/status")
+        await served.wait_until(lambda: b.problem != "")
+        status = await get_json(served.http, "/api/status")
+        assert [one["state"] for one in status["upstreams"]] == ["up", "down"]
+        assert status["ready"]
+
+
+async def call_with_text(http: aiohttp.ClientSession, body: dict[str, Any]) -> str:
+    answer = await post(http, CHAT, body)
+    text: str = answer["choices"][0]["message"]["content"]
+    return text
+
+
+async def test_an_upstream_that_comes_back_is_used_again(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    async with start_engine(tmp_path_factory.mktemp("first"), "scripted") as host:
+        url = get_url(host)
+        async with serve_upstreams(
+            tmp_path / "gateway",
+            {"name": "a", "url": url, "models": ["scripted"]},
+            client={"max_retries": 0},
+            upstream_check_s=1,
+        ) as served:
+            await get_json(served.http, "/readyz")
+            await host.aclose()
+            status, code = await call(served.http, make_body("say-hello"))
+            assert (status, code) == (503, "upstream_unavailable")
+            await served.wait_until(lambda: get_service(served, "a").problem != "")
+            await get_json(served.http, "/readyz", 503)
+            assert await call(served.http, make_body("x", "other")) == (404, "model_not_found")

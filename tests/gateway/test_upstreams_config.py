@@ -1,0 +1,130 @@
+"""The tables of upstreams in the configuration, and `serve --check`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from foundry_api.gateway.config import GatewayConfig, load_config
+from foundry_api.gateway.upstreams.config import UpstreamConfig, make_services
+from foundry_api.gateway.upstreams.key_file import KeyFile
+from foundry_api.types.errors import ConfigurationError
+from support.cli_program import run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+GOOD = """
+port = 0
+
+[[upstream]]
+name = "here"
+
+[[upstream]]
+name = "gpu"
+kind = "openai"
+url = "http://10.0.0.7:8080/v1"
+models = ["a", "b"]
+aliases = { fast = "a" }
+weight = 2.5
+slots = 4
+
+[fallbacks]
+a = ["b"]
+"""
+
+
+def load(tmp_path: Path, text: str) -> GatewayConfig:
+    path = tmp_path / "gateway.toml"
+    path.write_text(text, encoding="utf-8")
+    return load_config(path, {}, {})
+
+
+def test_upstreams_are_read(tmp_path: Path) -> None:
+    config = load(tmp_path, GOOD)
+    here, gpu = config.upstream
+    assert here == UpstreamConfig(name="here")
+    assert (gpu.kind, gpu.models, gpu.weight, gpu.slots) == ("openai", ("a", "b"), 2.5, 4)
+    assert config.fallbacks == {"a": ("b",)}
+    services = make_services(config.upstream)
+    assert [one.base_url for one in services] == [None, "http://10.0.0.7:8080"]
+    assert services[1].aliases == {"fast": "a"}
+    assert services[1].concurrency == 4
+
+
+@pytest.mark.parametrize(
+    ("table", "line", "problem"),
+    [
+        ('name = "x"\nwieght = 1', 6, "Object contains unknown field `wieght`"),
+        ('name = "x"\nkind = "azure"', 6, "kind: Invalid enum value 'azure'"),
+        ('name = "x"\nweight = "much"', 6, "weight: Expected `float`, got `str`"),
+        ('name = "x"\nweight = 0.0', 6, "weight is 0, not above 0"),
+        ('name = "x"\nslots = 0', 6, "slots is 0, not from 1"),
+        ('name = "x"\nurl = "ftp://host"', 6, "url is 'ftp://host', not a service's address"),
+        (
+            'name = "x"\nurl = "h"\n# key\nkey_file = "/nowhere/key"',
+            8,
+            "cannot be read: No such file",
+        ),
+        ('name = "x y"', 5, "name is 'x y'; it takes up to 64"),
+        ('kind = "foundry"', 4, "Object missing required field `name`"),
+        ('name = "x"\nkind = "openai"', 4, "url is missing"),
+        ('name = "Here"\nurl = "http://h"', 5, "name is 'here', as that of another upstream"),
+        ('name = "x"', 4, "url is missing, as in another upstream"),
+        ('name = "x"\nurl = "http://h"\nmodels = ["a", " "]', 7, "models has an empty name"),
+        ('name = "x"\nurl = "http://h"\nkey = "secret"', 7, "unknown field `key`"),
+    ],
+)
+def test_a_mistake_is_reported_with_its_upstream_and_line(
+    tmp_path: Path, table: str, line: int, problem: str
+) -> None:
+    text = f'[[upstream]]\nname = "here"\n\n[[upstream]]\n{table}\n\n[fallbacks]\nname = ["b"]\n'
+    with pytest.raises(ConfigurationError) as caught:
+        load(tmp_path, text)
+    message = caught.value.message
+    assert f"gateway.toml, line {line}: upstream " in message
+    assert problem in message
+    assert "secret" not in message
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("upstream = 5", "upstream is not a list of tables"),
+        ('upstream = [{name = "x", weight = -1.0}]', "gateway.toml: upstream 'x': weight is -1"),
+        ('base_url = "http://h"\n[[upstream]]\nname = "x"', "base_url and [[upstream]] are both"),
+        ('[fallbacks]\nbig = ["small", "BIG"]', "the fallbacks of 'big' are ['small', 'BIG']"),
+        ("[fallbacks]\nbig = []", "the fallbacks of 'big' are []"),
+    ],
+)
+def test_other_mistakes_are_reported(tmp_path: Path, text: str, problem: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load(tmp_path, text)
+    assert problem in caught.value.message
+
+
+def test_a_key_file_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_text("first\n", encoding="utf-8")
+    key = KeyFile(path)
+    path.write_text("second", encoding="utf-8")
+    assert key() == "first"
+    key.reload()
+    assert key() == "second"
+    for text, problem in (("", "is empty"), ("Bearer x", "has more than a key")):
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(ConfigurationError, match=problem):
+            key.reload()
+        assert key() == "second"
+    assert "second" not in repr(key)
+
+
+def test_check_names_the_mistake(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.toml"
+    path.write_text(GOOD, encoding="utf-8")
+    assert run("serve", "--config", str(path), "--check", home=tmp_path).returncode == 0
+    path.write_text(GOOD.replace("slots", "slot"), encoding="utf-8")
+    done = run("serve", "--config", str(path), "--check", home=tmp_path)
+    assert done.returncode != 0
+    assert "line 14: upstream 'gpu': Object contains unknown field `slot`" in done.stderr
