@@ -125,6 +125,7 @@ def test_a_conversation_with_tools_shows_their_calls(shared_home: Path, tmp_path
         terminal.expect("12:30")
         terminal.expect("> ")
         terminal.type_line(f"/save {tmp_path / 'talk.json'}", "Saved 1 turn")
+        terminal.expect("> ")
         terminal.send_end_of_input()
         assert terminal.exit_code() == 0
     saved = json.loads((tmp_path / "talk.json").read_text(encoding="utf-8"))
