@@ -59,7 +59,7 @@ Creates .venv and installs the pinned packages on first use.
   docs                  build the documentation site into .docs/site
   generate [--check]    generate FoundryClient and the picture in docs/architecture.md
   any other verb        goes to foundry-api: chat, embed, batch, transcribe, models, status,
-                        health, doctor, cache, keys, request, serve, up, down
+                        health, doctor, config, cache, keys, request, serve, up, down
 
 examples:
   python3 dev.py chat --model demo "Explain quantum computing"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from foundry_api.testing import FakeService
-from support.cli_program import Terminal, catalog_engine
+from support.cli_program import Terminal, catalog_engine, run
 
 if TYPE_CHECKING:
     from foundry_api.engine.endpoint import Endpoint
@@ -158,8 +158,40 @@ def test_a_missing_model_is_offered_for_download(own_home: Path) -> None:
     with catalog_engine(own_home), Terminal("chat", home=own_home) as terminal:
         terminal.expect("phi-4-mini is known, but its files (1 MB) are not on this machine.")
         terminal.type_line("n", "Download it now (1 MB)? [y/N]")
+        terminal.expect("phi-4-mini is not here; use demo (2 M parameters, for trying out)? [Y/n]")
+        terminal.press("n\n")
         terminal.expect("`foundry-api models pull phi-4-mini`")
         assert terminal.exit_code() == 1
+
+
+def test_a_newcomer_without_the_network_is_offered_the_demo_model(shared_home: Path) -> None:
+    question = "phi-4-mini is not here; use demo (2 M parameters, for trying out)? [Y/n]"
+    with Terminal("chat", "Hello", home=shared_home, FOUNDRY_MODEL="") as terminal:
+        terminal.expect(question)
+        terminal.press("\n")
+        terminal.expect("`foundry-api config set model demo` makes it the default.")
+        assert terminal.exit_code() == 0
+    with Terminal("chat", "-m", "phi-4-mini", "Hello", home=shared_home) as terminal:
+        assert question not in terminal.expect("`--model demo` works now")
+        assert terminal.exit_code() == 1
+
+
+def test_the_history_is_on_disk_only_if_the_user_wants_that(shared_home: Path) -> None:
+    history = shared_home / "state" / "history"
+    for is_on in (False, True):
+        if is_on:
+            run("config", "set", "history", "on", home=shared_home)
+        with Terminal("chat", "-m", "scripted", home=shared_home) as terminal:
+            terminal.expect("> ")
+            terminal.type_line("say-hello", "Hello, world!")
+            terminal.expect("> ")
+            terminal.send_end_of_input()
+            assert terminal.exit_code() == 0
+        run("config", "unset", "history", home=shared_home)
+        assert history.exists() == is_on
+    assert history.read_text(encoding="utf-8") == '"say-hello"\n'
+    assert history.stat().st_mode & 0o777 == 0o600
+    history.unlink()
 
 
 def test_health_shows_graphs_and_a_summary(shared_home: Path) -> None:

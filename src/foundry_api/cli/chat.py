@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -17,16 +17,22 @@ from foundry_api.cli.session import Session
 from foundry_api.cli.stdin import MARK, read_piped_text, read_text
 from foundry_api.cli.text_file import TextFile, add_files, read_text_file
 from foundry_api.core.options import CompletionOptions
+from foundry_api.storage.paths import Paths
 from foundry_api.types.checks import prompt_to_messages
-from foundry_api.types.errors import InvalidRequest
+from foundry_api.types.errors import CatalogUnavailable, InvalidRequest, ModelNotCached
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from foundry_api.cli.conversation.context import ContextPolicy
     from foundry_api.tools.definition import Tool
+    from foundry_api.types.models import Model
 
 __all__ = ["command"]
+
+_T = TypeVar("_T")
+
+DEMO = "demo"
 
 EPILOG = format_examples(
     'chat --model demo "What is the capital of France?"',
@@ -162,14 +168,35 @@ def command(
             run_conversation(runner, given, make_printer, files)
             return
         messages = prompt_to_messages(prompt, system)
-        if common.as_json:
-            print_json(runner.get_json(session.settings.model, messages))
-        elif schema is not None:
-            print_json(runner.complete(session.settings.model, messages).parsed)
-        else:
-            printer = make_printer(think)
-            answer = runner.print_answer(session.settings.model, messages, printer)
-            print_end(options, answer.last, printer)
+
+        def ask(model: str) -> None:
+            if common.as_json:
+                print_json(runner.get_json(model, messages))
+            elif schema is not None:
+                print_json(runner.complete(model, messages).parsed)
+            else:
+                printer = make_printer(think)
+                answer = runner.print_answer(model, messages, printer)
+                print_end(options, answer.last, printer)
+
+        _offer_demo(runner, ask)
+
+
+def _offer_demo(runner: ChatRunner, action: Callable[[str], _T]) -> _T:
+    """Call an action with the model; if nobody chose it and it is missing, offer the demo model."""
+    session = runner.session
+    model = session.settings.model
+    try:
+        return action(model)
+    except (ModelNotCached, CatalogUnavailable):
+        is_interactive = is_terminal(sys.stdin) and is_terminal(sys.stderr)
+        if not (session.has_default_model and runner.ask and is_interactive):
+            raise
+        question = f"{model} is not here; use {DEMO} (2 M parameters, for trying out)?"
+        if not click.confirm(question, default=True, err=True):
+            raise
+    click.echo(f"`foundry-api config set model {DEMO}` makes it the default.", err=True)
+    return action(DEMO)
 
 
 def _load_schema(argument: str | None) -> dict[str, Any] | None:
@@ -218,8 +245,13 @@ def run_conversation(
     from foundry_api.cli.conversation.conversation import Conversation  # noqa: PLC0415
     from foundry_api.cli.conversation.terminal import TerminalIO  # noqa: PLC0415
 
-    name = runner.session.settings.model
-    model = runner.load_model(name)  # before the first prompt, so that a failure shows at once
-    terminal = TerminalIO(runner, make_printer, None)
+    def load(name: str) -> tuple[str, Model]:
+        return name, runner.load_model(name)
+
+    name, model = _offer_demo(runner, load)  # before the first prompt, so that a failure shows
+    history_path = None
+    if runner.session.config.is_on("history"):
+        history_path = Paths.from_home(runner.session.settings.home).history_file
+    terminal = TerminalIO(runner, make_printer, history_path)
     terminal.echo(f"Chatting with {model.alias}. /help lists commands; Ctrl-D quits.")
     Conversation(terminal, model=name, loaded=model, options=options, files=files).run()

@@ -18,7 +18,7 @@ import click
 from foundry_api.cli.errors import print_error
 from foundry_api.cli.options import GlobalOptions, common_options, format_examples, pass_common
 from foundry_api.cli.output import sanitize_line
-from foundry_api.cli.session import make_log_handler, make_settings
+from foundry_api.cli.session import get_environment, make_log_handler, make_settings
 from foundry_api.client.client import FoundryAPIClient
 from foundry_api.gateway.config import PREFIX, gateway_variables, load_config
 from foundry_api.gateway.errors import UnsafeAddress
@@ -127,7 +127,7 @@ def command(
 def _log(common: GlobalOptions) -> Generator[None]:
     """Log warnings to standard error, more with -v or FOUNDRY_LOG_LEVEL."""
     logger = logging.getLogger("foundry_api")
-    handler = make_log_handler(common, default_level=logging.WARNING)
+    handler = make_log_handler(common, get_environment(), default_level=logging.WARNING)
     logger.addHandler(handler)
     try:
         yield

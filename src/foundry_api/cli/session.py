@@ -11,18 +11,26 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import click
 
 from foundry_api.cli.spinner import Spinner
+from foundry_api.cli.user_config import load_user_config, merge_environment
 from foundry_api.client.client import FoundryAPIClient
 from foundry_api.types.events import CacheTrouble, Event
 from foundry_api.types.plain_text import sanitize, sanitize_line
 from foundry_api.types.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Mapping
 
     from foundry_api.cli.options import GlobalOptions
     from foundry_api.resilience.limiter import LimiterSettings
 
-__all__ = ["DEBUG_VERBOSITY", "OPTION_NAMES", "Session", "make_log_handler", "make_settings"]
+__all__ = [
+    "DEBUG_VERBOSITY",
+    "OPTION_NAMES",
+    "Session",
+    "get_environment",
+    "make_log_handler",
+    "make_settings",
+]
 
 _T = TypeVar("_T")
 
@@ -58,13 +66,22 @@ class Session:
         timeout_s: float | None = None,
         deadline_s: float | None = None,
     ) -> None:
+        self.config = load_user_config()
+        environ = merge_environment(self.config, os.environ)
         self.settings = make_settings(
-            common, model=model, base_urls=base_urls, timeout_s=timeout_s, deadline_s=deadline_s
+            common,
+            environ=environ,
+            model=model,
+            base_urls=base_urls,
+            timeout_s=timeout_s,
+            deadline_s=deadline_s,
         )
+        # Whether the model was chosen by nobody.
+        self.has_default_model = model is None and "FOUNDRY_MODEL" not in environ
         self.client = FoundryAPIClient(settings=self.settings, limiter=limiter)
         if not common.verbose:  # with -v, the log reports it
             self.client.events.subscribe(_warn_about_cache, CacheTrouble)
-        self._log_handler = make_log_handler(common)
+        self._log_handler = make_log_handler(common, environ)
         self._runner = asyncio.Runner()
 
     def __enter__(self) -> Self:
@@ -99,17 +116,23 @@ def _warn_about_cache(trouble: Event) -> None:
         click.echo(sanitize_line(message), err=True)
 
 
+def get_environment() -> dict[str, str]:
+    """Return the environment, with the settings of the user's file that it does not override."""
+    return merge_environment(load_user_config(), os.environ)
+
+
 def make_settings(
     common: GlobalOptions,
     *,
+    environ: Mapping[str, str] | None = None,
     model: str | None = None,
     base_urls: tuple[str, ...] = (),
     timeout_s: float | None = None,
     deadline_s: float | None = None,
 ) -> Settings:
-    """Make settings from options, and from the environment for options that are not given."""
+    """Make settings from options, then from the environment, then from the user's file."""
     return Settings.from_environment(
-        None,
+        get_environment() if environ is None else environ,
         names=OPTION_NAMES,
         base_url=common.base_url,
         base_urls=base_urls or None,
@@ -121,12 +144,14 @@ def make_settings(
     )
 
 
-def make_log_handler(common: GlobalOptions, *, default_level: int | None = None) -> logging.Handler:
-    """Make a handler that logs to standard error with -v or FOUNDRY_LOG_LEVEL.
+def make_log_handler(
+    common: GlobalOptions, environ: Mapping[str, str], *, default_level: int | None = None
+) -> logging.Handler:
+    """Make a handler that logs to standard error with -v, or if `environ` has a level.
 
     Without them it logs from a level on, or nothing.
     """
-    is_asked_for = common.verbose or os.environ.get("FOUNDRY_LOG_LEVEL")
+    is_asked_for = common.verbose or environ.get("FOUNDRY_LOG_LEVEL")
     if not is_asked_for and default_level is None:
         return logging.NullHandler()
     handler = logging.StreamHandler()

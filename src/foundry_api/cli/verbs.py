@@ -14,6 +14,7 @@ VERBS = {
     "status": "Show running services.",
     "health": "Check the health of a service, once or continuously.",
     "doctor": "Diagnose problems and suggest fixes.",
+    "config": "Show or change your settings.",
     "cache": "Show or clear the response cache.",
     "keys": "Manage the API keys of the gateway.",
     "request": "Send an HTTP request to the service and print the response body.",

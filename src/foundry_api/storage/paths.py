@@ -34,6 +34,7 @@ class Paths:
         state: The shared host's state file and its lock, and the database of model usage.
         cache: The cache of answers.
         gateway: The gateway's keys and its other state.
+        config: The user's settings of the command line.
     """
 
     data: Path
@@ -41,6 +42,7 @@ class Paths:
     state: Path
     cache: Path
     gateway: Path
+    config: Path
 
     @classmethod
     def from_home(cls, home: Path | None = None) -> Paths:
@@ -54,6 +56,7 @@ class Paths:
                 state=root / "state",
                 cache=root / "cache",
                 gateway=root / "gateway",
+                config=root,
             )
         import platformdirs  # noqa: PLC0415 - takes 10 ms, and is not needed with a home
 
@@ -64,6 +67,7 @@ class Paths:
             state=_make_absolute(platform.user_state_path) / "state",
             cache=_make_absolute(platform.user_cache_path),
             gateway=_make_absolute(platform.user_data_path) / "gateway",
+            config=_make_absolute(platform.user_config_path),
         )
 
     def create(self) -> Paths:
@@ -90,6 +94,15 @@ class Paths:
     @property
     def cache_file(self) -> Path:
         return self.cache / "answers.db"
+
+    @property
+    def config_file(self) -> Path:
+        return self.config / "config.toml"
+
+    @property
+    def history_file(self) -> Path:
+        """What the user typed in conversations, if the user wants that."""
+        return self.state / "history"
 
     @property
     def lock_file(self) -> Path:

@@ -207,6 +207,23 @@ def environment_variables() -> tuple[str, ...]:
     return tuple(variable for variable, _ in _VARIABLES.values())
 
 
+def check_variable(variable: str, text: str, label: str) -> object:
+    """Parse and check the text of an environment variable; return the value of its setting.
+
+    Args:
+        variable: One of `environment_variables()`.
+        text: The text.
+        label: What errors call it.
+
+    Raises:
+        ConfigurationError: The text is invalid.
+    """
+    name, parse = next(
+        (name, parse) for name, (own, parse) in _VARIABLES.items() if own == variable
+    )
+    return _CHECKS[name](label, _parse_variable(label, text, parse))
+
+
 def find_misspelt_variables(
     environ: Iterable[str], known: Iterable[str], prefix: str
 ) -> dict[str, str]:

@@ -108,7 +108,7 @@ def test_every_command_has_examples_and_the_common_options(
         ("--base-url" in options)
         == ("--service" in options)
         == (
-            name.split(maxsplit=1)[0] not in {"up", "down", "cache", "keys"}
+            name.split(maxsplit=1)[0] not in {"up", "down", "cache", "config", "keys"}
             and name not in FILES_ONLY
         )
     )

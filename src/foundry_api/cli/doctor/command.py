@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import shutil
@@ -20,9 +21,10 @@ from foundry_api.cli.doctor.report import TITLE, current_user, render_markdown
 from foundry_api.cli.doctor.runner import run_checks
 from foundry_api.cli.options import GlobalOptions, common_options, format_examples, pass_common
 from foundry_api.cli.output import is_terminal, print_json, sanitize, sanitize_line
-from foundry_api.cli.session import DEBUG_VERBOSITY, OPTION_NAMES, make_log_handler
+from foundry_api.cli.session import DEBUG_VERBOSITY, OPTION_NAMES, get_environment, make_log_handler
 from foundry_api.observe.format import format_count
 from foundry_api.storage.private_file import is_replaceable
+from foundry_api.types.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,8 +92,11 @@ def command(
         if not path.parent.is_dir():
             raise click.UsageError(f"--report {path}: there is no directory {path.parent}.")
     environ = dict(os.environ)
+    merged = environ
+    with contextlib.suppress(ConfigurationError):  # a check reports it
+        merged = get_environment()
     settings = make_usable_settings(
-        environ,
+        merged,
         names=OPTION_NAMES,
         base_url=common.base_url,
         service=common.service,
@@ -99,7 +104,7 @@ def command(
     )
     context = DiagnosticContext(settings, environ, model=model, quick=quick, online=online)
     # The log, if requested, shows why a check failed.
-    logger, handler = logging.getLogger("foundry_api"), make_log_handler(common)
+    logger, handler = logging.getLogger("foundry_api"), make_log_handler(common, merged)
     logger.addHandler(handler)
     logger.setLevel(settings.log_level)
     try:

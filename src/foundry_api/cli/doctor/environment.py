@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from foundry_api.cli.doctor.finding import CheckGroup, Finding, FindingKind
+from foundry_api.cli.user_config import load_user_config
 from foundry_api.types.errors import ConfigurationError
 from foundry_api.types.settings import (
     Settings,
@@ -85,7 +86,7 @@ def is_key_exposed(settings: Settings, url: str | None) -> bool:
 
 async def check_environment(context: DiagnosticContext) -> Iterable[Finding]:
     environ, settings = context.environ, context.settings
-    findings = [*_check_values(environ), *_check_names(environ)]
+    findings = [*_check_values(environ), *_check_names(environ), *_check_file(environ)]
     findings += [
         KEY_OVER_HTTP.make_finding(f"an API key is set, and the URL of the service is {url}")
         for url in (settings.base_url, *settings.base_urls)
@@ -114,6 +115,16 @@ def _check_values(environ: Mapping[str, str]) -> Iterable[Finding]:
             yield BAD_SETTING.make_finding(evidence, hint=error.hint)
     if _has_two_addresses(own):
         yield TWO_ADDRESSES.make_finding("FOUNDRY_BASE_URL and FOUNDRY_BASE_URLS are both set")
+
+
+def _check_file(environ: Mapping[str, str]) -> Iterable[Finding]:
+    home = environ.get("FOUNDRY_HOME", "").strip()
+    if home and _get_setting_error("FOUNDRY_HOME", home):
+        return  # which is reported
+    try:
+        load_user_config(environ)
+    except ConfigurationError as error:
+        yield BAD_SETTING.make_finding(error.message, hint=error.hint)
 
 
 def _check_names(environ: Mapping[str, str]) -> Iterable[Finding]:
