@@ -42,7 +42,7 @@ Exit codes:
 `health` differs: 0 healthy, 1 degraded, 2 down. `doctor`: 1 if problems were found.
 
 \b
-Environment:
+Environment; `foundry-api config` keeps most of these in a file:
   FOUNDRY_MODEL            default model; phi-4-mini
   FOUNDRY_BASE_URL         URL of the service; by default it is discovered
   FOUNDRY_BASE_URLS        URLs of several services, separated by commas

@@ -81,7 +81,7 @@ def test_escaped_json_decodes_to_the_same_document(
 def logged(monkeypatch: pytest.MonkeyPatch, *arguments: object, **further: object) -> str:
     stream = io.StringIO()
     monkeypatch.setattr("sys.stderr", stream)
-    handler = make_log_handler(GlobalOptions(verbose=2))
+    handler = make_log_handler(GlobalOptions(verbose=2), {})
     logger = logging.getLogger("foundry_api")
     logger.addHandler(handler)
     monkeypatch.setattr(logger, "level", logging.DEBUG)
