@@ -135,6 +135,7 @@ class FakeService:
         script: Texts, `Reply`, `ToolCalls`, `ErrorReply`, `Disconnect` or `Stall`; default
             "Hello".
         model: Alias of the service's only model.
+        port: Port to listen on, such as that of a service that it replaces; 0 for any free one.
 
     Attributes:
         base_url: The service's address, inside of `async with`.
@@ -145,7 +146,9 @@ class FakeService:
         self,
         *script: str | Reply | ToolCalls | ErrorReply | Disconnect | Stall,
         model: str = "fake",
+        port: int = 0,
     ) -> None:
+        self._port = port
         self._script = [
             Reply(reply) if isinstance(reply, str) else reply for reply in script or ("Hello",)
         ]
@@ -162,7 +165,7 @@ class FakeService:
 
     async def __aenter__(self) -> Self:
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        await web.TCPSite(self._runner, "127.0.0.1", self._port).start()
         host, port = self._runner.addresses[0][:2]
         self.base_url = f"http://{host}:{port}"
         return self

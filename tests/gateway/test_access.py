@@ -293,6 +293,12 @@ class TestOrigins:
             assert not any(name.startswith("Access-Control") for name in preflight.headers)
 
 
+async def test_a_wrong_host_is_named(http: aiohttp.ClientSession) -> None:
+    status, answer = await get(http, "/healthz", {"Host": "other.example:80"})
+    assert (status, answer["error"]["code"]) == (400, "invalid_host")
+    assert "names other.example:80, not this gateway" in answer["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("host", "url", "is_own"),
     [

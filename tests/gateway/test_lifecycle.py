@@ -10,6 +10,7 @@ import ssl
 import subprocess
 import sys
 import tracemalloc
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, cast
 
 import aiohttp
@@ -19,9 +20,11 @@ from foundry_api import FoundryAPIClient
 from foundry_api.gateway import server as gateway_server
 from foundry_api.gateway.config import GatewayConfig
 from foundry_api.gateway.gateway import Gateway
+from foundry_api.gateway.health import list_problems
 from foundry_api.gateway.management import describe_status
 from foundry_api.gateway.server import GatewayServer, TlsConnection, TlsFiles
 from foundry_api.gateway.warm_up import WarmUp
+from foundry_api.testing import FakeService
 from foundry_api.types.errors import ConfigurationError
 from gateway.shapes import parse_events
 from gateway.tls import make_certificate
@@ -247,6 +250,21 @@ class TestTls:
             await gateway.reload()
         assert await self.get_certificate(gateway) == old
 
+    @pytest.mark.parametrize(
+        ("certificate", "key", "message"),
+        [
+            ("none.pem", "localhost.key", "the TLS certificate .*none.pem cannot be read: No such"),
+            ("localhost.pem", "none.key", "the TLS key .*none.key cannot be read: No such"),
+            ("localhost.pem", "localhost.pem", "localhost.pem cannot be used with the key "),
+        ],
+    )
+    def test_the_file_that_cannot_be_used_is_named(
+        self, tmp_path: Path, certificate: str, key: str, message: str
+    ) -> None:
+        make_certificate(tmp_path)
+        with pytest.raises(ConfigurationError, match=message):
+            TlsFiles(tmp_path / certificate, tmp_path / key)
+
     async def connect(self, gateway: Gateway) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -286,6 +304,39 @@ async def test_a_model_that_cannot_be_loaded_is_reported(
 ) -> None:
     await WarmUp(client, "no-such-model").run()
     assert "model no-such-model is not available yet: " in caplog.text
+
+
+@pytest.mark.parametrize("model", [None, "fake"])
+async def test_an_engine_that_is_not_there_yet_is_tried_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, model: str | None
+) -> None:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]  # nothing accepts connections at it
+    problems: list[str] = []
+    waits: list[float] = []
+    async with (
+        FoundryAPIClient(f"http://127.0.0.1:{port}", max_retries=0) as client,
+        AsyncExitStack() as stack,
+    ):
+
+        async def wait(seconds: float) -> None:
+            waits.append(seconds)
+            problems.extend(list_problems(gateway.context))
+            if len(waits) == 2:
+                await stack.enter_async_context(FakeService(port=port))
+
+        warm_up = WarmUp(client, model, sleep=wait)
+        gateway = Gateway(GatewayConfig(port=0), client, tmp_path, warm_up=warm_up)
+        warm_up.start()
+        async with asyncio.timeout(30):
+            while warm_up.is_running:  # noqa: ASYNC110 - it tells nobody
+                await asyncio.sleep(0.01)
+        assert list_problems(gateway.context) == []
+    assert waits == [1.0, 2.0]
+    assert problems == ["the model service is not available; the log says why"] * 2
+    assert caplog.text.count("is not available yet") == 1
+    assert "the model service is available" in caplog.text
 
 
 class FakeModels:

@@ -537,3 +537,34 @@ async def test_a_refusal_for_tokens_says_how_many_are_left(tmp_path: Path) -> No
         assert "max_tokens" in error["message"]
         assert "at midnight (UTC)" in error["message"]
         assert (await call(served.http, {**HELLO, "max_tokens": 100}))[0] == 200
+
+
+@pytest.mark.parametrize("left", [2900, 100])
+async def test_the_headers_of_an_answer_say_what_is_left_after_it(
+    tmp_path: Path, left: int
+) -> None:
+    key = NewKey(name="a", tokens=(Limit(3000, "d"),))
+    reply = Reply("Hello", usage=Usage(10, 2990 - left, 3000 - left))
+    async with (
+        FakeService(reply) as upstream,
+        serve(tmp_path / "gateway", upstream.base_url, key) as served,
+        served.http.post(CHAT, json=HELLO) as response,  # may use 2048 tokens and its prompt
+    ):
+        assert response.status == 200
+        assert response.headers["x-ratelimit-remaining-tokens"] == str(left)
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/embeddings", "/models/load"])
+async def test_a_name_that_no_model_has_is_not_repeated_everywhere(
+    tmp_path: Path, path: str
+) -> None:
+    key = NewKey(name="a", scopes=frozenset({"inference", "manage"}))
+    body = {**make_body("say-hello", "m" * 257), "input": "Hello"}
+    async with (
+        FakeService() as upstream,
+        serve(tmp_path / "gateway", upstream.base_url, key) as served,
+        served.http.post(path, json=body) as response,
+    ):
+        error = (await response.json())["error"]
+        assert (response.status, error["param"]) == (400, "model")
+        assert "256 characters" in error["message"]

@@ -213,7 +213,7 @@ def test_a_key_of_tls_with_a_password_is_refused(own_home: Path, tmp_path: Path)
     flags = ("--tls-cert", str(certificate), "--tls-key", str(secret))
     refused = run("serve", "--check", *flags, home=own_home, stdin="x\n")
     assert refused.returncode == 2
-    assert "cannot be used" in refused.stderr
+    assert f"the TLS key {secret} cannot be used: it is encrypted" in refused.stderr
 
 
 UVLOOP = """

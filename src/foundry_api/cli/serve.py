@@ -55,15 +55,39 @@ EXIT_UNSAFE = 78  # EX_CONFIG: systemd does not restart a service that ends with
     metavar="NAME",
     help="Model to load now, and for requests that name none, alias or id.",
 )
-@click.option("--host", metavar="ADDRESS", help="Address to listen on; 127.0.0.1.")
-@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 5270, 0 for any.")
+@click.option("--host", metavar="ADDRESS", help="Address to listen on. [127.0.0.1]")
 @click.option(
-    "--config", "config_path", type=click.Path(path_type=Path), help="TOML file with settings."
+    "--port",
+    type=click.IntRange(0, 65535),
+    metavar="PORT",
+    help="Port to listen on; 0 for any free one. [5270]",
 )
-@click.option("--tls-cert", type=click.Path(path_type=Path), help="PEM file of the certificate.")
-@click.option("--tls-key", type=click.Path(path_type=Path), help="PEM file of the private key.")
+@click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="TOML file with settings.",
+)
+@click.option(
+    "--tls-cert",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="PEM file of the certificate and its chain.",
+)
+@click.option(
+    "--tls-key",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="PEM file of the private key.",
+)
 @click.option("--insecure-http", is_flag=True, help="Serve other machines without TLS.")
-@click.option("--drain", type=click.FloatRange(min=0), help="Seconds for running calls at the end.")
+@click.option(
+    "--drain",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="Time for running calls at the end. [60]",
+)
 @click.option("--check", is_flag=True, help="Check the configuration and exit.")
 @common_options
 @pass_common
@@ -82,8 +106,9 @@ def command(
 ) -> None:
     """Serve models to applications, with keys, limits and metrics.
 
-    Speaks OpenAI's HTTP API. Every setting is also a variable FOUNDRY_GATEWAY_NAME and a name in
-    the TOML file.
+    Speaks the HTTP APIs of OpenAI and Anthropic. Without keys, only this machine is served;
+    `foundry-api keys create` makes one. docs/gateway.md lists all settings: each is a name in the
+    TOML file and a variable, such as FOUNDRY_GATEWAY_PORT.
     """
     config = load_config(
         config_path,

@@ -9,10 +9,18 @@ from foundry_api.types.checks import check_characters
 from foundry_api.types.errors import InvalidRequest
 from foundry_api.types.values import is_dict
 
-__all__ = ["check_depth", "check_text", "make_invalid", "make_missing", "make_unsupported"]
+__all__ = [
+    "check_depth",
+    "check_model_name",
+    "check_text",
+    "make_invalid",
+    "make_missing",
+    "make_unsupported",
+]
 
 # How deep a JSON schema may be nested.
 MAX_DEPTH = 64
+MAX_MODEL_CHARS = 256
 
 
 def check_depth(field: str, value: object) -> None:
@@ -33,6 +41,19 @@ def check_depth(field: str, value: object) -> None:
             return
         level = children
     raise make_invalid(field, f"{field} is nested more than {MAX_DEPTH} levels deep.")
+
+
+def check_model_name(name: str | None) -> str:
+    """Return the name of a model, which logs and metrics may repeat.
+
+    Raises:
+        RequestError: 400.
+    """
+    if not name:
+        raise make_missing("model")
+    if len(name) > MAX_MODEL_CHARS:
+        raise make_invalid("model", f"model has more than {MAX_MODEL_CHARS} characters.")
+    return name
 
 
 def check_text(field: str, text: str) -> None:

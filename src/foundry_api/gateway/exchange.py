@@ -17,6 +17,7 @@ from foundry_api.gateway.call_headers import (
     read_patience,
     read_retry_count,
 )
+from foundry_api.gateway.checks import check_model_name
 from foundry_api.gateway.errors import RequestError, make_error_body
 from foundry_api.gateway.json_body import decode_json
 from foundry_api.types.checks import ReadTimeouts
@@ -133,8 +134,9 @@ class Exchange:
             work = structs.replace(work, deadline_s=deadline_s)
         try:
             self.ticket = admission.admit(self.key, self.add_alias(work))
-        finally:
-            self.headers.update(make_limit_headers(admission.accounts.get(self.key)))
+        except RequestError:
+            self._add_limits()
+            raise
         self._limit_time(self._patience.first_byte_s)
         return self.ticket
 
@@ -271,14 +273,9 @@ class Exchange:
         """Return the model of a request, or the default one.
 
         Raises:
-            RequestError: The request names none, and there is no default.
+            RequestError: The request names none, and there is no default; or it is no name.
         """
-        model = name or self.context.config.model
-        if not model:
-            raise RequestError(
-                400, "missing_required_parameter", "model is missing.", param="model"
-            )
-        return model
+        return check_model_name(name or self.context.config.model)
 
     def respond(
         self, body: bytes, *, status: int = 200, content_type: str = "application/json"
@@ -319,6 +316,11 @@ class Exchange:
         self.headers["openai-processing-ms"] = str(round(elapsed_s * 1000))
         if self.ticket is not None:
             self.headers["x-queue-ms"] = str(round(self.ticket.queued_s * 1000))
+            self._add_limits()  # as of now: a call that has ended gave back what it did not use
+
+    def _add_limits(self) -> None:
+        account = self.context.admission.accounts.get(self.key)
+        self.headers.update(make_limit_headers(account))
 
 
 class _EventStream(web.StreamResponse):

@@ -19,6 +19,7 @@ _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z_-]+(?:\.[0-9A-Za-z_-]+)*)\.?
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 WILDCARDS = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - compared, not bound
+MAX_NAME_CHARS = 255  # of DNS
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -53,12 +54,14 @@ class RequestGuard:
         if not request.raw_path.startswith("/"):
             raise RequestError(400, "invalid_target", "The request target must be a path.")
         hosts = headers.getall("Host", ())
-        if len(hosts) != 1 or not self._is_known(hosts[0]):
+        host = hosts[0] if len(hosts) == 1 else ""
+        if not self._is_known(host):
+            is_name = len(host) <= MAX_NAME_CHARS and _HOST.fullmatch(host)
+            named = f"names {host}, not this gateway" if is_name else "is not valid"
             raise RequestError(
                 400,
                 "invalid_host",
-                "The Host header does not name this gateway. Allow further names with `hosts` in "
-                "its configuration.",
+                f"The Host header {named}. Allow further names with `hosts` in its configuration.",
             )
         encodings = headers.getall("Content-Encoding", ())
         if any(encoding.strip().lower() not in {"", "identity"} for encoding in encodings):

@@ -77,8 +77,8 @@ def list_problems(context: GatewayContext) -> list[str]:
         problems.append("the gateway is shutting down")
     problems += context.upstreams.list_problems()
     is_single = not context.upstreams.are_named
-    if is_single and context.warm_up is not None and context.warm_up.is_running:
-        problems.append("the model service is being started")
+    if is_single and context.warm_up is not None and context.warm_up.problem:
+        problems.append(context.warm_up.problem)
     if is_single and context.client.breaker.state == "open":
         problems.append(f"the model service fails ({CircuitOpen.__name__})")
     if context.keyring.problem:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from foundry_api.core.connection import match_model
-from foundry_api.gateway.checks import make_invalid, make_missing
+from foundry_api.gateway.checks import check_model_name, make_invalid
 from foundry_api.gateway.errors import make_error_event, make_model_not_found
 from foundry_api.gateway.management import check_key, explain_catalog, find_model
 from foundry_api.gateway.model_names import filter_models
@@ -116,9 +116,7 @@ async def download_llama_model(exchange: Exchange) -> web.StreamResponse:
 async def delete_llama_model(exchange: Exchange) -> web.StreamResponse:
     """Delete the files of the model in `?model=`."""
     name = exchange.request.query.get("model", "")
-    if not name:
-        raise make_missing("model")
-    exchange.model = name  # for the audit log
+    exchange.model = check_model_name(name)  # for the audit log
     exchange.context.upstreams.refuse_changes()
     model = await find_model(exchange, name)
     await exchange.context.client.models.remove(model.id)
@@ -132,7 +130,8 @@ async def stream_llama_events(exchange: Exchange) -> web.StreamResponse:
 
 
 async def _read_model(exchange: Exchange) -> str:
-    exchange.model = (await exchange.read_json(ModelBody)).model  # for the audit log
+    body = await exchange.read_json(ModelBody)
+    exchange.model = check_model_name(body.model)  # for the audit log
     await exchange.context.model_names.load()  # events have aliases
     return exchange.model
 

@@ -309,15 +309,30 @@ class TlsFiles:
     def _load(self) -> ssl.SSLContext:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
+        for name, path in (("certificate", self._certificate), ("key", self._key)):
+            try:
+                path.read_bytes()  # the error of OpenSSL names no file
+            except OSError as error:
+                raise ConfigurationError(
+                    f"the TLS {name} {path} cannot be read: {error.strerror}",
+                    hint="Give a PEM file that this user may read.",
+                ) from error
         try:
-            # Without a password OpenSSL would ask for one, at a terminal that nobody watches.
-            context.load_cert_chain(self._certificate, self._key, password="")
+            context.load_cert_chain(self._certificate, self._key, self._refuse_passphrase)
         except (OSError, ssl.SSLError) as error:
             raise ConfigurationError(
-                f"the TLS certificate {self._certificate} cannot be used: {error}",
+                f"the TLS certificate {self._certificate} cannot be used with the key {self._key}: "
+                f"{error}",
                 hint="Give a PEM file with the certificate and its chain, and its private key.",
             ) from error
         return context
+
+    def _refuse_passphrase(self) -> str:
+        # OpenSSL would ask for it, at a terminal that nobody watches.
+        raise ConfigurationError(
+            f"the TLS key {self._key} cannot be used: it is encrypted",
+            hint="Give one without a passphrase, which only this user may read.",
+        )
 
 
 def _limit_connections(max_connections: int) -> int:

@@ -243,7 +243,8 @@ def _classify_send_error(
         case aiohttp.ClientSSLError():
             return ProtocolError(
                 f"no secure connection to {service}: {error}",
-                hint="Check its certificate, and whether the address should begin with http://.",
+                hint="Check its certificate, and whether the address should begin with http://. If "
+                "an authority of your own issued it, name its file in SSL_CERT_FILE.",
                 service=service,
             )
         case aiohttp.ClientConnectorError():

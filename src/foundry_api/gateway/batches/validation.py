@@ -16,7 +16,7 @@ from foundry_api.batch.types import (
     InputOptions,
     parse_route,
 )
-from foundry_api.gateway.checks import make_unsupported
+from foundry_api.gateway.checks import check_model_name, make_unsupported
 from foundry_api.gateway.errors import RequestError, make_model_not_allowed, translate_error
 from foundry_api.gateway.files.batch_types import BatchProblem
 from foundry_api.gateway.json_body import decode_json
@@ -215,19 +215,12 @@ class _Checker:
         self.models.add(model)
 
 
-def _require_model(model: str | None, default_model: str | None) -> str:
-    name = model or default_model
-    if not name:
-        raise RequestError(400, "missing_required_parameter", "model is missing.", param="model")
-    return name
-
-
 def _check_chat(raw: bytes, default_model: str | None) -> str:
     body = decode_json(raw, ChatBody)[0]
     if body.stream:
         raise make_unsupported("stream", "A batch does not stream.")
     get_choices(body.n)
-    model = _require_model(body.model, default_model)
+    model = check_model_name(body.model or default_model)
     make_generation(body, model)
     return model
 
@@ -235,7 +228,7 @@ def _check_chat(raw: bytes, default_model: str | None) -> str:
 def _check_embeddings(raw: bytes, default_model: str | None) -> str:
     body = decode_json(raw, EmbeddingsBody)[0]
     read_texts(body)
-    return _require_model(body.model, default_model)
+    return check_model_name(body.model or default_model)
 
 
 def _check_response(raw: bytes, default_model: str | None) -> str:
@@ -244,7 +237,7 @@ def _check_response(raw: bytes, default_model: str | None) -> str:
         raise make_unsupported("stream", "A batch does not stream.")
     if body.background:
         raise make_unsupported("background", "The lines of a batch are in the background anyway.")
-    model = _require_model(body.model, default_model)
+    model = check_model_name(body.model or default_model)
     make_response_generation(body, model, make_messages(body))
     return model
 

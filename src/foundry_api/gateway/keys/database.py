@@ -225,7 +225,7 @@ class KeyDatabase:
         if count:
             problem = "is missing or empty" if pepper is None else "is not that of the keys"
             raise ConfigurationError(
-                f"the pepper {self.pepper_file} {problem} in {self.path}",
+                f"the pepper {self.pepper_file} {problem}; there are keys in {self.path}",
                 hint="Restore it: without it no token can be checked.",
             )
         return None
