@@ -174,6 +174,18 @@ async def test_the_running_stream_of_a_revoked_key_ends_with_an_error(
     assert (await get(http, "/v1/models", bearer(token)))[0] == 401
 
 
+async def test_the_events_of_an_expired_key_end(
+    keys: KeyDatabase, gateway: Gateway, http: aiohttp.ClientSession
+) -> None:
+    new = NewKey(name="brief", scopes=frozenset({"manage"}), lifetime_s=2)
+    token = (await asyncio.to_thread(keys.create, new))[1]
+    await gateway.context.keyring.reload()
+    async with http.get("/models/sse", headers=bearer(token)) as response:
+        assert response.status == 200
+        events = await asyncio.wait_for(response.content.read(), 30)  # to the end
+    assert b'"code":"invalid_api_key"' in events
+
+
 async def test_the_running_call_of_a_removed_key_ends_with_401(
     keys: KeyDatabase, token: str, gateway: Gateway, http: aiohttp.ClientSession
 ) -> None:

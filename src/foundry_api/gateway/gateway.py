@@ -256,10 +256,12 @@ class Gateway:
         await self.context.audit.close()
 
     def _end_calls(self, key_ids: AbstractSet[str]) -> None:
-        """End the running calls of keys that were revoked."""
+        """End the running calls of keys that were revoked or have expired."""
         abort_exchanges(
             [one for one in self.context.running if one.key is not None and one.key.id in key_ids],
-            RequestError(401, "invalid_api_key", "The key of this call was revoked."),
+            RequestError(
+                401, "invalid_api_key", "The key of this call was revoked or has expired."
+            ),
         )
 
     def _take_directory(self) -> None:

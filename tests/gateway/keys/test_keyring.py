@@ -362,6 +362,22 @@ class TestChanges:
         await ring.reload()
         assert ended == [{key.id}]
 
+    async def test_calls_end_once_when_their_key_expires(
+        self, database: KeyDatabase, ring: Keyring, clock: FakeClock, ended: list[set[str]]
+    ) -> None:
+        first, _ = create(database, "first", lifetime_s=10)
+        second, _ = create(database, "second", lifetime_s=20)
+        create(database, "third")
+        await ring.reload()
+        assert ended == []
+        clock.now += 10
+        for _ in range(2):
+            await ring.reload()
+            assert ended == [{first.id}]
+        clock.now += 10
+        await ring.reload()
+        assert ended == [{first.id}, {second.id}]
+
     async def test_changes_are_looked_for_twice_a_second(self, database: KeyDatabase) -> None:
         waits: asyncio.Queue[asyncio.Future[None]] = asyncio.Queue()
 

@@ -49,8 +49,9 @@ class Keyring:
 
     Args:
         database: Where the keys are.
-        on_revoked: Called on the event loop with the ids of keys that were revoked or removed, or
-            whose earlier tokens were ended before their time. Their running calls are to be ended.
+        on_revoked: Called on the event loop with the ids of keys that were revoked or removed, that
+            have expired, or whose earlier tokens were ended before their time. Their running calls
+            are to be ended.
         wall_clock: Seconds since the epoch.
         monotonic: Seconds that only increase.
         sleep: Waits between two looks for changes.
@@ -74,6 +75,8 @@ class Keyring:
         self._stored_time = 0.0
         self._next_end = math.inf  # of a token whose end is not before the stored time
         self._clock_problem: str | None = None
+        # Keys that expired until the first moment were reported; none expires before the second.
+        self._expired_until = self._next_expiry = -math.inf
         self._sleep = sleep
         self._thread = ThreadPoolExecutor(1, "foundry-api-keys")
         self._hasher: TokenHasher | None = None
@@ -120,6 +123,7 @@ class Keyring:
                 behind_s,
                 self._latest_time.path,
             )
+        self._expired_until = self._now()
         await self._refresh()
         await self._store_time()
 
@@ -160,6 +164,7 @@ class Keyring:
             if self._problem is not None:
                 log.warning("the keys in %s can be read again", self._database.path)
             self._problem = None
+        self._report_expired()
         await self._store_time()
 
     async def change(self, change: Callable[[KeyDatabase], _T]) -> _T:
@@ -190,6 +195,7 @@ class Keyring:
         self._changes += 1
         earlier, self._entries = self._entries, entries
         self._next_end = self._find_next_end()
+        self._next_expiry = self._find_next_expiry()
         now = self._now()
         revoked = {
             earlier[digest].key.id
@@ -198,6 +204,28 @@ class Keyring:
         }
         if revoked:
             self._on_revoked(revoked)
+
+    def _report_expired(self) -> None:
+        """Report the keys that have expired since the last time."""
+        now = self._now()
+        if now < self._next_expiry:
+            return
+        expired = {
+            entry.key.id
+            for entry in self._entries.values()
+            if self._expired_until < (entry.key.expires_at or -math.inf) <= now
+        }
+        self._expired_until = now
+        self._next_expiry = self._find_next_expiry()
+        if expired:
+            self._on_revoked(expired)
+
+    def _find_next_expiry(self) -> float:
+        ends = (entry.key.expires_at for entry in self._entries.values())
+        return min(
+            (end for end in ends if end is not None and end > self._expired_until),
+            default=math.inf,
+        )
 
     async def _store_time(self) -> None:
         """Store the time if a token has ended since the stored one, so that it stays ended."""
