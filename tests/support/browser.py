@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import shutil
+import tempfile
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,6 @@ import pytest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
-    from pathlib import Path
 
 __all__ = ["Page", "find_browser", "open_browser"]
 
@@ -169,14 +169,22 @@ def _find_problem(method: str, event: dict[str, Any]) -> Any:
 
 
 @asynccontextmanager
-async def open_browser(directory: Path) -> AsyncGenerator[Page]:
+async def open_browser() -> AsyncGenerator[Page]:
     """Start a browser with an empty profile, and return its page."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
+        async with _start(directory) as page:
+            yield page
+
+
+@asynccontextmanager
+async def _start(directory: str) -> AsyncGenerator[Page]:
     program = find_browser()
     process = await asyncio.create_subprocess_exec(
         program,
         *FLAGS,
-        f"--user-data-dir={directory / 'profile'}",
+        f"--user-data-dir={directory}",
         "about:blank",
+        env={**os.environ, "TMPDIR": directory},  # where it leaves what it does not remove
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
     )

@@ -153,6 +153,9 @@ _MANAGEMENT = (
     _manage("GET", "/api/keys", key_management.list_keys, "List the keys."),
     _manage("POST", "/api/keys", key_management.create_key, "Create a key.", "key.create"),
     _manage(
+        "POST", "/api/keys/{id}/update", key_management.update_key, "Change a key.", "key.update"
+    ),
+    _manage(
         "POST", "/api/keys/{id}/rotate", key_management.rotate_key, "Renew a token.", "key.rotate"
     ),
     _manage("POST", "/api/keys/{id}/revoke", key_management.revoke_key, "End a key.", "key.revoke"),

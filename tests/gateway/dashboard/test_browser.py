@@ -48,8 +48,8 @@ LOOKS = {
 
 
 @pytest.fixture
-async def page(tmp_path: Path) -> AsyncIterator[Page]:
-    async with open_browser(tmp_path / "browser") as page:
+async def page() -> AsyncIterator[Page]:
+    async with open_browser() as page:
         yield page
 
 
@@ -87,7 +87,7 @@ async def click(page: Page, text: str) -> None:
 
 
 async def open_view(page: Page, name: str) -> None:
-    await page.run(f"location.hash = '#{name}'")
+    await page.run(f"location.hash = '#/{name}'")
     await page.wait_for(f"document.querySelector('main {VIEWS[name]}')")
 
 
@@ -99,7 +99,7 @@ async def test_every_view_works(page: Page, served: ServedGateway, look: str) ->
     await sign_in(page, served)
     await page.wait_for("document.querySelectorAll('nav a').length > 1")
     names = await page.run("[...document.querySelectorAll('nav a')].map((one) => one.hash)")
-    assert names == [*(f"#{name}" for name in VIEWS), ""]
+    assert names == [*(f"#/{name}" for name in VIEWS), ""]
     for name in VIEWS:
         await open_view(page, name)
         assert await page.run("document.querySelectorAll('h1').length") == 1
@@ -151,7 +151,59 @@ async def test_a_call_is_stopped_by_its_button(
             await click(page, "Stop")
             assert '"code":"call_stopped"' in await response.text()
         await page.wait_for("document.querySelector('main').innerText.includes('No call runs')")
+        await open_view(page, "models")
+        row = "document.querySelector('[aria-label=\"Load embedder\"]').closest('tr')"
+        for action, state in (("Load", "in memory"), ("Unload", "on this machine")):
+            button = f"{row}.querySelector('[aria-label=\"{action} embedder\"]')"
+            await page.wait_for(row)
+            if await page.run(f"{button}.checkVisibility()"):
+                await page.run(f"{button}.click()")
+            await page.wait_for(f"{row}.innerText.includes('{state}')")
         assert page.problems == []
+
+
+async def test_a_batch_is_uploaded_and_its_answers_are_offered(
+    page: Page, served: ServedGateway
+) -> None:
+    await sign_in(page, served)
+    await page.wait_for("document.querySelector('nav')")
+    await open_view(page, "batches")
+    lines = [
+        {"custom_id": f"line-{number}", "method": "POST", "url": CHAT, "body": body}
+        for number, body in enumerate((make_body("hello", "fake"), make_body("hello", "junk")))
+    ]
+    content = "".join(json.dumps(line) + "\n" for line in lines)
+    await page.run(
+        f"""(() => {{ const files = new DataTransfer();
+            files.items.add(new File([{json.dumps(content)}], 'in.jsonl'));
+            document.querySelector('input[type=file]').files = files.files }})()"""
+    )
+    await click(page, "Upload and start")
+    await page.wait_for("document.querySelector('main').innerText.includes('1 of 2 lines')")
+    link = "[...document.querySelectorAll('a.button')].find((one) => one.textContent === 'Answers')"
+    await page.wait_for(f"{link}.checkVisibility()")
+    answers = await page.run(f"fetch({link}.href).then((response) => response.text())")
+    assert json.loads(answers)["custom_id"] == "line-0"
+    assert page.problems == []
+
+
+async def test_the_first_key_is_created_by_the_page(tmp_path: Path, page: Page) -> None:
+    async with (
+        FakeService() as upstream,
+        serve(tmp_path / "gateway", upstream.base_url) as served,
+    ):
+        await page.open(f"{served.gateway.url}/#/keys")
+        await click(page, "Create a key")
+        await page.wait_for("document.querySelector('dialog').innerText.includes('first key')")
+        await enter(page, "dialog input[type=text]", "first")
+        await click(page, "Create")
+        await page.wait_for("document.querySelector('.token')")
+        token = await page.run("document.querySelector('.token').textContent")
+        await click(page, "I have stored it")
+        await page.wait_for("document.querySelector('form input[type=password]')")
+        await enter(page, "form input", token)
+        await page.run("document.querySelector('form').requestSubmit()")
+        await page.wait_for("document.querySelector('main').innerText.includes('first')")
 
 
 async def test_the_playground_streams_and_shows_the_call(page: Page, served: ServedGateway) -> None:
@@ -185,7 +237,7 @@ async def test_a_wrong_key_is_refused_and_signing_out_ends_the_page(
     # Views of what the key may not do are missing.
     await page.wait_for("document.querySelector('nav')")
     names = await page.run("[...document.querySelectorAll('nav a')].map((one) => one.hash)")
-    assert names == ["#overview", "#models", "#playground", "#queue", "#batches", ""]
+    assert names == ["#/overview", "#/models", "#/playground", "#/queue", "#/batches", ""]
     await page.wait_for("document.querySelector('.state').className.includes('good')")
     await click(page, "Sign out")
     await page.wait_for("document.querySelector('form input')")

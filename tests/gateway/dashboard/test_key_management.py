@@ -86,6 +86,20 @@ async def test_a_list_shows_limits_and_use(served: ServedGateway) -> None:
     assert key["running"] == 0
 
 
+async def test_a_key_is_changed(served: ServedGateway) -> None:
+    path = f"/api/keys/{(await find(served, 'limited'))['id']}/update"
+    changes = {"rate": None, "tokens": ["5000/d"], "expires": "1d", "scopes": ["metrics"]}
+    changed = (await send(served.http, "POST", path, changes))["key"]
+    assert (changed["rate"], changed["tokens"], changed["parallel"]) == (None, ["5000/d"], 2)
+    assert changed["scopes"] == ["metrics"]
+    assert (await call(served.open_session(2), make_body("hello", "fake")))[0] == 403
+    # To more than the caller has.
+    await send(served.open_session(1), "POST", path, {"scopes": ["inference"]}, 403)
+    own = f"/api/keys/{(await find(served, 'admin'))['id']}/update"
+    await send(served.http, "POST", own, {"scopes": ["inference"]}, 409)
+    await send(served.http, "POST", own, {"weight": 2})
+
+
 async def test_a_key_is_rotated_revoked_and_deleted(served: ServedGateway) -> None:
     key = await find(served, "limited")
     path = f"/api/keys/{key['id']}"
@@ -125,7 +139,12 @@ async def test_a_key_gives_no_rights_that_it_lacks(
 async def test_a_key_changes_no_key_with_more_rights(served: ServedGateway) -> None:
     operator, path = served.open_session(1), f"/api/keys/{(await find(served, 'admin'))['id']}"
     # Rotating it would give its new token away.
-    for method, action in (("POST", "/rotate"), ("POST", "/revoke"), ("DELETE", "")):
+    for method, action in (
+        ("POST", "/update"),
+        ("POST", "/rotate"),
+        ("POST", "/revoke"),
+        ("DELETE", ""),
+    ):
         await send(operator, method, f"{path}{action}", status=403)
     assert (await find(served, "admin"))["state"] == "active"
 

@@ -291,6 +291,13 @@ OPERATIONS: dict[Handler, Operation] = {
         example={"name": "my-app", "rate": "60/m", "tokens": ["100000/d"], "expires": "90d"},
         notes="A key gives no rights that it lacks.",
     ),
+    key_management.update_key: Operation(
+        tag=KEYS,
+        body=key_management.PermissionsBody,
+        result=dashboard_types.KeyAnswer,
+        errors=(409,),
+        example={"rate": "120/m", "tokens": []},
+    ),
     key_management.rotate_key: Operation(
         tag=KEYS,
         body=key_management.GraceBody,

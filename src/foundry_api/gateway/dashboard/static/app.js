@@ -81,7 +81,7 @@ function showPage(session) {
   const can = (...scopes) => scopes.some((scope) => session.scopes.includes(scope));
   const views = VIEWS.filter((view) => can(...view.scopes));
   const state = h("span.state", {}, h("span.dot", { "aria-hidden": "true" }), h("span", {}, "Connecting…"));
-  const links = new Map(views.map((view) => [view.id, h("a", { href: `#${view.id}` }, view.title)]));
+  const links = new Map(views.map((view) => [view.id, h("a", { href: `#/${view.id}` }, view.title)]));
   const main = h("main", { id: "main", tabindex: "-1" });
   const stale = h("p.notice.warn", { role: "status", hidden: true });
   let view = null;
@@ -114,7 +114,7 @@ function showPage(session) {
   }
 
   function showView() {
-    const wanted = views.find(({ id }) => `#${id}` === location.hash) ?? views[0];
+    const wanted = views.find(({ id }) => `#/${id}` === location.hash) ?? views[0];
     view?.close?.();
     for (const [id, link] of links) {
       if (id === wanted.id) link.setAttribute("aria-current", "page");
@@ -143,11 +143,11 @@ function showPage(session) {
     }, "quiet")) : h("div.who", {}, h("span", {}, "No keys: this machine only"));
 
   root.replaceChildren(
-    h("header.top", {}, h("a.brand", { href: `#${views[0].id}` },
+    h("header.top", {}, h("a.brand", { href: `#/${views[0].id}` },
       h("img", { src: "/assets/icon.svg", alt: "", width: "22", height: "22" }), "foundry-api"), state, who),
     h("div.frame", {},
       h("nav", { "aria-label": "Views" }, [...links.values()],
-        h("a.aside", { href: "/docs" }, "API"), h("span.version", {}, session.version)),
+        h("a.aside", { href: "/docs" }, "API reference"), h("span.version", {}, session.version)),
       h("div", {}, stale, main)));
   window.addEventListener("hashchange", changeView);
   showView();

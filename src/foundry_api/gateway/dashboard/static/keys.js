@@ -5,7 +5,7 @@ import { button, confirm, copy, field, h, makeTable, notify, reconcile, setText,
 import { formatMoment, formatNumber, formatSeconds } from "./format.js";
 
 const SCOPES = { inference: "calls of models", manage: "this page, models and keys", metrics: "metrics" };
-const UNITS = { s: "second", m: "minute", h: "hour", d: "day", mo: "month" };
+const UNITS = { s: "a second", m: "a minute", h: "an hour", d: "a day", mo: "a month" };
 
 export default { id: "keys", title: "Keys", scopes: ["manage"], create };
 
@@ -46,21 +46,22 @@ function create(app) {
     reconcile(cell.firstChild, limits, ({ id }) => id,
       () => h("div", {}, h("meter", { min: 0 }), h("small")),
       (row, { id, unit, limit, remaining, reset_s: reset }) => {
-        const [what, period] = id === "parallel" ? ["calls at the same time"] : unit.split("/");
+        const [what, period] = id === "parallel" ? ["calls at once"] : unit.split("/");
         const used = limit - remaining;
         const [meter, text] = row.children;
         meter.max = limit;
         meter.high = limit * 0.9;
         meter.value = used;
         meter.setAttribute("aria-label", `${what} in use`);
-        setText(text, `${formatNumber(used)} of ${formatNumber(limit)} ${what}${period ? ` per ${UNITS[period]}` : ""}` +
-          (used && reset ? `; free in ${formatSeconds(reset)}` : ""));
+        setText(text, `${formatNumber(used)} of ${formatNumber(limit)} ${what}${period ? ` ${UNITS[period]}` : ""}`);
+        row.title = used && reset ? `Nothing of it is used in ${formatSeconds(reset)}` : "";
       });
     if (!limits.length) setText(cell.firstChild, "no limits");
   }
 
   function makeActions(key, row) {
     row.actions = {
+      change: button("Change", () => change(row.item), "small"),
       rotate: button("Rotate", () => rotate(row.item), "small"),
       revoke: button("Revoke", () => revoke(row.item), "danger small"),
       remove: button("Delete", () => remove(row.item), "danger small"),
@@ -72,9 +73,16 @@ function create(app) {
   function updateActions(_cell, key, row) {
     row.item = key;
     const isOwn = app.session.key?.id === key.id;
-    row.actions.rotate.hidden = key.state !== "active";
+    row.actions.change.hidden = row.actions.rotate.hidden = key.state !== "active";
     row.actions.revoke.hidden = key.state === "revoked" || isOwn;
     row.actions.remove.hidden = key.state === "active";
+  }
+
+  async function change(key) {
+    const answer = await showDialog(`Change ${key.name}`, (close) => makeForm(app, { key }, close));
+    if (!answer) return;
+    notify(`${key.name} is changed.`);
+    await load();
   }
 
   async function rotate(key) {
@@ -108,7 +116,7 @@ function create(app) {
   }
 
   async function openForm() {
-    const answer = await showDialog("Create a key", (close) => makeForm(app, keys.length === 0, close));
+    const answer = await showDialog("Create a key", (close) => makeForm(app, { isFirst: keys.length === 0 }, close));
     if (!answer) return;
     await showToken(answer, "is created");
     // The first key closes a gateway that served without: sign in with it.
@@ -128,29 +136,31 @@ function create(app) {
   };
 }
 
-function makeForm(app, isFirst, close) {
+// The form of a new key, or of one that is changed.
+function makeForm(app, { key = null, isFirst = false }, close) {
   const text = (attributes) => h("input", { type: "text", autocomplete: "off", spellcheck: "false", ...attributes });
-  const name = text({ required: true, maxlength: "64" });
+  const name = text({ required: !key, maxlength: "64" });
   const scopes = app.session.scopes.map((scope) => h("label.check", {},
-    h("input", { type: "checkbox", value: scope, checked: isFirst || scope === "inference" }),
+    h("input", { type: "checkbox", value: scope, checked: key ? key.scopes.includes(scope) : isFirst || scope === "inference" }),
     `${scope}: ${SCOPES[scope]}`));
-  const models = text({ placeholder: "all" });
-  const expires = h("select", {}, [["", "never"], ["1d", "1 day"], ["30d", "30 days"], ["90d", "90 days"], ["365d", "1 year"]]
+  const models = text({ placeholder: "all", value: key?.models?.join(", ") });
+  const expires = h("select", {}, [...(key ? [["keep", "as it is"]] : []), ["", "ever"], ["1d", "1 day"], ["30d", "30 days"], ["90d", "90 days"], ["365d", "1 year"]]
     .map(([value, title]) => h("option", { value }, title)));
-  const rate = text({ placeholder: "any number" });
-  const tokens = text({ placeholder: "any number" });
-  const parallel = h("input", { type: "number", min: "1", max: "100000", placeholder: "any number" });
-  const weight = h("input", { type: "number", min: "0.01", max: "1000", step: "any", value: "1" });
+  const rate = text({ placeholder: "any number", value: key?.rate });
+  const tokens = text({ placeholder: "any number", value: key?.tokens.join(", ") });
+  const parallel = h("input", { type: "number", min: "1", max: "100000", placeholder: "any number",
+    value: key?.parallel && String(key.parallel) });
+  const weight = h("input", { type: "number", min: "0", max: "1000", step: "any", value: String(key?.weight ?? 1) });
   const problem = h("p.notice.bad", { role: "alert", hidden: true });
   const split = (value) => value.split(",").map((part) => part.trim()).filter(Boolean);
   return h("form", { onsubmit: async (event) => {
     event.preventDefault();
     try {
-      close(await post("/api/keys", {
-        name: name.value.trim(),
+      close(await post(key ? `/api/keys/${key.id}/update` : "/api/keys", {
+        name: key ? undefined : name.value.trim(),
         scopes: scopes.map((label) => label.firstChild).filter((box) => box.checked).map((box) => box.value),
         models: models.value.trim() ? split(models.value) : null,
-        expires: expires.value || null,
+        expires: expires.value === "keep" ? undefined : expires.value || null,
         rate: rate.value.trim() || null,
         tokens: split(tokens.value),
         parallel: parallel.value ? Number(parallel.value) : null,
@@ -164,14 +174,14 @@ function makeForm(app, isFirst, close) {
   isFirst ? h("p.notice.warn", {}, "This is the first key. From then on every request needs one, this page too. " +
     "Give it the scope manage, or only the command line can manage the gateway.") : null,
   problem,
-  field("Name", name, "Who uses it, such as a program or a team."),
+  key ? null : field("Name", name, "Who uses it, such as a program or a team."),
   h("fieldset", {}, h("legend", {}, "Opens"), scopes),
   h("div.columns", {},
-    field("Models", models, "Aliases or ids, with commas."), field("Valid for", expires),
+    field("Models", models, "Aliases or ids, with commas."), field(key ? "Valid from now on for" : "Valid for", expires),
     field("Requests", rate, "Such as 60/m; s, m, h or d."), field("Tokens", tokens, "Such as 2000/m, 100000/d; m, h, d or mo."),
     field("Calls at the same time", parallel), field("Weight", weight, "Its share while the service is busy.")),
   h("div.actions", {}, h("button", { type: "button", onclick: () => close() }, "Cancel"),
-    h("button.primary", { type: "submit" }, "Create")));
+    h("button.primary", { type: "submit" }, key ? "Change" : "Create")));
 }
 
 function showToken({ key, token }, change) {

@@ -26,7 +26,7 @@ function create(app) {
   const catalog = h("label.check", {}, h("input", { type: "checkbox", onchange: (event) => {
     showsCatalog = event.target.checked;
     load();
-  } }), "Also the catalog");
+  } }), "Show the catalog");
   const element = h("div.stack", {}, h("div.bar", {}, filter, catalog), problem, table.element);
   load();
 

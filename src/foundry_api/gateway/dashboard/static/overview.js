@@ -6,6 +6,7 @@ import { formatBytes, formatNumber, formatSeconds, plural, UNKNOWN } from "./for
 import { ERRORS, FIRST_P50, FIRST_P95, LENGTHS, MEMORY, REQUESTS, RUNNING, TIME, TOKENS, WAITING } from "./live.js";
 import { Plot } from "./plot.js";
 
+const LEAST_SPAN_S = 60;
 const WINDOWS = [["15m", "15 min"], ["6h", "6 hours"], ["7d", "7 days"]];
 
 export default { id: "overview", title: "Overview", scopes: ["inference", "manage", "metrics"], create };
@@ -85,11 +86,12 @@ function makeTiles() {
 function makePlots(app) {
   let selected = "15m";
   const plots = [
-    new Plot("Requests per second", [{ name: "all", index: REQUESTS }, { name: "failed", index: ERRORS }], formatNumber),
-    new Plot("Time to first token", [{ name: "median", index: FIRST_P50 }, { name: "95 %", index: FIRST_P95 }], formatSeconds),
+    new Plot("Requests per second", [{ name: "requests", index: REQUESTS }], formatNumber),
+    new Plot("Failures per second", [{ name: "failures", index: ERRORS }], formatNumber),
+    new Plot("Time to first token", [{ name: "median", index: FIRST_P50 }, { name: "95 %", index: FIRST_P95 }], formatSeconds, { least: 0.01 }),
     new Plot("Tokens per second", [{ name: "tokens", index: TOKENS }], formatNumber),
-    new Plot("Calls", [{ name: "running", index: RUNNING }, { name: "waiting", index: WAITING }], formatNumber),
-    new Plot("Engine memory", [{ name: "memory", index: MEMORY }], formatBytes, 1024),
+    new Plot("Calls", [{ name: "running", index: RUNNING }, { name: "waiting", index: WAITING }], formatNumber, { least: 2 }),
+    new Plot("Engine memory", [{ name: "memory", index: MEMORY }], formatBytes, { base: 1024, least: 2 ** 20 }),
   ];
   const load = async (name) => {
     try {
@@ -110,7 +112,9 @@ function makePlots(app) {
     update() {
       const points = app.history.getPoints(selected);
       const end = points.at(-1)?.[TIME] ?? Date.now() / 1000;
-      for (const plot of plots) plot.update(points, end - LENGTHS[selected], end);
+      // A gateway that has just started shows less, not mostly nothing.
+      const start = Math.min(Math.max(end - LENGTHS[selected], points[0]?.[TIME] ?? 0), end - LEAST_SPAN_S);
+      for (const plot of plots) plot.update(points, start, end);
     },
   };
 }

@@ -21,16 +21,16 @@ function create() {
   const submit = h("button.primary", { type: "submit" }, "Send");
   const halt = h("button", { type: "button", hidden: true, onclick: () => controller?.abort() }, "Stop");
   const clear = button("Clear", () => { messages = []; transcript.replaceChildren(); show(); }, "quiet");
-  const code = h("pre", { tabindex: "0", "aria-label": "The same call in code" }, h("code"));
+  const code = h("pre", { tabindex: "0", role: "region", "aria-label": "The same call in code" }, h("code"));
   const tabs = h("fieldset.choice", {}, h("legend.hidden", {}, "Language"), LANGUAGES.map(({ id, title }) =>
     h("label", {}, h("input", { type: "radio", name: "language", value: id, checked: id === language,
       onchange: () => { language = id; show(); } }), h("span", {}, title))));
   const form = h("form.chat", { onsubmit: (event) => { event.preventDefault(); run(); }, oninput: show },
+    h("div.talk", {}, transcript, prompt, h("div.actions", {}, clear, halt, submit)),
     h("div.panel.settings", {}, field("Model", model), field("System prompt", system),
       h("div.columns", {}, field("Temperature", temperature), field("Most tokens", maxTokens)),
       field("Stop at", stops, "Texts that end the answer, with commas."),
-      field("JSON schema", schema, "The answer has this form.")),
-    h("div.talk", {}, transcript, prompt, h("div.actions", {}, clear, halt, submit)));
+      field("JSON schema", schema, "The answer has this form.")));
   prompt.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
   });

@@ -6,11 +6,13 @@ import { UNKNOWN, formatDay, formatMinute, formatTime } from "./format.js";
 const HEIGHT = 132, LEFT = 52, RIGHT = 8, TOP = 8, BOTTOM = 22;
 const TABLE_ROWS = 12;
 
-// `series` are { name, index } into the points; `format` writes a value; `base` is of its units.
+// `series` are { name, index } into the points; `format` writes a value; `base` is of its units;
+// `least` is the smallest top of the scale.
 export class Plot {
-  constructor(title, series, format, base = 10) {
+  constructor(title, series, format, { base = 10, least = 1 } = {}) {
     this.title = title;
     this.base = base;
+    this.least = least;
     this.series = series;
     this.format = format;
     this.points = [];
@@ -47,7 +49,7 @@ export class Plot {
   draw() {
     if (this.width < LEFT + RIGHT + 20 || this.end === undefined) return;
     const { points, series } = this;
-    let highest = 0;
+    let highest = this.least;
     for (const point of points) for (const { index } of series) highest = Math.max(highest, point[index] ?? 0);
     const top = niceCeiling(highest, this.base);
     this.x = (time) => LEFT + ((time - this.start) / (this.end - this.start)) * (this.width - LEFT - RIGHT);
@@ -58,6 +60,7 @@ export class Plot {
     this.graphic.replaceChildren(
       ...[0, 0.5, 1].map((share) => this.drawLevel(top * share)),
       ...this.drawTimes(),
+      ...(series.length === 1 ? [svg("path.area", { d: this.drawArea(series[0].index) })] : []),
       ...series.map(({ index }, number) => svg(`path.line.series-${number}`, { d: this.drawLine(index) })),
       this.cursor);
     this.summarise();
@@ -77,27 +80,36 @@ export class Plot {
     for (let time = first; time <= this.end + 1; time += step) {
       const x = this.x(time);
       const anchor = x < LEFT + 12 ? "start" : x > this.width - 24 ? "end" : "middle";
-      labels.push(svg("text", { x, y: HEIGHT - 6, "text-anchor": anchor },
-        span > 86400 ? formatDay(time) : formatMinute(time)));
+      const format = span > 86400 ? formatDay : span > 600 ? formatMinute : formatTime;
+      labels.push(svg("text", { x, y: HEIGHT - 6, "text-anchor": anchor }, format(time)));
     }
     return labels.filter((_, index) => span <= 86400 || this.width > 420 || index % 2 === 0);
   }
 
-  drawLine(index) {
-    let path = "", isOpen = false, last = 0;
-    const { points } = this;
-    const gap = points.length > 1 ? (points.at(-1)[0] - points[0][0]) / (points.length - 1) * 6 + 2 : 0;
+  // The runs of a series without gaps, as positions.
+  findRuns(index) {
+    const { points } = this, runs = [];
+    const gap = points.length > 1 ? ((points.at(-1)[0] - points[0][0]) / (points.length - 1)) * 6 + 2 : 0;
+    let run = null, last = 0;
     for (const point of points) {
       const value = point[index];
       if (value === null || value === undefined) continue;
-      const x = this.x(point[0]).toFixed(1), y = this.y(value).toFixed(1);
-      // A single point is a dot, by the round ends of the line.
-      if (isOpen && point[0] - last <= gap) path += `L${x} ${y}`;
-      else path += `M${x} ${y}h0`;
-      isOpen = true;
+      if (!run || point[0] - last > gap) runs.push((run = []));
+      run.push(`${this.x(point[0]).toFixed(1)} ${this.y(value).toFixed(1)}`);
       last = point[0];
     }
-    return path;
+    return runs;
+  }
+
+  drawLine(index) {
+    // A single point is a dot, by the round ends of the line.
+    return this.findRuns(index).map((run) => `M${run[0]}h0${run.slice(1).map((place) => `L${place}`).join("")}`).join("");
+  }
+
+  drawArea(index) {
+    const bottom = HEIGHT - BOTTOM;
+    return this.findRuns(index).map((run) =>
+      `M${run[0].split(" ")[0]} ${bottom}L${run.join("L")}L${run.at(-1).split(" ")[0]} ${bottom}Z`).join("");
   }
 
   describe(point) {
@@ -153,7 +165,6 @@ export class Plot {
 
 // The least round number that is not below a value.
 function niceCeiling(value, base) {
-  if (value <= 0) return 1;
   const power = base ** Math.floor(Math.log(value) / Math.log(base));
   const factors = base === 10 ? [1, 2, 5, 10] : [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024];
   return (factors.find((factor) => factor * power >= value) ?? base) * power;
