@@ -6,6 +6,7 @@ their users show it. It knows no other routes, and no model.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -56,6 +57,10 @@ class Flavour:
         error: Status and body of its refusal of a request; None to answer.
         error_with_tools: As `error`, only for requests with tools.
         key: The key that it requires for calls; "" for none.
+        gate: Calls wait until it is set.
+        is_down: Whether it drops every connection.
+        is_hung: Whether it answers nothing.
+        calls: The requests for answers, in order.
     """
 
     models: bytes
@@ -65,13 +70,28 @@ class Flavour:
     error: tuple[int, bytes] | None = None
     error_with_tools: tuple[int, bytes] | None = None
     key: str = ""
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    is_down: bool = False
+    is_hung: bool = False
     calls: list[Received] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.gate.set()
 
     async def serve(self, peer: Peer) -> None:
         """Answer the requests of a connection."""
         while True:
             request = await peer.request()
-            await peer.send(*self._answer(request))
+            if self.is_down:
+                peer.reset()
+                return
+            if self.is_hung:
+                await peer.wait_closed()
+                return
+            answer = self._answer(request)
+            if request.path == "/v1/chat/completions":
+                await self.gate.wait()
+            await peer.send(*answer)
 
     def _answer(self, request: Received) -> tuple[bytes, ...]:
         if request.path == "/v1/models":
@@ -199,6 +219,15 @@ FLAVOURS = {
     "Ollama": make_ollama,
     "LM Studio": make_lm_studio,
 }
+
+
+def make_flavour(*names: str) -> Flavour:
+    """Make a server that has models of these names, without anything special."""
+    data = [{"id": name, "object": "model", "created": 0, "owned_by": "fake"} for name in names]
+    flavour = make_ollama()
+    flavour.models = json.dumps({"object": "list", "data": data}).encode()
+    flavour.name = flavour.alias = names[0]
+    return flavour
 
 
 class FakeOpenAIServer(ScriptedServer):

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from foundry_api.gateway.keys.database import KeyDatabase
+from foundry_api.gateway.keys.types import NewKey
 from gateway.helpers import post
-from gateway.serving import CHAT, call, make_body
+from gateway.serving import CHAT, call, make_body, serve
 from gateway.several import get_service, get_url, serve_upstreams, start_engine
 from gateway.test_metrics import read
 from support.scripted_model import script
@@ -88,25 +91,25 @@ async def test_an_engine_that_is_killed_under_load_loses_no_call(
 ) -> None:
     async with serve_upstreams(
         tmp_path / "gateway",
-        {"name": "a", "url": engine.base_url, "slots": 4},
-        {"name": "b", "url": get_url(host), "slots": 4},
+        {"name": "a", "url": engine.base_url, "slots": 3},
+        {"name": "b", "url": get_url(host), "slots": 3},
     ) as served:
         await post(served.http, CHAT, make_body("say-hello"))
         b = get_service(served, "b")
         body = make_body("say-after-a-while")
-        calls = [asyncio.create_task(call_with_text(served.http, body)) for _ in range(12)]
-        await served.wait_until(lambda: b.limiter.load >= 3)
+        calls = [asyncio.create_task(call_with_text(served.http, body)) for _ in range(6)]
+        await served.wait_until(lambda: b.limiter.load >= 2)
         assert host.pid is not None
         os.kill(host.pid, signal.SIGKILL if os.name != "nt" else signal.SIGTERM)
         texts = await asyncio.gather(*calls)
-        assert texts == [script("say-after-a-while").text] * 12
+        assert texts == [script("say-after-a-while").text] * 6
         assert get_service(served, "a").limiter.load == 0
         await served.wait_until(lambda: b.limiter.load == 0)
         assert (await get_json(served.http, "/readyz"))["status"] == "ready"
         values = await read(served.http)
         requests = ("foundry_gateway_requests_total", "key=none", "outcome=ok", f"route={CHAT}")
-        assert values[requests] == 13
-        assert count(values, "a") + count(values, "b") == 13  # none was answered twice
+        assert values[requests] == 7
+        assert count(values, "a") + count(values, "b") == 7  # none was answered twice
         assert count(values, "b", "failed") >= 1
         status = await get_json(served.http, "/api/status")
         await served.wait_until(lambda: b.problem != "")
@@ -121,7 +124,7 @@ async def call_with_text(http: aiohttp.ClientSession, body: dict[str, Any]) -> s
     return text
 
 
-async def test_an_upstream_that_comes_back_is_used_again(
+async def test_an_upstream_that_is_gone_is_reported(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     async with start_engine(tmp_path_factory.mktemp("first"), "scripted") as host:
@@ -139,3 +142,50 @@ async def test_an_upstream_that_comes_back_is_used_again(
             await served.wait_until(lambda: get_service(served, "a").problem != "")
             await get_json(served.http, "/readyz", 503)
             assert await call(served.http, make_body("x", "other")) == (404, "model_not_found")
+
+
+async def test_another_gateway_is_an_upstream(
+    engine: Endpoint,
+    host: EngineHost,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """With a key of it in a file; its limits, models and errors are passed on."""
+    keys = (NewKey(name="front", models=frozenset({"scripted", "embedder"})), NewKey(name="next"))
+    async with AsyncExitStack() as stack:
+        behind = await stack.enter_async_context(serve(tmp_path / "behind", engine.base_url, *keys))
+        key_file = tmp_path_factory.mktemp("keys") / "key"
+        key_file.write_text(behind.tokens[0], encoding="utf-8")
+        front = await stack.enter_async_context(
+            serve_upstreams(
+                tmp_path / "front",
+                {"name": "gateway", "url": behind.gateway.url, "key_file": key_file, "weight": 100},
+                {"name": "engine", "url": get_url(host)},
+                client={"max_retries": 0},
+            )
+        )
+        assert {"scripted", "embedder", "rare", "demo"} <= await list_names(front.http)
+        for _ in range(3):
+            answer = await post(front.http, CHAT, make_body("say-hello", user="x"))
+            assert answer["choices"][0]["message"]["content"] == HELLO
+        values = await read(front.http)
+        assert (count(values, "gateway"), count(values, "engine")) == (3, 0)
+        # The key behind may not use it, so only the engine gets its calls.
+        await post(front.http, CHAT, make_body("say-hello", "demo"))
+        await post(front.http, CHAT, make_body("say-hello", "rare"))
+        # The key is rotated there, then here.
+        await asyncio.to_thread(KeyDatabase(tmp_path / "behind").revoke, "front")
+        await behind.gateway.context.keyring.reload()
+        await post(front.http, CHAT, make_body("say-hello"))
+        values = await read(front.http)
+        assert count(values, "engine") == 3
+        key_file.write_text(behind.tokens[1], encoding="utf-8")
+        await front.gateway.reload()
+        await front.wait_until(lambda: get_service(front, "gateway").problem == "")
+        await post(front.http, CHAT, make_body("say-hello"))
+        assert count(await read(front.http), "gateway") == 4
+        # It shuts down: the engine takes the calls.
+        await behind.gateway.drain(0)
+        for _ in range(3):
+            await post(front.http, CHAT, make_body("say-hello"))
+        assert count(await read(front.http), "engine") == 6

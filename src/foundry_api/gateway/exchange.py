@@ -141,11 +141,10 @@ class Exchange:
         return self.ticket
 
     def add_alias(self, work: Work) -> Work:
-        """Return the work with the alias of its model, which may be what the key may use."""
+        """Return the work with the further names of its model, which the key may have."""
         if self.key is None or self.key.models is None:
             return work
-        alias = self.context.model_names.get_alias(work.model)
-        return work if alias is None else structs.replace(work, aliases=(alias,))
+        return structs.replace(work, aliases=self.context.model_names.get_names(work.model))
 
     @property
     def time_options(self) -> TimeOptions:

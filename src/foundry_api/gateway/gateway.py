@@ -177,7 +177,7 @@ class Gateway:
         await self._batches.start()
         resources.push_async_callback(self._batches.stop)
         watch_upstreams = self.context.upstreams.watch(
-            config.upstream_check_s, self.context.admission.scheduler.start_waiting
+            config.upstream_check_s, self._on_upstream_checked
         )
         for watch in (
             self.context.keyring.watch(),
@@ -254,6 +254,11 @@ class Gateway:
         if self._url:
             self.context.audit.record("gateway.stop", target=self._url)
         await self.context.audit.close()
+
+    def _on_upstream_checked(self) -> None:
+        context = self.context
+        context.model_names.update(context.upstreams.models)
+        context.admission.scheduler.start_waiting()  # it may have come back, with its slots
 
     def _end_calls(self, key_ids: AbstractSet[str]) -> None:
         """End the running calls of keys that were revoked or have expired."""

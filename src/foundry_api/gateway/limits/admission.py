@@ -289,8 +289,7 @@ class Admission:
         Raises:
             RequestError: The key's limits or the queue do not allow it; nothing was used up.
         """
-        names = (work.model, _strip_version(work.model), *work.aliases)
-        if key is not None and not key.allows_model(*names):
+        if key is not None and not key.allows_model(work.model, *work.aliases):
             raise make_model_not_allowed(work.model)
         account = self.accounts.get(key)
         if not work.is_batch:
@@ -351,9 +350,3 @@ class Admission:
                 f"of {deadline_s:g} s. Nothing was sent.",
                 should_retry=False,
             )
-
-
-def _strip_version(model: str) -> str:
-    """Return the name without `:VERSION`; an id of a registered model is its alias and that."""
-    name, separator, version = model.rpartition(":")
-    return name if separator and version.isdecimal() else model

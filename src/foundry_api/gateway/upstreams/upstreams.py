@@ -108,6 +108,11 @@ class Upstreams:
                 if not service.problem
             )
         )
+        return self.models
+
+    @property
+    def models(self) -> Sequence[Model]:
+        """The models that the named upstreams listed last, each pair of id and alias once."""
         models: dict[tuple[str, str], Model] = {}
         for _, offer in self._services:
             for model in offer.models:
