@@ -15,8 +15,10 @@ from foundry_api.gateway.gateway import Gateway
 from foundry_api.gateway.keys.database import KeyDatabase
 from foundry_api.gateway.keys.types import NewKey
 from foundry_api.gateway.routes import ROUTES
+from foundry_api.gateway.upstreams.config import UpstreamConfig, make_services
 from foundry_api.types.errors import ConfigurationError
 from foundry_api.types.events import AttemptStarted
+from foundry_api.types.settings import Settings
 from gateway.shapes import check_shape, parse_events
 from support.cli_program import run
 
@@ -335,4 +337,14 @@ async def test_a_gateway_does_not_call_itself(
                 await gateway.check()
         else:
             await gateway.check()
+        await gateway.aclose()
+        upstream = UpstreamConfig(name="a", url=url)
+        config = GatewayConfig(host=host, insecure_http=True, upstream=(upstream,))
+    async with FoundryAPIClient(
+        settings=Settings(services=make_services(config.upstream))
+    ) as client:
+        gateway = Gateway(config, client, tmp_path / "gateway")
+        if is_own:
+            with pytest.raises(ConfigurationError, match="the gateway itself"):
+                await gateway.check()
         await gateway.aclose()

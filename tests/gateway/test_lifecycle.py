@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tracemalloc
 from contextlib import AsyncExitStack
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import aiohttp
@@ -344,6 +345,7 @@ class FakeModels:
 
     def __init__(self) -> None:
         self.models = self
+        self.services = (SimpleNamespace(offer=None, connection=None),)
         self.is_loaded = asyncio.Event()
 
     async def load(self, _name: str) -> None:

@@ -276,8 +276,9 @@ def _read_file(path: Path) -> dict[str, Any]:
             continue
         if isinstance(value, dict):
             raise ConfigurationError(
-                f"{path} has the table [{name}], but the settings are in no table",
-                hint="Write them as `name = value`, without a line in brackets before them.",
+                f"{path} has an unknown table, [{name}]",
+                hint="Most settings are in no table: write `name = value` before all lines in "
+                "brackets, which are [[upstream]] and [fallbacks].",
             )
         close = difflib.get_close_matches(name.replace("-", "_").lower(), _FIELDS, 1)
         raise ConfigurationError(

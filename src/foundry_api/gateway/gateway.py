@@ -146,12 +146,13 @@ class Gateway:
         await keyring.open()
         self._resources.push_async_callback(keyring.close)
         config, settings = self.context.config, self.context.client.settings
-        for url in (settings.base_url, *settings.base_urls):
+        upstreams = (upstream.url for upstream in config.upstream)
+        for url in (settings.base_url, *settings.base_urls, *upstreams):
             if url is not None and _is_own_address(config, url):
                 raise ConfigurationError(
                     f"the service behind the gateway would be the gateway itself, at {url}",
-                    hint="Unset FOUNDRY_BASE_URL where the gateway runs, or give it the address of "
-                    "the service.",
+                    hint="Give the address of the service, and unset FOUNDRY_BASE_URL where the "
+                    "gateway runs.",
                 )
         _check_exposure(config, has_keys=bool(keyring.keys))
         if config.tls_cert is not None and config.tls_key is not None:

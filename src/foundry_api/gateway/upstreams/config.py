@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -36,6 +37,7 @@ MAX_SLOTS = 10_000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _HEADER = re.compile(r"^[ \t]*\[\[[ \t]*([\"']?)upstream\1[ \t]*\]\]", re.MULTILINE)
 _TABLE = re.compile(r"^[ \t]*\[", re.MULTILINE)
+_UNKNOWN = re.compile(r"unknown field `([^`]+)`")
 _PLACE = re.compile(r" - at `\$\.?([^`]*)`")
 _FIELD = re.compile(r"[^`]*`(\w+)`|(\w+)")
 
@@ -120,9 +122,21 @@ def read_upstreams(tables: object, text: str, path: Path) -> tuple[UpstreamConfi
             where = path if line is None else f"{path}, line {line}"
             if place and place[1]:
                 problem = f"{place[1]}: {problem}"
-            raise ConfigurationError(f"{where}: {which}: {problem}", hint=HINT) from None
+            raise ConfigurationError(
+                f"{where}: {which}: {problem}", hint=_make_hint(problem)
+            ) from None
         upstreams.append(upstream)
     return tuple(upstreams)
+
+
+def _make_hint(problem: str) -> str:
+    unknown = _UNKNOWN.search(problem)
+    if unknown is None:
+        return HINT
+    close = difflib.get_close_matches(unknown[1], UpstreamConfig.__struct_fields__, 1)
+    if close:
+        return f"Did you mean {close[0]}? {HINT}"
+    return f"{HINT} Those of the gateway itself come before the first [[upstream]]."
 
 
 def check_upstreams(upstreams: Sequence[UpstreamConfig]) -> None:
