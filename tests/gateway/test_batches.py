@@ -32,9 +32,11 @@ def make_line(number: int, url: str = CHAT, **body: Any) -> dict[str, Any]:
     return {"custom_id": f"line-{number}", "method": "POST", "url": url, "body": body}
 
 
-def make_chat(number: int, prompt: str = "say-hello", model: str = "scripted") -> dict[str, Any]:
+def make_chat(
+    number: int, prompt: str = "say-hello", model: str = "scripted", **options: Any
+) -> dict[str, Any]:
     messages = [{"role": "user", "content": prompt}]
-    return make_line(number, model=model, messages=messages)
+    return make_line(number, model=model, messages=messages, **options)
 
 
 def encode(lines: list[Any]) -> bytes:
@@ -99,7 +101,7 @@ async def test_a_batch_of_chats(client: AsyncOpenAI) -> None:
 
 
 async def test_a_batch_has_its_model_and_its_tokens(client: AsyncOpenAI) -> None:
-    batch = await start(client, encode([make_chat(0, "say-slowly"), make_chat(1)]))
+    batch = await start(client, encode([make_chat(0, "say-slowly", max_tokens=8), make_chat(1)]))
     assert (batch.model, batch.usage) == (None, None)  # not known yet
     batch = await wait(client, batch)
     answers = await read(client, batch.output_file_id)
