@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -106,6 +107,8 @@ def start_gateway(home: Path) -> Generator[Service]:
 def start_shipped(home: Path, directory: Path) -> Generator[Service]:
     with shipped_engine.start(home, directory, ALIAS) as (url, pid):
         base_url = f"http://{urlsplit(url).netloc}/catalogs/local"
+        with urllib.request.urlopen(f"{base_url}/models/load/{ALIAS}") as response:  # noqa: S310 - our own process
+            response.read()
         yield Service(f"{base_url}/v1/chat/completions", f"{ALIAS}:1", engine=pid)
 
 

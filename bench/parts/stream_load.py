@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Load", "run"]
 
-END = b"0\r\n\r\n"
+OK, END = b"HTTP/1.1 200", b"\r\n0\r\n\r\n"
 COMPLETION_TOKENS = re.compile(rb'"completion_tokens": ?(\d+)')
 
 
@@ -51,12 +51,14 @@ class _Client(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._received += data
-        if self._received.endswith(END):
-            if not self._received.startswith(b"HTTP/1.1 200"):
+        if not self._received.startswith(OK):
+            self._fail(bytes(self._received).decode())
+        elif self._received.endswith(END):
+            counts = COMPLETION_TOKENS.findall(self._received)
+            if not counts:
                 self._fail(bytes(self._received).decode())
                 return
-            # The last count is that of the whole answer.
-            self._tokens += int(COMPLETION_TOKENS.findall(self._received)[-1])
+            self._tokens += int(counts[-1])  # the last one is that of the whole answer
             self._received.clear()
             self._send_next()
 
