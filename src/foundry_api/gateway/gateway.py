@@ -189,7 +189,7 @@ class Gateway:
         ):
             resources.callback(asyncio.ensure_future(watch).cancel)
         context = self.context
-        for timers in (context.call_timers, context.stream_timers, context.admission.timers):
+        for timers in (context.call_timers, context.stream_timers, context.admission.timeouts):
             resources.callback(timers.cancel)
         server = GatewayServer(self._handler, config)
         resources.push_async_callback(server.aclose)

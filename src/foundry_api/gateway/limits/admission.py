@@ -11,8 +11,8 @@ import msgspec
 
 from foundry_api.gateway.errors import RequestError, make_model_not_allowed
 from foundry_api.gateway.limits.accounts import Account, Accounts
+from foundry_api.gateway.limits.queue_timeouts import QueueTimeouts
 from foundry_api.gateway.limits.scheduler import Scheduler, Waiter
-from foundry_api.resilience.timers import Timers
 from foundry_api.types.errors import (
     CallTimeout,
     FoundryError,
@@ -102,10 +102,9 @@ class Ticket:
         "_charged_output",
         "_is_counted",
         "_monotonic",
-        "_queue_timeout_s",
         "_reservations",
         "_scheduler",
-        "_timers",
+        "_timeouts",
         "_waiter",
         "_work",
         "has_started",
@@ -122,8 +121,7 @@ class Ticket:
         account: Account,
         work: Work,
         *,
-        queue_timeout_s: float | None,
-        timers: Timers,
+        timeouts: QueueTimeouts | None,
         monotonic: Callable[[], float],
     ) -> None:
         self.queued_s = 0.0
@@ -134,8 +132,7 @@ class Ticket:
         self._scheduler = scheduler
         self._account = account
         self._work = work
-        self._queue_timeout_s = queue_timeout_s
-        self._timers = timers
+        self._timeouts = timeouts
         self._monotonic = monotonic
         self._is_counted = False
         self._charged_output = 0
@@ -160,43 +157,23 @@ class Ticket:
             raise RuntimeError("the ticket was used before")
         if not waiter.has_slot:
             started_at = self._monotonic()
+            waiter.slot = slot = asyncio.get_running_loop().create_future()
+            if self._timeouts is not None:
+                self._timeouts.add(slot)
             try:
-                await self._wait(waiter)
+                has_slot = await slot
             except BaseException:
                 self.close()
                 raise
+            finally:
+                if self._timeouts is not None:
+                    self._timeouts.remove(slot)
+            if not has_slot:
+                self.close()
+                raise self._make_timeout_error()
             self.queued_s = self._monotonic() - started_at
         self.has_started = True
         return self
-
-    async def _wait(self, waiter: Waiter) -> None:
-        loop = asyncio.get_running_loop()
-        waiter.slot = slot = loop.create_future()
-        if self._queue_timeout_s is None:
-            await slot
-            return
-        due_at = loop.time() + self._queue_timeout_s
-
-        def on_due() -> None:
-            if loop.time() < due_at:
-                timer.arm(due_at)
-            elif not slot.done():
-                slot.set_result(False)
-
-        timer = self._timers.take(loop, on_due)
-        timer.arm(due_at)
-        try:
-            has_slot = await slot
-        finally:
-            self._timers.put_back(timer)
-        if not has_slot:
-            raise RequestError(
-                503,
-                "queue_timeout",
-                f"The call waited {self._queue_timeout_s:g} s for a slot of the service, the limit "
-                "of this gateway (queue_timeout_s). Call again later.",
-                retry_after_s=UNKNOWN_WAIT_S,
-            )
 
     async def __aexit__(
         self, _kind: object, error: BaseException | None, _traceback: object
@@ -205,6 +182,16 @@ class Ticket:
         if isinstance(error, FoundryError) and not isinstance(error, _ENGINE_ERRORS):
             self.prompt_tokens = 0
         self.close()
+
+    def _make_timeout_error(self) -> RequestError:
+        limit_s = 0.0 if self._timeouts is None else self._timeouts.limit_s
+        return RequestError(
+            503,
+            "queue_timeout",
+            f"The call waited {limit_s:g} s for a slot of the service, the limit of this gateway "
+            "(queue_timeout_s). Call again later.",
+            retry_after_s=UNKNOWN_WAIT_S,
+        )
 
     def add_output(self, tokens: int) -> None:
         """Count tokens that were generated."""
@@ -260,7 +247,7 @@ class Admission:
         accounts: What each key has used.
         scheduler: The queue.
         client_retries: Calls that their client had sent before.
-        timers: Timers of the calls that wait for a slot.
+        timeouts: The time limit of the calls that wait for a slot.
     """
 
     def __init__(
@@ -274,7 +261,7 @@ class Admission:
         self._config = config
         self._monotonic = monotonic
         self.client_retries = 0
-        self.timers = Timers()
+        self.timeouts = QueueTimeouts(config.queue_timeout_s)
         self.accounts = Accounts(monotonic=monotonic, wall_clock=wall_clock)
         self.scheduler = Scheduler(
             get_slots,
@@ -300,8 +287,7 @@ class Admission:
             self.scheduler,
             account,
             work,
-            queue_timeout_s=None if work.is_batch else self._config.queue_timeout_s,
-            timers=self.timers,
+            timeouts=None if work.is_batch else self.timeouts,
             monotonic=self._monotonic,
         )
 

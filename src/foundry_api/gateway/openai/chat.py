@@ -35,17 +35,20 @@ async def create_chat_completion(exchange: Exchange) -> web.StreamResponse:
     choices = get_choices(body.n)
     generation = make_generation(body, exchange.require_model(body.model))
     generations = [generation.vary(index) for index in range(choices)]
+    is_streamed, includes_usage = body.stream, body.includes_usage
+    del body  # the conversation is not kept twice while the call waits
     ticket = admit(exchange, generations, choices)
     counter = UsageCounter(choices)
-    if body.stream:
+    if is_streamed:
         events = stream_choices(
             exchange,
             generations,
             ticket,
-            head=make_head(exchange, "chatcmpl", "chat.completion.chunk", generation.model),
+            id_prefix="chatcmpl",
+            kind="chat.completion.chunk",
             encode_choice=_ChoiceEncoder(choices).encode,
             counter=counter,
-            includes_usage=body.includes_usage,
+            includes_usage=includes_usage,
         )
         return await send_events(exchange, events, make_error_event)
     async with ticket:

@@ -63,7 +63,8 @@ async def stream_choices(
     generations: Sequence[Generation],
     ticket: Ticket,
     *,
-    head: dict[str, Any],
+    id_prefix: str,
+    kind: str,
     encode_choice: Callable[[int, Chunk], bytes],
     counter: UsageCounter,
     includes_usage: bool,
@@ -72,14 +73,16 @@ async def stream_choices(
 
     The events of chunks that arrived together are yielded together, as each write has a price.
     """
-    # What all chunks of a stream share is encoded once.
-    head_json = msgspec.json.encode(head)[:-1]  # without the closing brace
-    start = b'data: %b,"choices":[' % head_json
-    # With `include_usage` every chunk has the member, and only the last one has counts.
-    end = b'],"usage":null}\n\n' if includes_usage else b"]}\n\n"
-    between = end + start
     remaining, last = len(generations), b""
     async with ticket, aclosing(stream_all(exchange, generations, ticket)) as blocks:
+        # What all chunks of a stream share is encoded once, and not before the call has its slot:
+        # thousands of calls may wait.
+        head = make_head(exchange, id_prefix, kind, generations[0].model)
+        head_json = msgspec.json.encode(head)[:-1]  # without the closing brace
+        start = b'data: %b,"choices":[' % head_json
+        # With `include_usage` every chunk has the member, and only the last one has counts.
+        end = b'],"usage":null}\n\n' if includes_usage else b"]}\n\n"
+        between = end + start
         async for index, chunks in blocks:
             ticket.add_output(len(chunks))
             events = b"%b%b%b" % (

@@ -81,13 +81,13 @@ async def create_completion(exchange: Exchange) -> web.StreamResponse:
     echoes = [prompt if body.echo else "" for prompt in prompts for _ in range(choices)]
     ticket = admit(exchange, generations, choices)
     counter = UsageCounter(choices)
-    head = make_head(exchange, "cmpl", "text_completion", model)
     if body.stream:
         events = stream_choices(
             exchange,
             generations,
             ticket,
-            head=head,
+            id_prefix="cmpl",
+            kind="text_completion",
             encode_choice=_ChoiceEncoder(echoes).encode,
             counter=counter,
             includes_usage=body.includes_usage,
@@ -100,7 +100,7 @@ async def create_completion(exchange: Exchange) -> web.StreamResponse:
         ticket.settle(counter.usage)
     return exchange.respond_json(
         {
-            **head,
+            **make_head(exchange, "cmpl", "text_completion", model),
             "choices": [
                 _make_choice(index, echoes[index] + answer.content, answer.finish_reason)
                 for index, answer in enumerate(answers)
