@@ -55,6 +55,16 @@ def home(own_home: Path, blobs: FakeDownloadSite) -> Iterator[Path]:
             shared.stop(paths)
 
 
+def test_models_are_searched_here_and_in_the_catalog(home: Path) -> None:
+    found = run("models", "search", "far", home=home)
+    assert (found.returncode, found.stderr) == (0, "")
+    assert [line.split()[0] for line in found.stdout.splitlines()] == ["ALIAS", "far-away"]
+    document = json.loads(run("models", "search", "CPU", "far-AWAY", "--json", home=home).stdout)
+    assert [model["id"] for model in document["models"]] == ["Far-away-generic-cpu:3"]
+    missing = run("models", "search", "far-awy", home=home)
+    assert missing.stdout == "No model matches far-awy.\nSimilar: far-away\n"
+
+
 @linux
 def test_a_model_is_pulled_shown_and_removed(home: Path) -> None:
     pulled = run("models", "pull", MODEL, home=home)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 from collections.abc import Callable
 from subprocess import CompletedProcess
@@ -16,6 +17,7 @@ import pytest
 
 from foundry_api.cli import main, services
 from foundry_api.cli.services import check_endpoint, find_all_services, find_running
+from foundry_api.client.client import FoundryAPIClient
 from foundry_api.engine import discovery, foundry_command, shared
 from foundry_api.storage.paths import Paths
 from foundry_api.types.errors import ServiceNotRunning
@@ -71,6 +73,39 @@ def test_a_shared_engine_from_up_to_down(run: Run, own_home: Path) -> None:
         stopped = run("down")
     assert stopped.stdout == "The shared engine is stopped.\n"
     assert not list_hosts(own_home)
+
+
+def test_models_in_memory_are_listed_with_their_users(run: Run, own_home: Path) -> None:
+    assert run("ps").stdout == "No model is in memory.\n"
+    started = json.loads(run("up", "--json").stdout)
+    try:
+
+        async def use_and_list() -> str:
+            settings = Settings.from_environment()
+            async with FoundryAPIClient(settings=settings) as client:
+                await client.complete("Hello", model="demo", max_tokens=1)
+                finished = await asyncio.to_thread(
+                    subprocess.run,
+                    make_command("ps", "--json"),
+                    env=make_environment(own_home),
+                    capture_output=True,
+                    check=True,
+                )
+            return finished.stdout.decode()
+
+        (entry,) = json.loads(asyncio.run(use_and_list()))["models"]
+        assert (entry["id"], entry["service"]) == ("demo:1", started["url"])
+        assert [user["pid"] for user in entry["users"]] == [os.getpid()]
+        assert entry["idle_timeout_s"] == shared.IDLE_TIMEOUT_S
+        header, line = run("ps").stdout.splitlines()
+        assert header.split("  ")[0] == "MODEL"
+        assert line.startswith("demo:1")
+        assert "30 min without use" in line
+        assert max(map(len, (header, line))) <= 80
+        logs = json.loads(run("engine", "logs", "--json").stdout)
+        assert logs["path"] == started["log_path"]
+    finally:
+        run("down")
 
 
 def test_commands_that_start_no_engine(run: Run, own_home: Path) -> None:

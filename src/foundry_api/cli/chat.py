@@ -10,13 +10,20 @@ import click
 from foundry_api.cli.chat_runner import ChatRunner, print_end
 from foundry_api.cli.conversation.context import CONTEXT_POLICIES
 from foundry_api.cli.conversation.options import ConversationOptions
-from foundry_api.cli.options import GlobalOptions, common_options, format_examples, pass_common
+from foundry_api.cli.options import (
+    GlobalOptions,
+    common_options,
+    complete_models,
+    format_examples,
+    pass_common,
+)
 from foundry_api.cli.output import is_terminal, print_json
 from foundry_api.cli.printer import AnswerPrinter
 from foundry_api.cli.session import Session
 from foundry_api.cli.stdin import MARK, read_piped_text, read_text
 from foundry_api.cli.text_file import TextFile, add_files, read_text_file
 from foundry_api.core.options import CompletionOptions
+from foundry_api.engine.models.local_names import DEMO
 from foundry_api.storage.paths import Paths
 from foundry_api.types.checks import prompt_to_messages
 from foundry_api.types.errors import CatalogUnavailable, InvalidRequest, ModelNotCached
@@ -31,8 +38,6 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _T = TypeVar("_T")
-
-DEMO = "demo"
 
 EPILOG = format_examples(
     'chat --model demo "What is the capital of France?"',
@@ -51,13 +56,23 @@ EPILOG = format_examples(
 @click.command("chat", epilog=EPILOG)
 @click.argument("words", metavar="[PROMPT]...", nargs=-1)
 @click.option(
-    "-m", "--model", metavar="NAME", help="Model alias or id. [FOUNDRY_MODEL, else phi-4-mini]"
+    "-m",
+    "--model",
+    metavar="NAME",
+    shell_complete=complete_models,
+    help="Model alias or id. [FOUNDRY_MODEL, else phi-4-mini]",
 )
 @click.option("-s", "--system", metavar="TEXT", help="System message.")
-@click.option("--system-file", metavar="FILE", help="Read the system message from a text file.")
+@click.option(
+    "--system-file",
+    type=click.Path(),
+    metavar="FILE",
+    help="Read the system message from a text file.",
+)
 @click.option(
     "-a",
     "--attach",
+    type=click.Path(),
     multiple=True,
     metavar="FILE",
     help="Send a text file after the prompt; repeatable.",
@@ -71,6 +86,7 @@ EPILOG = format_examples(
 @click.option(
     "--tool",
     "tools",
+    type=click.Path(),
     multiple=True,
     metavar="FILE.py:NAME",
     help="Let the model call a Python function; repeatable. Runs the file.",

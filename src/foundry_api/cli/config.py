@@ -39,7 +39,16 @@ EPILOG = format_examples(
     "config unset model",
     "config edit",
 )
-NAME = click.argument("name")
+
+
+def complete_names(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[str]:
+    del context, parameter
+    return [name for name in KEYS if name.startswith(incomplete)]
+
+
+NAME = click.argument("name", shell_complete=complete_names)
 
 
 @click.group("config", epilog=EPILOG, invoke_without_command=True)

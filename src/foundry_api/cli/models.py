@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import difflib
 import sys
 import tempfile
 from functools import partial
@@ -13,8 +14,19 @@ import click
 
 from foundry_api.cli.downloads import pull, retry_after_download
 from foundry_api.cli.model_import import command as import_command
-from foundry_api.cli.model_view import print_model_details, print_model_list, to_json
-from foundry_api.cli.options import GlobalOptions, common_options, format_examples, pass_common
+from foundry_api.cli.model_view import (
+    print_catalog_age,
+    print_model_details,
+    print_model_list,
+    to_json,
+)
+from foundry_api.cli.options import (
+    GlobalOptions,
+    common_options,
+    complete_models,
+    format_examples,
+    pass_common,
+)
 from foundry_api.cli.output import is_terminal, print_json, sanitize, sanitize_line
 from foundry_api.cli.services import find_running
 from foundry_api.cli.session import Session
@@ -24,7 +36,13 @@ from foundry_api.core.connection import match_model
 from foundry_api.engine.models.task import CHAT, EMBEDDINGS
 from foundry_api.model_import.directory import find_imported
 from foundry_api.observe.format import format_bytes, format_megabytes
-from foundry_api.types.errors import FoundryError, ModelInUse, ModelNotFound, ServiceStartFailed
+from foundry_api.types.errors import (
+    CatalogUnavailable,
+    FoundryError,
+    ModelInUse,
+    ModelNotFound,
+    ServiceStartFailed,
+)
 from foundry_api.types.local_path import absolute_path
 from foundry_api.types.settings import Settings
 
@@ -36,7 +54,7 @@ if TYPE_CHECKING:
 
 __all__ = ["command", "try_model"]
 
-NAME = click.argument("name")
+NAME = click.argument("name", shell_complete=complete_models)
 CATALOG = click.option(
     "--catalog", is_flag=True, help="Include models that can be downloaded; needs the network."
 )
@@ -57,6 +75,7 @@ FIRST_TOKEN_TIMEOUT_S = 300.0
 EPILOG = format_examples(
     "models list",
     "models list --catalog",
+    "models search phi",
     "models show phi-4-mini",
     "models pull phi-4-mini",
     "models import ./model.gguf --alias mine",
@@ -95,6 +114,36 @@ def list_command(common: GlobalOptions, *, catalog: bool) -> None:
 
 
 @command.command(
+    "search", epilog=format_examples("models search phi", "models search qwen 7b --json")
+)
+@click.argument("terms", nargs=-1, required=True, metavar="TERM...")
+@common_options
+@pass_common
+def search_command(common: GlobalOptions, terms: tuple[str, ...]) -> None:
+    """Find models, on this machine and in the catalog.
+
+    Lists the models whose alias, id, publisher, task, device or licence have every term; case does
+    not matter.
+    """
+    try:
+        models, listing = _list_models(common, catalog=True)
+    except CatalogUnavailable:
+        models, listing = _list_models(common, catalog=False)
+        click.echo("The catalog cannot be reached: only this machine is searched.", err=True)
+    found = [model for model in models if _matches(model, terms)]
+    if found or common.as_json:
+        print_model_list(common, found, listing)
+        return
+    click.echo(sanitize_line(f"No model matches {' '.join(terms)}."))
+    aliases = {model.alias.lower(): model.alias for model in models}
+    close = difflib.get_close_matches(" ".join(terms).lower(), aliases, n=3)
+    if close:
+        click.echo(sanitize_line(f"Similar: {', '.join(aliases[alias] for alias in close)}"))
+    if listing is not None:
+        print_catalog_age(listing)
+
+
+@command.command(
     "show", epilog=format_examples("models show phi-4-mini", "models show demo --json")
 )
 @NAME
@@ -130,7 +179,7 @@ def pull_command(common: GlobalOptions, name: str) -> None:
 @command.command(
     "load", epilog=format_examples("up", "models load phi-4-mini", "models load demo mine")
 )
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete_models)
 @click.option("-y", "--yes", is_flag=True, help="Download missing models without asking.")
 @common_options
 @pass_common
@@ -181,8 +230,8 @@ def unload_command(common: GlobalOptions, name: str, drain: float, *, force: boo
 
 
 @command.command("swap", epilog=format_examples("models swap phi-4-mini qwen2.5-0.5b"))
-@click.argument("old")
-@click.argument("new")
+@click.argument("old", shell_complete=complete_models)
+@click.argument("new", shell_complete=complete_models)
 @DRAIN
 @common_options
 @pass_common
@@ -267,6 +316,12 @@ def remove_command(common: GlobalOptions, name: str, *, yes: bool) -> None:
 
 
 def _print_models(common: GlobalOptions, *, catalog: bool) -> None:
+    print_model_list(common, *_list_models(common, catalog=catalog))
+
+
+def _list_models(
+    common: GlobalOptions, *, catalog: bool
+) -> tuple[Sequence[Model], CatalogListing | None]:
     async def fetch(client: FoundryAPIClient) -> tuple[Sequence[Model], CatalogListing | None]:
         # Not `list(catalog=True)`, which returns the models without the age of the listing. A
         # second request for the listing takes seconds if the catalog cannot be reached.
@@ -278,8 +333,20 @@ def _print_models(common: GlobalOptions, *, catalog: bool) -> None:
         return [*models, *(entry for entry in listing.models if entry.id not in local_ids)], listing
 
     with Session(common) as session:
-        models, listing = session.run(fetch(session.client), description="Listing models ...")
-    print_model_list(common, models, listing)
+        return session.run(fetch(session.client), description="Listing models ...")
+
+
+def _matches(model: Model, terms: Sequence[str]) -> bool:
+    parts = (
+        model.alias,
+        model.id,
+        model.publisher,
+        model.task,
+        model.device,
+        model.license,
+    )
+    text = " ".join(part for part in parts if part).lower()
+    return all(term.lower() in text for term in terms)
 
 
 async def _find_removable(session: Session, name: str) -> tuple[Model, bool]:

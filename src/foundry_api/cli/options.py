@@ -15,6 +15,7 @@ __all__ = [
     "GlobalOptions",
     "apply_options",
     "common_options",
+    "complete_models",
     "format_examples",
     "output_options",
     "pass_common",
@@ -129,6 +130,25 @@ def _rename_field(error: ValueError, parameters: Iterable[click.Parameter]) -> N
             start, option = error.field or "", max(parameter.opts, key=len)
             if error.message.startswith(start):
                 error.message = f"{option}{error.message.removeprefix(start)}"
+
+
+def complete_models(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[str]:
+    """Complete the names of the models of this machine, from files."""
+    del context, parameter
+    # Imported in a shell's completion only.
+    from foundry_api.engine.models.local_names import list_local_names  # noqa: PLC0415
+    from foundry_api.storage.paths import Paths  # noqa: PLC0415
+    from foundry_api.types.errors import FoundryError  # noqa: PLC0415
+    from foundry_api.types.settings import Settings  # noqa: PLC0415
+
+    try:
+        home = Settings.from_environment().home  # which is not in the user's file
+        names = list_local_names(Paths.from_home(home))
+    except (FoundryError, OSError, ValueError):
+        return []
+    return [name for name in names if name.lower().startswith(incomplete.lower())]
 
 
 def format_examples(*lines: str) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any, cast
 
 import click
+import click.shell_completion
 
 from foundry_api._version import __version__
 from foundry_api.cli.options import common_options
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["root", "run"]
 
 PROGRAM = "foundry-api"
+COMPLETE_VARIABLE = "_FOUNDRY_API_COMPLETE"
 
 HELP = """Command line for Microsoft Foundry Local.
 
@@ -86,6 +89,17 @@ class VerbGroup(click.Group):
             raise click.exceptions.NoSuchCommand(name, possibilities=VERBS, ctx=ctx)
         return super().resolve_command(ctx, args)
 
+    def shell_complete(
+        self, ctx: click.Context, incomplete: str
+    ) -> list[click.shell_completion.CompletionItem[str]]:
+        # From the table, as above.
+        verbs = [
+            click.shell_completion.CompletionItem(verb, help=summary)
+            for verb, summary in VERBS.items()
+            if verb.startswith(incomplete)
+        ]
+        return [*verbs, *click.Command.shell_complete(self, ctx, incomplete)]
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         # From the table: click would import every verb for its help text.
         del ctx
@@ -130,6 +144,8 @@ def root(context: click.Context) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command line and return the exit code. Failures are raised."""
+    if os.environ.get(COMPLETE_VARIABLE, "").startswith("powershell"):
+        importlib.import_module("foundry_api.cli.completion")  # click knows the other shells
     try:
         # Passed explicitly, because click expands a `*` of sys.argv on Windows, also in a prompt.
         code = root.main(list(arguments), prog_name=PROGRAM, standalone_mode=False)

@@ -11,6 +11,7 @@ VERBS = {
     "batch": "Run a file of prompts, resumable at any time.",
     "transcribe": "Transcribe an audio file.",
     "models": "Manage models.",
+    "ps": "Show models in memory, who uses them, and until when.",
     "status": "Show running services.",
     "health": "Check the health of a service, once or continuously.",
     "doctor": "Diagnose problems and suggest fixes.",
@@ -19,6 +20,8 @@ VERBS = {
     "keys": "Manage the API keys of the gateway.",
     "request": "Send an HTTP request to the service and print the response body.",
     "serve": "Serve models to applications, with keys, limits and metrics.",
+    "engine": "Show what the engine logs.",
     "up": "Start a shared engine in the background.",
     "down": "Stop the shared engine.",
+    "completion": "Print a script for shell completion.",
 }

@@ -15,8 +15,7 @@ import llm
 from llm.parts import StreamEvent, TextPart, ToolCallPart, ToolResultPart
 from pydantic import Field
 
-from foundry_api.engine.models.download_cache import RELATIVE_PATH, list_downloaded
-from foundry_api.engine.models.registry_file import read_registered
+from foundry_api.engine.models.local_names import DEMO, list_local_names
 from foundry_api.integrations.client_cache import LoopClientCache
 from foundry_api.storage.paths import Paths
 from foundry_api.types.errors import FoundryError
@@ -37,8 +36,6 @@ if TYPE_CHECKING:
 __all__ = ["AsyncFoundryModel", "FoundryModel", "register_models"]
 
 log = logging.getLogger("foundry_api")
-
-DEMO = "demo"
 
 
 class ClientCache:
@@ -164,14 +161,7 @@ def list_model_names() -> list[str]:
         settings = Settings.from_environment()
         paths = Paths.from_home(settings.home)
         model_names.append(settings.model)
-        model_names += [
-            entry.model_info.alias or entry.model_info.id for entry in read_registered(paths)
-        ]
-        model_names += [
-            name.rpartition(":")[0] for name in list_downloaded(paths.data / RELATIVE_PATH)
-        ]
-    except FileNotFoundError:
-        pass  # no engine has run yet
+        model_names += list_local_names(paths)
     except (FoundryError, OSError, ValueError) as error:
         log.warning("the models of Foundry Local cannot all be listed: %s", error)
     return list(dict.fromkeys(model_names))
