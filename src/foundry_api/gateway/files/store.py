@@ -51,7 +51,7 @@ log = logging.getLogger("foundry_api.gateway")
 
 
 class Draft:
-    """A file that is being received.
+    """A file that is being received. What a gateway that was killed left is removed at its start.
 
     Attributes:
         id: The id that it will have.
@@ -149,7 +149,7 @@ class FileStore:
         try:
             return await self._run(function, database)
         except (OSError, sqlite3.Error, LockTimeout) as error:
-            raise self._translate(error) from error
+            raise self.translate_failure(error) from error
 
     @asynccontextmanager
     async def receive(self, size: int) -> AsyncGenerator[Draft]:
@@ -170,7 +170,7 @@ class FileStore:
             finally:
                 await asyncio.shield(self._run(draft.discard))
         except (OSError, sqlite3.Error, LockTimeout) as error:
-            raise self._translate(error) from error
+            raise self.translate_failure(error) from error
         finally:
             self._reserved_bytes -= size
 
@@ -265,7 +265,7 @@ class FileStore:
         try:
             return await self._run(_measure, self.directory)
         except OSError as error:
-            raise self._translate(error) from error
+            raise self.translate_failure(error) from error
 
     def _open(self) -> FileDatabase:
         self.directory.mkdir(parents=True, exist_ok=True, mode=PRIVATE_DIRECTORY)
@@ -274,7 +274,8 @@ class FileStore:
                 draft.unlink(missing_ok=True)
         return FileDatabase(self._database_path)
 
-    def _translate(self, error: Exception) -> RequestError:
+    def translate_failure(self, error: Exception) -> RequestError:
+        """Log why the disk or the database failed, and return what a client is told."""
         log.warning("files in %s cannot be used: %s", self.directory, error)
         if isinstance(error, OSError) and error.errno in NO_SPACE:
             return RequestError(

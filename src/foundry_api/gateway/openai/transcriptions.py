@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
-import os
-import tempfile
 from contextlib import aclosing, asynccontextmanager, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -16,6 +13,7 @@ import msgspec
 from foundry_api.core.audio import read_duration_s, read_wave
 from foundry_api.gateway.checks import make_invalid, make_missing, make_unsupported
 from foundry_api.gateway.errors import RequestError, make_error_event
+from foundry_api.gateway.files.store import Draft
 from foundry_api.gateway.forms import FormReader, convert_form, require_form
 from foundry_api.gateway.idempotency import respond_once
 from foundry_api.gateway.limits.admission import UNKNOWN_WAIT_S, Work
@@ -27,6 +25,7 @@ from foundry_api.types.messages import Usage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
+    from pathlib import Path
 
     from aiohttp import web
 
@@ -197,12 +196,21 @@ def _reserve_room(exchange: Exchange) -> Generator[None]:
 async def _receive(exchange: Exchange) -> AsyncGenerator[Upload]:
     """Receive a form; the file of its recording is removed at the end."""
     require_form(exchange, "a file and a model")
-    handle, name = await asyncio.to_thread(tempfile.mkstemp, prefix="foundry-api-")  # 0600
-    path = Path(name)
+    files = exchange.context.files
     try:
-        with os.fdopen(handle, "wb") as file:
-            form_reader = FormReader(exchange, file, setting="max_upload_bytes")
+        draft = await asyncio.to_thread(Draft, files.directory)
+    except OSError as error:
+        raise files.translate_failure(error) from error
+    path = draft.path
+    try:
+        form_reader = FormReader(exchange, draft.file, setting="max_upload_bytes")
+        try:
             await form_reader.read()
+            await asyncio.to_thread(draft.file.close)
+        except ConnectionError:  # the client left
+            raise
+        except OSError as error:
+            raise files.translate_failure(error) from error
         form = _make_form(form_reader.fields)
         if form_reader.digest is None:
             raise make_missing("file")
@@ -211,7 +219,7 @@ async def _receive(exchange: Exchange) -> AsyncGenerator[Upload]:
         fingerprint = hashlib.sha256(msgspec.json.encode(parts)).digest()
         yield Upload(form, path, duration_s, fingerprint)
     finally:
-        await asyncio.shield(asyncio.to_thread(path.unlink, missing_ok=True))
+        await asyncio.shield(asyncio.to_thread(draft.discard))
 
 
 def _make_form(fields: dict[str, str]) -> TranscriptionForm:
