@@ -370,7 +370,7 @@ async def test_the_queue_is_bounded_in_bytes() -> None:
     admission = Admission(GatewayConfig(queue_bytes=250), lambda: 1)
     for _ in range(4):  # two start at once
         admission.admit(None, make_work())
-    with pytest.raises(RequestError, match="wait already"):
+    with pytest.raises(RequestError, match="calls wait"):
         admission.admit(None, make_work())
 
 

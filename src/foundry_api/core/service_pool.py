@@ -89,6 +89,11 @@ class ServiceHandle:
         """The base URL, or a placeholder before the first connection."""
         return self.breaker.service
 
+    @property
+    def is_healthy(self) -> bool:
+        """Whether calls succeed, as far as is known."""
+        return self.breaker.state == "closed" and not self.problem
+
     async def connect(self) -> Connection:
         """Return the connection; find or start the service if there is none."""
         return self.connection or await self._connecting.run("connection", self._open)
@@ -343,6 +348,5 @@ def _get_load(service: ServiceHandle) -> tuple[int, bool, float]:
     # `attempts` counts calls from their assignment on. In a burst the first calls still connect and
     # load the model, and the limiter does not know them yet.
     calls = max(len(service.attempts), service.limiter.load)
-    is_healthy = service.breaker.state == "closed" and not service.problem
     is_full = calls >= service.limiter.limit
-    return (1 if is_healthy else 2), is_full, (calls + 1) / service.weight
+    return (1 if service.is_healthy else 2), is_full, (calls + 1) / service.weight

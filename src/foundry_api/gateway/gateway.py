@@ -27,7 +27,7 @@ from foundry_api.gateway.routes import ROUTES
 from foundry_api.gateway.routing import Router
 from foundry_api.gateway.server import GatewayServer, TlsFiles
 from foundry_api.gateway.sessions import Sessions
-from foundry_api.gateway.upstreams.upstreams import count_slots
+from foundry_api.gateway.upstreams.slots import NamedSlots, count_slots
 from foundry_api.storage.lock import FileLock, LockTimeout
 from foundry_api.types.errors import ConfigurationError
 from foundry_api.types.events import AttemptStarted, CallEnded
@@ -84,7 +84,8 @@ class Gateway:
         )
         admission = Admission(
             config,
-            lambda: count_slots(client.services),
+            lambda: count_slots(client),
+            upstreams=NamedSlots(client) if client.services[0].offer is not None else None,
             monotonic=monotonic,
             wall_clock=keyring.now,  # a clock that is set back renews no budget
         )

@@ -12,6 +12,7 @@ from foundry_api.observe.prometheus import format_family, format_histogram, form
 if TYPE_CHECKING:
     from foundry_api.gateway.keys.types import ApiKey
     from foundry_api.gateway.limits.admission import Ticket
+    from foundry_api.gateway.limits.lanes import Lanes
     from foundry_api.gateway.limits.scheduler import Scheduler
     from foundry_api.gateway.upstreams.upstreams import Upstreams
 
@@ -100,7 +101,7 @@ class GatewayMetrics:
 
     def format(
         self,
-        scheduler: Scheduler,
+        scheduler: Scheduler | Lanes,
         *,
         draining: bool,
         breaker_state: str,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
 import msgspec
 
 from foundry_api.gateway.errors import RequestError, make_model_not_allowed
 from foundry_api.gateway.limits.accounts import Account, Accounts
+from foundry_api.gateway.limits.lanes import Lanes
 from foundry_api.gateway.limits.queue_timeouts import QueueTimeouts
 from foundry_api.gateway.limits.scheduler import Scheduler, Waiter
 from foundry_api.types.errors import (
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
     from foundry_api.gateway.config import GatewayConfig
     from foundry_api.gateway.keys.types import ApiKey
+    from foundry_api.gateway.limits.lanes import UpstreamSlots
     from foundry_api.types.messages import Usage
 
 __all__ = ["UNKNOWN_WAIT_S", "Admission", "KeyQueue", "Ticket", "Work"]
@@ -240,12 +243,13 @@ class Admission:
     Args:
         config: Limits of the queue.
         get_slots: Returns how many calls the service takes at the same time.
+        upstreams: The slots of several services; None if there is one.
         monotonic: A clock.
         wall_clock: Seconds since the epoch.
 
     Attributes:
         accounts: What each key has used.
-        scheduler: The queue.
+        scheduler: The queue, or those of several services.
         client_retries: Calls that their client had sent before.
         timeouts: The time limit of the calls that wait for a slot.
     """
@@ -255,6 +259,7 @@ class Admission:
         config: GatewayConfig,
         get_slots: Callable[[], int],
         *,
+        upstreams: UpstreamSlots | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -263,12 +268,17 @@ class Admission:
         self.client_retries = 0
         self.timeouts = QueueTimeouts(config.queue_timeout_s)
         self.accounts = Accounts(monotonic=monotonic, wall_clock=wall_clock)
-        self.scheduler = Scheduler(
-            get_slots,
+        make_scheduler = partial(
+            Scheduler,
             max_per_slot=config.queue_per_slot,
             max_bytes=config.queue_bytes,
             monotonic=monotonic,
         )
+        self._lanes: Lanes | None = None
+        if upstreams is not None:
+            self._lanes = Lanes(upstreams, make_scheduler, max_bytes=config.queue_bytes)
+        # One for all calls, unless they are for different services.
+        self.scheduler: Scheduler | Lanes = self._lanes or make_scheduler(get_slots)
 
     def admit(self, key: ApiKey | None, work: Work) -> Ticket:
         """Admit a call.
@@ -279,12 +289,15 @@ class Admission:
         if key is not None and not key.allows_model(work.model, *work.aliases):
             raise make_model_not_allowed(work.model)
         account = self.accounts.get(key)
+        scheduler = self.scheduler
+        if isinstance(scheduler, Lanes):
+            scheduler = scheduler.get_lane(work.model)
         if not work.is_batch:
             account.check_parallel()
-            self._check_queue(account.name, work)
+            self._check_queue(scheduler, account.name, work)
         account.check_budgets(work.most_tokens, is_batch=work.is_batch)
         return Ticket(
-            self.scheduler,
+            scheduler,
             account,
             work,
             timeouts=None if work.is_batch else self.timeouts,
@@ -312,16 +325,18 @@ class Admission:
         ]
         return sorted(queues, key=lambda queue: -queue.waiting)
 
-    def _check_queue(self, name: str, work: Work) -> None:
-        is_full = self.scheduler.is_full(work.body_bytes)
+    def _check_queue(self, scheduler: Scheduler, name: str, work: Work) -> None:
+        is_full = scheduler.is_full(work.body_bytes)
+        if self._lanes is not None and not scheduler.can_start:
+            is_full = is_full or not self._lanes.has_room(work.body_bytes)
         if not is_full and work.deadline_s is None:
             return
-        wait_s = self.scheduler.estimate_wait_s(name, is_batch=work.is_batch)
+        wait_s = scheduler.estimate_wait_s(name, is_batch=work.is_batch)
         if is_full:
             raise RequestError(
                 503,
                 "queue_full",
-                f"The queue of this gateway is full: {self.scheduler.waiting} calls wait. Call "
+                f"The queue of this gateway is full: {scheduler.waiting} calls wait. Call "
                 "again later.",
                 retry_after_s=UNKNOWN_WAIT_S if wait_s is None else max(wait_s, 0.001),
             )

@@ -58,27 +58,35 @@ class Scheduler:
 
     Args:
         get_slots: Returns how many calls the service takes at the same time.
+        get_all_slots: As `get_slots`, with those that other schedulers use; default: the same.
         max_per_slot: Calls that may wait for each slot.
         max_bytes: Bytes of the requests that may wait.
         monotonic: A clock.
+
+    Attributes:
+        waiting_bytes: Bytes of the requests that wait.
+        on_slot: Called in place of `start_waiting` when a call has left, if others share the slots.
     """
 
     def __init__(
         self,
         get_slots: Callable[[], int],
+        get_all_slots: Callable[[], int] | None = None,
         *,
         max_per_slot: int,
         max_bytes: int,
         monotonic: Callable[[], float],
     ) -> None:
         self._get_slots = get_slots
+        self._get_all_slots = get_all_slots or get_slots
         self._max_per_slot = max_per_slot
         self._max_bytes = max_bytes
         self._monotonic = monotonic
         self._calls: FairQueue[Waiter] = FairQueue()
         self._batches: FairQueue[Waiter] = FairQueue()  # served when no call waits
-        self._waiting_bytes = 0
+        self.waiting_bytes = 0
         self._active = 0
+        self.on_slot: Callable[[], None] = self.start_waiting
         self._durations_s: deque[float] = deque(maxlen=MEASURED_CALLS)
         self._changed_at = monotonic()  # when a call last got a slot or left one
 
@@ -86,6 +94,11 @@ class Scheduler:
     def waiting(self) -> int:
         """Calls that wait."""
         return len(self._calls) + len(self._batches)
+
+    @property
+    def can_start(self) -> bool:
+        """Whether a new call would get a slot at once."""
+        return self._has_slot() and not self.waiting
 
     @property
     def slots(self) -> int:
@@ -106,11 +119,11 @@ class Scheduler:
 
         Lines of batches do not count: each batch has a few, and they must not keep calls out.
         """
-        if self._has_slot() and not self.waiting:
+        if self.can_start:
             return False
         return (
-            len(self._calls) >= self._max_per_slot * max(1, self._get_slots())
-            or self._waiting_bytes + body_bytes > self._max_bytes
+            len(self._calls) >= self._max_per_slot * max(1, self._get_all_slots())
+            or self.waiting_bytes + body_bytes > self._max_bytes
         )
 
     def get_names(self) -> set[str]:
@@ -119,7 +132,7 @@ class Scheduler:
 
     def estimate_wait_s(self, name: str, *, is_batch: bool = False) -> float | None:
         """Estimate how long a new call of a key would wait; None before enough calls ended."""
-        if self._has_slot() and not self.waiting:
+        if self.can_start:
             return 0.0
         if len(self._durations_s) < MIN_MEASURED_CALLS:
             return None
@@ -140,7 +153,7 @@ class Scheduler:
             return
         queue.push(waiter.name, waiter.weight, waiter)
         if not waiter.is_batch:
-            self._waiting_bytes += waiter.body_bytes
+            self.waiting_bytes += waiter.body_bytes
         self.start_waiting()
 
     def leave(self, waiter: Waiter) -> None:
@@ -152,8 +165,8 @@ class Scheduler:
         else:
             self._get_queue(waiter).remove(waiter.name, waiter)
             if not waiter.is_batch:
-                self._waiting_bytes -= waiter.body_bytes
-        self.start_waiting()
+                self.waiting_bytes -= waiter.body_bytes
+        self.on_slot()
 
     def charge(self, waiter: Waiter, prompt_tokens: int, output_tokens: int) -> None:
         """Count tokens that a call received, for the order of the later ones."""
@@ -170,7 +183,7 @@ class Scheduler:
         while (queue := self._calls or self._batches) and self._has_slot():
             waiter = queue.pop()
             if not waiter.is_batch:
-                self._waiting_bytes -= waiter.body_bytes
+                self.waiting_bytes -= waiter.body_bytes
             self._start(waiter)
 
     def _start(self, waiter: Waiter) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from foundry_api.types.events import Event
     from foundry_api.types.models import Model
 
-__all__ = ["UpstreamStatus", "Upstreams", "count_slots"]
+__all__ = ["UpstreamStatus", "Upstreams"]
 
 # A listing for a request is at most this old.
 MAX_LISTING_AGE_S = 1.0
@@ -212,19 +212,6 @@ class Upstreams:
             if service.name == address:
                 self.counts[offer.options.name, outcome] += 1
                 return
-
-
-def count_slots(services: Sequence[ServiceHandle]) -> int:
-    """Return how many calls the services take at the same time."""
-    if len(services) == 1:  # asked several times for each call
-        return services[0].limiter.limit
-    healthy = sum(
-        service.limiter.limit
-        for service in services
-        if service.breaker.state == "closed" and not service.problem
-    )
-    # Without any, calls start all the same: they fail at once instead of waiting.
-    return healthy or sum(service.limiter.limit for service in services)
 
 
 def _get_state(service: ServiceHandle, offer: ModelOffer) -> UpstreamState:

@@ -1,0 +1,44 @@
+"""The slots of the services behind the gateway."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from foundry_api.client.client import FoundryAPIClient
+
+__all__ = ["NamedSlots", "count_slots"]
+
+
+class NamedSlots:
+    """The slots of the upstreams that the configuration names."""
+
+    def __init__(self, client: FoundryAPIClient) -> None:
+        self._services = [
+            (service, service.offer) for service in client.services if service.offer is not None
+        ]
+
+    def find_group(self, model: str) -> frozenset[str]:
+        """Return the names of the upstreams that have a model; of all if none is known to."""
+        names = [offer.options.name for _, offer in self._services if offer.has(model)]
+        return frozenset(names or [offer.options.name for _, offer in self._services])
+
+    def get_slots(self) -> dict[str, int]:
+        """Return how many calls each healthy upstream takes at the same time, by its name."""
+        healthy = {
+            offer.options.name: service.limiter.limit
+            for service, offer in self._services
+            if service.is_healthy
+        }
+        # Without any, calls start all the same: they fail at once instead of waiting.
+        return healthy or {
+            offer.options.name: service.limiter.limit for service, offer in self._services
+        }
+
+
+def count_slots(client: FoundryAPIClient) -> int:
+    """Return how many calls the services of a client take at the same time."""
+    services = client.services
+    if len(services) == 1:  # asked several times for each call
+        return services[0].limiter.limit
+    return sum(service.limiter.limit for service in services)
