@@ -355,7 +355,8 @@ class Connection:
 
     def _list_of_gateway(self) -> str:
         aliases = sorted({model.alias for model in self._local})
-        return f"It has {', '.join(aliases) or 'none'}; ask its operator for others."
+        names = ", ".join(aliases) or "no model"
+        return f"It has {names} for this key; ask its operator for others."
 
     def _find_similar_names(self, name: str) -> list[str]:
         models = (*self._local, *self._public)

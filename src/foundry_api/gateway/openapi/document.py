@@ -82,6 +82,7 @@ ERRORS: dict[int, tuple[str, tuple[str, ...]]] = {
         "A limit is used up. `Retry-After` says when to try again.",
         ("insufficient_quota", "rate_limit_exceeded", "too_many_batches", "too_many_failures"),
     ),
+    431: ("The head of the request is too large.", ("header_too_large",)),
     500: ("The gateway failed; its log has the details.", ("internal_error",)),
     503: (
         "The gateway or the model cannot serve now. `Retry-After` says when to try again.",
@@ -113,7 +114,7 @@ ERRORS: dict[int, tuple[str, tuple[str, ...]]] = {
         ),
     ),
 }
-_OF_ALL = (400, 403, 415, 500)
+_OF_ALL = (400, 403, 415, 431, 500)
 _OF_CLOSED = (401, 429, 503)
 _OF_BODIES = (408, 413)
 _OF_CALLS = (404, 409, 422, 504)

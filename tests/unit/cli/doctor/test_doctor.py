@@ -257,7 +257,7 @@ async def test_keys_that_others_can_read(own_home: Path) -> None:
 async def test_invalid_settings_of_a_gateway(own_home: Path) -> None:
     found = await find_gateway(own_home, FOUNDRY_GATEWAY_PORT="many")
     assert [*found] == ["gateway-settings-invalid"]
-    assert "port" in found["gateway-settings-invalid"]
+    assert "FOUNDRY_GATEWAY_PORT is 'many'" in found["gateway-settings-invalid"]
 
 
 async def test_a_gateway_that_listens_elsewhere(own_home: Path) -> None:
