@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import wave
 from typing import TYPE_CHECKING, Any
 
 from gateway.shapes import parse_events
@@ -41,3 +43,13 @@ async def stream(http: aiohttp.ClientSession, path: str, body: dict[str, Any]) -
         assert response.headers["Content-Type"].startswith("text/event-stream")
         assert response.headers["X-Accel-Buffering"] == "no"
         return parse_events(await response.text())
+
+
+def make_recording(seconds: float = 1.0) -> bytes:
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16000)
+        file.writeframes(b"\0\0" * int(16000 * seconds))
+    return buffer.getvalue()

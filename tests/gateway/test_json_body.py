@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import msgspec
 import pytest
@@ -21,6 +22,19 @@ def make_body(count: int, member: str = "messages", gap: str = "") -> bytes:
     return f'{{"model":"m","max_tokens":9,"{member}":[{gap}{items}{gap}]}}'.encode()
 
 
+def record_types(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Return the types that are decoded from now on."""
+    built: list[object] = []
+    decode = msgspec.json.decode
+
+    def record(*arguments: object, type: object, **options: Any) -> object:  # noqa: A002 - msgspec's
+        built.append(type)
+        return decode(*arguments, type=type, **options)
+
+    monkeypatch.setattr(msgspec.json, "decode", record)
+    return built
+
+
 @pytest.mark.parametrize("gap", ["", " \n\t\r"])
 @pytest.mark.parametrize(
     ("kind", "member"),
@@ -31,14 +45,7 @@ def test_p48_more_messages_than_may_be_are_refused_before_they_are_built(
 ) -> None:
     value, _ = decode_json(make_body(MAX_MESSAGES, member, gap), kind)
     assert len(getattr(value, member)) == MAX_MESSAGES
-    built: list[object] = []
-    decode = msgspec.json.decode
-
-    def record(*arguments: object, type: object) -> object:  # noqa: A002 - msgspec's name
-        built.append(type)
-        return decode(*arguments, type=type)
-
-    monkeypatch.setattr(msgspec.json, "decode", record)
+    built = record_types(monkeypatch)
     with pytest.raises(RequestError) as caught:
         decode_json(make_body(MAX_MESSAGES + 1, member, gap), kind)
     assert (caught.value.status, caught.value.param) == (400, member)
@@ -65,6 +72,44 @@ def test_a_long_text_with_many_braces_is_no_long_list() -> None:
     body = msgspec.json.encode({"messages": [{"role": "user", "content": content}] * 3})
     value, _ = decode_json(body, ChatBody)
     assert [message.content for message in value.messages] == [content] * 3
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        make_body(5)[:-1] + b',"messages":[]}',
+        make_body(5)[:-1] + b',"mess\\u0061ges":[]}',
+        b'{"messages":[],' + make_body(5)[1:],
+        b'{"messages": [1] , "messages" :[1]}',
+        b'{"messages":1,"messages":12}',
+        b'{"a":{},"b":"a","c":1,"a":{}}',
+    ],
+)
+def test_p48_a_member_that_is_repeated_is_refused_before_it_is_built(
+    body: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = record_types(monkeypatch)
+    with pytest.raises(RequestError, match="twice") as caught:
+        decode_json(body, ChatBody)
+    assert (caught.value.status, caught.value.param) == (
+        400,
+        "a" if b'"a"' in body else "messages",
+    )
+    assert ChatBody not in built
+
+
+def test_p48_members_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    built = record_types(monkeypatch)
+    body = b'{"messages":[],%b}' % b",".join(b'"x%d":1' % number for number in range(1000))
+    with pytest.raises(RequestError, match="members"):
+        decode_json(body, ChatBody)
+    assert ChatBody not in built
+
+
+def test_the_same_name_in_several_objects_is_not_repeated() -> None:
+    body = b'{"messages":[%b],"metadata":{"messages":"messages"},"x":[{"x":"x"}]}'
+    value, _ = decode_json(body % b'{"role":"user","content":"\\"messages\\":"}', ChatBody)
+    assert [message.content for message in value.messages] == ['"messages":']
 
 
 def test_unknown_members_are_counted() -> None:

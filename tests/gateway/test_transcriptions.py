@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import io
 import stat
-import wave
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -15,11 +14,13 @@ import pytest
 from foundry_api.gateway.config import GatewayConfig
 from foundry_api.gateway.openai import transcriptions
 from foundry_api.types.events import AttemptStarted
+from gateway.helpers import make_recording
 from gateway.shapes import check_shape, parse_events
+from gateway.waiting import wait_until_idle
 from service.helpers import wait_until_async
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator
     from pathlib import Path
 
     from foundry_api.gateway.gateway import Gateway
@@ -40,16 +41,6 @@ def directory(gateway: Gateway) -> Path:
 
 def list_files(directory: Path) -> list[Path]:
     return list(directory.iterdir())
-
-
-def make_recording(seconds: float = 1.0) -> bytes:
-    buffer = io.BytesIO()
-    with wave.open(buffer, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(16000)
-        file.writeframes(b"\0\0" * int(16000 * seconds))
-    return buffer.getvalue()
 
 
 def make_form(content: bytes | None = None, **fields: str) -> aiohttp.FormData:
@@ -223,6 +214,50 @@ async def test_a_form_without_a_boundary_is_400(http: aiohttp.ClientSession) -> 
     headers = {"Content-Type": "multipart/form-data"}
     async with http.post(PATH, data=b"x", headers=headers) as response:
         assert response.status == 400
+
+
+@pytest.mark.parametrize(
+    ("fields", "after"),
+    [({}, "start"), ({"stream": "true"}, "start"), ({"stream": "true"}, "delta")],
+    ids=["p1_without_a_stream", "p2_before_the_first_byte", "p3_in_the_stream"],
+)
+async def test_a_client_that_leaves_frees_the_engine(  # noqa: PLR0917 - four are fixtures
+    gateway: Gateway,
+    http: aiohttp.ClientSession,
+    directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fields: dict[str, str],
+    after: str,
+) -> None:
+    context = gateway.context
+    started, received = asyncio.Event(), asyncio.Event()
+    context.client.events.subscribe(lambda _: started.set(), AttemptStarted)
+    stream_transcribe = context.client.stream_transcribe
+
+    async def pause_after_the_first_chunk(*args: Any, **options: Any) -> AsyncGenerator[Any]:
+        async with aclosing(stream_transcribe(*args, **options)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+                await asyncio.Event().wait()  # the scripted model would be done too soon
+
+    monkeypatch.setattr(context.client, "stream_transcribe", pause_after_the_first_chunk)
+
+    async def transcribe() -> None:
+        async with http.post(PATH, data=make_form(make_recording(6), **fields)) as response:
+            await response.content.readany()
+            received.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(transcribe())
+    async with asyncio.timeout(30):
+        await (started if after == "start" else received).wait()
+        [exchange] = context.running
+        task.cancel()
+        await asyncio.shield(exchange.ended)
+    await wait_until_idle(context.client)
+    assert exchange.outcome == "client_closed"
+    assert context.admission.accounts.get(None).running == 0
+    await wait_until_async(lambda: not list_files(directory))
 
 
 async def test_an_upload_is_repeated_by_its_idempotency_key(http: aiohttp.ClientSession) -> None:

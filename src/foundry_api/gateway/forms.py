@@ -14,6 +14,7 @@ from aiohttp import (
     MultipartReader,
     web,
 )
+from aiohttp.hdrs import CONTENT_ENCODING, CONTENT_TRANSFER_ENCODING
 from aiohttp.http import HttpProcessingError
 
 from foundry_api.gateway.checks import make_invalid
@@ -30,6 +31,9 @@ __all__ = ["FormReader", "convert_form", "require_form"]
 MAX_PARTS = 32
 MAX_FIELD_BYTES = 64 * 1024
 BLOCK_BYTES = 256 * 1024
+MAX_NAME_CHARS = 64
+# What does not change the content of a part.
+_ENCODINGS = frozenset({"", "7bit", "8bit", "binary", "identity"})
 
 _T = TypeVar("_T")
 
@@ -68,6 +72,14 @@ def convert_form(fields: Mapping[str, object], kind: type[_T]) -> _T:
             ) from None
         field = place.rstrip("`")
         raise RequestError(400, "invalid_type", f"{field}: {problem}.", param=field) from None
+
+
+async def _read_head(reader: MultipartReader) -> MultipartReader | BodyPartReader | None:
+    """Return the next part."""
+    try:
+        return await reader.next()
+    except RuntimeError as error:  # of a part `_charset_` that is too long
+        raise ValueError(str(error)) from error
 
 
 class FormReader:
@@ -117,7 +129,7 @@ class FormReader:
             async with asyncio.timeout(BODY_GRACE_S) as time_limit:
                 reader = MultipartReader(self._request.headers, self._request.content)
                 for _ in range(MAX_PARTS):
-                    part = await reader.next()
+                    part = await _read_head(reader)
                     if part is None:
                         return
                     if not isinstance(part, BodyPartReader):
@@ -134,7 +146,7 @@ class FormReader:
             BadContentDispositionHeader,
             BadContentDispositionParam,
             HttpProcessingError,  # a header of a part
-            ValueError,
+            ValueError,  # also a text that is not UTF-8
             web.RequestPayloadError,
         ) as error:
             raise RequestError(
@@ -144,12 +156,27 @@ class FormReader:
 
     async def _read_part(self, part: BodyPartReader) -> AsyncGenerator[None]:
         """Read a part; yield after each block."""
-        name = part.name or ""
+        name = part.name
         filename = part.filename or ""
+        if not name:
+            raise ValueError("a part has no name")
         f"{name}{filename}".encode()  # raises ValueError for bytes that are not UTF-8
+        for header in (CONTENT_ENCODING, CONTENT_TRANSFER_ENCODING):
+            if part.headers.get(header, "").strip().lower() not in _ENCODINGS:
+                raise RequestError(
+                    415,
+                    "unsupported_encoding",
+                    f"Encoded parts are not accepted. Send {name[:MAX_NAME_CHARS]} as it is, "
+                    f"without {header}.",
+                    param=name[:MAX_NAME_CHARS],
+                )
         is_file = name == "file"
         if is_file and self.digest is not None:
             raise make_invalid("file", "The form has several files. Send one.")
+        # Several values of one field are a list if its name says so.
+        if name in self.fields and not name.endswith("[]"):
+            name = name[:MAX_NAME_CHARS]
+            raise make_invalid(name, f"The form has {name} twice. Send it once.")
         limit = self._max_bytes if is_file else MAX_FIELD_BYTES
         content, size, digest = bytearray(), 0, hashlib.sha256()
         while block := await part.read_chunk(BLOCK_BYTES):

@@ -1,13 +1,14 @@
-"""Decodes the JSON bodies of requests: types, unknown members, and lists that are too long."""
+"""Decodes the JSON bodies of requests: types, unknown and repeated members, lists too long."""
 
 from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import msgspec
 
+from foundry_api.gateway.checks import make_invalid
 from foundry_api.gateway.errors import RequestError
 
 if TYPE_CHECKING:
@@ -17,11 +18,20 @@ __all__ = ["decode_json"]
 
 # The shortest message, with its comma, has more bytes than this.
 MIN_ITEM_BYTES = 8
+# No API has nearly as many; each costs a call of Python.
+MAX_MEMBERS = 256
+MAX_NAME_CHARS = 64
 
 _T = TypeVar("_T")
 
 _scan = json.JSONDecoder().raw_decode
 _GAP = re.compile(r"[ \t\r\n]*,?[ \t\r\n]*")
+
+
+class _Name(str):
+    """The name of a member, of which msgspec tells through its hook."""
+
+    __slots__ = ()
 
 
 def decode_json(body: bytes, kind: type[_T]) -> tuple[_T, int]:
@@ -30,13 +40,12 @@ def decode_json(body: bytes, kind: type[_T]) -> tuple[_T, int]:
     A class variable `LONGEST_LISTS` of the type names lists of objects, and how many each may have.
 
     Raises:
-        RequestError: The body is not JSON, a member has another type, or a list is too long;
-            `param` is its path.
+        RequestError: The body is not JSON, a member is repeated or has another type, or a list is
+            too long; `param` is its path.
     """
     try:
         body.decode()  # msgspec does not check the members that it skips
-        # Only names are decoded: a raw value is skipped, not built.
-        members = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+        members = _split_members(body)
         longest: Mapping[str, int] = getattr(kind, "LONGEST_LISTS", {})
         for name, limit in longest.items():
             if name in members and _is_longer(members[name], limit):
@@ -51,6 +60,28 @@ def decode_json(body: bytes, kind: type[_T]) -> tuple[_T, int]:
         raise RequestError(400, "invalid_json", f"The body is not valid JSON: {error}.") from None
     known: tuple[str, ...] = getattr(kind, "__struct_encode_fields__", ())
     return value, len(members.keys() - set(known))
+
+
+def _split_members(body: bytes) -> dict[str, msgspec.Raw]:
+    """Return the members of an object by name. A raw value is skipped, not built.
+
+    Two readers of one body must not find different values in it, so a member that is repeated is
+    refused. Only the last one would be counted below, but all of them would be built.
+    """
+    names: set[str] = set()
+
+    def add(_: type, name: str) -> _Name:
+        if name in names:
+            name = name[:MAX_NAME_CHARS]
+            raise make_invalid(name, f"The body has {name} twice. Send it once.")
+        if len(names) == MAX_MEMBERS:
+            message = f"The body has more than {MAX_MEMBERS} members, the limit of this gateway."
+            raise RequestError(400, "invalid_value", message)
+        names.add(name)
+        return _Name(name)
+
+    members = msgspec.json.decode(body, type=dict[_Name, msgspec.Raw], dec_hook=add)
+    return cast("dict[str, msgspec.Raw]", members)
 
 
 def _is_longer(raw: msgspec.Raw, limit: int) -> bool:
