@@ -201,11 +201,26 @@ def translate_error(error: FoundryError) -> RequestError:
     return RequestError(
         status,
         code,
-        describe_error(error),
+        _describe_overflow(error) if isinstance(error, ContextOverflow) else describe_error(error),
         param=_PARAMS.get(field, field) if isinstance(field, str) else None,
         retry_after_s=retry_after_s,
         should_retry=False if code in _FINAL_CODES else None,
     )
+
+
+def _describe_overflow(error: ContextOverflow) -> str:
+    """Return a message in the words of OpenAI's API, by which LiteLLM and others recognise it."""
+    context, prompt, limit = error.context_length, error.prompt_tokens, error.max_tokens
+    if context is None or prompt is None:
+        return f"This model's maximum context length is exceeded: {describe_error(error)}"
+    if limit is None:
+        what = f"the prompt has {prompt} tokens, which leaves no room for an answer"
+    else:
+        what = (
+            f"you requested {prompt + limit} tokens ({prompt} in the messages, {limit} in the "
+            "completion)"
+        )
+    return f"This model's maximum context length is {context} tokens. However, {what}. {error.hint}"
 
 
 def _make_read_timeout(error: ReadTimeout) -> RequestError:

@@ -154,9 +154,9 @@ _VLLM_INPUT = re.compile(
 _LLAMA_PROMPT = re.compile(
     r"request \((?P<prompt>\d{1,9}) tokens\).{1,80}?context size \((?P<context>\d{1,9}) tokens\)"
 )
-# `ContextOverflow.blame_prompt` of the client in a gateway.
+# A gateway about `ContextOverflow.blame_prompt` of its client.
 _BLAMED_PROMPT = re.compile(
-    r"prompt has (?P<prompt>\d{1,9}) tokens.*?context of (?P<context>\d{1,9})"
+    r"length is (?P<context>\d{1,9}) tokens\. However, the prompt has (?P<prompt>\d{1,9}) tokens"
 )
 
 _CONTEXT_COUNTS = (

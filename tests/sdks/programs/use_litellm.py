@@ -33,7 +33,7 @@ from served import (
 )
 
 CLIENT = "litellm"
-LIMITS = "it turns every 403 into `APIError`, and a prompt that is too long into `BadRequestError`"
+LIMITS = "it turns every 403 into `APIError`"
 ASK = [{"role": "user", "content": QUESTION}]
 SERVED: Any = {"api_base": f"{URL}/v1", "api_key": KEY, "max_retries": 0}
 COLD: Any = {**SERVED, "temperature": 0}
@@ -154,7 +154,10 @@ def check_errors() -> None:
         (litellm.NotFoundError, {"model": "openai/no-such-model"}),
         (litellm.BadRequestError, {"logprobs": True}),
         # It recognises a prompt that is too long by the text of OpenAI's error, not by its code.
-        (litellm.BadRequestError, {"messages": [{"role": "user", "content": "a " * 9000}]}),
+        (
+            litellm.ContextWindowExceededError,
+            {"messages": [{"role": "user", "content": "a " * 9000}]},
+        ),
         (litellm.ServiceUnavailableError, {"api_base": f"{URL_WITHOUT_SERVICE}/v1"}),
         (
             litellm.Timeout,

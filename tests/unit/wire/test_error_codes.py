@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from multidict import CIMultiDict
 
-from foundry_api.gateway.errors import RequestError, make_error_body
+from foundry_api.gateway.errors import RequestError, make_error_body, translate_error
 from foundry_api.types import errors
 from foundry_api.types.access_errors import AuthenticationFailed, PermissionDenied, QuotaExceeded
 from foundry_api.wire.dialects.base import parse_error
@@ -82,13 +82,29 @@ def test_the_blamed_field_is_named() -> None:
     "message",
     [
         "Requested tokens (500 input + 8000 output) exceed the maximum context length of 8192.",
-        "The prompt has 500 tokens, which leaves no room in the model's context of 8192.",
+        (
+            "This model's maximum context length is 8192 tokens. However, you requested 8500 "
+            "tokens (500 in the messages, 8000 in the completion)."
+        ),
     ],
 )
 def test_an_overflow_has_its_numbers(message: str) -> None:
     error = parse(RequestError(400, "context_length_exceeded", message))
     assert isinstance(error, errors.ContextOverflow)
-    assert (error.prompt_tokens, error.context_length) == (500, 8192)
+    assert (error.prompt_tokens, error.max_tokens, error.context_length) == (500, 8000, 8192)
+
+
+@pytest.mark.parametrize("max_tokens", [None, 100])
+def test_an_overflow_is_the_same_behind_a_gateway(max_tokens: int | None) -> None:
+    overflow = errors.ContextOverflow(
+        "x", prompt_tokens=9000, max_tokens=max_tokens, context_length=8192
+    )
+    error = parse(translate_error(overflow))
+    assert isinstance(error, errors.ContextOverflow)
+    assert (error.prompt_tokens, error.max_tokens) == (9000, max_tokens)
+    assert error.context_length == 8192
+    # LiteLLM knows it by these words.
+    assert "this model's maximum context length is 8192 tokens" in error.message.lower()
 
 
 @pytest.mark.parametrize("code", [None, 7, ["queue_full"], {"a": 1}])

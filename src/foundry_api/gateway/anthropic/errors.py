@@ -36,6 +36,8 @@ def make_anthropic_error(error: RequestError) -> bytes:
     message = error.message
     if error.param and error.param not in message:
         message = f"{error.param}: {message}"
+    if error.code == "context_length_exceeded":
+        message = f"prompt is too long: {message}"  # by which Anthropic's clients recognise it
     members: dict[str, Any] = {"type": get_anthropic_type(error.status), "message": message}
     if error.code == THREAD_UNSUPPORTED:
         members["details"] = {"error_code": error.code, "unsupported": [error.param]}
