@@ -93,6 +93,8 @@ async def test_n_generates_as_many_choices(http: aiohttp.ClientSession, *, strea
         ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content"),
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "user", "content": "a\0b"}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": ""}]}, "messages[0].content"),
+        ({"web_search_options": {}}, "web_search_options"),
         ({"temperature": "hot"}, "temperature"),
         ({"temperature": 3}, "temperature"),
         ({"max_tokens": 40.0}, "max_tokens"),

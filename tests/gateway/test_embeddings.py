@@ -44,6 +44,7 @@ async def test_base64_and_numbers_are_the_same_vectors(http: aiohttp.ClientSessi
         ({"input": []}, "input"),
         ({"input": ""}, "input"),
         ({"input": ["x", ""]}, "input[1]"),
+        ({"input": ["x", "a\0b"]}, "input[1]"),
         ({"input": "x", "dimensions": 8}, "dimensions"),
         ({"input": "x", "encoding_format": "hex"}, "encoding_format"),
         ({}, "input"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -54,6 +55,18 @@ async def test_the_same_request_has_the_same_response(
     assert await post(http, path, body) == (200, content, True)
     assert len(attempts) == 1
     assert (await post(http, path, body, "another"))[2] is False
+
+
+async def test_the_same_body_for_another_thing_is_409(http: aiohttp.ClientSession) -> None:
+    body = {"model": "scripted", "input": "say-hello", "background": True}
+    first, second = [
+        json.loads((await post(http, "/v1/responses", body, key))[1])["id"] for key in ("1", "2")
+    ]
+    assert (await post(http, f"/v1/responses/{first}/cancel", {}))[0] == 200
+    assert (await post(http, f"/v1/responses/{second}/cancel", {}))[0] == 409
+    deployments = "/openai/deployments/{}/chat/completions"
+    assert (await post(http, deployments.format("scripted"), make_chat("say-hello"), "3"))[0] == 200
+    assert (await post(http, deployments.format("demo"), make_chat("say-hello"), "3"))[0] == 409
 
 
 async def test_another_body_is_409(http: aiohttp.ClientSession) -> None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
-import wave
 from typing import TYPE_CHECKING, Any
 
 import openai
 import pydantic
 import pytest
-from openai import AsyncOpenAI
+from openai import AsyncAzureOpenAI, AsyncOpenAI
 
-from gateway.helpers import CALCULATE
+from gateway.helpers import CALCULATE, make_recording
 from support.scripted_model import script
 
 if TYPE_CHECKING:
@@ -45,6 +43,36 @@ async def test_chat(client: AsyncOpenAI) -> None:
     )
     assert answer.choices[0].message.content == HELLO
     assert (answer._request_id or "").startswith("req_")
+
+
+async def test_azure_has_the_model_in_the_path(gateway: Gateway) -> None:
+    async with AsyncAzureOpenAI(
+        azure_endpoint=gateway.url, api_key="none", api_version="2024-10-21"
+    ) as client:
+        answer = await client.chat.completions.create(
+            model="scripted", messages=[{"role": "user", "content": "say-hello"}]
+        )
+        assert (answer.model, answer.choices[0].message.content) == ("scripted", HELLO)
+        completion = await client.completions.create(model="scripted", prompt="say-hello")
+        assert completion.choices[0].text
+        embeddings = await client.embeddings.create(model="embedder", input="a")
+        assert len(embeddings.data) == 1
+        transcription = await client.audio.transcriptions.create(
+            model="transcriber", file=("a.wav", make_recording())
+        )
+        assert transcription.text
+        with pytest.raises(openai.NotFoundError):
+            await client.completions.create(model="none", prompt="say-hello")
+    async with AsyncAzureOpenAI(
+        azure_endpoint=gateway.url,
+        azure_deployment="scripted",
+        api_key="none",
+        api_version="2024-10-21",
+    ) as client:
+        answer = await client.chat.completions.create(
+            model="another", messages=[{"role": "user", "content": "say-hello"}]
+        )
+        assert (answer.model, answer.choices[0].message.content) == ("scripted", HELLO)
 
 
 async def test_chat_stream(client: AsyncOpenAI) -> None:
@@ -132,13 +160,7 @@ async def test_responses_in_the_background(client: AsyncOpenAI) -> None:
 
 
 async def test_transcription(client: AsyncOpenAI) -> None:
-    buffer = io.BytesIO()
-    with wave.open(buffer, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(16000)
-        file.writeframes(b"\0\0" * 16000)
-    upload = ("speech.wav", buffer.getvalue())
+    upload = ("speech.wav", make_recording())
     answer = await client.audio.transcriptions.create(
         model="transcriber", file=upload, language="en"
     )

@@ -253,7 +253,10 @@ async def test_a_failure_in_the_background_is_stored(
         ({"input": [{"role": "critic", "content": "x"}]}, "input[0].role"),
         ({"input": [{"role": "user", "content": 3}]}, "input[0].content"),
         ({"input": [{"role": "user", "content": "a\0b"}]}, "input[0].content"),
+        ({"input": [{"role": "user", "content": ""}]}, "input[0].content"),
         ({"input": "a\0b"}, "input"),
+        ({"input": " "}, "input"),
+        ({"instructions": "a\0b"}, "instructions"),
         (
             {"input": [{"role": "user", "content": [{"type": "input_image"}]}]},
             "input[0].content[0]",

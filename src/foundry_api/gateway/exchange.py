@@ -271,10 +271,12 @@ class Exchange:
     def require_model(self, name: str | None) -> str:
         """Return the model of a request, or the default one.
 
+        The path of Azure's clients has the model; as in Azure, it precedes that of the body.
+
         Raises:
             RequestError: The request names none, and there is no default; or it is no name.
         """
-        return check_model_name(name or self.context.config.model)
+        return check_model_name(self.path_id or name or self.context.config.model)
 
     def respond(
         self, body: bytes, *, status: int = 200, content_type: str = "application/json"

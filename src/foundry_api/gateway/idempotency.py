@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from foundry_api.gateway.exchange import Exchange
     from foundry_api.gateway.idempotency_cache import Outcome, SavedRequest
 
-__all__ = ["IDEMPOTENCY_KEY", "respond_once", "respond_once_to_json"]
+__all__ = ["IDEMPOTENCY_KEY", "make_fingerprint", "respond_once", "respond_once_to_json"]
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
 MAX_KEY_LENGTH = 255
@@ -39,9 +39,14 @@ async def respond_once_to_json(
     body = await exchange.read_body()
     if _is_stream(body):
         return await respond(exchange)
-    target = f"{exchange.route}\0{exchange.path_id}\0".encode()
-    fingerprint = hashlib.sha256(target + body).digest()
+    fingerprint = make_fingerprint(exchange, body)
     return await respond_once(exchange, fingerprint, lambda: respond(exchange))
+
+
+def make_fingerprint(exchange: Exchange, content: bytes) -> bytes:
+    """Return what is the same for the same request: its route, the id in its path, its content."""
+    place = msgspec.json.encode([exchange.route, exchange.path_id])
+    return hashlib.sha256(place + content).digest()
 
 
 async def respond_once(

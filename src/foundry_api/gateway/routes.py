@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from foundry_api.gateway import key_management, llama, management
@@ -113,9 +114,18 @@ _INFERENCE = (
 )
 
 # Azure's clients use this prefix.
-_AZURE = tuple(
-    Route(route.method, f"/openai{route.path}", route.handler, route.access, route.summary)
+_AZURE = tuple(replace(route, path=f"/openai{route.path}") for route in _INFERENCE)
+# `AzureOpenAI` puts the model, as a deployment, into the path of these.
+_DEPLOYMENTS = tuple(
+    replace(route, path=route.path.replace("/v1/", "/openai/deployments/{id}/"))
     for route in _INFERENCE
+    if route.path
+    in {
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/embeddings",
+        "/v1/audio/transcriptions",
+    }
 )
 
 
@@ -242,6 +252,7 @@ ROUTES = ApiDescription(
         Route("GET", "/metrics", get_metrics, "metrics", "Return metrics for Prometheus."),
         *_INFERENCE,
         *_AZURE,
+        *_DEPLOYMENTS,
         *_ANTHROPIC,
         *_MANAGEMENT,
         *_DASHBOARD,

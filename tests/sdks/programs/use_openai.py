@@ -1,6 +1,7 @@
 """The `openai` package.
 
-For `AzureOpenAI` use `OpenAI` with `base_url="http://127.0.0.1:5270/openai/v1/"`.
+`AzureOpenAI` works for chats, completions, embeddings and transcriptions; for its other calls use
+`OpenAI` with `base_url="http://127.0.0.1:5270/openai/v1/"`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 
 import openai
 import pydantic
-from openai import AsyncOpenAI, OpenAI
+from openai import AsyncOpenAI, AzureOpenAI, OpenAI
 from served import (
     ADA,
     ANSWER,
@@ -296,6 +297,13 @@ def check_raw_responses() -> None:
 def check_azure() -> None:
     """`/openai/v1`, as of Azure"""
     client = OpenAI(base_url=f"{URL}/openai/v1/", api_key=KEY)
+    answer = client.chat.completions.create(model="demo", messages=ASK, temperature=0)
+    assert answer.choices[0].message.content == ANSWER
+
+
+def check_azure_deployments() -> None:
+    """`AzureOpenAI`"""
+    client = AzureOpenAI(azure_endpoint=URL, api_key=KEY, api_version="2024-10-21")
     answer = client.chat.completions.create(model="demo", messages=ASK, temperature=0)
     assert answer.choices[0].message.content == ANSWER
 

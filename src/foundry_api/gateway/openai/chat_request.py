@@ -179,7 +179,12 @@ def _refuse_unsupported(body: ChatBody) -> None:
             ("top_logprobs", body.top_logprobs, "The engine returns no log probabilities."),
             ("audio", body.audio, "The engine generates no audio."),
             ("prediction", body.prediction, "The engine takes no predicted output."),
-            ("web_search_options", body.web_search_options, "The engine cannot search the web."),
+            # Even without options it asks for a search.
+            (
+                "web_search_options",
+                body.web_search_options is not None,
+                "The engine cannot search the web.",
+            ),
             ("modalities", modalities, "The engine generates text only."),
         )
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from foundry_api.gateway.checks import check_text
 from foundry_api.gateway.errors import RequestError
 from foundry_api.gateway.limits.admission import Work
 from foundry_api.gateway.tokens import estimate_text_tokens
@@ -102,9 +103,10 @@ def read_texts(body: EmbeddingsBody) -> list[str]:
                 "(LangChain: check_embedding_ctx_length=False).",
                 param="input",
             )
+        name = "input" if isinstance(body.input, str) else f"input[{index}]"
         if not text:
-            name = "input" if isinstance(body.input, str) else f"input[{index}]"
             raise RequestError(400, "invalid_value", f"{name} is empty.", param=name)
+        check_text(name, text)
     return inputs
 
 

@@ -130,6 +130,8 @@ def make_response_generation(
     options = make_options(body, model, max_tokens=body.max_output_tokens)
     strict_tools: dict[str, OutputSpec] = {}
     add_tools(options, _make_tools(body, strict_tools), body.tool_choice)
+    if body.instructions:
+        check_text("instructions", body.instructions)
     instructions = (Message("system", body.instructions),) if body.instructions else ()
     return Generation(
         model=model,
@@ -159,7 +161,7 @@ def make_messages(body: ResponseBody) -> tuple[Message, ...]:
         RequestError: An item is invalid, or of a kind that the engine does not take.
     """
     if isinstance(body.input, str):
-        if not body.input:
+        if not body.input.strip():
             raise make_invalid("input", "input is empty.")
         check_text("input", body.input)
         return (Message("user", body.input),)
@@ -174,7 +176,10 @@ def make_messages(body: ResponseBody) -> tuple[Message, ...]:
             if item.role is None:
                 raise make_missing(f"{field}.role")
             role = "system" if item.role == "developer" else item.role
-            messages.append(Message(role, _join_parts(f"{field}.content", item.content)))
+            content = _join_parts(f"{field}.content", item.content)
+            if role == "user" and not content.strip():
+                raise make_invalid(f"{field}.content", f"{field}.content is empty.")
+            messages.append(Message(role, content))
         elif item.type == "function_call":
             _add_call(messages, _make_call(field, item))
         elif item.type == "function_call_output":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import math
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from foundry_api.gateway.checks import make_invalid, make_missing, make_unsuppor
 from foundry_api.gateway.errors import RequestError, make_error_event
 from foundry_api.gateway.files.store import Draft
 from foundry_api.gateway.forms import FormReader, convert_form, require_form
-from foundry_api.gateway.idempotency import respond_once
+from foundry_api.gateway.idempotency import make_fingerprint, respond_once
 from foundry_api.gateway.limits.admission import UNKNOWN_WAIT_S, Work
 from foundry_api.gateway.openai.choices import END_OF_STREAM
 from foundry_api.gateway.streaming import LastEvent, send_events
@@ -215,8 +214,8 @@ async def _receive(exchange: Exchange) -> AsyncGenerator[Upload]:
         if form_reader.digest is None:
             raise make_missing("file")
         duration_s = await asyncio.to_thread(_read_duration_s, path)
-        parts = [exchange.route, sorted(form_reader.fields.items()), form_reader.digest]
-        fingerprint = hashlib.sha256(msgspec.json.encode(parts)).digest()
+        content = msgspec.json.encode([sorted(form_reader.fields.items()), form_reader.digest])
+        fingerprint = make_fingerprint(exchange, content)
         yield Upload(form, path, duration_s, fingerprint)
     finally:
         await asyncio.shield(asyncio.to_thread(draft.discard))

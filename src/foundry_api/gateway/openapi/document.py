@@ -213,6 +213,7 @@ def _list_types(operations: Iterable[Operation]) -> Iterable[type]:
 def _describe_operation(route: Route, operation: Operation, schemas: Schemas) -> dict[str, Any]:
     is_alias = route.path.startswith(_AZURE)
     name = route.handler.__name__
+    prefix = "azure_deployment_" if "/deployments/" in route.path else "azure_"
     takes_body = operation.body is not None or operation.form is not None
     statuses = {*_OF_ALL, *operation.errors}
     if route.access != "open":
@@ -229,7 +230,7 @@ def _describe_operation(route: Route, operation: Operation, schemas: Schemas) ->
         description.append("`stream: true` sends events." if operation.result else "Sends events.")
     description.append(_describe_access(route.access))
     described: dict[str, Any] = {
-        "operationId": f"azure_{name}" if is_alias else name,
+        "operationId": f"{prefix}{name}" if is_alias else name,
         "tags": [f"{operation.tag} under {_AZURE}" if is_alias else operation.tag],
         "summary": route.summary,
         "description": " ".join(description),
