@@ -38,6 +38,13 @@ settings.register_profile(
 settings.load_profile("load")  # the duration of an example depends on the load of the machine
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options of `tests/gateway/test_fuzz.py`."""
+    group = parser.getgroup("foundry_api")
+    group.addoption("--fuzz-requests", type=int, default=2000, help="mutated requests to send")
+    group.addoption("--fuzz-seed", type=int, default=7, help="seed of their mutations")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Isolate the tests from the developer's settings and service."""
     if _is_worker(config):

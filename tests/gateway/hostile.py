@@ -216,6 +216,10 @@ ROWS = (
     Row("method: in lower case", _get().replace(b"GET", b"get"), (400, 405), None),
     # Other protocols on this port.
     Row("protocol: HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", (400,)),
+    *(
+        Row(f"protocol: {version}", _get().replace(b"HTTP/1.1", version.encode()), (400,))
+        for version in ("HTTP/0.9", "HTTP/1.2", "HTTP/2.0", "HTTP/9.9")
+    ),
     Row("protocol: a TLS hello", bytes.fromhex("1603010200010001fc0303") + b"\0" * 500, (400,)),
     Row("protocol: noise", bytes(range(256)) * 8, (400,)),
     Row("protocol: SMTP", b"EHLO example\r\n", (400,)),

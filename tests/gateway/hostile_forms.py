@@ -80,7 +80,7 @@ def _make_rows(target: bytes, fields: bytes, content: bytes) -> tuple[Row, ...]:
         ),
         row("a length of a part", fields, file(b"Content-Length: 1"), end, status=200),
         row("a field that is not UTF-8", fields, _field(b"y", b"\xff"), file(), end),
-        row("a field of 70,000 bytes", _field(b"y", b"y" * 70_000), end, status=413, closed=True),
+        row("a field of 70,000 bytes", _field(b"y", b"y" * 70_000), end, closed=None),
         row("a charset", _field(b"_charset_", b"utf-8"), fields, file(), end),
         row("a long charset", _field(b"_charset_", b"y" * 100), fields, file(), end),
         row("an empty file", fields, _part(b'name="file"; filename="f"', b""), end),

@@ -46,7 +46,7 @@ class Response(NamedTuple):
         return self.headers.get("connection", "").lower() == "close"
 
 
-class Connection:
+class Connection(asyncio.Protocol):
     """A connection to a gateway.
 
     Attributes:
@@ -54,31 +54,43 @@ class Connection:
         was_reset: Whether it did so with data of ours unread, so that a response may be lost.
     """
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-        self._received = b""
+    def __init__(self) -> None:
         self.is_closed = self.was_reset = False
+        self._transport: asyncio.Transport | None = None
+        self._received = b""
+        self._changed = asyncio.Event()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        self._changed.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.is_closed, self.was_reset = True, exc is not None
+        self._changed.set()
 
     async def send(self, data: bytes, cuts: Sequence[int] = ()) -> None:
-        """Send data in one segment, or in several that end at `cuts`."""
-        try:
-            for start, end in zip((0, *cuts), (*cuts, len(data)), strict=True):
-                self._writer.write(data[start:end])
-                await asyncio.wait_for(self._writer.drain(), LIMIT_S)
-                if cuts:
-                    await asyncio.sleep(0)  # so that the gateway reads it alone
-        except ConnectionError:
-            self.is_closed = self.was_reset = True
+        """Send data in one segment, or in several that end at `cuts`, until it is closed."""
+        assert self._transport is not None
+        for start, end in zip((0, *cuts), (*cuts, len(data)), strict=True):
+            if self.is_closed:
+                return
+            self._transport.write(data[start:end])
+            # The gateway, in this loop too, reads each segment alone and may answer it.
+            for _ in range(8 if cuts else 0):
+                await asyncio.sleep(0)
 
-    async def read_response(self, *, is_head: bool = False) -> Response | None:
+    async def read_response(self) -> Response | None:
         """Return the next response; None if the gateway closed the connection instead.
 
         Raises:
             AssertionError: What it sent is not one, or not all of it.
         """
         while True:
-            found = _split_response(self._received, is_head=is_head)
+            found = _split_response(self._received)
             if found is not None:
                 response, size = found
                 self._received = self._received[size:]
@@ -88,7 +100,8 @@ class Connection:
             if self.is_closed:
                 assert self.was_reset or not self._received, self._received
                 return None
-            await self._read()
+            self._changed.clear()
+            await asyncio.wait_for(self._changed.wait(), LIMIT_S)
 
     async def read_to_end(self) -> list[Response]:
         """Return all further responses, until the gateway closes the connection."""
@@ -97,14 +110,10 @@ class Connection:
             responses.append(response)
         return responses
 
-    async def _read(self) -> None:
-        try:
-            block = await asyncio.wait_for(self._reader.read(2**20), LIMIT_S)
-        except ConnectionError:
-            self.is_closed = self.was_reset = True
-        else:
-            self._received += block
-            self.is_closed = not block
+    def abort(self) -> None:
+        """Close it at once."""
+        assert self._transport is not None
+        self._transport.abort()
 
 
 @asynccontextmanager
@@ -116,14 +125,15 @@ async def connect(gateway: Gateway) -> AsyncGenerator[Connection]:
     if scheme == "https":
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    reader, writer = await asyncio.open_connection(address, int(port), ssl=context)
+    loop = asyncio.get_running_loop()
+    _, connection = await loop.create_connection(Connection, address, int(port), ssl=context)
     try:
-        yield Connection(reader, writer)
+        yield connection
     finally:
-        writer.transport.abort()
+        connection.abort()
 
 
-def _split_response(data: bytes, *, is_head: bool) -> tuple[Response, int] | None:
+def _split_response(data: bytes) -> tuple[Response, int] | None:
     """Return the first response and its size; None if it is not complete."""
     if b"\r\n\r\n" not in data:
         return None
@@ -134,7 +144,7 @@ def _split_response(data: bytes, *, is_head: bool) -> tuple[Response, int] | Non
     assert len(set(names)) == len(names), data
     headers = dict(zip(names, (line.partition(": ")[2] for line in lines), strict=True))
     status, end = int(head[1]), head.end()
-    if status < 200 or status in _BODILESS or is_head:
+    if status < 200 or status in _BODILESS:
         return Response(status, headers, b""), end
     if headers.get("transfer-encoding") == "chunked":
         return _join_chunks(status, headers, data, end)

@@ -23,6 +23,7 @@ from foundry_api.core.audio import (
 )
 from foundry_api.core.model_task import detect_speech_kind
 from foundry_api.core.operation import EndpointOperation, WholeBody
+from foundry_api.storage.threads import finish_opening
 from foundry_api.types.checks import check_range, check_text
 from foundry_api.types.errors import InvalidRequest, UnsupportedFeature
 from foundry_api.types.local_path import absolute_path
@@ -315,8 +316,9 @@ class AudioPart:
     async def get_path(self) -> str:
         """Return an absolute path; bytes are written to a file that only this user can read."""
         if self._temporary_file is None:
-            self._temporary_file = await asyncio.to_thread(
-                lambda: _write_temporary_file(self._iter_blocks())
+            self._temporary_file = await finish_opening(
+                asyncio.to_thread(lambda: _write_temporary_file(self._iter_blocks())),
+                lambda path: asyncio.to_thread(_remove_file, path),
             )
         return str(self._temporary_file)
 

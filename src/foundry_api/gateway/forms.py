@@ -82,6 +82,28 @@ async def _read_head(reader: MultipartReader) -> MultipartReader | BodyPartReade
         raise ValueError(str(error)) from error
 
 
+def _get_names(part: BodyPartReader) -> tuple[str, str]:
+    """Return the name of a part and of its file; refuse a part that is encoded.
+
+    Raises:
+        ValueError: It has no name, or names that are not UTF-8.
+    """
+    name, filename = part.name, part.filename or ""
+    if not name:
+        raise ValueError("a part has no name")
+    f"{name}{filename}".encode()
+    for header in (CONTENT_ENCODING, CONTENT_TRANSFER_ENCODING):
+        if part.headers.get(header, "").strip().lower() not in _ENCODINGS:
+            name = name[:MAX_NAME_CHARS]
+            raise RequestError(
+                415,
+                "unsupported_encoding",
+                f"Encoded parts are not accepted. Send {name} as it is, without {header}.",
+                param=name,
+            )
+    return name, filename
+
+
 class FormReader:
     """Reads a form, and writes its part `file` to a file as it arrives.
 
@@ -156,20 +178,7 @@ class FormReader:
 
     async def _read_part(self, part: BodyPartReader) -> AsyncGenerator[None]:
         """Read a part; yield after each block."""
-        name = part.name
-        filename = part.filename or ""
-        if not name:
-            raise ValueError("a part has no name")
-        f"{name}{filename}".encode()  # raises ValueError for bytes that are not UTF-8
-        for header in (CONTENT_ENCODING, CONTENT_TRANSFER_ENCODING):
-            if part.headers.get(header, "").strip().lower() not in _ENCODINGS:
-                raise RequestError(
-                    415,
-                    "unsupported_encoding",
-                    f"Encoded parts are not accepted. Send {name[:MAX_NAME_CHARS]} as it is, "
-                    f"without {header}.",
-                    param=name[:MAX_NAME_CHARS],
-                )
+        name, filename = _get_names(part)
         is_file = name == "file"
         if is_file and self.digest is not None:
             raise make_invalid("file", "The form has several files. Send one.")

@@ -6,14 +6,17 @@ import ipaddress
 import re
 from typing import TYPE_CHECKING
 
+from aiohttp import web
+
 from foundry_api.gateway.errors import RequestError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from aiohttp import web
+__all__ = ["HAS_UNKNOWN_VERSION", "SAFE_METHODS", "WILDCARDS", "RequestGuard", "is_loopback"]
 
-__all__ = ["SAFE_METHODS", "WILDCARDS", "RequestGuard", "is_loopback"]
+# With this a server marks a request of a version of HTTP that it does not speak.
+HAS_UNKNOWN_VERSION = web.RequestKey("has_unknown_version", bool)
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z_-]+(?:\.[0-9A-Za-z_-]+)*)\.?(?::(\d{1,5}))?")
 
@@ -51,6 +54,8 @@ class RequestGuard:
             RequestError: The request is not allowed.
         """
         headers = request.headers
+        if HAS_UNKNOWN_VERSION in request:
+            raise RequestError(400, "invalid_http", "The gateway speaks HTTP/1.0 and HTTP/1.1.")
         if not request.raw_path.startswith("/"):
             raise RequestError(400, "invalid_target", "The request target must be a path.")
         hosts = headers.getall("Host", ())

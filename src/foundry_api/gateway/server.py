@@ -9,11 +9,12 @@ from asyncio import sslproto
 from collections import Counter
 from typing import TYPE_CHECKING, Any, cast
 
-from aiohttp import web
+from aiohttp import HttpVersion10, HttpVersion11, web
 
 from foundry_api.gateway.client_address import get_client_network
 from foundry_api.gateway.errors import RequestError, format_defect, make_error_body
 from foundry_api.gateway.exchange import make_request_id
+from foundry_api.gateway.guard import HAS_UNKNOWN_VERSION
 from foundry_api.gateway.open_files import RESERVED_FILES, get_max_open_files
 from foundry_api.types.errors import ConfigurationError
 
@@ -27,6 +28,7 @@ __all__ = ["GatewayServer", "TlsConnection", "TlsFiles"]
 
 log = logging.getLogger("foundry_api.gateway")
 
+HTTP_VERSIONS = frozenset({HttpVersion10, HttpVersion11})
 MAX_HEADERS = 128
 MAX_LINE_BYTES = 16 * 1024
 # Of all lines together. Everybody may send a head, so it is what a client without a key may store.
@@ -98,6 +100,15 @@ class GatewayServer(web.Server):
         return _ClientConnection(
             self, is_counted=is_counted, loop=asyncio.get_running_loop(), **self._options
         )
+
+    def _make_request(self, message: Any, *parts: Any, **more: Any) -> web.BaseRequest:
+        # aiohttp's parser takes any version, and its response would be of the same one.
+        if message.version in HTTP_VERSIONS:
+            return super()._make_request(message, *parts, **more)
+        message = message._replace(version=HttpVersion11, should_close=True)
+        request = super()._make_request(message, *parts, **more)
+        request[HAS_UNKNOWN_VERSION] = True
+        return request
 
     def add_connection(self, transport: asyncio.Transport) -> str | None:
         """Count a connection, and return the network of its client; None if there are too many."""

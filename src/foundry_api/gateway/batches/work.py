@@ -16,6 +16,7 @@ from foundry_api.gateway.batches.engine import GatewayEngine, make_unfinished_re
 from foundry_api.gateway.batches.validation import CheckedInput, RequestLines, check_input
 from foundry_api.gateway.files.types import StoredFile
 from foundry_api.storage.private_file import PRIVATE
+from foundry_api.storage.threads import finish_opening
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,12 +55,9 @@ class BatchWork:
     ) -> None:
         """Answer the lines that have no answer yet; `on_start` gets the meter of the progress."""
         with SerialExecutor() as thread:
-            opening = asyncio.ensure_future(thread(self._open_journal, batch))
-            try:
-                journal = await asyncio.shield(opening)
-            except asyncio.CancelledError:  # the journal is open all the same
-                await thread((await opening).close)
-                raise
+            journal = await finish_opening(
+                thread(self._open_journal, batch), lambda journal: thread(journal.close)
+            )
             try:
                 counts = await thread(journal.get_counts)
                 meter = ProgressMeter()

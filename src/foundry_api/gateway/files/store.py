@@ -21,6 +21,7 @@ from foundry_api.storage.lock import LockTimeout
 from foundry_api.storage.paths import PRIVATE_DIRECTORY
 from foundry_api.storage.private_file import PRIVATE, replace_atomically, sync_directory, sync_file
 from foundry_api.storage.sqlite import ForeignFile, OtherFormat
+from foundry_api.storage.threads import finish_opening
 from foundry_api.types.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -164,7 +165,9 @@ class FileStore:
         await self.check_space(size)
         self._reserved_bytes += size
         try:
-            draft = await self._run(Draft, self.directory)
+            draft = await finish_opening(
+                self._run(Draft, self.directory), lambda draft: self._run(draft.discard)
+            )
             try:
                 yield draft
             finally:

@@ -23,6 +23,7 @@ from foundry_api.gateway.openai.pages import (
     make_wrong_cursor,
     read_page_query,
 )
+from foundry_api.storage.threads import finish_opening
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -139,7 +140,10 @@ async def delete_file(exchange: Exchange) -> web.StreamResponse:
 async def get_file_content(exchange: Exchange) -> web.StreamResponse:
     """Send the content of a file, block by block."""
     stored = await _find(exchange)
-    file = await asyncio.to_thread(_open, exchange.context.files.get_path(stored.id))
+    file = await finish_opening(
+        asyncio.to_thread(_open, exchange.context.files.get_path(stored.id)),
+        lambda file: asyncio.to_thread(file.close),
+    )
     try:
         exchange.headers["Content-Type"] = "application/octet-stream"
         # A browser must not take what somebody uploaded for a page of the gateway.

@@ -19,6 +19,7 @@ from foundry_api.gateway.limits.admission import UNKNOWN_WAIT_S, Work
 from foundry_api.gateway.openai.choices import END_OF_STREAM
 from foundry_api.gateway.streaming import LastEvent, send_events
 from foundry_api.gateway.tokens import estimate_text_tokens
+from foundry_api.storage.threads import finish_opening
 from foundry_api.types.errors import FoundryError
 from foundry_api.types.messages import Usage
 
@@ -197,7 +198,10 @@ async def _receive(exchange: Exchange) -> AsyncGenerator[Upload]:
     require_form(exchange, "a file and a model")
     files = exchange.context.files
     try:
-        draft = await asyncio.to_thread(Draft, files.directory)
+        draft = await finish_opening(
+            asyncio.to_thread(Draft, files.directory),
+            lambda draft: asyncio.to_thread(draft.discard),
+        )
     except OSError as error:
         raise files.translate_failure(error) from error
     path = draft.path
