@@ -101,7 +101,8 @@ class Connection(asyncio.Protocol):
                 assert self.was_reset or not self._received, self._received
                 return None
             self._changed.clear()
-            await asyncio.wait_for(self._changed.wait(), LIMIT_S)
+            async with asyncio.timeout(LIMIT_S):
+                await self._changed.wait()
 
     async def read_to_end(self) -> list[Response]:
         """Return all further responses, until the gateway closes the connection."""
@@ -109,6 +110,12 @@ class Connection(asyncio.Protocol):
         while (response := await self.read_response()) is not None:
             responses.append(response)
         return responses
+
+    def end(self) -> None:
+        """Tell the gateway that no further request comes; it closes the connection then."""
+        assert self._transport is not None
+        if not self._transport.is_closing():
+            self._transport.write_eof()
 
     def abort(self) -> None:
         """Close it at once."""
