@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import importlib
 import logging
 import os
@@ -190,6 +191,9 @@ async def _serve(client: FoundryAPIClient, config: GatewayConfig, directory: Pat
             gateway = await _make_gateway(config, client, directory, warm_up)
             stack.push_async_callback(gateway.aclose)
             await gateway.start()
+            # What is there now stays to the end. A collection that looked at all of it would stop
+            # the streams for 25 ms.
+            gc.freeze()
             access = "" if gateway.context.keyring.keys else " without keys, to this machine only"
             click.echo(f"Serving at {gateway.url}/v1{access}. Stop with Ctrl-C.")
             await _reload_until_stop(gateway, signals)
@@ -204,8 +208,12 @@ async def _make_gateway(
     directory: Path,
     warm_up: WarmUp | None = None,
 ) -> Gateway:
-    # In a thread, so that the event loop starts the engine meanwhile.
-    module = await asyncio.to_thread(importlib.import_module, "foundry_api.gateway.gateway")
+    gc.disable()  # an import makes no garbage, and looking for some takes a tenth of it
+    try:
+        # In a thread, so that the event loop starts the engine meanwhile.
+        module = await asyncio.to_thread(importlib.import_module, "foundry_api.gateway.gateway")
+    finally:
+        gc.enable()
     make: type[Gateway] = module.Gateway
     return make(config, client, directory, warm_up=warm_up)
 
