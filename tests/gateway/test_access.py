@@ -71,6 +71,7 @@ async def test_p16_a_route_is_closed_unless_it_is_listed(
 ) -> None:
     assert token
     async with http.request(route.method, route.path.replace("{id}", "x")) as response:
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
         if (route.method, route.path) in OPEN_ROUTES:
             assert response.status == OPEN_ROUTES[route.method, route.path]
             return

@@ -15,6 +15,7 @@ from foundry_api.gateway.keys.types import NewKey
 from gateway.helpers import post
 from gateway.serving import ServedGateway, serve
 from service.helpers import wait_until_async
+from support.browser import find_browser, open_browser
 from support.cli_program import run
 from support.download_engine import MODEL, find_cached, make_files, run_engine
 from support.loopback_blobs import FakeDownloadSite, run_download_site
@@ -143,6 +144,38 @@ async def test_a_pull_streams_its_progress(served: ServedGateway) -> None:
             events.append(await read_event(response))
         assert await response.content.read() == b""
     assert events[-2]["percent"] == 100.0
+
+
+async def test_the_page_downloads_and_deletes_a_model(
+    served: ServedGateway, site: FakeDownloadSite, home: Path
+) -> None:
+    find_browser()
+    site.serve_only(SOME)
+    async with open_browser() as page:
+        await page.open(f"{served.gateway.url}/#/models")
+        await page.wait_for("document.querySelector('form input')")
+        await page.run(f"document.querySelector('form input').value = '{served.tokens[0]}'")
+        await page.run("document.querySelector('form').requestSubmit()")
+        await page.wait_for("document.querySelector('main input[type=checkbox]')")
+        await page.run("document.querySelector('main input[type=checkbox]').click()")
+        await page.wait_for(f"document.querySelector('[aria-label=\"Download {ALIAS}\"]')")
+        await page.run(f"document.querySelector('[aria-label=\"Download {ALIAS}\"]').click()")
+        # Three complete parts are 61 %.
+        await page.wait_for("document.querySelector('main progress').value > 50")
+        # It goes on while another view is open.
+        await page.run("location.hash = '#/queue'")
+        await page.wait_for("document.querySelector('main .lead')")
+        await page.run("location.hash = '#/models'")
+        await page.wait_for("document.querySelector('main progress').value > 50")
+        site.serve_all()
+        await page.wait_for("document.querySelector('main tbody').innerText.includes('machine')")
+        assert find_cached(home)
+        await page.run(f"document.querySelector('[aria-label=\"Delete {ALIAS}\"]').click()")
+        await page.wait_for("document.querySelector('dialog .danger')")
+        await page.run("document.querySelector('dialog .danger').click()")
+        await page.wait_for("document.querySelector('main .empty').checkVisibility()")
+        assert find_cached(home) == set()
+        assert page.problems == []
 
 
 async def test_a_client_that_leaves_stops_its_pull(

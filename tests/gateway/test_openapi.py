@@ -109,6 +109,7 @@ CALLS: list[tuple[str, str, Any, int]] = [
     ("GET", "/api/history?window=junk", None, 400),
     ("GET", "/api/calls", None, 200),
     ("POST", "/api/calls/req_none/stop", None, 404),
+    ("GET", "/api/failures", None, 200),
     ("GET", "/api/log", None, 200),
     ("GET", "/api/keys", None, 200),
     ("POST", "/api/keys", {"name": "ci", "tokens": ["100000/d"], "rate": "60/m"}, 200),

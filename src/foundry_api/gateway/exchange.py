@@ -102,6 +102,8 @@ class Exchange:
             "x-request-id": self.id,
             "request-id": self.id,  # the name that Anthropic's clients read
             "Cache-Control": "no-store",
+            # Browsers have sessions here: they must not take what somebody sent for a page of ours.
+            "X-Content-Type-Options": "nosniff",
             "Server": "foundry-api",
         }
         self.outcome = "ok"

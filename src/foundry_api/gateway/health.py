@@ -14,7 +14,6 @@ from foundry_api.wire.dialects.base import ServiceStatus
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from foundry_api.client.client import FoundryAPIClient
     from foundry_api.gateway.context import GatewayContext
     from foundry_api.gateway.exchange import Exchange
 
@@ -48,10 +47,7 @@ async def get_service_status(exchange: Exchange) -> web.StreamResponse:
             "object": "gateway",
             "version": __version__,
             "ready": not list_problems(context),
-            # Several have no common version or memory.
-            "engine": None
-            if context.upstreams.are_named
-            else await describe_engine(context.client),
+            "engine": await describe_engine(context),
         }
     )
 
@@ -90,13 +86,18 @@ def list_problems(context: GatewayContext) -> list[str]:
     return problems
 
 
-async def describe_engine(client: FoundryAPIClient) -> dict[str, Any] | None:
-    """Describe the engine behind the gateway; None before it was first called."""
-    # psutil, which most gateways do not need.
+async def describe_engine(context: GatewayContext) -> dict[str, Any] | None:
+    """Describe the engine behind the gateway; None before it was first called.
+
+    Several services have no common version or memory.
+    """
+    if context.upstreams.are_named:
+        return None
+    # psutil, which is not needed to start.
     from foundry_api.monitor.health import get_local_pid, get_version  # noqa: PLC0415
     from foundry_api.monitor.process import ProcessProbe  # noqa: PLC0415
 
-    connection = client.services[0].connection
+    connection = context.client.services[0].connection
     if connection is None:
         return None
     endpoint, process = connection.endpoint, None

@@ -44,6 +44,7 @@ __all__ = [
     "get_status",
     "list_all_models",
     "list_calls",
+    "list_failures",
     "load_model",
     "pull_model",
     "reload",
@@ -129,6 +130,25 @@ async def stop_call(exchange: Exchange) -> web.StreamResponse:
             )
             return exchange.respond_json({"id": one.id, "status": "stopped"})
     raise RequestError(404, "call_not_found", "No call with this id runs.", param="id")
+
+
+async def list_failures(exchange: Exchange) -> web.StreamResponse:
+    """List the last requests that failed, the last one first."""
+    context = exchange.context
+    # The clock of failures is monotonic; people want the time.
+    offset_s = context.wall_clock() - context.monotonic()
+    failures = [
+        {
+            "time": round(one.at + offset_s, 3),
+            "id": one.id,
+            "key": one.key,
+            "model": one.model,
+            "route": one.route,
+            "code": one.code,
+        }
+        for one in context.metrics.failures.list()
+    ]
+    return exchange.respond_json({"failures": failures})
 
 
 async def get_log(exchange: Exchange) -> web.StreamResponse:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Protocol
 
+from foundry_api.gateway.failures import Failure, RecentFailures
 from foundry_api.gateway.history import History
 from foundry_api.observe.histogram import RATES, SECONDS, Histogram
 from foundry_api.observe.prometheus import format_family, format_histogram, format_sample
@@ -36,6 +37,7 @@ _HISTOGRAMS = {
 class EndedExchange(Protocol):
     """What is counted of a request; see `Exchange`."""
 
+    id: str
     route: str
     key: ApiKey | None
     outcome: str
@@ -50,11 +52,13 @@ class GatewayMetrics:
 
     Attributes:
         history: The recent past.
+        failures: The last requests to routes of models that failed.
         generated_tokens: Tokens that ended calls have generated.
     """
 
     def __init__(self) -> None:
         self.history = History()
+        self.failures = RecentFailures()
         self.generated_tokens = 0
         self._requests: Counter[tuple[str, str, str]] = Counter()
         self._tokens: Counter[tuple[str, str, str]] = Counter()
@@ -75,6 +79,17 @@ class GatewayMetrics:
         if route.startswith(MODEL_ROUTES):
             has_failed = exchange.outcome not in {"ok", "client_closed"}
             self.history.count_request(has_failed=has_failed)
+            if has_failed:
+                self.failures.add(
+                    Failure(
+                        at=now,
+                        id=exchange.id,
+                        key=key,
+                        model=self._get_label(exchange),
+                        route=route,
+                        code=exchange.outcome,
+                    )
+                )
         if exchange.ticket is not None:
             self.record_call(exchange, exchange.ticket, now)
 

@@ -159,6 +159,9 @@ _MANAGEMENT = (
     ),
     _manage("GET", "/api/calls", management.list_calls, "List the calls that run or wait."),
     _manage("POST", "/api/calls/{id}/stop", management.stop_call, "End a call.", "call.stop"),
+    _manage(
+        "GET", "/api/failures", management.list_failures, "List the last requests that failed."
+    ),
     _manage("GET", "/api/log", management.get_log, "Return the last events of the audit log."),
     _manage("GET", "/api/keys", key_management.list_keys, "List the keys."),
     _manage("POST", "/api/keys", key_management.create_key, "Create a key.", "key.create"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,9 @@ import jsonschema
 import pytest
 
 from foundry_api.gateway.dashboard import live
+from foundry_api.gateway.failures import Failure, RecentFailures
 from foundry_api.gateway.keys.database import KeyDatabase
-from foundry_api.gateway.keys.types import NewKey
+from foundry_api.gateway.keys.types import Limit, NewKey
 from foundry_api.gateway.routes import ROUTES
 from foundry_api.testing import FakeService
 from gateway.serving import CHAT, call, make_body, serve
@@ -181,6 +183,42 @@ async def test_the_history_counts_calls_and_failures(tmp_path: Path, engine: End
         assert 0 < p50 <= p95
         async with served.http.get("/api/history?window=1y") as response:
             assert response.status == 400
+
+
+async def test_the_cause_of_a_refused_call_is_found(tmp_path: Path) -> None:
+    limited = NewKey(name="limited", rate=Limit(1, "h"))
+    async with (
+        FakeService() as upstream,
+        serve(tmp_path, upstream.base_url, ADMIN, limited) as served,
+    ):
+        session = served.open_session(1)
+        assert (await call(session, make_body("hello", "fake")))[0] == 200
+        async with session.post(CHAT, json=make_body("hello", "fake")) as response:
+            assert response.status == 429
+            identifier = response.headers["x-request-id"]
+        # What everybody can cause pushes nothing out.
+        headers = {"Authorization": "Bearer fk_wrong"}
+        assert (await call(session, make_body("hello", "fake"), headers))[0] == 401
+        async with served.http.get("/api/failures") as response:
+            [failure] = (await response.json())["failures"]
+        assert failure.pop("time") == pytest.approx(time.time(), abs=60)
+        assert failure == {
+            "id": identifier,
+            "key": "limited",
+            "model": "fake",
+            "route": CHAT,
+            "code": "rate_limit_exceeded",
+        }
+        async with session.get("/api/failures") as response:
+            assert response.status == 403
+
+
+def test_failures_are_bounded() -> None:
+    failures = RecentFailures()
+    for number in range(1000):
+        for code in ("queue_full", "invalid_api_key"):
+            failures.add(Failure(at=0, id=str(number), key="k", model="m", route=CHAT, code=code))
+    assert (failures.count, len(failures.list()), failures.list()[0].id) == (1000, 100, "999")
 
 
 async def test_the_stream_ends_with_its_session(tmp_path: Path) -> None:

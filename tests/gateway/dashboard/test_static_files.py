@@ -92,7 +92,7 @@ def test_modules_import_only_each_other() -> None:
     for name in FILES:
         if name.endswith(".js"):
             text = (DIRECTORY / name).read_text(encoding="utf-8")
-            imported = set(re.findall(r"\bfrom \"\./([\w.]+)\"", text))
+            imported = set(re.findall(r"(?:from |import\()\"\./([\w.]+)\"", text))
             assert imported <= {*FILES}, name
             assert len(text.splitlines()) <= 300, name
 

@@ -70,6 +70,7 @@ class _Snapshot:
                     "models": context.model_events.revision,
                     "keys": context.keyring.revision,
                     "log": context.audit.recorded,
+                    "failures": context.metrics.failures.count,
                 },
             }
         return self._members
@@ -102,7 +103,7 @@ class LiveFeed:
         last_at = context.monotonic()
         while True:
             if self._tick % TICKS_PER_ENGINE_READING == 0:
-                self._engine = await describe_engine(context.client)
+                self._engine = await describe_engine(context)
             await self._sleep(INTERVAL_S)
             now = context.monotonic()
             points = self._add_to_history(now - last_at)

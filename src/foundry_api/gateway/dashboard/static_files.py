@@ -38,7 +38,6 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
     # Files have no version in their names, so a browser asks whether they have changed.
     "Cache-Control": "no-cache",
     "Vary": "Accept-Encoding",

@@ -148,7 +148,6 @@ async def get_file_content(exchange: Exchange) -> web.StreamResponse:
         exchange.headers["Content-Type"] = "application/octet-stream"
         # A browser must not take what somebody uploaded for a page of the gateway.
         exchange.headers["Content-Disposition"] = "attachment"
-        exchange.headers["X-Content-Type-Options"] = "nosniff"
         response = web.StreamResponse(headers=exchange.headers)
         response.content_length = stored.size
         await response.prepare(exchange.request)

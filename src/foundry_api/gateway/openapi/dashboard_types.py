@@ -9,11 +9,13 @@ import msgspec
 from foundry_api.gateway.history import Point
 from foundry_api.gateway.keys.types import KeyState, Scope
 from foundry_api.gateway.openapi.gateway_types import EngineState, KeyQueue
+from foundry_api.gateway.upstreams.upstreams import UpstreamStatus
 
 __all__ = [
     "AuditEvents",
     "CallList",
     "CreatedKey",
+    "FailureList",
     "HistoryWindow",
     "KeyAnswer",
     "KeyList",
@@ -157,6 +159,33 @@ class StoppedCall(msgspec.Struct):
     status: Literal["stopped"]
 
 
+class FailedRequest(msgspec.Struct):
+    """A request that failed.
+
+    Attributes:
+        time: When it ended, in seconds since the epoch.
+        model: The model, if it has answered before; else `none` or `other`.
+        code: The code of its error.
+    """
+
+    time: float
+    id: str
+    key: str
+    model: str
+    route: str
+    code: str
+
+
+class FailureList(msgspec.Struct):
+    """The answer of `GET /api/failures`.
+
+    Attributes:
+        failures: The last 100, the last one first.
+    """
+
+    failures: list[FailedRequest]
+
+
 class AuditEvent(msgspec.Struct):
     """A line of the audit log.
 
@@ -212,6 +241,7 @@ class LiveEvent(msgspec.Struct):
         slots: Calls that the service takes at the same time.
         breaker: The state of the circuit breaker.
         downloads: The downloads that run, with their progress in bytes.
+        upstreams: The services behind the gateway, if its configuration names them.
         points: The points of the history that were completed, by window.
         revisions: Numbers that change when a list has changed.
     """
@@ -230,5 +260,6 @@ class LiveEvent(msgspec.Struct):
     breaker: Literal["closed", "open", "half-open"] | msgspec.UnsetType = msgspec.UNSET
     engine: EngineState | msgspec.UnsetType | None = msgspec.UNSET
     downloads: dict[str, dict[str, Any]] | msgspec.UnsetType = msgspec.UNSET
+    upstreams: list[UpstreamStatus] | msgspec.UnsetType = msgspec.UNSET
     points: dict[str, Point] | msgspec.UnsetType = msgspec.UNSET
     revisions: dict[str, int] | msgspec.UnsetType = msgspec.UNSET

@@ -282,6 +282,11 @@ OPERATIONS: dict[Handler, Operation] = {
     ),
     management.list_calls: Operation(tag=MANAGEMENT, result=dashboard_types.CallList),
     management.stop_call: Operation(tag=MANAGEMENT, result=dashboard_types.StoppedCall),
+    management.list_failures: Operation(
+        tag=MANAGEMENT,
+        result=dashboard_types.FailureList,
+        notes="Failures of authentication are in the audit log only.",
+    ),
     management.get_log: Operation(tag=MANAGEMENT, result=dashboard_types.AuditEvents),
     key_management.list_keys: Operation(tag=KEYS, result=dashboard_types.KeyList),
     key_management.create_key: Operation(

@@ -25,7 +25,6 @@ HEADERS = {
         "form-action 'none'; frame-ancestors 'none'"
     ),
     "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
 }
 # Limits of a schema: of numbers, characters and items.
 _BOUNDS = (

@@ -4,21 +4,24 @@ import { call, get, signedOut } from "./api.js";
 import { button, field, h, setText } from "./dom.js";
 import { formatTime } from "./format.js";
 import { History, Live } from "./live.js";
-import batches from "./batches.js";
-import keys from "./keys.js";
-import log from "./log.js";
-import models from "./models.js";
-import overview from "./overview.js";
-import playground from "./playground.js";
-import queue from "./queue.js";
 
-const VIEWS = [overview, models, playground, queue, batches, keys, log];
+// Each view is loaded when it is first opened.
+const VIEWS = [
+  { id: "overview", title: "Overview", scopes: ["inference", "manage", "metrics"], load: () => import("./overview.js") },
+  { id: "models", title: "Models", scopes: ["inference", "manage"], load: () => import("./models.js") },
+  { id: "playground", title: "Playground", scopes: ["inference"], load: () => import("./playground.js") },
+  { id: "queue", title: "Queue", scopes: ["inference", "manage"], load: () => import("./queue.js") },
+  { id: "batches", title: "Batches", scopes: ["inference", "manage"], load: () => import("./batches.js") },
+  { id: "keys", title: "Keys", scopes: ["manage"], load: () => import("./keys.js") },
+  { id: "log", title: "Event log", scopes: ["manage"], load: () => import("./log.js") },
+];
 
 const root = document.getElementById("app");
 const messages = h("div", { id: "messages", role: "status", "aria-live": "polite" });
 document.body.append(messages);
 
 let stop = () => {};
+let starts = 0;
 
 signedOut.addEventListener("signedout", () => start("Your session has ended. Sign in again."));
 
@@ -27,8 +30,10 @@ start();
 async function start(reason = "") {
   stop();
   stop = () => {};
+  const number = ++starts; // several requests may find at once that the session has ended
   try {
     const session = await get("/api/session");
+    if (number !== starts) return;
     if (session.requires_key && !session.key) showSignIn(reason);
     else stop = showPage(session);
   } catch (error) {
@@ -113,20 +118,32 @@ function showPage(session) {
     setText(state.lastChild, event.ready ? "Ready" : "Not ready");
   }
 
-  function showView() {
-    const wanted = views.find(({ id }) => `#/${id}` === location.hash) ?? views[0];
+  async function showView() {
+    const chosen = views.find(({ id }) => `#/${id}` === location.hash) ?? views[0];
     view?.close?.();
+    view = null;
     for (const [id, link] of links) {
-      if (id === wanted.id) link.setAttribute("aria-current", "page");
+      if (id === chosen.id) link.setAttribute("aria-current", "page");
       else link.removeAttribute("aria-current");
     }
-    document.title = `${wanted.title} · foundry-api`;
-    view = wanted.create(app);
-    main.replaceChildren(h("h1", {}, wanted.title), view.element);
     // Not scrollIntoView, after which Tab would go on from there.
-    const link = links.get(wanted.id);
+    const link = links.get(chosen.id);
     link.parentElement?.scrollTo({ left: link.offsetLeft - link.parentElement.offsetLeft - 16 });
+    document.title = `${chosen.title} · foundry-api`;
+    const heading = h("h1", {}, chosen.title);
+    main.replaceChildren(heading);
+    let create;
+    try {
+      ({ create } = await chosen.load());
+    } catch {
+      main.append(h("p.notice.bad", { role: "alert" }, "This view cannot be loaded. Is the gateway there?"));
+      return;
+    }
+    if (!heading.isConnected) return; // another one was opened meanwhile
+    view = create(app);
+    main.append(view.element);
     if (live.last) view.update?.(live.last);
+    view.updatePlots?.();
   }
 
   function changeView() {

@@ -9,9 +9,7 @@ const KINDS = { completed: "good", failed: "bad", expired: "warn", cancelled: "w
 const POLL_S = 2;
 const SHOWN_PROBLEMS = 5;
 
-export default { id: "batches", title: "Batches", scopes: ["inference", "manage"], create };
-
-function create(app) {
+export function create(app) {
   let batches = [], count = 0, isLoading = false, after = null, hasMore = false;
   const table = makeTable("Batches, the newest first", [
     { title: "Batch", create: (batch) => h("div", {}, h("span.mono", {}, batch.id), h("small", {}, batch.endpoint)) },

@@ -116,13 +116,15 @@ export function notify(text, kind = "good") {
   if (kind === "good") setTimeout(dismiss, 6000);
 }
 
-// Shows a dialog until it is closed; `build(close)` returns its content.
-export function showDialog(title, build) {
+// Shows a dialog until it is closed; `build(close)` returns its content. Escape does not close one
+// whose content cannot be shown again.
+export function showDialog(title, build, { isUnique = false } = {}) {
   return new Promise((resolve) => {
     const dialog = h("dialog", { "aria-labelledby": "dialog-title" });
     let result;
     const close = (value) => { result = value; dialog.close(); };
     dialog.append(h("h2", { id: "dialog-title" }, title), ...[build(close)].flat());
+    if (isUnique) dialog.addEventListener("cancel", (event) => event.preventDefault());
     dialog.addEventListener("close", () => { dialog.remove(); resolve(result); });
     document.body.append(dialog);
     dialog.showModal();
@@ -147,6 +149,7 @@ export function field(label, control, hint) {
 }
 
 export async function copy(text) {
+  if (!navigator.clipboard) throw new Error("Browsers copy only from pages with HTTPS. Select the text.");
   await navigator.clipboard.writeText(text);
   notify("Copied.");
 }

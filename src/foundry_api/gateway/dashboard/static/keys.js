@@ -7,9 +7,7 @@ import { formatMoment, formatNumber, formatSeconds } from "./format.js";
 const SCOPES = { inference: "calls of models", manage: "this page, models and keys", metrics: "metrics" };
 const UNITS = { s: "a second", m: "a minute", h: "an hour", d: "a day", mo: "a month" };
 
-export default { id: "keys", title: "Keys", scopes: ["manage"], create };
-
-function create(app) {
+export function create(app) {
   let keys = [], revision = null, count = 0;
   const table = makeTable("Keys", [
     { title: "Key", create: (key) => h("div", {}, h("strong", {}, key.name), h("small.mono", {}, key.id)) },
@@ -190,5 +188,5 @@ function showToken({ key, token }, change) {
     h("output.token", {}, token),
     h("div.actions", {}, button("Copy", () => copy(token)),
       h("button.primary", { type: "button", onclick: () => close() }, "I have stored it")),
-  ]);
+  ], { isUnique: true });
 }

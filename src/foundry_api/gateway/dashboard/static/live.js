@@ -95,7 +95,8 @@ export class History {
 
   add(event) {
     if (!event.points) return;
-    const hasMissed = this.tick !== null && event.tick > this.tick + 1;
+    // The number starts again with the gateway, and is the same in the first event of a stream.
+    const hasMissed = this.tick !== null && ![this.tick, this.tick + 1].includes(event.tick);
     this.tick = event.tick;
     for (const [name, points] of this.windows) {
       const point = event.points[name];

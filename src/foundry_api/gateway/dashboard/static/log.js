@@ -4,9 +4,7 @@ import { get } from "./api.js";
 import { h, makeTable, setText } from "./dom.js";
 import { formatMoment } from "./format.js";
 
-export default { id: "log", title: "Event log", scopes: ["manage"], create };
-
-function create() {
+export function create() {
   let events = [], revision = null;
   const note = h("p.notice.warn", { hidden: true, role: "status" });
   const filter = h("input", { type: "search", placeholder: "Filter", "aria-label": "Filter events", oninput: draw });

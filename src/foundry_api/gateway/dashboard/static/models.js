@@ -4,12 +4,33 @@ import { call, get, post, readEvents, send } from "./api.js";
 import { button, confirm, h, makeTable, notify, setText } from "./dom.js";
 import { formatBytes, formatNumber, formatSeconds, UNKNOWN } from "./format.js";
 
-export default { id: "models", title: "Models", scopes: ["inference", "manage"], create };
-
-// Downloads go on while other views are open.
+// Downloads go on while other views are open, so they are not those of one view.
 const downloads = new Map();
+let view = null;
 
-function create(app) {
+async function pull(model) {
+  const download = { model, percent: 0, controller: new AbortController() };
+  downloads.set(model.id, download);
+  view?.draw();
+  try {
+    const path = `/api/models/${encodeURIComponent(model.id)}/pull`;
+    for await (const data of readEvents(await send("POST", path, { signal: download.controller.signal }))) {
+      const event = JSON.parse(data);
+      if (event.error) throw new Error(event.error.message);
+      Object.assign(download, event);
+      view?.draw();
+    }
+    notify(`${model.alias} is on this machine.`);
+  } catch (error) {
+    if (error.name !== "AbortError") throw error;
+    notify(`The download of ${model.alias} was cancelled; it goes on from there the next time.`);
+  } finally {
+    downloads.delete(model.id);
+    await view?.load();
+  }
+}
+
+export function create(app) {
   let models = [], showsCatalog = false, revision = null, background = {};
   const busy = new Map();
   const problem = h("p.notice.warn", { hidden: true, role: "status" });
@@ -28,6 +49,7 @@ function create(app) {
     load();
   } }), "Show the catalog");
   const element = h("div.stack", {}, h("div.bar", {}, filter, catalog), problem, table.element);
+  view = { load, draw };
   load();
 
   async function load() {
@@ -44,7 +66,8 @@ function create(app) {
 
   function draw() {
     const text = filter.value.trim().toLowerCase();
-    table.update(models.filter(({ id, alias }) => `${id} ${alias}`.toLowerCase().includes(text)));
+    const missing = [...downloads.values()].map(({ model }) => model).filter(({ id }) => !models.some((one) => one.id === id));
+    table.update([...models, ...missing].filter(({ id, alias }) => `${id} ${alias}`.toLowerCase().includes(text)));
   }
 
   const isHere = (model) => model.cached !== false;
@@ -122,28 +145,6 @@ function create(app) {
     }
   }
 
-  async function pull(model) {
-    const controller = new AbortController();
-    downloads.set(model.id, { percent: 0, controller });
-    draw();
-    try {
-      const path = `/api/models/${encodeURIComponent(model.id)}/pull`;
-      for await (const data of readEvents(await send("POST", path, { signal: controller.signal }))) {
-        const event = JSON.parse(data);
-        if (event.error) throw new Error(event.error.message);
-        downloads.set(model.id, { ...event, controller });
-        draw();
-      }
-      notify(`${model.alias} is on this machine.`);
-    } catch (error) {
-      if (error.name !== "AbortError") throw error;
-      notify(`The download of ${model.alias} was cancelled; it goes on from there the next time.`);
-    } finally {
-      downloads.delete(model.id);
-      await load();
-    }
-  }
-
   async function remove(model) {
     const isSure = await confirm(`Delete ${model.alias}?`,
       `The files of ${model.id} (${formatBytes(model.size_mb && model.size_mb * 2 ** 20)}) are deleted from the gateway's machine.`, "Delete");
@@ -155,6 +156,7 @@ function create(app) {
 
   return {
     element,
+    close: () => { view = null; },
     update(event) {
       background = event.downloads ?? {};
       if (Object.keys(background).length) draw();

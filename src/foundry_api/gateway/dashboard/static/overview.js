@@ -1,7 +1,8 @@
 // What an operator wants to know first: does it work, who uses it, how has it been.
 
 import { makeCallTable } from "./calls.js";
-import { h, notify, reconcile, setText } from "./dom.js";
+import { h, makeTable, notify, reconcile, setText } from "./dom.js";
+import { makeFailures } from "./failures.js";
 import { formatBytes, formatNumber, formatSeconds, plural, UNKNOWN } from "./format.js";
 import { ERRORS, FIRST_P50, FIRST_P95, LENGTHS, MEMORY, REQUESTS, RUNNING, TIME, TOKENS, WAITING } from "./live.js";
 import { Plot } from "./plot.js";
@@ -9,9 +10,7 @@ import { Plot } from "./plot.js";
 const LEAST_SPAN_S = 60;
 const WINDOWS = [["15m", "15 min"], ["6h", "6 hours"], ["7d", "7 days"]];
 
-export default { id: "overview", title: "Overview", scopes: ["inference", "manage", "metrics"], create };
-
-function create(app) {
+export function create(app) {
   const hasMetrics = app.can("manage", "metrics");
   const verdict = h("h2", {}, "Connecting…");
   const reasons = h("ul");
@@ -19,9 +18,19 @@ function create(app) {
   const tiles = hasMetrics ? makeTiles() : null;
   const plots = hasMetrics ? makePlots(app) : null;
   const calls = makeCallTable(app);
+  const failures = app.can("manage") ? makeFailures() : null;
+  const upstreams = makeTable("Services behind the gateway", [
+    { title: "Service", create: (one) => h("div", {}, h("strong", {}, one.name), h("small", {}, one.kind)) },
+    { title: "State", create: () => h("div", {}, h("span"), h("small")), update: showUpstream },
+    { title: "Running", class: "number", text: (one) => `${one.in_flight} of ${one.slots}` },
+    { title: "Waiting", class: "number", text: (one) => formatNumber(one.waiting) },
+    { title: "Models", text: (one) => one.models.join(", ") },
+  ], (one) => one.name, "");
+  const services = h("section", { hidden: true }, h("h2", {}, "Services"), upstreams.element);
   const count = h("span.count");
   const element = h("div.stack", {}, banner, tiles?.element, plots?.element,
-    h("section", {}, h("h2", {}, app.can("manage") ? "Calls" : "Your calls", " ", count), calls.element));
+    h("section", {}, h("h2", {}, app.can("manage") ? "Calls" : "Your calls", " ", count), calls.element),
+    services, failures && h("section", {}, h("h2", {}, "Recent failures"), failures.element));
   return {
     element,
     update(event) {
@@ -32,6 +41,9 @@ function create(app) {
       reasons.hidden = !problems.length;
       tiles?.update(event);
       calls.update(event.calls);
+      failures?.update(event);
+      services.hidden = !event.upstreams?.length;
+      if (event.upstreams) upstreams.update(event.upstreams);
       setText(count, event.call_count > event.calls.length
         ? `the oldest ${event.calls.length} of ${event.call_count}` : event.call_count || "");
     },
@@ -40,6 +52,13 @@ function create(app) {
       plots?.update();
     },
   };
+}
+
+function showUpstream(cell, { state, problem }) {
+  const [tag, text] = cell.firstChild.children;
+  tag.className = `tag ${{ up: "good", unknown: "" }[state] ?? "bad"}`;
+  setText(tag, state);
+  setText(text, problem);
 }
 
 function makeTiles() {
@@ -63,7 +82,8 @@ function makeTiles() {
       show("running", formatNumber(event.in_flight), ` of ${plural(event.slots, "slot")}`);
       show("waiting", formatNumber(event.waiting));
       show("memory", formatBytes(engine?.memory_bytes));
-      show("engine", engine ? engine.version ?? engine.service_generation : "not called yet",
+      const name = engine ? engine.version ?? engine.service_generation : "not called yet";
+      show("engine", event.upstreams?.length ? plural(event.upstreams.length, "service") : name,
         engine?.uptime_s ? ` up ${formatSeconds(engine.uptime_s)}` : "");
     },
     updateRecent(points) {

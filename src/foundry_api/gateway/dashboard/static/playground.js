@@ -5,9 +5,7 @@ import { button, copy, field, h, notify, setText } from "./dom.js";
 import { formatNumber, formatSeconds } from "./format.js";
 import { LANGUAGES, writeCode } from "./code.js";
 
-export default { id: "playground", title: "Playground", scopes: ["inference"], create };
-
-function create() {
+export function create() {
   let messages = [], controller = null, language = LANGUAGES[0].id;
   const model = h("select", { required: true });
   const system = h("textarea", { rows: "2" });
@@ -112,6 +110,7 @@ function create() {
         if (isAtEnd) transcript.scrollTop = transcript.scrollHeight;
       }
       setText(facts, describe(startedAt, firstAt, usage, reason));
+      transcript.scrollTop = transcript.scrollHeight;
       messages.push({ role: "assistant", content: text });
     } catch (error) {
       const isStopped = error.name === "AbortError";

@@ -4,9 +4,7 @@ import { makeCallTable } from "./calls.js";
 import { h, makeTable, setText } from "./dom.js";
 import { formatNumber, formatSeconds, plural } from "./format.js";
 
-export default { id: "queue", title: "Queue", scopes: ["inference", "manage"], create };
-
-function create(app) {
+export function create(app) {
   const summary = h("p.lead");
   const table = makeTable("Queue by key", [
     { title: "Key", text: (item) => item.key },
