@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -11,9 +11,6 @@ from foundry_api.gateway.upstreams.config import UpstreamConfig, make_services
 from foundry_api.gateway.upstreams.key_file import KeyFile
 from foundry_api.types.errors import ConfigurationError
 from support.cli_program import run
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 GOOD = """
 port = 0
@@ -38,7 +35,7 @@ a = ["b"]
 def load(tmp_path: Path, text: str) -> GatewayConfig:
     path = tmp_path / "gateway.toml"
     path.write_text(text, encoding="utf-8")
-    return load_config(path, {}, {})
+    return load_config(path, {}, {}, check_key_files=True)
 
 
 def test_upstreams_are_read(tmp_path: Path) -> None:
@@ -118,6 +115,14 @@ def test_a_key_file_is_read_again(tmp_path: Path) -> None:
             key.reload()
         assert key() == "second"
     assert "second" not in repr(key)
+
+
+def test_only_the_gateway_needs_to_read_key_files(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.toml"
+    path.write_text('[[upstream]]\nname = "x"\nkey_file = "/nowhere/key"\n', encoding="utf-8")
+    assert load_config(path, {}, {}).upstream[0].key_file == Path("/nowhere/key")
+    with pytest.raises(ConfigurationError, match="line 3: upstream 'x': key_file"):
+        load_config(path, {}, {}, check_key_files=True)
 
 
 def test_check_names_the_mistake(tmp_path: Path) -> None:

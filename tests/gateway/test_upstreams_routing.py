@@ -208,10 +208,13 @@ async def test_an_upstream_recovers(tmp_path: Path) -> None:
     tables = {"a": {"weight": 100}}
     async with serve(tmp_path, flavours, tables, upstream_check_s=1) as served:
         a = get_service(served, "a")
+        assert await call(served.http, make_body("x", "m")) == (200, None)
         flavours["a"].is_down = True
         for _ in range(30):
             assert await call(served.http, make_body("x", "m")) == (200, None)
         assert len(flavours["b"].calls) == 30
+        # Not every call has to find out.
+        assert served.gateway.context.upstreams.counts["a", "failed"] <= 3
         await served.wait_until(lambda: bool(a.problem))
         flavours["a"].is_down = False
         await served.wait_until(lambda: not a.problem)

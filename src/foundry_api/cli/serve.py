@@ -122,6 +122,7 @@ def command(
             "insecure_http": insecure_http or None,
             "drain_s": drain,
         },
+        check_key_files=True,
     )
     for name, meant in find_misspelt_variables(os.environ, gateway_variables(), PREFIX).items():
         click.echo(sanitize_line(f"Warning: {name} is no setting; did you mean {meant}?"), err=True)

@@ -72,7 +72,7 @@ class ServiceHandle:
         self.replacement: EngineReplacement | None = None  # set by the owner, if it is allowed
         self.offer = offer
         self.weight = 1.0 if offer is None else offer.options.weight
-        self.problem = ""  # why it failed its last check; see `check`
+        self.problem = ""  # why it does not respond; only if it has an offer
         self._checking: SingleFlight[None] = SingleFlight()
         self._checked_at = -math.inf
         # `ClientRuntime._make_service` passes both. `connect` locates or starts the service and
@@ -164,7 +164,13 @@ class ServiceHandle:
             await asyncio.wait({recovery})
 
     async def _open(self) -> Connection:
-        connection = self.connection = await self._connect()
+        try:
+            connection = self.connection = await self._connect()
+        except FoundryError as error:
+            if self.offer is not None:
+                self.problem = error.message  # until a check or a call finds it again
+            raise
+        self.problem = ""
         if self._set_name(connection.endpoint.base_url):
             # A new address is another engine. Failures of the old one must not block calls to it,
             # and its pace must not refuse any.

@@ -137,7 +137,11 @@ _FIELDS = {field.name: field for field in msgspec.structs.fields(GatewayConfig)}
 
 
 def load_config(
-    path: Path | None, flags: Mapping[str, Any], environ: Mapping[str, str] | None = None
+    path: Path | None,
+    flags: Mapping[str, Any],
+    environ: Mapping[str, str] | None = None,
+    *,
+    check_key_files: bool = False,
 ) -> GatewayConfig:
     """Load the configuration: flags override the environment, which overrides the file.
 
@@ -145,14 +149,16 @@ def load_config(
         path: A TOML file, or None.
         flags: Values from the command line; None means not given.
         environ: The environment; default `os.environ`.
+        check_key_files: Whether the key files of upstreams are read, to name the line of one that
+            cannot be used. Only the gateway needs to be able to.
 
     Raises:
-        ConfigurationError: The file cannot be read, or a value is invalid; the message says where
+        ConfigurationError: A file cannot be read, or a value is invalid; the message says where
             the value is from.
     """
     values: dict[str, Any] = {}
     if path is not None:
-        for name, value in _read_file(path).items():
+        for name, value in _read_file(path, check_key_files=check_key_files).items():
             values[name] = (
                 value if name in TABLES else _convert(name, f"{name} in {path}", value, strict=True)
             )
@@ -255,7 +261,7 @@ _TEXT_CHECKS: Mapping[str, tuple[Callable[[str], bool], str]] = {
 }
 
 
-def _read_file(path: Path) -> dict[str, Any]:
+def _read_file(path: Path, *, check_key_files: bool) -> dict[str, Any]:
     try:
         # Windows' editors may begin a file with a byte order mark.
         text = path.read_text(encoding="utf-8-sig")
@@ -268,7 +274,9 @@ def _read_file(path: Path) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} is not valid TOML: {error}") from error
     if "upstream" in values:
-        values["upstream"] = read_upstreams(values["upstream"], text, path)
+        values["upstream"] = read_upstreams(
+            values["upstream"], text, path, check_key_files=check_key_files
+        )
     if "fallbacks" in values:
         values["fallbacks"] = read_fallbacks(values["fallbacks"], path)
     for name, value in values.items():

@@ -93,7 +93,9 @@ class UpstreamConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
                 raise ValueError(f"{field} has an empty name")
 
 
-def read_upstreams(tables: object, text: str, path: Path) -> tuple[UpstreamConfig, ...]:
+def read_upstreams(
+    tables: object, text: str, path: Path, *, check_key_files: bool = False
+) -> tuple[UpstreamConfig, ...]:
     """Convert the `[[upstream]]` tables of a file; `text` is its content.
 
     Raises:
@@ -111,7 +113,7 @@ def read_upstreams(tables: object, text: str, path: Path) -> tuple[UpstreamConfi
         try:
             upstream = msgspec.convert(table, UpstreamConfig, dec_hook=_decode_path)
             check_upstreams([*upstreams, upstream])
-            if upstream.key_file is not None:
+            if check_key_files and upstream.key_file is not None:
                 KeyFile(upstream.key_file)
         except (msgspec.ValidationError, ConfigurationError) as error:
             problem = error.message if isinstance(error, ConfigurationError) else str(error)
