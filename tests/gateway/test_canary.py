@@ -87,8 +87,8 @@ async def send_everything(served: ServedGateway) -> None:
         value = f"Bearer {CANARY_KEY}" if name == "Authorization" else CANARY_KEY
         await send(served.http, "POST", CHAT, json=BODIES[0][1], headers={name: value})
     for route in ROUTES:
-        # The first asks the catalog, and the second never ends.
-        if route.path not in {"/api/models/{id}/pull", "/models/sse"}:
+        # The first asks the catalog, and the others never end.
+        if route.path not in {"/api/models/{id}/pull", "/models/sse", "/api/live"}:
             await send(served.http, route.method, route.path.replace("{id}", "junk"))
 
 
