@@ -18,6 +18,7 @@ import aiohttp
 import pytest
 
 from foundry_api import FoundryAPIClient
+from foundry_api.gateway import exchange as gateway_exchange
 from foundry_api.gateway import server as gateway_server
 from foundry_api.gateway.config import GatewayConfig
 from foundry_api.gateway.gateway import Gateway
@@ -29,6 +30,7 @@ from foundry_api.testing import FakeService
 from foundry_api.types.errors import ConfigurationError
 from gateway.shapes import parse_events
 from gateway.tls import make_certificate
+from service.helpers import wait_until_async
 from support.cli_program import make_command, make_environment
 
 if TYPE_CHECKING:
@@ -127,6 +129,30 @@ async def test_connections_leave_files_for_everything_else(
         assert await read_to_end(reader) == b""
         for one in (*writers, writer):
             one.close()
+
+
+async def test_bodies_that_arrive_are_bounded_for_each_key(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway_exchange, "MAX_RECEIVING_BYTES", 300_000)
+    account = gateway.context.admission.accounts.get(None)
+
+    async def send(size: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await connect(gateway)
+        writer.write(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+            b"Content-Type: application/json\r\nContent-Length: 1000000\r\n\r\n" + b"x" * size
+        )
+        return reader, writer
+
+    # A body alone may have more, and the one that exceeds the limit is refused.
+    _, first = await send(400_000)
+    await wait_until_async(lambda: account.receiving_bytes == 400_000)
+    reader, second = await send(100_000)
+    assert (await asyncio.wait_for(reader.readline(), 20)).startswith(b"HTTP/1.1 429")
+    for one in (first, second):
+        one.transport.abort()
+    await wait_until_async(lambda: account.receiving_bytes == 0)
 
 
 async def test_a_client_that_expects_continue_is_asked_for_the_body(gateway: Gateway) -> None:

@@ -35,6 +35,8 @@ __all__ = ["BODY_BYTES_PER_S", "BODY_GRACE_S", "Exchange", "make_request_id", "m
 
 # A body may take this long, and one second more per 64 KiB.
 BODY_GRACE_S = 30.0
+# Of the bodies of one key that are arriving: they are in memory before its other limits apply.
+MAX_RECEIVING_BYTES = 128 * 2**20
 BODY_BYTES_PER_S = 64 * 1024
 # The exchange ends a call itself, with the error that names the limit. This much later the client
 # would do so.
@@ -213,7 +215,7 @@ class Exchange:
         """Read the body of the request; further calls return it again, until `read_json`.
 
         Raises:
-            RequestError: It is too large, or arrives too slowly.
+            RequestError: It is too large, or arrives too slowly; or the key sends many others.
         """
         if self._body is not None:
             return self._body
@@ -229,18 +231,29 @@ class Exchange:
         await self.ask_for_body()
         body = bytearray()
         loop = asyncio.get_running_loop()
+        account = self.context.admission.accounts.get(self.key)
         try:
             async with asyncio.timeout(BODY_GRACE_S) as time_limit:
                 started_at = loop.time()
                 while block := await content.readany():
                     body += block
+                    account.receiving_bytes += len(block)
                     if len(body) > limit:
                         raise make_too_large(limit, "max_body_bytes")
+                    if len(body) < account.receiving_bytes > MAX_RECEIVING_BYTES:
+                        raise RequestError(
+                            429,
+                            "rate_limit_exceeded",
+                            "This key sends too many large bodies at the same time. Send fewer.",
+                            retry_after_s=1.0,
+                        )
                     time_limit.reschedule(started_at + BODY_GRACE_S + len(body) / BODY_BYTES_PER_S)
         except TimeoutError:
             raise RequestError(
                 408, "request_timeout", "The body of the request arrived too slowly."
             ) from None
+        finally:
+            account.receiving_bytes -= len(body)
         self._body = bytes(body)
         return self._body
 

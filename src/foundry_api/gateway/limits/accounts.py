@@ -41,6 +41,7 @@ class Account:
         weight: Its share of a busy service.
         running: Its calls that wait or run.
         batch_lines: Its lines of batches that wait or run.
+        receiving_bytes: Bytes of its requests that are arriving.
         requests: The budget of requests; None without a limit.
         tokens: The budgets of tokens, by the unit of their period.
         is_changed: Whether it has used something since `Accounts.take_changes`.
@@ -57,6 +58,7 @@ class Account:
         self.weight = 1.0
         self.running = 0
         self.batch_lines = 0
+        self.receiving_bytes = 0
         self.requests: Budget | None = None
         self.tokens: dict[LimitUnit, Budget] = {}
         self.is_changed = False
