@@ -6,6 +6,7 @@ import asyncio
 import random
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from foundry_api.gateway.keys.database import KeyDatabase
@@ -217,6 +218,31 @@ async def test_p11_an_answer_that_its_client_leaves_costs_what_was_made(tmp_path
         request.cancel()
         await served.wait_until(lambda: not served.gateway.context.running)
         assert 1 + 6 <= count_used(served) <= 40
+
+
+async def test_p38_a_stream_that_its_client_does_not_read_ends(tmp_path: Path) -> None:
+    words = " ".join(["x" * 10**6] * 24)  # more than the system buffers
+    async with (
+        FakeService(words) as upstream,
+        serve(
+            tmp_path,
+            upstream.base_url,
+            config={"write_timeout_s": 1, "keep_alive_s": 1},
+            client=STUBBORN,
+        ) as served,
+    ):
+        running = served.gateway.context.running
+        body = msgspec.json.encode({**HELLO, "stream": True})
+        address, _, port = served.gateway.url.partition("://")[2].rpartition(":")
+        _, writer = await asyncio.open_connection(address, int(port))
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(
+            b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Content-Length: %d\r\n\r\n%b" % (CHAT.encode(), len(body), body)
+        )
+        await served.wait_until(lambda: bool(running))
+        await served.wait_until(lambda: not running)
+        writer.transport.abort()
 
 
 async def test_p11_a_response_in_the_background_that_breaks_off_costs_what_was_made(

@@ -12,7 +12,7 @@ from foundry_api.core.chat import make_output_spec
 from foundry_api.types.checks import check_repairs, prompt_to_messages
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
     from typing import Unpack
 
     from foundry_api.core.cache.calls import CachedCall
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     Messages = Iterable[Message | Mapping[str, Any]]
 
-__all__ = ["ChatMethods", "stream_blocks"]
+__all__ = ["ChatMethods", "complete_messages", "stream_blocks"]
 
 _T = TypeVar("_T")  # the type of `.parsed`
 
@@ -406,6 +406,15 @@ def stream_blocks(
     # Not a public method: `FoundryClient` would get its twin.
     request = client._build_request(messages, options)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     return client._new_call(request).blocks()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+
+
+def complete_messages(
+    client: ChatMethods, messages: Messages, options: ChatOptions
+) -> Awaitable[Completion[None]]:
+    """As `chat` for any answer, for the gateway."""
+    # Not a public method, as in `stream_blocks`.
+    request = client._build_request(messages, options)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    return client._new_call(request).result()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
 
 
 async def _yield_alone(chunks: AsyncGenerator[Chunk]) -> AsyncGenerator[list[Chunk]]:

@@ -281,6 +281,11 @@ class Attempt(Generic[_ChunkT]):
         return connection, cast("Model", model)  # an operation without a model ignores it
 
     @property
+    def is_complete(self) -> bool:
+        """Whether `read` has returned the complete answer."""
+        return self._decoder is not None and self._decoder.done and self._deferred_error is None
+
+    @property
     def is_only_call(self) -> bool:
         """Whether this client has sent the service nothing else since the request was sent."""
         return self._last_slot == self.service.limiter.acquired

@@ -19,8 +19,7 @@ from foundry_api.core.operation import AnswerFacts
 from foundry_api.resilience.deadline import Deadline
 from foundry_api.resilience.limiter import Moved
 from foundry_api.resilience.prompt_reading import MIN_TOKENS
-from foundry_api.resilience.timeouts import DEFAULT_S, TimeoutGuard
-from foundry_api.resilience.timers import Timers
+from foundry_api.resilience.timeouts import DEFAULT_S, TimeoutGuard, Timers
 from foundry_api.types.access_errors import (
     AuthenticationFailed,
     PermissionDenied,
@@ -158,8 +157,9 @@ class Call(Generic[_ChunkT, _ResultT]):
         """Return the complete answer. `on_chunks` receives its chunks as they arrive."""
         guard = self._start()
         try:
-            while chunks := await self._next_chunks(guard, to_end=on_chunks is None):
-                if on_chunks is not None:
+            while self._finished is None:
+                chunks = await self._next_chunks(guard, to_end=on_chunks is None)
+                if chunks and on_chunks is not None:
                     on_chunks(chunks)
         except BaseException as error:
             self._fail(guard, error)
@@ -230,8 +230,8 @@ class Call(Generic[_ChunkT, _ResultT]):
     async def _next_chunks(self, guard: TimeoutGuard, *, to_end: bool = False) -> list[_ChunkT]:
         """Return the next chunks of the answer, after a retry if necessary. Empty at its end.
 
-        With `to_end` nobody sees them before the end, so that they are returned together. Only the
-        first one may have an observer.
+        With `to_end` nobody sees them before the end, so that they are returned together, and the
+        last ones when the call is finished. Only the first one may have an observer.
         """
         if not self._chunk_count and FirstToken in self._context.events.observed_types:
             to_end = False
@@ -247,6 +247,8 @@ class Call(Generic[_ChunkT, _ResultT]):
                 if not self._chunk_count:
                     self._on_first_token(attempt)
                 self._collect(chunks)
+                if to_end and attempt.is_complete:
+                    await self._finish(attempt, guard)
             except FoundryError as error:
                 await self._handle_failure(error, guard)
             else:

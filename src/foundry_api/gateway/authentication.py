@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from foundry_api.gateway.client_address import get_client_network
 from foundry_api.gateway.errors import RequestError
 from foundry_api.gateway.guard import SAFE_METHODS
+from foundry_api.gateway.routing import Access
 from foundry_api.gateway.sessions import get_cookie_name
 
 if TYPE_CHECKING:
@@ -22,13 +23,14 @@ if TYPE_CHECKING:
     from foundry_api.gateway.guard import RequestGuard
     from foundry_api.gateway.keys.keyring import Keyring
     from foundry_api.gateway.keys.types import ApiKey
-    from foundry_api.gateway.routing import Access
     from foundry_api.gateway.sessions import Sessions
 
 __all__ = ["Authenticator", "find_token", "make_unauthorized"]
 
 MAX_FAILURES = 20
 FAILURE_WINDOW_S = 60.0
+# The scopes of which a key needs one.
+_SCOPES = {access: access.split(" or ") for access in get_args(Access)}
 # Addresses whose failures are remembered; the oldest are forgotten.
 MAX_ADDRESSES = 4096
 
@@ -84,7 +86,7 @@ class Authenticator:
                 # Once, not for each request that is refused now.
                 self._record_failure(exchange, "too_many_failures")
             raise make_unauthorized()
-        if not key.scopes.intersection(scope.split(" or ")):
+        if key.scopes.isdisjoint(_SCOPES[scope]):
             self._record_failure(exchange, "insufficient_scope", key)
             raise RequestError(
                 403,

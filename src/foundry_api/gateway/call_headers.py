@@ -93,14 +93,17 @@ def _read_seconds(name: str, text: str) -> float:
 def make_limit_headers(account: Account) -> dict[str, str]:
     """Describe the limits of a key as OpenAI does."""
     headers: dict[str, str] = {}
-    budgets = {"requests": account.requests}
+    if account.requests is not None:
+        remaining, reset_s = account.requests.get_level()
+        headers["x-ratelimit-limit-requests"] = str(account.requests.amount)
+        headers["x-ratelimit-remaining-requests"] = str(remaining)
+        headers["x-ratelimit-reset-requests"] = format_duration(reset_s)
     if account.tokens:
-        budgets["tokens"] = min(account.tokens.values(), key=lambda budget: budget.remaining)
-    for unit, budget in budgets.items():
-        if budget is not None:
-            headers[f"x-ratelimit-limit-{unit}"] = str(budget.amount)
-            headers[f"x-ratelimit-remaining-{unit}"] = str(budget.remaining)
-            headers[f"x-ratelimit-reset-{unit}"] = format_duration(budget.reset_s)
+        levels = [(*budget.get_level(), budget.amount) for budget in account.tokens.values()]
+        remaining, reset_s, amount = min(levels)
+        headers["x-ratelimit-limit-tokens"] = str(amount)
+        headers["x-ratelimit-remaining-tokens"] = str(remaining)
+        headers["x-ratelimit-reset-tokens"] = format_duration(reset_s)
     return headers
 
 

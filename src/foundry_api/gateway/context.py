@@ -13,7 +13,8 @@ from foundry_api.gateway.model_events import ModelEvents
 from foundry_api.gateway.model_names import ModelNames
 from foundry_api.gateway.response_store import ResponseStore
 from foundry_api.gateway.upstreams.upstreams import Upstreams
-from foundry_api.resilience.timers import Timers
+from foundry_api.resilience.timeouts import Timers
+from foundry_api.types.checks import ReadTimeouts
 
 if TYPE_CHECKING:
     import asyncio
@@ -138,6 +139,7 @@ class GatewayContext:
         metrics: Counts of requests and tokens.
         model_names: The aliases of the models.
         model_events: What happens to the models.
+        read_timeouts: How long the client waits for tokens of the service.
         call_timers: Timers of the exchanges, for their time limits.
         stream_timers: Timers of the streams, for their comments.
         upstreams: The services behind the gateway.
@@ -164,6 +166,7 @@ class GatewayContext:
     ignored_members: Counter[str] = field(default_factory=Counter[str])
     recording_bytes: int = 0
     metrics: GatewayMetrics = field(default_factory=GatewayMetrics)
+    read_timeouts: ReadTimeouts = field(init=False)
     call_timers: Timers = field(default_factory=Timers)
     stream_timers: Timers = field(default_factory=Timers)
     model_names: ModelNames = field(init=False)
@@ -171,6 +174,8 @@ class GatewayContext:
     upstreams: Upstreams = field(init=False)
 
     def __post_init__(self) -> None:
-        self.upstreams = Upstreams(self.client, self.config.fallbacks)
+        config = self.config
+        self.read_timeouts = ReadTimeouts(config.first_token_timeout_s, config.gap_timeout_s)
+        self.upstreams = Upstreams(self.client, config.fallbacks)
         self.model_names = ModelNames(self.upstreams)
         self.model_events = ModelEvents(self.client, self.model_names)

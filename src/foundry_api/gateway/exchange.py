@@ -20,7 +20,6 @@ from foundry_api.gateway.call_headers import (
 from foundry_api.gateway.checks import check_model_name
 from foundry_api.gateway.errors import RequestError, make_error_body
 from foundry_api.gateway.json_body import decode_json
-from foundry_api.types.checks import ReadTimeouts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from foundry_api.gateway.context import GatewayContext
     from foundry_api.gateway.keys.types import ApiKey
     from foundry_api.gateway.limits.admission import Ticket, Work
-    from foundry_api.resilience.timers import Timer
+    from foundry_api.resilience.timeouts import Timer
 
 __all__ = ["BODY_BYTES_PER_S", "BODY_GRACE_S", "Exchange", "make_request_id", "make_too_large"]
 
@@ -153,11 +152,7 @@ class Exchange:
     @property
     def time_options(self) -> TimeOptions:
         """The time limits for the calls of the client."""
-        config = self.context.config
-        return {
-            "timeout": ReadTimeouts(config.first_token_timeout_s, config.gap_timeout_s),
-            "deadline": self.remaining_s,
-        }
+        return {"timeout": self.context.read_timeouts, "deadline": self.remaining_s}
 
     @property
     def remaining_s(self) -> float:

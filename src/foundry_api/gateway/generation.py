@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec import structs
 
-from foundry_api.client.chat import stream_blocks
+from foundry_api.client.chat import complete_messages, stream_blocks
+from foundry_api.core.options import ChatOptions
 from foundry_api.gateway.limits.admission import Work
-from foundry_api.gateway.limits.broken_calls import charge_if_broken
+from foundry_api.gateway.limits.broken_calls import BrokenCallCharge
 from foundry_api.gateway.tokens import estimate_prompt_tokens, estimate_text_tokens
 from foundry_api.structured.errors import ValidationFailed
 from foundry_api.types.errors import ContextOverflow, StructuredOutputError, ToolCallError
-from foundry_api.types.messages import Chunk, Usage
+from foundry_api.types.messages import Chunk, FinishReason, Message, ToolCall, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Sequence
 
-    from foundry_api.core.options import ChatOptions
     from foundry_api.gateway.exchange import Exchange
     from foundry_api.gateway.limits.admission import Ticket
-    from foundry_api.structured.output_spec import OutputSpec
-    from foundry_api.types.messages import Completion, FinishReason, Message, ToolCall
+
+    # Nothing decodes a `Generation`, so that this type is not needed when it runs.
+    from foundry_api.structured.output_spec import OutputSpec  # noqa: TC004
+    from foundry_api.types.messages import Completion
 
 __all__ = [
     "Answer",
@@ -45,8 +48,7 @@ SEED_STEP = 7919
 SEEDS = 2**31
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Generation:
+class Generation(msgspec.Struct, frozen=True, kw_only=True):
     """One answer to generate.
 
     Attributes:
@@ -65,12 +67,17 @@ class Generation:
     schema: dict[str, Any] | None = None
     choice: tuple[str, ...] = ()
     grammar: str | None = None
-    strict_tools: Mapping[str, OutputSpec] = field(default_factory=dict[str, "OutputSpec"])
+    strict_tools: Mapping[str, OutputSpec] = msgspec.field(default_factory=dict[str, "OutputSpec"])
 
     @property
     def prompt_tokens(self) -> int:
         """An estimate of the tokens of the prompt."""
         return estimate_prompt_tokens(self.messages, self.options.get("tools"))
+
+    @property
+    def is_free(self) -> bool:
+        """Whether the answer may be any text."""
+        return self.schema is None and not self.choice and self.grammar is None
 
     @property
     def format(self) -> dict[str, Any]:
@@ -86,11 +93,10 @@ class Generation:
         seed = self.options.get("seed")
         if seed is None or not index:
             return self
-        return replace(self, options={**self.options, "seed": _move_seed(seed, index)})
+        return structs.replace(self, options={**self.options, "seed": _move_seed(seed, index)})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """A complete answer."""
 
     content: str
@@ -125,17 +131,22 @@ async def complete(exchange: Exchange, generation: Generation, ticket: Ticket) -
     tries = _Tries(generation)
     while True:
         try:
-            with charge_if_broken(ticket):
-                completion = await exchange.context.client.chat(
-                    generation.messages,
-                    **generation.format,
-                    **_add_exchange_options(exchange, generation, tries.options),
-                )
-            try:
-                await _check_calls(generation, completion.tool_calls)
-            except ToolCallError:
-                ticket.add_lost(0, completion.usage.completion_tokens)
-                raise
+            with BrokenCallCharge(ticket):
+                client = exchange.context.client
+                options = _add_exchange_options(exchange, generation, tries.options)
+                completion: Completion[Any]
+                if generation.is_free:
+                    completion = await complete_messages(client, generation.messages, options)
+                else:
+                    completion = await client.chat(
+                        generation.messages, **generation.format, **options
+                    )
+            if generation.strict_tools:
+                try:
+                    await _check_calls(generation, completion.tool_calls)
+                except ToolCallError:
+                    ticket.add_lost(0, completion.usage.completion_tokens)
+                    raise
         except ContextOverflow as error:
             tries.adapt(error)
         except ToolCallError as error:

@@ -284,13 +284,15 @@ def _make_key_not_found() -> RequestError:
 
 def _describe(context: GatewayContext, key: ApiKey) -> dict[str, Any]:
     account = context.admission.accounts.get(key)
-    budgets = [
-        {
-            "unit": name,
-            "limit": budget.amount,
-            "remaining": budget.remaining,
-            "reset_s": round(budget.reset_s, 3),
-        }
-        for name, budget in account.get_budgets().items()
-    ]
+    budgets: list[dict[str, Any]] = []
+    for name, budget in account.get_budgets().items():
+        remaining, reset_s = budget.get_level()
+        budgets.append(
+            {
+                "unit": name,
+                "limit": budget.amount,
+                "remaining": remaining,
+                "reset_s": round(reset_s, 3),
+            }
+        )
     return {**key.describe(context.keyring.now()), "running": account.running, "budgets": budgets}

@@ -165,6 +165,7 @@ class Limiter:
 
     Attributes:
         service: The service's name in errors; set by the owner.
+        limit: Maximum number of calls in flight.
         acquired: How many slots were given out in its lifetime.
         on_idle: Called when a slot is free and the queue is empty; set by the owner.
         abandoned: The prompts that the engine reads for callers who have left. Each has a slot.
@@ -184,7 +185,7 @@ class Limiter:
         self._monotonic = monotonic
         initial = settings.initial or get_default_initial(settings)
         self._climber = HillClimber(settings.minimum, initial, settings.maximum)
-        self._limit = settings.concurrency or initial
+        self.limit = settings.concurrency or initial
         self._epoch = 0
         self._in_flight = 0
         self._prompts = 0  # calls in flight that have no token yet
@@ -210,15 +211,10 @@ class Limiter:
     def queued(self) -> int:
         return len(self._queue)
 
-    @property
-    def limit(self) -> int:
-        """Maximum number of calls in flight."""
-        return self._limit
-
     def statistics(self) -> LimiterStatistics:
         """Return a snapshot of the limiter."""
         return LimiterStatistics(
-            limit=self._limit,
+            limit=self.limit,
             in_flight=self._in_flight,
             queued=len(self._queue),
             refused=self._refused,
@@ -229,7 +225,7 @@ class Limiter:
 
     def try_acquire(self) -> Slot | None:
         """Return a slot if one is free and the queue is empty."""
-        if self._queue or self._in_flight >= self._limit:
+        if self._queue or self._in_flight >= self.limit:
             return None
         self._in_flight += 1
         self._prompts += 1
@@ -305,9 +301,9 @@ class Limiter:
             if self._has_windows:  # most calls end without a queue before them
                 self._has_windows = False
                 self._climber.pause()
-                self._limit = self._climber.limit
+                self.limit = self._climber.limit
             self._window_started_at = None
-            if self.on_idle is not None and self._in_flight < self._limit:
+            if self.on_idle is not None and self._in_flight < self.limit:
                 self.on_idle()
         elif self._window_started_at is None:
             self._start_window()
@@ -339,7 +335,7 @@ class Limiter:
         return queued_s
 
     def _wake_next(self) -> None:
-        while self._queue and self._in_flight < self._limit:
+        while self._queue and self._in_flight < self.limit:
             waiter, _ = self._queue.popitem(last=False)
             if not waiter.done():
                 self._in_flight += 1
@@ -351,12 +347,12 @@ class Limiter:
         # After the limit was lowered, more calls are in flight for a while: their throughput is
         # not that of the limit. Nor is it while a slot has an abandoned prompt, or while the engine
         # reads the prompts of several new calls after the limit was raised: these give no tokens.
-        is_at_limit = self._in_flight == self._limit
+        is_at_limit = self._in_flight == self.limit
         is_settled = is_at_limit and not self._prompts_to_end and not self.abandoned
         if self._settings.concurrency is None and is_settled:
             self._window_started_at = self._monotonic()
             self._window_tokens = 0
-            self._min_window_tokens = WINDOW_TOKENS + TOKENS_PER_SLOT * self._limit
+            self._min_window_tokens = WINDOW_TOKENS + TOKENS_PER_SLOT * self.limit
 
     def _evaluate_window(self, started_at: float) -> None:
         if self.abandoned:  # since the window began
@@ -368,8 +364,8 @@ class Limiter:
             return
         self._climber.add_window(self._window_tokens / duration_s)
         self._has_windows = True
-        is_raised = self._climber.limit > self._limit
-        self._limit = self._climber.limit
+        is_raised = self._climber.limit > self.limit
+        self.limit = self._climber.limit
         self._window_started_at = None
         self._wake_next()
         if is_raised:

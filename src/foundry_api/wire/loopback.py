@@ -8,7 +8,6 @@ call.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import re
 import select
@@ -257,6 +256,7 @@ class LoopbackConnection(asyncio.Protocol):
         self.headers: Mapping[str, str] = {}
         self._loop = loop
         self._transport: asyncio.Transport | None = None
+        self._socket: socket.socket | None = None
         self._poll: Callable[[int], object] | None = None
         self._waiter: asyncio.Future[None] | None = None  # of the task that waits for the response
         self._on_block: Callable[[bytes], bool] | None = None  # of the task, see `read_until`
@@ -375,13 +375,13 @@ class LoopbackConnection(asyncio.Protocol):
         """Acknowledge the first blocks at once."""
         if self._quickacks:
             self._quickacks -= 1
-            send_quickack(self._transport)
+            send_quickack(self._socket)
 
     # --- called by the event loop ---------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        connected = transport.get_extra_info("socket")
+        connected = self._socket = transport.get_extra_info("socket")
         if hasattr(select, "poll") and connected is not None:
             # For is_usable: a poll object per connection saves building one for every request.
             poll = select.poll()
@@ -548,14 +548,14 @@ class LoopbackResponse:
             self._release(connection)
 
 
-def send_quickack(transport: asyncio.BaseTransport | None) -> None:
+def send_quickack(connection: socket.socket | None) -> None:
     """Send a pending TCP acknowledgement now instead of after the kernel's delay."""
-    if _TCP_QUICKACK is None or transport is None:
+    if _TCP_QUICKACK is None or connection is None:
         return
-    connection: socket.socket | None = transport.get_extra_info("socket")
-    if connection is not None:
-        with contextlib.suppress(OSError):  # a broken connection: the next read reports it
-            connection.setsockopt(socket.IPPROTO_TCP, _TCP_QUICKACK, 1)
+    try:  # noqa: SIM105 - `suppress` costs more than this call, which each answer makes
+        connection.setsockopt(socket.IPPROTO_TCP, _TCP_QUICKACK, 1)
+    except OSError:
+        pass  # a broken connection: the next read reports it
 
 
 def has_unread_input(transport: asyncio.BaseTransport | None) -> bool:

@@ -37,6 +37,8 @@ from foundry_api.wire.transport import (
 )
 
 if TYPE_CHECKING:
+    import socket
+
     from aiohttp.client_proto import ResponseHandler
     from aiohttp.client_reqrep import ClientRequest, ConnectionKey
     from aiohttp.connector import Connection as AiohttpConnection
@@ -112,7 +114,10 @@ class SessionResponse:
         self._response = response
         self._acknowledged_blocks = 0
         connection = response.connection
-        self._transport = connection.transport if connection else None
+        transport = connection.transport if connection else None
+        self._socket: socket.socket | None = (
+            transport.get_extra_info("socket") if transport else None
+        )
 
     @property
     def ended(self) -> bool:
@@ -123,7 +128,7 @@ class SessionResponse:
         try:
             if self._acknowledged_blocks < QUICKACK_BLOCKS and not content.at_eof():
                 self._acknowledged_blocks += 1
-                send_quickack(self._transport)
+                send_quickack(self._socket)
             return await content.readany()
         except (aiohttp.ClientError, OSError, RuntimeError) as error:
             # RuntimeError: aiohttp has no error class for reading from a connection closed here.

@@ -9,8 +9,7 @@ from unittest.mock import patch
 import pytest
 
 from foundry_api.resilience.deadline import NEVER, Deadline
-from foundry_api.resilience.timeouts import KEEP_ALIVE_CAP, TimeoutGuard
-from foundry_api.resilience.timers import Timers
+from foundry_api.resilience.timeouts import KEEP_ALIVE_CAP, TimeoutGuard, Timers
 from foundry_api.types.errors import DeadlineExceeded, ReadTimeout
 
 if TYPE_CHECKING:

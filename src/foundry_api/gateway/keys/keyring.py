@@ -55,6 +55,9 @@ class Keyring:
         wall_clock: Seconds since the epoch.
         monotonic: Seconds that only increase.
         sleep: Waits between two looks for changes.
+
+    Attributes:
+        now: Returns seconds since the epoch, which never go back, also not by a restart.
     """
 
     def __init__(
@@ -70,7 +73,7 @@ class Keyring:
         self._reader = KeyReader(database)
         self._on_revoked = on_revoked
         self._wall_clock = wall_clock
-        self._now = ForwardClock(wall_clock, monotonic)
+        self.now = ForwardClock(wall_clock, monotonic)
         self._latest_time = LatestTime(database.path.parent)
         self._stored_time = 0.0
         self._next_end = math.inf  # of a token whose end is not before the stored time
@@ -92,10 +95,6 @@ class Keyring:
         """Why the database cannot be read, or the time not be stored; None if they can."""
         return self._problem or self._clock_problem
 
-    def now(self) -> float:
-        """Return seconds since the epoch, which never go back, also not by a restart."""
-        return self._now()
-
     @property
     def keys(self) -> tuple[ApiKey, ...]:
         """All keys, also those that are expired or revoked."""
@@ -114,7 +113,7 @@ class Keyring:
     async def open(self) -> None:
         """Read the keys; raises KeyStorageFailed or ConfigurationError if that is impossible."""
         await self._run(self._read_time)
-        self._now.start_at(self._stored_time)
+        self.now.start_at(self._stored_time)
         behind_s = self._stored_time - self._wall_clock()
         if behind_s > CLOCK_TOLERANCE_S:
             log.warning(
@@ -123,7 +122,7 @@ class Keyring:
                 behind_s,
                 self._latest_time.path,
             )
-        self._expired_until = self._now()
+        self._expired_until = self.now()
         await self._refresh()
         await self._store_time()
 
@@ -135,7 +134,7 @@ class Keyring:
     def find_by_digest(self, digest: bytes) -> ApiKey | None:
         """Return the key of the token with a digest; None if it is unknown, expired or revoked."""
         entry = self._entries.get(digest)
-        return entry.key if entry is not None and self._now() < entry.ends_at else None
+        return entry.key if entry is not None and self.now() < entry.ends_at else None
 
     def compute_digest(self, token: str) -> bytes | None:
         """Return the digest under which a token is stored; None if it is malformed."""
@@ -196,7 +195,7 @@ class Keyring:
         earlier, self._entries = self._entries, entries
         self._next_end = self._find_next_end()
         self._next_expiry = self._find_next_expiry()
-        now = self._now()
+        now = self.now()
         revoked = {
             earlier[digest].key.id
             for digest in earlier.keys() - entries.keys()
@@ -207,7 +206,7 @@ class Keyring:
 
     def _report_expired(self) -> None:
         """Report the keys that have expired since the last time."""
-        now = self._now()
+        now = self.now()
         if now < self._next_expiry:
             return
         expired = {
@@ -229,7 +228,7 @@ class Keyring:
 
     async def _store_time(self) -> None:
         """Store the time if a token has ended since the stored one, so that it stays ended."""
-        now = self._now()
+        now = self.now()
         if now < self._next_end:
             return
         try:

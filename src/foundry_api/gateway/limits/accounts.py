@@ -126,7 +126,7 @@ class Account:
             self.running += 1
             if self.requests is not None:
                 self.requests.use(1)
-        return tuple((budget, budget.reserve(tokens)) for budget in self.tokens.values())
+        return tuple([(budget, budget.reserve(tokens)) for budget in self.tokens.values()])
 
     def end(
         self,

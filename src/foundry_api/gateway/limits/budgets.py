@@ -68,9 +68,8 @@ class Budget(Protocol):
         """The units that may be used now."""
         ...
 
-    @property
-    def reset_s(self) -> float:
-        """Seconds until all units may be used again."""
+    def get_level(self) -> tuple[int, float]:
+        """Return what remains, and the seconds until all units may be used again."""
         ...
 
     def get_wait_s(self, units: int) -> float:
@@ -136,24 +135,29 @@ class RollingBudget:
 
     @property
     def remaining(self) -> int:
-        return max(0, int((self._period_s - self.reset_s) / self._unit_s + 1e-9))
+        return self.get_level()[0]
 
     @property
     def reset_s(self) -> float:
+        """Seconds until all units may be used again."""
         return max(0.0, self._full_at - self._monotonic())
+
+    def get_level(self) -> tuple[int, float]:
+        reset_s = self.reset_s
+        return max(0, int((self._period_s - reset_s) / self._unit_s + 1e-9)), reset_s
 
     def get_wait_s(self, units: int) -> float:
         # A request for more than a period has could never run; it may run on a full budget.
-        cost_s = min(units, self.amount) * self._unit_s
-        # Rounding must not refuse the last unit.
+        cost_s = min(units, self._amount) * self._unit_s
         wait_s = self.reset_s + cost_s - self._period_s
+        # Rounding must not refuse the last unit.
         return wait_s if wait_s > 1e-9 * self._period_s else 0.0
 
     def use(self, units: int) -> None:
         self._full_at = max(self._full_at, self._monotonic()) + units * self._unit_s
 
     def reserve(self, units: int) -> Reservation:
-        units = min(units, self.amount)
+        units = min(units, self._amount)
         self.use(units)
         return Reservation(units, self._full_at)
 
@@ -191,16 +195,15 @@ class CalendarBudget:
 
     @property
     def remaining(self) -> int:
-        self._renew()
-        return max(0, self.amount - self._used)
+        return self.get_level()[0]
 
-    @property
-    def reset_s(self) -> float:
-        self._renew()
-        return max(0.0, self._ends_at - self._wall_clock())
+    def get_level(self) -> tuple[int, float]:
+        now = self._renew()
+        return max(0, self.amount - self._used), max(0.0, self._ends_at - now)
 
     def get_wait_s(self, units: int) -> float:
-        return 0.0 if min(units, self.amount) <= self.remaining else self.reset_s
+        remaining, reset_s = self.get_level()
+        return 0.0 if min(units, self.amount) <= remaining else reset_s
 
     def use(self, units: int) -> None:
         self._renew()
@@ -227,7 +230,8 @@ class CalendarBudget:
         if state.ends_at > self._wall_clock():
             self._used, self._ends_at = state
 
-    def _renew(self) -> None:
+    def _renew(self) -> float:
+        """Start the period of the present time, and return that time."""
         now = self._wall_clock()
         # Only a later period renews: a clock that is set back grants nothing anew.
         if now >= self._ends_at:
@@ -236,6 +240,7 @@ class CalendarBudget:
             # The clock was ahead. What was used counts until the end of the present period, not
             # until the clock gets there again, which may take years.
             self._ends_at = self._find_end(now)
+        return now
 
     def _find_end(self, now: float) -> float:
         start = datetime.fromtimestamp(now, UTC).replace(hour=0, minute=0, second=0, microsecond=0)

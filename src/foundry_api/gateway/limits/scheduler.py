@@ -64,6 +64,8 @@ class Scheduler:
         monotonic: A clock.
 
     Attributes:
+        waiting: Calls that wait.
+        active: Calls that have a slot.
         waiting_bytes: Bytes of the requests that wait.
         on_slot: Called in place of `start_waiting` when a call has left, if others share the slots.
     """
@@ -84,16 +86,11 @@ class Scheduler:
         self._monotonic = monotonic
         self._calls: FairQueue[Waiter] = FairQueue()
         self._batches: FairQueue[Waiter] = FairQueue()  # served when no call waits
+        self.waiting = self.active = 0
         self.waiting_bytes = 0
-        self._active = 0
         self.on_slot: Callable[[], None] = self.start_waiting
         self._durations_s: deque[float] = deque(maxlen=MEASURED_CALLS)
         self._changed_at = monotonic()  # when a call last got a slot or left one
-
-    @property
-    def waiting(self) -> int:
-        """Calls that wait."""
-        return len(self._calls) + len(self._batches)
 
     @property
     def can_start(self) -> bool:
@@ -104,11 +101,6 @@ class Scheduler:
     def slots(self) -> int:
         """Calls that the service takes at the same time."""
         return self._get_slots()
-
-    @property
-    def active(self) -> int:
-        """Calls that have a slot."""
-        return self._active
 
     def get_depth(self, name: str) -> int:
         """Return the waiting calls of a key."""
@@ -141,7 +133,9 @@ class Scheduler:
             ahead = len(self._calls) + self._batches.count_ahead(name)
         mean_s = sum(self._durations_s) / len(self._durations_s)
         # Up to now, so that the estimate grows while the service ends no call.
-        interval_s = max(mean_s / self._get_capacity(), self._monotonic() - self._changed_at)
+        interval_s = max(
+            mean_s / (self._get_slots() + LOOKAHEAD), self._monotonic() - self._changed_at
+        )
         return (ahead + 1) * interval_s
 
     def enter(self, waiter: Waiter) -> None:
@@ -152,6 +146,7 @@ class Scheduler:
             self._start(waiter)
             return
         queue.push(waiter.name, waiter.weight, waiter)
+        self.waiting += 1
         if not waiter.is_batch:
             self.waiting_bytes += waiter.body_bytes
         self.start_waiting()
@@ -159,11 +154,12 @@ class Scheduler:
     def leave(self, waiter: Waiter) -> None:
         """Take out a call that has ended, or that no longer waits."""
         if waiter.has_slot:
-            self._active -= 1
+            self.active -= 1
             self._changed_at = self._monotonic()
             self._durations_s.append(self._changed_at - waiter.started_at)
         else:
             self._get_queue(waiter).remove(waiter.name, waiter)
+            self.waiting -= 1
             if not waiter.is_batch:
                 self.waiting_bytes -= waiter.body_bytes
         self.on_slot()
@@ -180,14 +176,15 @@ class Scheduler:
 
     def start_waiting(self) -> None:
         """Start calls while there are slots. Call it when the service may have gained slots."""
-        while (queue := self._calls or self._batches) and self._has_slot():
-            waiter = queue.pop()
+        while self.waiting and self._has_slot():
+            waiter = (self._calls or self._batches).pop()
+            self.waiting -= 1
             if not waiter.is_batch:
                 self.waiting_bytes -= waiter.body_bytes
             self._start(waiter)
 
     def _start(self, waiter: Waiter) -> None:
-        self._active += 1
+        self.active += 1
         waiter.started_at = self._changed_at = self._monotonic()
         self.charge(waiter, waiter.prompt_tokens, 0)
         waiter.has_slot = True
@@ -195,10 +192,7 @@ class Scheduler:
             waiter.slot.set_result(True)
 
     def _has_slot(self) -> bool:
-        return self._active < self._get_capacity()
-
-    def _get_capacity(self) -> int:
-        return self._get_slots() + LOOKAHEAD
+        return self.active < self._get_slots() + LOOKAHEAD
 
     def _get_queue(self, waiter: Waiter) -> FairQueue[Waiter]:
         return self._batches if waiter.is_batch else self._calls
