@@ -138,6 +138,38 @@ def test_the_model_calls_a_function_of_a_file(shared_home: Path, tmp_path: Path)
     ]
 
 
+def test_prompts_are_logged_and_continued_only_if_the_user_wants_that(shared_home: Path) -> None:
+    chat = ("chat", "-m", "scripted", "-s", "Be brief.", "--seed", "7")
+    log = shared_home / "state" / "chats.db"
+    run(*chat, "say-hello", home=shared_home)
+    assert not log.exists()
+    refused = run("chat", "-c", "say-hello", home=shared_home)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "config set logs on" in refused.stderr
+    run("config", "set", "logs", "on", home=shared_home)
+    try:
+        run(*chat, "say-hello", home=shared_home)
+        continued = run("chat", "-c", "--json", "say-stop", home=shared_home)
+        messages = [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "say-hello"},
+            {"role": "assistant", "content": "Hello, world!"},
+            {"role": "user", "content": "say-stop"},
+        ]
+        assert json.loads(continued.stdout)["usage"]["prompt_tokens"] == prompt_tokens(messages)
+        shown = json.loads(run("logs", "show", "--json", home=shared_home).stdout)
+        assert [turn["content"] for turn in shown["messages"]][:3] == [
+            "say-hello",
+            "Hello, world!",
+            "say-stop",
+        ]
+        assert shown["options"] == {"seed": 7}
+    finally:
+        run("config", "unset", "logs", home=shared_home)
+        run("logs", "prune", "--all", home=shared_home)
+    assert not log.exists()
+
+
 @pytest.mark.parametrize("flags", [[], ["--no-stream"]])
 def test_a_cut_answer_reports_its_limit(shared_home: Path, flags: list[str]) -> None:
     """Without --max-tokens, the limit is 2048 tokens, or what is left of the context."""

@@ -194,6 +194,25 @@ def test_the_history_is_on_disk_only_if_the_user_wants_that(shared_home: Path) -
     history.unlink()
 
 
+def test_a_logged_conversation_is_continued(shared_home: Path) -> None:
+    run("config", "set", "logs", "on", home=shared_home)
+    try:
+        for flags, line in ((("-m", "scripted"), "say-hello"), (("-c",), "say-lines")):
+            with Terminal("chat", *flags, home=shared_home) as terminal:
+                if "-c" in flags:
+                    terminal.expect("This continues a conversation of 1 turn.")
+                terminal.expect("> ")
+                terminal.type_line(line, "Hello, world!" if line == "say-hello" else "C:\\path")
+                terminal.expect("> ")
+                terminal.send_end_of_input()
+                assert terminal.exit_code() == 0
+        (logged,) = json.loads(run("logs", "--json", home=shared_home).stdout)["conversations"]
+        assert (logged["turns"], logged["model"]) == (2, "scripted")
+    finally:
+        run("config", "unset", "logs", home=shared_home)
+        run("logs", "prune", "--all", home=shared_home)
+
+
 def test_health_shows_graphs_and_a_summary(shared_home: Path) -> None:
     with Terminal("health", "--count", "2", "--interval", "0.1", home=shared_home) as terminal:
         terminal.expect("healthy")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from foundry_api.cli.chat_runner import ChatRunner, print_end
+from foundry_api.cli.chat_log import ChatLog, ConversationRecorder
+from foundry_api.cli.chat_runner import ChatRunner
 from foundry_api.cli.conversation.context import CONTEXT_POLICIES
 from foundry_api.cli.conversation.options import ConversationOptions
+from foundry_api.cli.errors import print_error
 from foundry_api.cli.options import (
     GlobalOptions,
     common_options,
@@ -17,13 +19,15 @@ from foundry_api.cli.options import (
     format_examples,
     pass_common,
 )
-from foundry_api.cli.output import is_terminal, print_json
+from foundry_api.cli.output import is_terminal
 from foundry_api.cli.printer import AnswerPrinter
-from foundry_api.cli.session import Session
+from foundry_api.cli.session import Session, make_settings
+from foundry_api.cli.single_prompt import answer_prompt
 from foundry_api.cli.stdin import MARK, read_piped_text, read_text
 from foundry_api.cli.text_file import TextFile, add_files, read_text_file
 from foundry_api.core.options import CompletionOptions
 from foundry_api.engine.models.local_names import DEMO
+from foundry_api.observe.format import format_count
 from foundry_api.storage.paths import Paths
 from foundry_api.types.checks import prompt_to_messages
 from foundry_api.types.errors import CatalogUnavailable, InvalidRequest, ModelNotCached
@@ -31,8 +35,10 @@ from foundry_api.types.errors import CatalogUnavailable, InvalidRequest, ModelNo
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from foundry_api.cli.chat_log import LoggedConversation
     from foundry_api.cli.conversation.context import ContextPolicy
     from foundry_api.tools.definition import Tool
+    from foundry_api.types.messages import Message
     from foundry_api.types.models import Model
 
 __all__ = ["command"]
@@ -49,6 +55,7 @@ EPILOG = format_examples(
     'chat -a report.txt -a notes.md "Compare these."',
     'chat --schema "name, age int" "Invent a person"',
     'chat --tool clock.py:time_in "What time is it in Bern?"',
+    'chat -c "And in Tokyo?"            continue the last conversation, if it was logged',
     "chat                               start a conversation; /help lists commands",
 )
 
@@ -61,6 +68,13 @@ EPILOG = format_examples(
     metavar="NAME",
     shell_complete=complete_models,
     help="Model alias or id. [FOUNDRY_MODEL, else phi-4-mini]",
+)
+@click.option(
+    "-c",
+    "--continue",
+    "continues",
+    is_flag=True,
+    help="Continue the last logged conversation: its model, its options and its messages.",
 )
 @click.option("-s", "--system", metavar="TEXT", help="System message.")
 @click.option(
@@ -123,6 +137,7 @@ def command(
     *,
     words: tuple[str, ...],
     model: str | None,
+    continues: bool,
     system: str | None,
     system_file: str | None,
     attach: tuple[str, ...],
@@ -150,12 +165,9 @@ def command(
     Without a prompt, on a terminal, a conversation starts. Ctrl-C stops the answer, and the
     generation in the engine. A terminal shows Markdown; pipes and files get the text as it is.
     """
-    if system is not None and system_file is not None:
-        raise click.UsageError("Give either --system or --system-file.")
     if response_model is not None and tools:
         raise click.UsageError("--schema and --tool cannot be combined.")
-    if system_file is not None:
-        system = read_text_file(system_file, "--system-file").text
+    system = _read_system(system, system_file)
     files = [read_text_file(path, "--attach") for path in attach]
     schema, functions = _load_schema(response_model), _load_tools(tools)
     prompt = read_prompt(words, files)
@@ -166,6 +178,12 @@ def command(
     def make_printer(shows_reasoning: bool) -> AnswerPrinter:  # noqa: FBT001 - its only argument
         return AnswerPrinter(plain=plain, think=shows_reasoning)
 
+    past = None
+    if continues:
+        past = _load_past(common)
+        model, system = model or past.model, system or past.system or None
+        given = ConversationOptions(options).get_set_options()
+        options = cast("CompletionOptions", {**past.options, **given})
     with Session(common, model=model, timeout_s=timeout, deadline_s=deadline) as session:
         runner = ChatRunner(
             session,
@@ -176,26 +194,54 @@ def command(
             yes=yes,
             ask=not common.as_json,
         )
+        recorder = _make_recorder(session, past)
+        settings = ConversationOptions(options, system, context, think)
         if prompt is None:
             for option, is_given in (("--json", common.as_json), ("--schema", schema is not None)):
                 if is_given:
                     raise click.UsageError(f"{option} needs a prompt; a conversation is text.")
-            given = ConversationOptions(options, system, context, think)
-            run_conversation(runner, given, make_printer, files)
+            run_conversation(
+                runner,
+                settings,
+                make_printer,
+                files=files,
+                recorder=recorder,
+                turns=past.messages if past else (),
+            )
             return
         messages = prompt_to_messages(prompt, system)
+        _offer_demo(
+            runner,
+            lambda name: answer_prompt(
+                runner,
+                name,
+                messages,
+                settings,
+                make_printer=make_printer,
+                as_json=common.as_json,
+                turns=past.turns if past else (),
+                recorder=recorder,
+            ),
+        )
 
-        def ask(model: str) -> None:
-            if common.as_json:
-                print_json(runner.get_json(model, messages))
-            elif schema is not None:
-                print_json(runner.complete(model, messages).parsed)
-            else:
-                printer = make_printer(think)
-                answer = runner.print_answer(model, messages, printer)
-                print_end(options, answer.last, printer)
 
-        _offer_demo(runner, ask)
+def _load_past(common: GlobalOptions) -> LoggedConversation:
+    log = ChatLog(Paths.from_home(make_settings(common).home).chat_log_file)
+    if not log.exists:
+        raise InvalidRequest(
+            "no conversation is logged, so that none can be continued",
+            hint="`foundry-api config set logs on` logs them from now on.",
+        )
+    return log.load()
+
+
+def _make_recorder(
+    session: Session, past: LoggedConversation | None
+) -> ConversationRecorder | None:
+    if not session.config.is_on("logs"):
+        return None
+    log = ChatLog(Paths.from_home(session.settings.home).chat_log_file)
+    return ConversationRecorder(log, print_error, past)
 
 
 def _offer_demo(runner: ChatRunner, action: Callable[[str], _T]) -> _T:
@@ -213,6 +259,14 @@ def _offer_demo(runner: ChatRunner, action: Callable[[str], _T]) -> _T:
             raise
     click.echo(f"`foundry-api config set model {DEMO}` makes it the default.", err=True)
     return action(DEMO)
+
+
+def _read_system(text: str | None, path: str | None) -> str | None:
+    if path is None:
+        return text
+    if text is not None:
+        raise click.UsageError("Give either --system or --system-file.")
+    return read_text_file(path, "--system-file").text
 
 
 def _load_schema(argument: str | None) -> dict[str, Any] | None:
@@ -254,7 +308,10 @@ def run_conversation(
     runner: ChatRunner,
     options: ConversationOptions,
     make_printer: Callable[[bool], AnswerPrinter],
+    *,
     files: Sequence[TextFile],
+    recorder: ConversationRecorder | None,
+    turns: Sequence[Message],
 ) -> None:
     """Run a conversation until the user quits."""
     # The prompt is 100 ms to import, which a single prompt does without.
@@ -270,4 +327,15 @@ def run_conversation(
         history_path = Paths.from_home(runner.session.settings.home).history_file
     terminal = TerminalIO(runner, make_printer, history_path)
     terminal.echo(f"Chatting with {model.alias}. /help lists commands; Ctrl-D quits.")
-    Conversation(terminal, model=name, loaded=model, options=options, files=files).run()
+    if turns:
+        count = sum(message.role == "user" for message in turns)
+        terminal.echo(f"This continues a conversation of {format_count(count, 'turn')}.")
+    Conversation(
+        terminal,
+        model=name,
+        loaded=model,
+        options=options,
+        turns=turns,
+        files=files,
+        recorder=recorder,
+    ).run()

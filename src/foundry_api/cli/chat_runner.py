@@ -14,7 +14,7 @@ from foundry_api.core.options import CompletionOptions
 from foundry_api.observe.format import format_count
 from foundry_api.tools.results import ToolRun
 from foundry_api.types.errors import ContextOverflow
-from foundry_api.types.messages import Chunk
+from foundry_api.types.messages import Chunk, Message
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,10 +22,14 @@ if TYPE_CHECKING:
     from foundry_api.cli.printer import AnswerPrinter
     from foundry_api.cli.session import Session
     from foundry_api.tools.definition import Tool
-    from foundry_api.types.messages import Completion, Message
+    from foundry_api.types.messages import Completion
     from foundry_api.types.models import Model
 
-__all__ = ["Answer", "ChatRunner", "is_context_full", "print_end", "to_json"]
+__all__ = ["Answer", "ChatRunner", "Turn", "is_context_full", "print_end", "to_json"]
+
+
+Turn = tuple[Message, ...]
+"""A question, and what followed it: calls of tools with their results, and the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,12 @@ class Answer:
     text: str
     messages: tuple[Message, ...] = ()
     last: Chunk | Completion | None = None
+
+    def make_turn(self, question: Message) -> Turn:
+        """Return the messages from the question to the answer, if there is one."""
+        has_text = bool(self.text) and not self.text.isspace()  # services refuse empty messages
+        answer = (Message("assistant", self.text),) if has_text else ()
+        return (question, *self.messages, *answer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +98,13 @@ class ChatRunner:
             description=f"Waiting for {model} ...",
         )
 
-    def get_json(self, model: str, messages: Sequence[Message]) -> dict[str, object]:
-        """Return an answer as the document that `--json` prints."""
+    def get_json(self, model: str, messages: Sequence[Message]) -> tuple[dict[str, object], Answer]:
+        """Return an answer as the document that `--json` prints, and as an answer."""
         if not self.tools:
             completion = self.complete(model, messages)
             parsed = {} if self.schema is None else {"parsed": completion.parsed}
-            return {**to_json(completion), **parsed}
+            answer = Answer(completion.content, last=completion)
+            return {**to_json(completion), **parsed}, answer
         options: CompletionOptions = {**self.options, "model": model}
         run = retry_after_download(
             self.session,
@@ -106,7 +117,8 @@ class ChatRunner:
             {"name": call.name, "arguments": call.arguments, "result": call.content}
             for call in run.calls
         ]
-        return {**to_json(run.completion), "usage": run.usage, "tool_calls": calls}
+        document = {**to_json(run.completion), "usage": run.usage, "tool_calls": calls}
+        return document, _make_run_answer(run, messages)
 
     def load_model(self, model: str) -> Model:
         return retry_after_download(
@@ -151,16 +163,20 @@ class ChatRunner:
                     if isinstance(part, Chunk):
                         _print_chunk(part, printer, spinner)
                     elif isinstance(part, ToolRun):
-                        calls = part.messages[len(messages) :]
-                        if calls and calls[-1].role == "assistant" and not calls[-1].tool_calls:
-                            calls = calls[:-1]
-                        answer = Answer(part.content, calls, part.completion)
+                        answer = _make_run_answer(part, messages)
                     else:
                         spinner.stop()
                         printer.write_tool_call(
                             part.name, part.call.function.arguments, part.content
                         )
         return answer
+
+
+def _make_run_answer(run: ToolRun, messages: Sequence[Message]) -> Answer:
+    calls = run.messages[len(messages) :]
+    if calls and calls[-1].role == "assistant" and not calls[-1].tool_calls:
+        calls = calls[:-1]
+    return Answer(run.content, calls, run.completion)
 
 
 def _print_chunk(chunk: Chunk, printer: AnswerPrinter, spinner: Spinner) -> None:

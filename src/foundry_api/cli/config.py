@@ -48,6 +48,12 @@ def complete_names(
     return [name for name in KEYS if name.startswith(incomplete)]
 
 
+# What a switch does to the privacy of the user.
+NOTES = {
+    ("logs", "on"): "Prompts and answers of `chat` are kept in a file that only you can read.",
+    ("logs", "off"): "`foundry-api logs prune --all` deletes what was logged.",
+    ("history", "on"): "What you type in conversations is kept in a file that only you can read.",
+}
 NAME = click.argument("name", shell_complete=complete_names)
 
 
@@ -166,6 +172,8 @@ def _report_change(common: GlobalOptions, name: str, config: UserConfig) -> None
         return
     where = {"file": "", "default": ", the default"}.get(origin, f", which {origin} sets")
     click.echo(sanitize_line(f"{name} is {value or 'unset'}{where}."))
+    if note := NOTES.get((name, value)):
+        click.echo(note)
 
 
 def _format_comment(key: Key) -> str:

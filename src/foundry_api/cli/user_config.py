@@ -68,6 +68,7 @@ KEYS = {
         _make_key("FOUNDRY_ENGINE_PROCESSES", "", "1", "2 allows a process that replaces another"),
         _make_key("FOUNDRY_ENGINE_THREADS", "", "automatic", "threads that compute one model"),
         Key("history", "", "", "off", "keep the messages that you type in conversations"),
+        Key("logs", "", "", "off", "log prompts and answers of chat"),
     )
 }
 

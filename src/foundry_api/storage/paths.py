@@ -105,6 +105,11 @@ class Paths:
         return self.state / "history"
 
     @property
+    def chat_log_file(self) -> Path:
+        """The log of prompts and conversations, if the user wants one."""
+        return self.state / "chats.db"
+
+    @property
     def lock_file(self) -> Path:
         """The lock that is held while a shared host starts or stops."""
         return self.state / "host.lock"

@@ -82,7 +82,7 @@ def test_values_are_set_shown_and_unset(config: Call, home: Path) -> None:
     assert config("set", "model", "demo") == (0, "model is demo.\n", "")
     assert config("set", "timeout", "120") == (0, "timeout is 120.\n", "")
     assert config("set", "base_urls", "http://a:1,http://b:2")[0] == 0
-    assert config("set", "history", "on") == (0, "history is on.\n", "")
+    assert config("set", "history", "on")[1].startswith("history is on.\nWhat you type")
     assert (home / "config.toml").read_text(encoding="utf-8") == (
         'model = "demo"\ntimeout = 120\nbase_urls = ["http://a:1", "http://b:2"]\nhistory = true\n'
     )

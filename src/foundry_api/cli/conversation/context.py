@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
 from foundry_api.observe.format import format_count
+from foundry_api.types.errors import ContextOverflow
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from foundry_api.cli.conversation.transcript import Transcript
-    from foundry_api.types.errors import ContextOverflow
     from foundry_api.types.messages import Message, Usage
 
 __all__ = ["CONTEXT_POLICIES", "ContextPolicy", "ContextWindow"]
+
+_T = TypeVar("_T")  # the result of a call
 
 ContextPolicy = Literal["trim", "keep", "error"]
 CONTEXT_POLICIES: tuple[ContextPolicy, ...] = get_args(ContextPolicy)
@@ -45,6 +47,34 @@ class ContextWindow:
             self._tokens_per_character = usage.prompt_tokens / max(_count(messages), 1)
         if is_full:
             self.context_length = usage.total_tokens
+
+    def send(
+        self,
+        transcript: Transcript,
+        others: Sequence[Message],
+        max_tokens: int | None,
+        call: Callable[[Sequence[Message]], _T],
+        echo: Callable[[str], object],
+    ) -> _T:
+        """Call a model with the turns that fit, and others if they did not. Raises FoundryError.
+
+        Args:
+            transcript: The turns.
+            others: What is sent besides them: the system message and the question, which is last.
+            max_tokens: Length of the answer, if it was set.
+            call: Calls the model with messages.
+            echo: Called with what to tell the user.
+        """
+        if omitted := self.make_room(transcript, others, max_tokens):
+            echo(self.describe(omitted))
+        while True:
+            try:
+                return call([*others[:-1], *transcript.sent_messages, others[-1]])
+            except ContextOverflow as error:
+                omitted = self.recover(transcript, others, error)
+                if not omitted:
+                    raise
+                echo(self.describe(omitted))
 
     def make_room(
         self, transcript: Transcript, others: Sequence[Message], max_tokens: int | None

@@ -26,12 +26,13 @@ from foundry_api.cli.conversation.transcript import (
 )
 from foundry_api.cli.text_file import TextFile, add_files, read_text_file
 from foundry_api.observe.format import format_count
-from foundry_api.types.errors import ContextOverflow, FoundryError, InvalidRequest
+from foundry_api.types.errors import FoundryError, InvalidRequest
 from foundry_api.types.messages import Message
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from foundry_api.cli.chat_log import ConversationRecorder
     from foundry_api.core.options import CompletionOptions
     from foundry_api.types.messages import Chunk, Completion
     from foundry_api.types.models import Model
@@ -81,6 +82,7 @@ class Conversation:
         options: The options at the start.
         turns: Messages of a conversation that goes on.
         files: Text files that go with the first message.
+        recorder: Logs the conversation.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class Conversation:
         options: ConversationOptions | None = None,
         turns: Sequence[Message] = (),
         files: Sequence[TextFile] = (),
+        recorder: ConversationRecorder | None = None,
     ) -> None:
         self.model = model
         self.options = options or ConversationOptions()
@@ -101,6 +104,7 @@ class Conversation:
         self._window = ContextWindow(
             self.options.context, loaded.context_length if loaded else None
         )
+        self._recorder = recorder
         self._files = list(files)  # they go with the next message
         self._unanswered: Message | None = None  # the last question, if its call failed
         self._last: Chunk | Completion | None = None
@@ -150,6 +154,14 @@ class Conversation:
             action()
         except (FoundryError, click.ClickException) as error:
             self._io.echo_error(error)
+        if self._recorder is not None:
+            self._recorder.record(
+                model=self.model,
+                system=self.options.system,
+                options=self.options.get_set_options(),
+                turns=self.transcript.turns,
+                last=self._last,
+            )
 
     def _execute(self, line: CommandLine) -> None:
         command = COMMANDS.get(line.name)
@@ -172,20 +184,13 @@ class Conversation:
         system = self.options.system
         others = [*([Message("system", system)] if system else []), question]
         self._window.policy = self.options.context
-        self._report_omitted(
-            self._window.make_room(self.transcript, others, options.get("max_tokens"))
+        self._window.send(
+            self.transcript,
+            others,
+            options.get("max_tokens"),
+            lambda messages: self._finish_turn(question, messages, options),
+            self._io.echo,
         )
-        while True:
-            messages = [*others[:-1], *self.transcript.sent_messages, question]
-            try:
-                self._finish_turn(question, messages, options)
-            except ContextOverflow as error:
-                omitted = self._window.recover(self.transcript, others, error)
-                if not omitted:
-                    raise
-                self._report_omitted(omitted)
-            else:
-                return
 
     def _finish_turn(
         self, question: Message, messages: Sequence[Message], options: CompletionOptions
@@ -202,16 +207,9 @@ class Conversation:
         finally:
             if answer is not None:
                 self._unanswered, self._last = None, answer.last
-                turn = (question, *answer.messages)
-                if answer.text and not answer.text.isspace():  # services refuse empty messages
-                    turn = (*turn, Message("assistant", answer.text))
-                self.transcript.turns.append(turn)
+                self.transcript.turns.append(answer.make_turn(question))
         if answer is not None and answer.last is not None and answer.last.usage is not None:
             self._window.learn(messages, answer.last.usage, is_full=is_context_full(answer.last))
-
-    def _report_omitted(self, omitted: int) -> None:
-        if omitted:
-            self._io.echo(self._window.describe(omitted))
 
     def _edit(self) -> None:
         self._next_text = self._io.edit().strip()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from foundry_api.cli.chat_runner import Turn
 from foundry_api.cli.text_file import MAX_BYTES
 from foundry_api.storage.private_file import is_replaceable, read_file, replace_file
 from foundry_api.types.errors import InvalidRequest
@@ -21,9 +22,6 @@ __all__ = ["SavedConversation", "Transcript", "load_conversation", "save_convers
 
 FORMAT = "foundry-api conversation"
 FILE_START = f'{{\n  "format": "{FORMAT}"'
-
-Turn = tuple[Message, ...]
-"""A question, and what followed it: calls of tools with their results, and the answer."""
 
 
 @dataclass(slots=True)
