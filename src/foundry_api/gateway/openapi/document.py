@@ -78,7 +78,6 @@ ERRORS: dict[int, tuple[str, tuple[str, ...]]] = {
         "The model answered in another form than requested.",
         ("invalid_model_output", "invalid_tool_call"),
     ),
-    431: ("The head of the request is too large.", ("header_too_large",)),
     429: (
         "A limit is used up. `Retry-After` says when to try again.",
         ("insufficient_quota", "rate_limit_exceeded", "too_many_batches", "too_many_failures"),
