@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["EmbeddingsBody", "create_embeddings", "read_texts"]
 
 MAX_TEXTS = 2048
+# Of one request to the engine, which embeds all of it also after the client has left. More would
+# save little: the engine embeds one text after the other.
+TEXTS_PER_REQUEST = 8
 
 
 class EmbeddingsBody(msgspec.Struct, kw_only=True):
@@ -55,7 +58,9 @@ async def create_embeddings(exchange: Exchange) -> web.StreamResponse:
         body_bytes=exchange.request.content_length or 0,
     )
     async with exchange.admit(work) as ticket:
-        embeddings = await context.client.embed(texts, model=model, **exchange.time_options)
+        embeddings = await context.client.embed(
+            texts, model=model, batch_size=TEXTS_PER_REQUEST, **exchange.time_options
+        )
         usage = embeddings.usage or Usage(tokens, 0, tokens)
         ticket.settle(usage)
     # OpenAI's own clients ask for base64; without a format, its API answers with numbers.
