@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from foundry_api.engine import discovery
 from foundry_api.gateway.keys.database import KeyDatabase
 from foundry_api.gateway.keys.types import NewKey
+from foundry_api.wire.dialects import sdk2
+from gateway.fake_openai_server import FakeOpenAIServer, make_flavour
 from gateway.helpers import post
 from gateway.serving import CHAT, call, make_body, serve
 from gateway.several import get_service, get_url, serve_upstreams, start_engine
@@ -99,8 +102,7 @@ async def test_an_engine_that_is_killed_under_load_loses_no_call(
         body = make_body("say-after-a-while")
         calls = [asyncio.create_task(call_with_text(served.http, body)) for _ in range(6)]
         await served.wait_until(lambda: b.limiter.load >= 2)
-        assert host.pid is not None
-        os.kill(host.pid, signal.SIGKILL if os.name != "nt" else signal.SIGTERM)
+        kill(host)
         texts = await asyncio.gather(*calls)
         assert texts == [script("say-after-a-while").text] * 6
         assert get_service(served, "a").limiter.load == 0
@@ -116,6 +118,73 @@ async def test_an_engine_that_is_killed_under_load_loses_no_call(
         status = await get_json(served.http, "/api/status")
         assert [one["state"] for one in status["upstreams"]] == ["up", "down"]
         assert status["ready"]
+
+
+async def test_streams_that_have_begun_end_with_their_engine(
+    engine: Endpoint, host: EngineHost, tmp_path: Path
+) -> None:
+    """Those of the other engine go on; none is begun again."""
+    async with (
+        serve_upstreams(
+            tmp_path / "gateway",
+            {"name": "a", "url": engine.base_url, "slots": 4},
+            {"name": "b", "url": get_url(host), "slots": 4},
+        ) as served,
+        AsyncExitStack() as stack,
+    ):
+        body = make_body("say-slowly", stream=True)
+        streams = [
+            await stack.enter_async_context(served.http.post(CHAT, json=body)) for _ in range(4)
+        ]
+        for response in streams:
+            assert await response.content.readline()
+        a, b = get_service(served, "a"), get_service(served, "b")
+        assert (a.limiter.load, b.limiter.load) == (2, 2)
+        kill(host)
+        await served.wait_until(lambda: b.limiter.load == 0)
+        texts = [asyncio.ensure_future(response.text()) for response in streams]
+        await served.wait_until(lambda: sum(text.done() for text in texts) == 2)
+        ended = {text for text in texts if text.done()}
+        for text in ended:
+            assert '"code":"upstream_unavailable"' in text.result()
+        assert a.limiter.load == 2
+        for text in set(texts) - ended:
+            text.cancel()
+    assert served.gateway.context.upstreams.counts["b", "failed"] == 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows cannot stop a process")
+async def test_an_engine_that_hangs_gets_no_calls_until_it_responds(
+    engine: Endpoint, host: EngineHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sdk2, "QUICK_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(discovery, "KNOWN_TIMEOUT_S", 2.0)
+    async with serve_upstreams(
+        tmp_path / "gateway",
+        {"name": "a", "url": engine.base_url},
+        {"name": "b", "url": get_url(host), "weight": 100},
+        upstream_check_s=1,
+    ) as served:
+        b = get_service(served, "b")
+        await post(served.http, CHAT, make_body("say-hello"))
+        assert host.pid is not None
+        os.kill(host.pid, signal.SIGSTOP)
+        try:
+            await served.wait_until(lambda: b.problem != "")
+            for _ in range(3):
+                await post(served.http, CHAT, make_body("say-hello"))
+        finally:
+            os.kill(host.pid, signal.SIGCONT)
+        await served.wait_until(lambda: b.problem == "")
+        await post(served.http, CHAT, make_body("say-hello"))
+        values = await read(served.http)
+        assert (count(values, "a"), count(values, "b")) == (3, 2)
+
+
+def kill(host: EngineHost) -> None:
+    """End an engine as a crash does."""
+    assert host.pid is not None
+    os.kill(host.pid, signal.SIGKILL if os.name != "nt" else signal.SIGTERM)
 
 
 async def call_with_text(http: aiohttp.ClientSession, body: dict[str, Any]) -> str:
@@ -142,6 +211,39 @@ async def test_an_upstream_that_is_gone_is_reported(
             await served.wait_until(lambda: get_service(served, "a").problem != "")
             await get_json(served.http, "/readyz", 503)
             assert await call(served.http, make_body("x", "other")) == (404, "model_not_found")
+
+
+async def test_models_are_loaded_at_every_upstream(
+    engine: Endpoint, host: EngineHost, tmp_path: Path
+) -> None:
+    async with (
+        FakeOpenAIServer(make_flavour("scripted")) as server,
+        serve_upstreams(
+            tmp_path / "gateway",
+            {"name": "a", "url": engine.base_url, "aliases": {"fast": "scripted"}},
+            {"name": "b", "url": get_url(host)},
+            {"name": "c", "kind": "openai", "url": server.base_url},
+        ) as served,
+    ):
+        a, b = get_service(served, "a"), get_service(served, "b")
+        loaded = await post(served.http, "/api/models/scripted/load", {})
+        assert loaded["loaded"]
+        for service in (a, b):
+            assert service.connection is not None
+            assert "scripted:1" in service.connection.loaded
+        models = (await get_json(served.http, "/api/models"))["models"]
+        # The alias is a model of its own; `scripted` of another server has another id.
+        assert {"scripted:1", "scripted", "fast", "rare:1"} <= {one["id"] for one in models}
+        await post(served.http, "/api/models/rare/load", {})
+        await post(served.http, "/api/models/rare/unload", {})
+        assert b.connection is not None
+        assert "rare:1" not in await b.connection.dialect.get_loaded_ids()
+        await post(served.http, "/api/models/none/load", {}, 404)
+        for method, path in (("POST", "scripted/pull"), ("DELETE", "scripted")):
+            async with served.http.request(method, f"/api/models/{path}", json={}) as response:
+                text = await response.text()
+                assert '"code":"unsupported_feature"' in text
+                assert "changes no files" in text
 
 
 async def test_another_gateway_is_an_upstream(

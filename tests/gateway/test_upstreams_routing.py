@@ -188,7 +188,7 @@ async def test_an_upstream_that_hangs_opens_its_breaker(tmp_path: Path) -> None:
 async def test_an_upstream_that_answers_no_check_gets_no_calls(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(openai, "QUICK_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(openai, "QUICK_TIMEOUT_S", 1.0)
     flavours = {"hangs": make_flavour("m"), "works": make_flavour("m")}
     async with serve(tmp_path, flavours, {"hangs": {"weight": 100}}, upstream_check_s=1) as served:
         hangs = get_service(served, "hangs")

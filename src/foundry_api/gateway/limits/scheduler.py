@@ -111,7 +111,7 @@ class Scheduler:
 
         Lines of batches do not count: each batch has a few, and they must not keep calls out.
         """
-        if self.can_start:
+        if self._has_slot() and not self.waiting:
             return False
         return (
             len(self._calls) >= self._max_per_slot * max(1, self._get_all_slots())
