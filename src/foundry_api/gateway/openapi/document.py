@@ -82,6 +82,7 @@ ERRORS: dict[int, tuple[str, tuple[str, ...]]] = {
         "A limit is used up. `Retry-After` says when to try again.",
         ("insufficient_quota", "rate_limit_exceeded", "too_many_batches", "too_many_failures"),
     ),
+    431: ("The head of the request is too large.", ("header_too_large",)),
     500: ("The gateway failed; its log has the details.", ("internal_error",)),
     503: (
         "The gateway or the model cannot serve now. `Retry-After` says when to try again.",
