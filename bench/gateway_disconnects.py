@@ -49,7 +49,7 @@ BUILDERS: dict[str, Callable[[Path], None]] = {
     "embedder": build_embedder,
     "transcriber": build_transcriber,
 }
-RECORDING_S = 600
+RECORDING_S, SAMPLE_RATE = 300, 16_000
 
 
 class Route(NamedTuple):
@@ -134,8 +134,8 @@ def make_recording() -> bytes:
     with wave.open(buffer, "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(1)
-        file.setframerate(8000)
-        file.writeframes(b"\x80" * 8000 * RECORDING_S)
+        file.setframerate(SAMPLE_RATE)
+        file.writeframes(b"\x80" * SAMPLE_RATE * RECORDING_S)
     return buffer.getvalue()
 
 
