@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 CLIENTS = 100
 AFTER_S, MEASURE_S = 0.5, 1.0
 # Of the engine before the clients leave, in processor seconds per second.
-AT_WORK = 0.2
+AT_WORK = 0.02
 # Of one thread in MEASURE_S, which is a tick of its clock.
 WORKING_S = 0.01
 PROMPT = "say-forever"
