@@ -13,6 +13,7 @@ from foundry_api.cli.output import is_terminal, sanitize, sanitize_line
 
 if TYPE_CHECKING:
     from foundry_api.cli.markdown.blocks import MarkdownRenderer
+    from foundry_api.cli.markdown.wrapping import LineWrapper
 
 __all__ = ["AnswerPrinter"]
 
@@ -36,9 +37,11 @@ class AnswerPrinter:
         self._stream = stream or sys.stdout
         self._is_terminal = is_terminal(self._stream)
         self.shows_reasoning = think and self._is_terminal and is_terminal(sys.stderr)
+        self._is_rendered = self._is_terminal and not plain and os.environ.get("TERM") != "dumb"
         self._markdown: MarkdownRenderer | None = None
-        if self._is_terminal and not plain and os.environ.get("TERM") != "dumb":
-            self._markdown = self._make_markdown()
+        self._thoughts: LineWrapper | None = None
+        if self._is_rendered:
+            self._markdown, self._thoughts = self._make_markdown(), _make_wrapper()
         self._parts: list[str] = []
         self._in_reasoning = False
         self.has_begun = False  # whether text or reasoning has arrived
@@ -49,11 +52,15 @@ class AnswerPrinter:
 
     def write_reasoning(self, text: str) -> None:
         self.has_begun = self.has_begun or bool(text)
-        if text and self.shows_reasoning:
-            if not self._in_reasoning:
-                self._in_reasoning = True
-                click.secho("", dim=True, reset=False, nl=False, err=True)
+        if not (text and self.shows_reasoning):
+            return
+        if not self._in_reasoning:
+            self._in_reasoning = True
+            click.secho("", dim=True, reset=False, nl=False, err=True)
+        if self._thoughts is None:
             click.echo(sanitize(text), nl=False, err=True)
+            return
+        self._thoughts.put_plain(sanitize(text))
 
     def write(self, text: str) -> None:
         self._end_reasoning()
@@ -69,7 +76,7 @@ class AnswerPrinter:
     def write_tool_call(self, name: str, arguments: str, result: str) -> None:
         """Show a call of a tool, dimmed and on a terminal only."""
         self.finish()
-        if self._markdown is not None:
+        if self._is_rendered:
             self._markdown = self._make_markdown()
         self._parts.clear()  # what precedes a call is not the answer
         if self._is_terminal and is_terminal(sys.stderr):
@@ -89,15 +96,29 @@ class AnswerPrinter:
     def _end_reasoning(self) -> None:
         if self._in_reasoning:
             self._in_reasoning = False
-            click.secho("\n", reset=True, err=True)
+            if self._thoughts is not None:
+                self._thoughts.end_line()
+            click.secho("" if self._thoughts else "\n", reset=True, err=True)
 
     def _make_markdown(self) -> MarkdownRenderer:
-        from foundry_api.cli.markdown.blocks import MarkdownRenderer  # noqa: PLC0415 - see above
+        from foundry_api.cli.markdown.blocks import MarkdownRenderer  # noqa: PLC0415 - pipes need none
 
-        def write(text: str) -> None:
-            click.echo(text, file=self._stream, nl=False)
+        return MarkdownRenderer(
+            lambda text: click.echo(text, file=self._stream, nl=False),
+            _get_width,
+            colour=not os.environ.get("NO_COLOR"),
+        )
 
-        def get_width() -> int:
-            return max(shutil.get_terminal_size().columns, MIN_WIDTH)
 
-        return MarkdownRenderer(write, get_width, colour=not os.environ.get("NO_COLOR"))
+def _make_wrapper() -> LineWrapper:
+    from foundry_api.cli.markdown.wrapping import LineWrapper  # noqa: PLC0415 - as above
+
+    return LineWrapper(_write_error, _get_width)
+
+
+def _get_width() -> int:
+    return max(shutil.get_terminal_size().columns, MIN_WIDTH)
+
+
+def _write_error(text: str) -> None:
+    click.echo(text, err=True, nl=False)

@@ -213,6 +213,8 @@ class Conversation:
 
     def _edit(self) -> None:
         self._next_text = self._io.edit().strip()
+        if not self._next_text:
+            self._io.echo("The editor returned no text.")
 
     def _add_file(self, path: str) -> None:
         file = read_text_file(path, "/file")

@@ -80,10 +80,7 @@ def _make_key_bindings() -> KeyBindings:
         buffer = event.current_buffer
         text = buffer.text.strip()
         is_open = text.startswith(QUOTES) and (len(text) < 6 or not text.endswith(QUOTES))  # noqa: PLR2004 - both quotes
-        state = buffer.complete_state
-        if state is not None and state.current_completion is not None:
-            buffer.complete_state = None  # Enter takes the completion from the menu
-        elif is_open:
+        if is_open:
             buffer.newline()
         else:
             buffer.validate_and_handle()

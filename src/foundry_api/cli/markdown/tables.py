@@ -32,7 +32,12 @@ def format_table(lines: Sequence[str], width: int, *, colour: bool) -> list[str]
     ]
     if sum(widths) + len(GAP) * (columns - 1) > width:
         return list(lines)
-    formatted = [_format_row(row, widths, colour=colour) for row in rows]
+    right = {
+        number
+        for number, cell in enumerate(_split(lines[1]))
+        if cell.endswith(":") and not cell.startswith(":")
+    }
+    formatted = [_format_row(row, widths, right, colour=colour) for row in rows]
     rule = style_text(GAP.join("─" * size for size in widths), Style(dim=True))
     return [formatted[0], rule, *formatted[1:]]
 
@@ -49,9 +54,12 @@ def _measure(texts: list[StyledText]) -> int:
     return sum(get_cells(text.text) for text in texts)
 
 
-def _format_row(row: list[list[StyledText]], widths: list[int], *, colour: bool) -> str:
-    cells = [
-        "".join(style_text(*text, colour=colour) for text in cell) + " " * (size - _measure(cell))
-        for cell, size in zip(row, widths, strict=False)
-    ]
+def _format_row(
+    row: list[list[StyledText]], widths: list[int], right: set[int], *, colour: bool
+) -> str:
+    cells: list[str] = []
+    for number, (cell, size) in enumerate(zip(row, widths, strict=False)):
+        text = "".join(style_text(*part, colour=colour) for part in cell)
+        padding = " " * (size - _measure(cell))
+        cells.append(padding + text if number in right else text + padding)
     return GAP.join(cells).rstrip()

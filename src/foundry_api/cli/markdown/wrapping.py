@@ -77,6 +77,14 @@ class LineWrapper:
                 else:
                     self._put_part(part, style)
 
+    def put_plain(self, text: str) -> None:
+        """Write text of any number of lines, without a style."""
+        first, *others = text.split("\n")
+        self.put([StyledText(first, Style())])
+        for line in others:
+            self.end_line()
+            self.put([StyledText(line, Style())])
+
     def end_line(self) -> None:
         """Write the last word and end the line."""
         self._flush_word()

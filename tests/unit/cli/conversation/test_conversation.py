@@ -37,6 +37,7 @@ class Talk:
         options: ConversationOptions | None = None,
         context_length: int | None = None,
         turns: Sequence[Message] = (),
+        edited: str = "from the editor\n",
     ) -> None:
         self._lines = iter(lines)
         self._answers = iter(answers)
@@ -44,6 +45,7 @@ class Talk:
         self.messages: list[str] = []
         self.failures: list[Exception] = []
         self.defaults: list[str] = []
+        self.edited = edited
         self.options: list[CompletionOptions] = []
         self.requests: list[tuple[str, list[tuple[str, str]]]] = []
         loaded = Model(id="f:1", alias="first", catalog="local", context_length=context_length)
@@ -68,7 +70,7 @@ class Talk:
         return line
 
     def edit(self) -> str:
-        return "from the editor\n"
+        return self.edited
 
     def answer(
         self, model: str, messages: Sequence[Message], options: CompletionOptions, *, think: bool
@@ -227,6 +229,12 @@ def test_the_editor_fills_the_prompt() -> None:
     talk = Talk("/edit", "sent")
     assert talk.defaults == ["", "from the editor", ""]
     assert talk.questions == ["sent"]
+
+
+def test_an_editor_without_text_changes_nothing() -> None:
+    talk = Talk("/edit", "sent", edited="")
+    assert talk.messages == ["The editor returned no text."]
+    assert talk.defaults == ["", "", ""]
 
 
 def test_a_file_goes_with_the_next_message_only(tmp_path: Path) -> None:

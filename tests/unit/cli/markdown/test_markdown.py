@@ -121,7 +121,7 @@ def test_code_is_neither_wrapped_nor_parsed() -> None:
 
 def test_a_table_is_aligned() -> None:
     text = "| Name | Age |\n|:-----|----:|\n| Ada **L** | 36 |\n| `b\\|c` | |\n\nend"
-    assert plain(render(text)) == "Name   Age\n─────  ───\nAda L  36\nb|c\n\nend\n"
+    assert plain(render(text)) == "Name   Age\n─────  ───\nAda L   36\nb|c\n\nend\n"
 
 
 @pytest.mark.parametrize("text", ["| no table\n", "| wide | " + "x" * 100 + " |\n|---|---|\n"])
