@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from foundry_api.cli.chat_log import ChatLog, ConversationRecorder
 from foundry_api.cli.chat_runner import ChatRunner
 from foundry_api.cli.conversation.context import CONTEXT_POLICIES
 from foundry_api.cli.conversation.options import ConversationOptions
@@ -35,7 +34,7 @@ from foundry_api.types.errors import CatalogUnavailable, InvalidRequest, ModelNo
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from foundry_api.cli.chat_log import LoggedConversation
+    from foundry_api.cli.chat_log import ConversationRecorder, LoggedConversation
     from foundry_api.cli.conversation.context import ContextPolicy
     from foundry_api.tools.definition import Tool
     from foundry_api.types.messages import Message
@@ -226,6 +225,8 @@ def command(
 
 
 def _load_past(common: GlobalOptions) -> LoggedConversation:
+    from foundry_api.cli.chat_log import ChatLog  # noqa: PLC0415 - SQLite, for users of the log
+
     log = ChatLog(Paths.from_home(make_settings(common).home).chat_log_file)
     if not log.exists:
         raise InvalidRequest(
@@ -240,6 +241,8 @@ def _make_recorder(
 ) -> ConversationRecorder | None:
     if not session.config.is_on("logs"):
         return None
+    from foundry_api.cli.chat_log import ChatLog, ConversationRecorder  # noqa: PLC0415 - as above
+
     log = ChatLog(Paths.from_home(session.settings.home).chat_log_file)
     return ConversationRecorder(log, print_error, past)
 

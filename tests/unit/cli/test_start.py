@@ -81,6 +81,12 @@ def test_the_help_of_a_verb_imports_neither_http_nor_rich() -> None:
     )
 
 
+def test_a_prompt_needs_neither_the_keys_of_a_conversation_nor_the_log() -> None:
+    modules = imported_by("chat", "--help")
+    heavy = {"prompt_toolkit", "sqlite3", "tomllib", "foundry_api.cli.markdown"}
+    assert modules & heavy == set()
+
+
 def test_the_table_of_verbs_matches_their_help() -> None:
     for verb, short_help in VERBS.items():
         command = importlib.import_module(f"foundry_api.cli.{verb}").command
