@@ -203,6 +203,25 @@ async def test_an_upstream_that_answers_no_check_gets_no_calls(
         assert len(flavours["hangs"].calls) == 1
 
 
+async def test_calls_leave_an_upstream_that_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before their first token; they need not wait for the time limit."""
+    monkeypatch.setattr(openai, "QUICK_TIMEOUT_S", 1.0)
+    flavours = {"hangs": make_flavour("m", "only"), "works": make_flavour("m")}
+    flavours["hangs"].gate.clear()
+    async with serve(tmp_path, flavours, {"hangs": {"weight": 100}}, upstream_check_s=1) as served:
+        calls = [asyncio.create_task(call(served.http, make_body("x", "m"))) for _ in range(3)]
+        only = asyncio.create_task(call(served.http, make_body("x", "only")))
+        await served.wait_until(lambda: len(flavours["hangs"].calls) == 4)
+        flavours["hangs"].is_hung = True
+        assert await asyncio.gather(*calls) == [(200, None)] * 3
+        assert [len(one.calls) for one in flavours.values()] == [4, 3]
+        assert not only.done()  # nobody else has its model
+        flavours["hangs"].gate.set()
+        assert await only == (200, None)
+
+
 async def test_an_upstream_recovers(tmp_path: Path) -> None:
     flavours = {"a": make_flavour("m"), "b": make_flavour("m")}
     tables = {"a": {"weight": 100}}

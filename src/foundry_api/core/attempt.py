@@ -97,6 +97,7 @@ class Attempt(Generic[_ChunkT]):
         "first_token_at",
         "headers",
         "model",
+        "name",
         "queued_s",
         "sent_at",
         "service",
@@ -113,6 +114,7 @@ class Attempt(Generic[_ChunkT]):
     ) -> None:
         self.service = service
         service.attempts.add(self)
+        self.name = ""  # of the model, as it was requested; set by `acquire`
         self.connection: Connection | None = None
         self.model: Model | None = None  # stays None for an operation without a model
         self.queued_s = 0.0
@@ -145,6 +147,7 @@ class Attempt(Generic[_ChunkT]):
         A `requeued` call has waited before and goes to the front of the queue. With `may_move` the
         wait ends with `Moved` when another service has a free slot.
         """
+        self.name = name
         service, operation = self.service, self._operation
         if not operation.needs_model:
             self._permit = service.breaker.try_enter() or await self._enter_breaker()
@@ -272,6 +275,11 @@ class Attempt(Generic[_ChunkT]):
         if self._slot is not None:
             self._slot.release()
             self._slot = None
+
+    def give_up(self) -> None:
+        """End a wait for the first token with ReadTimeout, so that another service is called."""
+        if self.was_sent and self.first_token_at is None:
+            self._guard.expire_read_timeout()
 
     def get_target(self) -> tuple[Connection, Model]:
         """Return the connection and the model. Available after `acquire`."""

@@ -511,7 +511,9 @@ class FailurePolicy:
         if isinstance(error, FAILOVER_ERRORS) and service is not None and service not in self.tried:
             self.tried.add(service)
             if self._services.has_untried(self.tried, self.model) and (
-                isinstance(error, LOST_SERVICE_ERRORS) or self._retry.budget.try_spend()
+                service.problem
+                or isinstance(error, LOST_SERVICE_ERRORS)
+                or self._retry.budget.try_spend()
             ):
                 return 0.0
         delay_s = self._get_retry_delay(error, remaining_s)

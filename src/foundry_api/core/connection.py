@@ -100,7 +100,7 @@ class Connection:
 
         Raises ModelNotCached if its files are not on this machine, unless `download` is set.
         """
-        target = self._aliases.get(name.lower())
+        target = self._aliases.get(name.strip().lower())
         if target is None:
             return await self._resolve(name, download=download)
         try:

@@ -37,7 +37,7 @@ class ModelOffer:
 
     def has(self, name: str) -> bool | None:
         """Whether the service is called for a model; None if it has not listed its models."""
-        name = name.lower()
+        name = name.strip().lower()
         if name in self._names or strip_version(name) in self._names:
             return True
         return False if self.is_listed else None

@@ -7,7 +7,7 @@ import difflib
 import logging
 import math
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from foundry_api.core.abandoned_reads import AbandonedReads
 from foundry_api.resilience.prompt_reading import PromptReadings
@@ -41,9 +41,24 @@ SERVICE_DOWN_ERRORS = (ServiceCrashed, ServiceNotRunning)
 
 # How old a listing is at least before a call for an unknown model has the service asked again.
 MIN_CHECK_S = 1.0
+# How many checks in a row fail before calls that wait for their first token go elsewhere.
+MAX_FAILED_CHECKS = 2
 
 # The model that this package ships. Only its own engine host serves it.
 DEMO = "demo"
+
+
+class RunningAttempt(Protocol):
+    """What a service knows of a call that is assigned to it; see `Attempt`."""
+
+    @property
+    def name(self) -> str:
+        """The name of the model, as it was requested."""
+        ...
+
+    def give_up(self) -> None:
+        """End a wait for the first token."""
+        ...
 
 
 class ServiceHandle:
@@ -66,7 +81,7 @@ class ServiceHandle:
     ) -> None:
         self.breaker = breaker
         self.limiter = limiter
-        self.attempts: set[object] = set()  # assigned to this service and not ended yet
+        self.attempts: set[RunningAttempt] = set()  # assigned to this service, and not ended yet
         self.readings = PromptReadings()
         self.abandoned_reads = AbandonedReads(limiter)
         self.replacement: EngineReplacement | None = None  # set by the owner, if it is allowed
@@ -75,6 +90,8 @@ class ServiceHandle:
         self.problem = ""  # why it does not respond; only if it has an offer
         self._checking: SingleFlight[None] = SingleFlight()
         self._checked_at = -math.inf
+        self.failed_checks = 0  # since the last one that succeeded
+        self.on_failed_check: Callable[[], None] | None = None  # set by the pool
         # `ClientRuntime._make_service` passes both. `connect` locates or starts the service and
         # opens a Connection to it; `forget` is `ServiceLocator.invalidate`.
         self._connect = connect
@@ -135,10 +152,13 @@ class ServiceHandle:
             models = await connection.list_local_models()
         except FoundryError as error:
             self.problem = error.message
+            self.failed_checks += 1
             if connection is not None and isinstance(error, ServiceError):
                 self.invalidate(connection)
+            if self.on_failed_check is not None:
+                self.on_failed_check()
         else:
-            self.problem = ""
+            self.problem, self.failed_checks = "", 0
             offer.update(models)
         self._checked_at = asyncio.get_running_loop().time()
 
@@ -230,6 +250,7 @@ class ServicePool:
         self._only = None if self.has_offers or len(services) > 1 else self._services[0]
         if len(self._services) > 1:
             for service in self._services:
+                service.on_failed_check = partial(self._leave, service)
                 service.limiter.on_idle = partial(self._move_waiting_call, service)
 
     def __iter__(self) -> Iterator[ServiceHandle]:
@@ -340,6 +361,20 @@ class ServicePool:
         for service in sorted(self._services, key=lambda service: -service.limiter.queued):
             if service.limiter.move_waiter(may_take):
                 return
+
+    def _leave(self, service: ServiceHandle) -> None:
+        """Let calls that wait for a service go to others that have their models."""
+
+        def may_go(model: str) -> bool:
+            return any(other.is_healthy for other in self._find_offering(model))
+
+        while service.limiter.move_waiter(may_go):
+            pass
+        # It hangs, as its connections have not ended. Once may be a moment of high load.
+        if service.failed_checks >= MAX_FAILED_CHECKS:
+            for attempt in list(service.attempts):
+                if may_go(attempt.name):
+                    attempt.give_up()
 
     async def aclose(self) -> None:
         for service in self:

@@ -313,6 +313,15 @@ class TimeoutGuard:
             self._expired = True
             self._task.cancel()
 
+    def expire_read_timeout(self) -> None:
+        """Let the read timeout of the current wait expire now, if there is a wait."""
+        if self._task is None or self._expired:
+            return
+        now = self.loop.time()
+        self._read_timeout_s = now - self._started_at  # for the error
+        self._due_at = self._read_timeout_at = now
+        self.on_timer()
+
     def _schedule(self, due_at: float) -> None:
         if due_at < math.inf:
             timer = self._timer = self._timer or self._timers.take(self.loop, self.on_timer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -126,7 +127,7 @@ async def test_weights_divide_the_calls() -> None:
     names: list[str] = []
     for _ in range(6):
         service = await pool.select_for_model("tiny")
-        service.attempts.add(object())
+        service.attempts.add(Attempt("tiny"))
         names.append(service.name)
     assert names.count("http://heavy") == 4
 
@@ -195,6 +196,44 @@ async def test_a_waiting_call_moves_only_to_where_its_model_is() -> None:
     with pytest.raises(Moved):
         await waiting
     assert all(slots)
+
+
+@dataclass(eq=False)
+class Attempt:
+    """A call that is assigned to a service."""
+
+    name: str
+    gave_up: int = 0
+
+    def give_up(self) -> None:
+        self.gave_up += 1
+
+
+async def test_calls_leave_a_service_that_fails_its_checks() -> None:
+    gone, other = World("gone", TINY, PHI), World("other", TINY)
+    pool = make_pool(gone, other)
+    await pool.check()
+    limiter = gone.service.limiter
+    while limiter.try_acquire():
+        pass
+    waiting = {
+        model: asyncio.ensure_future(limiter.acquire(movable=model)) for model in ("phi-4", "tiny")
+    }
+    attempts = {name: Attempt(name) for name in ("phi-4", "tiny")}
+    gone.service.attempts.update(attempts.values())
+    await asyncio.sleep(0)
+    gone.is_alive = False
+    await pool.check()
+    with pytest.raises(Moved):
+        await waiting["tiny"]
+    assert attempts["tiny"].gave_up == 0  # one check may fail under load
+    await pool.check()
+    assert (attempts["tiny"].gave_up, attempts["phi-4"].gave_up) == (1, 0)
+    assert not waiting["phi-4"].done()
+    waiting["phi-4"].cancel()
+    other.service.problem = "it is gone too"
+    await gone.service.check()
+    assert attempts["tiny"].gave_up == 1
 
 
 def make_policy(pool: ServicePool, *models: str, budget: float = 100.0) -> FailurePolicy:
