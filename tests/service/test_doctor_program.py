@@ -159,7 +159,7 @@ def test_a_missing_engine_is_found(own_home: Path, tmp_path: Path) -> None:
     )
     found = {finding["id"]: finding for finding in json.loads(completed.stdout)["findings"]}
     assert found["engine-missing"]["level"] == "problem"
-    assert 'pip install "foundry-api[embedded]"' in found["engine-missing"]["remedy"]
+    assert "pip install foundry-local-sdk" in found["engine-missing"]["remedy"]
 
 
 def test_a_failed_import_of_the_sdk_is_found(own_home: Path, tmp_path: Path) -> None:

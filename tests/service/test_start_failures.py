@@ -55,7 +55,7 @@ async def test_a_missing_sdk_has_a_hint_how_to_install_it(
         start_broken("raise ModuleNotFoundError(\"No module named 'foundry_local_sdk'\")")
     )
     assert "cannot be imported" in error.message
-    assert 'pip install "foundry-api[embedded]"' in error.hint
+    assert "pip install foundry-local-sdk" in error.hint
 
 
 async def test_a_library_of_the_sdk_that_cannot_be_loaded_is_reported(

@@ -61,7 +61,7 @@ async def connect_cluster(address: str | None) -> AsyncGenerator[None]:
             ray: Any = import_module("ray")
     except ImportError as error:
         raise BatchError(
-            f"Ray cannot be imported: {error}", hint="pip install 'foundry-api[ray]'"
+            f"Ray cannot be imported: {error}", hint="pip install 'ray[data]'"
         ) from error
     if ray.is_initialized():
         with _set_environment(QUIET_ENV):

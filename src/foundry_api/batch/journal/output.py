@@ -273,9 +273,7 @@ def write_parquet(lines: Iterable[bytes], path: Path) -> None:
         arrow: Any = importlib.import_module("pyarrow")
         parquet: Any = importlib.import_module("pyarrow.parquet")
     except ImportError as error:
-        raise BatchStorageFailed(
-            "Parquet needs pyarrow", hint="pip install 'foundry-api[batch]'"
-        ) from error
+        raise BatchStorageFailed("Parquet needs pyarrow", hint="pip install pyarrow") from error
     schema: Any = arrow.schema([(name, arrow.string()) for name in COLUMNS])
     with parquet.ParquetWriter(path, schema) as writer:
         for group in _iter_groups(lines):

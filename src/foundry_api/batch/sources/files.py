@@ -312,5 +312,5 @@ def _import_zstd(name: str) -> Any:
             continue
     raise BatchInputInvalid(
         f"{name} is compressed with zstd, for which a package is missing",
-        hint="pip install 'foundry-api[batch]'",
+        hint="pip install backports.zstd",
     )

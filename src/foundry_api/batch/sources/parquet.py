@@ -92,7 +92,7 @@ def _open_parquet(reader: InputReader, name: str) -> Any:
     except ImportError as error:
         raise BatchInputInvalid(
             f"{name} is Parquet, for which a package is missing",
-            hint="pip install 'foundry-api[batch]'",
+            hint="pip install pyarrow",
         ) from error
     with _translate_arrow_errors(name):
         return parquet.ParquetFile(reader.file)

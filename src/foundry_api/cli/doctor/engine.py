@@ -29,7 +29,7 @@ MISSING = FindingKind(
     "engine-missing",
     "problem",
     "The engine is not installed",
-    'Install it: `pip install "foundry-api[embedded]"`. Without it, a service must be running.',
+    "Install it: `pip install foundry-local-sdk`. Without it, a service must be running.",
 )
 DOES_NOT_START = FindingKind(
     "engine-does-not-start", "problem", "The engine does not start", "{hint}"

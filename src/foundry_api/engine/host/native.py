@@ -236,7 +236,7 @@ def make_import_error(
 ) -> ServiceStartFailed:
     """Make the error for an SDK that is missing, or whose native libraries cannot be loaded."""
     if isinstance(error, ModuleNotFoundError):
-        hint = 'Install it: pip install "foundry-api[embedded]"'
+        hint = "Install it: pip install foundry-local-sdk"
     elif platform == "win32":
         # The process counts, not the machine: Python for x64 also runs on ARM.
         url = REDISTRIBUTABLE.format(machine="arm64" if "ARM64" in sys.version else "x64")

@@ -347,23 +347,23 @@ def test_a_directory_is_refused_as_input(tmp_path: Path) -> None:
     assert caught.value.field == "path"
 
 
-def test_parquet_without_pyarrow_names_the_extra_to_install(
+def test_parquet_without_pyarrow_names_the_package_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(BatchInputInvalid, match="a package is missing") as caught:
         source(tmp_path, "in.parquet", b"PAR1")
-    assert caught.value.hint == "pip install 'foundry-api[batch]'"
+    assert caught.value.hint == "pip install pyarrow"
 
 
-def test_zstd_without_its_package_names_the_extra_to_install(
+def test_zstd_without_its_package_names_the_package_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "compression.zstd", None)
     monkeypatch.setitem(sys.modules, "backports.zstd", None)
     with pytest.raises(BatchInputInvalid, match="a package is missing") as caught:
         list(source(tmp_path, "in.txt.zst", zstd.compress(b"Hi")).iter_lines())
-    assert caught.value.hint == "pip install 'foundry-api[batch]'"
+    assert caught.value.hint == "pip install backports.zstd"
 
 
 # --- The format ------------------------------------------------------------------------------
