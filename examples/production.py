@@ -50,7 +50,7 @@ class Ledger:
 
     def __str__(self) -> str:
         counts = [f"{count} {outcome}" for outcome, count in sorted(self.outcomes.items())]
-        return f"{self.started} calls: {', '.join(counts)}"
+        return f"{self.started} calls: {', '.join(counts) or 'none has ended'}"
 
 
 async def complete(client: FoundryAPIClient, prompt: str) -> None:

@@ -102,7 +102,7 @@ def test_what_the_model_cannot_take_is_refused_before_anything_is_sent(tmp_path:
         (["--schema", '{"type": "objekt"}'], "--schema is not a JSON schema"),
         (["--schema", "a", "--tool", "a.py:b"], "--schema and --tool cannot be combined"),
         (["--system", "a", "--system-file", "b"], "either --system or --system-file"),
-        (["--tool", "missing.py:f"], "missing.py is no Python file"),
+        (["--tool", "missing.py:f"], "there is no file missing.py"),
         (["--top-p", "2"], "--top-p is 2.0"),
     ],
 )

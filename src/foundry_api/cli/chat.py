@@ -18,7 +18,7 @@ from foundry_api.cli.options import (
     format_examples,
     pass_common,
 )
-from foundry_api.cli.output import is_terminal
+from foundry_api.cli.output import is_terminal, print_notice
 from foundry_api.cli.printer import AnswerPrinter
 from foundry_api.cli.session import Session, make_settings
 from foundry_api.cli.single_prompt import answer_prompt
@@ -54,8 +54,8 @@ EPILOG = format_examples(
     'chat -a report.txt -a notes.md "Compare these."',
     'chat --schema "name, age int" "Invent a person"',
     'chat --tool clock.py:time_in "What time is it in Bern?"',
-    'chat -c "And in Tokyo?"            continue the last conversation, if it was logged',
-    "chat                               start a conversation; /help lists commands",
+    'chat -c "And in Tokyo?"            go on with the last one',
+    "chat                             start a conversation",
 )
 
 
@@ -260,7 +260,7 @@ def _offer_demo(runner: ChatRunner, action: Callable[[str], _T]) -> _T:
         question = f"{model} is not here; use {DEMO} (2 M parameters, for trying out)?"
         if not click.confirm(question, default=True, err=True):
             raise
-    click.echo(f"`foundry-api config set model {DEMO}` makes it the default.", err=True)
+    print_notice(f"`foundry-api config set model {DEMO}` makes it the default.")
     return action(DEMO)
 
 

@@ -6,9 +6,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from foundry_api.cli.downloads import retry_after_download
+from foundry_api.cli.output import print_notice
 from foundry_api.cli.spinner import Spinner
 from foundry_api.core.options import CompletionOptions
 from foundry_api.observe.format import format_count
@@ -214,17 +213,15 @@ def print_end(
     """Report an answer that is empty, or that was cut although its length was not limited."""
     if not printer.text.strip():
         reasoning = " after its reasoning" if printer.has_begun else ""
-        click.echo(f"The model returned no text{reasoning}.", err=True)
+        print_notice(f"The model returned no text{reasoning}.")
     if last is None or last.finish_reason != "length" or options.get("max_tokens") is not None:
         return
     tokens = last.usage.completion_tokens if last.usage else 0
     message = f"The answer was cut off after {format_count(tokens, 'token')}"
     if is_context_full(last):
-        click.echo(f"{message}: together with the prompt, they fill the model's context.", err=True)
+        print_notice(f"{message}: together with the prompt, they fill the model's context.")
     else:
-        click.echo(
-            f"{message}, the limit of the service; set another with {limit_option}.", err=True
-        )
+        print_notice(f"{message}, the limit of the service; set another with {limit_option}.")
 
 
 def is_context_full(last: Chunk | Completion) -> bool:

@@ -13,7 +13,7 @@ from click.shell_completion import (
     get_completion_class,
 )
 
-from foundry_api.cli.options import GlobalOptions, format_examples, output_options, pass_common
+from foundry_api.cli.options import GlobalOptions, output_options, pass_common
 from foundry_api.cli.output import print_json
 from foundry_api.cli.root import COMPLETE_VARIABLE, PROGRAM
 
@@ -21,12 +21,13 @@ __all__ = ["PowerShellComplete", "command"]
 
 SHELLS = ("bash", "zsh", "fish", "powershell")
 
-EPILOG = format_examples(
-    'completion bash         # eval "$(foundry-api completion bash)" in ~/.bashrc',
-    'completion zsh          # eval "$(foundry-api completion zsh)" in ~/.zshrc',
-    "completion fish         # in ~/.config/fish/completions/foundry-api.fish",
-    "completion powershell   # foundry-api completion powershell | Out-String | Invoke-Expression",
-)
+EPILOG = """\b
+Examples:
+  eval "$(foundry-api completion bash)"    in ~/.bashrc
+  eval "$(foundry-api completion zsh)"     in ~/.zshrc, after compinit
+  foundry-api completion fish > ~/.config/fish/completions/foundry-api.fish
+  foundry-api completion powershell | Out-String | Invoke-Expression
+"""
 
 POWERSHELL = """\
 Register-ArgumentCompleter -Native -CommandName %(prog_name)s -ScriptBlock {

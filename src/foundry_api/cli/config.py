@@ -18,7 +18,7 @@ from foundry_api.cli.user_config import (
     merge_environment,
 )
 from foundry_api.storage.private_file import create_file
-from foundry_api.types.errors import ConfigurationError
+from foundry_api.types.errors import ConfigurationError, FoundryError
 
 if TYPE_CHECKING:
     from foundry_api.cli.user_config import Key
@@ -138,7 +138,13 @@ def edit_command(common: GlobalOptions) -> None:
             path.write_text(TEMPLATE + "".join(map(_format_comment, KEYS.values())), "utf-8")
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be written: {error.strerror}") from error
-    click.edit(filename=str(path))
+    try:
+        click.edit(filename=str(path))
+    except click.ClickException as error:
+        raise FoundryError(
+            f"the editor failed: {error.message}",
+            hint=f"Set VISUAL or EDITOR to another one, or change {path}.",
+        ) from error
     config = load_user_config()  # raises for what is invalid now
     if common.as_json:
         print_json({"path": str(path), "values": config.values})

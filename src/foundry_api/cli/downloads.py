@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import msgspec
 
-from foundry_api.cli.output import is_terminal, sanitize_line
+from foundry_api.cli.output import is_terminal, print_notice, sanitize_line
 from foundry_api.core.connection import match_model
 from foundry_api.observe.format import (
     format_duration,
@@ -66,7 +66,7 @@ def _confirm_download(session: Session, error: ModelNotCached) -> bool:
         model = match_model(error.model or "", catalog)
         if model is not None and model.size_mb:
             size = f" ({format_megabytes(model.size_mb)})"
-    click.echo(f"{sanitize_line(error.message)}.", err=True)
+    print_notice(f"{sanitize_line(error.message)}.")
     return click.confirm(f"Download it now{size}?", err=True)
 
 
@@ -89,7 +89,7 @@ def pull(session: Session, name: str, *, as_json: bool = False) -> Model:
         except KeyboardInterrupt:
             message = f"The download of {name} was stopped at {format_percent(percent)}."
     # Printed below, because the bar would overwrite it.
-    click.echo(sanitize_line(f"{message} Pull it again to resume."), err=True)
+    print_notice(sanitize_line(f"{message} Pull it again to resume."))
     raise KeyboardInterrupt
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from foundry_api.cli.options import GlobalOptions, format_examples, output_options, pass_common
-from foundry_api.cli.output import is_terminal, print_json, sanitize_line
+from foundry_api.cli.output import is_terminal, print_json, print_notice, sanitize_line
 from foundry_api.cli.session import make_settings
 from foundry_api.engine import state
 from foundry_api.storage.paths import Paths
@@ -51,7 +51,10 @@ def command() -> None:
 @output_options
 @pass_common
 def logs_command(common: GlobalOptions, *, follow: bool, lines: int, native: bool) -> None:
-    """Show the log of the shared engine, or else of the last engine that ran."""
+    """Show the end of the engine's log.
+
+    It is the log of the shared engine, or else of the last engine that ran.
+    """
     if follow and common.as_json:
         raise click.UsageError("--json prints one document, and --follow has no end.")
     paths = Paths.from_home(make_settings(common).home)
@@ -68,6 +71,8 @@ def logs_command(common: GlobalOptions, *, follow: bool, lines: int, native: boo
         click.echo(sanitize_line(f"==> {path} <=="), err=True)
     for line in found:
         _print_line(line)
+    if lines and not found:
+        print_notice(f"The log {path} is empty.")
     if follow:
         follow_log(path, _print_line, lambda: find_log(paths, native=native))
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import sys
 from typing import Any
 
 import click
 
-from foundry_api.cli.output import print_json, sanitize, sanitize_line
+from foundry_api.cli.output import print_json, print_notice, sanitize, sanitize_line, wrap_words
 from foundry_api.cli.streams import OutputError
 from foundry_api.types.errors import (
     BatchInputInvalid,
@@ -20,6 +21,7 @@ __all__ = ["get_exit_code", "print_error", "report_error", "to_json"]
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+PREFIX = "Error: "
 # Of the input of a batch: more would scroll the message above them away. JSON has all of them.
 MAX_PROBLEMS = 20
 
@@ -43,16 +45,18 @@ def report_error(error: Exception, *, as_json: bool) -> int:
 def print_error(error: Exception) -> None:
     """Print a failure to standard error."""
     members = to_json(error)
-    click.secho("Error: ", fg="red", bold=True, nl=False, err=True)
     if isinstance(error, FoundryError):
         message = str(error).removesuffix(error.hint).strip()  # the hint has its own line
     else:
         message = f"{members['message'].rstrip('.')}."
-    click.echo(sanitize(message).replace("\n", "\n  "), err=True)
+    text = wrap_words(f"{PREFIX}{sanitize(message)}".replace("\n", "\n  "), sys.stderr)
+    click.secho(PREFIX, fg="red", bold=True, nl=False, err=True)
+    click.echo(text.removeprefix(PREFIX), err=True)
     for problem in members.get("problems", ())[:MAX_PROBLEMS]:
-        click.echo(f"  {sanitize_line(problem)}", err=True)
-    if members["hint"]:
-        click.echo(sanitize(members["hint"]), err=True)
+        print_notice(f"  {sanitize_line(problem)}")
+    # The general hint is for programs: here, no call has an argument.
+    if members["hint"] and members["hint"] != InvalidRequest.default_hint:
+        print_notice(members["hint"])
 
 
 def to_json(error: Exception) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from foundry_api.cli.output import (
     is_terminal,
     print_fields,
     print_json,
+    print_notice,
     print_table,
     sanitize_line,
 )
@@ -135,7 +136,7 @@ def permission_options(command: _F) -> _F:
 
 EPILOG = format_examples(
     "keys create --name laptop",
-    "keys create --name ci --rate 60/m --tokens 100000/d --expires 90d",
+    "keys create --name ci --rate 60/m --tokens 100000/d",
     "keys create --name grafana --scope metrics",
     "keys list",
     "keys update ci --rate 120/m",
@@ -165,7 +166,7 @@ def command(context: click.Context, common: GlobalOptions) -> None:
     "create",
     epilog=format_examples(
         "keys create --name laptop",
-        "keys create --name ci --models phi-4-mini,demo --rate 60/m --parallel 4 --expires 90d",
+        "keys create --name ci --models demo --parallel 4 --expires 90d",
         "keys create --name team --tokens 2000/m,1000000/mo --weight 2",
         "keys create --name grafana --scope metrics --json",
     ),
@@ -371,7 +372,7 @@ def _record(database: KeyDatabase, event: str, key: ApiKey) -> None:
     try:
         file.append([record])
     except (OSError, LockTimeout) as error:
-        click.echo(sanitize_line(f"The audit log {file.path} is not written: {error}"), err=True)
+        print_notice(sanitize_line(f"The audit log {file.path} is not written: {error}"))
 
 
 def _get_user() -> str:
@@ -416,8 +417,8 @@ def _print_token(common: GlobalOptions, key: ApiKey, token: str, change: str) ->
         print_json({"key": key.describe(time.time()), "token": token})
         return
     # The token alone on standard output, for `TOKEN=$(foundry-api keys create --name ci)`.
-    click.echo(sanitize_line(f"The key {key.name} ({key.id}) {change}."), err=True)
-    click.echo("Keep its token now; it cannot be shown again:", err=True)
+    print_notice(sanitize_line(f"The key {key.name} ({key.id}) {change}."))
+    print_notice("Keep its token now; it cannot be shown again:")
     click.echo(token)
 
 

@@ -12,7 +12,7 @@ import msgspec
 
 from foundry_api.cli.chat_log import ChatLog
 from foundry_api.cli.options import GlobalOptions, format_examples, output_options, pass_common
-from foundry_api.cli.output import is_terminal, print_json, print_table, sanitize
+from foundry_api.cli.output import is_terminal, print_json, print_notice, print_table, sanitize
 from foundry_api.cli.printer import AnswerPrinter
 from foundry_api.cli.session import make_settings
 from foundry_api.observe.format import format_age, format_count, parse_duration
@@ -89,7 +89,7 @@ def show_command(common: GlobalOptions, number: int | None) -> None:
     """Show a conversation; without ID, the last one."""
     log = _find_log(common)
     if not log.exists:
-        click.echo(f"No conversation is logged. {TURN_ON}", err=True)
+        print_notice(f"No conversation is logged. {TURN_ON}")
         raise click.exceptions.Exit(1)
     conversation = log.load(number)
     if common.as_json:

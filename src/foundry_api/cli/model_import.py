@@ -14,7 +14,7 @@ import msgspec
 
 from foundry_api.cli.model_view import to_json
 from foundry_api.cli.options import GlobalOptions, common_options, format_examples, pass_common
-from foundry_api.cli.output import is_terminal, print_json, sanitize_line
+from foundry_api.cli.output import is_terminal, print_json, print_notice, sanitize_line
 from foundry_api.cli.session import Session, make_settings
 from foundry_api.model_import.builder import Builder, describe_size
 from foundry_api.model_import.directory import read_record
@@ -134,7 +134,7 @@ def _set_up(common: GlobalOptions) -> None:
 def _confirm_setup(*, ask: bool) -> bool:
     if not (ask and is_terminal(sys.stdin) and is_terminal(sys.stderr)):
         return False  # the import then fails, and says how to install them
-    click.echo(f"The packages that convert models are missing: {describe_size()}.", err=True)
+    print_notice(f"The packages that convert models are missing: {describe_size()}.")
     if not click.confirm("Install them now?", err=True):
         raise click.exceptions.Exit(1)
     return True
@@ -179,9 +179,7 @@ def _show_progress(
         return
     # Printed here, because the bar would overwrite it.
     step = f" at: {STEPS[last.step]}" if last else ""
-    click.echo(
-        sanitize_line(f"{subject} was stopped{step}. The same command continues it."), err=True
-    )
+    print_notice(sanitize_line(f"{subject} was stopped{step}. The same command continues it."))
     raise stopped
 
 

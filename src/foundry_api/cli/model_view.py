@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from foundry_api.cli.output import print_fields, print_json, print_table, sanitize_line
+from foundry_api.cli.output import (
+    print_fields,
+    print_json,
+    print_notice,
+    print_table,
+    sanitize_line,
+)
 from foundry_api.model_import.directory import read_record
 from foundry_api.observe.format import format_age, format_count, format_megabytes
 
@@ -92,9 +98,9 @@ def print_catalog_age(listing: CatalogListing) -> None:
     if listing.fresh:
         return
     age = format_age(time.time() - listing.fetched_at)
-    click.echo(f"The catalog cannot be reached; this listing was fetched {age}.", err=True)
+    print_notice(f"The catalog cannot be reached; this listing was fetched {age}.")
     if listing.unreachable:
-        click.echo(f"({sanitize_line(listing.unreachable)})", err=True)
+        print_notice(f"({sanitize_line(listing.unreachable)})")
 
 
 def _group_by_alias(models: Iterable[Model]) -> list[Model]:

@@ -27,7 +27,7 @@ from foundry_api.cli.options import (
     format_examples,
     pass_common,
 )
-from foundry_api.cli.output import is_terminal, print_json, sanitize, sanitize_line
+from foundry_api.cli.output import is_terminal, print_json, print_notice, sanitize_line
 from foundry_api.cli.services import find_running
 from foundry_api.cli.session import Session
 from foundry_api.cli.spinner import Spinner
@@ -129,7 +129,7 @@ def search_command(common: GlobalOptions, terms: tuple[str, ...]) -> None:
         models, listing = _list_models(common, catalog=True)
     except CatalogUnavailable:
         models, listing = _list_models(common, catalog=False)
-        click.echo("The catalog cannot be reached: only this machine is searched.", err=True)
+        print_notice("The catalog cannot be reached: only this machine is searched.")
     found = [model for model in models if _matches(model, terms)]
     if found or common.as_json:
         print_model_list(common, found, listing)
@@ -292,7 +292,7 @@ command.add_command(import_command)
 @common_options
 @pass_common
 def remove_command(common: GlobalOptions, name: str, *, yes: bool) -> None:
-    """Delete a downloaded or imported model, or unregister one of your own.
+    """Delete a model, or unregister one of your own.
 
     The files of a registered directory are kept, and those of a model that was imported with
     --output. A loaded model must be unloaded first. The model
@@ -393,7 +393,7 @@ def _check_directory(common: GlobalOptions, directory: str) -> None:
         try:
             failure = asyncio.run(try_model(path))
         except ServiceStartFailed as error:
-            click.echo(sanitize(f"The model could not be loaded for a test: {error}"), err=True)
+            print_notice(f"The model could not be loaded for a test: {error}")
         else:
             is_loaded = failure is None
             problems = () if failure is None else (f"the engine cannot serve it: {failure}",)

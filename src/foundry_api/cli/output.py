@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import sys
+import textwrap
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
@@ -23,13 +26,16 @@ __all__ = [
     "is_terminal",
     "print_fields",
     "print_json",
+    "print_notice",
     "print_table",
     "sanitize",
     "sanitize_line",
+    "wrap_words",
 ]
 
 GAP = "  "
 STATE_COLOURS = {"healthy": "green", "degraded": "yellow", "down": "red"}
+MIN_WIDTH = 20
 BARS = "▁▂▃▄▅▆▇█"
 ASCII_BARS = "_.:-=+*#"
 
@@ -56,6 +62,35 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     click.secho(lines[0], bold=True)
     for line in lines[1:]:
         click.echo(line)
+
+
+def print_notice(text: str) -> None:
+    """Print text for the user to standard error, which wraps at words on a terminal."""
+    click.echo(wrap_words(sanitize(text), sys.stderr), err=True)
+
+
+def wrap_words(text: str, stream: TextIO) -> str:
+    """Wrap lines that are too long for a terminal; other streams get them as they are.
+
+    A command in backticks is not broken, so that it can be copied.
+    """
+    if not is_terminal(stream):
+        return text
+    width = max(shutil.get_terminal_size().columns, MIN_WIDTH)
+    lines = [_wrap_line(line, width) if len(line) > width else line for line in text.split("\n")]
+    return "\n".join(lines)
+
+
+def _wrap_line(line: str, width: int) -> str:
+    commands = re.sub("`[^`]+`", lambda match: match[0].replace(" ", "\xa0"), line)
+    wrapped = textwrap.fill(
+        commands,
+        width,
+        subsequent_indent=" " * (len(line) - len(line.lstrip())),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return wrapped.replace("\xa0", " ")
 
 
 def print_fields(title: str, state: str, fields: Iterable[tuple[str, str]]) -> None:

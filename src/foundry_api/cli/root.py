@@ -31,18 +31,18 @@ model `demo` needs no download.
 EPILOG = """\b
 Examples:
   foundry-api chat --model demo "What is the capital of France?"
-  foundry-api chat < question.txt        use the default model: FOUNDRY_MODEL or phi-4-mini
+  foundry-api chat < question.txt        use the default model, phi-4-mini
   foundry-api chat                       start a conversation
   foundry-api models list --catalog      list models that can be downloaded
-  foundry-api up                         keep an engine running, so that commands start faster
+  foundry-api up                         keep an engine running: faster starts
 
 \b
 Exit codes:
   0    success
-  1    failure; the error is on standard error, or on standard output with --json
+  1    failure; standard error says why, or standard output with --json
   2    usage error: an invalid option, argument or setting
   130  interrupted with Ctrl-C
-`health` differs: 0 healthy, 1 degraded, 2 down. `doctor`: 1 if problems were found.
+`health`: 0 healthy, 1 degraded, 2 down. `doctor`: 1 if it found problems.
 
 \b
 Environment; `foundry-api config` keeps most of these in a file:
@@ -54,13 +54,13 @@ Environment; `foundry-api config` keeps most of these in a file:
   FOUNDRY_DEADLINE         seconds for a whole call; none
   FOUNDRY_CONNECT_TIMEOUT  seconds to connect; 5
   FOUNDRY_RETRIES          number of retries after a failed attempt; 3
-  FOUNDRY_MODEL_IDLE       seconds after which an unused model is unloaded; never
+  FOUNDRY_MODEL_IDLE       seconds until an unused model is unloaded; never
   FOUNDRY_MEMORY_BUDGET    MB of memory for loaded models; unlimited
-  FOUNDRY_ENGINE_PROCESSES 2 allows a second engine that replaces a busy one; 1
+  FOUNDRY_ENGINE_PROCESSES 2 allows another engine beside a busy one; 1
   FOUNDRY_ENGINE_THREADS   threads that compute one model; from the CPUs
-  FOUNDRY_CACHE            response cache: memory, sqlite, or the path of a file; off
+  FOUNDRY_CACHE            response cache: memory, sqlite or a file; off
   FOUNDRY_LOG_LEVEL        log to standard error at this level; off
-  FOUNDRY_HOME             directory for models, state and logs; a directory of the user
+  FOUNDRY_HOME             directory for models, state and logs
 """
 
 

@@ -18,7 +18,7 @@ import click
 
 from foundry_api.cli.errors import print_error
 from foundry_api.cli.options import GlobalOptions, common_options, format_examples, pass_common
-from foundry_api.cli.output import sanitize_line
+from foundry_api.cli.output import print_notice, sanitize_line
 from foundry_api.cli.session import get_environment, make_log_handler, make_settings
 from foundry_api.client.client import FoundryAPIClient
 from foundry_api.gateway.config import PREFIX, gateway_variables, load_config
@@ -45,7 +45,7 @@ EXIT_UNSAFE = 78  # EX_CONFIG: systemd does not restart a service that ends with
     "serve",
     epilog=format_examples(
         "serve                          serve this machine, without keys",
-        "serve -m demo                  load a model now; requests may name none",
+        "serve -m demo                  load a model now",
         "serve --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem",
         "serve --config gateway.toml --check",
     ),
@@ -125,7 +125,7 @@ def command(
         check_key_files=True,
     )
     for name, meant in find_misspelt_variables(os.environ, gateway_variables(), PREFIX).items():
-        click.echo(sanitize_line(f"Warning: {name} is no setting; did you mean {meant}?"), err=True)
+        print_notice(sanitize_line(f"Warning: {name} is no setting; did you mean {meant}?"))
     settings = make_settings(
         common, base_urls=() if config.base_url is None else (config.base_url,)
     )

@@ -8,8 +8,7 @@ import os
 import textwrap
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-import click
-
+from foundry_api.cli.output import print_notice
 from foundry_api.cli.spinner import Spinner
 from foundry_api.cli.user_config import load_user_config, merge_environment
 from foundry_api.client.client import FoundryAPIClient
@@ -113,7 +112,7 @@ def _warn_about_cache(trouble: Event) -> None:
             else "calls are not cached"
         )
         message = f"Warning: the cache {trouble.path} cannot be used: {trouble.problem}; {effect}."
-        click.echo(sanitize_line(message), err=True)
+        print_notice(sanitize_line(message))
 
 
 def get_environment() -> dict[str, str]:

@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from foundry_api.cli.options import GlobalOptions, common_options, format_examples, pass_common
-from foundry_api.cli.output import print_fields, print_json
+from foundry_api.cli.output import print_fields, print_json, print_notice
 from foundry_api.cli.services import check_endpoint, find_all_services
 from foundry_api.cli.session import Session
 from foundry_api.engine import discovery
@@ -69,10 +69,9 @@ def command(common: GlobalOptions) -> None:
     for port in discovery.KNOWN_PORTS if settings.base_url is None else ():
         url = f"http://127.0.0.1:{port}"
         if (user := find_other_user(url)) is not None:
-            click.echo(
+            print_notice(
                 f"{url} is skipped: another user of this machine ({user}) listens there. "
-                f"Use it with --base-url {url}.",
-                err=True,
+                f"Use it with --base-url {url}."
             )
     if not services:
         click.echo("No service is running. Each command starts a temporary engine;")

@@ -10,9 +10,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
-from foundry_api.cli.output import is_terminal
+from foundry_api.cli.output import is_terminal, print_notice
 from foundry_api.cli.text_file import MAX_BYTES, decode_text
 from foundry_api.observe.format import format_bytes, format_duration
 from foundry_api.types.errors import InvalidRequest
@@ -48,11 +46,10 @@ def read_piped_text(field: str, *, silence_s: float = SILENCE_S) -> str:
     first = _FirstBlock(stream, field)
     if not first.read_within(silence_s):
         if not _is_output_of_a_command(stream):
-            click.echo(
+            print_notice(
                 "Standard input is open, but nothing arrived within "
                 f"{format_duration(silence_s)}: it is ignored. "
-                f"Pass {MARK} to wait for it, or < {os.devnull} to ignore it at once.",
-                err=True,
+                f"Pass {MARK} to wait for it, or < {os.devnull} to ignore it at once."
             )
             return ""
         while not first.read_within(_INTERRUPTIBLE_S):

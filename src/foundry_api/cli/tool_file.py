@@ -55,8 +55,10 @@ def load_tools(arguments: Iterable[str]) -> tuple[Tool, ...]:
 
 
 def _import_file(path: Path, shown: str) -> ModuleType:
-    if path.suffix != ".py" or not path.is_file():
+    if path.suffix != ".py":
         raise InvalidRequest(f"{shown} is no Python file", field=FIELD, hint=USAGE)
+    if not path.is_file():
+        raise InvalidRequest(f"there is no file {shown}", field=FIELD, hint=USAGE)
     specification = importlib.util.spec_from_file_location(path.stem, path)
     if specification is None or specification.loader is None:
         raise InvalidRequest(f"{shown} cannot be imported", field=FIELD)

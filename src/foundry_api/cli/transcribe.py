@@ -24,7 +24,7 @@ __all__ = ["command"]
 STANDARD_STREAM = "-"
 EPILOG = format_examples(
     "transcribe --model whisper-tiny --language en talk.wav",
-    "transcribe --model whisper-tiny --language de talk.wav > talk.txt",
+    "transcribe -m whisper-tiny --language de talk.wav > talk.txt",
     "transcribe --json --model whisper-tiny --language en talk.wav",
 )
 

@@ -70,6 +70,26 @@ def test_text_has_message_context_and_hint(capsys: pytest.CaptureFixture[str]) -
     )
 
 
+def test_the_hint_for_programs_is_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    cli_errors.print_error(errors.InvalidRequest("x.txt cannot be read"))
+    assert capsys.readouterr().err == "Error: x.txt cannot be read.\n"
+
+
+def test_a_terminal_wraps_errors_at_words(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "30")
+    error = errors.CatalogUnavailable(
+        "the model is not on this machine", hint="Run `foundry-api models pull phi-4-mini` later."
+    )
+    cli_errors.print_error(error)
+    assert click.unstyle(capsys.readouterr().err) == (
+        "Error: the model is not on\nthis machine.\nRun\n"
+        "`foundry-api models pull phi-4-mini`\nlater.\n"  # a command is not broken
+    )
+
+
 def test_control_characters_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
     cli_errors.print_error(errors.ServerError("\x1b[2Jgone", hint=""))
     assert capsys.readouterr().err == "Error: \\x1b[2Jgone.\n"

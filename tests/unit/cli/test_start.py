@@ -128,6 +128,14 @@ def test_every_command_has_examples_and_the_common_options(
     assert undescribed == []
 
 
+@pytest.mark.parametrize(("name", "command"), [("", root), *every_command()])
+def test_help_fits_a_terminal_of_80_columns(name: str, command: click.Command) -> None:
+    context = click.Context(command, info_name=f"foundry-api {name}", terminal_width=80)
+    lines = command.get_help(context).splitlines()
+    assert [line for line in lines if len(line) > 80] == []
+    assert [line for line in lines[1:] if line.endswith("...")] == []  # a summary that was cut
+
+
 def test_the_module_runs_and_prints_its_version() -> None:
     finished = run("--version")
     assert (finished.returncode, finished.stdout) == (0, f"foundry-api {__version__}\n")

@@ -66,7 +66,7 @@ def test_functions_of_a_file_become_tools(clock: str) -> None:
         ("{}", "names no function"),
         ("{}:neighbour", "has no function neighbour"),
         ("clock.txt:time_in", "is no Python file"),
-        ("missing_file.py:time_in", "is no Python file"),
+        ("missing_file.py:time_in", "there is no file "),
         ("", "names no function"),
     ],
 )

@@ -199,6 +199,14 @@ def test_the_editor_gets_a_file_with_every_setting(
     assert (code, "there is no setting retires" in error) == (2, True)
 
 
+def test_an_editor_that_fails_is_an_error_with_the_path_of_the_file(
+    config: Call, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VISUAL", "no-such-editor")
+    code, _, error = config("edit")
+    assert (code, str(home / "config.toml") in error) == (1, True)
+
+
 def test_the_path_is_in_the_configuration_directory_of_the_user(
     config: Call, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,18 +23,19 @@ __all__ = ["command", "retry_command"]
 EPILOG = (
     format_examples(
         "batch run prompts.jsonl -o answers.jsonl",
-        "batch run questions.txt -o answers.jsonl --model demo --set max_tokens=50",
-        'batch run people.csv -o letters.jsonl --template "Write to {name} in {city}."',
-        "batch run prompts.jsonl.zst -o answers.parquet --ordered --report report.html",
-        "batch run prompts.jsonl -o answers.jsonl --base-urls 10.0.0.1:5273,10.0.0.2:5273",
-        "batch run prompts.jsonl -o answers.jsonl          run it again to resume",
+        "batch run prompts.txt -o out.jsonl -m demo --set max_tokens=50",
+        'batch run people.csv -o out.jsonl --template "Greet {name}."',
+        "batch run prompts.jsonl.zst -o answers.parquet --ordered",
+        "batch run prompts.jsonl -o answers.jsonl --report report.html",
+        "batch run in.txt -o out.jsonl --base-urls host1:5273,host2:5273",
+        "batch run prompts.jsonl -o answers.jsonl    again: resume",
     )
     + """
 
 \b
 Exit codes:
   0    all lines succeeded
-  1    stopped by an error or by `batch cancel`; run the same command to resume
+  1    stopped by an error or `batch cancel`; the same command resumes
   2    usage error, or invalid input
   3    finished, but some lines failed; see the summary
   130  interrupted with Ctrl-C; run the same command to resume"""

@@ -13,7 +13,7 @@ from foundry_api.cli.batch.options import make_engine, make_session
 from foundry_api.cli.batch.progress import show_progress
 from foundry_api.cli.batch.summary import print_summary, to_json, write_partial_report, write_report
 from foundry_api.cli.downloads import retry_after_download
-from foundry_api.cli.output import print_json, sanitize
+from foundry_api.cli.output import print_json, print_notice, sanitize
 from foundry_api.observe.format import format_int
 from foundry_api.types.errors import BatchInUse, BatchMismatch, BatchStorageFailed, InvalidRequest
 
@@ -107,11 +107,11 @@ def _print_stop(
 ) -> None:
     total = f" of {format_int(last.total)}" if last.total else ""
     message = f"Stopped: {format_int(last.finished)}{total} lines are finished and stored in"
-    click.echo(f"{message} {sanitize(str(options.directory))}.", err=True)
+    print_notice(f"{message} {options.directory}.")
     if restart:
-        click.echo("Run the same command without --restart to resume.", err=True)
+        print_notice("Run the same command without --restart to resume.")
     elif not isinstance(error, BatchStorageFailed):  # its hint says the same
-        click.echo("Run the same command to resume.", err=True)
+        print_notice("Run the same command to resume.")
 
 
 def _write_partial_report(options: BatchOptions, session: Session, *, quiet: bool) -> None:

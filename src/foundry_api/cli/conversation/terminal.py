@@ -17,7 +17,7 @@ from foundry_api.cli.conversation.prompt import (
     make_prompt,
     silence_keyboard,
 )
-from foundry_api.cli.output import is_terminal, sanitize
+from foundry_api.cli.output import is_terminal, print_notice
 from foundry_api.types.errors import FoundryError
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class TerminalIO:
         return self._runner.load_model(name)
 
     def echo(self, text: str) -> None:
-        click.echo(sanitize(text), err=True)
+        print_notice(text)
 
     def echo_error(self, error: Exception) -> None:
         errors.print_error(error)

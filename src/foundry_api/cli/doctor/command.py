@@ -20,7 +20,7 @@ from foundry_api.cli.doctor.finding import LEVELS
 from foundry_api.cli.doctor.report import TITLE, current_user, render_markdown
 from foundry_api.cli.doctor.runner import run_checks
 from foundry_api.cli.options import GlobalOptions, common_options, format_examples, pass_common
-from foundry_api.cli.output import is_terminal, print_json, sanitize, sanitize_line
+from foundry_api.cli.output import is_terminal, print_json, print_notice, sanitize, sanitize_line
 from foundry_api.cli.session import DEBUG_VERBOSITY, OPTION_NAMES, get_environment, make_log_handler
 from foundry_api.observe.format import format_count
 from foundry_api.storage.private_file import is_replaceable
@@ -43,10 +43,10 @@ MIN_WIDTH = 50
 EPILOG = (
     format_examples(
         "doctor",
-        "doctor --quick                      start no engine, query no catalog",
-        "doctor --online --model phi-4-mini  is the model available, and does it fit?",
+        "doctor --quick                start no engine, query no catalog",
+        "doctor --model phi-4-mini --online    can it be used?",
         "doctor --base-url http://127.0.0.1:5273",
-        "doctor --report                     print a report without secrets for an issue",
+        "doctor --report report.txt    for an issue, without secrets",
         "doctor --json",
     )
     + """
@@ -143,7 +143,7 @@ def _write_report(file: str, text: str) -> None:
         Path(file).write_text(text, encoding="utf-8")
     except OSError as error:
         raise click.FileError(file, error.strerror or str(error)) from error
-    click.echo(sanitize_line(f"The report is in {file}. Read it before you publish it."), err=True)
+    print_notice(sanitize_line(f"The report is in {file}. Read it before you publish it."))
 
 
 def _print_findings(findings: Sequence[Finding]) -> None:
