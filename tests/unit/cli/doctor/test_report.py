@@ -65,6 +65,7 @@ def test_a_secret_that_contains_another_secret(planted: str, other: str) -> None
 
 
 @given(name=st.sampled_from(environment_variables()), planted=words)
+@example(name="FOUNDRY_MODEL", planted="PROBLEMS")  # a heading of every report
 async def test_a_secret_in_the_wrong_variable_is_not_in_the_report(name: str, planted: str) -> None:
     """A key was pasted into the wrong variable, whose value is part of a finding."""
     assume(planted.lower() not in PUBLIC_WORDS.lower())
@@ -72,7 +73,7 @@ async def test_a_secret_in_the_wrong_variable_is_not_in_the_report(name: str, pl
     async with DiagnosticContext(make_usable_settings(environ), environ, quick=True) as context:
         findings = await run_checks(context, NETWORK_FREE)
     report = render_markdown(findings, environ, PERSON)
-    assume(planted not in written("", {}))
+    assume(planted.lower() not in written("", {}).lower())
     assert planted.lower() not in report.lower()
 
 
