@@ -32,15 +32,19 @@ const MEANINGS = {
 const explain = (code) => MEANINGS[code]
   ?? (/^(invalid|missing|unsupported)_/.test(code) ? "The request was wrong; its answer says what." : "");
 
+// A client that is refused repeats itself.
+const groupName = ({ key, code, model, route }) => `${code} ${route} ${model} ${key}`;
+
 export function makeFailures() {
-  const table = makeTable("Requests that failed, the last one first", [
-    { title: "Time", text: (failure) => formatTime(failure.time) },
+  const table = makeTable("Requests that failed, by key and cause, the last ones first", [
+    { title: "Last", class: "time", text: (failure) => formatTime(failure.time) },
     { title: "Key", text: (failure) => failure.key },
     { title: "Cause", create: () => h("div", {}, h("span.tag.bad"), h("small")), update: showCause },
+    { title: "Times", class: "number", text: (failure) => failure.count },
     { title: "Model", text: (failure) => failure.model },
     { title: "Route", class: "mono", text: (failure) => failure.route },
-    { title: "Request", class: "mono", text: (failure) => failure.id },
-  ], (failure) => failure.id, "No request has failed.");
+    { title: "Last request", class: "mono", text: (failure) => failure.id },
+  ], groupName, "No request has failed.");
   let revision = null;
 
   function showCause(cell, { code }) {
@@ -56,7 +60,13 @@ export function makeFailures() {
       if (next === undefined || next === revision) return;
       revision = next;
       try {
-        table.update((await get("/api/failures")).failures.slice(0, 20));
+        const groups = new Map();
+        for (const failure of (await get("/api/failures")).failures) {
+          const group = groups.get(groupName(failure)) ?? { ...failure, count: 0 };
+          group.count += 1;
+          groups.set(groupName(failure), group);
+        }
+        table.update([...groups.values()].slice(0, 20));
       } catch {
         revision = null; // the next event tries again
       }
