@@ -499,6 +499,19 @@ async def test_invalid_setting(diagnose: Diagnose) -> None:
     assert "number of seconds" in found["bad-setting"].remedy
 
 
+def write_settings(home: Path, text: str) -> None:
+    home.mkdir()
+    (home / "config.toml").write_text(text, encoding="utf-8")
+
+
+async def test_invalid_settings_file(diagnose: Diagnose, home: Path) -> None:
+    write_settings(home, "timeout = 'soon'\n")
+    found = await diagnose()
+    assert get_problems(found) == {"bad-setting"}
+    assert found["bad-setting"].evidence == f"{home / 'config.toml'}: timeout is 'soon'"
+    assert "foundry-api config edit" in found["bad-setting"].remedy
+
+
 async def test_misspelt_setting(diagnose: Diagnose) -> None:
     found = await diagnose(FOUNDRY_TIMEOUTS="30")
     assert get_problems(found) == {"misspelt-setting"}

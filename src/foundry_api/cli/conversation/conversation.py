@@ -154,6 +154,8 @@ class Conversation:
             action()
         except (FoundryError, click.ClickException) as error:
             self._io.echo_error(error)
+        except (KeyboardInterrupt, click.Abort):  # such as while a model is loaded
+            self._io.echo("Stopped.")
         if self._recorder is not None:
             self._recorder.record(
                 model=self.model,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from prompt_toolkit.completion import Completer
     from prompt_toolkit.formatted_text import StyleAndTextTuples
     from prompt_toolkit.key_binding import KeyPressEvent
+    from prompt_toolkit.output import Output
 
 __all__ = ["PromptInterrupted", "make_prompt", "silence_keyboard"]
 
@@ -42,8 +43,13 @@ class PromptInterrupted(Exception):
     """Ctrl-C at an empty prompt. A KeyboardInterrupt would stop the event loop."""
 
 
-def make_prompt(completer: Completer, history_path: Path | None) -> PromptSession[str]:
+def make_prompt(
+    completer: Completer, history_path: Path | None, output: Output | None = None
+) -> PromptSession[str]:
     """Return the prompt; the history is kept in memory without a path."""
+    if output is None:
+        # `foundry-api chat > file`: the prompt must not be in the file.
+        output = create_output(sys.stdout if is_terminal(sys.stdout) else sys.stderr)
     history: History = InMemoryHistory()
     if history_path is not None:
         from foundry_api.cli.conversation.history import FileHistory  # noqa: PLC0415 - see the name
@@ -62,8 +68,7 @@ def make_prompt(completer: Completer, history_path: Path | None) -> PromptSessio
         enable_open_in_editor=True,  # Ctrl-X Ctrl-E
         key_bindings=_make_key_bindings(),
         interrupt_exception=PromptInterrupted,
-        # `foundry-api chat > file`: the prompt must not be in the file.
-        output=create_output(sys.stdout if is_terminal(sys.stdout) else sys.stderr),
+        output=output,
     )
 
 

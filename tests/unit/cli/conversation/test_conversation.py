@@ -93,6 +93,8 @@ class Talk:
         return Answer(answer, last=last)
 
     def load_model(self, name: str) -> Model:
+        if name == "slow":
+            raise KeyboardInterrupt
         if name == "missing":
             raise ModelNotFound("no such model", model=name)
         return Model(id=f"{name}:1", alias=name, catalog="local")
@@ -146,6 +148,12 @@ def test_empty_lines_are_not_sent() -> None:
 def test_reset_clears_the_turns_but_not_the_system_message() -> None:
     talk = Talk("/system Be brief.", "one", "/reset", "two")
     assert talk.requests[-1] == ("first", [("system", "Be brief."), ("user", "two")])
+
+
+def test_ctrl_c_while_a_model_is_loaded_keeps_the_conversation() -> None:
+    talk = Talk("one", "/model slow", "two")
+    assert talk.messages == ["Stopped."]
+    assert [model for model, _ in talk.requests] == ["first", "first"]
 
 
 def test_another_model_gets_the_history() -> None:

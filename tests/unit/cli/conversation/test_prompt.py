@@ -28,7 +28,7 @@ ENTER, ALT_ENTER, CTRL_C, CTRL_D = "\r", "\x1b\r", "\x03", "\x04"
 def type_keys(keys: str, path: Path | None = None) -> str:
     """Return what the prompt returns for the keys that are typed."""
     with create_pipe_input() as keyboard, create_app_session(keyboard, DummyOutput()):
-        prompt = make_prompt(COMPLETER, path)
+        prompt = make_prompt(COMPLETER, path, DummyOutput())
         keyboard.send_text(keys)
         return asyncio.run(prompt.prompt_async())
 
