@@ -56,8 +56,10 @@ def serve(home: Path, base_url: str) -> Iterator[str]:
     ) as process:
         try:
             assert process.stdout is not None
-            line = process.stdout.readline()
-            assert line.startswith("Serving at "), line
+            line = ""
+            while not line.startswith("Serving at "):  # it may warn before that
+                line = process.stdout.readline()
+                assert line
             yield line.split()[2].rstrip(".,").removesuffix("/v1")
         finally:
             process.kill()
