@@ -133,3 +133,13 @@ def test_check_names_the_mistake(tmp_path: Path) -> None:
     done = run("serve", "--config", str(path), "--check", home=tmp_path)
     assert done.returncode != 0
     assert "line 14: upstream 'gpu': Object contains unknown field `slot`" in done.stderr
+
+
+def test_the_example_of_the_docs_is_valid(tmp_path: Path) -> None:
+    page = Path(__file__).parents[2] / "docs" / "gateway-upstreams.md"
+    example = page.read_text(encoding="utf-8").partition("```toml\n")[2].partition("```")[0]
+    path = tmp_path / "gateway.toml"
+    path.write_text(example, encoding="utf-8")
+    config = load_config(path, {}, {})
+    assert [one.name for one in config.upstream] == ["desk", "server"]
+    assert config.fallbacks == {"phi-4-mini": ("demo",)}

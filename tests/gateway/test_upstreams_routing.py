@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
+
+import aiohttp
 
 from foundry_api import BreakerSettings
 from foundry_api.gateway.keys.types import NewKey
@@ -273,3 +276,31 @@ async def test_an_upstream_that_refuses_its_key_gets_no_calls(tmp_path: Path) ->
         assert flavours["a"].calls[-1].headers["authorization"] == "Bearer right"
         assert len(flavours["b"].calls) == 4
         assert not any("authorization" in request.headers for request in flavours["b"].calls)
+
+
+async def test_a_batch_runs_at_all_upstreams(tmp_path: Path) -> None:
+    """No line is lost or answered twice when one of them goes."""
+    flavours = {"a": make_flavour("m"), "b": make_flavour("m", "rare")}
+    lines = [
+        {"custom_id": str(index), "method": "POST", "url": CHAT, "body": make_body("x", model)}
+        for index, model in enumerate(["m", "rare", "m", "m"] * 10)
+    ]
+    async with serve(tmp_path, flavours) as served:
+        form = aiohttp.FormData({"purpose": "batch"})
+        content = "\n".join(map(json.dumps, lines)).encode()
+        form.add_field("file", content, filename="in.jsonl", content_type="application/jsonl")
+        async with served.http.post("/v1/files", data=form) as response:
+            file = await response.json()
+        flavours["a"].is_down = True
+        body = {"input_file_id": file["id"], "endpoint": CHAT, "completion_window": "24h"}
+        batch = await post(served.http, "/v1/batches", body)
+        async with asyncio.timeout(60):
+            while batch["status"] not in {"completed", "failed"}:
+                await asyncio.sleep(0.05)
+                async with served.http.get(f"/v1/batches/{batch['id']}") as response:
+                    batch = await response.json()
+        assert batch["request_counts"] == {"total": 40, "completed": 40, "failed": 0}
+        async with served.http.get(f"/v1/files/{batch['output_file_id']}/content") as response:
+            answers = [json.loads(line) for line in (await response.text()).splitlines()]
+        assert sorted(int(one["custom_id"]) for one in answers) == list(range(40))
+        assert len(flavours["b"].calls) == 40
