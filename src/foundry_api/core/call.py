@@ -263,16 +263,18 @@ class Call(Generic[_ChunkT, _ResultT]):
         context, policy, request = self._context, self._policy, self._request
         name = policy.model if policy is not None else request.models[0]
         tried: AbstractSet[ServiceHandle] = policy.tried if policy is not None else frozenset()
+        # Without a model, the name is that of the request, and any service may get it.
+        target_model = name if self._operation.needs_model else ""
         # A retry has waited for its slot already, so it need not queue behind newer calls.
         requeued = bool(self._attempts)
         self._model, self._service, self._attempt_started_at = name, None, context.monotonic()
         guard.suspend_read_timeout("connecting")
         while True:
             guard.check()
-            service = self._required_service or context.services.select(name, tried)
+            service = self._required_service or context.services.select(target_model, tried)
             if service is None:
                 with guard:
-                    service = await context.services.select_for_model(name, tried)
+                    service = await context.services.select_for_model(target_model, tried)
             attempt = self._attempt = Attempt(service, self._operation, guard, context.monotonic)
             try:
                 await attempt.acquire(

@@ -266,11 +266,11 @@ class ServicePool:
     ) -> ServiceHandle | None:
         """Return the least busy of the healthy services. Those in `tried` come last.
 
-        None if no service is known to have the model with a name.
+        None if no service is known to have the model with a name. Without a name, any will do.
         """
         if self._only is not None:
             return self._only
-        services = self._find_offering(name) if self.has_offers else self._services
+        services = self._find_offering(name) if self.has_offers and name else self._services
         return min(
             services, key=lambda service: (service in tried, *_get_load(service)), default=None
         )

@@ -118,6 +118,7 @@ async def test_a_call_goes_to_a_service_that_has_its_model() -> None:
     assert not pool.has_untried({b, c}, "phi-4")
     assert pool.has_untried({b, c}, "tiny")
     assert a.is_healthy
+    assert pool.select("", frozenset()) is a  # a request without a model
 
 
 async def test_weights_divide_the_calls() -> None:
