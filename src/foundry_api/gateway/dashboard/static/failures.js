@@ -37,15 +37,20 @@ const groupName = ({ key, code, model, route }) => `${code} ${route} ${model} ${
 
 export function makeFailures() {
   const table = makeTable("Requests that failed, by key and cause, the last ones first", [
-    { title: "Last", class: "time", text: (failure) => formatTime(failure.time) },
+    { title: "Last", create: () => h("div", {}, h("span"), h("small.mono")), update: showLast },
     { title: "Key", text: (failure) => failure.key },
     { title: "Cause", create: () => h("div", {}, h("span.tag.bad"), h("small")), update: showCause },
     { title: "Times", class: "number", text: (failure) => failure.count },
     { title: "Model", text: (failure) => failure.model },
     { title: "Route", class: "mono", text: (failure) => failure.route },
-    { title: "Last request", class: "mono", text: (failure) => failure.id },
   ], groupName, "No request has failed.");
   let revision = null;
+
+  function showLast(cell, { time, id }) {
+    const [moment, request] = cell.firstChild.children;
+    setText(moment, formatTime(time));
+    setText(request, id);
+  }
 
   function showCause(cell, { code }) {
     const [tag, text] = cell.firstChild.children;

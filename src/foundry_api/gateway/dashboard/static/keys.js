@@ -4,7 +4,7 @@ import { call, get, post } from "./api.js";
 import { button, confirm, copy, field, h, makeTable, notify, reconcile, setText, showDialog } from "./dom.js";
 import { formatMoment, formatNumber, formatSeconds } from "./format.js";
 
-const SCOPES = { inference: "calls of models", manage: "this page, models and keys", metrics: "metrics" };
+const SCOPES = { inference: "calls of models", manage: "this page, models and keys", metrics: "plots, and /metrics for Prometheus" };
 const UNITS = { s: "a second", m: "a minute", h: "an hour", d: "a day", mo: "a month" };
 
 export function create(app) {
@@ -142,7 +142,7 @@ function makeForm(app, { key = null, isFirst = false }, close) {
     h("input", { type: "checkbox", value: scope, checked: key ? key.scopes.includes(scope) : isFirst || scope === "inference" }),
     `${scope}: ${SCOPES[scope]}`));
   const models = text({ placeholder: "all", value: key?.models?.join(", ") });
-  const expires = h("select", {}, [...(key ? [["keep", "as it is"]] : []), ["", "ever"], ["1d", "1 day"], ["30d", "30 days"], ["90d", "90 days"], ["365d", "1 year"]]
+  const expires = h("select", {}, [...(key ? [["keep", "as it is"]] : []), ["", "without end"], ["1d", "1 day"], ["30d", "30 days"], ["90d", "90 days"], ["365d", "1 year"]]
     .map(([value, title]) => h("option", { value }, title)));
   const rate = text({ placeholder: "any number", value: key?.rate });
   const tokens = text({ placeholder: "any number", value: key?.tokens.join(", ") });
