@@ -412,7 +412,9 @@ async def test_a_warm_up_is_cancelled_with_its_gateway() -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 def test_signals_reload_and_stop_the_program(program: subprocess.Popen[str]) -> None:
     assert program.stdout is not None
-    assert program.stdout.readline().startswith("Serving at http://127.0.0.1:")
+    first_line = program.stdout.readline()
+    assert first_line.startswith("Serving at http://127.0.0.1:")
+    assert "Its page is at http://127.0.0.1:" in first_line
     os.kill(program.pid, signal.SIGHUP)
     assert program.stdout.readline() == "Reloaded keys and TLS files.\n"
     os.kill(program.pid, signal.SIGTERM)

@@ -295,7 +295,7 @@ def revoke_command(common: GlobalOptions, key: str) -> None:
 
 @command.command("remove", epilog=format_examples("keys remove ci", "keys remove -y ci"))
 @KEY
-@click.option("-y", "--yes", is_flag=True, help="Remove without asking.")
+@click.option("-y", "--yes", is_flag=True, help="Remove without asking, as without a terminal.")
 @place_options
 @pass_common
 def remove_command(common: GlobalOptions, key: str, *, yes: bool) -> None:

@@ -288,7 +288,7 @@ command.add_command(import_command)
     "remove", epilog=format_examples("models remove phi-4-mini", "models remove -y phi-4-mini")
 )
 @NAME
-@click.option("-y", "--yes", is_flag=True, help="Delete without asking.")
+@click.option("-y", "--yes", is_flag=True, help="Delete without asking, as without a terminal.")
 @common_options
 @pass_common
 def remove_command(common: GlobalOptions, name: str, *, yes: bool) -> None:

@@ -9,6 +9,7 @@ import importlib
 import logging
 import os
 import signal
+import sys
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ import click
 
 from foundry_api.cli.errors import print_error
 from foundry_api.cli.options import GlobalOptions, common_options, format_examples, pass_common
-from foundry_api.cli.output import print_notice, sanitize_line
+from foundry_api.cli.output import print_notice, sanitize_line, wrap_words
 from foundry_api.cli.session import get_environment, make_log_handler, make_settings
 from foundry_api.client.client import FoundryAPIClient
 from foundry_api.gateway.config import PREFIX, gateway_variables, load_config
@@ -196,7 +197,9 @@ async def _serve(client: FoundryAPIClient, config: GatewayConfig, directory: Pat
             # the streams for 25 ms.
             gc.freeze()
             access = "" if gateway.context.keyring.keys else " without keys, to this machine only"
-            click.echo(f"Serving at {gateway.url}/v1{access}. Stop with Ctrl-C.")
+            address = f"Serving at {gateway.url}/v1{access}."
+            line = f"{address} Its page is at {gateway.url}. Stop with Ctrl-C."
+            click.echo(wrap_words(line, sys.stdout))
             await _reload_until_stop(gateway, signals)
             await warm_up.cancel()
             click.echo("Stopping; running calls may finish. A second Ctrl-C ends them.")
