@@ -65,6 +65,7 @@ class ContextWindow:
             call: Calls the model with messages.
             echo: Called with what to tell the user.
         """
+        before = transcript.omitted
         if omitted := self.make_room(transcript, others, max_tokens):
             echo(self.describe(omitted))
         while True:
@@ -73,6 +74,7 @@ class ContextWindow:
             except ContextOverflow as error:
                 omitted = self.recover(transcript, others, error)
                 if not omitted:
+                    transcript.omitted = before  # leaving turns out did not help
                     raise
                 echo(self.describe(omitted))
 
@@ -88,6 +90,8 @@ class ContextWindow:
         """
         if self.context_length is None or self._tokens_per_character is None:
             return 0
+        if _count(others) * self._tokens_per_character >= self.context_length:
+            return 0  # the question alone is too long
         reserve = min(max_tokens or ANSWER_TOKENS, self.context_length // ANSWER_SHARE)
         limit = int((self.context_length - reserve) / self._tokens_per_character)
         return self._omit_until(transcript, limit - _count(others))
@@ -102,6 +106,8 @@ class ContextWindow:
         if error.context_length and error.prompt_tokens:
             self.context_length = error.context_length
             self._tokens_per_character = error.prompt_tokens / max(size + _count(others), 1)
+            if _count(others) * self._tokens_per_character >= self.context_length:
+                return 0  # the question alone is too long
         omitted = self.make_room(transcript, others, error.max_tokens)
         left = _count(transcript.sent_messages)
         limit = size - max(size // OVERFLOW_SHARE, 1)

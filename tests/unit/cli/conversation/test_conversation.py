@@ -403,6 +403,9 @@ def test_turns_leave_after_an_overflow_that_was_not_foreseen() -> None:
     assert talk.requests[-1][1][-1] == ("user", "now")
 
 
-def test_a_question_that_alone_is_too_long_is_an_error() -> None:
-    talk = Talk("one", "x" * 500, "/retry", context_length=240)
-    assert [type(error) for error in talk.failures] == [ContextOverflow] * 2
+def test_a_question_that_alone_is_too_long_is_an_error_and_no_turn_leaves() -> None:
+    for turns in ((), [Message("user", "first"), Message("assistant", "answer")]):
+        talk = Talk("one", "x" * 500, "/retry", "two", context_length=240, turns=turns)
+        assert [type(error) for error in talk.failures] == [ContextOverflow] * 2
+        assert talk.messages == []
+        assert len(talk.requests[-1][1]) == len(turns) + 3
