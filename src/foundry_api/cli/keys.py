@@ -203,7 +203,7 @@ def update_command(common: GlobalOptions, /, key: str, **permissions: Any) -> No
     """Change what a key may do; its token stays.
 
     Options that are not given leave what it has. What it has used counts on under a changed limit.
-    `any`, `all` and `never` remove a limit.
+    `any`, `all` and `never` remove a limit. Values in brackets are those of a new key.
     """
     changes = _read_permissions(permissions)
     if not changes:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
 from foundry_api.cli.options import GlobalOptions, common_options, format_examples, pass_common
-from foundry_api.cli.output import print_fields, print_json, print_notice
+from foundry_api.cli.output import print_fields, print_json, print_notice, wrap_words
 from foundry_api.cli.services import check_endpoint, find_all_services
 from foundry_api.cli.session import Session
 from foundry_api.engine import discovery
@@ -30,6 +31,11 @@ ORIGINS = {
     "port": "Service at a known port",
     "explicit": "Service",
 }
+
+NOT_RUNNING = (
+    "No service is running. Each command starts a temporary engine; `foundry-api up` keeps one "
+    "running."
+)
 
 ServiceHealth = list[tuple["Endpoint", "HealthStatus"]]
 
@@ -74,8 +80,7 @@ def command(common: GlobalOptions) -> None:
                 f"Use it with --base-url {url}."
             )
     if not services:
-        click.echo("No service is running. Each command starts a temporary engine;")
-        click.echo("`foundry-api up` keeps one running.")
+        click.echo(wrap_words(NOT_RUNNING, sys.stdout))
 
 
 def to_json(services: ServiceHealth, settings: Settings) -> dict[str, Any]:
