@@ -9,6 +9,7 @@ import pytest
 
 from foundry_api.gateway.keys.types import Limit, NewKey
 from foundry_api.testing import FakeService
+from gateway.helpers import CALCULATE
 from gateway.serving import CHAT, call, make_body, serve
 from support.browser import find_browser, open_browser
 
@@ -159,6 +160,31 @@ async def test_a_call_is_stopped_by_its_button(
             if await page.run(f"{button}.checkVisibility()"):
                 await page.run(f"{button}.click()")
             await page.wait_for(f"{row}.innerText.includes('{state}')")
+        assert page.problems == []
+
+
+async def test_the_playground_shows_calls_of_tools(
+    tmp_path: Path, engine: Endpoint, page: Page
+) -> None:
+    tools = [{"type": "function", "function": {"name": "calculate", "parameters": CALCULATE}}]
+    async with serve(tmp_path / "gateway", engine.base_url) as served:
+        await page.open(f"{served.gateway.url}/#/playground")
+        await page.wait_for("[...document.querySelectorAll('option')].some(x => x.value)")
+        await page.run("document.querySelector('main select').value = 'scripted'")
+        await enter(page, "textarea[placeholder=none]", json.dumps(tools))
+        await enter(page, "textarea[aria-label=Message]", "call-calculate")
+        await page.run("document.querySelector('form.chat').requestSubmit()")
+        await page.wait_for("document.querySelector('.turn.assistant code')")
+        shown = await page.run("document.querySelector('.turn.assistant code').textContent")
+        assert shown.startswith('calculate({"expression":"6 * 7"})')
+        field = "document.querySelector('textarea[aria-label=Message]')"
+        await page.wait_for(f"{field}.placeholder === 'The result of calculate'")
+        await enter(page, "textarea[aria-label=Message]", "42")
+        assert '"tool_call_id"' in await page.run("document.querySelector('main pre').innerText")
+        await page.run("document.querySelector('form.chat').requestSubmit()")
+        await page.wait_for(
+            "document.querySelectorAll('.turn.assistant')[1].innerText.includes('first token')"
+        )
         assert page.problems == []
 
 
