@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from foundry_api.gateway.context import GatewayContext
     from foundry_api.gateway.exchange import Exchange
+    from foundry_api.gateway.keys.types import ApiKey
     from foundry_api.types.models import Model
 
 __all__ = [
@@ -88,10 +89,15 @@ def describe_status(context: GatewayContext) -> dict[str, Any]:
     }
 
 
-def describe_calls(context: GatewayContext) -> dict[str, Any]:
-    """Return the calls that run or wait, the oldest ones first, and how many there are."""
+def describe_calls(context: GatewayContext, owner: ApiKey | None = None) -> dict[str, Any]:
+    """Return the calls that run or wait, or those of a key: the oldest ones, and how many."""
     now = context.monotonic()
-    calls = [one for one in context.running if one.ticket is not None]
+    calls = [
+        one
+        for one in context.running
+        if one.ticket is not None
+        and (owner is None or (one.key is not None and one.key.id == owner.id))
+    ]
     oldest = heapq.nsmallest(MAX_SHOWN_CALLS, calls, key=lambda one: one.started_at)
     return {
         "call_count": len(calls),

@@ -51,7 +51,7 @@ class _Snapshot:
         if event is None:
             members = self._describe()
             if view and key is not None:
-                members = _restrict(members, key)
+                members = {**_restrict(members, key), **describe_calls(self._context, key)}
             event = self._events[view] = b"data: %b\n\n" % msgspec.json.encode(members)
         return event
 
@@ -194,14 +194,9 @@ def _may_go_on(exchange: Exchange) -> bool:
 
 
 def _restrict(members: dict[str, Any], key: ApiKey) -> dict[str, Any]:
-    """Return what a key without the scope `manage` may see: its own calls."""
+    """Return what a key without the scope `manage` may see, besides its own calls."""
     shown = ["tick", "time", "version", "ready"]
     if "metrics" in key.scopes:
         shown += METRICS_MEMBERS
-    calls = [call for call in members["calls"] if call["key"] == key.name]
-    return {
-        **{name: members[name] for name in shown},
-        "keys": [queue for queue in members["keys"] if queue["key"] == key.name],
-        "calls": calls,
-        "call_count": len(calls),
-    }
+    queues = [queue for queue in members["keys"] if queue["key"] == key.name]
+    return {**{name: members[name] for name in shown}, "keys": queues}
