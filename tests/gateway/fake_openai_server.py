@@ -1,7 +1,7 @@
 """A fake of other servers of OpenAI's API, which cannot run here.
 
-It sends what llama.cpp, vLLM, Ollama and LM Studio send, as their documentation and the reports of
-their users show it. It knows no other routes, and no model.
+It sends what llama.cpp, vLLM, Ollama and LM Studio send, as far as reports of their users show it:
+nothing is recorded. It knows no other routes, and no model.
 """
 
 from __future__ import annotations

@@ -26,8 +26,10 @@ from foundry_api.gateway.health import list_problems
 from foundry_api.gateway.management import describe_status
 from foundry_api.gateway.server import GatewayServer, TlsConnection, TlsFiles
 from foundry_api.gateway.warm_up import WarmUp
+from foundry_api.resilience.breaker import BreakerSettings
 from foundry_api.testing import FakeService
 from foundry_api.types.errors import ConfigurationError
+from gateway.serving import serve
 from gateway.shapes import parse_events
 from gateway.tls import make_certificate
 from service.helpers import wait_until_async
@@ -421,3 +423,18 @@ def test_signals_reload_and_stop_the_program(program: subprocess.Popen[str]) -> 
     assert program.stdout.readline().startswith("Stopping")
     assert program.stdout.read() == ""
     assert program.wait(30) == 0
+
+
+@pytest.mark.parametrize(("open_s", "expected"), [(3600, 503), (0.001, 200)])
+async def test_a_gateway_is_ready_again_once_a_call_may_probe_its_service(
+    tmp_path: Path, engine: Endpoint, open_s: float, expected: int
+) -> None:
+    """Only a call probes it, and a load balancer would send none."""
+    settings = BreakerSettings(minimum_calls=2, open_s=open_s, open_cap_s=open_s)
+    async with serve(tmp_path, engine.base_url, client={"breaker": settings}) as served:
+        breaker = served.gateway.context.client.breaker
+        while (permit := breaker.try_enter()) is not None and breaker.state == "closed":
+            permit.record_failure(0.1)
+        await served.wait_until(lambda: breaker.is_probe_due or expected == 503)
+        async with served.http.get("/readyz") as response:
+            assert response.status == expected

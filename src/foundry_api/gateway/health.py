@@ -75,7 +75,9 @@ def list_problems(context: GatewayContext) -> list[str]:
     is_single = not context.upstreams.are_named
     if is_single and context.warm_up is not None and context.warm_up.problem:
         problems.append(context.warm_up.problem)
-    if is_single and context.client.breaker.state == "open":
+    breaker = context.client.breaker
+    # Ready again once a probe is due: only a call probes, and a load balancer would send none.
+    if is_single and breaker.state == "open" and not breaker.is_probe_due:
         problems.append(f"the model service fails ({CircuitOpen.__name__})")
     if context.keyring.problem:
         problems.append(context.keyring.problem)
