@@ -128,7 +128,8 @@ def test_the_model_calls_a_function_of_a_file(shared_home: Path, tmp_path: Path)
         'def time_in(city: str) -> str:\n    """Tell the time."""\n    return "12:30"\n',
         encoding="utf-8",
     )
-    chat = ("chat", "-m", "demo", "--tool", f"{path}:time_in", "What time is it in Bern?")
+    flags = ("--temperature", "0", "--tool", f"{path}:time_in")
+    chat = ("chat", "-m", "demo", *flags, "What time is it in Bern?")
     finished = run(*chat, home=shared_home)
     assert "12:30" in finished.stdout
     assert finished.stderr == ""
