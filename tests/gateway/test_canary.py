@@ -16,6 +16,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from foundry_api.gateway import generation
 from foundry_api.gateway.keys.database import KeyDatabase
 from foundry_api.gateway.keys.types import NewKey
 from foundry_api.gateway.routes import ROUTES
@@ -155,7 +156,7 @@ async def test_p18_a_defect_of_the_gateway_logs_no_contents(
         raise ValueError(f"invalid literal for int(): {PROMPT!r}")
 
     async with FakeService() as upstream, serve(tmp_path, upstream.base_url, ALL_SCOPES) as served:
-        monkeypatch.setattr(served.gateway.context.client, "chat", fail)
+        monkeypatch.setattr(generation, "complete_messages", fail)
         async with served.http.post(CHAT, json=make_body(PROMPT, "fake")) as response:
             assert response.status == 500
             assert CANARY not in await response.text()

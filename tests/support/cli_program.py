@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
+import re
 import select
 import signal
 import subprocess
@@ -92,6 +94,8 @@ class Terminal:
         finally:
             os.close(device)
         self._output = ""
+        # A read may end within a character.
+        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
 
     def __enter__(self) -> Self:
         return self
@@ -103,15 +107,25 @@ class Terminal:
         os.close(self._terminal)
 
     def expect(self, text: str) -> str:
-        """Read the output until it has a text; return the output up to it."""
+        """Read the output until it has a text; return the output up to it.
+
+        The terminal may break the text into lines at its spaces.
+        """
+        pattern = re.compile(r"\s+".join(map(re.escape, text.split(" "))))
         deadline = time.monotonic() + TIMEOUT_S
-        while text not in self._output:
+        while (match := pattern.search(self._output)) is None:
             readable, _, _ = select.select([self._terminal], [], [], 1)
             if readable:
-                self._output += os.read(self._terminal, 4096).decode("utf-8", "replace")
+                self._output += self._decode(self._read())
             assert time.monotonic() < deadline, self._output
-        output, _, self._output = self._output.partition(text)
-        return output + text
+        output, self._output = self._output[: match.end()], self._output[match.end() :]
+        return output
+
+    def _read(self) -> bytes:
+        try:
+            return os.read(self._terminal, 4096)
+        except OSError as error:  # the command has ended
+            raise AssertionError(self._output) from error
 
     def type_line(self, line: str, answer: str) -> None:
         """Type a line and wait for its answer."""

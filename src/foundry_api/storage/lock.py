@@ -117,7 +117,7 @@ def is_held(path: Path) -> bool:
     # The check itself takes the lock for a moment, so FileLock needs a timeout above 0.
     try:
         descriptor = os.open(path, os.O_RDWR)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     try:
         return _is_locked(descriptor)
