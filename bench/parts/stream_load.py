@@ -87,7 +87,7 @@ def _encode(url: str, body: dict[str, Any]) -> bytes:
 
 
 async def run(url: str, bodies: list[dict[str, Any]], clients: int) -> Load:
-    """Send chats with so many clients, each of which makes one call after the other."""
+    """Send chats from concurrent clients, each of which makes one call at a time."""
     address = urlsplit(url)
     requests = iter([_encode(url, body) for body in bodies])
     started_at, cpu_s = time.perf_counter(), time.process_time()

@@ -66,7 +66,7 @@ async def test_mutated_requests_are_answered_and_leave_nothing(
     assert {200, 400, 403, 404, 405, 408, 415} <= set(statuses)
     await check_service(gateway)
     async with asyncio.timeout(30):
-        # Nothing tells of the end of a task of aiohttp.
+        # aiohttp reports no end of its tasks.
         while gateway.context.running or len(asyncio.all_tasks()) > tasks_before:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     assert count_connections(gateway) == 0

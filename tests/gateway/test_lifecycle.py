@@ -359,7 +359,7 @@ async def test_an_engine_that_is_not_there_yet_is_tried_again(
         gateway = Gateway(GatewayConfig(port=0), client, tmp_path, warm_up=warm_up)
         warm_up.start()
         async with asyncio.timeout(30):
-            while warm_up.is_running:  # noqa: ASYNC110 - it tells nobody
+            while warm_up.is_running:  # noqa: ASYNC110 - it sets no event
                 await asyncio.sleep(0.01)
         assert list_problems(gateway.context) == []
     assert waits == [1.0, 2.0]

@@ -29,7 +29,7 @@ _GAP = re.compile(r"[ \t\r\n]*,?[ \t\r\n]*")
 
 
 class _Name(str):
-    """The name of a member, of which msgspec tells through its hook."""
+    """The name of a member, which msgspec passes to its decoding hook."""
 
     __slots__ = ()
 

@@ -125,7 +125,7 @@ class ContextWindow:
         return omitted
 
     def describe(self, omitted: int) -> str:
-        """Return what the user is told about turns that were omitted."""
+        """Return the notice about turns that were omitted."""
         turns, verb = format_count(omitted, "turn"), "is" if omitted == 1 else "are"
         which = "after the first" if self.policy == "keep" else "at the start"
         length = f" of {self.context_length:,} tokens" if self.context_length else ""

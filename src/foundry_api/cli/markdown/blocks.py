@@ -1,6 +1,6 @@
 """Renders the blocks of Markdown line by line while the text arrives.
 
-Headings, lists, quotes, code, tables and rules are told apart by the start of a line, so that at
+Headings, lists, quotes, code, tables and rules are recognised by the start of a line, so that at
 most a few characters are held back; a table is held back until it ends. Line breaks are kept as the
 model wrote them. Time is linear in the length of the text, and memory is bounded.
 """

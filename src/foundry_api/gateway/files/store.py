@@ -278,7 +278,7 @@ class FileStore:
         return FileDatabase(self._database_path)
 
     def translate_failure(self, error: Exception) -> RequestError:
-        """Log why the disk or the database failed, and return what a client is told."""
+        """Log why the disk or the database failed, and return the error for the client."""
         log.warning("files in %s cannot be used: %s", self.directory, error)
         if isinstance(error, OSError) and error.errno in NO_SPACE:
             return RequestError(
