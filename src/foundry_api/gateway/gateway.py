@@ -18,6 +18,7 @@ from foundry_api.gateway.errors import RequestError, UnsafeAddress
 from foundry_api.gateway.files.store import FileStore
 from foundry_api.gateway.guard import WILDCARDS, RequestGuard, is_loopback
 from foundry_api.gateway.handler import GatewayHandler
+from foundry_api.gateway.history_file import HistoryFile
 from foundry_api.gateway.keys.database import KeyDatabase
 from foundry_api.gateway.keys.keyring import Keyring
 from foundry_api.gateway.limits.admission import Admission
@@ -116,6 +117,9 @@ class Gateway:
         )
         self._batches = BatchManager(self.context)
         self.context.batches = self._batches
+        self._history_file = HistoryFile(
+            directory, self.context.metrics.history, wall_clock=wall_clock
+        )
         self._live = LiveFeed(self.context)
         self.context.live = self._live
         guard = RequestGuard(config.host, config.hosts, config.origins)
@@ -176,6 +180,8 @@ class Gateway:
         files = self.context.files
         await files.open()
         resources.push_async_callback(files.close)
+        await self._history_file.open()
+        resources.push_async_callback(self._history_file.save)
         await self._batches.start()
         resources.push_async_callback(self._batches.stop)
         watch_upstreams = self.context.upstreams.watch(
@@ -185,6 +191,7 @@ class Gateway:
             self.context.keyring.watch(),
             saver.watch(),
             files.watch(),
+            self._history_file.watch(),
             self._live.run(),
             watch_upstreams,
         ):

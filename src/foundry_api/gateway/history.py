@@ -1,17 +1,21 @@
-"""The recent past of the gateway for the plots of its page, in memory and bounded.
+"""The recent past of the gateway for the plots of its page, bounded.
 
 A point is made of each second, of each 20 s and of each 10 min; points of these are kept for 15
-minutes, 6 hours and 7 days. A restart forgets them; Prometheus keeps what `/metrics` has.
+minutes, 6 hours and 7 days. Prometheus keeps what `/metrics` has for longer.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from foundry_api.observe.histogram import SECONDS, Histogram
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 __all__ = ["WINDOWS", "Gauges", "History", "Point"]
 
@@ -88,10 +92,11 @@ class _Counts:
 class _Window:
     """The points of a window of time, and the counts of the next one."""
 
-    __slots__ = ("counts", "points", "step_s")
+    __slots__ = ("counts", "length_s", "points", "step_s")
 
     def __init__(self, step_s: int, length_s: int) -> None:
         self.step_s = step_s
+        self.length_s = length_s
         self.points: deque[Point] = deque(maxlen=length_s // step_s)
         self.counts = _Counts()
 
@@ -132,6 +137,9 @@ class History:
             if counts.seconds >= window.step_s - 0.5:
                 completed[name] = counts.make_point(now, gauges)
                 window.points.append(completed[name])
+                # After a time in which no gateway ran, fewer points reach as far back.
+                while window.points[0].time < now - window.length_s:
+                    window.points.popleft()
                 window.counts = _Counts()
         self._requests = self._errors = 0
         self._first_token_s = []
@@ -140,3 +148,11 @@ class History:
     def get_points(self) -> dict[str, tuple[Point, ...]]:
         """Return the points of each window, the oldest first."""
         return {name: tuple(window.points) for name, window in self._windows.items()}
+
+    def restore(self, points: Mapping[str, Sequence[Point]], now: float) -> None:
+        """Continue with the points of an earlier gateway, as far as they are not too old."""
+        for name, window in self._windows.items():
+            earliest = now - window.length_s
+            window.points.extend(
+                point for point in points.get(name, ()) if earliest <= point.time <= now
+            )

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import stat
+import sys
+from typing import TYPE_CHECKING
+
 import pytest
 
 from foundry_api.gateway.history import WINDOWS, Gauges, History
+from foundry_api.gateway.history_file import HistoryFile
+from foundry_api.testing import FakeService
+from gateway.serving import call, make_body, serve
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def make_gauges(tokens: int = 0) -> Gauges:
@@ -57,3 +67,66 @@ def test_the_points_are_bounded() -> None:
 
 def test_a_time_that_does_not_pass_makes_no_point() -> None:
     assert History().advance(0.0, 0.0, make_gauges()) == {}
+
+
+async def test_a_restart_keeps_the_points(tmp_path: Path) -> None:
+    async with FakeService() as upstream:
+        async with serve(tmp_path, upstream.base_url) as served:
+            assert (await call(served.http, make_body("hello", "fake")))[0] == 200
+            history = served.gateway.context.metrics.history
+            await served.wait_until(
+                lambda: any(one.requests for one in history.get_points()["15m"])
+            )
+        points = history.get_points()["15m"]
+        async with (
+            serve(tmp_path, upstream.base_url) as served,
+            served.http.get("/api/history?window=15m") as response,
+        ):
+            shown = (await response.json())["points"]
+    assert [point[0] for point in shown[: len(points)]] == [point.time for point in points]
+    if sys.platform != "win32":
+        assert stat.S_IMODE((tmp_path / "history.json").stat().st_mode) == 0o600
+
+
+async def test_old_points_and_those_of_a_later_clock_are_left_out(tmp_path: Path) -> None:
+    history = History()
+    for second in range(10):
+        history.advance(1.0, 1000.0 + second, make_gauges())
+    await HistoryFile(tmp_path, history).save()
+    restored = History()
+    await HistoryFile(tmp_path, restored, wall_clock=lambda: 1000.0 + 900 + 4).open()
+    assert [point.time for point in restored.get_points()["15m"]] == [
+        1000.0 + n for n in range(4, 10)
+    ]
+    later = History()
+    await HistoryFile(tmp_path, later, wall_clock=lambda: 1003.0).open()
+    assert len(later.get_points()["15m"]) == 4
+    # Those that become too old leave, though there are fewer than fit.
+    restored.advance(1.0, 1000.0 + 900 + 8, make_gauges())
+    assert [point.time for point in restored.get_points()["15m"]] == [1008.0, 1009.0, 1908.0]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b'{"version": 1, "points": {"15m": [[1]]}}', b"\0" * 5 * 2**20]
+)
+async def test_a_file_that_cannot_be_read_is_no_obstacle(
+    tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    history, file = History(), tmp_path / "history.json"
+    file.write_bytes(content)
+    await HistoryFile(tmp_path, history).open()
+    assert history.get_points()["15m"] == ()
+    assert str(file) in caplog.text
+
+
+async def test_a_disk_that_cannot_be_written_is_reported_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    missing = tmp_path / "missing"
+    file = HistoryFile(missing, History())
+    await file.save()
+    await file.save()
+    assert caplog.text.count("not stored") == 1
+    missing.mkdir()
+    await file.save()
+    assert (missing / "history.json").exists()
