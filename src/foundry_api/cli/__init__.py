@@ -6,6 +6,7 @@ whose modules are imported when they run. tests/unit/cli/test_start.py counts th
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 from typing import TYPE_CHECKING
@@ -29,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code. Nothing is raised, and no traceback is printed.
     """
     argument_list = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None:
+        _treat_break_as_interrupt()
     try:
         return _run(argument_list)
     except KeyboardInterrupt:
@@ -41,6 +44,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILED
     except Exception as error:  # noqa: BLE001 - every failure is reported in the same way
         return _report_failure(error, argument_list)
+
+
+def _treat_break_as_interrupt() -> None:
+    """On Windows, let Ctrl-Break do what Ctrl-C does; by itself it ends the process at once."""
+    # It is also the only signal that a program can send to one that it started in a group of its
+    # own, as supervisors do.
+    number = getattr(signal, "SIGBREAK", None)
+    if number is not None:
+        with contextlib.suppress(ValueError):  # not in the main thread, which has the handlers
+            signal.signal(number, lambda _number, _frame: signal.raise_signal(signal.SIGINT))
 
 
 def _run(arguments: list[str]) -> int:

@@ -7,8 +7,9 @@ import errno
 import os
 import sys
 import threading
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from foundry_api.cli.output import is_terminal, print_notice
 from foundry_api.cli.text_file import MAX_BYTES, decode_text
@@ -16,7 +17,8 @@ from foundry_api.observe.format import format_bytes, format_duration
 from foundry_api.types.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from io import BufferedReader
     from typing import TextIO
 
 __all__ = ["MARK", "read_piped_text", "read_text"]
@@ -94,8 +96,13 @@ def _iter_blocks(stream: TextIO, field: str) -> Iterator[bytes]:
         with contextlib.suppress(OSError):
             yield stream.buffer.read() if hasattr(stream, "buffer") else stream.read().encode()
         return
+    # From a console of Windows, os.read gets characters of its code page, and Python's own reader
+    # of consoles UTF-8.
+    read: Callable[[int], bytes | None] = partial(os.read, descriptor)
+    if is_terminal(stream):
+        read = cast("BufferedReader", stream.buffer).raw.read
     try:
-        while block := os.read(descriptor, BLOCK_BYTES):
+        while block := read(BLOCK_BYTES):
             yield block
     except OSError as error:
         if error.errno == errno.EBADF:  # `nohup` passes a file that cannot be read

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from foundry_api.observe.format import format_bytes
 from foundry_api.types.errors import InvalidRequest
 from foundry_api.types.local_path import absolute_path
+from foundry_api.types.plain_text import decode_unicode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,10 +65,9 @@ def read_text_file(path: str, field: str) -> TextFile:
 
 
 def decode_text(raw: bytes, subject: str, field: str) -> str:
-    """Decode text in UTF-8; `subject` names it in errors."""
-    # TextIOWrapper makes line ends `\n`; utf-8-sig drops the byte order mark of Windows programs.
+    """Decode text in UTF-8 or marked UTF-16; `subject` names it in errors."""
     try:
-        text = io.TextIOWrapper(io.BytesIO(raw), encoding="utf-8-sig").read()
+        text = io.StringIO(decode_unicode(raw), newline=None).read()  # line ends become `\n`
     except UnicodeDecodeError as error:
         raise InvalidRequest(
             f"{subject} is not text in UTF-8",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from foundry_api.storage.paths import Paths
 from foundry_api.storage.private_file import read_file, replace_file, resolve_link
 from foundry_api.types.errors import ConfigurationError
+from foundry_api.types.plain_text import decode_unicode
 from foundry_api.types.settings import check_variable
 from foundry_api.types.values import is_list
 
@@ -187,7 +188,7 @@ def load_user_config(environ: Mapping[str, str] | None = None) -> UserConfig:
     if len(raw) > MAX_BYTES:
         raise ConfigurationError(f"{path} is too long for settings", hint="Correct or remove it.")
     try:
-        text = raw.decode("utf-8-sig")
+        text = decode_unicode(raw)
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{path} is not text in UTF-8", hint=EDIT) from error
     return _parse(path, text)

@@ -22,6 +22,7 @@ from foundry_api.gateway.upstreams.config import (
 )
 from foundry_api.types.errors import ConfigurationError
 from foundry_api.types.local_path import absolute_path
+from foundry_api.types.plain_text import decode_unicode
 from foundry_api.types.settings import normalize_url
 from foundry_api.types.values import as_path, format_value
 
@@ -263,8 +264,7 @@ _TEXT_CHECKS: Mapping[str, tuple[Callable[[str], bool], str]] = {
 
 def _read_file(path: Path, *, check_key_files: bool) -> dict[str, Any]:
     try:
-        # Windows' editors may begin a file with a byte order mark.
-        text = path.read_text(encoding="utf-8-sig")
+        text = decode_unicode(path.read_bytes())
         values = tomllib.loads(text)
     except OSError as error:
         raise ConfigurationError(

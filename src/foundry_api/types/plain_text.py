@@ -1,18 +1,21 @@
-"""Escape control characters in text from outside, for terminals, logs and web pages.
+"""Decode text of users, and escape control characters in text from outside.
 
 An answer or an error could otherwise control the terminal (change its title, its colours or the
-clipboard), reorder the displayed text, or forge a log line.
+clipboard), reorder the displayed text, or forge a log line; also in logs and on web pages.
 """
 
 from __future__ import annotations
 
+import codecs
 import logging
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["SanitizingFilter", "escape_json", "sanitize", "sanitize_line"]
+__all__ = ["SanitizingFilter", "decode_unicode", "escape_json", "sanitize", "sanitize_line"]
+
+_UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 _C1 = range(0x7F, 0xA0)
 # Overrides, embeddings and isolates of text direction. The marks U+200E, U+200F and U+061C are left
@@ -34,6 +37,15 @@ _TEXT_ESCAPES = {
 }
 _LINE_ESCAPES = {**_TEXT_ESCAPES, ord("\n"): "\\n", ord("\r"): "\\r"}
 _JSON_ESCAPES = {code: f"\\u{code:04x}" for code in _HIDDEN}
+
+
+def decode_unicode(raw: bytes) -> str:
+    """Decode UTF-8, or UTF-16 that begins with its mark; a mark is left out.
+
+    The `>` of Windows PowerShell writes UTF-16, and editors of Windows mark UTF-8 too. Raises
+    UnicodeDecodeError.
+    """
+    return raw.decode("utf-16" if raw.startswith(_UTF16_MARKS) else "utf-8-sig")
 
 
 def sanitize(text: str) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 from typing import TYPE_CHECKING
 
 import click
 import pytest
 
+from foundry_api.cli import INTERRUPTED, main
 from foundry_api.cli import errors as cli_errors
-from foundry_api.cli import main
 from foundry_api.cli.root import root
 from foundry_api.types import errors
 
@@ -171,3 +172,16 @@ def test_errors_name_the_option(
     assert output.startswith(message)
     assert "hunter2" not in output
     assert "FOUNDRY_" not in output.replace("FOUNDRY_API_KEY", "")
+
+
+def test_ctrl_break_interrupts_like_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only Windows has it. By default it ends a program at once."""
+    number = getattr(signal, "SIGBREAK", None) or signal.SIGTERM
+    monkeypatch.setattr(signal, "SIGBREAK", number, raising=False)
+    monkeypatch.setattr("foundry_api.cli.root.run", lambda _: signal.raise_signal(number))
+    handlers = {changed: signal.getsignal(changed) for changed in (number, signal.SIGINT)}
+    try:
+        assert main() == INTERRUPTED
+    finally:
+        for changed, handler in handlers.items():
+            signal.signal(changed, handler)

@@ -73,13 +73,14 @@ def test_a_lone_surrogate_is_escaped(capsys: pytest.CaptureFixture[str]) -> None
     assert json.loads(capsys.readouterr().out) == {"file": "caf\udce9", "said": "\u00fc"}
 
 
-def test_pipes_on_windows_use_utf8(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("code_page", ["cp437", "cp1252", "cp932"])
+def test_pipes_on_windows_use_utf8(monkeypatch: pytest.MonkeyPatch, code_page: str) -> None:
     written = io.BytesIO()
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("é".encode()), encoding="cp1252"))
-    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding="cp1252"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("é".encode()), encoding=code_page))
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding=code_page))
     monkeypatch.setattr("sys.stderr", None)
     streams.force_utf8()
     import sys  # noqa: PLC0415 - the streams are replaced above
 
-    print(sys.stdin.read(), "日本\udcff", end="", flush=True)  # noqa: T201
-    assert written.getvalue() == "é 日本\\udcff".encode()
+    print(sys.stdin.read(), "日本😀\udcff", end="", flush=True)  # noqa: T201
+    assert written.getvalue() == "é 日本😀\\udcff".encode()

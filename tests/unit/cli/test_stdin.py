@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -98,6 +99,31 @@ def test_a_slow_command_is_awaited(pipe: BinaryIO, capsys: pytest.CaptureFixture
         threading.Timer(0.5, slow.communicate, (b"notes",)).start()
         assert read_piped_text("prompt", silence_s=0.01) == "notes"
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("read", [read_text, read_piped_text])
+def test_a_pipe_of_windows_powershell_is_read(pipe: BinaryIO, read: Callable[[str], str]) -> None:
+    pipe.write("日本 😀\r\n".encode("utf-16"))
+    pipe.close()
+    assert read("prompt") == "日本 😀\n"
+
+
+def test_a_console_is_read_in_utf8_whatever_its_code_page(
+    pipe: BinaryIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Windows, the descriptor of a console delivers its code page, and Python's reader UTF-8."""
+    console = io.BufferedReader(_Console("é日本\r\n".encode()))
+    stream = io.TextIOWrapper(console)
+    monkeypatch.setattr(stream, "fileno", sys.stdin.fileno)
+    monkeypatch.setattr("sys.stdin", stream)
+    pipe.write("é".encode("cp437"))
+    pipe.close()
+    assert read_text("prompt") == "é日本\n"
+
+
+class _Console(io.BytesIO):
+    def isatty(self) -> bool:
+        return True
 
 
 @pytest.mark.parametrize(

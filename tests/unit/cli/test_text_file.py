@@ -24,6 +24,15 @@ def test_a_file_follows_the_prompt_with_its_name(tmp_path: Path) -> None:
     assert add_files("", [file]) == "notes.txt:\n```\none\ntwo\n```"
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-8-sig"])
+def test_text_of_windows_programs_is_read(tmp_path: Path, encoding: str) -> None:
+    """`>` of Windows PowerShell writes UTF-16 with a mark and `\\r\\n`."""
+    text = "日本 😀\r\n"
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    (tmp_path / "notes.txt").write_bytes((mark + text).encode(encoding))
+    assert read_text_file(str(tmp_path / "notes.txt"), "-a").text == "日本 😀\n"
+
+
 def test_a_fence_is_longer_than_any_in_the_file() -> None:
     assert add_files("", [TextFile("a.md", "````\nx\n````")]).startswith("a.md:\n`````\n")
 
