@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import stat
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -23,7 +24,6 @@ from gateway.shapes import check_shape
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
     from foundry_api.gateway.gateway import Gateway
     from gateway.serving import ServedGateway
@@ -288,6 +288,29 @@ async def test_a_restart_keeps_files_and_removes_what_was_cut_off(tmp_path: Path
         async with serve(tmp_path, upstream.base_url) as served:
             assert await get(served.http, f"{PATH}/{stored['id']}") == stored
         assert list_names(tmp_path) == [stored["id"]]
+
+
+async def test_a_file_that_is_being_downloaded_is_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows does not remove a file that is open: the next start of the gateway does."""
+
+    def refuse(path: Path, *, missing_ok: bool = False) -> None:
+        raise PermissionError(13, f"The process cannot access the file {path} {missing_ok}")
+
+    async with FakeService() as upstream:
+        async with serve(tmp_path, upstream.base_url) as served:
+            stored = await upload(served.http)
+            with monkeypatch.context() as patch:
+                patch.setattr(Path, "unlink", refuse)
+                async with served.http.delete(f"{PATH}/{stored['id']}") as response:
+                    assert response.status == 200, await response.text()
+            async with served.http.get(f"{PATH}/{stored['id']}") as response:
+                assert response.status == 404
+        assert list_names(tmp_path) == [stored["id"]]
+        async with serve(tmp_path, upstream.base_url) as served:
+            await get(served.http, PATH)
+        assert list_names(tmp_path) == []
 
 
 async def test_files_of_others_in_the_directory_are_left_alone(tmp_path: Path) -> None:

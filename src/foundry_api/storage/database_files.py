@@ -116,7 +116,7 @@ def _rename_foreign(path: Path) -> None:
     number = 1
     while os.path.lexists(backup_path := path.with_name(f"{path.name}.foreign-{number}")):
         number += 1
-    path.replace(backup_path)
+    replace_atomically(path, backup_path)
     log.warning("%s is not a file of SQLite; renamed it to %s", path, backup_path)
 
 

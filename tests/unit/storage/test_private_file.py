@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import stat
 import subprocess
 import sys
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import foundry_api
 from foundry_api.monitor.store import SampleStore, read_samples
 from foundry_api.storage import private_file
 from foundry_api.storage.private_file import (
@@ -22,7 +25,6 @@ from foundry_api.storage.private_file import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 LOOKS = """
 import sqlite3, sys
@@ -141,3 +143,24 @@ def test_a_file_that_is_open_is_removed_when_it_is_closed(
     assert len(waits) == 2
     assert not path.exists()
     remove_file(path)
+
+
+def test_every_rename_waits_for_programs_that_have_the_file_open() -> None:
+    """`replace_atomically` is the only place that renames a file."""
+
+    def is_rename(node: ast.AST) -> bool:
+        return (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr in {"replace", "rename"}
+            and len(node.args) == 1  # str.replace has two
+            and not ast.unparse(node.func.value).endswith(("transcript", "structs"))
+        )
+
+    found = [
+        f"{file.name}: {ast.unparse(node)}"
+        for file in Path(foundry_api.__file__).parent.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_bytes()))
+        if is_rename(node)
+    ]
+    assert found == ["private_file.py: temporary.replace(target)"]

@@ -25,7 +25,12 @@ from foundry_api.batch.journal.database import (
 from foundry_api.batch.journal.segments import iter_answers, merge_segments
 from foundry_api.batch.journal.statistics import count_results
 from foundry_api.batch.journal.types import PublishedOutput
-from foundry_api.storage.private_file import replace_atomically, sync_directory, sync_file
+from foundry_api.storage.private_file import (
+    remove_file,
+    replace_atomically,
+    sync_directory,
+    sync_file,
+)
 from foundry_api.storage.sqlite import check_row, check_rows
 from foundry_api.types.errors import BatchMismatch, BatchStorageFailed
 from foundry_api.types.local_path import absolute_path
@@ -101,7 +106,7 @@ class OutputOwnership:
         path = self._paths[role]
         if path.exists():
             try:
-                path.unlink()
+                remove_file(path, patience_s=PATIENCE_S)
             except PermissionError as error:
                 raise _make_replace_error(path, error) from error
             sync_directory(path.parent)

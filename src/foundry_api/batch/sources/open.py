@@ -14,6 +14,7 @@ from foundry_api.batch.sources.files import PARQUET_MAGIC, FileOrigin, read_begi
 from foundry_api.batch.sources.json_array import begins_array
 from foundry_api.batch.sources.lines import OpenAILines, TextLines
 from foundry_api.batch.sources.stdin import is_stream, make_draft_path, never, spool_stdin
+from foundry_api.storage.private_file import replace_atomically
 from foundry_api.types.errors import BatchInputInvalid, BatchStorageFailed
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ def _replace_copy(
         open_source(
             options, spool=draft, copy_mode="replace", is_abandoned=is_abandoned, accept=accept
         )
-        draft.replace(spool)
+        replace_atomically(draft, spool)
     except OSError as error:
         why = error.strerror or str(error)
         raise BatchStorageFailed(f"{spool} cannot be replaced: {why}") from error

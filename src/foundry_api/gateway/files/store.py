@@ -19,7 +19,13 @@ from foundry_api.gateway.errors import RequestError
 from foundry_api.gateway.files.database import FileDatabase
 from foundry_api.storage.lock import LockTimeout
 from foundry_api.storage.paths import PRIVATE_DIRECTORY
-from foundry_api.storage.private_file import PRIVATE, replace_atomically, sync_directory, sync_file
+from foundry_api.storage.private_file import (
+    PRIVATE,
+    remove_file,
+    replace_atomically,
+    sync_directory,
+    sync_file,
+)
 from foundry_api.storage.sqlite import ForeignFile, OtherFormat
 from foundry_api.storage.threads import finish_opening
 from foundry_api.types.errors import ConfigurationError
@@ -202,7 +208,10 @@ class FileStore:
                 for name in names:
                     database.files.delete(name)
             for name in names:
-                self.get_path(name).unlink(missing_ok=True)
+                # Windows refuses while a client downloads it; the next start of the gateway then
+                # deletes the content.
+                with suppress(PermissionError):
+                    remove_file(self.get_path(name))
 
         await self.query(delete)
 
