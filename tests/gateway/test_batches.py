@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from openai import AsyncOpenAI
 
+from foundry_api.gateway.batches import engine as batch_engine
+from foundry_api.gateway.batches import manager as batch_manager
+from foundry_api.gateway.files.stored_bytes import MIN_FILE_BYTES, measure_directory
 from foundry_api.gateway.keys.types import Limit, NewKey
 from foundry_api.testing import FakeService
 from gateway.keys.helpers import FakeClock
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 
     from foundry_api.engine.endpoint import Endpoint
     from foundry_api.gateway.gateway import Gateway
+    from gateway.serving import ServedGateway
 
 CHAT = "/v1/chat/completions"
 
@@ -64,6 +68,10 @@ async def read(client: AsyncOpenAI, file_id: str | None) -> list[Any]:
         return []
     lines = (await client.files.content(file_id)).text.splitlines()
     return [json.loads(line) for line in lines]
+
+
+def get_key_id(served: ServedGateway, name: str) -> str:
+    return next(key.id for key in served.gateway.context.keyring.keys if key.name == name)
 
 
 def connect(url: str, token: str | None = None) -> AsyncOpenAI:
@@ -224,6 +232,49 @@ async def test_tokens_are_charged_to_the_key_and_batches_are_its_own(tmp_path: P
         assert [one.id async for one in manager.batches.list()] == [batch.id]
         for one in (first, second, manager):
             await one.close()
+
+
+async def test_a_batch_waits_while_the_files_of_its_key_are_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_engine, "SPACE_WAIT_S", 0.01)
+    monkeypatch.setattr(batch_manager, "WATCH_INTERVAL_S", 0.01)
+    keys = [NewKey(name="a"), NewKey(name="b")]
+    config = {"max_stored_bytes_per_key": 400_000}
+    async with (
+        FakeService() as upstream,
+        serve(tmp_path, upstream.base_url, *keys, config=config) as served,
+        connect(served.gateway.url, served.tokens[0]) as first,
+        connect(served.gateway.url, served.tokens[1]) as second,
+    ):
+        files = served.gateway.context.files
+        content = b"x" * (400_000 - MIN_FILE_BYTES)
+        large = await first.files.create(file=("x", content), purpose="batch")
+        batch = await start(first, encode([make_chat(0, model="fake")]))
+        assert not files.has_space(get_key_id(served, "a"))
+        other = await start(second, encode([make_chat(0, model="fake")]))
+        assert (await wait(second, other)).status == "completed"
+        assert (await first.batches.retrieve(batch.id)).status == "in_progress"
+        await first.files.delete(large.id)
+        assert (await wait(first, batch)).status == "completed"
+        await served.wait_until(
+            lambda: files.stored_bytes.total == measure_directory(tmp_path / "files")
+        )
+
+
+async def test_old_records_of_a_key_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_manager, "MAX_ENDED", 2)
+    keys = [NewKey(name="a"), NewKey(name="b")]
+    async with (
+        FakeService() as upstream,
+        serve(tmp_path, upstream.base_url, *keys) as served,
+        connect(served.gateway.url, served.tokens[0]) as first,
+        connect(served.gateway.url, served.tokens[1]) as second,
+    ):
+        other = await wait(second, await start(second, b"wrong"))
+        ended = [(await wait(first, await start(first, b"wrong"))).id for _ in range(4)]
+        assert [one.id async for one in first.batches.list()] == ended[:0:-1]
+        assert [one.id async for one in second.batches.list()] == [other.id]
 
 
 async def test_a_killed_gateway_goes_on(engine: Endpoint, own_home: Path) -> None:

@@ -14,7 +14,8 @@ import pytest
 from openai import AsyncOpenAI
 
 from foundry_api.gateway.config import GatewayConfig
-from foundry_api.gateway.files.store import MIN_FILE_BYTES, FileStore, make_file_id
+from foundry_api.gateway.files.store import FileStore, make_file_id
+from foundry_api.gateway.files.stored_bytes import MIN_FILE_BYTES, measure_directory
 from foundry_api.gateway.keys.types import NewKey
 from foundry_api.testing import FakeService
 from foundry_api.types.errors import ConfigurationError
@@ -176,7 +177,6 @@ async def test_an_error_is_not_sent_within_a_file(
 async def test_a_client_that_leaves_leaves_no_file(gateway: Gateway, tmp_path: Path) -> None:
     directory = tmp_path / "gateway"
     files = gateway.context.files
-    before = await files.measure()
     async with aiohttp.ClientSession(gateway.url) as http:
 
         async def send() -> AsyncIterator[bytes]:
@@ -194,7 +194,8 @@ async def test_a_client_that_leaves_leaves_no_file(gateway: Gateway, tmp_path: P
     for ended in running:
         await ended
     assert list_names(directory) == []
-    assert await files.measure() == before
+    assert files.stored_bytes.total == 0
+    files.check_space(gateway.context.config.max_stored_bytes, None)
 
 
 class TestLimits:
@@ -256,6 +257,36 @@ class TestOwners:
         await get(served.open_session(3), PATH, 403)
         async with manager.delete(path) as response:
             assert response.status == 200
+
+    @pytest.mark.parametrize(
+        ("settings", "limit"),
+        [({}, 60_000), ({"max_stored_bytes_per_key": 70_000}, 70_000)],
+        ids=["half of all", "a setting"],
+    )
+    async def test_a_key_does_not_fill_the_room_of_others(
+        self, tmp_path: Path, settings: dict[str, int], limit: int
+    ) -> None:
+        config = {"max_file_bytes": 50_000, "max_stored_bytes": 120_000, **settings}
+        keys = [NewKey(name="a"), NewKey(name="b"), NewKey(name="c")]
+        async with FakeService() as upstream:
+            async with serve(tmp_path, upstream.base_url, *keys, config=config) as served:
+                first, second = served.http, served.open_session(1)
+                stored = [await upload(first, content=b"x" * 40_000)]
+                error = (await upload(first, 413, content=b"x" * 40_000))["error"]
+                assert error["code"] == "storage_full"
+                reason = f"this key have 40000 bytes and may have {limit} (max_stored_bytes_per_key"
+                assert reason in error["message"]
+                await upload(first, content=b"x")
+                await upload(second, content=b"x" * 40_000)
+                stored_bytes = served.gateway.context.files.stored_bytes
+                assert stored_bytes.total == measure_directory(tmp_path / "files")
+            # A restart counts what there is.
+            async with serve(tmp_path, upstream.base_url, config=config) as served:
+                files = served.gateway.context.files
+                assert files.stored_bytes.total == 80_000 + MIN_FILE_BYTES
+                await files.delete([stored[0]["id"], "file-unknown"])
+                await files.delete([stored[0]["id"]])
+                assert files.stored_bytes.total == measure_directory(tmp_path / "files")
 
 
 class TestTime:
@@ -327,7 +358,7 @@ async def test_files_of_others_in_the_directory_are_left_alone(tmp_path: Path) -
 async def test_another_programs_database_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "files.db"
     path.write_bytes(b"My notes. " * 100)
-    store = FileStore(tmp_path, max_bytes=1, wall_clock=FakeClock())
+    store = FileStore(tmp_path, max_bytes=1, max_key_bytes=1, wall_clock=FakeClock())
     with pytest.raises(ConfigurationError, match="cannot be read"):
         await store.open()
     await store.close()

@@ -76,6 +76,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         max_upload_bytes: Largest recording that is uploaded.
         max_file_bytes: Largest file that is uploaded for a batch.
         max_stored_bytes: Bytes of all files, with the results of batches.
+        max_stored_bytes_per_key: Bytes of the files of one key; default half of all.
         max_connections: Connections in all.
         max_connections_per_address: Connections from one address.
     """
@@ -109,6 +110,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     max_upload_bytes: int = 25 * 2**20
     max_file_bytes: int = 200 * 2**20
     max_stored_bytes: int = 2 * 2**30
+    max_stored_bytes_per_key: int | None = None
     max_connections: int = 10_000
     max_connections_per_address: int = 256
 
@@ -132,6 +134,12 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     def uses_tls(self) -> bool:
         """Whether connections are encrypted."""
         return self.tls_cert is not None
+
+    @property
+    def stored_bytes_per_key(self) -> int:
+        """Bytes that the files of one key may have."""
+        limit = self.max_stored_bytes_per_key
+        return self.max_stored_bytes // 2 if limit is None else limit
 
 
 _FIELDS = {field.name: field for field in msgspec.structs.fields(GatewayConfig)}
@@ -206,7 +214,7 @@ def _describe(name: str) -> str:
     kind = _FIELDS[name].type
     if kind is bool:
         return "true or false"
-    if kind is int:
+    if kind in {int, int | None}:
         return "a whole number"
     if kind is float:
         return "a number"

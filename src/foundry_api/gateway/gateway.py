@@ -109,7 +109,12 @@ class Gateway:
             admission,
             saver,
             audit,
-            FileStore(directory, max_bytes=config.max_stored_bytes, wall_clock=wall_clock),
+            FileStore(
+                directory,
+                max_bytes=config.max_stored_bytes,
+                max_key_bytes=config.stored_bytes_per_key,
+                wall_clock=wall_clock,
+            ),
             self.reload,
             warm_up=warm_up,
             monotonic=monotonic,

@@ -85,13 +85,16 @@ class LineExchange(Exchange):
 class _LineTask(BatchTask[BatchLineResult]):
     """A line as a task of the scheduler."""
 
-    __slots__ = ("_context", "_find_key", "_item", "_started_at")
+    __slots__ = ("_context", "_find_key", "_item", "_owner", "_started_at")
 
-    def __init__(self, item: WorkItem, context: GatewayContext, find_key: KeyFinder) -> None:
+    def __init__(
+        self, item: WorkItem, context: GatewayContext, owner: str | None, find_key: KeyFinder
+    ) -> None:
         model = item.request.body.get("model") or context.config.model or ""
         super().__init__(item.line.index, str(model))
         self._item = item
         self._context = context
+        self._owner = owner
         self._find_key = find_key
         self._started_at = time.monotonic()
 
@@ -102,7 +105,7 @@ class _LineTask(BatchTask[BatchLineResult]):
             # Else a large batch would push all other stored responses out.
             body = {**body, "store": False}
         encoded = msgspec.json.encode(body)
-        while not await context.files.has_space():  # noqa: ASYNC110 - of the disk, without an event
+        while not context.files.has_space(self._owner):  # noqa: ASYNC110 - without an event
             await asyncio.sleep(SPACE_WAIT_S)
         while True:
             key = await self._get_key()
@@ -188,11 +191,13 @@ class GatewayEngine:
 
     Args:
         context: The parts of the gateway.
+        owner: The id of the key of the batch; None without keys.
         find_key: Returns the key of the batch, None without keys; raises LookupError if it ended.
     """
 
-    def __init__(self, context: GatewayContext, find_key: KeyFinder) -> None:
+    def __init__(self, context: GatewayContext, owner: str | None, find_key: KeyFinder) -> None:
         self._context = context
+        self._owner = owner
         self._find_key = find_key
         self._scheduler: Scheduler[BatchLineResult] | None = None
 
@@ -224,7 +229,7 @@ class GatewayEngine:
     async def _make_tasks(self, items: AsyncIterable[WorkItem]) -> AsyncGenerator[_LineTask]:
         async with closing_iter(items):
             async for item in items:
-                yield _LineTask(item, self._context, self._find_key)
+                yield _LineTask(item, self._context, self._owner, self._find_key)
 
 
 def make_unfinished_result(item: WorkItem, ending: str, at: float) -> BatchLineResult:

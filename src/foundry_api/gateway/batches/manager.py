@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from foundry_api.gateway.errors import RequestError, format_defect
-from foundry_api.gateway.files.batch_types import UNFINISHED, StoredBatch
+from foundry_api.gateway.files.batch_types import ENDED, UNFINISHED, StoredBatch
 from foundry_api.gateway.files.database import Visibility
-from foundry_api.gateway.files.store import put_file
 from foundry_api.types.errors import FoundryError
 
 if TYPE_CHECKING:
@@ -40,6 +39,8 @@ MAX_RUNNING = 16
 MAX_CHECKED = 2
 # Of one key.
 MAX_UNFINISHED = 100
+# The oldest records of a key are deleted beyond this, else it could fill the disk with them.
+MAX_ENDED = 2000
 RETRY_S = 10.0
 WATCH_INTERVAL_S = 1.0
 # The records of batches that have ended are kept as long as their files may be.
@@ -94,10 +95,11 @@ class BatchManager:
             for name in (
                 batch.output_file_id,
                 batch.error_file_id,
-                f"{batch.output_file_id}.batch",
+                _name_journal(batch),
             )
         ]
         await self._files.delete_unknown(known)
+        await self._files.measure_journals({_name_journal(one): one.owner for one in unfinished})
         for batch in unfinished:
             self._start(batch)
         self._add_task(self._watch())
@@ -134,6 +136,11 @@ class BatchManager:
                     )
                 for old in database.batches.list_ended(now, MAX_DELETED):
                     database.batches.delete(old.id)
+                owner = Visibility(batch.owner)
+                surplus = database.batches.count(owner, *ENDED) - MAX_ENDED
+                if surplus > 0:
+                    for old in database.batches.list_oldest(owner, ENDED, surplus):
+                        database.batches.delete(old.id)
                 _put_batch(database, batch)
 
         await self._files.query(store)
@@ -179,7 +186,10 @@ class BatchManager:
         task.add_done_callback(self._tasks.discard)
 
     async def _watch(self) -> None:
-        """End the batches whose time is over, and those of keys that have ended."""
+        """End the batches whose time is over, and those of keys that have ended.
+
+        The journals of those that run are measured: they grow with each answer.
+        """
         while True:
             for run in list(self._runs.values()):
                 if run.batch.ending is not None:
@@ -191,6 +201,8 @@ class BatchManager:
                         self._find_key(run.batch.owner)
                     except LookupError:
                         run.stop("cancelled")
+            running = [run.batch for run in self._runs.values() if run.meter is not None]
+            await self._files.measure_journals({_name_journal(one): one.owner for one in running})
             await asyncio.sleep(WATCH_INTERVAL_S)
 
     async def _run(self, run: _Run) -> None:
@@ -303,12 +315,15 @@ class BatchManager:
         def store(database: FileDatabase) -> None:
             with database.transaction():
                 for stored in files:
-                    put_file(database, stored)
+                    self._files.put_row(database, stored)
                 _put_batch(database, batch)
 
         await self._files.query(store)
         run.batch = batch
-        await asyncio.to_thread(shutil.rmtree, work.get_directory(batch), ignore_errors=True)
+        journal = _name_journal(batch)
+        path = self._files.get_path(journal)
+        await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
+        await self._files.measure_journals({journal: batch.owner})
 
     async def _update(self, run: _Run, **changes: Any) -> None:
         run.batch = batch = msgspec.structs.replace(run.batch, **changes)
@@ -326,6 +341,10 @@ class BatchManager:
 
     def _now(self) -> int:
         return int(self._context.wall_clock())
+
+
+def _name_journal(batch: StoredBatch) -> str:
+    return f"{batch.output_file_id}.batch"
 
 
 def _put_batch(database: FileDatabase, batch: StoredBatch) -> None:

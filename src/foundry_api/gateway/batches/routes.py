@@ -67,8 +67,8 @@ async def create_batch(exchange: Exchange) -> web.StreamResponse:
         raise make_file_not_found("input_file_id")
     if stored.purpose != "batch":
         raise make_invalid("input_file_id", "This file was not uploaded with purpose=batch.")
-    await context.files.check_space(0)
     owner = None if exchange.key is None else exchange.key.id
+    context.files.check_space(0, owner)
     batch = StoredBatch(
         id=f"batch_{secrets.token_hex(12)}",
         owner=owner,

@@ -20,7 +20,6 @@ from foundry_api.storage.threads import finish_opening
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from foundry_api.gateway.context import GatewayContext
     from foundry_api.gateway.files.batch_types import Ending, StoredBatch
@@ -68,7 +67,7 @@ class BatchWork:
                 await BatchRunner(
                     RunPlan(source=self._open_source(batch), total=batch.total),
                     journal,
-                    GatewayEngine(self._context, find_key),
+                    GatewayEngine(self._context, batch.owner, find_key),
                     thread=thread,
                     meter=meter,
                     on_progress=lambda _: None,
@@ -123,10 +122,6 @@ class BatchWork:
             "completion_tokens": status.counts.completion_tokens,
         }
         return counts, files
-
-    def get_directory(self, batch: StoredBatch) -> Path:
-        """Return where its journal is."""
-        return self._make_options(batch).directory
 
     def _open_journal(self, batch: StoredBatch) -> Journal:
         return Journal.open(

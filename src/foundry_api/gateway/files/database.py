@@ -142,6 +142,19 @@ class Table(Generic[_T]):
         (count,) = check_row(row, int)
         return int(count)
 
+    def iterate(self) -> Generator[_T]:
+        """Yield all rows."""
+        for row in self._db.execute(f"select facts from {self._name}"):  # noqa: S608 - a constant
+            yield self._decode(check_row(row, str)[0])
+
+    def list_oldest(self, visibility: Visibility, kinds: tuple[str, ...], limit: int) -> list[_T]:
+        """Return rows of some kinds that a caller sees, the oldest first."""
+        condition, values = _make_condition(visibility)
+        places = ", ".join("?" for _ in kinds)
+        return self._read(
+            f"kind in ({places}) and {condition} order by number limit ?", *kinds, *values, limit
+        )
+
     def list_ids(self) -> set[str]:
         """Return the ids of all rows."""
         rows = self._db.execute(f"select id from {self._name}").fetchall()  # noqa: S608 - a constant
@@ -166,8 +179,11 @@ class Table(Generic[_T]):
             f"select facts from {self._name} where {condition}",  # noqa: S608 - constants
             values,
         ).fetchall()
+        return [self._decode(facts) for (facts,) in check_rows(rows, str)]
+
+    def _decode(self, facts: str) -> _T:
         try:
-            return [self._decoder.decode(facts) for (facts,) in check_rows(rows, str)]
+            return self._decoder.decode(facts)
         except msgspec.MsgspecError as error:
             raise DamagedFile(f"a row of {self._name} cannot be read: {error}") from error
 

@@ -10,13 +10,15 @@ import re
 import secrets
 import shutil
 import sqlite3
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO, ParamSpec, TypeVar
 
 from foundry_api.gateway.errors import RequestError
-from foundry_api.gateway.files.database import FileDatabase
+from foundry_api.gateway.files.database import EVERY_OWNER, FileDatabase
+from foundry_api.gateway.files.stored_bytes import StoredBytes, measure_directory
 from foundry_api.storage.lock import LockTimeout
 from foundry_api.storage.paths import PRIVATE_DIRECTORY
 from foundry_api.storage.private_file import (
@@ -31,12 +33,12 @@ from foundry_api.storage.threads import finish_opening
 from foundry_api.types.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
     from pathlib import Path
 
     from foundry_api.gateway.files.types import StoredFile
 
-__all__ = ["MIN_FILE_BYTES", "Draft", "FileStore", "make_file_id", "put_file"]
+__all__ = ["Draft", "FileStore", "make_file_id"]
 
 BINARY = getattr(os, "O_BINARY", 0)
 DRAFT_SUFFIX = ".part"
@@ -44,9 +46,6 @@ DRAFT_SUFFIX = ".part"
 # else uses too, so nothing with another name is deleted.
 _OWN_NAME = re.compile(r"\.?file-[0-9a-f]{24}(\.[0-9a-z]+)?")
 SWEEP_INTERVAL_S = 60.0
-# A smaller file counts as this much: it takes a block of the disk and a row, and every upload looks
-# at it. Else a client could store any number.
-MIN_FILE_BYTES = 16 * 1024
 # Rows that one transaction deletes.
 MAX_DELETED = 100
 NO_SPACE = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
@@ -95,12 +94,15 @@ class FileStore:
     Args:
         directory: The directory of the gateway.
         max_bytes: Bytes that all files may have, with the journals of batches.
+        max_key_bytes: Bytes that those of one key may have. It does not hold for files that are
+            stored without a key.
         wall_clock: Seconds since the epoch.
         sleep: Waits between two looks for files whose time has ended.
 
     Attributes:
         directory: Where the contents are. Their names are ids that the gateway made.
         in_use: Files that batches read; they are not deleted meanwhile.
+        stored_bytes: What the files and journals take up, without uploads that are being received.
     """
 
     def __init__(
@@ -108,19 +110,22 @@ class FileStore:
         directory: Path,
         *,
         max_bytes: int,
+        max_key_bytes: int,
         wall_clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.in_use: set[str] = set()
+        self.stored_bytes = StoredBytes()
         self.directory = directory / "files"
         self._database_path = directory / "files.db"
         self._max_bytes = max_bytes
+        self._max_key_bytes = max_key_bytes
         self._wall_clock = wall_clock
         self._sleep = sleep
         self._thread = ThreadPoolExecutor(1, "foundry-api-files")
         self._database: FileDatabase | None = None
-        # Bytes that uploads which are being received may still write.
-        self._reserved_bytes = 0
+        # Bytes that uploads which are being received may still write, by the key.
+        self._reserved_bytes: Counter[str | None] = Counter()
 
     async def open(self) -> None:
         """Open the database, and remove what uploads that were cut off left.
@@ -159,17 +164,18 @@ class FileStore:
             raise self.translate_failure(error) from error
 
     @asynccontextmanager
-    async def receive(self, size: int) -> AsyncGenerator[Draft]:
+    async def receive(self, size: int, owner: str | None) -> AsyncGenerator[Draft]:
         """Yield a new file to write to. It is removed, unless `keep` has kept it.
 
         Args:
             size: Bytes that it may have.
+            owner: The id of the key that it will belong to; None without keys.
 
         Raises:
             RequestError: 413 if there is no room for it.
         """
-        await self.check_space(size)
-        self._reserved_bytes += size
+        self.check_space(size, owner)
+        self._reserved_bytes[owner] += size
         try:
             draft = await finish_opening(
                 self._run(Draft, self.directory), lambda draft: self._run(draft.discard)
@@ -181,7 +187,9 @@ class FileStore:
         except (OSError, sqlite3.Error, LockTimeout) as error:
             raise self.translate_failure(error) from error
         finally:
-            self._reserved_bytes -= size
+            self._reserved_bytes[owner] -= size
+            if not self._reserved_bytes[owner]:
+                del self._reserved_bytes[owner]
 
     async def keep(self, draft: Draft, stored: StoredFile) -> None:
         """Keep a file that was received."""
@@ -190,7 +198,7 @@ class FileStore:
             path = self.get_path(stored.id)
             draft.complete(path)
             try:
-                put_file(database, stored)
+                self.put_row(database, stored)
             except BaseException:
                 path.unlink(missing_ok=True)
                 raise
@@ -204,9 +212,13 @@ class FileStore:
 
         def delete(database: FileDatabase) -> None:
             # The row first: a row without a content would be a file that cannot be read.
+            rows = [database.files.get(name, EVERY_OWNER) for name in names]
             with database.transaction():
                 for name in names:
                     database.files.delete(name)
+            for stored in rows:
+                if stored is not None:
+                    self.stored_bytes.remove(stored.owner, stored.size)
             for name in names:
                 # Windows refuses while a client downloads it; the next start of the gateway then
                 # deletes the content.
@@ -251,40 +263,75 @@ class FileStore:
 
         await self.query(delete)
 
-    async def check_space(self, size: int) -> None:
+    def check_space(self, size: int, owner: str | None) -> None:
         """Refuse a file for which there is no room.
 
         Raises:
             RequestError: 413.
         """
-        used = await self.measure() + self._reserved_bytes
-        if used + size > self._max_bytes:
-            raise RequestError(
-                413,
-                "storage_full",
-                f"The files of this gateway have {used} bytes and may have {self._max_bytes} "
-                f"(max_stored_bytes), so there is no room for {size} more. Delete files that are "
-                "no longer needed, or wait until some expire.",
-                should_retry=False,
+        stored, reserved = self.stored_bytes, self._reserved_bytes
+        bounds = [
+            (
+                "this gateway",
+                stored.total + reserved.total(),
+                self._max_bytes,
+                "max_stored_bytes",
             )
+        ]
+        if owner is not None:
+            used = stored.get(owner) + reserved[owner]
+            bounds.append(("this key", used, self._max_key_bytes, "max_stored_bytes_per_key"))
+        for whose, used, max_bytes, setting in bounds:
+            if used + size > max_bytes:
+                raise RequestError(
+                    413,
+                    "storage_full",
+                    f"The files of {whose} have {used} bytes and may have {max_bytes} ({setting}), "
+                    f"so there is no room for {size} more. Delete files that are no longer needed, "
+                    "or wait until some expire.",
+                    should_retry=False,
+                )
 
-    async def has_space(self) -> bool:
-        """Whether the files have less than the bytes that they may have."""
-        return await self.measure() < self._max_bytes
+    def has_space(self, owner: str | None) -> bool:
+        """Whether the files, and those of a key, have less than the bytes that they may have."""
+        stored = self.stored_bytes
+        return stored.total < self._max_bytes and (
+            owner is None or stored.get(owner) < self._max_key_bytes
+        )
 
-    async def measure(self) -> int:
-        """Return the bytes of all contents and journals; what is being received does not count."""
-        try:
-            return await self._run(_measure, self.directory)
-        except OSError as error:
-            raise self.translate_failure(error) from error
+    def put_row(self, database: FileDatabase, stored: StoredFile) -> None:
+        """Store the row of a file whose content is complete. For functions of `query`."""
+        database.files.put(stored, kind=stored.purpose, ends_at=stored.expires_at)
+        self.stored_bytes.add(stored.owner, stored.size)
+
+    async def measure_journals(self, journals: Mapping[str, str | None]) -> None:
+        """Count the journals of batches as they are now.
+
+        Args:
+            journals: The names of their directories, and whose they are.
+        """
+
+        def measure() -> None:
+            for name, owner in journals.items():
+                with suppress(OSError):  # a disk that fails: what was counted before stays
+                    size = measure_directory(self.directory / name)
+                    self.stored_bytes.set_journal(name, owner, size)
+
+        await self._run(measure)
 
     def _open(self) -> FileDatabase:
         self.directory.mkdir(parents=True, exist_ok=True, mode=PRIVATE_DIRECTORY)
         for draft in self.directory.glob(f"*{DRAFT_SUFFIX}"):
             if _OWN_NAME.fullmatch(draft.name):
                 draft.unlink(missing_ok=True)
-        return FileDatabase(self._database_path)
+        database = FileDatabase(self._database_path)
+        try:
+            for stored in database.files.iterate():
+                self.stored_bytes.add(stored.owner, stored.size)
+        except BaseException:
+            database.close()
+            raise
+        return database
 
     def translate_failure(self, error: Exception) -> RequestError:
         """Log why the disk or the database failed, and return the error for the client."""
@@ -308,20 +355,3 @@ class FileStore:
 def make_file_id() -> str:
     """Return the id of a new file."""
     return f"file-{secrets.token_hex(12)}"
-
-
-def put_file(database: FileDatabase, stored: StoredFile) -> None:
-    """Store the row of a file."""
-    database.files.put(stored, kind=stored.purpose, ends_at=stored.expires_at)
-
-
-def _measure(directory: Path) -> int:
-    total = 0
-    with os.scandir(directory) as entries:
-        for entry in entries:
-            with suppress(FileNotFoundError):  # another file may be deleted meanwhile
-                if entry.is_dir(follow_symlinks=False):
-                    total += _measure(directory / entry.name)
-                elif not entry.name.endswith(DRAFT_SUFFIX):
-                    total += max(MIN_FILE_BYTES, entry.stat(follow_symlinks=False).st_size)
-    return total

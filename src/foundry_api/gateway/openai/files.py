@@ -75,7 +75,8 @@ async def create_file(exchange: Exchange) -> web.StreamResponse:
     most = context.config.max_file_bytes
     declared = exchange.request.content_length
     size = most if declared is None else min(declared, most)
-    async with context.files.receive(size) as draft:
+    owner = None if exchange.key is None else exchange.key.id
+    async with context.files.receive(size, owner) as draft:
         reader = FormReader(exchange, draft.file, setting="max_file_bytes")
         await reader.read()
         form = _read_form(reader.fields)
@@ -84,7 +85,7 @@ async def create_file(exchange: Exchange) -> web.StreamResponse:
         now = int(context.wall_clock())
         stored = StoredFile(
             id=draft.id,
-            owner=None if exchange.key is None else exchange.key.id,
+            owner=owner,
             purpose="batch",
             filename=_clean_name(reader.filename),
             size=reader.size,
