@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from foundry_api.gateway.config import GatewayConfig
-from gateway.hostile import HOST, OPEN, ROWS, Row
+from gateway.hostile import HOST, OPEN, ROWS, Row, post
 from gateway.hostile_forms import FORM_ROWS
 from gateway.raw import check_error, connect
 from gateway.tls import make_certificate
@@ -64,6 +64,35 @@ async def test_a_hostile_request_has_its_answer(gateway: Gateway, row: Row) -> N
         elif row.closed and not response.is_last:
             assert await connection.read_to_end() == []
     assert not gateway.context.running
+
+
+BROKEN_BODIES = {
+    "no size": b"zz\r\n",
+    "a chunk too long": b"1\r\nxyz",
+    "an endless extension": b"1;" + b"x" * 100_000,
+    "many extensions": (b"1;" + b"x" * 1000 + b"\r\nx\r\n") * 100,
+    "an endless trailer": b"1\r\nx\r\n0\r\n" + b"x: y\r\n" * 20_000,
+}
+
+
+@pytest.mark.parametrize("body", BROKEN_BODIES.values(), ids=BROKEN_BODIES)
+@pytest.mark.parametrize(
+    ("target", "content_type", "status"),
+    [
+        (b"/v1/embeddings", b"application/json", 400),
+        (b"/v1/files", b"multipart/form-data; boundary=x", 400),
+        (b"/v1/nothing", b"application/json", 404),  # it is answered before the body
+    ],
+)
+async def test_p48_a_body_that_breaks_after_its_head(
+    gateway: Gateway, body: bytes, target: bytes, content_type: bytes, status: int
+) -> None:
+    head = post(b"", b"Transfer-Encoding: chunked", b"Content-Type: " + content_type, target=target)
+    async with connect(gateway) as connection:
+        await connection.send(head, cuts=[len(head) - 1])
+        await connection.send(body, cuts=range(1000, len(body), 10_000))
+        responses = await connection.read_to_end()
+    assert [response.status for response in responses] == [status]
 
 
 async def test_a_request_in_a_refused_body_is_not_served(gateway: Gateway) -> None:

@@ -247,6 +247,10 @@ class Exchange:
             raise RequestError(
                 408, "request_timeout", "The body of the request arrived too slowly."
             ) from None
+        except web.RequestPayloadError:
+            raise RequestError(
+                400, "invalid_http", "The body of the request is not valid HTTP."
+            ) from None
         finally:
             account.receiving_bytes -= len(body)
         self._body = bytes(body)
@@ -305,7 +309,8 @@ class Exchange:
         """Return an error response."""
         self.headers.update(error.headers)
         response = self.respond(self.encode_error(error), status=error.status)
-        if error.status in {408, 413} or self.context.draining:
+        is_unread = error.status in {408, 413} or error.code == "invalid_http"
+        if is_unread or self.context.draining:
             response.force_close()  # the rest of the body, or a further request, is not read
         return response
 

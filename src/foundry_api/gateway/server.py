@@ -10,6 +10,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import HttpVersion10, HttpVersion11, web
+from aiohttp.streams import EMPTY_PAYLOAD
 
 from foundry_api.gateway.client_address import get_client_network
 from foundry_api.gateway.errors import RequestError, format_defect, make_error_body
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
+    from aiohttp import StreamReader
+
     from foundry_api.gateway.config import GatewayConfig
 
 __all__ = ["GatewayServer", "TlsConnection", "TlsFiles"]
@@ -33,6 +36,10 @@ MAX_HEADERS = 128
 MAX_LINE_BYTES = 16 * 1024
 # Of all lines together. Everybody may send a head, so it is what a client without a key may store.
 MAX_HEAD_BYTES = 64 * 1024
+# A body in chunks may have this much more than its content: a chunk of one byte takes six. Without
+# a bound an extension of a chunk, or the trailers, could go on for as long as a body may take.
+MAX_CHUNK_BYTES = 64 * 1024
+MAX_CHUNK_FACTOR = 8
 BACKLOG = 1024
 # asyncio's default of 60 s would let a client without a hello keep a socket for long.
 TLS_HANDSHAKE_S = 10
@@ -187,6 +194,8 @@ class _ClientConnection(web.RequestHandler):
 
     # Thousands of connections may wait; each with a dictionary would need much more memory.
     __slots__ = (
+        "_body",
+        "_body_bytes",
         "_client",
         "_head_bytes",
         "_is_counted",
@@ -203,6 +212,8 @@ class _ClientConnection(web.RequestHandler):
         self._client: asyncio.Transport | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0  # of a head that has not ended
+        self._body: StreamReader = EMPTY_PAYLOAD  # of a request, until it is complete
+        self._body_bytes = 0  # received since its head, with the form of its chunks
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._client = client = cast("asyncio.Transport", transport)
@@ -241,13 +252,39 @@ class _ClientConnection(web.RequestHandler):
             self._stall_timer = None
 
     def data_received(self, data: bytes) -> None:
+        body, queued = self._body, len(self._messages)
         super().data_received(data)
+        if len(self._messages) > queued:
+            if not body.is_eof():  # the parser gave up: what follows is an error, not a request
+                self._end_body(body)
+            self._body, self._body_bytes = self._messages[-1][1], 0
+        elif not body.is_eof():
+            self._body_bytes += len(data)
+            if self._body_bytes > MAX_CHUNK_BYTES + MAX_CHUNK_FACTOR * body.total_bytes:
+                self._end_body(body)
+        if self._body.is_eof():
+            self._body = EMPTY_PAYLOAD  # what nobody reads is not kept as long as its connection
         if self._waiter is None or self._messages:  # a request is being served, or may be now
             self._head_bytes = 0
             return
         self._head_bytes += len(data)
         if self._head_bytes > MAX_HEAD_BYTES:
             self._refuse_head()
+
+    def _end_body(self, body: StreamReader) -> None:
+        """Tell the reader of a body that it is not valid HTTP, and read nothing more."""
+        body.set_exception(web.RequestPayloadError("the body is not valid HTTP"))
+        body.feed_eof()
+        self.close()
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        error = kw.get("exc_info")
+        if isinstance(error, web.RequestPayloadError):  # of a client whose response was sent
+            log.debug("a connection was closed: %s", error)
+        elif isinstance(error, BaseException):
+            log.error("a connection failed: %s", format_defect(error))
+        else:
+            super().log_exception(*args, **kw)
 
     def _refuse_head(self) -> None:
         problem = f"The head of the request is larger than {MAX_HEAD_BYTES} bytes."
