@@ -191,7 +191,7 @@ def test_ctrl_c_ends_a_local_ray_and_the_batch_resumes(
         family = psutil.Process(runner.process.pid).children(recursive=True)
         assert any("raylet" in process.name() for process in family)
         runner.interrupt()
-        assert runner.exit_code() == 130, runner.log
+        assert runner.exit_code() == -signal.SIGINT, runner.log
         assert "Run the same command to resume." in runner.log
         assert "Traceback" not in runner.log
     wait_until(lambda: not any(map(psutil.Process.is_running, family)))

@@ -145,4 +145,6 @@ class Terminal:
         os.write(self._terminal, b"\x04")
 
     def exit_code(self) -> int:
-        return self.process.wait(TIMEOUT_S)
+        """Return the exit code, as a shell reports it: 128 and the number of a signal."""
+        code = self.process.wait(TIMEOUT_S)
+        return 128 - code if code < 0 else code

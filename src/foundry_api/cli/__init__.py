@@ -6,7 +6,9 @@ whose modules are imported when they run. tests/unit/cli/test_start.py counts th
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import os
 import signal
 import sys
 from typing import TYPE_CHECKING
@@ -27,17 +29,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Arguments after the program name; None for those of the process.
 
     Returns:
-        The exit code. Nothing is raised, and no traceback is printed.
+        The exit code. Nothing is raised, and no traceback is printed. After Ctrl-C, a process of
+        its own ends by SIGINT, where that exists, which stops a loop of the shell too.
     """
     argument_list = list(sys.argv[1:] if arguments is None else arguments)
+    interruption = _Interruption()
     if arguments is None:
         _treat_break_as_interrupt()
+    if arguments is None and sys.platform != "win32":
+        # Registered first, so that it runs last: after the threads and temporary files are gone.
+        atexit.register(interruption.end_process)
     try:
         return _run(argument_list)
     except KeyboardInterrupt:
         if arguments is None:
             # A second Ctrl-C while threads and the engine are shut down would print a traceback.
             signal.signal(signal.SIGINT, signal.SIG_DFL)
+        interruption.has_come = True
         return INTERRUPTED
     except BrokenPipeError:  # the reader of a pipe is gone, as in `foundry-api ... | head`
         _discard_output()
@@ -54,6 +62,24 @@ def _treat_break_as_interrupt() -> None:
     if number is not None:
         with contextlib.suppress(ValueError):  # not in the main thread, which has the handlers
             signal.signal(number, lambda _number, _frame: signal.raise_signal(signal.SIGINT))
+
+
+class _Interruption:
+    """Ends the process by SIGINT if it was interrupted.
+
+    A shell that sees an exit code, even 130, goes on with its loop; one that sees a program end by
+    the signal stops, and reports 130. See https://www.cons.org/cracauer/sigint.html
+    """
+
+    has_come = False
+
+    def end_process(self) -> None:
+        if not self.has_come:
+            return
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or none
+                stream.flush()
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 def _run(arguments: list[str]) -> int:
