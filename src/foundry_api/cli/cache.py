@@ -25,7 +25,7 @@ __all__ = ["command"]
 
 _T = TypeVar("_T")
 
-TURN_ON_HINT = "Enable it with FOUNDRY_CACHE=sqlite, or with cache=SqliteCache() in a program."
+TURN_ON_HINT = "Turn it on with `foundry-api config set cache sqlite`."
 
 FILE_OPTION = click.option(
     "--file",

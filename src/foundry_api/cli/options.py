@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
 __all__ = [
     "GlobalOptions",
@@ -17,6 +17,7 @@ __all__ = [
     "common_options",
     "complete_models",
     "format_examples",
+    "name_options",
     "output_options",
     "pass_common",
 ]
@@ -111,22 +112,27 @@ def _name_options_in_errors(command: _F) -> _F:
     def wrapper(*arguments: Any, **options: Any) -> Any:
         try:
             return command(*arguments, **options)
-        except ValueError as error:
-            # The base class of InvalidRequest, whose module `--help` must not import.
-            _rename_field(error, click.get_current_context().command.params)
+        except Exception as error:
+            name_options(error, click.get_current_context().command)
             raise
 
     return cast("_F", wrapper)
 
 
-def _rename_field(error: ValueError, parameters: Iterable[click.Parameter]) -> None:
-    from foundry_api.types.errors import InvalidRequest  # noqa: PLC0415 - as above
+def name_options(error: Exception, command: click.Command) -> None:
+    """Have an error and its hint speak of the options of a command, not of Python arguments."""
+    # `--help` must not import them.
+    from foundry_api.cli.hints import adapt_hint  # noqa: PLC0415
+    from foundry_api.types.errors import FoundryError, InvalidRequest  # noqa: PLC0415
 
+    options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
+    if isinstance(error, FoundryError) and error.hint not in {"", InvalidRequest.default_hint}:
+        error.hint = adapt_hint(error.hint, {name for option in options for name in option.opts})
     if not isinstance(error, InvalidRequest):
         return
     field = (error.field or "").partition("[")[0]
-    for parameter in parameters:
-        if isinstance(parameter, click.Option) and parameter.name == field:
+    for parameter in options:
+        if parameter.name == field:
             start, option = error.field or "", max(parameter.opts, key=len)
             if error.message.startswith(start):
                 error.message = f"{option}{error.message.removeprefix(start)}"

@@ -17,6 +17,7 @@ from foundry_api.cli.conversation.prompt import (
     make_prompt,
     silence_keyboard,
 )
+from foundry_api.cli.options import name_options
 from foundry_api.cli.output import is_terminal, print_notice
 from foundry_api.types.errors import FoundryError
 
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from foundry_api.types.models import Model
 
 __all__ = ["TerminalIO"]
+
+
+LIMIT_OPTION = "/set max_tokens"
 
 
 class TerminalIO:
@@ -82,7 +86,7 @@ class TerminalIO:
         # Ctrl-C stops the answer, but not the conversation.
         with contextlib.suppress(KeyboardInterrupt, click.Abort), silence_keyboard():
             answer = self._runner.print_answer(model, messages, printer, options)
-            print_end(options, answer.last, printer, limit_option="/set max_tokens")
+            print_end(options, answer.last, printer, limit_option=LIMIT_OPTION)
             self.echo("")
             return answer
         if not printer.has_begun:
@@ -98,6 +102,10 @@ class TerminalIO:
         print_notice(text)
 
     def echo_error(self, error: Exception) -> None:
+        # Not raised through the command, which would do this.
+        name_options(error, click.get_current_context().command)
+        if isinstance(error, FoundryError):
+            error.hint = error.hint.replace("--max-tokens", LIMIT_OPTION)
         errors.print_error(error)
 
     def _list_models(self) -> list[str]:
