@@ -179,6 +179,7 @@ def test_ctrl_break_interrupts_like_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> N
     number = getattr(signal, "SIGBREAK", None) or signal.SIGTERM
     monkeypatch.setattr(signal, "SIGBREAK", number, raising=False)
     monkeypatch.setattr("foundry_api.cli.root.run", lambda _: signal.raise_signal(number))
+    monkeypatch.setattr("atexit.register", lambda _: None)  # else this process ends by SIGINT
     handlers = {changed: signal.getsignal(changed) for changed in (number, signal.SIGINT)}
     try:
         assert main() == INTERRUPTED
