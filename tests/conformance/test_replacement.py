@@ -14,7 +14,6 @@ from support.loopback_catalog import ALIAS
 from support.scripted_model import script
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from foundry_api.types.messages import ServiceGeneration
@@ -29,47 +28,39 @@ REPLACEMENTS: list[tuple[ServiceGeneration, ServiceGeneration]] = [
 HELLO = script("say-hello").text
 
 
-@pytest.fixture(params=REPLACEMENTS, ids=lambda pair: f"{pair[0]} by {pair[1]}")
-async def replaced(
-    request: pytest.FixtureRequest, tmp_path: Path
-) -> AsyncIterator[tuple[FoundryAPIClient, ServiceGeneration]]:
-    """A client that has called one service, and the generation of the one that replaced it."""
-    before, after = request.param
+@pytest.mark.parametrize(("before", "after"), REPLACEMENTS)
+async def test_clients_continue_with_the_new_service(
+    before: ServiceGeneration, after: ServiceGeneration, tmp_path: Path
+) -> None:
+    """Three clients have called a service. What each does next is its first contact with another.
+
+    They share the two services, as starting them is most of the work. With homes of their own, they
+    do not know of each other.
+    """
     port = free_port()
-    with contextlib.ExitStack() as stack:
-        first = stack.enter_context(contextlib.ExitStack())
-        service = first.enter_context(run_real(before, tmp_path / "first", port=port))
-        async with FoundryAPIClient(service.base_url, model=ALIAS) as client:
-            response = await client.complete("say-hello")
-            assert (response.content, response.service_generation) == (HELLO, before)
-            first.close()
-            stack.enter_context(run_real(after, tmp_path / "second", port=port))
-            yield client, after
+    async with contextlib.AsyncExitStack() as stack:
+        with run_real(before, tmp_path / "first", port=port) as service:
+            clients = [
+                FoundryAPIClient(service.base_url, model=ALIAS, home=tmp_path / name)
+                for name in ("asking", "managing", "calling")
+            ]
+            for client in clients:
+                await stack.enter_async_context(client)
+                response = await client.complete("say-hello")
+                assert (response.content, response.service_generation) == (HELLO, before)
+        stack.enter_context(run_real(after, tmp_path / "second", port=port))
+        asking, managing, calling = clients
 
+        health = await asking.health_check()
+        assert (health.status, health.service_generation) == ("healthy", after)
 
-async def test_next_call_is_answered(
-    replaced: tuple[FoundryAPIClient, ServiceGeneration],
-) -> None:
-    client, generation = replaced
-    with deadline(60):
-        response = await client.complete("say-hello")
-    assert (response.content, response.service_generation) == (HELLO, generation)
-    assert (await client.capabilities()).service_generation == generation
+        await managing.models.load(ALIAS)
+        (loaded,) = await managing.models.loaded()
+        assert loaded.alias == ALIAS
+        assert (await managing.complete("say-hello")).service_generation == after
 
-
-async def test_next_status_is_of_the_new_service(
-    replaced: tuple[FoundryAPIClient, ServiceGeneration],
-) -> None:
-    client, generation = replaced
-    health = await client.health_check()
-    assert (health.status, health.service_generation) == ("healthy", generation)
-
-
-async def test_models_are_those_of_the_new_service(
-    replaced: tuple[FoundryAPIClient, ServiceGeneration],
-) -> None:
-    client, generation = replaced
-    await client.models.load(ALIAS)
-    (loaded,) = await client.models.loaded()
-    assert loaded.alias == ALIAS
-    assert (await client.complete("say-hello")).service_generation == generation
+        await managing.models.unload(ALIAS)  # the next client believes that it is loaded
+        with deadline(60):
+            response = await calling.complete("say-hello")
+        assert (response.content, response.service_generation) == (HELLO, after)
+        assert (await calling.capabilities()).service_generation == after

@@ -22,9 +22,14 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(autouse=True)
-def canary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def canary(
+    request: pytest.FixtureRequest, own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
     """Fail a test of which a key or a prompt is in a log, a file, a metric or the status."""
     handler = CanaryHandler()
+    directories = [own_home]
+    if "tmp_path" in request.fixturenames:
+        directories.append(request.getfixturevalue("tmp_path"))
     found: list[str] = []
     close = Gateway.aclose
 
@@ -42,7 +47,9 @@ def canary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     logging.getLogger().addHandler(handler)
     yield
     logging.getLogger().removeHandler(handler)
-    found += [*handler.found, *find_in_files(tmp_path)]
+    found += handler.found
+    for directory in directories:
+        found += find_in_files(directory)
     assert not found, "\n".join(found)
 
 

@@ -11,6 +11,7 @@ SDK 1.2.4, which has the same core [probed 1.2.4].
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import contextlib
 import json
@@ -23,7 +24,6 @@ from support.fakes.fake_sdk1_server import (
     FakeModel,
     count_prompt_tokens,
     encode_event,
-    encode_json,
     get_token_limit,
     make_response,
     make_usage,
@@ -210,7 +210,7 @@ class FakeCli010Service(FakeKestrelServer):
     async def _handle_command(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        arguments: list[str] = json.loads(await reader.readline())
+        arguments: list[str] = ast.literal_eval((await reader.readline()).decode())
         self.commands.append(arguments)
         self.running += 1
         execution = asyncio.ensure_future(self._execute(arguments, writer))
@@ -229,28 +229,28 @@ class FakeCli010Service(FakeKestrelServer):
     async def _execute(self, arguments: list[str], writer: asyncio.StreamWriter) -> None:
         code = 0
         async for stream, text in self._run(arguments):
-            code = 1 if stream == "err" else code
-            writer.write(encode_json({stream: text}) + b"\n")
+            code = 1 if stream == "stderr" else code
+            writer.write(ascii((stream, text)).encode() + b"\n")
             await writer.drain()
-        writer.write(encode_json({"exit": code}) + b"\n")
+        writer.write(ascii(("exit", code)).encode() + b"\n")
         await writer.drain()
 
     async def _run(self, arguments: list[str]) -> AsyncIterator[tuple[str, str]]:
         """Yield the output of a command; text on stderr makes it fail."""
         match arguments:
             case ["--version"]:
-                yield "out", "0.10.3\n"
+                yield "stdout", "0.10.3\n"
             case ["server", "status", "-o" | "--output", "json"]:
-                yield "out", SPINNER + self._server_status()
+                yield "stdout", SPINNER + self._server_status()
             case ["cache", "location", "-o" | "--output", "json"]:
-                yield "out", SPINNER + json.dumps({"path": "/models", "userSet": False})
+                yield "stdout", SPINNER + json.dumps({"path": "/models", "userSet": False})
             case ["model", "list", *options]:
                 yield self._model_list(options)
             case ["model", "load" | "unload" | "download" as verb, name]:
                 async for output in self._run_model_command(verb, name):
                     yield output
             case _:  # [dotnet-presentations/ai-workshop #574]
-                yield "err", f"● error: Unrecognized command or argument '{arguments[0]}'.\n"
+                yield "stderr", f"● error: Unrecognized command or argument '{arguments[0]}'.\n"
 
     def _server_status(self) -> str:
         """The members come from several parsers; the complete object is unknown [3p]."""
@@ -271,7 +271,7 @@ class FakeCli010Service(FakeKestrelServer):
         """List `models` with `id`, or with `--variants`, `variants` with `variantId` [3p]."""
         variants = "--variants" in options
         if variants and not self._has_variants_option:
-            return "err", "● error: Unrecognized command or argument '--variants'.\n"
+            return "stderr", "● error: Unrecognized command or argument '--variants'.\n"
         models = [
             model
             for model in self.models
@@ -291,21 +291,21 @@ class FakeCli010Service(FakeKestrelServer):
             }
             for model in models
         ]
-        return "out", SPINNER + json.dumps({"variants" if variants else "models": items})
+        return "stdout", SPINNER + json.dumps({"variants" if variants else "models": items})
 
     async def _run_model_command(self, verb: str, name: str) -> AsyncIterator[tuple[str, str]]:
         model = self.find(name)
         if self.failing or model is None:
-            yield "err", f"{self.failing or f'Model {name} was not found in the catalog'}\n"
+            yield "stderr", f"{self.failing or f'Model {name} was not found in the catalog'}\n"
         elif verb == "download":
             for percent in (0, 12.5, 50, 100):
-                yield "out", f"Downloading {name} {percent}%\r"  # the real text is unknown
+                yield "stdout", f"Downloading {name} {percent}%\r"  # the real text is unknown
                 if percent and self._stalled_download:
                     await asyncio.Event().wait()
             model.cached = True
         elif verb == "load" and (model.broken or not model.cached):
             problem = "cannot be loaded" if model.broken else "is not cached"
-            yield "err", f"Model {name} {problem}\n"  # the real text is unknown
+            yield "stderr", f"Model {name} {problem}\n"  # the real text is unknown
         else:
             if verb == "load" and self._stalled_load:
                 await asyncio.Event().wait()
@@ -322,19 +322,23 @@ def install_fake_cli010(directory: Path, fake: FakeCli010Service) -> None:
         directory: A directory on PATH.
         fake: The fake service.
     """
+    # Tests start it often, so it imports only what is built into Python: `json` and `socket`
+    # would take longer than the start of Python.
     install_foundry_program(
         directory,
-        "import json, socket, sys\n"
+        "import _socket, sys\n"
         "for stream in (sys.stdout, sys.stderr):\n"
         "    stream.reconfigure(encoding='utf-8')\n"
-        f"daemon = socket.create_connection(('127.0.0.1', {fake.daemon_port}))\n"
-        "daemon.sendall(json.dumps(sys.argv[1:]).encode() + b'\\n')\n"
-        "for line in daemon.makefile(encoding='utf-8'):\n"
-        "    message = json.loads(line)\n"
-        "    print(message.get('out', ''), end='', flush=True)\n"
-        "    print(message.get('err', ''), end='', file=sys.stderr, flush=True)\n"
-        "    if 'exit' in message:\n"
-        "        sys.exit(message['exit'])\n",
+        "daemon = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)\n"
+        f"daemon.connect(('127.0.0.1', {fake.daemon_port}))\n"
+        "daemon.sendall(ascii(sys.argv[1:]).encode() + b'\\n')\n"
+        "rest = b''\n"
+        "while part := daemon.recv(65536):\n"
+        "    *lines, rest = (rest + part).split(b'\\n')\n"
+        "    for stream, value in map(eval, lines):\n"
+        "        if stream == 'exit':\n"
+        "            sys.exit(value)\n"
+        "        print(value, end='', file=getattr(sys, stream), flush=True)\n",
     )
 
 
