@@ -140,15 +140,15 @@ def test_the_gateway_starts_without_what_few_calls_use() -> None:
     assert modules & unused == set()
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_every_module_parses_as_python_3_11(source: Path) -> None:
-    ast.parse(source.read_text(encoding="utf-8"), feature_version=(3, 11))
+def test_every_module_parses_as_python_3_11() -> None:
+    for source in SOURCES:  # the error of a syntax has the name of the file
+        ast.parse(source.read_bytes(), str(source), feature_version=(3, 11))
 
 
-@pytest.mark.parametrize(
-    "source",
-    [path for path in SOURCES if path.name != "generated.py"],
-    ids=lambda path: str(path.relative_to(PACKAGE)),
-)
-def test_no_module_is_longer_than_700_lines(source: Path) -> None:
-    assert len(source.read_text(encoding="utf-8").splitlines()) <= 700
+def test_no_module_is_longer_than_700_lines() -> None:
+    lengths = {
+        str(source.relative_to(PACKAGE)): len(source.read_text(encoding="utf-8").splitlines())
+        for source in SOURCES
+        if source.name != "generated.py"
+    }
+    assert {name: length for name, length in lengths.items() if length > 700} == {}

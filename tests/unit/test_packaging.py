@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import functools
 import re
 import sys
 import tomllib
@@ -109,14 +110,25 @@ class TestPins:
         assert required in lines("requirements-dev.txt")
 
 
+@functools.cache
+def read_requirements(package: str) -> tuple[str, ...]:
+    return tuple(metadata.requires(package) or ())
+
+
+parse_requirement = functools.cache(Requirement)
+
+
 def needs(package: str, where: dict[str, str]) -> list[Requirement]:
     """Return the requirements of an installed package, without extras and pip."""
     try:
-        given = metadata.requires(package) or []
+        given = read_requirements(package)
     except metadata.PackageNotFoundError:
         return []
-    found = [need for need in map(Requirement, given) if need.name != "pip"]
-    return [need for need in found if need.marker is None or need.marker.evaluate(where)]
+    return [
+        need
+        for need in map(parse_requirement, given)
+        if need.name != "pip" and (need.marker is None or need.marker.evaluate(where))
+    ]
 
 
 def test_the_development_group_is_pinned() -> None:

@@ -244,7 +244,7 @@ def test_a_terminal_without_unicode_gets_ascii_bars(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("width", [20, 80, 200])
 def test_the_view_fits_the_terminal(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
-    screen = draw(monkeypatch, [full(**BUSY)] * 300)
+    screen = draw(monkeypatch, [full(**BUSY)] * (width + 1))  # more than the plots can show
     assert "140%" in screen
 
 

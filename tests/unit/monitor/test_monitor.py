@@ -134,7 +134,7 @@ def test_a_suspended_program_is_not_an_outage(run: Run) -> None:
         loop: Any = asyncio.get_running_loop()
 
         def suspend() -> None:
-            loop._now += 3600
+            loop._time_s += 3600
 
         async with HealthMonitor(watched, interval=0.5) as monitor:
             for moment in (1.05, 2.05, 3.05):

@@ -403,7 +403,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return roots
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(24))
 def test_flipped_bytes_cause_our_errors_or_a_new_file(
     kind: Database, seed: int, written: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -547,5 +547,5 @@ def seconds(text: str) -> float:
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_endless_beginnings_take_little_time(unit: str) -> None:
-    """Parsing from every possible beginning to the end would take minutes."""
-    assert seconds((unit * 2**17)[: 2**17]) < 3
+    """Parsing from every possible beginning to the end would take many seconds."""
+    assert seconds((unit * 2**15)[: 2**15]) < 1
