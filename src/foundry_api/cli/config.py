@@ -17,6 +17,7 @@ from foundry_api.cli.user_config import (
     load_user_config,
     merge_environment,
 )
+from foundry_api.storage.paths import PRIVATE_DIRECTORY
 from foundry_api.storage.private_file import create_file
 from foundry_api.types.errors import ConfigurationError, FoundryError
 
@@ -132,7 +133,7 @@ def edit_command(common: GlobalOptions) -> None:
     """Open the file in your editor: $VISUAL or $EDITOR."""
     path = get_config_path()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=PRIVATE_DIRECTORY)
         if not path.exists():
             create_file(path)
             path.write_text(TEMPLATE + "".join(map(_format_comment, KEYS.values())), "utf-8")

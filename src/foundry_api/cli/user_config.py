@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from foundry_api.storage.paths import Paths
+from foundry_api.storage.paths import PRIVATE_DIRECTORY, Paths
 from foundry_api.storage.private_file import read_file, replace_file, resolve_link
 from foundry_api.types.errors import ConfigurationError
 from foundry_api.types.plain_text import decode_unicode
@@ -141,7 +141,7 @@ class UserConfig:
                 hint="Change it with `foundry-api config edit`.",
             )
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=PRIVATE_DIRECTORY)
             replace_file(resolve_link(self.path), text.encode())
         except OSError as error:
             raise ConfigurationError(

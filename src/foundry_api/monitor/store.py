@@ -14,6 +14,7 @@ import msgspec
 from foundry_api.monitor.types import HealthSample
 from foundry_api.storage.database_files import FileFormat, get_file_identity, quarantine
 from foundry_api.storage.lock import FileLock, LockTimeout
+from foundry_api.storage.paths import PRIVATE_DIRECTORY
 from foundry_api.storage.sqlite import (
     DamagedFile,
     ForeignFile,
@@ -95,7 +96,7 @@ class SampleStore:
             self._prune(self._database)
 
     def _open(self) -> sqlite3.Connection:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=PRIVATE_DIRECTORY)
         try:
             return self._prepare()
         except sqlite3.DatabaseError as error:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from prompt_toolkit.history import History
 
+from foundry_api.storage.paths import PRIVATE_DIRECTORY
 from foundry_api.storage.private_file import create_file, read_file, replace_file
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class FileHistory(History):
     def store_string(self, string: str) -> None:
         """Append a message."""
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.parent.mkdir(parents=True, exist_ok=True, mode=PRIVATE_DIRECTORY)
             create_file(self._path)
             with self._path.open("ab") as file:
                 file.write(msgspec.json.encode(string) + b"\n")

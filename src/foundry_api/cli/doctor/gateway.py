@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from collections import Counter
 from contextlib import closing
 from typing import TYPE_CHECKING
@@ -13,6 +11,7 @@ from foundry_api.cli.doctor.finding import CheckGroup, Finding, FindingKind
 from foundry_api.gateway.config import load_config
 from foundry_api.gateway.keys.database import KeyDatabase, KeyReader
 from foundry_api.observe.format import format_count
+from foundry_api.storage.access import describe_open_access, make_private_command
 from foundry_api.storage.lock import is_held
 from foundry_api.types.errors import ConfigurationError, FoundryError
 from foundry_api.wire.transport import Request
@@ -45,7 +44,7 @@ OPEN_TO_OTHERS = FindingKind(
     "gateway-readable-by-others",
     "problem",
     "Other users of this machine can read the keys of the gateway",
-    "Run `chmod {mode} {path}`.",
+    "Run `{command}`.",
 )
 NONE_ACTIVE = FindingKind(
     "gateway-keys-ended",
@@ -66,7 +65,6 @@ NOT_ASKED = FindingKind(
     "Nothing to do if a file of its own (`serve --config`) has its address.",
 )
 
-ACCESS_BY_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 OK = 200
 
 
@@ -95,7 +93,7 @@ def _check_keys(config: GatewayConfig, directory: Path) -> Iterable[Finding]:
     except FoundryError as error:
         yield UNREADABLE.make_finding(error.message, hint=error.hint)
         return
-    yield from _check_modes(database)
+    yield from _check_access(database)
     keys = () if read is None else read[1].keys.values()
     if not keys:
         yield UNUSED.make_finding(f"{database.path} has none")
@@ -106,18 +104,14 @@ def _check_keys(config: GatewayConfig, directory: Path) -> Iterable[Finding]:
     yield (KEYS if states["active"] else NONE_ACTIVE).make_finding(evidence)
 
 
-def _check_modes(database: KeyDatabase) -> Iterable[Finding]:
-    if os.name != "posix":
-        return  # on Windows, the directories of a profile are private by inheritance
+def _check_access(database: KeyDatabase) -> Iterable[Finding]:
     for path in (database.path, database.pepper_file):
         try:
-            mode = path.stat().st_mode
+            evidence = describe_open_access(path)
         except OSError:
             continue
-        if mode & ACCESS_BY_OTHERS:
-            private = f"{stat.S_IMODE(mode) & ~ACCESS_BY_OTHERS:o}"
-            evidence = f"{path} has the mode {stat.S_IMODE(mode):o}"
-            yield OPEN_TO_OTHERS.make_finding(evidence, mode=private, path=path)
+        if evidence is not None:
+            yield OPEN_TO_OTHERS.make_finding(evidence, command=make_private_command(path))
 
 
 async def _check_running(context: DiagnosticContext, config: GatewayConfig) -> Finding:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from foundry_api.engine import state
 from foundry_api.engine.handshake import HostConfig
 from foundry_api.engine.state import is_alive
 from foundry_api.observe.format import format_bytes
+from foundry_api.storage.access import describe_open_access, make_private_command
 from foundry_api.storage.lock import FileLock, LockTimeout
 
 if TYPE_CHECKING:
@@ -47,8 +47,7 @@ READABLE = FindingKind(
     "readable-by-others",
     "problem",
     "Other users of this machine can read the port and the token of the engine",
-    "Run `chmod {mode} {path}`, and restart the shared engine: `foundry-api down`, then"
-    " `foundry-api up`.",
+    "Run `{command}`, and restart the shared engine: `foundry-api down`, then `foundry-api up`.",
 )
 LOCK_HELD = FindingKind(
     "lock-held",
@@ -62,7 +61,6 @@ LEFT_HOST = FindingKind(
 )
 
 GRACE_S = 2.0
-ACCESS_BY_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 async def check_leftovers(context: DiagnosticContext) -> Iterable[Finding]:
@@ -141,15 +139,13 @@ def _check_state(path: Path) -> Iterable[Finding]:
 
 
 def _check_permissions(paths: Paths) -> Iterable[Finding]:
-    if os.name != "posix":  # on Windows, the directories of a profile are private by inheritance
-        return
-    for path, mode in ((paths.state, "700"), (paths.logs, "700"), (paths.state_file, "600")):
+    for path in (paths.state, paths.logs, paths.state_file):
         try:
-            actual = stat.S_IMODE(path.stat().st_mode)
+            evidence = describe_open_access(path)
         except OSError:
             continue  # it does not exist
-        if actual & ACCESS_BY_OTHERS:
-            yield READABLE.make_finding(f"{path} has mode {actual:o}", mode=mode, path=path)
+        if evidence is not None:
+            yield READABLE.make_finding(evidence, command=make_private_command(path))
 
 
 def _check_lock(path: Path) -> Iterable[Finding]:
