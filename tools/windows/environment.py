@@ -34,9 +34,7 @@ STAMP = DIRECTORY / "stamp"
 DOWNLOADS = DIRECTORY / "downloads"
 PYTHON = r"C:\v\Scripts\python.exe"
 REQUIREMENTS = "requirements-dev.txt"
-STEP_TIMEOUT_S = (
-    1200.0  # the first answer compiles all modules, which takes minutes on a busy machine
-)
+STEP_TIMEOUT_S = 1200.0  # compiling all modules takes minutes on a busy machine
 OUTPUT_S = 5.0
 
 # python.org's CPython 3.13.2 with venv, Microsoft's C++ runtime (Wine's own breaks the engine), and
@@ -65,11 +63,14 @@ NATIVE_DLLS = (
 )
 # They look for joysticks all the time, at the cost of a whole core.
 JOYSTICK_SERVICES = ("winebus", "wineusb", "winehid")
-# Settings of this machine that would be paths of Linux in Windows.
+# Settings of this machine that would be paths of Linux in Windows, or make Python compile every
+# module anew in each process, which takes longer there than most tests.
 NOT_PASSED_ON = (
     *("DISPLAY", "PIP_FIND_LINKS", "PIP_CERT", "SSL_CERT_FILE", "SSL_CERT_DIR"),
-    *("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "TMPDIR"),
+    *("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "TMPDIR", "PYTHONDONTWRITEBYTECODE"),
 )
+# Of the checkout, too: two workers that write the same file there disturb each other.
+BYTECODE = r"C:\pycache"
 # Wine 8 does not have the function; shutil does without it.
 SITE_CUSTOMIZE = """\
 import _winapi
@@ -108,6 +109,7 @@ class Prefix:
             "WINEDEBUG": "-all",
             "WINEDLLOVERRIDES": f"winemenubuilder.exe=;mscoree,mshtml=;{NATIVE_DLLS}=n,b",
             "PYTHONUTF8": "1",
+            "PYTHONPYCACHEPREFIX": BYTECODE,
         }
 
     def execute(
@@ -200,6 +202,7 @@ def prepare() -> Prefix:
         ("Windows", lambda: _make_prefix(prefix)),
         ("Python", lambda: _install_python(prefix)),
         ("packages", lambda: _install_packages(prefix)),
+        ("bytecode", lambda: _compile(prefix)),
         ("an answer of the engine", lambda: _check(prefix)),
     ):
         step_began_at = time.monotonic()
@@ -326,6 +329,12 @@ def _list_pins(file: Path) -> list[str]:
             if applies and requirement.name not in LEFT_OUT:
                 pins.append(f"{requirement.name}{requirement.specifier}")
     return pins
+
+
+def _compile(prefix: Prefix) -> None:
+    for directory in (r"C:\py313\Lib", r"C:\v\Lib\site-packages", "src"):
+        # Some packages contain files that are not Python, or not for this version.
+        prefix.execute((PYTHON, "-m", "compileall", "-q", directory), STEP_TIMEOUT_S, ends=False)
 
 
 def _check(prefix: Prefix) -> None:
