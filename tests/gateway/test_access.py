@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import pytest
 
 from foundry_api import FoundryAPIClient
@@ -19,14 +21,13 @@ from foundry_api.gateway.upstreams.config import UpstreamConfig, make_services
 from foundry_api.types.errors import ConfigurationError
 from foundry_api.types.events import AttemptStarted
 from foundry_api.types.settings import Settings
+from gateway.helpers import make_recording
 from gateway.shapes import check_shape, parse_events
 from support.cli_program import run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
-
-    import aiohttp
 
 CHAT = "/v1/chat/completions"
 OPEN_ROUTES = {
@@ -125,6 +126,75 @@ async def test_p17_403_names_only_the_model_that_was_asked_for(
     check_shape("error", answer)
     assert (response.status, answer["error"]["code"]) == (403, "model_not_allowed")
     assert "scripted" not in answer["error"]["message"]
+
+
+MESSAGES = [{"role": "user", "content": "say-hello"}]
+# Every route that takes a model.
+MODEL_BODIES: dict[str, dict[str, Any]] = {
+    CHAT: {"messages": MESSAGES},
+    "/v1/completions": {"prompt": "say-hello"},
+    "/v1/embeddings": {"input": "text"},
+    "/v1/responses": {"input": "say-hello"},
+    "/v1/responses/input_tokens": {"input": "say-hello"},
+    "/v1/messages": {"messages": MESSAGES, "max_tokens": 9},
+    "/v1/messages/count_tokens": {"messages": MESSAGES},
+    "/v1/audio/transcriptions": {},
+}
+
+
+class TestModelsOfAKey:
+    @pytest.fixture
+    def config(self) -> GatewayConfig:
+        """A gateway whose default model is one that the key may not use."""
+        return GatewayConfig(port=0, model="embedder")
+
+    def test_all_routes_that_take_a_model_are_here(self) -> None:
+        takes_model = {
+            route.path
+            for route in ROUTES
+            if (route.method, route.access) == ("POST", "inference")
+            and route.path.startswith("/v1/")
+            and "{id}" not in route.path
+        }
+        assert takes_model - {"/v1/files", "/v1/batches"} == set(MODEL_BODIES)
+
+    @pytest.mark.parametrize("path", MODEL_BODIES)
+    async def test_p17_another_model_is_refused_and_the_default_one_is_not_named(
+        self, token: str, http: aiohttp.ClientSession, path: str
+    ) -> None:
+        for model, expected in (
+            ({"model": "embedder"}, (403, "model_not_allowed")),
+            ({}, (400, "missing_required_parameter")),
+        ):
+            body: dict[str, Any] = {"json": {**MODEL_BODIES[path], **model}}
+            if path.endswith("transcriptions"):
+                form = aiohttp.FormData(model)
+                form.add_field("file", make_recording(), filename="a.wav")
+                body = {"data": form}
+            async with http.post(path, headers=bearer(token), **body) as response:
+                answer = await response.json()
+            error = answer["error"]
+            # Anthropic's errors have no code.
+            code = error.get("code", expected[1])
+            assert (response.status, code) == expected, error
+            assert model or ("embedder" not in error["message"] and "model" in error["message"])
+
+    async def test_p17_a_line_of_a_batch_does_not_name_it_either(
+        self, token: str, http: aiohttp.ClientSession
+    ) -> None:
+        line = {"custom_id": "a", "method": "POST", "url": CHAT, "body": MODEL_BODIES[CHAT]}
+        form = aiohttp.FormData({"purpose": "batch"})
+        form.add_field("file", json.dumps(line).encode(), filename="x")
+        async with http.post("/v1/files", data=form, headers=bearer(token)) as response:
+            stored = await response.json()
+        body = {"input_file_id": stored["id"], "endpoint": CHAT, "completion_window": "24h"}
+        async with http.post("/v1/batches", json=body, headers=bearer(token)) as response:
+            batch = await response.json()
+        async with asyncio.timeout(60):
+            while batch["status"] != "failed":
+                _, batch = await get(http, f"/v1/batches/{batch['id']}", bearer(token))
+        [problem] = batch["errors"]["data"]
+        assert (problem["code"], problem["param"]) == ("missing_required_parameter", "model")
 
 
 async def test_p15_no_other_field_names_the_model(token: str, http: aiohttp.ClientSession) -> None:

@@ -76,6 +76,7 @@ CALLS: list[tuple[str, str, Any, int]] = [
         200,
     ),
     ("POST", RESPONSES, {**MODEL, "input": ""}, 400),
+    ("POST", f"{RESPONSES}/input_tokens", {**MODEL, "input": "say-hello"}, 200),
     ("GET", f"{RESPONSES}/resp_none", None, 404),
     ("POST", MESSAGES, MESSAGE, 200),
     ("POST", MESSAGES, {**MESSAGE, **STREAM}, 200),

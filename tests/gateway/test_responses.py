@@ -75,6 +75,30 @@ async def test_a_response_has_openai_shape(http: aiohttp.ClientSession) -> None:
     assert answer["metadata"] == {"a": "b"}
 
 
+async def test_input_tokens_are_estimated(http: aiohttp.ClientSession) -> None:
+    first = await create(http, make_body("say-hello"))
+    counts = [
+        await helpers.post(http, f"{PATH}/input_tokens", make_body("say-hello", **more))
+        for more in ({}, {"instructions": "x" * 400}, {"previous_response_id": first["id"]})
+    ]
+    assert {one["object"] for one in counts} == {"response.input_tokens"}
+    one, longer, continued = (one["input_tokens"] for one in counts)
+    assert 0 < one < continued < longer
+    await helpers.post(http, f"{PATH}/input_tokens", make_body(""), 400)
+
+
+@pytest.mark.parametrize("path", ["compact", "resp_1/none", "resp_1/cancel/none"])
+async def test_other_routes_of_responses_are_unknown(
+    http: aiohttp.ClientSession, path: str
+) -> None:
+    for method in ("GET", "POST"):
+        async with http.request(method, f"{PATH}/{path}", json=make_body()) as response:
+            assert response.status == 404
+            answer = await response.json()
+        check_shape("error", answer)
+        assert answer["error"]["code"] == "unknown_url"
+
+
 async def test_events_have_openai_names_and_order(http: aiohttp.ClientSession) -> None:
     events = await stream(http, make_body("reason-aloud"))
     names = [event["type"].removeprefix("response.") for event in events]

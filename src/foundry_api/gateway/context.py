@@ -179,3 +179,10 @@ class GatewayContext:
         self.upstreams = Upstreams(self.client, config.fallbacks)
         self.model_names = ModelNames(self.upstreams)
         self.model_events = ModelEvents(self.client, self.model_names)
+
+    def get_default_model(self, key: ApiKey | None) -> str | None:
+        """Return the model for requests that name none; None for a key that may not use it."""
+        model = self.config.model
+        if model is None or key is None or self.model_names.is_allowed(key, model):
+            return model
+        return None

@@ -288,9 +288,10 @@ class Exchange:
         The path of Azure's clients has the model; as in Azure, it precedes that of the body.
 
         Raises:
-            RequestError: The request names none, and there is no default; or it is no name.
+            RequestError: The request names none, and there is no default that its key may use; or
+                it is no name.
         """
-        return check_model_name(self.path_id or name or self.context.config.model)
+        return check_model_name(self.path_id or name or self.context.get_default_model(self.key))
 
     def respond(
         self, body: bytes, *, status: int = 200, content_type: str = "application/json"

@@ -13,7 +13,7 @@ import msgspec
 from foundry_api.core.connection import match_model
 from foundry_api.gateway.checks import check_model_name, make_invalid
 from foundry_api.gateway.errors import make_error_event, make_model_not_found
-from foundry_api.gateway.management import check_key, explain_catalog, find_model
+from foundry_api.gateway.management import explain_catalog, find_model
 from foundry_api.gateway.model_names import filter_models
 from foundry_api.gateway.streaming import send_events
 from foundry_api.gateway.upstreams.residency import load_model, unload_model
@@ -71,8 +71,8 @@ async def list_llama_models(exchange: Exchange) -> web.StreamResponse:
 async def load_llama_model(exchange: Exchange) -> web.StreamResponse:
     """Load a model; unlike llama.cpp, answer when it is in memory."""
     name = await _read_model(exchange)
-    check_key(exchange, name)
     context = exchange.context
+    context.model_names.check(exchange.key, name)
     alias = context.model_names.get_alias(name) or name
     context.model_events.publish_status(alias, "loading")
     try:
@@ -86,8 +86,8 @@ async def load_llama_model(exchange: Exchange) -> web.StreamResponse:
 async def unload_llama_model(exchange: Exchange) -> web.StreamResponse:
     """Unload a model, or end its download."""
     name = await _read_model(exchange)
-    check_key(exchange, name)
     context = exchange.context
+    context.model_names.check(exchange.key, name)
     if not await context.model_events.cancel_download(name):
         await unload_model(context.client, name)
     return exchange.respond_json({"success": True})

@@ -15,7 +15,6 @@ from foundry_api.gateway.errors import (
     RequestError,
     describe_error,
     make_error_event,
-    make_model_not_allowed,
     make_model_not_found,
 )
 from foundry_api.gateway.health import list_problems
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
     from foundry_api.types.models import Model
 
 __all__ = [
-    "check_key",
     "describe_calls",
     "describe_status",
     "explain_catalog",
@@ -188,21 +186,21 @@ async def list_all_models(exchange: Exchange) -> web.StreamResponse:
 
 async def load_model(exchange: Exchange) -> web.StreamResponse:
     """Load a model into memory."""
-    check_key(exchange, exchange.path_id)
+    exchange.context.model_names.check(exchange.key, exchange.path_id)
     model = await residency.load_model(exchange.context.client, exchange.path_id)
     return exchange.respond_json(_describe(model) | {"loaded": True})
 
 
 async def unload_model(exchange: Exchange) -> web.StreamResponse:
     """Unload a model after its running calls."""
-    check_key(exchange, exchange.path_id)
+    exchange.context.model_names.check(exchange.key, exchange.path_id)
     model = await residency.unload_model(exchange.context.client, exchange.path_id)
     return exchange.respond_json(_describe(model) | {"loaded": False})
 
 
 async def remove_model(exchange: Exchange) -> web.StreamResponse:
     """Delete the files of a model."""
-    check_key(exchange, exchange.path_id)
+    exchange.context.model_names.check(exchange.key, exchange.path_id)
     exchange.context.upstreams.refuse_changes()
     model = await find_model(exchange, exchange.path_id)
     freed = await exchange.context.client.models.remove(model.id)
@@ -212,7 +210,7 @@ async def remove_model(exchange: Exchange) -> web.StreamResponse:
 
 async def pull_model(exchange: Exchange) -> web.StreamResponse:
     """Download a model; events report the progress."""
-    check_key(exchange, exchange.path_id)
+    exchange.context.model_names.check(exchange.key, exchange.path_id)
     exchange.context.upstreams.refuse_changes()
     return await send_events(exchange, _pull(exchange), make_error_event)
 
@@ -250,17 +248,6 @@ async def _pull(exchange: Exchange) -> AsyncGenerator[bytes]:
             async for step in steps:
                 yield b"data: %b\n\n" % msgspec.json.encode(step)
     yield b'data: {"status":"success"}\n\n'
-
-
-def check_key(exchange: Exchange, name: str) -> None:
-    """Refuse a key that may not use the model with a name.
-
-    Raises:
-        RequestError: 403.
-    """
-    key = exchange.key
-    if key is not None and not exchange.context.model_names.is_allowed(key, name):
-        raise make_model_not_allowed(name)
 
 
 def _describe(model: Model) -> dict[str, Any]:

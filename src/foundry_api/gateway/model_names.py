@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from foundry_api.gateway.errors import make_model_not_allowed
 from foundry_api.types.errors import FoundryError
 from foundry_api.wire.dialects.model_ids import strip_version
 
@@ -52,6 +53,15 @@ class ModelNames:
     def is_allowed(self, key: ApiKey, name: str) -> bool:
         """Whether a key may use the model with a name: an alias, or an id."""
         return key.allows_model(*self.get_names(name))
+
+    def check(self, key: ApiKey | None, name: str) -> None:
+        """Refuse a key that may not use the model with a name.
+
+        Raises:
+            RequestError: 403.
+        """
+        if key is not None and not self.is_allowed(key, name):
+            raise make_model_not_allowed(name)
 
     def update(self, models: Iterable[Model]) -> None:
         """Remember the aliases of all models that were listed."""

@@ -36,6 +36,7 @@ from foundry_api.gateway.openai.files import (
 from foundry_api.gateway.openai.models import get_model, list_models
 from foundry_api.gateway.openai.responses import (
     cancel_response,
+    count_input_tokens,
     create_response,
     delete_response,
     get_response,
@@ -69,6 +70,13 @@ _INFERENCE = (
         "Transcribe a recording.",
     ),
     Route("POST", "/v1/responses", create_response, "inference", "Answer an input."),
+    Route(
+        "POST",
+        "/v1/responses/input_tokens",
+        count_input_tokens,
+        "inference",
+        "Estimate the tokens of an input.",
+    ),
     Route("GET", "/v1/responses", list_responses, "inference", "List stored responses."),
     Route("GET", "/v1/responses/{id}", get_response, "inference", "Return a stored response."),
     Route(

@@ -32,6 +32,10 @@ Access = Literal[
 Handler = Callable[["Exchange"], Awaitable["web.StreamResponse"]]
 
 MAX_ID_LENGTH = 256
+# Only the ids of models may have a slash; all other paths end with the id, or with one more part.
+_HAVE_SLASHES = ("models/", "deployments/")
+# Routes of OpenAI that are not served, and look like an id of one that is.
+_NOT_SERVED = frozenset({"/v1/responses/compact", "/openai/v1/responses/compact"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +136,13 @@ class Router:
         return Match(route, identifier)
 
     def _find_pattern(self, raw_path: str) -> tuple[_Resource | None, str]:
+        if raw_path in _NOT_SERVED:
+            return None, ""
         for (prefix, suffix), resource in self._ordered:
             if raw_path.startswith(prefix) and raw_path.endswith(suffix):
                 raw_id = raw_path[len(prefix) : len(raw_path) - len(suffix)]
+                if "/" in raw_id and not prefix.endswith(_HAVE_SLASHES):
+                    continue
                 if raw_id and len(raw_id) <= MAX_ID_LENGTH:
                     return resource, unquote(raw_id, errors="replace")
         return None, ""

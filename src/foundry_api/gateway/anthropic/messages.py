@@ -61,7 +61,9 @@ async def create_message(exchange: Exchange) -> web.StreamResponse:
 async def count_tokens(exchange: Exchange) -> web.StreamResponse:
     """Estimate the tokens of a conversation; the engine counts only what it generates from."""
     body = await exchange.read_json(CountBody)
-    prompt = make_prompt(body, exchange.require_model(body.model))
+    model = exchange.require_model(body.model)
+    exchange.context.model_names.check(exchange.key, model)
+    prompt = make_prompt(body, model)
     tokens = estimate_prompt_tokens(prompt.messages, prompt.options.get("tools"))
     return exchange.respond_json({"input_tokens": tokens})
 

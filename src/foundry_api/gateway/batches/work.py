@@ -38,11 +38,12 @@ class BatchWork:
     def check(self, batch: StoredBatch, allows_model: Callable[[str], bool]) -> CheckedInput:
         """Check the lines of a batch. Blocks."""
         config = self._context.config
+        default = config.model
         return check_input(
             self._files.get_path(batch.input_file_id),
             batch.endpoint,
             allows_model=allows_model,
-            default_model=config.model,
+            default_model=default if default is not None and allows_model(default) else None,
             max_bytes=config.max_body_bytes,
         )
 

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "cancel_response",
+    "count_input_tokens",
     "create_response",
     "delete_response",
     "get_response",
@@ -134,6 +135,18 @@ async def create_response(exchange: Exchange) -> web.StreamResponse:
     await response.complete(ticket)
     response.save()
     return exchange.respond_json(response.builder.response)
+
+
+async def count_input_tokens(exchange: Exchange) -> web.StreamResponse:
+    """Estimate the tokens of an input; the engine counts only what it generates from."""
+    body = await exchange.read_json(ResponseBody)
+    model = exchange.require_model(body.model)
+    exchange.context.model_names.check(exchange.key, model)
+    conversation = (*_get_history(exchange, body), *make_messages(body))
+    generation = make_response_generation(body, model, conversation)
+    return exchange.respond_json(
+        {"object": "response.input_tokens", "input_tokens": generation.prompt_tokens}
+    )
 
 
 async def get_response(exchange: Exchange) -> web.StreamResponse:

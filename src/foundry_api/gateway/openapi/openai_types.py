@@ -407,6 +407,13 @@ class ResponseEvent(msgspec.Struct, kw_only=True):
     param: str | msgspec.UnsetType | None = msgspec.UNSET
 
 
+class InputTokens(msgspec.Struct):
+    """The answer of `POST /v1/responses/input_tokens`: an estimate."""
+
+    object: Literal["response.input_tokens"]
+    input_tokens: int
+
+
 class DeletedResponse(msgspec.Struct):
     """The answer of `DELETE /v1/responses/{id}`."""
 

@@ -188,6 +188,13 @@ OPERATIONS: dict[Handler, Operation] = {
         example={"model": "demo", "input": "Hello"},
         is_call=True,
     ),
+    responses.count_input_tokens: Operation(
+        tag=OPENAI,
+        body=ResponseBody,
+        result=openai_types.InputTokens,
+        example={"model": "demo", "input": "Hello"},
+        is_call=True,
+    ),
     responses.list_responses: Operation(
         tag=OPENAI,
         result=openai_types.ResponseList,
