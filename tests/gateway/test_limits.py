@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -325,6 +326,30 @@ async def test_p11_a_broken_stream_costs_its_prompt_and_what_was_sent() -> None:
         # `settle` is not called: the service has counted nothing.
     [row] = admission.accounts.export()
     assert row.state.used == 70
+
+
+async def test_p11_a_broken_stream_costs_what_the_service_counts_for_such_prompts() -> None:
+    admission, key = make_admission(Clock()), make_key(tokens=(Limit(10_000, "d"),))
+
+    async def get_cost(counted: int) -> int:
+        before = sum(row.state.used for row in admission.accounts.export())
+        async with admission.admit(key, make_work(50, 500)) as ticket:
+            ticket.settle(Usage(counted, 0, counted))
+        [row] = admission.accounts.export()
+        return row.state.used - before
+
+    assert await get_cost(0) == 50  # nothing was counted yet
+    assert await get_cost(150) == 150
+    assert await get_cost(0) == 150
+    assert await get_cost(50) == 50
+    assert await get_cost(0) == 140  # one odd prompt weighs little
+    assert await get_cost(5_000) == 5_000
+    assert await get_cost(0) < 200
+    # What another model counts says nothing.
+    other = msgspec.structs.replace(make_work(50, 500), model="other")
+    async with admission.admit(key, other) as ticket:
+        ticket.add_lost(10, 1)
+    assert (ticket.prompt_tokens, ticket.lost_prompt_tokens) == (50, 10)
 
 
 async def test_p5_every_ending_frees_its_slot() -> None:

@@ -13,6 +13,7 @@ import msgspec
 from foundry_api.gateway.errors import RequestError, make_model_not_allowed
 from foundry_api.gateway.limits.accounts import Account, Accounts
 from foundry_api.gateway.limits.lanes import Lanes
+from foundry_api.gateway.limits.prompt_ratios import PromptRatios
 from foundry_api.gateway.limits.queue_timeouts import QueueTimeouts
 from foundry_api.gateway.limits.scheduler import Scheduler, Waiter
 from foundry_api.types.errors import (
@@ -105,6 +106,7 @@ class Ticket:
         "_charged_output",
         "_is_counted",
         "_monotonic",
+        "_ratios",
         "_reservations",
         "_scheduler",
         "_timeouts",
@@ -125,6 +127,7 @@ class Ticket:
         work: Work,
         *,
         timeouts: QueueTimeouts | None,
+        ratios: PromptRatios,
         monotonic: Callable[[], float],
     ) -> None:
         self.queued_s = 0.0
@@ -136,6 +139,7 @@ class Ticket:
         self._account = account
         self._work = work
         self._timeouts = timeouts
+        self._ratios = ratios
         self._monotonic = monotonic
         self._is_counted = False
         self._charged_output = 0
@@ -214,6 +218,10 @@ class Ticket:
             return
         if not self._is_counted:
             self._is_counted = True
+            work = self._work
+            self._ratios.learn(
+                work.model, estimated=work.prompt_tokens, counted=usage.prompt_tokens
+            )
             self.prompt_tokens, self.output_tokens = usage.prompt_tokens, 0
         self.output_tokens += usage.completion_tokens
 
@@ -224,6 +232,10 @@ class Ticket:
             return
         used = 0  # a call that never started used no tokens
         if waiter.has_slot:
+            model = self._work.model
+            if not self._is_counted:
+                self.prompt_tokens = self._ratios.correct(model, self.prompt_tokens)
+            self.lost_prompt_tokens = self._ratios.correct(model, self.lost_prompt_tokens)
             prompt_tokens = self.prompt_tokens + self.lost_prompt_tokens
             output_tokens = self.output_tokens + self.lost_output_tokens
             used = prompt_tokens + output_tokens
@@ -267,6 +279,7 @@ class Admission:
         self._monotonic = monotonic
         self.client_retries = 0
         self.timeouts = QueueTimeouts(config.queue_timeout_s)
+        self._ratios = PromptRatios()
         self.accounts = Accounts(monotonic=monotonic, wall_clock=wall_clock)
         make_scheduler = partial(
             Scheduler,
@@ -301,6 +314,7 @@ class Admission:
             account,
             work,
             timeouts=None if work.is_batch else self.timeouts,
+            ratios=self._ratios,
             monotonic=self._monotonic,
         )
 
