@@ -36,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     interruption = _Interruption()
     if arguments is None:
         _treat_break_as_interrupt()
+        if next((one for one in argument_list if not one.startswith("-")), "") == "serve":
+            _ignore_hangup()
     if arguments is None and sys.platform != "win32":
         # Registered first, so that it runs last: after the threads and temporary files are gone.
         atexit.register(interruption.end_process)
@@ -80,6 +82,19 @@ class _Interruption:
             with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or none
                 stream.flush()
         os.kill(os.getpid(), signal.SIGINT)
+
+
+def _ignore_hangup() -> None:
+    """Let a gateway that starts survive SIGHUP, which by itself ends a process.
+
+    Whoever sends it wants files read again, and they have not been read yet. `serve` handles it
+    once its event loop runs.
+    """
+    number = getattr(signal, "SIGHUP", None)  # not on Windows
+    if number is not None:
+        with contextlib.suppress(ValueError):  # not in the main thread, which has the handlers
+            # A function, because the engine's process would inherit SIG_IGN.
+            signal.signal(number, lambda _number, _frame: None)
 
 
 def _run(arguments: list[str]) -> int:

@@ -9,6 +9,7 @@ import importlib
 import json
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import click
 import pytest
@@ -18,6 +19,9 @@ from foundry_api.cli.options import format_examples
 from foundry_api.cli.root import root
 from foundry_api.cli.verbs import VERBS
 from support.cli_program import make_environment, run
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 HEAVY = {
     "aiohttp",
@@ -152,3 +156,29 @@ def test_help_in_a_pipe_is_plain_and_lists_exit_codes() -> None:
 def test_an_example_with_a_pipe_is_not_prefixed() -> None:
     shown = format_examples("chat hi", "cat notes | foundry-api chat hi")
     assert shown.splitlines()[2:] == ["  foundry-api chat hi", "  cat notes | foundry-api chat hi"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no SIGHUP")
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(["serve", "--check"], 0), (["doctor", "--help"], -1)]
+)
+def test_a_hangup_does_not_end_a_gateway_that_starts(
+    own_home: Path, arguments: list[str], code: int
+) -> None:
+    # The signal arrives before anything else of the program has been imported.
+    script = (
+        "import os, signal, sys; from foundry_api import cli; run = cli._run\n"
+        "def hang_up_and_run(arguments):\n"
+        "    os.kill(os.getpid(), signal.SIGHUP)\n"
+        "    return run(arguments)\n"
+        "cli._run = hang_up_and_run\n"
+        "sys.exit(cli.main())"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        capture_output=True,
+        text=True,
+        env=make_environment(own_home),
+        check=False,
+    )
+    assert finished.returncode == code, finished.stderr
