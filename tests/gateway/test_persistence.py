@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -12,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import pytest
 
+from foundry_api.core.residency import usage_db as model_usage
 from foundry_api.gateway.health import list_problems
 from foundry_api.gateway.keys.database import KeyDatabase
 from foundry_api.gateway.keys.types import Limit, NewKey
 from foundry_api.gateway.limits.accounts import StoredBudget
 from foundry_api.gateway.limits.budgets import BudgetState
-from foundry_api.gateway.limits.persistence import BudgetFile
+from foundry_api.gateway.limits.persistence import FORMAT, BudgetFile
 from foundry_api.testing import FakeService
 from foundry_api.types.errors import ConfigurationError
 from gateway.keys.helpers import DAY_S, START, FakeClock
@@ -57,6 +59,50 @@ async def test_a_restart_keeps_what_was_used(tmp_path: Path) -> None:
             after = served.gateway.context.admission.accounts.export()
     assert [row.state.used for row in after] == [row.state.used for row in before]
     assert all(row.state.used for row in after)
+
+
+FORMER_ID = FORMAT.former_application_id
+
+
+def make_former_file(path: Path, tables: str, *, is_in_wal: bool = False) -> None:
+    """Make a file as before the budgets had an application id of their own."""
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript(
+            f"pragma application_id = {FORMER_ID}; pragma journal_mode = wal; {tables}"
+        )
+        db.execute(f"pragma user_version = {FORMAT.version}")
+        if is_in_wal:  # as a gateway leaves it that is killed
+            for name in (path.name, f"{path.name}-wal"):
+                shutil.copy(path.with_name(name), path.with_name(f"copy-{name}"))
+    if is_in_wal:
+        for name in (path.name, f"{path.name}-wal"):
+            path.with_name(f"copy-{name}").replace(path.with_name(name))
+
+
+@pytest.mark.parametrize("is_in_wal", [False, True])
+def test_a_file_with_the_former_application_id_is_read_and_gets_its_own(
+    tmp_path: Path, *, is_in_wal: bool
+) -> None:
+    path = tmp_path / "usage.db"
+    [row] = make_rows(1, used=7)
+    insert = f"insert into budgets values ('key0', 'tokens/d', 7, {START + 100.0});"  # noqa: S608 - constants
+    make_former_file(path, FORMAT.schema + insert, is_in_wal=is_in_wal)
+    for _ in range(2):
+        file = BudgetFile(path, wall_clock=FakeClock())
+        assert file.read() == [row]
+        file.close()
+        with closing(sqlite3.connect(path)) as db:
+            assert db.execute("pragma application_id").fetchone() == (FORMAT.application_id,)
+
+
+def test_a_file_of_the_models_that_were_used_is_not_one_of_budgets(tmp_path: Path) -> None:
+    path = tmp_path / "usage.db"
+    make_former_file(path, model_usage.FORMAT.schema)
+    assert model_usage.FORMAT.application_id == FORMER_ID
+    before = path.read_bytes()
+    with pytest.raises(ConfigurationError, match="does not contain the budgets"):
+        BudgetFile(path, wall_clock=FakeClock()).read()
+    assert path.read_bytes() == before
 
 
 async def test_a_clock_set_back_renews_no_budget(tmp_path: Path) -> None:

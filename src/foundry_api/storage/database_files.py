@@ -59,13 +59,22 @@ class FileFormat:
         application_id: SQLite's application id.
         version: Version of the schema, stored as `user_version`.
         schema: Statements that create the tables, without a transaction.
-        unmarked_tables: Tables of files from before they had an application id.
+        unmarked_tables: Tables of files from before they had this application id.
+        former_application_id: What those files have instead; 0 for none. Others get the present one
+            when they are opened.
     """
 
     application_id: int
     version: int
     schema: str
     unmarked_tables: frozenset[str] = frozenset()
+    former_application_id: int = 0
+
+    def has_id(self, application_id: int) -> bool:
+        """Whether an application id is one of this format, also a former one."""
+        return application_id == self.application_id or (
+            application_id != 0 and application_id == self.former_application_id
+        )
 
 
 def get_file_identity(path: Path) -> tuple[int, int] | None:
@@ -92,7 +101,7 @@ def has_own_header(path: Path, file_format: FileFormat) -> bool:
     """Whether a file that SQLite cannot open has the header of the format."""
     header = _read_start(path, HEADER_BYTES)
     application_id = int.from_bytes(header[APPLICATION_ID], "big")
-    return header.startswith(MAGIC) and application_id == file_format.application_id
+    return header.startswith(MAGIC) and file_format.has_id(application_id)
 
 
 def move_foreign_side_files(path: Path, lock: AbstractContextManager[object]) -> None:

@@ -266,6 +266,8 @@ def _ensure_schema(
 ) -> None:
     if _has_schema(database, path, file_format):
         make_private(path)
+        if file_format.former_application_id:
+            _update_application_id(database, file_format)
         return
     # The lock, because SQLite fails at once, without a wait, when two processes turn on write-ahead
     # logging at the same time.
@@ -282,6 +284,13 @@ def _ensure_schema(
         )
 
 
+def _update_application_id(database: sqlite3.Connection, file_format: FileFormat) -> None:
+    """Give a file with a former application id the present one."""
+    (application,) = database.execute("pragma application_id").fetchone()
+    if application != file_format.application_id:
+        database.execute(f"pragma application_id = {file_format.application_id}")
+
+
 def _has_schema(database: sqlite3.Connection, path: Path, file_format: FileFormat) -> bool:
     """Whether the database has the tables of the format; False if it is empty.
 
@@ -293,9 +302,11 @@ def _has_schema(database: sqlite3.Connection, path: Path, file_format: FileForma
         if is_damage(error) and not has_own_header(path, file_format):
             raise NotADatabase("it is not a database of this program") from error
         raise
-    if application in {0, file_format.application_id} and not version and not tables:
+    is_own = application == 0 or file_format.has_id(application)
+    if is_own and not version and not tables:
         return False
-    unmarked = application == 0 and tables and tables == file_format.unmarked_tables
+    is_former = application == file_format.former_application_id
+    unmarked = is_former and tables and tables == file_format.unmarked_tables
     if application != file_format.application_id and not unmarked:
         raise ForeignFile("it is a database of another program")
     if version != file_format.version:
@@ -354,7 +365,7 @@ def _check_application_id(
     # first.
     try:
         (application,) = database.execute("pragma application_id").fetchone()
-        if application == file_format.application_id:
+        if file_format.has_id(application):  # the tables are compared when it is open
             return
         tables = _list_tables(database)
     except sqlite3.DatabaseError as error:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import random
+import re
 import shutil
 import socket
 import sqlite3
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import foundry_api
 from foundry_api import BatchStorageFailed, ConfigurationError, FoundryError, SqliteCache
 from foundry_api.batch.journal import read_statistics, read_status
 from foundry_api.core.residency.usage_db import FORMAT as USAGE_FORMAT
@@ -245,6 +247,16 @@ def _damaged(path: Path) -> None:
     with path.open("r+b") as file:
         file.seek(16)
         file.write(b"\xff" * 40)
+
+
+def test_each_format_has_its_own_application_id() -> None:
+    sources = Path(foundry_api.__file__).parent.rglob("*.py")
+    found = [
+        number
+        for source in sources
+        for number in re.findall(r"\bapplication_id=(0x\w+)", source.read_text(encoding="utf-8"))
+    ]
+    assert len(set(found)) == len(found) > 7
 
 
 FOREIGN = [

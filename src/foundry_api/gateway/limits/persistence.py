@@ -40,9 +40,9 @@ __all__ = ["BudgetFile", "BudgetSaver"]
 SAVE_INTERVAL_S = 0.5
 BUSY_TIMEOUT_S = 1.0
 
-# The application id is `fouu`.
+# The application id is `fout`; it was that of the model usage files, `fouu`.
 FORMAT = FileFormat(
-    application_id=0x666F7575,
+    application_id=0x666F7574,
     version=1,
     schema="""
 create table budgets (
@@ -53,6 +53,8 @@ create table budgets (
     primary key (key_id, name)
 ) without rowid;
 """,
+    unmarked_tables=frozenset({"budgets"}),
+    former_application_id=0x666F7575,
 )
 
 _T = TypeVar("_T")
