@@ -66,7 +66,7 @@ def test_without_a_cache_no_file_is_created(own_home: Path) -> None:
     finished = run("cache", home=own_home)
     assert finished.returncode == 0
     assert finished.stdout.startswith(f"{path}  does not exist\n")
-    assert "FOUNDRY_CACHE=sqlite" in finished.stdout
+    assert "config set cache sqlite" in finished.stdout
     assert run("cache", "clear", home=own_home).stdout == f"There are no answers in {path}.\n"
     assert not path.exists()
 

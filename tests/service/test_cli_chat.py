@@ -226,7 +226,7 @@ def test_a_timeout_is_an_error_with_a_hint(shared_home: Path) -> None:
         FOUNDRY_RETRIES="0",
     )  # fmt: skip
     assert (finished.returncode, finished.stdout) == (1, "")
-    assert "FOUNDRY_TIMEOUT" in finished.stderr
+    assert "Raise --timeout" in finished.stderr
 
 
 def test_a_deadline_reports_the_stage(shared_home: Path) -> None:

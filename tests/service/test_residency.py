@@ -260,7 +260,7 @@ async def test_unload_waits_for_an_open_session_of_the_engine(
         await client.complete("say-hello")
         connection, model = await client._backend.route("one")
         chat_request = ChatRequest(
-            messages=(Message(role="user", content="say-slowly"),), max_tokens=50
+            messages=(Message(role="user", content="say-slowly"),), max_tokens=20
         )
         session = await transport.send(connection.dialect.build_chat_request(model, chat_request))
         assert await session.read()
