@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from gateway.serving import ServedGateway
 
 CHAT = "/v1/chat/completions"
+BAD_SCHEMA = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "no-type"}}}
 
 
 def make_line(number: int, url: str = CHAT, **body: Any) -> dict[str, Any]:
@@ -148,6 +149,8 @@ async def test_the_whole_file_is_checked_first(client: AsyncOpenAI) -> None:
             make_line(4, model="scripted", messages=[{"role": "user", "content": "x"}], n=99),
             make_line(5, messages=[{"role": "user", "content": "x"}]),
             {"url": CHAT, "body": {}},
+            make_chat(6, temperature=9),
+            make_chat(7, response_format=BAD_SCHEMA),
         ]
     )
     batch = await wait(client, await start(client, content))
@@ -162,6 +165,8 @@ async def test_the_whole_file_is_checked_first(client: AsyncOpenAI) -> None:
         (8, "invalid_value", "n"),
         (9, "missing_required_parameter", "model"),
         (10, "missing_required_parameter", "custom_id"),
+        (11, "invalid_value", "temperature"),
+        (12, "invalid_value", "response_format"),
     ]
 
 

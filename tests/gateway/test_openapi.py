@@ -32,6 +32,7 @@ STREAM = {"stream": True}
 TOOL = {"name": "calculate", "parameters": CALCULATE}
 CHAT, TEXT, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
 MESSAGES = "/v1/messages"
+BATCHES = f"{MESSAGES}/batches"
 SCRIPTED = {**MODEL, "messages": HELLO}
 TOOLS = {**MODEL, "messages": CALL, "tools": [{"type": "function", "function": TOOL}]}
 MESSAGE = {**SCRIPTED, "max_tokens": 100}
@@ -84,6 +85,13 @@ CALLS: list[tuple[str, str, Any, int]] = [
     ("POST", MESSAGES, {**TOOL_MESSAGE, **STREAM}, 200),
     ("POST", MESSAGES, {"messages": []}, 400),
     ("POST", f"{MESSAGES}/count_tokens", SCRIPTED, 200),
+    ("POST", BATCHES, {"requests": [{"custom_id": "a", "params": MESSAGE}]}, 200),
+    ("POST", BATCHES, {"requests": [{"custom_id": "a", "params": STREAM}]}, 400),
+    ("GET", BATCHES, None, 200),
+    ("GET", f"{BATCHES}/msgbatch_none", None, 404),
+    ("GET", f"{BATCHES}/msgbatch_none/results", None, 404),
+    ("POST", f"{BATCHES}/msgbatch_none/cancel", None, 404),
+    ("DELETE", f"{BATCHES}/msgbatch_none", None, 404),
     ("GET", "/api/status", None, 200),
     ("GET", "/api/models", None, 200),
     ("GET", "/api/models?catalog=junk", None, 400),

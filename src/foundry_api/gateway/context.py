@@ -19,13 +19,16 @@ from foundry_api.types.checks import ReadTimeouts
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import AsyncGenerator, Awaitable, Callable
+    from pathlib import Path
+    from typing import BinaryIO
 
     from foundry_api.client.client import FoundryAPIClient
     from foundry_api.gateway.audit import AuditLog
     from foundry_api.gateway.config import GatewayConfig
     from foundry_api.gateway.errors import RequestError
-    from foundry_api.gateway.files.batch_types import StoredBatch
-    from foundry_api.gateway.files.store import FileStore
+    from foundry_api.gateway.files.batch_types import CheckedRequests, StoredBatch
+    from foundry_api.gateway.files.store import Draft, FileStore
+    from foundry_api.gateway.files.types import StoredFile
     from foundry_api.gateway.keys.keyring import Keyring
     from foundry_api.gateway.keys.types import ApiKey
     from foundry_api.gateway.limits.admission import Admission, Ticket
@@ -82,7 +85,15 @@ class RunningExchange(Protocol):
 class BatchControl(Protocol):
     """Runs batches; see `BatchManager`."""
 
-    async def create(self, batch: StoredBatch) -> None:
+    async def write_requests(
+        self, body: Path, lines: BinaryIO, key: ApiKey | None
+    ) -> CheckedRequests:
+        """Check the requests of a message batch, and write each as a line."""
+        ...
+
+    async def create(
+        self, batch: StoredBatch, draft: Draft | None = None, stored: StoredFile | None = None
+    ) -> None:
         """Store a batch and start it; raise RequestError if its key has too many."""
         ...
 

@@ -22,7 +22,7 @@ from foundry_api.gateway.errors import RequestError, make_error_body
 from foundry_api.gateway.json_body import decode_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncGenerator, Callable
 
     from foundry_api.core.options import TimeOptions
     from foundry_api.gateway.context import GatewayContext
@@ -223,38 +223,57 @@ class Exchange:
             if len(self._body) > limit:
                 raise make_too_large(limit, "max_body_bytes")
             return self._body
-        await self.ask_for_body()
         body = bytearray()
-        loop = asyncio.get_running_loop()
         account = self.context.admission.accounts.get(self.key)
         try:
-            async with asyncio.timeout(BODY_GRACE_S) as time_limit:
-                started_at = loop.time()
-                while block := await content.readany():
-                    body += block
-                    account.receiving_bytes += len(block)
-                    if len(body) > limit:
-                        raise make_too_large(limit, "max_body_bytes")
-                    if len(body) < account.receiving_bytes > MAX_RECEIVING_BYTES:
-                        raise RequestError(
-                            429,
-                            "rate_limit_exceeded",
-                            "This key sends too many large bodies at the same time. Send fewer.",
-                            retry_after_s=1.0,
-                        )
-                    time_limit.reschedule(started_at + BODY_GRACE_S + len(body) / BODY_BYTES_PER_S)
-        except TimeoutError:
-            raise RequestError(
-                408, "request_timeout", "The body of the request arrived too slowly."
-            ) from None
-        except web.RequestPayloadError:
-            raise RequestError(
-                400, "invalid_http", "The body of the request is not valid HTTP."
-            ) from None
+            async for block in self.iter_body(limit, "max_body_bytes"):
+                body += block
+                account.receiving_bytes += len(block)
+                if len(body) < account.receiving_bytes > MAX_RECEIVING_BYTES:
+                    raise RequestError(
+                        429,
+                        "rate_limit_exceeded",
+                        "This key sends too many large bodies at the same time. Send fewer.",
+                        retry_after_s=1.0,
+                    )
         finally:
             account.receiving_bytes -= len(body)
         self._body = bytes(body)
         return self._body
+
+    async def iter_body(self, limit: int, setting: str) -> AsyncGenerator[bytes]:
+        """Yield the body of the request as it arrives; `setting` says how large it may be.
+
+        Raises:
+            RequestError: It is too large, or arrives too slowly.
+        """
+        if self._body is not None:
+            yield self._body
+            return
+        if (self.request.content_length or 0) > limit:
+            raise make_too_large(limit, setting)
+        await self.ask_for_body()
+        loop, size = asyncio.get_running_loop(), 0
+        started_at = loop.time()
+        while True:
+            end_at = started_at + BODY_GRACE_S + size / BODY_BYTES_PER_S
+            try:
+                async with asyncio.timeout_at(end_at):
+                    block = await self.request.content.readany()
+            except TimeoutError:
+                raise RequestError(
+                    408, "request_timeout", "The body of the request arrived too slowly."
+                ) from None
+            except web.RequestPayloadError:
+                raise RequestError(
+                    400, "invalid_http", "The body of the request is not valid HTTP."
+                ) from None
+            if not block:
+                return
+            size += len(block)
+            if size > limit:
+                raise make_too_large(limit, setting)
+            yield block
 
     async def ask_for_body(self) -> None:
         """Tell a client to send the body if it waits for that."""
@@ -268,6 +287,20 @@ class Exchange:
         Raises:
             RequestError: The body is not JSON, or a member has another type; `param` is its path.
         """
+        self.require_json()
+        body = await self.read_body()
+        self._body = None  # a large body is not kept while its call waits
+        value, ignored = decode_json(body, kind)
+        if ignored:
+            self.context.ignored_members[self.route] += ignored
+        return value
+
+    def require_json(self) -> None:
+        """Refuse a request whose body is not said to be JSON.
+
+        Raises:
+            RequestError: 415.
+        """
         content_type = self.request.headers.get("Content-Type", "")
         if content_type.partition(";")[0].strip().lower() != "application/json":
             raise RequestError(
@@ -275,12 +308,6 @@ class Exchange:
                 "unsupported_media_type",
                 "The body must be JSON: send Content-Type: application/json.",
             )
-        body = await self.read_body()
-        self._body = None  # a large body is not kept while its call waits
-        value, ignored = decode_json(body, kind)
-        if ignored:
-            self.context.ignored_members[self.route] += ignored
-        return value
 
     def require_model(self, name: str | None) -> str:
         """Return the model of a request, or the default one.

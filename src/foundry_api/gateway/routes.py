@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from foundry_api.gateway import key_management, llama, management
+from foundry_api.gateway.anthropic import batches as message_batches
 from foundry_api.gateway.anthropic.errors import make_anthropic_error
 from foundry_api.gateway.anthropic.messages import count_tokens, create_message
 from foundry_api.gateway.batches.routes import (
@@ -48,7 +49,7 @@ from foundry_api.gateway.openapi.description import ApiDescription
 from foundry_api.gateway.routing import Route
 
 if TYPE_CHECKING:
-    from foundry_api.gateway.routing import Handler
+    from foundry_api.gateway.routing import Access, Handler
 
 __all__ = ["ROUTES"]
 
@@ -248,6 +249,39 @@ _ANTHROPIC = (
     ),
 )
 
+
+def _batch_messages(method: str, path: str, handler: Handler, summary: str) -> Route:
+    access: Access = "inference" if (method, path) == ("POST", "") else "inference or manage"
+    path = f"/v1/messages/batches{path}"
+    return Route(method, path, handler, access, summary, make_anthropic_error)
+
+
+_MESSAGE_BATCHES = (
+    _batch_messages(
+        "POST", "", message_batches.create_message_batch, "Answer a batch of conversations."
+    ),
+    _batch_messages("GET", "", message_batches.list_message_batches, "List message batches."),
+    _batch_messages("GET", "/{id}", message_batches.get_message_batch, "Describe a message batch."),
+    _batch_messages(
+        "DELETE",
+        "/{id}",
+        message_batches.delete_message_batch,
+        "Delete a message batch with its results.",
+    ),
+    _batch_messages(
+        "POST",
+        "/{id}/cancel",
+        message_batches.cancel_message_batch,
+        "Cancel a message batch; what was answered is kept.",
+    ),
+    _batch_messages(
+        "GET",
+        "/{id}/results",
+        message_batches.get_message_batch_results,
+        "Return the results of a message batch.",
+    ),
+)
+
 ROUTES = ApiDescription(
     (
         Route("GET", "/healthz", get_health, "open", "Is the gateway alive?"),
@@ -265,6 +299,7 @@ ROUTES = ApiDescription(
         *_AZURE,
         *_DEPLOYMENTS,
         *_ANTHROPIC,
+        *_MESSAGE_BATCHES,
         *_MANAGEMENT,
         *_DASHBOARD,
         *_LIVE,

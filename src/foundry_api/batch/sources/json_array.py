@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import io
     from collections.abc import Iterator
 
-__all__ = ["begins_array", "iter_array_elements"]
+__all__ = ["JsonMarks", "begins_array", "iter_array_elements"]
 
 # A line of plain text may begin with a bracket, too: `[1] What is …`.
 _BEGINNING = re.compile(rb"\s*\[\s*(?:[\[{\"\]]|\Z)")
@@ -46,6 +46,42 @@ def iter_array_elements(
     return _Elements(file, name, salt).iter_elements()
 
 
+class JsonMarks:
+    """Finds the marks that structure a JSON text, in blocks that follow each other."""
+
+    def __init__(self) -> None:
+        self._in_string = False
+        self._escaped = False
+
+    def find(self, block: bytes, position: int) -> int | None:
+        """Return the place of the next bracket, brace or comma outside of strings."""
+        while True:
+            if self._escaped:
+                position += 1
+                self._escaped = False
+            if not self._in_string:
+                match = _OUTSIDE.search(block, position)
+                if match is None:
+                    return None
+                if match[0] != b'"':
+                    return match.start()
+                self._in_string = True
+            else:
+                match = _INSIDE.search(block, position)
+                if match is None:
+                    return None
+                if match[0] == b'"':
+                    self._in_string = False
+                elif match.end() == len(block):
+                    # The escaped character is the first of the next block.
+                    self._escaped = True
+                    return None
+                else:
+                    position = match.end() + 1
+                    continue
+            position = match.end()
+
+
 class _Elements:
     """Scans an array block by block for the ends of its elements."""
 
@@ -54,8 +90,7 @@ class _Elements:
         self._name = name
         self._salt = salt
         self._depth = 0
-        self._in_string = False
-        self._escaped = False
+        self._marks = JsonMarks()
         self._start_element()
 
     def _start_element(self) -> None:
@@ -102,7 +137,7 @@ class _Elements:
     def _find_cuts(self, block: bytes) -> Iterator[int]:
         """Yield the positions of the outer brackets, and of the commas between elements."""
         position = 0
-        while (mark_at := self._find_mark(block, position)) is not None:
+        while (mark_at := self._marks.find(block, position)) is not None:
             position = mark_at + 1
             mark = block[mark_at:position]
             if mark in _OPENING:
@@ -116,34 +151,6 @@ class _Elements:
                     return
             elif self._depth == 1:
                 yield mark_at
-
-    def _find_mark(self, block: bytes, position: int) -> int | None:
-        """Find the next bracket, brace or comma outside of strings."""
-        while True:
-            if self._escaped:
-                position += 1
-                self._escaped = False
-            if not self._in_string:
-                match = _OUTSIDE.search(block, position)
-                if match is None:
-                    return None
-                if match[0] != b'"':
-                    return match.start()
-                self._in_string = True
-            else:
-                match = _INSIDE.search(block, position)
-                if match is None:
-                    return None
-                if match[0] == b'"':
-                    self._in_string = False
-                elif match.end() == len(block):
-                    # The escaped character is the first of the next block.
-                    self._escaped = True
-                    return None
-                else:
-                    position = match.end() + 1
-                    continue
-            position = match.end()
 
     def _add(self, piece: bytes) -> None:
         if self._is_blank:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 from msgspec import structs
@@ -18,10 +17,9 @@ from foundry_api.batch.engine import EngineState
 from foundry_api.batch.failures import classify_failure
 from foundry_api.batch.scheduler import make_scheduler
 from foundry_api.batch.task import BatchTask
-from foundry_api.batch.types import RESPONSES_URL, BatchLineResult
-from foundry_api.gateway.batches.validation import HANDLERS
-from foundry_api.gateway.errors import RequestError, make_error_body, translate_error
-from foundry_api.gateway.exchange import DEADLINE_MARGIN_S, Exchange
+from foundry_api.batch.types import BatchLineResult
+from foundry_api.gateway.errors import RequestError, translate_error
+from foundry_api.gateway.exchange import DEADLINE_MARGIN_S, Exchange, make_request_id
 from foundry_api.types.errors import FoundryError
 
 if TYPE_CHECKING:
@@ -31,6 +29,7 @@ if TYPE_CHECKING:
 
     from foundry_api.batch.scheduler import Scheduler
     from foundry_api.batch.types import WorkItem
+    from foundry_api.gateway.batches.line_forms import LineForm, Unfinished
     from foundry_api.gateway.context import GatewayContext
     from foundry_api.gateway.keys.types import ApiKey
     from foundry_api.gateway.limits.admission import Ticket, Work
@@ -43,7 +42,6 @@ SPACE_WAIT_S = 10.0
 # A service that goes away is waited for as long as a batch may take.
 PATIENCE_S = 86_400.0
 MAX_ATTEMPTS = 3
-ROUTE = "/v1/batches"
 
 KeyFinder = Callable[[], "ApiKey | None"]
 
@@ -61,12 +59,14 @@ class LineExchange(Exchange):
 
     __slots__ = ()
 
-    def __init__(self, context: GatewayContext, key: ApiKey | None, body: bytes) -> None:
+    def __init__(
+        self, context: GatewayContext, key: ApiKey | None, body: bytes, route: str
+    ) -> None:
         request = _LineRequest(len(body), {"Content-Type": "application/json"})
         super().__init__(context, cast("web.BaseRequest", request))
         self._body = body
         self.key = key
-        self.route = ROUTE
+        self.route = route
 
     def admit(self, work: Work) -> Ticket:
         """Admit the line: below all calls, without a limit for the time that it waits."""
@@ -85,35 +85,37 @@ class LineExchange(Exchange):
 class _LineTask(BatchTask[BatchLineResult]):
     """A line as a task of the scheduler."""
 
-    __slots__ = ("_context", "_find_key", "_item", "_owner", "_started_at")
+    __slots__ = ("_context", "_find_key", "_form", "_item", "_owner", "_started_at")
 
     def __init__(
-        self, item: WorkItem, context: GatewayContext, owner: str | None, find_key: KeyFinder
+        self,
+        item: WorkItem,
+        context: GatewayContext,
+        form: LineForm,
+        owner: str | None,
+        find_key: KeyFinder,
     ) -> None:
         model = item.request.body.get("model") or context.config.model or ""
         super().__init__(item.line.index, str(model))
         self._item = item
         self._context = context
+        self._form = form
         self._owner = owner
         self._find_key = find_key
         self._started_at = time.monotonic()
 
     async def run(self) -> BatchLineResult:
-        request, context = self._item.request, self._context
-        body: dict[str, Any] = request.body
-        if request.url == RESPONSES_URL:
-            # Else a large batch would push all other stored responses out.
-            body = {**body, "store": False}
-        encoded = msgspec.json.encode(body)
+        context, form = self._context, self._form
+        body = msgspec.json.encode(form.prepare(self._item.request.body))
         while not context.files.has_space(self._owner):  # noqa: ASYNC110 - without an event
             await asyncio.sleep(SPACE_WAIT_S)
         while True:
             key = await self._get_key()
             if key is not None and key.models is not None:
                 await context.model_names.load()
-            exchange = LineExchange(context, key, encoded)
+            exchange = LineExchange(context, key, body, form.route)
             try:
-                response = await HANDLERS[request.url](exchange)
+                response = await form.handler(exchange)
             except RequestError as error:
                 exchange.outcome = error.code or "error"
                 if error.status != 429:  # noqa: PLR2004 - the key has used its tokens
@@ -154,8 +156,8 @@ class _LineTask(BatchTask[BatchLineResult]):
         return BatchLineResult(
             index=self.index,
             digest=self._item.line.digest,
-            output=_make_line(
-                self._item.request.custom_id, 200, exchange.id, cast("bytes", response.body)
+            output=self._form.make_answer(
+                self._item.request.custom_id, exchange.id, cast("bytes", response.body)
             ),
             failed=False,
             at=self._context.wall_clock(),
@@ -171,12 +173,7 @@ class _LineTask(BatchTask[BatchLineResult]):
         return BatchLineResult(
             index=self.index,
             digest=self._item.line.digest,
-            output=_make_line(
-                self._item.request.custom_id,
-                error.status,
-                f"req_{secrets.token_hex(12)}",
-                make_error_body(error),
-            ),
+            output=self._form.make_failure(self._item.request.custom_id, make_request_id(), error),
             failed=True,
             at=self._context.wall_clock(),
             model=self.group,
@@ -191,12 +188,16 @@ class GatewayEngine:
 
     Args:
         context: The parts of the gateway.
+        form: How the lines are answered.
         owner: The id of the key of the batch; None without keys.
         find_key: Returns the key of the batch, None without keys; raises LookupError if it ended.
     """
 
-    def __init__(self, context: GatewayContext, owner: str | None, find_key: KeyFinder) -> None:
+    def __init__(
+        self, context: GatewayContext, form: LineForm, owner: str | None, find_key: KeyFinder
+    ) -> None:
         self._context = context
+        self._form = form
         self._owner = owner
         self._find_key = find_key
         self._scheduler: Scheduler[BatchLineResult] | None = None
@@ -229,40 +230,18 @@ class GatewayEngine:
     async def _make_tasks(self, items: AsyncIterable[WorkItem]) -> AsyncGenerator[_LineTask]:
         async with closing_iter(items):
             async for item in items:
-                yield _LineTask(item, self._context, self._owner, self._find_key)
+                yield _LineTask(item, self._context, self._form, self._owner, self._find_key)
 
 
-def make_unfinished_result(item: WorkItem, ending: str, at: float) -> BatchLineResult:
+def make_unfinished_result(
+    item: WorkItem, form: LineForm, ending: Unfinished, at: float
+) -> BatchLineResult:
     """Return the result of a line that was not answered before the batch ended."""
-    code = f"batch_{ending}"
-    message = (
-        "This request could not be executed before the completion window expired."
-        if ending == "expired"
-        else "This request was not executed, as the batch was cancelled."
-    )
-    line = {
-        "id": f"batch_req_{secrets.token_hex(12)}",
-        "custom_id": item.request.custom_id,
-        "response": None,
-        "error": {"code": code, "message": message},
-    }
     return BatchLineResult(
         index=item.line.index,
         digest=item.line.digest,
-        output=msgspec.json.encode(line),
+        output=form.make_unfinished(item.request.custom_id, ending),
         failed=True,
         at=at,
-        code=code,
-    )
-
-
-def _make_line(custom_id: str, status: int, request_id: str, body: bytes) -> bytes:
-    response = {"status_code": status, "request_id": request_id, "body": msgspec.Raw(body)}
-    return msgspec.json.encode(
-        {
-            "id": f"batch_req_{secrets.token_hex(12)}",
-            "custom_id": custom_id,
-            "response": response,
-            "error": None,
-        }
+        code=f"batch_{ending}",
     )

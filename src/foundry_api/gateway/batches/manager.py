@@ -12,22 +12,31 @@ import shutil
 import sqlite3
 from collections import defaultdict
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 
 from foundry_api.gateway.errors import RequestError, format_defect
-from foundry_api.gateway.files.batch_types import ENDED, UNFINISHED, StoredBatch
+from foundry_api.gateway.files.batch_types import (
+    ENDED,
+    MESSAGES_URL,
+    UNFINISHED,
+    StoredBatch,
+)
 from foundry_api.gateway.files.database import Visibility
 from foundry_api.types.errors import FoundryError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+    from typing import BinaryIO
+
     from foundry_api.batch.progress import ProgressMeter
-    from foundry_api.gateway.batches.validation import CheckedInput
     from foundry_api.gateway.batches.work import BatchWork
     from foundry_api.gateway.context import GatewayContext
-    from foundry_api.gateway.files.batch_types import Ending
+    from foundry_api.gateway.files.batch_types import CheckedRequests, Ending
     from foundry_api.gateway.files.database import FileDatabase
+    from foundry_api.gateway.files.store import Draft
     from foundry_api.gateway.files.types import StoredFile
     from foundry_api.gateway.keys.types import ApiKey
 
@@ -47,6 +56,7 @@ WATCH_INTERVAL_S = 1.0
 KEPT_S = 30 * 86_400
 NEVER = 2**53
 MAX_DELETED = 100
+_T = TypeVar("_T")
 _FAILURES = (FoundryError, RequestError, OSError, sqlite3.Error)
 
 log = logging.getLogger("foundry_api.gateway")
@@ -111,40 +121,61 @@ class BatchManager:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def create(self, batch: StoredBatch) -> None:
-        """Store a batch and start it.
+    async def write_requests(
+        self, body: Path, lines: BinaryIO, key: ApiKey | None
+    ) -> CheckedRequests:
+        """Check the requests of a message batch, and write each as a line.
+
+        Raises:
+            RequestError: One of them is invalid.
+        """
+        work = await self._get_work()
+        return await self._check(key, lambda allows: work.write_requests(body, lines, allows))
+
+    async def create(
+        self, batch: StoredBatch, draft: Draft | None = None, stored: StoredFile | None = None
+    ) -> None:
+        """Store a batch and start it; `draft` and `stored` are its input if it has none yet.
 
         Raises:
             RequestError: 429 if too many of its key have not ended.
         """
         # A client that leaves meanwhile must not leave a batch that is stored and never runs.
-        await asyncio.shield(self._create(batch))
+        await asyncio.shield(self._create(batch, draft, stored))
 
-    async def _create(self, batch: StoredBatch) -> None:
+    async def _create(
+        self, batch: StoredBatch, draft: Draft | None, stored: StoredFile | None
+    ) -> None:
         now = self._context.wall_clock()
+        results: list[str] = []
 
         def store(database: FileDatabase) -> None:
-            with database.transaction():
-                count = database.batches.count(Visibility(batch.owner), *UNFINISHED)
-                if count >= MAX_UNFINISHED:
-                    raise RequestError(
-                        429,
-                        "too_many_batches",
-                        f"{count} batches of this key have not ended. Wait for them, or cancel "
-                        "some.",
-                        should_retry=False,
-                    )
-                for old in database.batches.list_ended(now, MAX_DELETED):
+            count = database.batches.count(Visibility(batch.owner), *UNFINISHED)
+            if count >= MAX_UNFINISHED:
+                raise RequestError(
+                    429,
+                    "too_many_batches",
+                    f"{count} batches of this key have not ended. Wait for them, or cancel some.",
+                    should_retry=False,
+                )
+            for old in database.batches.list_ended(now, MAX_DELETED):
+                database.batches.delete(old.id)
+            owner = Visibility(batch.owner)
+            surplus = database.batches.count(owner, *ENDED) - MAX_ENDED
+            if surplus > 0:
+                for old in database.batches.list_oldest(owner, ENDED, surplus):
                     database.batches.delete(old.id)
-                owner = Visibility(batch.owner)
-                surplus = database.batches.count(owner, *ENDED) - MAX_ENDED
-                if surplus > 0:
-                    for old in database.batches.list_oldest(owner, ENDED, surplus):
-                        database.batches.delete(old.id)
-                _put_batch(database, batch)
+                    if old.endpoint == MESSAGES_URL:  # nobody else could delete its results
+                        results.extend((old.output_file_id, old.error_file_id))
+            _put_batch(database, batch)
 
-        await self._files.query(store)
+        if draft is None or stored is None:
+            await self._files.change(store)
+        else:
+            await self._files.keep(draft, stored, store)
         self._start(batch)
+        if results:
+            await self._files.delete(results)
 
     async def cancel(self, batch: StoredBatch) -> StoredBatch:
         """Cancel a batch, and return its new state.
@@ -252,7 +283,7 @@ class BatchManager:
             except LookupError:  # it has ended before `_watch` saw that
                 run.batch = msgspec.structs.replace(run.batch, ending="cancelled")
                 return "completed"
-            checked = await self._check(work, run.batch, key)
+            checked = await self._check(key, partial(work.check, run.batch))
             now = self._now()
             if checked.problems:
                 await self._update(run, status="failed", failed_at=now, problems=checked.problems)
@@ -275,17 +306,20 @@ class BatchManager:
                 else:
                     return "completed"
 
-    async def _check(self, work: BatchWork, batch: StoredBatch, key: ApiKey | None) -> CheckedInput:
-        """Check the lines of a batch."""
+    async def _check(self, key: ApiKey | None, check: Callable[[Callable[[str], bool]], _T]) -> _T:
+        """Run a check of lines, which asks whether the key may use their models."""
         names = self._context.model_names
         async with self._checks:
             if key is not None and key.models is not None:
                 await names.load()
-            return await asyncio.to_thread(
-                work.check,
-                batch,
-                lambda model: key is None or names.is_allowed(key, model),
+            checking = asyncio.ensure_future(
+                asyncio.to_thread(check, lambda model: key is None or names.is_allowed(key, model))
             )
+            try:
+                return await asyncio.shield(checking)
+            except asyncio.CancelledError:  # its files must not be closed while it uses them
+                await asyncio.wait([checking])
+                raise
 
     async def _get_work(self) -> BatchWork:
         if self._batch_work is None:
@@ -313,12 +347,14 @@ class BatchManager:
         batch = msgspec.structs.replace(run.batch, **changes)
 
         def store(database: FileDatabase) -> None:
-            with database.transaction():
-                for stored in files:
-                    self._files.put_row(database, stored)
-                _put_batch(database, batch)
+            for stored in files:
+                self._files.put_row(database, stored)
+            _put_batch(database, batch)
 
-        await self._files.query(store)
+        if batch.endpoint == MESSAGES_URL:  # its requests are its own, and nobody reads them again
+            await self._files.delete([batch.input_file_id], store)
+        else:
+            await self._files.change(store)
         run.batch = batch
         journal = _name_journal(batch)
         path = self._files.get_path(journal)

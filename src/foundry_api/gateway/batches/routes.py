@@ -10,7 +10,13 @@ import msgspec
 from foundry_api.batch.types import parse_route
 from foundry_api.gateway.checks import make_invalid
 from foundry_api.gateway.errors import RequestError
-from foundry_api.gateway.files.batch_types import BatchList, StoredBatch, make_batch_object
+from foundry_api.gateway.files.batch_types import (
+    OPENAI_PREFIX,
+    WINDOW_S,
+    BatchList,
+    StoredBatch,
+    make_batch_object,
+)
 from foundry_api.gateway.files.store import make_file_id
 from foundry_api.gateway.openai.files import (
     ExpiresAfter,
@@ -32,7 +38,6 @@ if TYPE_CHECKING:
 
 __all__ = ["BatchBody", "cancel_batch", "create_batch", "get_batch", "list_batches"]
 
-WINDOW_S = 86_400
 DEFAULT_PAGE, MAX_PAGE = 20, 100
 MAX_METADATA, MAX_METADATA_NAME, MAX_METADATA_VALUE = 16, 64, 512
 
@@ -70,7 +75,7 @@ async def create_batch(exchange: Exchange) -> web.StreamResponse:
     owner = None if exchange.key is None else exchange.key.id
     context.files.check_space(0, owner)
     batch = StoredBatch(
-        id=f"batch_{secrets.token_hex(12)}",
+        id=f"{OPENAI_PREFIX}{secrets.token_hex(12)}",
         owner=owner,
         endpoint=endpoint,
         input_file_id=stored.id,
@@ -91,7 +96,11 @@ async def list_batches(exchange: Exchange) -> web.StreamResponse:
     visibility = get_visibility(exchange)
     page = await exchange.context.files.query(
         lambda database: database.batches.find_page(
-            visibility, limit=query.limit, after=query.after, is_ascending=query.is_ascending
+            visibility,
+            limit=query.limit,
+            after=query.after,
+            prefix=OPENAI_PREFIX,
+            is_ascending=query.is_ascending,
         )
     )
     if page is None:
@@ -122,7 +131,7 @@ async def _find(exchange: Exchange) -> StoredBatch:
     batch = await exchange.context.files.query(
         lambda database: database.batches.get(identifier, visibility)
     )
-    if batch is None:
+    if batch is None or not identifier.startswith(OPENAI_PREFIX):
         raise RequestError(404, "batch_not_found", "There is no batch with this id.", param="id")
     return batch
 

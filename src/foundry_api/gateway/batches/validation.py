@@ -16,14 +16,15 @@ from foundry_api.batch.types import (
     InputOptions,
     parse_route,
 )
+from foundry_api.core.chat import make_chat_request, make_output_spec
+from foundry_api.gateway.anthropic.request import MessagesBody
+from foundry_api.gateway.anthropic.request import make_generation as make_message_generation
 from foundry_api.gateway.checks import check_model_name, make_unsupported
 from foundry_api.gateway.errors import RequestError, make_model_not_allowed, translate_error
 from foundry_api.gateway.files.batch_types import BatchProblem
 from foundry_api.gateway.json_body import decode_json
-from foundry_api.gateway.openai.chat import create_chat_completion
 from foundry_api.gateway.openai.chat_request import ChatBody, make_generation
-from foundry_api.gateway.openai.embeddings import EmbeddingsBody, create_embeddings, read_texts
-from foundry_api.gateway.openai.responses import create_response
+from foundry_api.gateway.openai.embeddings import EmbeddingsBody, read_texts
 from foundry_api.gateway.openai.responses_request import (
     ResponseBody,
     make_messages,
@@ -37,9 +38,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from foundry_api.batch.types import BatchUrl, Line
-    from foundry_api.gateway.routing import Handler
+    from foundry_api.gateway.generation import Generation
 
-__all__ = ["HANDLERS", "CheckedInput", "RequestLines", "check_input"]
+__all__ = ["MAX_LINES", "CheckedInput", "RequestLines", "check_input", "check_message"]
 
 # As OpenAI's.
 MAX_LINES = 50_000
@@ -47,12 +48,6 @@ MAX_CUSTOM_ID_CHARS = 512
 MAX_PROBLEMS = 100
 MAX_MESSAGE_CHARS = 500
 COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd")
-
-HANDLERS: Mapping[str, Handler] = {
-    CHAT_URL: create_chat_completion,
-    EMBEDDINGS_URL: create_embeddings,
-    RESPONSES_URL: create_response,
-}
 
 
 class _Line(msgspec.Struct):
@@ -68,7 +63,7 @@ class _Id(msgspec.Struct):
 
 class _Request(msgspec.Struct):
     custom_id: str
-    body: dict[str, Any]
+    body: dict[str, msgspec.Raw]
 
 
 _LINE = msgspec.json.Decoder(_Line)
@@ -83,11 +78,17 @@ class RequestLines(LineSource):
         super().__init__(
             FileOrigin(path), InputOptions(path=str(path), format="openai"), ["gateway", endpoint]
         )
-        self._endpoint: BatchUrl = parse_route(endpoint)
+        # Of a message batch, it is none of those that clients of this package send.
+        self._endpoint: BatchUrl = cast("BatchUrl", endpoint)
 
     def _parse_request(self, line: Line) -> BatchRequest:
         request = _REQUEST.decode(line.raw)
-        return BatchRequest(custom_id=request.custom_id, body=request.body, url=self._endpoint)
+        # The members stay as they are written: a number that is too large for Python may be in one
+        # that no route reads, and that the check has skipped.
+        body: dict[str, Any] = dict(request.body)
+        if "model" in body:
+            body["model"] = msgspec.json.decode(body["model"])
+        return BatchRequest(custom_id=request.custom_id, body=body, url=self._endpoint)
 
     def get_custom_id(self, line: Line) -> str | None:
         """Return the id of a line."""
@@ -221,7 +222,7 @@ def _check_chat(raw: bytes, default_model: str | None) -> str:
         raise make_unsupported("stream", "A batch does not stream.")
     get_choices(body.n)
     model = check_model_name(body.model or default_model)
-    make_generation(body, model)
+    _check_arguments(make_generation(body, model))
     return model
 
 
@@ -238,8 +239,34 @@ def _check_response(raw: bytes, default_model: str | None) -> str:
     if body.background:
         raise make_unsupported("background", "The lines of a batch are in the background anyway.")
     model = check_model_name(body.model or default_model)
-    make_response_generation(body, model, make_messages(body))
+    _check_arguments(make_response_generation(body, model, make_messages(body)))
     return model
+
+
+def check_message(raw: bytes, default_model: str | None) -> str:
+    """Check the parameters of a message, and return its model.
+
+    Raises:
+        RequestError: They are invalid.
+    """
+    body = decode_json(raw, MessagesBody)[0]
+    if body.stream:
+        raise make_unsupported("stream", "A batch does not stream.")
+    model = check_model_name(body.model or default_model)
+    _check_arguments(make_message_generation(body, model))
+    return model
+
+
+def _check_arguments(generation: Generation) -> None:
+    """Check what the client refuses once the line runs: values out of range, an invalid schema.
+
+    Raises:
+        FoundryError: An argument is invalid.
+    """
+    options: dict[str, Any] = {**generation.options}
+    del options["model"]
+    make_chat_request(generation.messages, **options)
+    make_output_spec(**generation.format)
 
 
 _CHECKS: Mapping[str, Callable[[bytes, str | None], str]] = {

@@ -13,16 +13,22 @@ from foundry_api.batch.progress import ProgressMeter
 from foundry_api.batch.runner import BatchRunner, InputPass, RunPlan
 from foundry_api.batch.types import BatchOptions, InputOptions, WorkItem
 from foundry_api.gateway.batches.engine import GatewayEngine, make_unfinished_result
+from foundry_api.gateway.batches.line_forms import FORMS
+from foundry_api.gateway.batches.message_requests import write_requests
 from foundry_api.gateway.batches.validation import CheckedInput, RequestLines, check_input
+from foundry_api.gateway.files.batch_types import MESSAGES_URL
 from foundry_api.gateway.files.types import StoredFile
 from foundry_api.storage.private_file import PRIVATE
 from foundry_api.storage.threads import finish_opening
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
+    from typing import BinaryIO
 
     from foundry_api.gateway.context import GatewayContext
-    from foundry_api.gateway.files.batch_types import Ending, StoredBatch
+    from foundry_api.gateway.files.batch_types import CheckedRequests, Ending, StoredBatch
+    from foundry_api.gateway.files.types import StoredPurpose
     from foundry_api.gateway.keys.types import ApiKey
 
 __all__ = ["BatchWork"]
@@ -47,6 +53,19 @@ class BatchWork:
             max_bytes=config.max_body_bytes,
         )
 
+    def write_requests(
+        self, body: Path, lines: BinaryIO, allows_model: Callable[[str], bool]
+    ) -> CheckedRequests:
+        """Check the requests of a message batch, and write each as a line. Blocks."""
+        config = self._context.config
+        return write_requests(
+            body,
+            lines,
+            allows_model=allows_model,
+            default_model=config.model,
+            max_bytes=config.max_body_bytes,
+        )
+
     async def answer(
         self,
         batch: StoredBatch,
@@ -68,7 +87,7 @@ class BatchWork:
                 await BatchRunner(
                     RunPlan(source=self._open_source(batch), total=batch.total),
                     journal,
-                    GatewayEngine(self._context, batch.owner, find_key),
+                    GatewayEngine(self._context, FORMS[batch.endpoint], batch.owner, find_key),
                     thread=thread,
                     meter=meter,
                     on_progress=lambda _: None,
@@ -80,14 +99,14 @@ class BatchWork:
         self, batch: StoredBatch, ending: Ending
     ) -> tuple[dict[str, int], list[StoredFile]]:
         """Write the files of a batch; return its counts, and the files. Blocks."""
-        options = self._make_options(batch)
+        options, form = self._make_options(batch), FORMS[batch.endpoint]
         with self._open_journal(batch) as journal:
             if ending != "completed":
                 at = self._context.wall_clock()
                 for block in InputPass(self._open_source(batch), journal).iter_blocks():
                     journal.record(
                         [
-                            make_unfinished_result(item, ending, at)
+                            make_unfinished_result(item, form, ending, at)
                             for item in block
                             if isinstance(item, WorkItem)
                         ]
@@ -96,6 +115,9 @@ class BatchWork:
         status = read_status(options.directory)
         failed = status.counts.failed - status.failures.get(f"batch_{ending}", 0)
         now = int(self._context.wall_clock())
+        purpose: StoredPurpose = (
+            "message_batch_results" if batch.endpoint == MESSAGES_URL else "batch_output"
+        )
         files: list[StoredFile] = []
         for identifier, path, suffix, count in (
             (batch.output_file_id, options.output_path, "output", published.lines),
@@ -109,7 +131,7 @@ class BatchWork:
                 StoredFile(
                     id=identifier,
                     owner=batch.owner,
-                    purpose="batch_output",
+                    purpose=purpose,
                     filename=f"{batch.id}_{suffix}.jsonl",
                     size=path.stat().st_size,
                     created_at=now,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -11,10 +11,15 @@ from foundry_api.gateway.usage import InputDetails, OutputDetails, ResponseUsage
 
 __all__ = [
     "ENDED",
+    "MESSAGES_PREFIX",
+    "MESSAGES_URL",
+    "OPENAI_PREFIX",
     "UNFINISHED",
+    "WINDOW_S",
     "BatchList",
     "BatchObject",
     "BatchProblem",
+    "CheckedRequests",
     "Ending",
     "Status",
     "StoredBatch",
@@ -33,6 +38,11 @@ Status = Literal[
 ]
 Ending = Literal["completed", "expired", "cancelled"]
 UNFINISHED: tuple[Status, ...] = ("validating", "in_progress", "finalizing", "cancelling")
+# The endpoint of message batches, and by what the ids of batches tell which API they are of.
+MESSAGES_URL = "/v1/messages"
+OPENAI_PREFIX, MESSAGES_PREFIX = "batch_", "msgbatch_"
+# How long a batch may take.
+WINDOW_S = 86_400
 ENDED: tuple[Status, ...] = ("failed", "completed", "expired", "cancelled")
 
 
@@ -43,6 +53,18 @@ class BatchProblem(msgspec.Struct, frozen=True, kw_only=True):
     message: str
     line: int | None = None
     param: str | None = None
+
+
+class CheckedRequests(NamedTuple):
+    """What a message batch consists of.
+
+    Attributes:
+        total: The number of its requests.
+        model: The model that all of them name; None if they name several.
+    """
+
+    total: int
+    model: str | None
 
 
 class _Batch(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,7 +98,7 @@ class _Batch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StoredBatch(_Batch, frozen=True, kw_only=True):
-    """A batch of a key.
+    """A batch of a key; of Anthropic's API if its endpoint is `MESSAGES_URL`.
 
     Attributes:
         owner: The id of the key that it belongs to, and whose tokens it uses; None without keys.

@@ -26,7 +26,7 @@ from foundry_api.storage.sqlite import (
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Generator
+    from collections.abc import Generator, Sequence
     from pathlib import Path
 
 __all__ = ["EVERY_OWNER", "FileDatabase", "Page", "Table", "Visibility"]
@@ -101,10 +101,20 @@ class Table(Generic[_T]):
         *,
         limit: int,
         after: str | None = None,
-        kind: str | None = None,
+        kinds: Sequence[str] | None = None,
+        prefix: str = "",
         is_ascending: bool = False,
     ) -> Page[_T] | None:
-        """Return a page of rows, the newest first; None if there is no row `after`."""
+        """Return a page of rows, the newest first; None if there is no row `after`.
+
+        Args:
+            visibility: Whose rows.
+            limit: How many, at most.
+            after: The id of the row before the page.
+            kinds: Only rows of these kinds.
+            prefix: Only rows whose ids begin with this.
+            is_ascending: Whether the oldest row comes first.
+        """
         condition, values = _make_condition(visibility)
         if after is not None:
             numbers = self._db.execute(
@@ -115,9 +125,12 @@ class Table(Generic[_T]):
                 return None
             condition += f" and number {'>' if is_ascending else '<'} ?"
             values += check_row(numbers[0], int)
-        if kind is not None:
-            condition += " and kind = ?"
-            values += (kind,)
+        if kinds is not None:
+            condition += f" and kind in ({', '.join('?' for _ in kinds)})"
+            values += tuple(kinds)
+        if prefix:
+            condition += " and substr(id, 1, ?) = ?"
+            values += (len(prefix), prefix)
         order = "asc" if is_ascending else "desc"
         rows = self._read(f"{condition} order by number {order} limit ?", *values, limit + 1)
         return Page(rows[:limit], len(rows) > limit)

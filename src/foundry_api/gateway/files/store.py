@@ -163,6 +163,15 @@ class FileStore:
         except (OSError, sqlite3.Error, LockTimeout) as error:
             raise self.translate_failure(error) from error
 
+    async def change(self, function: Callable[[FileDatabase], None]) -> None:
+        """Make changes to the database, all or none."""
+
+        def change(database: FileDatabase) -> None:
+            with database.transaction():
+                function(database)
+
+        await self.query(change)
+
     @asynccontextmanager
     async def receive(self, size: int, owner: str | None) -> AsyncGenerator[Draft]:
         """Yield a new file to write to. It is removed, unless `keep` has kept it.
@@ -191,14 +200,22 @@ class FileStore:
             if not self._reserved_bytes[owner]:
                 del self._reserved_bytes[owner]
 
-    async def keep(self, draft: Draft, stored: StoredFile) -> None:
-        """Keep a file that was received."""
+    async def keep(
+        self,
+        draft: Draft,
+        stored: StoredFile,
+        also: Callable[[FileDatabase], None] | None = None,
+    ) -> None:
+        """Keep a file that was received; `also` makes further changes, all or none."""
 
         def keep(database: FileDatabase) -> None:
             path = self.get_path(stored.id)
             draft.complete(path)
             try:
-                self.put_row(database, stored)
+                with database.transaction():
+                    if also is not None:
+                        also(database)
+                    self.put_row(database, stored)
             except BaseException:
                 path.unlink(missing_ok=True)
                 raise
@@ -206,8 +223,10 @@ class FileStore:
         # In one go: a client that leaves meanwhile must not leave a file without a row.
         await asyncio.shield(self.query(keep))
 
-    async def delete(self, identifiers: Iterable[str]) -> None:
-        """Delete files."""
+    async def delete(
+        self, identifiers: Iterable[str], also: Callable[[FileDatabase], None] | None = None
+    ) -> None:
+        """Delete files; `also` makes further changes, all or none."""
         names = tuple(identifiers)
 
         def delete(database: FileDatabase) -> None:
@@ -216,6 +235,8 @@ class FileStore:
             with database.transaction():
                 for name in names:
                     database.files.delete(name)
+                if also is not None:
+                    also(database)
             for stored in rows:
                 if stored is not None:
                     self.stored_bytes.remove(stored.owner, stored.size)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 import msgspec
 
 __all__ = [
+    "FILE_PURPOSES",
     "DeletedFile",
     "FileList",
     "FileObject",
     "ObjectList",
     "Purpose",
     "StoredFile",
+    "StoredPurpose",
     "make_file_object",
 ]
 
 Purpose = Literal["batch", "batch_output"]
+# Anthropic's message batches have files too, which their own routes send and delete.
+StoredPurpose = Purpose | Literal["message_batch", "message_batch_results"]
+FILE_PURPOSES: tuple[Purpose, ...] = ("batch", "batch_output")
 
 
 class StoredFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,7 +30,8 @@ class StoredFile(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         id: The id, which is also the name of its content on the disk.
         owner: The id of the key that it belongs to; None without keys.
-        purpose: `batch` for an input, `batch_output` for the results of a batch.
+        purpose: `batch` for an input, `batch_output` for the results of a batch; `message_batch`
+            and `message_batch_results` for those of a message batch.
         filename: The name that its client gave; it is only shown.
         size: Bytes of its content.
         created_at: Seconds since the epoch, as all times.
@@ -34,7 +40,7 @@ class StoredFile(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     owner: str | None
-    purpose: Purpose
+    purpose: StoredPurpose
     filename: str
     size: int
     created_at: int
@@ -78,12 +84,12 @@ class DeletedFile(msgspec.Struct, kw_only=True):
 
 
 def make_file_object(stored: StoredFile) -> FileObject:
-    """Describe a file to a client."""
+    """Describe a file to a client; its purpose is one of `FILE_PURPOSES`."""
     return FileObject(
         id=stored.id,
         bytes=stored.size,
         created_at=stored.created_at,
         expires_at=stored.expires_at,
         filename=stored.filename,
-        purpose=stored.purpose,
+        purpose=cast("Purpose", stored.purpose),
     )

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
-from aiohttp import web
 
 from foundry_api.gateway.checks import make_invalid, make_missing
 from foundry_api.gateway.errors import RequestError
+from foundry_api.gateway.file_sending import send_files
 from foundry_api.gateway.files.types import (
+    FILE_PURPOSES,
     DeletedFile,
     FileList,
     StoredFile,
@@ -23,11 +23,9 @@ from foundry_api.gateway.openai.pages import (
     make_wrong_cursor,
     read_page_query,
 )
-from foundry_api.storage.threads import finish_opening
 
 if TYPE_CHECKING:
-    from pathlib import Path
-    from typing import BinaryIO
+    from aiohttp import web
 
     from foundry_api.gateway.exchange import Exchange
 
@@ -51,7 +49,6 @@ DEFAULT_LIFETIME_S = 30 * 86_400
 MIN_LIFETIME_S, MAX_LIFETIME_S = 3600, 30 * 86_400
 MAX_PAGE = 10_000
 MAX_NAME_CHARS = 255
-BLOCK_BYTES = 256 * 1024
 
 
 class ExpiresAfter(msgspec.Struct, kw_only=True):
@@ -101,12 +98,13 @@ async def list_files(exchange: Exchange) -> web.StreamResponse:
     query = read_page_query(exchange, default=MAX_PAGE, most=MAX_PAGE)
     visibility = get_visibility(exchange)
     purpose = exchange.request.query.get("purpose")
+    purposes = [one for one in FILE_PURPOSES if purpose in {None, one}]
     page = await exchange.context.files.query(
         lambda database: database.files.find_page(
             visibility,
             limit=query.limit,
             after=query.after,
-            kind=purpose,
+            kinds=purposes,
             is_ascending=query.is_ascending,
         )
     )
@@ -141,23 +139,9 @@ async def delete_file(exchange: Exchange) -> web.StreamResponse:
 async def get_file_content(exchange: Exchange) -> web.StreamResponse:
     """Send the content of a file, block by block."""
     stored = await _find(exchange)
-    file = await finish_opening(
-        asyncio.to_thread(_open, exchange.context.files.get_path(stored.id)),
-        lambda file: asyncio.to_thread(file.close),
+    return await send_files(
+        exchange, [stored], "application/octet-stream", make_file_not_found("id")
     )
-    try:
-        exchange.headers["Content-Type"] = "application/octet-stream"
-        # A browser must not take what somebody uploaded for a page of the gateway.
-        exchange.headers["Content-Disposition"] = "attachment"
-        response = web.StreamResponse(headers=exchange.headers)
-        response.content_length = stored.size
-        await response.prepare(exchange.request)
-        if exchange.request.method != "HEAD":
-            while block := await asyncio.to_thread(file.read, BLOCK_BYTES):
-                await response.write(block)
-    finally:
-        await asyncio.shield(asyncio.to_thread(file.close))
-    return response
 
 
 async def _find(exchange: Exchange) -> StoredFile:
@@ -165,7 +149,11 @@ async def _find(exchange: Exchange) -> StoredFile:
     stored = await exchange.context.files.query(
         lambda database: database.files.get(identifier, visibility)
     )
-    if stored is None or stored.expires_at <= exchange.context.wall_clock():
+    if (
+        stored is None
+        or stored.purpose not in FILE_PURPOSES
+        or stored.expires_at <= exchange.context.wall_clock()
+    ):
         raise make_file_not_found("id")
     return stored
 
@@ -214,10 +202,3 @@ def _read_form(fields: dict[str, str]) -> FileForm:
 def _clean_name(name: str) -> str:
     printable = "".join(character for character in name if character.isprintable())
     return printable[:MAX_NAME_CHARS] or "file"
-
-
-def _open(path: Path) -> BinaryIO:
-    try:
-        return path.open("rb")
-    except FileNotFoundError:  # deleted meanwhile
-        raise make_file_not_found("id") from None

@@ -14,7 +14,14 @@ if TYPE_CHECKING:
     from foundry_api.gateway.errors import RequestError
     from foundry_api.gateway.exchange import Exchange
 
-__all__ = ["PageQuery", "get_bounds", "get_visibility", "make_wrong_cursor", "read_page_query"]
+__all__ = [
+    "PageQuery",
+    "get_bounds",
+    "get_visibility",
+    "make_wrong_cursor",
+    "read_limit",
+    "read_page_query",
+]
 
 SHOWN_CHARS = 32  # of a wrong value in a message
 
@@ -41,19 +48,29 @@ def read_page_query(exchange: Exchange, *, default: int, most: int) -> PageQuery
         RequestError: One of them is invalid.
     """
     query = exchange.request.query
-    limit = query.get("limit", str(default))
-    is_number = limit.isascii() and limit.isdecimal() and len(limit) <= len(str(most))
-    if not is_number or not 1 <= int(limit) <= most:
-        raise make_invalid("limit", f"limit is {limit[:SHOWN_CHARS]!r}; 1 to {most} are allowed.")
+    limit = read_limit(exchange, default=default, most=most)
     order = query.get("order", "desc")
     if order not in {"asc", "desc"}:
         raise make_invalid("order", f"order is {order[:SHOWN_CHARS]!r}, neither asc nor desc.")
-    return PageQuery(int(limit), query.get("after"), order == "asc")
+    return PageQuery(limit, query.get("after"), order == "asc")
 
 
-def make_wrong_cursor() -> RequestError:
-    """Return the error for an `after` that names no item."""
-    return make_invalid("after", "after is the id of nothing in this list.")
+def read_limit(exchange: Exchange, *, default: int, most: int) -> int:
+    """Read `limit`.
+
+    Raises:
+        RequestError: It is invalid.
+    """
+    limit = exchange.request.query.get("limit", str(default))
+    is_number = limit.isascii() and limit.isdecimal() and len(limit) <= len(str(most))
+    if not is_number or not 1 <= int(limit) <= most:
+        raise make_invalid("limit", f"limit is {limit[:SHOWN_CHARS]!r}; 1 to {most} are allowed.")
+    return int(limit)
+
+
+def make_wrong_cursor(field: str = "after") -> RequestError:
+    """Return the error for a cursor that names no item."""
+    return make_invalid(field, f"{field} is the id of nothing in this list.")
 
 
 class Bounds(TypedDict):

@@ -67,7 +67,14 @@ ERRORS: dict[int, tuple[str, tuple[str, ...]]] = {
     408: ("The body arrived too slowly.", ("request_timeout",)),
     409: (
         "Another request is in the way.",
-        ("batch_ended", "file_in_use", "idempotency_error", "key_in_use", "model_in_use"),
+        (
+            "batch_ended",
+            "batch_not_ended",
+            "file_in_use",
+            "idempotency_error",
+            "key_in_use",
+            "model_in_use",
+        ),
     ),
     413: ("The body is too large.", ("payload_too_large", "storage_full")),
     415: (
@@ -305,9 +312,9 @@ def _describe_error(name: str, schemas: Schemas) -> dict[str, Any]:
     schema = schemas.get_ref(ErrorResponse)
     if name.startswith("Anthropic"):
         description = f"{meaning} Type: `{get_anthropic_type(status)}`."
-        # The head of a request is checked before its route, and so its shape, is known.
+        # The head and the path of a request are checked before its route, so its shape, is known.
         own = schemas.get_ref(AnthropicError)
-        schema = {"anyOf": [own, schema]} if status in _OF_ALL else own
+        schema = {"anyOf": [own, schema]} if status in {*_OF_ALL, 404} else own
     headers = dict(_HEADERS)
     if status in {429, 503}:
         headers["Retry-After"] = {

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from foundry_api.gateway import health, key_management, llama, management
+from foundry_api.gateway.anthropic import batch_types as message_batch_types
+from foundry_api.gateway.anthropic import batches as message_batches
 from foundry_api.gateway.anthropic import messages
 from foundry_api.gateway.anthropic.request import CountBody, MessagesBody
 from foundry_api.gateway.batches import routes as batches
@@ -119,14 +121,18 @@ CALL_HEADERS = (
 _TEXT = {"type": "string"}
 
 
+def _describe_limit(default: int, most: int) -> dict[str, Any]:
+    return _make_parameter(
+        "query",
+        "limit",
+        {"type": "integer", "minimum": 1, "maximum": most},
+        f"How many items to return; {default} without it.",
+    )
+
+
 def _describe_page(default: int, most: int) -> tuple[dict[str, Any], ...]:
     return (
-        _make_parameter(
-            "query",
-            "limit",
-            {"type": "integer", "minimum": 1, "maximum": most},
-            f"How many items to return; {default} without it.",
-        ),
+        _describe_limit(default, most),
         _make_parameter(
             "query", "order", {"enum": ["asc", "desc"]}, "The last one first without it."
         ),
@@ -266,6 +272,45 @@ OPERATIONS: dict[Handler, Operation] = {
         result=anthropic_types.TokenCount,
         example={"model": "demo", "messages": _HELLO},
         is_call=True,
+    ),
+    message_batches.create_message_batch: Operation(
+        tag=ANTHROPIC,
+        body=message_batch_types.MessageBatchBody,
+        result=message_batch_types.MessageBatch,
+        errors=(404, 507),
+        example={
+            "requests": [
+                {
+                    "custom_id": "first",
+                    "params": {"model": "demo", "max_tokens": 64, "messages": _HELLO},
+                }
+            ]
+        },
+        notes="If a request is invalid, the batch is refused and none runs.",
+    ),
+    message_batches.list_message_batches: Operation(
+        tag=ANTHROPIC,
+        result=message_batch_types.MessageBatchList,
+        parameters=(
+            _describe_limit(message_batches.DEFAULT_PAGE, message_batches.MAX_PAGE),
+            _make_parameter("query", "after_id", _TEXT, "The id of the batch before the page."),
+            _make_parameter("query", "before_id", _TEXT, "The id of the batch after the page."),
+        ),
+    ),
+    message_batches.get_message_batch: Operation(
+        tag=ANTHROPIC, result=message_batch_types.MessageBatch
+    ),
+    message_batches.cancel_message_batch: Operation(
+        tag=ANTHROPIC, result=message_batch_types.MessageBatch, errors=(409,)
+    ),
+    message_batches.delete_message_batch: Operation(
+        tag=ANTHROPIC, result=message_batch_types.DeletedMessageBatch, errors=(409,)
+    ),
+    message_batches.get_message_batch_results: Operation(
+        tag=ANTHROPIC,
+        media_types=((message_batches.RESULTS_TYPE, _TEXT),),
+        notes="Each line is JSON with `custom_id` and `result`, whose `type` is `succeeded`, "
+        "`errored`, `canceled` or `expired`.",
     ),
     management.get_status: Operation(tag=MANAGEMENT, result=gateway_types.GatewayStatus),
     management.reload: Operation(tag=MANAGEMENT, result=gateway_types.Reloaded),
