@@ -27,6 +27,7 @@ from foundry_api.gateway.errors import UnsafeAddress
 from foundry_api.gateway.open_files import RESERVED_FILES, raise_max_open_files
 from foundry_api.gateway.upstreams.config import make_services
 from foundry_api.gateway.warm_up import WarmUp
+from foundry_api.observe.log_limit import LogLimit
 from foundry_api.storage.paths import Paths
 from foundry_api.types.errors import ConfigurationError, FoundryError
 from foundry_api.types.settings import find_misspelt_variables
@@ -156,6 +157,7 @@ def _log(common: GlobalOptions) -> Generator[None]:
     """Log warnings to standard error, more with -v or FOUNDRY_LOG_LEVEL."""
     logger = logging.getLogger("foundry_api")
     handler = make_log_handler(common, get_environment(), default_level=logging.WARNING)
+    handler.addFilter(LogLimit())  # every client can cause warnings, such as by an unknown model
     logger.addHandler(handler)
     try:
         yield

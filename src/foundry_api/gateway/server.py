@@ -7,6 +7,7 @@ import logging
 import ssl
 from asyncio import sslproto
 from collections import Counter
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import HttpVersion10, HttpVersion11, web
@@ -172,6 +173,27 @@ class TlsConnection(sslproto.SSLProtocol):
         self._server = server
         self._network: str | None = None
         self._client: asyncio.Transport | None = None
+        self._is_new = True
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Read what has arrived; tell a client that speaks HTTP here to use TLS."""
+        if self._is_new and nbytes:
+            self._is_new = False
+            # The first record of TLS is not text, and a request begins with its method.
+            if bytes(self.get_buffer(0)[:1]).isupper():
+                self._refuse_http()
+                return
+        super().buffer_updated(nbytes)
+
+    def _refuse_http(self) -> None:
+        if self._client is not None:
+            error = RequestError(
+                400,
+                "https_required",
+                "This port of the gateway speaks HTTPS. Use an address that begins with https://.",
+            )
+            self._client.write(_make_refusal(error))
+            self._client.close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Count the connection, and start its handshake."""
@@ -288,14 +310,8 @@ class _ClientConnection(web.RequestHandler):
 
     def _refuse_head(self) -> None:
         problem = f"The head of the request is larger than {MAX_HEAD_BYTES} bytes."
-        body = make_error_body(RequestError(431, "header_too_large", problem))
         if self._client is not None and not self._client.is_closing():
-            self._client.write(
-                b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
-                b"Content-Type: application/json; charset=utf-8\r\n"
-                b"x-request-id: %b\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b"
-                % (make_request_id().encode(), len(body), body)
-            )
+            self._client.write(_make_refusal(RequestError(431, "header_too_large", problem)))
         self.force_close()
 
     def handle_error(
@@ -323,6 +339,22 @@ class _ClientConnection(web.RequestHandler):
         )
         response.force_close()
         return response
+
+
+def _make_refusal(error: RequestError) -> bytes:
+    """Return a response that is sent without a request."""
+    body = make_error_body(error)
+    return (
+        b"HTTP/1.1 %d %b\r\nContent-Type: application/json; charset=utf-8\r\n"
+        b"x-request-id: %b\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b"
+        % (
+            error.status,
+            HTTPStatus(error.status).phrase.encode(),
+            make_request_id().encode(),
+            len(body),
+            body,
+        )
+    )
 
 
 class TlsFiles:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import ssl
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -50,6 +51,19 @@ __all__ = ["SessionPool"]
 
 # Whether the current task's request opened a connection instead of reusing a pooled one.
 _NEW_CONNECTION: ContextVar[bool] = ContextVar("foundry_api_connection_made", default=False)
+
+# What OpenSSL says of an answer that is no TLS, by version.
+_NOT_TLS = frozenset(
+    {
+        "PACKET_LENGTH_TOO_LONG",
+        "RECORD_LAYER_FAILURE",
+        "UNKNOWN_PROTOCOL",
+        "WRONG_VERSION_NUMBER",
+    }
+)
+# Results of its check of a certificate.
+_EXPIRED = 10
+_WRONG_NAME = frozenset({62, 64})  # of a host, of an address
 
 
 class SessionPool:
@@ -245,13 +259,10 @@ def _classify_send_error(
             )
         case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError():
             return make_url_error(request.url)
-        case aiohttp.ClientSSLError():
-            return ProtocolError(
-                f"no secure connection to {service}: {error}",
-                hint="Check its certificate, and whether the address should begin with http://. If "
-                "an authority of your own issued it, name its file in SSL_CERT_FILE.",
-                service=service,
-            )
+        case aiohttp.ClientConnectorCertificateError():
+            return _explain_certificate(service, error.certificate_error)
+        case aiohttp.ClientConnectorSSLError():
+            return _explain_tls_failure(service, error.os_error)
         case aiohttp.ClientConnectorError():
             return ServiceNotRunning(f"nothing accepts connections at {service}", service=service)
         # Raised before anything is sent, mostly for a line break in a header. It has to come
@@ -264,3 +275,34 @@ def _classify_send_error(
             return ServiceCrashed(
                 f"{service} closed the connection before it answered", service=service
             )
+
+
+def _explain_certificate(service: str, error: Exception) -> FoundryError:
+    problem, code = str(error), 0
+    if isinstance(error, ssl.SSLCertVerificationError):
+        problem, code = error.verify_message, error.verify_code
+    if code in _WRONG_NAME:
+        hint = "Use an address that the certificate names."
+    elif code == _EXPIRED:
+        hint = "Whoever runs the service has to renew it; check the clock of this machine too."
+    else:
+        hint = (
+            "If you trust it, name in SSL_CERT_FILE the file with the certificate of the authority "
+            "that issued it; a self-signed one is its own authority."
+        )
+    return ProtocolError(
+        f"the certificate of {service} is not trusted: {problem}", hint=hint, service=service
+    )
+
+
+def _explain_tls_failure(service: str, error: OSError) -> FoundryError:
+    if isinstance(error, ssl.SSLError) and error.reason in _NOT_TLS:
+        address = service.replace("https://", "http://", 1)
+        return ProtocolError(
+            f"{service} does not speak TLS", hint=f"Use {address}, without s.", service=service
+        )
+    return ProtocolError(
+        f"no secure connection to {service}: {error}",
+        hint="Check the address, and which versions of TLS the service speaks.",
+        service=service,
+    )

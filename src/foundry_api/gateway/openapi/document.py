@@ -28,6 +28,7 @@ ERRORS: dict[int, tuple[str, tuple[str, ...]]] = {
         "The request is invalid.",
         (
             "context_length_exceeded",
+            "https_required",
             "invalid_content_type",
             "invalid_header",
             "invalid_host",

@@ -42,8 +42,16 @@ __all__ = ["detect_service", "get_dialect"]
 MAX_STATUS_BYTES = 64 * 1024
 MAX_LIST_BYTES = 16 * 2**20  # a service may list its complete catalog
 
-UNAUTHORIZED, FORBIDDEN = 401, 403
+BAD_REQUEST, UNAUTHORIZED, FORBIDDEN = 400, 401, 403
 _NOT_FOUND = frozenset({404, 405})
+
+# What servers answer to plain HTTP on a port of HTTPS: a gateway of ours; nginx; Go; Apache.
+_NEEDS_HTTPS = (
+    b"https_required",
+    b"plain http request was sent to https port",
+    b"http request to an https server",
+    b"speaking plain http to an ssl-enabled",
+)
 
 _DIALECTS: Mapping[ServiceGeneration, Callable[[ServiceClient], Dialect]] = {
     "legacy": LegacyDialect,
@@ -76,6 +84,15 @@ async def detect_service(
     async def get(path: str, max_bytes: int = MAX_STATUS_BYTES) -> BufferedResponse:
         request = Request("GET", f"{base_url}{path}", headers)
         response = await fetch(transport, request, timeout_s=timeout_s, max_bytes=max_bytes)
+        if response.status == BAD_REQUEST and any(
+            text in response.body.lower() for text in _NEEDS_HTTPS
+        ):
+            raise ProtocolError(
+                f"{base_url} speaks HTTPS, not HTTP",
+                hint=f"Use {base_url.replace('http://', 'https://', 1)}.",
+                service=base_url,
+                status=response.status,
+            )
         if response.status in {UNAUTHORIZED, FORBIDDEN}:
             if response.status == FORBIDDEN and (denial := _find_refusal(response)):
                 raise denial.with_context(service=base_url)
