@@ -13,10 +13,13 @@ import pytest
 
 import foundry_api.gateway
 from foundry_api.gateway.errors import _TABLE
+from foundry_api.gateway.keys.types import NewKey
 from foundry_api.gateway.openapi.document import ERRORS
 from foundry_api.gateway.openapi.page import format_page
 from foundry_api.gateway.routes import ROUTES
+from foundry_api.testing import FakeService
 from gateway.helpers import CALCULATE
+from gateway.serving import serve
 from gateway.shapes import parse_events
 
 if TYPE_CHECKING:
@@ -121,8 +124,7 @@ CALLS: list[tuple[str, str, Any, int]] = [
     ("GET", "/api/failures", None, 200),
     ("GET", "/api/log", None, 200),
     ("GET", "/api/keys", None, 200),
-    ("POST", "/api/keys", {"name": "ci", "tokens": ["100000/d"], "rate": "60/m"}, 200),
-    ("POST", "/api/keys", {"name": ""}, 400),
+    ("POST", "/api/keys", {"name": "ci"}, 403),
     ("DELETE", "/api/keys/none", None, 404),
 ]
 
@@ -238,6 +240,25 @@ async def test_an_answer_has_the_described_form(  # noqa: PLR0917 - two are fixt
             check(await response.json(), media["schema"], strict)
         else:
             assert text
+
+
+@pytest.mark.parametrize(("name", "status"), [("ci", 200), ("", 400)])
+async def test_a_new_key_has_the_described_form(
+    document: dict[str, Any], strict: dict[str, Any], tmp_path: Path, name: str, status: int
+) -> None:
+    operation = find_operation(document, "POST", "/api/keys")
+    admin = NewKey(name="admin", scopes=frozenset({"inference", "manage"}))
+    body = {"name": name, "tokens": ["100000/d"], "rate": "60/m"}
+    async with (
+        FakeService() as upstream,
+        serve(tmp_path, upstream.base_url, admin) as served,
+        served.http.post("/api/keys", json=body) as response,
+    ):
+        answer = operation["responses"][str(status)]
+        if "$ref" in answer:
+            answer = document["components"]["responses"][answer["$ref"].rpartition("/")[2]]
+        assert response.status == status
+        check(await response.json(), answer["content"]["application/json"]["schema"], strict)
 
 
 async def test_the_page_needs_nothing_else(http: aiohttp.ClientSession) -> None:

@@ -2,7 +2,9 @@
 
 A key with the scope `manage` gives nobody more rights than it has itself: it creates and changes
 only keys with no further scopes and models, and with no later end. It does not end itself, so that
-nobody is locked out by a slip. `foundry-api keys` on the gateway's machine has no such bounds.
+nobody is locked out by a slip. `foundry-api keys` on the gateway's machine has no such bounds. It
+also creates the first key: without keys, any program of any user of the machine could send the
+request for it, and lock the owner out.
 """
 
 from __future__ import annotations
@@ -111,6 +113,14 @@ async def list_keys(exchange: Exchange) -> web.StreamResponse:
 
 async def create_key(exchange: Exchange) -> web.StreamResponse:
     """Create a key. Its token is in this answer only."""
+    if exchange.key is None:
+        raise RequestError(
+            403,
+            "no_keys",
+            "There are no keys yet, and the first one shuts out everybody who lacks it, so no "
+            "request creates it. The user who runs the gateway does: `foundry-api keys create "
+            "--name admin --scope inference,manage,metrics`.",
+        )
     body = await exchange.read_json(NewKeyBody)
     with _report_values():
         new = NewKey(name=check_key_name("name", body.name), **_read_permissions(body))

@@ -249,6 +249,7 @@ def _classify_send_error(
     request: Request, error: Exception, connect_timeout_s: float
 ) -> FoundryError:
     service = get_origin(request.url)
+    cause: BaseException = error.__cause__ or error
     match error:
         case aiohttp.ConnectionTimeoutError():
             return ConnectTimeout(
@@ -262,7 +263,7 @@ def _classify_send_error(
         case aiohttp.ClientConnectorCertificateError():
             return _explain_certificate(service, error.certificate_error)
         case aiohttp.ClientConnectorSSLError():
-            return _explain_tls_failure(service, error.os_error)
+            return _explain_tls_failure(service, cause)
         case aiohttp.ClientConnectorError():
             return ServiceNotRunning(f"nothing accepts connections at {service}", service=service)
         # Raised before anything is sent, mostly for a line break in a header. It has to come
@@ -295,7 +296,7 @@ def _explain_certificate(service: str, error: Exception) -> FoundryError:
     )
 
 
-def _explain_tls_failure(service: str, error: OSError) -> FoundryError:
+def _explain_tls_failure(service: str, error: BaseException) -> FoundryError:
     if isinstance(error, ssl.SSLError) and error.reason in _NOT_TLS:
         address = service.replace("https://", "http://", 1)
         return ProtocolError(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from foundry_api.gateway.keys.database import KeyDatabase
 from foundry_api.gateway.keys.types import Limit, NewKey
 from foundry_api.testing import FakeService
 from gateway.serving import call, make_body, serve
@@ -182,19 +183,25 @@ async def test_a_wrong_value_is_refused_with_its_name(served: ServedGateway) -> 
     assert len((await send(served.http, "GET", "/api/keys"))["keys"]) == 3
 
 
-async def test_the_first_key_closes_the_gateway(tmp_path: Path) -> None:
+async def test_the_first_key_closes_the_gateway_and_no_request_creates_it(tmp_path: Path) -> None:
     async with FakeService() as upstream, serve(tmp_path, upstream.base_url) as served:
-        created = await send(served.http, "POST", "/api/keys", {"name": "first", "scopes": [*ALL]})
+        # Any program of any user of the machine could send it, and lock the owner out.
+        body = {"name": "first", "scopes": [*ALL]}
+        error = (await send(served.http, "POST", "/api/keys", body, 403))["error"]
+        assert error["code"] == "no_keys"
+        assert "`foundry-api keys create " in error["message"]
+        assert await send(served.http, "GET", "/api/keys") == {"keys": []}
+        _, token = KeyDatabase(tmp_path).create(ADMIN)
+        await served.gateway.reload()
         await send(served.http, "GET", "/api/keys", status=401)
-        headers = {"Authorization": f"Bearer {created['token']}"}
-        async with served.http.get("/api/keys", headers=headers) as response:
+        headers = {"Authorization": f"Bearer {token}"}
+        async with served.http.post("/api/keys", headers=headers, json=body) as response:
             assert response.status == 200
 
 
 async def test_a_database_that_cannot_be_changed_is_reported(
     tmp_path: Path, served: ServedGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from foundry_api.gateway.keys.database import KeyDatabase  # noqa: PLC0415
     from foundry_api.gateway.keys.errors import KeyStorageFailed  # noqa: PLC0415
 
     def fail(*_: object) -> None:

@@ -50,7 +50,7 @@ ERRORS: dict[int, tuple[str, tuple[str, ...]]] = {
     401: ("There is no valid key.", ("invalid_api_key",)),
     403: (
         "The key or the web page may not do this.",
-        ("insufficient_scope", "model_not_allowed", "origin_not_allowed"),
+        ("insufficient_scope", "model_not_allowed", "no_keys", "origin_not_allowed"),
     ),
     404: (
         "There is no such thing.",

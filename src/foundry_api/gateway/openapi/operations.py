@@ -346,7 +346,8 @@ OPERATIONS: dict[Handler, Operation] = {
         body=key_management.NewKeyBody,
         result=dashboard_types.CreatedKey,
         example={"name": "my-app", "rate": "60/m", "tokens": ["100000/d"], "expires": "90d"},
-        notes="A key gives no rights that it lacks.",
+        notes="A key gives no rights that it lacks. The first key is created with "
+        "`foundry-api keys create`.",
     ),
     key_management.update_key: Operation(
         tag=KEYS,
