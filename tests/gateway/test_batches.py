@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import pytest
 from openai import AsyncOpenAI
 
@@ -15,6 +17,7 @@ from foundry_api.gateway.batches import manager as batch_manager
 from foundry_api.gateway.files.stored_bytes import MIN_FILE_BYTES, measure_directory
 from foundry_api.gateway.keys.types import Limit, NewKey
 from foundry_api.testing import FakeService
+from gateway.helpers import post
 from gateway.keys.helpers import FakeClock
 from gateway.serving import serve
 from gateway.shapes import check_shape
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from gateway.serving import ServedGateway
 
 CHAT = "/v1/chat/completions"
+MESSAGES = "/v1/messages/batches"
 BAD_SCHEMA = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "no-type"}}}
 
 
@@ -282,37 +286,56 @@ async def test_old_records_of_a_key_end(tmp_path: Path, monkeypatch: pytest.Monk
         assert [one.id async for one in second.batches.list()] == [other.id]
 
 
-async def test_a_killed_gateway_goes_on(engine: Endpoint, own_home: Path) -> None:
+async def test_a_gateway_that_is_stopped_and_killed_goes_on(
+    engine: Endpoint, own_home: Path
+) -> None:
+    """First with a batch of OpenAI's API, then with one of Anthropic's."""
     environment = make_environment(
         own_home, FOUNDRY_GATEWAY_BASE_URL=engine.base_url, PYTHONUNBUFFERED="1"
     )
     command = make_command("serve", "--port", "0")
-    lines = [make_chat(number) for number in range(300)]
+    lines = [make_chat(number) for number in range(150)]
+    requests = [
+        {"custom_id": line["custom_id"], "params": {**line["body"], "max_tokens": 100}}
+        for line in lines
+    ]
     batch: Any = None
-    for kill in range(3):
+    messages: Any = None
+    for end in ("stop", "kill", ""):
         program = await asyncio.create_subprocess_exec(
             *command, stdout=subprocess.PIPE, env=environment
         )
         assert program.stdout is not None
         first_line = (await program.stdout.readline()).decode()
         url = first_line.split()[2].rstrip(".,").removesuffix("/v1")
-        async with connect(url) as client:
-            batch = await start(client, encode(lines)) if batch is None else batch
-            if kill < 2:
-                async with asyncio.timeout(60):
-                    done = 0
-                    while done < 60 * (kill + 1):
-                        await asyncio.sleep(0.02)
-                        batch = await client.batches.retrieve(batch.id)
-                        done = batch.request_counts.completed
-                program.kill()
-                await program.wait()
-                continue
-            batch = await wait(client, batch)
-            answers = await read(client, batch.output_file_id)
-        program.terminate()
-        await program.wait()
-    assert batch.status == "completed"
-    assert sorted(one["custom_id"] for one in answers) == sorted(
-        line["custom_id"] for line in lines
-    )
+        async with connect(url) as client, aiohttp.ClientSession(url) as http, asyncio.timeout(100):
+            if batch is None:
+                batch = await start(client, encode(lines))
+                messages = await post(http, MESSAGES, {"requests": requests})
+            place = f"{MESSAGES}/{messages['id']}"
+            counts = {"stop": batch.request_counts.completed, "kill": 0, "": 0}
+            while end and counts[end] < 60:
+                await asyncio.sleep(0.02)
+                counts["stop"] = (await client.batches.retrieve(batch.id)).request_counts.completed
+                counts["kill"] = (await get(http, place))["request_counts"]["succeeded"]
+            if not end:
+                batch = await wait(client, batch)
+                answers = await read(client, batch.output_file_id)
+                while (await get(http, place))["processing_status"] != "ended":  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+                async with http.get(f"{place}/results") as response:
+                    results = [json.loads(line) async for line in response.content]
+        (program.kill if end == "kill" else program.terminate)()
+        code = await program.wait()
+        assert code == 0 or end == "kill" or os.name == "nt"
+    assert (batch.status, batch.error_file_id) == ("completed", None)
+    assert {one["result"]["type"] for one in results} == {"succeeded"}
+    for found in (answers, results):
+        assert sorted(one["custom_id"] for one in found) == sorted(
+            line["custom_id"] for line in lines
+        )
+
+
+async def get(http: aiohttp.ClientSession, path: str) -> Any:
+    async with http.get(path) as response:
+        return await response.json()
