@@ -56,6 +56,7 @@ class Flavour:
         alias: The name by which the gateway lists that model.
         error: Status and body of its refusal of a request; None to answer.
         error_with_tools: As `error`, only for requests with tools.
+        transcription: Status and body of its answer to a recording; None if it has no such route.
         key: The key that it requires for calls; "" for none.
         gate: Calls wait until it is set.
         is_down: Whether it drops every connection.
@@ -69,6 +70,7 @@ class Flavour:
     alias: str
     error: tuple[int, bytes] | None = None
     error_with_tools: tuple[int, bytes] | None = None
+    transcription: tuple[int, bytes] | None = None
     key: str = ""
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     is_down: bool = False
@@ -103,6 +105,8 @@ class Flavour:
             ]
             body = {"object": "list", "data": vectors, "model": self.name, "usage": USAGE}
             return (make_response(200, json.dumps(body).encode()),)
+        if request.path == "/v1/audio/transcriptions" and self.transcription:
+            return (make_response(*self.transcription),)
         if request.path != "/v1/chat/completions":
             return (make_response(404, NOT_FOUND),)
         self.calls.append(request)

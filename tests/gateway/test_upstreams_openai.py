@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import email
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+import aiohttp
 import pytest
 
 from gateway.fake_openai_server import FLAVOURS, USAGE, FakeOpenAIServer, Flavour
-from gateway.helpers import CALCULATE, post, stream
+from gateway.helpers import CALCULATE, make_recording, post, stream
 from gateway.serving import CHAT, call, make_body
 from gateway.several import get_service, serve_upstreams
+from gateway.shapes import parse_events
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from contextlib import AbstractAsyncContextManager
+    from email.message import Message
     from pathlib import Path
 
+    from faults.hostile import Received
     from gateway.serving import ServedGateway
 
 TOOLS = [{"type": "function", "function": {"name": "calculate", "parameters": CALCULATE}}]
@@ -30,7 +35,7 @@ async def server(request: pytest.FixtureRequest) -> AsyncIterator[FakeOpenAIServ
 
 
 def serve(
-    tmp_path: Path, server: FakeOpenAIServer, **members: Any
+    tmp_path: Path, server: FakeOpenAIServer, config: Any = None, **members: Any
 ) -> AbstractAsyncContextManager[ServedGateway]:
     """Serve the fake alone."""
     table = {"name": "other", "kind": "openai", "url": f"{server.base_url}/v1", **members}
@@ -38,7 +43,7 @@ def serve(
         key_file = tmp_path / "key"
         key_file.write_text(f"{server.flavour.key}\n", encoding="utf-8")
         table["key_file"] = key_file
-    return serve_upstreams(tmp_path / "gateway", table, client={"max_retries": 0})
+    return serve_upstreams(tmp_path / "gateway", table, client={"max_retries": 0}, **(config or {}))
 
 
 async def test_its_models_are_listed_and_answer(server: FakeOpenAIServer, tmp_path: Path) -> None:
@@ -102,10 +107,96 @@ async def test_formats_and_embeddings(server: FakeOpenAIServer, tmp_path: Path) 
         body = {"model": flavour.alias, "input": ["a", "b"]}
         embedded = await post(served.http, "/v1/embeddings", body)
     assert [one["embedding"] for one in embedded["data"]] == [[0.5, 0.25]] * 2
+    assert server.requests[-1].json["model"] == flavour.name
 
 
 def make_error(code: object, message: str, kind: str) -> dict[str, Any]:
     return {"error": {"message": message, "type": kind, "param": None, "code": code}}
+
+
+AUDIO = "/v1/audio/transcriptions"
+RECORDING = make_recording(6)
+
+
+async def transcribe(http: aiohttp.ClientSession, model: str, **fields: str) -> tuple[int, Any]:
+    form = aiohttp.FormData()
+    for name, value in {"model": model, **fields}.items():
+        form.add_field(name, value)
+    form.add_field("file", RECORDING, filename="../speech.wav")
+    async with http.post(AUDIO, data=form) as response:
+        if response.content_type == "text/event-stream":
+            return response.status, parse_events(await response.text())
+        return response.status, await response.json()
+
+
+def parse_form(request: Received) -> dict[str, bytes]:
+    """Return the parts of a form by name."""
+    head = f"Content-Type: {request.headers['content-type']}\r\n\r\n".encode()
+    message = email.message_from_bytes(head + request.body)
+    parts = cast("list[Message]", message.get_payload())
+    return {
+        str(part.get_param("name", header="Content-Disposition")): cast(
+            "bytes", part.get_payload(decode=True)
+        )
+        for part in parts
+    }
+
+
+async def test_a_recording_is_passed_on_as_it_is(server: FakeOpenAIServer, tmp_path: Path) -> None:
+    """Without a wish for a stream: those servers that stream send events of other shapes."""
+    flavour = server.flavour
+    usage = {"type": "duration", "seconds": 6}
+    flavour.transcription = 200, json.dumps({"text": " Hello there.", "usage": usage}).encode()
+    options = {"language": "de", "prompt": "Names: Ada", "temperature": "0.5"}
+    async with serve(tmp_path, server) as served:
+        status, answer = await transcribe(served.http, flavour.alias, **options)
+        _, events = await transcribe(served.http, flavour.alias, stream="true")
+    assert (status, answer["text"], answer["usage"]) == (200, " Hello there.", usage)
+    assert [event["text"] for event in events[-2:-1]] == [" Hello there."]
+    first, second = (parse_form(one) for one in server.requests if one.path == AUDIO)
+    file = first.pop("file")
+    assert file == second["file"] == RECORDING
+    assert first == {
+        "model": flavour.name.encode(),
+        "response_format": b"json",
+        **{name: value.encode() for name, value in options.items()},
+    }
+
+
+# Answers to a recording, and those of the gateway.
+TRANSCRIPTION_FAILURES: dict[str, tuple[tuple[int, bytes] | None, tuple[int, str]]] = {
+    "no route": (None, (400, "unsupported_feature")),
+    "another format": (
+        (400, json.dumps(make_error(400, "Invalid or unsupported audio file.", "x")).encode()),
+        (400, "invalid_value"),
+    ),
+    "too large": (
+        (413, json.dumps(make_error(413, "Maximum file size exceeded", "x")).encode()),
+        (400, "invalid_value"),
+    ),
+    "a failure": ((500, b"Internal Server Error"), (503, "upstream_unavailable")),
+    "no JSON": ((200, b"Hello"), (503, "upstream_unavailable")),
+    "a wrong key": ((401, b'{"error":"Unauthorized"}'), (503, "upstream_unavailable")),
+}
+
+
+@pytest.mark.parametrize("name", TRANSCRIPTION_FAILURES)
+async def test_failures_of_transcriptions(name: str, tmp_path: Path) -> None:
+    flavour = FLAVOURS["vLLM"]()
+    flavour.transcription, expected = TRANSCRIPTION_FAILURES[name]
+    async with FakeOpenAIServer(flavour) as server, serve(tmp_path, server) as served:
+        status, answer = await transcribe(served.http, flavour.alias)
+        assert (status, answer["error"]["code"]) == expected
+        assert server.base_url not in answer["error"]["message"]
+
+
+async def test_a_recording_that_is_too_large_is_not_passed_on(tmp_path: Path) -> None:
+    flavour = FLAVOURS["vLLM"]()
+    config = {"max_upload_bytes": len(RECORDING) - 1}
+    async with FakeOpenAIServer(flavour) as server, serve(tmp_path, server, config) as served:
+        status, answer = await transcribe(served.http, flavour.alias)
+        assert (status, answer["error"]["code"]) == (413, "payload_too_large")
+        assert AUDIO not in {request.path for request in server.requests}
 
 
 # Statuses and bodies of refusals, and what the gateway answers. In vLLM's context there is room

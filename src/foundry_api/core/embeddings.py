@@ -68,10 +68,10 @@ class EmbeddingOperation(EndpointOperation[Never, _EmbeddingsBody]):
         await check_embedding_support(connection, model)
 
     def make_request(self, connection: Connection, model: Model) -> Request:
-        path = connection.dialect.make_path(model.catalog, EMBEDDINGS_ROUTE)
-        return connection.service_client.build_post(
-            path, make_embeddings_body(model.id, self.texts)
-        )
+        dialect = connection.dialect
+        body = make_embeddings_body(dialect.get_model_name(model), self.texts)
+        path = dialect.make_path(model.catalog, EMBEDDINGS_ROUTE)
+        return connection.service_client.build_post(path, body)
 
     def amend(self, error: FoundryError) -> None:
         # No correction is possible; only make the error say that the text is too long.

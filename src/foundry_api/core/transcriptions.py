@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from foundry_api.types.events import OperationName
     from foundry_api.types.messages import AttemptRecord
     from foundry_api.types.models import Model
+    from foundry_api.wire.dialects.base import Dialect
     from foundry_api.wire.transport import Request
 
 __all__ = [
@@ -144,15 +145,16 @@ class TranscriptionOperation(EndpointOperation[TranscriptionChunk, Transcription
             )
 
     def make_request(self, connection: Connection, model: Model) -> Request:
-        path = connection.dialect.make_path(model.catalog, TRANSCRIPTIONS_ROUTE)
-        if connection.dialect.capabilities.audio_upload == "path":
-            options = {**self.options, **self._language}
-            body = make_transcription_body(model.id, self._audio_path, options)
+        dialect, options = connection.dialect, self.options
+        path = dialect.make_path(model.catalog, TRANSCRIPTIONS_ROUTE)
+        name = dialect.get_model_name(model)
+        if dialect.capabilities.audio_upload == "path":
+            options = {**options, **self._language}
+            body = make_transcription_body(name, self._audio_path, options)
             return connection.service_client.build_post(path, body)
-        options = self.options
-        if connection.dialect.manages_calls:
+        if _is_streamed(dialect):
             options = {**options, "stream": "true"}  # for its keep-alives
-        content_type, body = encode_multipart(model.id, self.audio.name, self._content, options)
+        content_type, body = encode_multipart(name, self.audio.name, self._content, options)
         return connection.service_client.build_request(
             "POST", path, body, {"Content-Type": content_type}
         )
@@ -160,8 +162,7 @@ class TranscriptionOperation(EndpointOperation[TranscriptionChunk, Transcription
     def make_decoder(
         self, connection: Connection, model: Model
     ) -> Decoder[TranscriptionChunk, TranscriptionBody]:
-        is_streamed = connection.dialect.capabilities.audio_upload == "path"
-        if is_streamed or connection.dialect.manages_calls:
+        if _is_streamed(connection.dialect):
             return TranscriptionStream(model.id)
         return WholeBody(parse_transcription)
 
@@ -170,6 +171,14 @@ class TranscriptionOperation(EndpointOperation[TranscriptionChunk, Transcription
     ) -> None:
         del keep_result
         texts += [chunk.text for chunk in chunks]
+
+
+def _is_streamed(dialect: Dialect) -> bool:
+    """Return whether the service streams a transcription.
+
+    Other servers of OpenAI's API ignore the wish for a stream, or send events of their own shapes.
+    """
+    return dialect.capabilities.audio_upload == "path" or dialect.service_generation == "gateway"
 
 
 def make_transcription_options(

@@ -236,6 +236,10 @@ class Dialect(Protocol):
         """Return the path of a route such as /v1/embeddings for the models of a catalog."""
         ...
 
+    def get_model_name(self, model: Model) -> str:
+        """Return the name by which requests name a model; it is not always fit to be shown."""
+        ...
+
     def build_chat_request(self, model: Model, request: ChatRequest) -> Request:
         """Build the HTTP request of a streamed chat completion."""
         ...

@@ -75,6 +75,9 @@ class CSharpDialect:
         del catalog
         return route
 
+    def get_model_name(self, model: Model) -> str:
+        return model.id
+
     def build_chat_request(self, model: Model, request: ChatRequest) -> Request:
         return self._client.build_post(_ROUTE, encode(self._make_body(model, request)))
 

@@ -162,6 +162,9 @@ class GatewayDialect:
         del catalog
         return route
 
+    def get_model_name(self, model: Model) -> str:
+        return model.id
+
     def build_chat_request(self, model: Model, request: ChatRequest) -> Request:
         body = make_chat_body(request, model.id)
         if request.constraint is not None:

@@ -146,6 +146,9 @@ class OpenAIDialect:
         del catalog
         return route
 
+    def get_model_name(self, model: Model) -> str:
+        return self._names.get(model.id, model.id)
+
     def build_chat_request(self, model: Model, request: ChatRequest) -> Request:
         constraint = request.constraint
         if constraint is not None:
@@ -154,7 +157,7 @@ class OpenAIDialect:
             request = msgspec.structs.replace(
                 request, messages=prompt_for_constraint(request), constraint=None
             )
-        body = make_chat_body(request, self._names.get(model.id, model.id))
+        body = make_chat_body(request, self.get_model_name(model))
         if isinstance(constraint, JsonSchemaConstraint) and not request.tools:
             body["response_format"] = _make_response_format(constraint.schema)
         return self._client.build_post(_CHAT_ROUTE, encode(body))

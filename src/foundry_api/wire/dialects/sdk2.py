@@ -150,6 +150,9 @@ class Sdk21Dialect:
     def make_path(self, catalog: Catalog, route: str) -> str:
         return f"{self._prefixes[catalog]}{route}"
 
+    def get_model_name(self, model: Model) -> str:
+        return model.id
+
     def build_chat_request(self, model: Model, request: ChatRequest) -> Request:
         # With a grammar the engine keeps the model from calling tools. If there are tools, the
         # prompt describes the output format instead.
