@@ -23,7 +23,7 @@ ENDING = [each for each in SCRIPTS if not each.repeats]
 ENOUGH = 2000
 """The limit of every answer; some services would truncate the longest at their default."""
 
-SAID = [each for each in ENDING if each.text]
+SAID = [each for each in ENDING if each.text and not each.prefill_ms]
 
 
 def asked(prompt: str) -> int:
@@ -210,10 +210,10 @@ async def test_silent_engine_is_a_timeout(client: FoundryAPIClient) -> None:
 async def test_deadline_applies_while_text_arrives(client: FoundryAPIClient) -> None:
     await client.models.load(ALIAS)
     with pytest.raises(errors.DeadlineExceeded) as caught:
-        await client.complete("say-at-a-crawl", deadline=1, max_tokens=60)
+        await client.complete("say-at-a-crawl", deadline=1, max_tokens=20)
     partial = caught.value.partial
     assert partial
-    assert ("tack " * 60).startswith(partial)
+    assert ("tack " * 20).startswith(partial)
 
 
 async def test_concurrent_calls_are_all_answered(client: FoundryAPIClient) -> None:
