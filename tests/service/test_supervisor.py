@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 
-from foundry_api.engine.process import resolve_launcher
+from foundry_api.engine.process import check_directory_length, resolve_launcher
 from foundry_api.engine.supervisor import Supervisor
 from foundry_api.resilience.backoff import Backoff
+from foundry_api.types.errors import ConfigurationError
 from service.helpers import cancel_after, list_hosts, wait_until, wait_until_async
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from foundry_api.engine.process import HostOptions
 
@@ -91,6 +92,16 @@ def test_other_interpreters_are_started_as_they_are(
 def test_the_interpreter_of_the_caller_is_started_as_it_is() -> None:
     resolved = resolve_launcher("other.exe", platform="win32", executable="v.exe", base="b.exe")
     assert resolved == ("other.exe", {})
+
+
+def test_a_home_that_is_too_long_for_windows_is_refused_before_anything_is_made() -> None:
+    """There, a program does not start in a directory of 259 characters."""
+    longest = Path("C:" + "d" * 256)
+    check_directory_length(longest, platform="win32")
+    check_directory_length(longest / "engine", platform="linux")
+    with pytest.raises(ConfigurationError, match="more than 258 characters") as refused:
+        check_directory_length(longest / "engine", platform="win32")
+    assert "FOUNDRY_HOME" in refused.value.hint
 
 
 async def test_all_callers_get_the_same_host(supervisor: Supervisor, home: Path) -> None:

@@ -6,6 +6,7 @@ import ast
 import importlib
 import json
 import struct
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,6 +69,61 @@ def test_a_test_that_ends_its_process_counts_as_failed(load: Any, tmp_path: Path
     again = run.GroupResult("01")
     again.read(record)
     assert again.failed == ["b"]
+
+
+def test_tests_that_cannot_be_collected_are_not_tried_for_ever(
+    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, environment = load("run"), load("environment")
+    (tmp_path / "drive_c").mkdir()
+    prefix = environment.Prefix(tmp_path)
+    executions: list[Any] = []
+
+    def execute(self: Any, *_: object, environ: dict[str, str], **__: object) -> Any:
+        executions.append(self)
+        with (tmp_path / "drive_c" / environ[run.RECORD].partition("\\")[2]).open("a") as record:
+            record.write('{"test": "tests/a.py", "outcome": "failed"}\n')
+        return environment.Execution(b"1 error during collection", 2)
+
+    monkeypatch.setattr(environment.Prefix, "execute", execute)
+    monkeypatch.setattr(environment.Prefix, "copy_to", lambda *_: prefix)
+    monkeypatch.setattr(run, "RESULTS", tmp_path)
+    result = run.Runner(prefix, [], 1)._run_group("01", ["tests/a.py"])
+    assert len(executions) == 2
+    assert (result.failed, result.problem) == (["tests/a.py"], "pytest ended with 2")
+
+
+def test_programs_of_windows_have_a_network_of_their_own_where_that_is_allowed(
+    load: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Among the connections of a whole machine, Wine is too slow."""
+    environment = load("environment")
+    isolation = environment.find_isolation()
+    if isolation:
+        program = "import socket; print(socket.create_server(('127.0.0.1', 0)).getsockname()[0])"
+        words = [*isolation, sys.executable, "-c", program]
+        monkeypatch.setenv("PYTHONPYCACHEPREFIX", environment.BYTECODE)
+        assert subprocess.run(words, capture_output=True, check=True).stdout == b"127.0.0.1\n"
+        networks = {
+            Path("/proc/self/ns/net").readlink().name,
+            subprocess.run(
+                [*isolation, "readlink", "/proc/self/ns/net"], capture_output=True, check=True
+            )
+            .stdout.decode()
+            .strip(),
+        }
+        assert len(networks) == 2
+    monkeypatch.setenv("PATH", "")
+    assert environment.find_isolation() == ()
+
+
+def test_bytecode_is_kept_whatever_this_machine_says(
+    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    environ = load("environment").Prefix(tmp_path).environ
+    assert "PYTHONDONTWRITEBYTECODE" not in environ
+    assert environ["PYTHONPYCACHEPREFIX"].startswith("C:")
 
 
 def test_each_limit_of_wine_has_a_proof_that_needs_the_standard_library_only(load: Any) -> None:

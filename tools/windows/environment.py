@@ -26,7 +26,16 @@ from packaging.requirements import Requirement
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["CHECKOUT", "DIRECTORY", "PYTHON", "Prefix", "SetupError", "prepare", "say"]
+__all__ = [
+    "CHECKOUT",
+    "DIRECTORY",
+    "PYTHON",
+    "Prefix",
+    "SetupError",
+    "find_isolation",
+    "prepare",
+    "say",
+]
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 DIRECTORY = CHECKOUT / ".windows"
@@ -36,6 +45,7 @@ PYTHON = r"C:\v\Scripts\python.exe"
 REQUIREMENTS = "requirements-dev.txt"
 STEP_TIMEOUT_S = 1200.0  # compiling all modules takes minutes on a busy machine
 OUTPUT_S = 5.0
+COLLECT = ("--collect-only", "--quiet", "--quiet", "tests/unit", "tests/service", "tests/gateway")
 
 # python.org's CPython 3.13.2 with venv, Microsoft's C++ runtime (Wine's own breaks the engine), and
 # a package that has its ucrtbase.dll (Wine's lacks what numpy needs).
@@ -80,6 +90,17 @@ if hasattr(_winapi, "CopyFile2"):
 """
 
 
+# Turns the loopback device of a new network on, then runs the rest of the arguments.
+_LOOPBACK_ON = """\
+import fcntl, os, socket, struct, sys
+
+SIOCSIFFLAGS, IFF_UP = 0x8914, 1
+with socket.socket() as any_socket:
+    fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", IFF_UP))
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+
+
 class SetupError(Exception):
     """Windows cannot be made; the message says why and what to do."""
 
@@ -119,15 +140,17 @@ class Prefix:
         *,
         ends: bool,
         environ: Mapping[str, str] | None = None,
+        isolation: Sequence[str] = (),
     ) -> Execution:
         """Run a program of Windows until it exits, or for `timeout_s` seconds.
 
-        With `ends`, everything that it has left running is ended too.
+        With `ends`, everything that it has left running is ended too. `isolation` is a command of
+        Linux that runs the rest of its arguments, as `find_isolation` returns it.
         """
         # Wine 8 fails on an output that is a file (fstat), so it is a pipe. Services of Windows
         # that the program started may keep the pipe open, so nothing waits for its end.
         process = subprocess.Popen(
-            [shutil.which("wine") or "wine", *words],
+            [*isolation, shutil.which("wine") or "wine", *words],
             cwd=CHECKOUT,
             env={**self.environ, **(environ or {})},
             stdin=subprocess.DEVNULL,
@@ -178,6 +201,21 @@ class Prefix:
         for file in self.path.glob(".*"):
             shutil.copy2(file, path)
         return copy
+
+
+def find_isolation() -> tuple[str, ...]:
+    """Return a command that runs another one in a network of its own; empty without the right.
+
+    Asked for the connections of a process, Wine looks at all files of all its processes for each
+    connection of the whole machine. Among those of other programs that takes most of the time.
+    """
+    # -I: the variables of Python are meant for that of Windows.
+    command = ("unshare", "--net", "--", sys.executable, "-I", "-c", _LOOPBACK_ON)
+    try:
+        done = subprocess.run([*command, "true"], capture_output=True, check=False)
+    except FileNotFoundError:
+        return ()
+    return () if done.returncode else command
 
 
 def prepare() -> Prefix:
@@ -332,9 +370,8 @@ def _list_pins(file: Path) -> list[str]:
 
 
 def _compile(prefix: Prefix) -> None:
-    for directory in (r"C:\py313\Lib", r"C:\v\Lib\site-packages", "src"):
-        # Some packages contain files that are not Python, or not for this version.
-        prefix.execute((PYTHON, "-m", "compileall", "-q", directory), STEP_TIMEOUT_S, ends=False)
+    """Compile what the tests import, once instead of once for each worker."""
+    prefix.run(PYTHON, "-m", "pytest", "-p", "skips", "-p", "no:cacheprovider", *COLLECT)
 
 
 def _check(prefix: Prefix) -> None:

@@ -21,7 +21,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from environment import CHECKOUT, DIRECTORY, PYTHON, Prefix, SetupError, prepare, say
+from environment import (
+    CHECKOUT,
+    DIRECTORY,
+    PYTHON,
+    Prefix,
+    SetupError,
+    find_isolation,
+    prepare,
+    say,
+)
 from skips import RECORD
 
 if TYPE_CHECKING:
@@ -148,6 +157,7 @@ class Runner:
         self._base = prefix
         self._options = list(options)
         self._workers = workers
+        self._isolation = find_isolation()
         self._free: list[Prefix] = []
         self._all: list[Prefix] = []
         self._lock = threading.Lock()
@@ -205,15 +215,19 @@ class Runner:
                     GROUP_TIMEOUT_S,
                     ends=True,  # and with it what a test left running
                     environ={RECORD: f"C:\\{record.name}"},
+                    isolation=self._isolation,
                 )
                 output.write(done.output)
                 if self._is_stopped:
                     break
+                known = len(result.outcomes)
                 result.read(record)
                 # 0: passed, 1: failed, 5: nothing is left to run. Else pytest itself was ended.
                 if done.returncode in {0, 1, NO_TESTS} and not result.unfinished:
                     break
                 result.take_down(record)
+                if len(result.outcomes) == known:  # it ends before it runs a test
+                    break
             else:
                 result.problem = f"was ended {MAX_RUNS} times"
         if done.returncode not in {0, 1, NO_TESTS}:

@@ -20,7 +20,7 @@ import msgspec
 from foundry_api.engine.handshake import HostConfig, HostStartError, HostStartResult, ModelSource
 from foundry_api.engine.host import log as host_log
 from foundry_api.storage.process import NO_WINDOW
-from foundry_api.types.errors import ServiceStartFailed
+from foundry_api.types.errors import ConfigurationError, ServiceStartFailed
 from foundry_api.types.local_path import absolute_path
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ __all__ = [
     "START_TIMEOUT_S",
     "HostOptions",
     "HostProcess",
+    "check_directory_length",
     "get_demo_models",
     "resolve_launcher",
 ]
@@ -61,6 +62,10 @@ _BOOTSTRAP = (
     "import sys; root = sys.argv.pop(1); root in sys.path or sys.path.insert(0, root); "
     "from foundry_api.engine.host.main import main; main()"
 )
+
+# Windows starts no program in a longer directory, not even where longer paths are allowed
+# (`lpCurrentDirectory` of CreateProcess: MAX_PATH with a separator and a zero at the end).
+MAX_DIRECTORY_OF_WINDOWS = 258
 
 # Windows: not in the parent's console group, whose Ctrl-C it would get. 0 on other systems.
 _CREATION_FLAGS: int = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0) | NO_WINDOW
@@ -113,6 +118,16 @@ def resolve_launcher(
     if platform != "win32" or python != executable or base is None or base == python:
         return python, {}
     return base, {"__PYVENV_LAUNCHER__": python}
+
+
+def check_directory_length(directory: Path, *, platform: str = sys.platform) -> None:
+    """Raise ConfigurationError if an engine cannot be started in a directory."""
+    if platform == "win32" and len(str(directory)) > MAX_DIRECTORY_OF_WINDOWS:
+        raise ConfigurationError(
+            f"{directory} is too long: Windows starts no program in a directory of more than "
+            f"{MAX_DIRECTORY_OF_WINDOWS} characters",
+            hint="Set FOUNDRY_HOME to a shorter path.",
+        )
 
 
 class HostProcess:
@@ -217,6 +232,7 @@ class HostProcess:
 
 
 def _make_config(options: HostOptions, **private_or_shared: Any) -> HostConfig:
+    check_directory_length(options.paths.data)
     paths = options.paths.create()
     return HostConfig(
         data_dir=str(paths.data),
