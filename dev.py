@@ -422,6 +422,11 @@ def bench(venv: Venv, arguments: Sequence[str]) -> int:
     if name not in commands:
         say(f"dev.py: there is no benchmark {name}; available: {', '.join(commands)}")
         return USAGE_ERROR
+    script = venv.root / "bench" / f"{name}.py"
+    if HELP_OPTIONS.intersection(rest) and b"ArgumentParser" not in script.read_bytes():
+        # The others take a word or two, or none; what they do is in their docstring.
+        print(ast.get_docstring(ast.parse(script.read_bytes())) or f"{name} has no description")
+        return 0
     return hand_over([*commands[name], *rest], environment())
 
 

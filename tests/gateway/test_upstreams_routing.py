@@ -46,33 +46,32 @@ async def serve(
         )
 
 
-async def test_calls_are_shared_by_weight(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("tables", "expected"),
+    [
+        (
+            {"heavy": {"weight": 3, "slots": 16}, "light": {"slots": 16}},
+            {"heavy": 9, "light": 3},
+        ),
+        # A call goes where a slot is free, also if the weights say otherwise.
+        ({"heavy": {"weight": 100, "slots": 1}, "light": {"slots": 2}}, {"heavy": 1, "light": 2}),
+    ],
+    ids=["by weight", "by free slots"],
+)
+async def test_calls_are_shared(
+    tmp_path: Path, tables: dict[str, dict[str, Any]], expected: dict[str, int]
+) -> None:
     flavours = {name: make_flavour("m") for name in ("heavy", "light")}
     for flavour in flavours.values():
         flavour.gate.clear()
-    tables = {"heavy": {"weight": 3, "slots": 16}, "light": {"slots": 16}}
+    count = sum(expected.values())
     async with serve(tmp_path, flavours, tables) as served:
-        calls = [asyncio.create_task(call(served.http, make_body("x", "m"))) for _ in range(12)]
-        await served.wait_until(lambda: sum(len(one.calls) for one in flavours.values()) == 12)
-        assert {name: len(one.calls) for name, one in flavours.items()} == {"heavy": 9, "light": 3}
+        calls = [asyncio.create_task(call(served.http, make_body("x", "m"))) for _ in range(count)]
+        await served.wait_until(lambda: sum(len(one.calls) for one in flavours.values()) == count)
+        assert {name: len(one.calls) for name, one in flavours.items()} == expected
         for flavour in flavours.values():
             flavour.gate.set()
-        assert await asyncio.gather(*calls) == [(200, None)] * 12
-
-
-async def test_a_call_goes_where_a_slot_is_free(tmp_path: Path) -> None:
-    """Also if the weights say otherwise."""
-    flavours = {name: make_flavour("m") for name in ("heavy", "light")}
-    for flavour in flavours.values():
-        flavour.gate.clear()
-    tables = {"heavy": {"weight": 100, "slots": 1}, "light": {"slots": 2}}
-    async with serve(tmp_path, flavours, tables) as served:
-        calls = [asyncio.create_task(call(served.http, make_body("x", "m"))) for _ in range(3)]
-        await served.wait_until(lambda: sum(len(one.calls) for one in flavours.values()) == 3)
-        assert {name: len(one.calls) for name, one in flavours.items()} == {"heavy": 1, "light": 2}
-        for flavour in flavours.values():
-            flavour.gate.set()
-        await asyncio.gather(*calls)
+        assert await asyncio.gather(*calls) == [(200, None)] * count
 
 
 async def test_a_model_is_called_only_where_it_is(tmp_path: Path) -> None:

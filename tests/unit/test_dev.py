@@ -560,6 +560,14 @@ class TestBench:
         assert report(benches, "bench", "start", "--runs", "3")["arguments"] == ["--runs", "3"]
         assert run_dev(benches, "bench", "stop").returncode == 3
 
+    def test_help_of_one_runs_nothing(self, benches: Path) -> None:
+        (benches / "bench" / "stop.py").write_text('"""Stops.\n\nAt once."""\nraise SystemExit(3)')
+        done = run_dev(benches, "bench", "stop", "--help")
+        assert (done.returncode, done.stdout) == (0, "Stops.\n\nAt once.\n")
+        # One with options of its own has a better help.
+        (benches / "bench" / "stop.py").write_text('"""Stops."""\nprint("ArgumentParser")')
+        assert run_dev(benches, "bench", "stop", "--help").stdout == "ArgumentParser\n"
+
     def test_all(self, benches: Path) -> None:
         done = run_dev(benches, "bench")
         assert done.returncode == 1
