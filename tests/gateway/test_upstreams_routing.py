@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
+import pytest
 
 from foundry_api import BreakerSettings
 from foundry_api.gateway.keys.types import NewKey
@@ -20,8 +21,6 @@ from gateway.several import get_service, serve_upstreams
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from pathlib import Path
-
-    import pytest
 
     from gateway.fake_openai_server import Flavour
     from gateway.serving import ServedGateway

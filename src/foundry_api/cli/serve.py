@@ -180,7 +180,9 @@ async def _check(client: FoundryAPIClient, config: GatewayConfig, directory: Pat
         gateway = await _make_gateway(config, client, directory)
         async with contextlib.aclosing(gateway):
             await gateway.check()
-    click.echo("The configuration is valid.")
+    loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
+    used = "" if loop == "asyncio" else f" The event loop is that of {loop}."
+    click.echo(f"The configuration is valid.{used}")
 
 
 async def _serve(client: FoundryAPIClient, config: GatewayConfig, directory: Path) -> None:
