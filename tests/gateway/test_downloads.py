@@ -9,13 +9,14 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from playwright.async_api import expect
 
 from foundry_api import DownloadFailed, FoundryAPIClient, ModelNotFound, PermissionDenied
 from foundry_api.gateway.keys.types import NewKey
 from gateway.helpers import post
 from gateway.serving import ServedGateway, serve
 from service.helpers import wait_until_async
-from support.browser import find_browser, open_browser
+from support.browser import launch_browser, open_page
 from support.cli_program import run
 from support.download_engine import MODEL, find_cached, make_files, run_engine
 from support.loopback_blobs import FakeDownloadSite, run_download_site
@@ -149,33 +150,29 @@ async def test_a_pull_streams_its_progress(served: ServedGateway) -> None:
 async def test_the_page_downloads_and_deletes_a_model(
     served: ServedGateway, site: FakeDownloadSite, home: Path
 ) -> None:
-    find_browser()
     site.serve_only(SOME)
-    async with open_browser() as page:
-        await page.open(f"{served.gateway.url}/#/models")
-        await page.wait_for("document.querySelector('form input')")
-        await page.run(f"document.querySelector('form input').value = '{served.tokens[0]}'")
-        await page.run("document.querySelector('form').requestSubmit()")
-        await page.wait_for("document.querySelector('main input[type=checkbox]')")
-        await page.run("document.querySelector('main input[type=checkbox]').click()")
-        await page.wait_for(f"document.querySelector('[aria-label=\"Download {ALIAS}\"]')")
-        await page.run(f"document.querySelector('[aria-label=\"Download {ALIAS}\"]').click()")
+    async with launch_browser() as browser, open_page(browser) as (page, problems):
+        await page.goto(f"{served.gateway.url}/#/models")
+        await page.get_by_label("Key").fill(served.tokens[0])
+        await page.get_by_role("button", name="Sign in").click()
+        await page.get_by_label("Show the catalog").check()
+        await page.get_by_role("button", name=f"Download {ALIAS}").click()
         # Three complete parts are 61 %.
-        await page.wait_for("document.querySelector('main progress').value > 50")
+        progress = page.locator("main progress")
+        await expect(progress).to_have_js_property("value", 61)
         # It goes on while another view is open.
-        await page.run("location.hash = '#/queue'")
-        await page.wait_for("document.querySelector('main .lead')")
-        await page.run("location.hash = '#/models'")
-        await page.wait_for("document.querySelector('main progress').value > 50")
+        await page.get_by_role("link", name="Queue").click()
+        await expect(page.locator("main .lead")).to_be_visible()
+        await page.get_by_role("link", name="Models").click()
+        await expect(progress).to_have_js_property("value", 61)
         site.serve_all()
-        await page.wait_for("document.querySelector('main tbody').innerText.includes('machine')")
+        await expect(page.locator("main tbody")).to_contain_text("on this machine")
         assert find_cached(home)
-        await page.run(f"document.querySelector('[aria-label=\"Delete {ALIAS}\"]').click()")
-        await page.wait_for("document.querySelector('dialog .danger')")
-        await page.run("document.querySelector('dialog .danger').click()")
-        await page.wait_for("document.querySelector('main .empty').checkVisibility()")
+        await page.get_by_role("button", name=f"Delete {ALIAS}").click()
+        await page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+        await expect(page.locator("main .empty")).to_be_visible()
         assert find_cached(home) == set()
-        assert page.problems == []
+    assert problems == []
 
 
 async def test_a_client_that_leaves_stops_its_pull(

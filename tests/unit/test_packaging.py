@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 DEMO_MODEL = Path("src/foundry_api/engine/demo_model")
-PAGE = CHECKOUT / "src/foundry_api/gateway/dashboard/static"
+PAGE = CHECKOUT / "src/foundry_api/gateway/dashboard"
 MAX_WHEEL_BYTES = 6 * 1024 * 1024
 
 PLATFORMS = {
@@ -173,7 +173,7 @@ class TestWheel:
         ] == []
 
     def test_it_contains_the_page_of_the_gateway(self, wheel: zipfile.ZipFile) -> None:
-        files = {path.relative_to(CHECKOUT / "src").as_posix() for path in PAGE.iterdir()}
+        files = {path.relative_to(CHECKOUT / "src").as_posix() for path in PAGE.glob("*/*.*")}
         assert files
         assert files <= {*wheel.namelist()}
 

@@ -2,16 +2,42 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 
 import msgspec
 
-__all__ = ["Failure", "RecentFailures"]
+__all__ = ["Failure", "RecentFailures", "explain_code"]
 
 MAX_FAILURES = 100
 # Everybody who reaches the gateway can cause these, and would push the others out. They are in the
 # audit log, where they are bounded apart.
 OF_AUTHENTICATION = frozenset({"invalid_api_key", "too_many_failures", "insufficient_scope"})
+MEANINGS = {
+    "batch_cancelled": "The batch was cancelled.",
+    "call_stopped": "An operator stopped it.",
+    "call_timeout": "It took longer than call_timeout_s.",
+    "context_length_exceeded": "Prompt and answer do not fit into the model.",
+    "deadline_exceeded": "Its client does not wait that long.",
+    "first_token_timeout": "No token within first_token_timeout_s.",
+    "gap_timeout": "No further token within gap_timeout_s.",
+    "insufficient_quota": "The key has used its quota of a day or a month.",
+    "internal_error": "A defect; the gateway's log has the details.",
+    "invalid_model_output": "The answer did not have the form that was asked for.",
+    "invalid_tool_call": "The model called a tool wrongly.",
+    "model_load_failed": "The model could not be loaded.",
+    "model_not_allowed": "The key may not use this model.",
+    "model_not_found": "There is no such model on this machine.",
+    "payload_too_large": "The body is larger than the limit of the gateway.",
+    "queue_full": "Too many calls wait already.",
+    "queue_timeout": "It waited longer than queue_timeout_s.",
+    "rate_limit_exceeded": "The key has reached a limit: of requests, tokens or parallel calls.",
+    "shutting_down": "The gateway was shutting down.",
+    "upstream_overloaded": "The model service took no further call.",
+    "upstream_timeout": "The model service did not answer in time.",
+    "upstream_unavailable": "The model service could not be reached.",
+}
+OF_THE_REQUEST = re.compile("(?:invalid|missing|unsupported)_")
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,3 +80,10 @@ class RecentFailures:
     def list(self) -> list[Failure]:
         """Return the failures, the last one first."""
         return list(reversed(self._failures))
+
+
+def explain_code(code: str) -> str:
+    """Return in a sentence what the code of an error means; empty if that is not known."""
+    if OF_THE_REQUEST.match(code) and code not in MEANINGS:
+        return "The request was wrong; its answer says what."
+    return MEANINGS.get(code, "")

@@ -17,6 +17,7 @@ from foundry_api.gateway.errors import (
     make_error_event,
     make_model_not_found,
 )
+from foundry_api.gateway.failures import explain_code
 from foundry_api.gateway.health import list_problems
 from foundry_api.gateway.limits.accounts import ANONYMOUS
 from foundry_api.gateway.model_names import filter_models, has_all
@@ -149,6 +150,7 @@ async def list_failures(exchange: Exchange) -> web.StreamResponse:
             "model": one.model,
             "route": one.route,
             "code": one.code,
+            "meaning": explain_code(one.code),
         }
         for one in context.metrics.failures.list()
     ]

@@ -208,6 +208,7 @@ async def test_the_cause_of_a_refused_call_is_found(tmp_path: Path) -> None:
             "model": "fake",
             "route": CHAT,
             "code": "rate_limit_exceeded",
+            "meaning": "The key has reached a limit: of requests, tokens or parallel calls.",
         }
         async with session.get("/api/failures") as response:
             assert response.status == 403

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import re
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 
 import pytest
 
-from foundry_api.gateway.dashboard.static_files import DIRECTORY
+from foundry_api.gateway.dashboard.static_files import DIRECTORY, VENDORED
 
 if TYPE_CHECKING:
     import aiohttp
 
 MAX_COMPRESSED_BYTES = 60_000
+PATHS = {path.name: path for path in [*DIRECTORY.iterdir(), *VENDORED.glob("*.js")]}
 FILES = sorted(path.name for path in DIRECTORY.iterdir())
+# Of the files as their authors publish them; see the README next to them.
+DIGESTS = {
+    "preact-htm.js": "72284e8e9079c87817145df1110f74e8a2aa040b2fc384922e18dfcb46fc1fd7",
+    "uplot.js": "68b885253b209b8d7ab39af600d6f4d8570e92b2848cb841414041e9a3fe37c9",
+}
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' data:; base-uri 'none'; frame-ancestors 'none'"
@@ -28,7 +35,7 @@ def get_url(name: str) -> str:
 
 async def test_files_are_sent_with_their_type_and_the_policy(http: aiohttp.ClientSession) -> None:
     kind = {"html": "text/html", "css": "text/css", "svg": "image/svg+xml", "js": "text/javascript"}
-    for name in FILES:
+    for name, path in PATHS.items():
         async with http.get(get_url(name)) as response:
             assert response.status == 200
             assert response.content_type == kind[name.rpartition(".")[2]]
@@ -37,7 +44,7 @@ async def test_files_are_sent_with_their_type_and_the_policy(http: aiohttp.Clien
             assert response.headers["X-Content-Type-Options"] == "nosniff"
             assert response.headers["Cache-Control"] == "no-cache"
             text = await response.text()
-        assert text == (DIRECTORY / name).read_text(encoding="utf-8")
+        assert text == path.read_text(encoding="utf-8")
 
 
 async def test_a_browser_that_has_the_file_does_not_get_it_again(
@@ -68,7 +75,7 @@ async def test_no_other_file_is_sent(http: aiohttp.ClientSession, path: str) -> 
 
 
 def test_all_files_together_are_small() -> None:
-    total = sum(len(gzip.compress((DIRECTORY / name).read_bytes())) for name in FILES)
+    total = sum(len(gzip.compress(path.read_bytes())) for path in PATHS.values())
     assert total < MAX_COMPRESSED_BYTES
 
 
@@ -77,6 +84,18 @@ def test_nothing_is_asked_of_other_hosts(name: str) -> None:
     text = (DIRECTORY / name).read_text(encoding="utf-8")
     urls = set(re.findall(r"(?:https?:)?//[\w.-]+\.[a-z]{2,}[^\s\"'`]*", text))
     assert urls <= {"http://www.w3.org/2000/svg"}
+
+
+def test_vendored_files_are_those_of_their_authors() -> None:
+    readme = (VENDORED / "README.md").read_text(encoding="utf-8")
+    digests: dict[str, str] = {}
+    for path in VENDORED.iterdir():
+        if path.suffix == ".js":
+            # A checkout on Windows may have other line ends.
+            content = path.read_bytes().replace(b"\r\n", b"\n")
+            digests[path.name] = hashlib.sha256(content).hexdigest()
+        assert path.name == "README.md" or path.name in readme
+    assert digests == DIGESTS
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name.endswith(".js")])
@@ -91,7 +110,7 @@ def test_modules_import_only_each_other() -> None:
         if name.endswith(".js"):
             text = (DIRECTORY / name).read_text(encoding="utf-8")
             imported = set(re.findall(r"(?:from |import\()\"\./([\w.]+)\"", text))
-            assert imported <= {*FILES}, name
+            assert imported <= {*PATHS}, name
             assert len(text.splitlines()) <= 300, name
 
 
@@ -110,4 +129,4 @@ def test_the_page_has_no_inline_code() -> None:
     linked = {
         value for _, one in elements for name, value in one.items() if name in {"src", "href"}
     }
-    assert {link.removeprefix("/assets/") for link in linked if link} <= {*FILES, "#main"}
+    assert {link.removeprefix("/assets/") for link in linked if link} <= {*PATHS, "#main"}

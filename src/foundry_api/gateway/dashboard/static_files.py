@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 
     from foundry_api.gateway.exchange import Exchange
 
-__all__ = ["DIRECTORY", "HEADERS", "get_asset", "get_index"]
+__all__ = ["DIRECTORY", "HEADERS", "VENDORED", "get_asset", "get_index"]
 
 DIRECTORY = Path(__file__).with_name("static")
+# Libraries as their authors publish them; see the README there.
+VENDORED = Path(__file__).with_name("vendor")
 INDEX = "index.html"
 CONTENT_TYPES = {
     ".css": "text/css",
@@ -86,7 +88,8 @@ def _respond(exchange: Exchange, file: _File) -> web.StreamResponse:
 @cache
 def _load_files() -> dict[str, _File]:
     """Read the files by name. It takes some milliseconds, once, when the page is first opened."""
-    return {path.name: _read(path) for path in DIRECTORY.iterdir() if path.suffix in CONTENT_TYPES}
+    paths = [*DIRECTORY.iterdir(), *VENDORED.iterdir()]
+    return {path.name: _read(path) for path in paths if path.suffix in CONTENT_TYPES}
 
 
 def _read(path: Path) -> _File:

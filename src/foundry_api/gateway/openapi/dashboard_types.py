@@ -166,6 +166,7 @@ class FailedRequest(msgspec.Struct):
         time: When it ended, in seconds since the epoch.
         model: The model, if it has answered before; else `none` or `other`.
         code: The code of its error.
+        meaning: What the code means; empty if that is not known.
     """
 
     time: float
@@ -174,6 +175,7 @@ class FailedRequest(msgspec.Struct):
     model: str
     route: str
     code: str
+    meaning: str
 
 
 class FailureList(msgspec.Struct):

@@ -1,9 +1,9 @@
 // The frame of the page: signing in, the views, and what every view shows.
 
-import { call, get, signedOut } from "./api.js";
-import { button, field, h, setText } from "./dom.js";
+import { call, get, History, Live, signedOut } from "./api.js";
+import { Button, Field, Messages, Problem } from "./components.js";
 import { formatTime } from "./format.js";
-import { History, Live } from "./live.js";
+import { html, render, useEffect, useLayoutEffect, useRef, useState } from "./preact-htm.js";
 
 // Each view is loaded when it is first opened.
 const VIEWS = [
@@ -16,163 +16,172 @@ const VIEWS = [
   { id: "log", title: "Event log", scopes: ["manage"], load: () => import("./log.js") },
 ];
 
-const root = document.getElementById("app");
-const messages = h("div", { id: "messages", role: "status", "aria-live": "polite" });
-document.body.append(messages);
+function App() {
+  const [state, setState] = useState({});
+  const starts = useRef(0);
 
-let stop = () => {};
-let starts = 0;
-
-signedOut.addEventListener("signedout", () => start("Your session has ended. Sign in again."));
-
-start();
-
-async function start(reason = "") {
-  stop();
-  stop = () => {};
-  const number = ++starts; // several requests may find at once that the session has ended
-  try {
-    const session = await get("/api/session");
-    if (number !== starts) return;
-    if (session.requires_key && !session.key) showSignIn(reason);
-    else stop = showPage(session);
-  } catch (error) {
-    root.replaceChildren(h("main", { id: "main", class: "sign-in" },
-      h("h1", {}, "foundry-api"),
-      h("p.notice.bad", { role: "alert" }, error.message),
-      button("Try again", () => start(), "primary")));
+  async function start(reason = "") {
+    const number = (starts.current += 1); // several requests may find at once that the session has ended
+    let next;
+    try {
+      next = { session: await get("/api/session"), reason };
+    } catch (error) {
+      next = { problem: error.message };
+    }
+    // The number makes the page start anew, with nothing that an earlier session saw.
+    if (number === starts.current) setState({ ...next, number });
   }
+
+  useEffect(() => {
+    const ask = () => start("Your session has ended. Sign in again.");
+    signedOut.addEventListener("signedout", ask);
+    start();
+    return () => signedOut.removeEventListener("signedout", ask);
+  }, []);
+
+  const { session, problem, reason, number } = state;
+  let content = null;
+  if (problem) {
+    content = html`<main id="main" class="sign-in"><h1>foundry-api</h1><${Problem} text=${problem} />
+      <${Button} class="primary" action=${() => start()}>Try again<//></main>`;
+  } else if (session?.requires_key && !session.key) {
+    content = html`<${SignIn} key=${number} reason=${reason} onSignedIn=${() => start()} />`;
+  } else if (session) {
+    content = html`<${Page} key=${number} session=${session} refresh=${() => start()} />`;
+  }
+  return html`${content}<${Messages} />`;
 }
 
-function showSignIn(reason) {
-  document.title = "Sign in · foundry-api";
-  const input = h("input", { type: "password", autocomplete: "current-password", required: true,
-    spellcheck: "false", autocapitalize: "off" });
-  const problem = h("p.notice.bad", { role: "alert", hidden: !reason }, reason);
-  const submit = h("button.primary", { type: "submit" }, "Sign in");
-  const form = h("form", { onsubmit: async (event) => {
+function SignIn({ reason, onSignedIn }) {
+  const [problem, setProblem] = useState(reason);
+  const [isBusy, setBusy] = useState(false);
+  const input = useRef();
+  useLayoutEffect(() => {
+    document.title = "Sign in · foundry-api";
+    input.current.focus();
+  }, []);
+
+  async function submit(event) {
     event.preventDefault();
-    submit.disabled = true;
+    setBusy(true);
     try {
       // Not through `call`, which would ask to sign in again.
       const response = await fetch("/api/session", {
-        method: "POST", headers: { Authorization: `Bearer ${input.value.trim()}` } });
+        method: "POST", headers: { Authorization: `Bearer ${input.current.value.trim()}` } });
       if (response.ok) {
-        input.value = "";
-        await start();
+        input.current.value = "";
+        await onSignedIn();
         return;
       }
-      setText(problem, response.status === 401 ? "The gateway does not know this key."
+      setProblem(response.status === 401 ? "The gateway does not know this key."
         : response.status === 429 ? "Too many wrong keys were tried. Wait a minute."
         : `The gateway answered ${response.status}.`);
     } catch {
-      setText(problem, "The gateway cannot be reached, or this is no key.");
+      setProblem("The gateway cannot be reached, or this is no key.");
     }
-    problem.hidden = false;
-    submit.disabled = false;
-    input.select();
-  } }, field("Key", input, "It starts with fk_. It is sent once; a cookie stands for it for 12 hours."),
-  submit);
-  root.replaceChildren(h("main", { id: "main", class: "sign-in" },
-    h("h1", {}, "foundry-api"),
-    h("p", {}, "Sign in with a key of this gateway. What you see depends on its scopes."),
-    problem, form,
-    h("p.hint", {}, "No key yet? On the gateway's machine: ",
-      h("code", {}, "foundry-api keys create --name admin --scope inference,manage,metrics"))));
-  input.focus();
+    setBusy(false);
+    input.current.select();
+  }
+
+  return html`<main id="main" class="sign-in">
+    <h1>foundry-api</h1>
+    <p>Sign in with a key of this gateway. What you see depends on its scopes.</p>
+    <${Problem} text=${problem} />
+    <form onSubmit=${submit}>
+      <${Field} label="Key" hint="It starts with fk_. It is sent once; a cookie stands for it for 12 hours.">${(attributes) =>
+        html`<input ...${attributes} ref=${input} type="password" autocomplete="current-password" required
+          spellcheck="false" autocapitalize="off" />`}<//>
+      <button type="submit" class="primary" disabled=${isBusy}>Sign in</button>
+    </form>
+    <p class="hint">No key yet? On the gateway's machine:${" "}
+      <code>foundry-api keys create --name admin --scope inference,manage,metrics</code></p>
+  </main>`;
 }
 
-function showPage(session) {
+function Page({ session, refresh }) {
   const can = (...scopes) => scopes.some((scope) => session.scopes.includes(scope));
   const views = VIEWS.filter((view) => can(...view.scopes));
-  const state = h("span.state", {}, h("span.dot", { "aria-hidden": "true" }), h("span", {}, "Connecting…"));
-  const links = new Map(views.map((view) => [view.id, h("a", { href: `#/${view.id}` }, view.title)]));
-  const main = h("main", { id: "main", tabindex: "-1" });
-  const stale = h("p.notice.warn", { role: "status", hidden: true });
-  let view = null;
+  const { event, isStale, history } = useLive();
+  const { chosen, View, isMissing } = useView(views);
+  const state = isStale ? ["stale", "Not connected"] : !event ? ["", "Connecting…"]
+    : event.ready ? ["good", "Ready"] : ["bad", "Not ready"];
 
-  const history = new History(() => view?.updatePlots?.(history));
-  const live = new Live({
-    onEvent(event) {
-      history.add(event);
-      showState(event);
-      view?.update?.(event);
-    },
-    onState(kind) {
-      const isStale = kind === "stale";
-      if (isStale && stale.hidden) {
-        setText(stale, live.last
-          ? `No news since ${formatTime(live.last.time)}. Connecting again…`
-          : "The gateway does not answer. Connecting again…");
-        state.className = "state stale";
-        setText(state.lastChild, "Not connected");
-      }
-      stale.hidden = !isStale;
-    },
-  });
-
-  const app = { session, can, live, history, refresh: () => start() };
-
-  function showState(event) {
-    state.className = event.ready ? "state good" : "state bad";
-    setText(state.lastChild, event.ready ? "Ready" : "Not ready");
+  async function signOut() {
+    await call("DELETE", "/api/session");
+    await refresh();
   }
 
-  async function showView() {
-    const chosen = views.find(({ id }) => `#/${id}` === location.hash) ?? views[0];
-    view?.close?.();
-    view = null;
-    for (const [id, link] of links) {
-      if (id === chosen.id) link.setAttribute("aria-current", "page");
-      else link.removeAttribute("aria-current");
-    }
-    // Not scrollIntoView, after which Tab would go on from there.
-    const link = links.get(chosen.id);
-    link.parentElement?.scrollTo({ left: link.offsetLeft - link.parentElement.offsetLeft - 16 });
-    document.title = `${chosen.title} · foundry-api`;
-    const heading = h("h1", {}, chosen.title);
-    main.replaceChildren(heading);
-    let create;
-    try {
-      ({ create } = await chosen.load());
-    } catch {
-      main.append(h("p.notice.bad", { role: "alert" }, "This view cannot be loaded. Is the gateway there?"));
-      return;
-    }
-    if (!heading.isConnected) return; // another one was opened meanwhile
-    view = create(app);
-    main.append(view.element);
-    if (live.last) view.update?.(live.last);
-    view.updatePlots?.();
-  }
-
-  function changeView() {
-    showView();
-    main.focus({ preventScroll: true });
-    window.scrollTo(0, 0);
-  }
-
-  const who = session.key ? h("div.who", {},
-    h("span", { title: `Scopes: ${session.scopes.join(", ")}` }, session.key.name),
-    button("Sign out", async () => {
-      await call("DELETE", "/api/session");
-      await start();
-    }, "quiet")) : h("div.who", {}, h("span", {}, "No keys: this machine only"));
-
-  root.replaceChildren(
-    h("header.top", {}, h("a.brand", { href: `#/${views[0].id}` },
-      h("img", { src: "/assets/icon.svg", alt: "", width: "22", height: "22" }), "foundry-api"), state, who),
-    h("div.frame", {},
-      h("nav", { "aria-label": "Views" }, [...links.values()],
-        h("a.aside", { href: "/docs" }, "API reference"), h("span.version", {}, session.version)),
-      h("div", {}, stale, main)));
-  window.addEventListener("hashchange", changeView);
-  showView();
-  live.start();
-  return () => {
-    window.removeEventListener("hashchange", changeView);
-    live.stop();
-    view?.close?.();
-  };
+  return html`
+    <header class="top">
+      <a class="brand" href=${`#/${views[0].id}`}><img src="/assets/icon.svg" alt="" width="22" height="22" />foundry-api</a>
+      <span class=${`state ${state[0]}`}><span class="dot" aria-hidden="true"></span><span>${state[1]}</span></span>
+      <div class="who">${session.key
+        ? html`<span title=${`Scopes: ${session.scopes.join(", ")}`}>${session.key.name}</span>
+          <${Button} class="quiet" action=${signOut}>Sign out<//>`
+        : html`<span>No keys: this machine only</span>`}</div>
+    </header>
+    <div class="frame">
+      <nav aria-label="Views">
+        ${views.map(({ id, title }) => html`<a href=${`#/${id}`} aria-current=${id === chosen.id ? "page" : null}>${title}</a>`)}
+        <a class="aside" href="/docs">API reference</a><span class="version">${session.version}</span>
+      </nav>
+      <div>
+        ${isStale && html`<p class="notice warn" role="status">${event
+          ? `No news since ${formatTime(event.time)}. Connecting again…`
+          : "The gateway does not answer. Connecting again…"}</p>`}
+        <main id="main" tabindex="-1">
+          <h1>${chosen.title}</h1>
+          <${Problem} text=${isMissing && "This view cannot be loaded. Is the gateway there?"} />
+          ${View && html`<${View} key=${chosen.id} app=${{ session, can, refresh }} event=${event} history=${history} />`}
+        </main>
+      </div>
+    </div>`;
 }
 
+// Returns the last event of the stream, whether it is stale, and the history behind the plots.
+function useLive() {
+  const [event, setEvent] = useState(null);
+  const [isStale, setStale] = useState(false);
+  const [, setChanges] = useState(0);
+  const [history] = useState(() => new History(() => setChanges((count) => count + 1)));
+  useEffect(() => {
+    const live = new Live({
+      onEvent(next) {
+        history.add(next);
+        setEvent(next);
+      },
+      onState: (kind) => setStale(kind === "stale"),
+    });
+    live.start();
+    return () => live.stop();
+  }, []);
+  return { event, isStale, history };
+}
+
+// Returns the view that the address names, and its component once it is loaded.
+function useView(views) {
+  const find = () => views.find(({ id }) => `#/${id}` === location.hash) ?? views[0];
+  const [state, setState] = useState(() => ({ chosen: find() }));
+  const { chosen } = state;
+  useEffect(() => {
+    const change = () => {
+      setState((now) => (now.chosen === find() ? now : { chosen: find() }));
+      document.getElementById("main").focus({ preventScroll: true });
+      window.scrollTo(0, 0);
+    };
+    window.addEventListener("hashchange", change);
+    return () => window.removeEventListener("hashchange", change);
+  }, []);
+  useEffect(() => {
+    // Another one may be opened meanwhile.
+    const update = (next) => setState((now) => (now.chosen === chosen ? { chosen, ...next } : now));
+    chosen.load().then(({ View }) => update({ View }), () => update({ isMissing: true }));
+    document.title = `${chosen.title} · foundry-api`;
+    // Not scrollIntoView, after which Tab would go on from there.
+    const link = document.querySelector("nav [aria-current]");
+    link.parentElement.scrollTo({ left: link.offsetLeft - link.parentElement.offsetLeft - 16 });
+  }, [chosen]);
+  return state;
+}
+
+render(html`<${App} />`, document.getElementById("app"));

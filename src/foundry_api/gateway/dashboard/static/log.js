@@ -1,63 +1,54 @@
 // The audit log: who changed or tried what.
 
 import { get } from "./api.js";
-import { h, makeTable, setText } from "./dom.js";
+import { Table } from "./components.js";
 import { formatMoment } from "./format.js";
+import { html, useEffect, useState } from "./preact-htm.js";
 
-export function create() {
-  let events = [], revision = null;
-  const note = h("p.notice.warn", { hidden: true, role: "status" });
-  const filter = h("input", { type: "search", placeholder: "Filter", "aria-label": "Filter events", oninput: draw });
-  const failures = h("input", { type: "checkbox", onchange: draw });
-  const table = makeTable("Events, the newest first", [
-    { title: "Time", text: (event) => formatMoment(event.time) },
-    { title: "Event", class: "mono", text: (event) => event.event },
-    { title: "Result", create: () => h("span"), update: showResult },
-    { title: "Target", text: (event) => event.target ?? "" },
-    { title: "By", text: (event) => event.key ?? event.user ?? "" },
-    { title: "Address", class: "mono", text: (event) => event.address ?? "" },
-    { title: "Request", class: "mono", text: (event) => event.request_id ?? "" },
-  ], (event) => event.number, "No event fits.");
-  load();
+const COLUMNS = [
+  { title: "Time", cell: (event) => formatMoment(event.time) },
+  { title: "Event", class: "mono", cell: (event) => event.event },
+  { title: "Result", cell: ({ result, count }) =>
+    html`<span class=${result === "ok" ? "tag good" : "tag bad"}>${count > 1 ? `${result} × ${count}` : result}</span>` },
+  { title: "Target", cell: (event) => event.target ?? "" },
+  { title: "By", cell: (event) => event.key ?? event.user ?? "" },
+  { title: "Address", class: "mono", cell: (event) => event.address ?? "" },
+  { title: "Request", class: "mono", cell: (event) => event.request_id ?? "" },
+];
 
-  function showResult(cell, event) {
-    cell.firstChild.className = event.result === "ok" ? "tag good" : "tag bad";
-    setText(cell.firstChild, event.count > 1 ? `${event.result} × ${event.count}` : event.result);
-  }
+// Gives each event a key: several may have the same time and request.
+function number(events) {
+  const seen = new Map();
+  return events.map((event) => {
+    const name = Object.values(event).join(" ");
+    seen.set(name, (seen.get(name) ?? 0) + 1);
+    return { ...event, name, number: `${name} ${seen.get(name)}` };
+  });
+}
 
-  async function load() {
-    try {
-      const answer = await get("/api/log");
-      const seen = new Map(); // several may have the same time and request
-      events = answer.events.map((event) => {
-        const name = Object.values(event).join(" ");
-        seen.set(name, (seen.get(name) ?? 0) + 1);
-        return { ...event, number: `${name} ${seen.get(name)}` };
-      });
-      note.hidden = answer.is_recorded;
-      setText(note, "This gateway records no events (audit_log = false).");
-    } catch (error) {
-      note.hidden = false;
-      setText(note, error.message);
-    }
-    draw();
-  }
+export function View({ event }) {
+  const [events, setEvents] = useState([]);
+  const [note, setNote] = useState("");
+  const [text, setText] = useState("");
+  const [failuresOnly, setFailuresOnly] = useState(false);
+  const revision = event?.revisions?.log;
 
-  function draw() {
-    const text = filter.value.trim().toLowerCase();
-    table.update(events.filter((event) => (!failures.checked || event.result !== "ok") &&
-      Object.values(event).join(" ").toLowerCase().includes(text)));
-  }
+  useEffect(() => {
+    get("/api/log").then((answer) => {
+      setEvents(number(answer.events));
+      setNote(answer.is_recorded ? "" : "This gateway records no events (audit_log = false).");
+    }, (error) => setNote(error.message));
+  }, [revision]);
 
-  return {
-    element: h("div.stack", {}, h("div.bar", {}, filter, h("label.check", {}, failures, "Failures only")), note,
-      table.element, h("p.hint", {}, "The last 500 events. The files of the gateway have more.")),
-    update(event) {
-      const next = event.revisions?.log;
-      if (next !== undefined && next !== revision) {
-        if (revision !== null) load();
-        revision = next;
-      }
-    },
-  };
+  const shown = events.filter(({ result, name }) =>
+    (!failuresOnly || result !== "ok") && name.toLowerCase().includes(text.trim().toLowerCase()));
+  return html`<div class="stack">
+    <div class="bar">
+      <input type="search" placeholder="Filter" aria-label="Filter events" value=${text} onInput=${(change) => setText(change.target.value)} />
+      <label class="check"><input type="checkbox" checked=${failuresOnly} onChange=${(change) => setFailuresOnly(change.target.checked)} />Failures only</label>
+    </div>
+    ${note && html`<p class="notice warn" role="status">${note}</p>`}
+    <${Table} label="Events, the newest first" columns=${COLUMNS} items=${shown} getKey=${(one) => one.number} empty="No event fits." />
+    <p class="hint">The last 500 events. The files of the gateway have more.</p>
+  </div>`;
 }
