@@ -63,8 +63,8 @@ async def browser() -> AsyncIterator[Browser]:
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def page(browser: Browser) -> AsyncIterator[Page]:
-    """A page that reports nothing wrong."""
+async def page(browser: Browser, served: ServedGateway) -> AsyncIterator[Page]:
+    """A page that reports nothing wrong, and that is closed before the gateway."""
     async with open_page(browser) as (page, problems):
         yield page
     assert problems == []
@@ -164,9 +164,12 @@ async def test_a_key_is_created_and_shown_once(browser: Browser, served: ServedG
 
 
 async def test_a_call_is_stopped_by_its_button(
-    tmp_path: Path, engine: Endpoint, page: Page
+    tmp_path: Path, engine: Endpoint, browser: Browser
 ) -> None:
-    async with serve(tmp_path / "gateway", engine.base_url) as served:
+    async with (
+        serve(tmp_path / "gateway", engine.base_url) as served,
+        open_page(browser) as (page, problems),
+    ):
         body = make_body("say-slowly", stream=True)
         async with served.http.post(CHAT, json=body) as response:
             await response.content.readuntil(b"\n\n")
@@ -185,13 +188,17 @@ async def test_a_call_is_stopped_by_its_button(
         await expect(row).to_contain_text("in memory")
         await unload.click()
         await expect(row).to_contain_text("on this machine")
+        assert problems == []
 
 
 async def test_the_playground_shows_calls_of_tools(
-    tmp_path: Path, engine: Endpoint, page: Page
+    tmp_path: Path, engine: Endpoint, browser: Browser
 ) -> None:
     tools = [{"type": "function", "function": {"name": "calculate", "parameters": CALCULATE}}]
-    async with serve(tmp_path / "gateway", engine.base_url) as served:
+    async with (
+        serve(tmp_path / "gateway", engine.base_url) as served,
+        open_page(browser) as (page, problems),
+    ):
         await page.goto(f"{served.gateway.url}/#/playground")
         await page.get_by_label("Model").select_option("scripted")
         await page.get_by_label("Tools").fill(json.dumps(tools))
@@ -205,6 +212,7 @@ async def test_the_playground_shows_calls_of_tools(
         await expect(page.locator("main pre")).to_contain_text('"tool_call_id"')
         await page.get_by_role("button", name="Send").click()
         await expect(page.locator(".turn.assistant").nth(1)).to_contain_text("first token")
+        assert problems == []
 
 
 async def test_a_batch_is_uploaded_and_its_answers_are_offered(
@@ -230,9 +238,7 @@ async def test_a_batch_is_uploaded_and_its_answers_are_offered(
     assert json.loads(path.read_text(encoding="utf-8"))["custom_id"] == "line-0"
 
 
-async def test_the_page_says_how_the_first_key_is_created(
-    tmp_path: Path, browser: Browser
-) -> None:
+async def test_the_page_says_how_the_first_key_is_created(tmp_path: Path, browser: Browser) -> None:
     async with (
         FakeService() as upstream,
         serve(tmp_path / "gateway", upstream.base_url) as served,
@@ -335,7 +341,7 @@ async def test_plots_show_values_as_text_and_below_the_pointer(
     await sign_in(page, served)
     plot = page.locator(".plot").first
     await expect(plot.get_by_role("img")).to_have_attribute(
-        "aria-label", re.compile("requests: lowest 0, .* highest 1")
+        "aria-label", re.compile("requests: lowest 0, mean .*, highest [01]")
     )
     await plot.get_by_text("As a table").click()
     await expect(plot.get_by_role("columnheader", name="requests")).to_be_visible()

@@ -132,7 +132,7 @@ function Page({ session, refresh }) {
         <main id="main" tabindex="-1">
           <h1>${chosen.title}</h1>
           <${Problem} text=${isMissing && "This view cannot be loaded. Is the gateway there?"} />
-          ${View && html`<${View} key=${chosen.id} app=${{ session, can, refresh }} event=${event} history=${history} />`}
+          ${View && html`<${View} key=${chosen.id} app=${{ session, can }} event=${event} history=${history} />`}
         </main>
       </div>
     </div>`;

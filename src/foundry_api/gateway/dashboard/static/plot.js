@@ -7,6 +7,7 @@ import { html, useEffect, useRef, useState } from "./preact-htm.js";
 const { uPlot } = globalThis; // a classic script; see index.html
 const HEIGHT = 140;
 const TABLE_ROWS = 12;
+const LABEL_PX = 56; // of a time
 const DAY_S = 86400;
 // Powers of two, for sizes.
 const BINARY_STEPS = Array.from({ length: 50 }, (_, power) => 2 ** power);
@@ -37,7 +38,7 @@ export function Plot({ title, series, format, points, start, end, least = 1, isB
       cursor: { y: false, drag: { x: false, y: false }, points: { size: 6 } },
       scales: { x: {}, y: { range: (_, __, highest) => [0, Math.max(highest ?? 0, least) * 1.1] } },
       axes: [
-        { ...axis, grid: { show: false }, size: 24, space: 70, values: (_, times) => formatTimes(times, span.current) },
+        { ...axis, grid: { show: false }, size: 26, gap: 7, space: 70, values: (plot, times) => formatTimes(plot, times, span.current) },
         { ...axis, grid: { stroke: readColour("--line"), width: 1 }, size: 62, space: 40,
           ...(isBinary ? { incrs: BINARY_STEPS } : {}), values: (_, values) => values.map(format) },
       ],
@@ -114,8 +115,10 @@ function markGaps(points) {
     number && point[TIME] - points[number - 1][TIME] > gap ? [[point[TIME] - gap / 2], point] : [point]);
 }
 
-function formatTimes(times, span) {
+function formatTimes(plot, times, span) {
   const format = span > 2 * DAY_S ? formatDay : span > 600 ? formatMinute : formatTime;
   const texts = times.map(format);
-  return texts.map((text, number) => (text === texts[number - 1] ? "" : text));
+  // Those of the same day, and those that the edge would cut, are left out.
+  return texts.map((text, number) =>
+    text === texts[number - 1] || plot.valToPos(times[number], "x") > plot.over.clientWidth - LABEL_PX / 2 ? "" : text);
 }
