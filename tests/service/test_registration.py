@@ -54,23 +54,24 @@ async def test_the_same_files_are_registered_once(
         assert await list_ids(control) == ["demo:1"]
 
 
-@pytest.mark.parametrize(
-    "path_argument", ["model", "./model", "../caller_dir/model", "model/", Path("model")]
-)
 async def test_a_relative_path_starts_from_the_callers_directory(
     start: Callable[..., EngineHost],
     transport: HttpTransport,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    path_argument: str | Path,
+    subtests: pytest.Subtests,
 ) -> None:
     """The host has another working directory."""
     caller_dir = tmp_path / "caller_dir"
     make_model_directory(caller_dir / "model")
     monkeypatch.chdir(caller_dir)
     control = await get_control(start(), transport)
-    assert (await control.register(path_argument, "mine")).id == "mine:1"
-    assert (await control.register(caller_dir / "model", "mine")).id == "mine:1"
+    paths = ("model", "./model", "../caller_dir/model", "model/", Path("model"))
+    for number, path in enumerate(paths):
+        with subtests.test(path=path):
+            alias = f"mine-{number}"
+            assert (await control.register(path, alias)).id == f"{alias}:1"
+            assert (await control.register(caller_dir / "model", alias)).id == f"{alias}:1"
 
 
 async def test_a_tilde_is_the_callers_home_directory(
@@ -86,39 +87,38 @@ async def test_a_tilde_is_the_callers_home_directory(
     assert (await control.register("~/model", "mine")).id == "mine:1"
 
 
-@pytest.mark.parametrize(
-    "path_argument", ["", "  ", "a\0b", "a\udcff", 5, None, "~nobody-of-that-name/x"]
-)
+INVALID_PATHS: list[Any] = ["", "  ", "a\0b", "a\udcff", 5, None, "~nobody-of-that-name/x"]
+
+
 async def test_an_invalid_path_is_rejected(
-    start: Callable[..., EngineHost], transport: HttpTransport, path_argument: Any
+    start: Callable[..., EngineHost], transport: HttpTransport, subtests: pytest.Subtests
 ) -> None:
     control = await get_control(start(), transport)
-    with pytest.raises(InvalidRequest, match=r"^path is ") as caught:
-        await control.register(path_argument, "mine")
-    assert caught.value.field == "path"
+    for path in INVALID_PATHS:
+        with subtests.test(path=ascii(path)):
+            with pytest.raises(InvalidRequest, match=r"^path is ") as caught:
+                await control.register(path, "mine")
+            assert caught.value.field == "path"
 
 
-@pytest.mark.parametrize(
-    "alias", ["mine:1", "a/b", "a b", " mine", "mine ", "-mine", ".mine", "größe", "a%3Ab"]
-)
 async def test_an_invalid_alias_is_rejected(
-    start: Callable[..., EngineHost], transport: HttpTransport, directory: Path, alias: str
+    start: Callable[..., EngineHost],
+    transport: HttpTransport,
+    directory: Path,
+    subtests: pytest.Subtests,
 ) -> None:
-    control = await get_control(start(), transport)
-    with pytest.raises(InvalidRequest, match="cannot be the alias") as caught:
-        await control.register(directory, alias)
-    assert (caught.value.field, repr(alias) in caught.value.message) == ("alias", True)
-
-
-@pytest.mark.parametrize("alias", ["demo-generic-cpu", "DEMO-Generic-GPU", "x-generic-npu"])
-async def test_an_alias_with_a_device_is_rejected(
-    start: Callable[..., EngineHost], transport: HttpTransport, directory: Path, alias: str
-) -> None:
-    """The engine would serve it as `demo` or `x`."""
+    """The engine would serve a model whose alias ends with a device as `demo` or `x`."""
     control = await get_control(start(models=(ModelSource(str(directory), "demo"),)), transport)
-    with pytest.raises(InvalidRequest, match="as a device") as caught:
-        await control.register(directory, alias)
-    assert caught.value.field == "alias"
+    for alias in ("mine:1", "a/b", "a b", " mine", "mine ", "-mine", ".mine", "größe", "a%3Ab"):
+        with subtests.test(alias=alias):
+            with pytest.raises(InvalidRequest, match="cannot be the alias") as caught:
+                await control.register(directory, alias)
+            assert (caught.value.field, repr(alias) in caught.value.message) == ("alias", True)
+    for alias in ("demo-generic-cpu", "DEMO-Generic-GPU", "x-generic-npu"):
+        with subtests.test(alias=alias):
+            with pytest.raises(InvalidRequest, match="as a device") as caught:
+                await control.register(directory, alias)
+            assert caught.value.field == "alias"
     assert await list_ids(control) == ["demo:1"]
 
 
@@ -298,21 +298,25 @@ def test_the_device_depends_on_the_execution_provider(
     assert ModelFiles.read(directory).device == device
 
 
-@pytest.mark.parametrize(
-    ("markers", "expected"),
-    [({"bot_token_id": 5, "eot_token_id": 6}, True), ({"bot_token_id": 5}, None), ({}, None)],
-)
 async def test_a_model_with_tool_markers_supports_tools(
     start: Callable[..., EngineHost],
     transport: HttpTransport,
     directory: Path,
-    markers: dict[str, int],
-    expected: Literal[True] | None,
+    tmp_path: Path,
+    subtests: pytest.Subtests,
 ) -> None:
-    model = {"context_length": 512, "decoder": {"filename": "model.onnx"}, **markers}
-    configure(directory, json.dumps({"model": model}))
     control = await get_control(start(), transport)
-    assert (await control.register(directory, "mine")).supports_tools is expected
+    cases: dict[str, tuple[dict[str, int], Literal[True] | None]] = {
+        "both": ({"bot_token_id": 5, "eot_token_id": 6}, True),
+        "one": ({"bot_token_id": 5}, None),
+        "none": ({}, None),
+    }
+    for name, (markers, expected) in cases.items():
+        with subtests.test(markers=name):
+            copy = shutil.copytree(directory, tmp_path / name)
+            model = {"context_length": 512, "decoder": {"filename": "model.onnx"}, **markers}
+            configure(copy, json.dumps({"model": model}))
+            assert (await control.register(copy, name)).supports_tools is expected
 
 
 def test_the_digest_depends_on_the_files(directory: Path, tmp_path: Path) -> None:
