@@ -399,7 +399,7 @@ class TestHandingOver:
         parallel = ["-n", "auto", "--dist", "worksteal"]
         assert received["arguments"] == [*parallel, "tests/unit", "-k", "a or b"]
         assert received["directory"] == str(ready)
-        assert int(received["environment"]["PYTEST_XDIST_AUTO_NUM_WORKERS"]) >= 1
+        assert int(received["environment"]["PYTEST_XDIST_AUTO_NUM_WORKERS"]) >= 2
 
     @pytest.mark.parametrize(
         "arguments",
