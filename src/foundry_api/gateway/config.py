@@ -74,7 +74,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         write_timeout_s: Seconds that a client may take to read what was sent.
         max_body_bytes: Largest body of a request.
         max_upload_bytes: Largest recording that is uploaded.
-        max_file_bytes: Largest file that is uploaded for a batch.
+        max_file_bytes: Largest file that is uploaded for a batch, or body of a message batch.
         max_stored_bytes: Bytes of all files, with the results of batches.
         max_stored_bytes_per_key: Bytes of the files of one key; default half of all.
         max_connections: Connections in all.

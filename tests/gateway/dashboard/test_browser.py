@@ -14,7 +14,7 @@ from playwright.async_api import expect
 
 from foundry_api.gateway.keys.types import Limit, NewKey
 from foundry_api.testing import FakeService
-from gateway.helpers import CALCULATE
+from gateway.helpers import CALCULATE, post
 from gateway.serving import CHAT, call, make_body, serve
 from support.browser import find_browser, launch_browser, open_page
 
@@ -236,6 +236,16 @@ async def test_a_batch_is_uploaded_and_its_answers_are_offered(
         await link.click()
     path = await (await download.value).path()
     assert json.loads(path.read_text(encoding="utf-8"))["custom_id"] == "line-0"
+    # A batch of Anthropic's API is in the same table.
+    request = {"custom_id": "first", "params": {**make_body("hello", "fake"), "max_tokens": 9}}
+    batch = await post(served.http, "/v1/messages/batches", {"requests": [request]})
+    row = page.get_by_role("row", name=batch["id"])
+    await expect(row).to_contain_text("/v1/messages")
+    await expect(row).to_contain_text("1 of 1 line answered")
+    async with page.expect_download() as download:
+        await row.get_by_role("link", name="Answers").click()
+    path = await (await download.value).path()
+    assert json.loads(path.read_text(encoding="utf-8"))["result"]["type"] == "succeeded"
 
 
 async def test_the_page_says_how_the_first_key_is_created(tmp_path: Path, browser: Browser) -> None:

@@ -11,19 +11,47 @@ const ROUTES = ["/v1/chat/completions", "/v1/embeddings", "/v1/responses"];
 // Seconds between two looks, while a batch runs and otherwise.
 const ACTIVE_S = 2, IDLE_S = 10;
 const SHOWN_PROBLEMS = 5;
+// The lists of batches; `read` returns a batch as OpenAI's API shows it, with the addresses of its results.
+const LISTS = [
+  { path: "/v1/batches", cursor: "after", read: readBatch },
+  { path: "/v1/messages/batches", cursor: "after_id", read: readMessageBatch },
+];
+
+function readBatch(batch) {
+  const address = (id) => id && `/v1/files/${id}/content`;
+  return { ...batch, answers: address(batch.output_file_id), failures: address(batch.error_file_id) };
+}
+
+function readMessageBatch(batch) {
+  const { processing, succeeded, errored, canceled, expired } = batch.request_counts;
+  const end = canceled ? "cancelled" : expired ? "expired" : "completed";
+  return {
+    id: batch.id,
+    endpoint: "/v1/messages",
+    status: { in_progress: "in_progress", canceling: "cancelling" }[batch.processing_status] ?? end,
+    request_counts: { total: processing + succeeded + errored + canceled + expired, completed: succeeded, failed: errored },
+    created_at: Date.parse(batch.created_at) / 1000,
+    answers: batch.results_url,
+  };
+}
 
 export function View({ app, event }) {
-  const [{ batches, last, hasMore }, setList] = useState({ batches: [], last: null, hasMore: false });
+  const [{ batches, ends }, setList] = useState({ batches: [], ends: {} });
 
-  // Adds older ones at the end, or newer ones at the start; those that are known are replaced.
+  // Adds older ones or newer ones; those that are known are replaced. `ends` is where each list goes on.
   async function load(isOlder = false) {
-    const page = await get(`/v1/batches?limit=20${isOlder && last ? `&after=${last}` : ""}`);
+    const lists = LISTS.filter(({ path }) => !isOlder || ends[path]?.hasMore);
+    const pages = await Promise.all(lists.map(({ path, cursor }) =>
+      get(`${path}?limit=20${isOlder ? `&${cursor}=${ends[path].last}` : ""}`)));
     setList((now) => {
-      const read = new Map(page.data.map((batch) => [batch.id, batch]));
-      const known = now.batches.map((batch) => read.get(batch.id) ?? batch);
-      const added = page.data.filter(({ id }) => !now.batches.some((batch) => batch.id === id));
-      const batches = isOlder ? [...known, ...added] : [...added, ...known];
-      return isOlder || now.last === null ? { batches, last: page.last_id, hasMore: page.has_more } : { ...now, batches };
+      const known = new Map(now.batches.map((batch) => [batch.id, batch]));
+      const ends = { ...now.ends };
+      lists.forEach(({ path, read }, index) => {
+        const { data, last_id: last, has_more: hasMore } = pages[index];
+        for (const batch of data) known.set(batch.id, { ...read(batch), path: `${path}/${batch.id}` });
+        if (isOlder || !ends[path]?.last) ends[path] = { last, hasMore };
+      });
+      return { batches: [...known.values()].sort((first, second) => second.created_at - first.created_at), ends };
     });
   }
 
@@ -32,26 +60,26 @@ export function View({ app, event }) {
 
   async function cancel(batch) {
     if (!await confirm(`Cancel ${batch.id}?`, "No further line starts. What was answered is kept.", "Cancel the batch")) return;
-    await post(`/v1/batches/${batch.id}/cancel`);
+    await post(`${batch.path}/cancel`);
     await load();
   }
 
-  const link = (batch, title, name, id) => id && html`<a class="button small" download=${`${batch.id}-${name}.jsonl`}
-    href=${`/v1/files/${id}/content`} aria-label=${`${title} of ${batch.id}`}>${title}</a>`;
+  const link = (batch, title, name, address) => address && html`<a class="button small" download=${`${batch.id}-${name}.jsonl`}
+    href=${address} aria-label=${`${title} of ${batch.id}`}>${title}</a>`;
   const columns = [
     { title: "Batch", cell: (batch) => html`<span class="mono">${batch.id}</span><small>${batch.endpoint}</small>` },
     { title: "State", cell: ({ status }) => html`<span class=${`tag ${KINDS[status] ?? ""}`}>${status.replace("_", " ")}</span>` },
     { title: "Progress", cell: (batch) => html`<${BatchProgress} batch=${batch} />` },
     { title: "Created", cell: (batch) => formatMoment(batch.created_at) },
     { title: "", class: "end", cell: (batch) => html`<div class="actions">
-      ${link(batch, "Answers", "output", batch.output_file_id)}${link(batch, "Failures", "errors", batch.error_file_id)}
+      ${link(batch, "Answers", "output", batch.answers)}${link(batch, "Failures", "errors", batch.failures)}
       ${UNFINISHED.has(batch.status) && batch.status !== "cancelling" &&
         html`<${Button} class="danger small" label=${`Cancel ${batch.id}`} action=${() => cancel(batch)}>Cancel<//>`}</div>` },
   ];
   return html`<div class="stack">
     ${app.can("inference") && html`<${Upload} onStarted=${load} />`}
     <${Table} label="Batches, the newest first" columns=${columns} items=${batches} getKey=${(batch) => batch.id} empty="There are no batches." />
-    ${hasMore && html`<${Button} action=${() => load(true)}>Show older ones<//>`}
+    ${Object.values(ends).some(({ hasMore }) => hasMore) && html`<${Button} action=${() => load(true)}>Show older ones<//>`}
     <p class="hint">Each line of the file is a request. A batch goes on after a restart of the gateway.</p>
   </div>`;
 }
