@@ -46,9 +46,11 @@ def test_example_works_with_the_demo_model(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.usefixtures("engine")
 def test_example_reports_a_model_that_is_not_cached(name: str) -> None:
     """The model is that of FOUNDRY_MODEL, because --model is not given."""
-    done = run(str(ROOT / "examples" / name), FOUNDRY_MODEL="phi-4-mini")
+    home = os.environ["FOUNDRY_TEST_HOME"]  # of an engine that runs: it starts none of its own
+    done = run(str(ROOT / "examples" / name), FOUNDRY_MODEL="phi-4-mini", FOUNDRY_HOME=home)
 
     assert done.returncode == 1
     assert done.stdout.startswith("model: phi-4-mini\n")

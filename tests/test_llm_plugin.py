@@ -189,16 +189,13 @@ def test_llm_command(own_home: Path) -> None:
     assert "Paris" in first.stdout
 
     schema = '{"type": "object", "properties": {"city": {"enum": ["Rome"]}}, "required": ["city"]}'
-    city = program("-m", "foundry/demo", "--schema", schema, "The capital of Italy?", "--no-log")
-    assert (city.returncode, city.stderr) == (0, "")
-    assert json.loads(city.stdout) == {"city": "Rome"}
-
-    second = program("-c", "And of Italy?", "-o", "max_tokens", "5")
+    second = program("-c", "And of Italy?", "--schema", schema)
     assert (second.returncode, second.stderr) == (0, "")
+    assert json.loads(second.stdout) == {"city": "Rome"}
 
     logged: list[dict[str, Any]] = json.loads(program("logs", "--json", "-n", "0").stdout)
     assert [entry["model"] for entry in logged] == ["foundry/demo"] * 2
-    assert logged[1]["output_tokens"] == 5
+    assert logged[1]["output_tokens"] > 0
     assert logged[1]["input_tokens"] > logged[0]["input_tokens"]
 
 
