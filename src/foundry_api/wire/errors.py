@@ -61,6 +61,12 @@ MAX_DEPTH: Final = 6
 NOT_JSON: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 _SOURCE_LOCATION = re.compile(r"(?<![\w./\\-])[\w./\\-]+\.(?:cc|cpp|h|hpp):\d+ ")
+# On Windows, the name of the function alone: ``fl::`anonymous-namespace'::Fail``. GCC writes the
+# whole signature, which may begin with a type of the same form and goes on with `fl::name(`.
+_MSVC_NAME = re.compile(
+    r"fl::(?:(?:~?\w+|`[^`']{1,60}'|<lambda_\d+>)::)*(?:operator ?\(\)|~?\w+) "
+    r"(?!(?:[\w{}]+::)+~?\w+\()"
+)
 _LAMBDA = re.compile(r"(?: const)?::<lambda\([^()<>]{0,200}\)>")
 
 # SDK 1.x puts the name of its handler before a message, and .NET the name of an argument after it.
@@ -257,8 +263,9 @@ def _make_context_overflow(text: str, status: int) -> ContextOverflow:
 
 def clean_message(message: str) -> str:
     """Return a service's message without references to its source code."""
-    # SDK 2.x writes `search_options.cc:108 int fl::Validate(const std::string&) request ...`. Only
-    # the text after the signature means anything to users.
+    # SDK 2.x writes `search_options.cc:108 int fl::Validate(const std::string&) request ...`, on
+    # Windows `search_options.cc:108 fl::Validate request ...`. Only the text after the signature
+    # means anything to users.
     message = message[:MAX_MESSAGE_CHARS].partition(_PARSER_STATE)[0]
     while place := _SOURCE_LOCATION.search(message):
         end = _find_signature_end(message, place.end())
@@ -269,7 +276,12 @@ def clean_message(message: str) -> str:
 
 
 def _find_signature_end(text: str, start: int) -> int:
-    """Return the index after the first balanced parentheses, or `start` if there are none."""
+    """Return the index after the signature of a function, or `start` if there is none.
+
+    A signature ends with its first balanced parentheses.
+    """
+    if name := _MSVC_NAME.match(text, start):
+        return name.end()
     depth = 0
     for index in range(start, len(text)):
         if text[index] == "(":

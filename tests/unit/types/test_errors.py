@@ -126,6 +126,9 @@ BUDGET = (
 )
 
 
+WINDOWS_BUDGET = BUDGET.replace("int fl::", "fl::").replace("(int64_t, int, int)", "")
+
+
 @pytest.mark.parametrize(
     ("message", "cleaned"),
     [
@@ -153,6 +156,13 @@ BUDGET = (
         ("a/b/model.h:9 void fl::Model::Load() const cannot read", "cannot read"),
         ("a.cc:1 void (anonymous namespace)::f(int) broke", "broke"),
         ("a.cc:1 auto fl::X::operator()(int) const broke", "broke"),
+        # By the compiler of Windows: names without types and parameters.
+        (WINDOWS_BUDGET, BUDGET.partition("int) ")[2]),
+        (f"Invalid request: {WINDOWS_BUDGET}", f"Invalid request: {BUDGET.partition('int) ')[2]}"),
+        ("a.cc:1 fl::`anonymous-namespace'::Fail tool 'f': no (x)", "tool 'f': no (x)"),
+        ("a.cc:1 fl::S::`anonymous-namespace'::F::<lambda_2>::operator () broke (1)", "broke (1)"),
+        ("a.cc:1 fl::Model::~Model session(s) still using it", "session(s) still using it"),
+        ("a.cc:1 fl::Model fl::Catalog::Get(int) broke", "broke"),
         ("a.cc:1 void f() outer: b.cc:2 void g() inner", "outer: inner"),
         ("model.cc:12 cannot open it (errno 2)", "cannot open it (errno 2)"),
         ("model.cc:12 cannot open it", "cannot open it"),
