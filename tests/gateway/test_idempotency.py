@@ -156,3 +156,16 @@ async def test_responses_are_kept_for_a_day_and_within_bounds() -> None:
     assert cache.find((None, "large"), 7) is not None
     assert cache.find((None, "running"), 10**9) is not None
     assert len(cache) == 2
+
+
+async def test_a_key_with_many_requests_pushes_out_no_others() -> None:
+    cache = IdempotencyCache(max_responses=3, max_bytes=100)
+    for owner, count in (("quiet", 1), ("loud", 50)):
+        for index in range(count):
+            cache.start((owner, str(index)), b"")
+            cache.save((owner, str(index)), SavedResponse(b"x", 200, "text/plain"), 0)
+    assert cache.find(("quiet", "0"), 1) is not None
+    assert [cache.find(("loud", str(index)), 1) is not None for index in (47, 48, 49)] == [
+        *(False, True, True)
+    ]
+    assert len(cache) == 3

@@ -327,6 +327,21 @@ def test_the_store_forgets_the_oldest() -> None:
     assert (len(store), store.get("large", None) is not None) == (1, True)
 
 
+def test_a_key_with_many_responses_pushes_out_no_others() -> None:
+    store = ResponseStore(max_responses=4, max_bytes=100)
+    store.put(make_stored("first", "quiet"))
+    for index in range(50):
+        store.put(make_stored(str(index), "loud"))
+    assert store.get("first", "quiet") is not None
+    assert [one.id for one in store.list("loud")] == ["47", "48", "49"]
+    store.put(make_stored("large", "loud", size=85))
+    assert store.get("first", "quiet") is not None
+    assert [one.id for one in store.list("loud")] == ["large"]
+    for one in (*store.list("loud"), *store.list("quiet")):
+        store.remove(one)
+    assert len(store) == 0
+
+
 def test_a_response_belongs_to_its_key() -> None:
     store = ResponseStore()
     store.put(make_stored("1", "key-1"))

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import OrderedDict
 from dataclasses import dataclass
 
 from foundry_api.gateway.errors import RequestError
+from foundry_api.gateway.shared_room import SharedRoom
 from foundry_api.types.errors import FoundryError
 
 __all__ = ["IdempotencyCache", "Outcome", "SavedRequest", "SavedResponse"]
 
 LIFETIME_S = 24 * 3600.0
-# The oldest responses are forgotten beyond these.
+# Of all keys. Beyond these, the key with the most of them loses its oldest response.
 MAX_RESPONSES = 10_000
 MAX_BYTES = 64 * 2**20
 
@@ -44,12 +44,10 @@ class IdempotencyCache:
     """The requests with idempotency keys, by the caller's key and theirs."""
 
     def __init__(self, *, max_responses: int = MAX_RESPONSES, max_bytes: int = MAX_BYTES) -> None:
-        self._max_responses = max_responses
-        self._max_bytes = max_bytes
         self._entries: dict[tuple[str | None, str], SavedRequest] = {}
-        # The sizes of the saved responses, the oldest first.
-        self._saved: OrderedDict[tuple[str | None, str], int] = OrderedDict()
-        self._saved_bytes = 0
+        self._room: SharedRoom[tuple[str | None, str]] = SharedRoom(
+            max_entries=max_responses, max_bytes=max_bytes
+        )
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -73,12 +71,11 @@ class IdempotencyCache:
         entry = self._entries[name]
         entry.expires_at = now + LIFETIME_S
         entry.ended.set_result(response)
-        self._saved[name] = len(response.body)
-        self._saved_bytes += len(response.body)
-        while len(self._saved) > self._max_responses or self._saved_bytes > self._max_bytes:
-            self.remove(next(iter(self._saved)))
+        self._room.add(name[0], name, len(response.body))
+        while (surplus := self._room.take_surplus()) is not None:
+            del self._entries[surplus]
 
     def remove(self, name: tuple[str | None, str]) -> None:
         """Forget a request."""
         del self._entries[name]
-        self._saved_bytes -= self._saved.pop(name, 0)
+        self._room.discard(name[0], name)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
+
+from foundry_api.gateway.shared_room import SharedRoom
 
 if TYPE_CHECKING:
     from foundry_api.types.messages import Message
 
 __all__ = ["ResponseRun", "ResponseStore", "StoredResponse"]
 
-# The oldest responses are forgotten beyond these.
+# Of all keys. Beyond these, the key with the most of them loses its oldest response.
 MAX_RESPONSES = 1024
 MAX_BYTES = 64 * 2**20
 
@@ -62,30 +63,25 @@ class ResponseStore:
     """The last responses, bounded in number and in bytes."""
 
     def __init__(self, *, max_responses: int = MAX_RESPONSES, max_bytes: int = MAX_BYTES) -> None:
-        self._max_responses = max_responses
-        self._max_bytes = max_bytes
-        self._responses: OrderedDict[str, StoredResponse] = OrderedDict()
-        self._sizes: dict[str, int] = {}
-        self._bytes = 0
+        self._responses: dict[str, StoredResponse] = {}
+        self._room: SharedRoom[str] = SharedRoom(max_entries=max_responses, max_bytes=max_bytes)
 
     def __len__(self) -> int:
         return len(self._responses)
 
     def put(self, stored: StoredResponse) -> None:
         """Store a response, or its new state."""
-        self.remove(stored)
         self._responses[stored.id] = stored
-        self._sizes[stored.id] = stored.size
-        self._bytes += stored.size
-        while len(self._responses) > self._max_responses or self._bytes > self._max_bytes:
-            self.remove(next(iter(self._responses.values())))
+        self._room.add(stored.owner, stored.id, stored.size)
+        while (surplus := self._room.take_surplus()) is not None:
+            del self._responses[surplus]
 
     def get(self, identifier: str, owner: str | None) -> StoredResponse | None:
         """Return a response; None if it is unknown or belongs to another key."""
         stored = self._responses.get(identifier)
         if stored is None or stored.owner != owner:
             return None
-        self._responses.move_to_end(identifier)
+        self._room.use(owner, identifier)
         return stored
 
     def list(self, owner: str | None) -> list[StoredResponse]:
@@ -96,4 +92,4 @@ class ResponseStore:
     def remove(self, stored: StoredResponse) -> None:
         """Forget a response, if it is stored."""
         if self._responses.pop(stored.id, None) is not None:
-            self._bytes -= self._sizes.pop(stored.id)
+            self._room.discard(stored.owner, stored.id)
