@@ -29,6 +29,7 @@ from foundry_api.gateway.warm_up import WarmUp
 from foundry_api.resilience.breaker import BreakerSettings
 from foundry_api.testing import FakeService
 from foundry_api.types.errors import ConfigurationError
+from foundry_api.types.settings import Settings
 from gateway.serving import serve
 from gateway.shapes import parse_events
 from gateway.tls import make_certificate
@@ -374,7 +375,8 @@ class FakeModels:
 
     def __init__(self) -> None:
         self.models = self
-        self.services = (SimpleNamespace(offer=None, connection=None),)
+        self.services = (SimpleNamespace(connection=None),)
+        self.settings = Settings()
         self.is_loaded = asyncio.Event()
 
     async def load(self, _name: str) -> None:

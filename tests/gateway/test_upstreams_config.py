@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from foundry_api.gateway.config import GatewayConfig, load_config
+from foundry_api.gateway.upstreams import config
 from foundry_api.gateway.upstreams.config import UpstreamConfig, make_services
 from foundry_api.gateway.upstreams.key_file import KeyFile
 from foundry_api.types.errors import ConfigurationError
@@ -71,6 +72,14 @@ def test_upstreams_are_read(tmp_path: Path) -> None:
         ('name = "x"', 4, "url is missing, as in another upstream"),
         ('name = "x"\nurl = "http://h"\nmodels = ["a", " "]', 7, "models has an empty name"),
         ('name = "x"\nurl = "http://h"\nkey = "secret"', 7, "unknown field `key`"),
+        ('name = "x"\nkind = "ray"\nurl = "http://h"', 7, "url is not for kind ray"),
+        ('name = "x"\nkind = "ray"\nkey_file = "k"', 7, "key_file is not for kind ray"),
+        ('name = "x"\nurl = "http://h"\nmax_nodes = 3', 7, "max_nodes is for kind ray only"),
+        ('name = "x"\nkind = "ray"\naddress = "h"', 7, "address is 'h', not auto"),
+        ('name = "x"\nkind = "ray"\nmax_nodes = 0', 7, "max_nodes is 0, not from 1"),
+        ('name = "x"\nkind = "ray"\nengine_port = 70000', 7, "engine_port is 70000, not from 0"),
+        ('name = "x"\nkind = "ray"\nlabels = { a = "in(" }', 7, "labels has 'in(' for 'a'"),
+        ('name = "x"\nkind = "ray"\nresources = { GPU = 0 }', 7, "resources has 0 of 'GPU'"),
     ],
 )
 def test_a_mistake_is_reported_with_its_upstream_and_line(
@@ -123,6 +132,38 @@ def test_only_the_gateway_needs_to_read_key_files(tmp_path: Path) -> None:
     assert load_config(path, {}, {}).upstream[0].key_file == Path("/nowhere/key")
     with pytest.raises(ConfigurationError, match="line 3: upstream 'x': key_file"):
         load_config(path, {}, {}, check_key_files=True)
+
+
+CLUSTER = """
+[[upstream]]
+name = "here"
+
+[[upstream]]
+name = "cluster"
+kind = "ray"
+address = "ray://10.0.0.4:10001"
+labels = { zone = "a" }
+resources = { GPU = 1 }
+max_nodes = 3
+"""
+
+
+@pytest.mark.parametrize(
+    ("missing", "line", "command"),
+    [("ray", 7, 'pip install "foundry-api[ray]"'), ("grpc", 8, 'pip install "ray[client]"')],
+)
+def test_a_cluster_needs_ray_where_the_gateway_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str, line: int, command: str
+) -> None:
+    monkeypatch.setattr(config, "find_spec", lambda name: None if name == missing else name)
+    with pytest.raises(ConfigurationError) as caught:
+        load(tmp_path, CLUSTER)
+    assert f"gateway.toml, line {line}: upstream 'cluster'" in caught.value.message
+    assert command in caught.value.hint
+    monkeypatch.setattr(config, "find_spec", lambda name: name)
+    here, cluster = load(tmp_path, CLUSTER).upstream
+    assert (cluster.labels, cluster.resources, cluster.max_nodes) == ({"zone": "a"}, {"GPU": 1}, 3)
+    assert [one.name for one in make_services((here, cluster))] == ["here"]
 
 
 def test_check_names_the_mistake(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 STORE_BYTES = 80 * 2**20
 """About the smallest object store that Ray accepts."""
@@ -28,14 +28,17 @@ still has 10 s for each answer."""
 class Nodes:
     """A Ray cluster with a head without CPUs, and nodes with one CPU each."""
 
-    def __init__(self, cluster: Any) -> None:
+    def __init__(self, cluster: Any, variables: Mapping[str, str]) -> None:
         self._cluster = cluster
+        self._variables = variables
         self.address: str = cluster.address
 
     def set_count(self, count: int = 2) -> None:
         """Add nodes until there are `count`, not counting the head."""
         for _ in range(count - len(self._cluster.worker_nodes)):
-            self._cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES)
+            self._cluster.add_node(
+                num_cpus=1, object_store_memory=STORE_BYTES, env_vars=dict(self._variables)
+            )
 
     @contextmanager
     def add_node(self, **variables: str) -> Iterator[None]:
@@ -59,8 +62,10 @@ class Nodes:
 
 
 @contextmanager
-def run_ray_cluster() -> Iterator[Nodes]:
+def run_ray_cluster(**variables: str) -> Iterator[Nodes]:
     """Run a cluster without nodes, whose files are in a temporary directory.
+
+    The nodes that are added later have these environment variables.
 
     Without RAY_TMPDIR, Ray's `Cluster` writes its address into Ray's default directory, and fails
     if that does not exist.
@@ -84,6 +89,6 @@ def run_ray_cluster() -> Iterator[Nodes]:
             },
         )
         try:
-            yield Nodes(cluster)
+            yield Nodes(cluster, variables)
         finally:
             cluster.shutdown()

@@ -50,7 +50,7 @@ class RayEngine:
         async with connect_cluster(self._address):
             # Imported late: these import Ray, and `connect_cluster` reports if it is missing.
             from foundry_api.batch.cluster.driver import ClusterRunner  # noqa: PLC0415
-            from foundry_api.batch.cluster.remote import ActorOptions  # noqa: PLC0415
+            from foundry_api.batch.cluster.engine_actor import ActorOptions  # noqa: PLC0415
 
             options = ActorOptions(
                 settings=self._settings,

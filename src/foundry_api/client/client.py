@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from foundry_api.types.capabilities import Capabilities
     from foundry_api.types.events import Listener
     from foundry_api.types.messages import ChatRequest, Constraint, Message
+    from foundry_api.types.services import ServiceOptions
     from foundry_api.wire.hooks import Auth, RequestHook, ResponseHook
     from foundry_api.wire.transport import Transport
 
@@ -198,6 +199,31 @@ class FoundryAPIClient(ChatMethods, ToolMethods, EndpointMethods, BatchMethods):
     def services(self) -> tuple[ServiceHandle, ...]:
         """The client's services, each with its breaker and its limiter."""
         return self._backend.services.handles
+
+    async def add_service(self, options: ServiceOptions) -> ServiceHandle:
+        """Add a service to a client whose settings have `services`, which may be empty.
+
+        Args:
+            options: Its address, and the calls that it is for.
+
+        Raises:
+            ClientClosed: The client was closed.
+            ConfigurationError: The settings have no `services`.
+        """
+        return self._backend.add_service(options)
+
+    async def remove_service(self, service: ServiceHandle) -> None:
+        """Remove a service that was added. Calls that wait for it go to others.
+
+        Answers that have begun go on for as long as the service sends them.
+
+        Args:
+            service: What `add_service` returned.
+
+        Raises:
+            ConfigurationError: It was not added, or has been removed.
+        """
+        await self._backend.remove_service(service)
 
     @property
     def breaker(self) -> CircuitBreaker:

@@ -30,14 +30,19 @@ from foundry_api.resilience.limiter import Limiter, LimiterSettings
 from foundry_api.resilience.retry import Retry, RetryBudget
 from foundry_api.resilience.timeouts import Latencies
 from foundry_api.storage.paths import Paths
-from foundry_api.types.errors import ClientClosed, ServiceCrashed, ServiceNotRunning
+from foundry_api.types.errors import (
+    ClientClosed,
+    ConfigurationError,
+    ServiceCrashed,
+    ServiceNotRunning,
+)
 from foundry_api.types.events import EventBus
 from foundry_api.types.plain_text import SanitizingFilter
 from foundry_api.wire.custom_transport import CustomTransport
 from foundry_api.wire.hooks import BearerKey, Hooks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Mapping
+    from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 
     from foundry_api.core.cache.base import ResponseCache
     from foundry_api.core.cache.calls import CachedCalls
@@ -107,18 +112,18 @@ class ClientRuntime:
         self._residency_context = ResidencyContext(
             policy=policy, events=self.events, wake=self._idle_unloader.notify
         )
-        options = settings.services or (None,) * len(settings.per_service())
+        options: Sequence[ServiceOptions | None] = (
+            (None,) * len(settings.per_service())
+            if settings.services is None
+            else settings.services
+        )
         self._locators = [
-            ServiceLocator(
-                service_settings,
-                Paths.from_home(settings.home),
-                partial(self._get_discovery_transport, service_settings.base_url, service_options),
-                protocol=service_options.protocol if service_options else "foundry",
-            )
+            self._make_locator(service_settings, service_options)
             for service_settings, service_options in zip(
                 settings.per_service(), options, strict=True
             )
         ]
+        self._added: dict[ServiceHandle, ServiceLocator] = {}  # since the client was created
         self.services = ServicePool(
             [
                 self._make_service(locator, locator.get_endpoint, service_options)
@@ -155,6 +160,32 @@ class ClientRuntime:
         self._check_use()
         return await self.services.primary.connect_verified()
 
+    def add_service(self, options: ServiceOptions) -> ServiceHandle:
+        """Add a service to those that differ in their models."""
+        self._check_use()
+        if not self.services.has_offers:
+            raise ConfigurationError(
+                "only a client whose settings have `services` gets further ones",
+                hint="Pass Settings(services=(…)); it may be empty.",
+            )
+        settings = replace(self.settings, base_url=options.base_url, services=None, api_key=None)
+        locator = self._make_locator(settings, options)
+        service = self._make_service(locator, locator.get_endpoint, options)
+        self._added[service] = locator
+        self.services.add(service)
+        return service
+
+    async def remove_service(self, service: ServiceHandle) -> None:
+        """Remove a service that was added. Calls that wait for it go to others."""
+        locator = self._added.pop(service, None)
+        if locator is None:
+            raise ConfigurationError(
+                f"{service.name} is no service that was added", hint="Remove each service once."
+            )
+        self.services.remove(service)
+        await service.aclose()
+        await locator.aclose()
+
     def check_open(self) -> None:
         """Raise ClientClosed if the client is closed."""
         if self.closed:
@@ -175,7 +206,7 @@ class ClientRuntime:
                 await connection.stored_responses.release_all()
         await self.services.aclose()
         await self._coordination.aclose()
-        for locator in self._locators:
+        for locator in (*self._locators, *self._added.values()):
             await locator.aclose()
         self.call_context.timers.cancel()
         self._is_shut_down = True
@@ -213,6 +244,14 @@ class ClientRuntime:
         if options is None or options.get_api_key is None:
             return self._hooks
         return replace(self._hooks, auth=BearerKey(options.get_api_key))
+
+    def _make_locator(self, settings: Settings, options: ServiceOptions | None) -> ServiceLocator:
+        return ServiceLocator(
+            settings,
+            Paths.from_home(settings.home),
+            partial(self._get_discovery_transport, settings.base_url, options),
+            protocol=options.protocol if options else "foundry",
+        )
 
     def _make_service(
         self,

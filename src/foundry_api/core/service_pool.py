@@ -232,7 +232,8 @@ class ServicePool:
     """All the services of a client.
 
     `make_own` creates the handle of our own engine host, which alone serves the demo model.
-    Services that differ in their models have offers, all of them.
+    Services that differ in their models have offers, all of them. They may join and leave, and
+    there may be none.
 
     Attributes:
         handles: The services of the settings, and our own engine host once it is used.
@@ -245,21 +246,43 @@ class ServicePool:
         self._services = self.handles = tuple(services)
         self._make_own = make_own
         self._own: ServiceHandle | None = None
-        self.has_offers = any(service.offer is not None for service in self._services)
+        self.has_offers = all(service.offer is not None for service in self._services)
         # Most clients have one service, which gets every call.
         self._only = None if self.has_offers or len(services) > 1 else self._services[0]
-        if len(self._services) > 1:
+        if self._only is None:
             for service in self._services:
-                service.on_failed_check = partial(self._leave, service)
-                service.limiter.on_idle = partial(self._move_waiting_call, service)
+                self._attach(service)
 
     def __iter__(self) -> Iterator[ServiceHandle]:
         return iter(self.handles)
 
     @property
     def primary(self) -> ServiceHandle:
-        """The first service of the settings."""
+        """The first service of the settings.
+
+        Raises ServiceNotRunning if there is none at present.
+        """
+        if not self._services:
+            raise _make_empty_error()
         return self._services[0]
+
+    def add(self, service: ServiceHandle) -> None:
+        """Add a service to those that differ in their models."""
+        self._attach(service)
+        self.handles = self._services = (*self._services, service)
+
+    def remove(self, service: ServiceHandle) -> None:
+        """Give a service no more calls. Those that wait for it go to others that have their models.
+
+        Answers that have begun go on for as long as the service sends them.
+        """
+        self.handles = self._services = tuple(one for one in self._services if one is not service)
+        service.on_failed_check = service.limiter.on_idle = None
+        self._leave(service, is_gone=True)
+
+    def _attach(self, service: ServiceHandle) -> None:
+        service.on_failed_check = partial(self._leave, service)
+        service.limiter.on_idle = partial(self._move_waiting_call, service)
 
     def pick(
         self, tried: AbstractSet[ServiceHandle] = frozenset(), name: str = ""
@@ -292,7 +315,8 @@ class ServicePool:
     ) -> ServiceHandle:
         """Return the service to call next. For `demo` this may be our own engine host.
 
-        Raises ModelNotFound if the services differ in their models and none has this one.
+        Raises ModelNotFound if the services differ in their models and none has this one, and
+        ServiceNotRunning if there is none at present.
         """
         service = self.pick(tried, name)
         if service is None:
@@ -330,6 +354,8 @@ class ServicePool:
         # It may be the model of a service that has never answered.
         if unknown := self._find_unknown(name):
             return min(unknown, key=lambda service: (service in tried, *_get_load(service)))
+        if not self._services:
+            raise _make_empty_error()
         models = [
             one for service in self._services if service.offer for one in service.offer.models
         ]
@@ -362,7 +388,7 @@ class ServicePool:
             if service.limiter.move_waiter(may_take):
                 return
 
-    def _leave(self, service: ServiceHandle) -> None:
+    def _leave(self, service: ServiceHandle, *, is_gone: bool = False) -> None:
         """Let calls that wait for a service go to others that have their models."""
 
         def may_go(model: str) -> bool:
@@ -371,7 +397,7 @@ class ServicePool:
         while service.limiter.move_waiter(may_go):
             pass
         # It hangs, as its connections have not ended. Once may be a moment of high load.
-        if service.failed_checks >= MAX_FAILED_CHECKS:
+        if is_gone or service.failed_checks >= MAX_FAILED_CHECKS:
             for attempt in list(service.attempts):
                 if may_go(attempt.name):
                     attempt.give_up()
@@ -379,6 +405,12 @@ class ServicePool:
     async def aclose(self) -> None:
         for service in self:
             await service.aclose()
+
+
+def _make_empty_error() -> ServiceNotRunning:
+    return ServiceNotRunning(
+        "there is no service at present", hint="Call again once one has been added."
+    )
 
 
 def _get_load(service: ServiceHandle) -> tuple[int, bool, float]:

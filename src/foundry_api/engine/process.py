@@ -19,7 +19,7 @@ import msgspec
 
 from foundry_api.engine.handshake import HostConfig, HostStartError, HostStartResult, ModelSource
 from foundry_api.engine.host import log as host_log
-from foundry_api.storage.process import NO_WINDOW
+from foundry_api.storage.process import BACKGROUND_FLAGS, make_module_command
 from foundry_api.types.errors import ConfigurationError, ServiceStartFailed
 from foundry_api.types.local_path import absolute_path
 
@@ -54,21 +54,9 @@ MAX_READY_BYTES = 64 * 1024
 # Variables that the host's Python and its engine read and that may hold relative paths.
 PATH_VARIABLES = frozenset({"PYTHONPATH", "SSL_CERT_FILE", "SSL_CERT_DIR"})
 
-# Runs with -P, so that no module in the caller's working directory hides one of this package. The
-# root is that of the parent's own copy: it may be on a path that only the parent has, and both
-# sides must have the same version.
-_ROOT = str(Path(__file__).resolve().parents[2])
-_BOOTSTRAP = (
-    "import sys; root = sys.argv.pop(1); root in sys.path or sys.path.insert(0, root); "
-    "from foundry_api.engine.host.main import main; main()"
-)
-
 # Windows starts no program in a longer directory, not even where longer paths are allowed
 # (`lpCurrentDirectory` of CreateProcess: MAX_PATH with a separator and a zero at the end).
 MAX_DIRECTORY_OF_WINDOWS = 258
-
-# Windows: not in the parent's console group, whose Ctrl-C it would get. 0 on other systems.
-_CREATION_FLAGS: int = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0) | NO_WINDOW
 
 
 def get_demo_models() -> tuple[ModelSource, ...]:
@@ -263,14 +251,17 @@ def _popen(options: HostOptions, config: HostConfig, *, private: bool) -> subpro
     environ = {**_make_environment(options.environ), **launcher_settings}
     try:
         return subprocess.Popen(  # noqa: S603 - our own program, no shell
-            [python, "-P", "-c", _BOOTSTRAP, _ROOT, msgspec.json.encode(config).decode()],
+            [
+                *make_module_command("foundry_api.engine.host.main", python),
+                msgspec.json.encode(config).decode(),
+            ],
             stdin=subprocess.PIPE if private else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
             env={**MEMORY_SETTINGS, **TELEMETRY_SETTINGS, **environ},
             cwd=options.paths.data,  # a shared host must not keep the caller's directory in use
             start_new_session=True,  # a terminal's signals are for the parent; POSIX only
-            creationflags=_CREATION_FLAGS,  # the same for Windows
+            creationflags=BACKGROUND_FLAGS,  # the same for Windows
         )
     except OSError as error:
         raise ServiceStartFailed(

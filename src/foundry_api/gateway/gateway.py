@@ -86,7 +86,7 @@ class Gateway:
         admission = Admission(
             config,
             lambda: count_slots(client),
-            upstreams=NamedSlots(client) if client.services[0].offer is not None else None,
+            upstreams=None if client.settings.services is None else NamedSlots(client),
             monotonic=monotonic,
             wall_clock=keyring.now,  # a clock that is set back renews no budget
         )
@@ -200,7 +200,7 @@ class Gateway:
             self._live.run(),
             watch_upstreams,
         ):
-            resources.callback(asyncio.ensure_future(watch).cancel)
+            resources.push_async_callback(_cancel, asyncio.ensure_future(watch))
         context = self.context
         for timers in (context.call_timers, context.stream_timers, context.admission.timeouts):
             resources.callback(timers.cancel)
@@ -296,6 +296,12 @@ class Gateway:
                 f"{error.filename} cannot be locked: {error.strerror}",
                 hint="Check the permissions of the directory, or give the gateway another one.",
             ) from error
+
+
+async def _cancel(task: asyncio.Future[None]) -> None:
+    """Cancel a task, and wait until it has ended, with the processes that it started."""
+    task.cancel()
+    await asyncio.wait({task})
 
 
 def abort_exchanges(exchanges: Iterable[RunningExchange], error: RequestError) -> None:

@@ -58,7 +58,7 @@ async def get_metrics(exchange: Exchange) -> web.StreamResponse:
     text = context.metrics.format(
         context.admission.scheduler,
         draining=context.draining,
-        breaker_state=context.client.breaker.state,
+        breaker_state=context.upstreams.breaker_state,
         upstreams=context.upstreams,
     )
     response = exchange.respond(text)
@@ -75,9 +75,12 @@ def list_problems(context: GatewayContext) -> list[str]:
     is_single = not context.upstreams.are_named
     if is_single and context.warm_up is not None and context.warm_up.problem:
         problems.append(context.warm_up.problem)
-    breaker = context.client.breaker
     # Ready again once a probe is due: only a call probes, and a load balancer would send none.
-    if is_single and breaker.state == "open" and not breaker.is_probe_due:
+    if (
+        is_single
+        and (breaker := context.client.breaker).state == "open"
+        and not breaker.is_probe_due
+    ):
         problems.append(f"the model service fails ({CircuitOpen.__name__})")
     if context.keyring.problem:
         problems.append(context.keyring.problem)

@@ -76,7 +76,7 @@ class WarmUp:
         try:
             if model is not None:
                 await load_model(client, model)
-            elif client.services[0].offer is None:  # several are checked all the time
+            elif client.settings.services is None:  # several are checked all the time
                 await client.capabilities()
         except FoundryError as error:
             is_connected = any(service.connection is not None for service in client.services)

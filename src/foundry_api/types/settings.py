@@ -95,7 +95,7 @@ class Settings:
     log_level: str = "INFO"
     base_url: str | None = None
     base_urls: tuple[str, ...] = ()
-    services: tuple[ServiceOptions, ...] = ()
+    services: tuple[ServiceOptions, ...] | None = None
     api_key: str | None = field(default=None, repr=False)
     service: Literal["auto", "embedded"] = "auto"
     keep_alive_s: float | None = None
@@ -115,7 +115,7 @@ class Settings:
             raise ConfigurationError(
                 "base_url and base_urls are both given", hint="Give one of them."
             )
-        if self.services and (self.base_url is not None or self.base_urls):
+        if self.services is not None and (self.base_url is not None or self.base_urls):
             raise ConfigurationError(
                 "services are given, and another address too", hint="Give one of them."
             )
@@ -126,16 +126,16 @@ class Settings:
         place = f"base_url={self.base_url!r}" if self.base_url else f"service={self.service!r}"
         if self.base_urls:
             place = f"base_urls={list(self.base_urls)!r}"
-        if self.services:
+        if self.services is not None:
             place = f"services={[service.name for service in self.services]!r}"
         return f"{place}, model={self.model!r}"
 
     def per_service(self) -> tuple[Settings, ...]:
         """Return one Settings for each service."""
-        if self.services:
+        if self.services is not None:
             # The key is for one address only; each of these has its own.
             return tuple(
-                replace(self, base_url=service.base_url, services=(), api_key=None)
+                replace(self, base_url=service.base_url, services=None, api_key=None)
                 for service in self.services
             )
         if not self.base_urls:

@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
+from foundry_api import FoundryAPIClient
 from foundry_api.core.connection import Connection
+from foundry_api.core.model_offer import ModelOffer
 from foundry_api.core.service_pool import ServiceHandle, ServicePool
 from foundry_api.engine.endpoint import Endpoint
 from foundry_api.resilience.breaker import BreakerSettings, CircuitBreaker
-from foundry_api.resilience.limiter import Limiter
+from foundry_api.resilience.limiter import Limiter, Moved
 from foundry_api.resilience.prompt_reading import PromptSize
 from foundry_api.types import errors
 from foundry_api.types.models import Model
+from foundry_api.types.services import ServiceOptions
+from foundry_api.types.settings import Settings
 from foundry_api.wire.dialects.base import ServiceStatus
 
 if TYPE_CHECKING:
@@ -293,3 +297,53 @@ async def test_probe_of_a_lost_service_finds_it_again() -> None:
 async def others() -> None:
     """Wait for the background tasks."""
     await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()})
+
+
+class Waiting:
+    """A call that waits for its first token."""
+
+    name = "tiny"
+
+    def __init__(self) -> None:
+        self.was_given_up = False
+
+    def give_up(self) -> None:
+        self.was_given_up = True
+
+
+async def test_services_join_and_leave() -> None:
+    pool = services()
+    with pytest.raises(errors.ServiceNotRunning, match="no service at present"):
+        await pool.select_for_model("tiny")
+    with pytest.raises(errors.ServiceNotRunning):
+        _ = pool.primary
+    a, b = World("http://a"), World("http://b")
+    waiting = Waiting()
+    for world in (a, b):
+        world.service.offer = ModelOffer(ServiceOptions(name=world.url))
+        world.service.offer.update([MODEL])
+        pool.add(world.service)
+    busy(a, a.service.limiter.limit)
+    queued = asyncio.ensure_future(a.service.limiter.acquire(movable="tiny"))
+    a.service.attempts.add(waiting)
+    await asyncio.sleep(0)
+    pool.remove(a.service)
+    with pytest.raises(Moved):
+        await queued
+    assert waiting.was_given_up
+    assert await pool.select_for_model("tiny") is b.service
+    pool.remove(b.service)
+    assert not pool.handles
+    with pytest.raises(errors.ServiceNotRunning):
+        await pool.select_for_model("tiny")
+
+
+async def test_only_services_that_differ_in_their_models_are_added() -> None:
+    async with FoundryAPIClient("http://127.0.0.1:1") as client:
+        with pytest.raises(errors.ConfigurationError, match="whose settings have `services`"):
+            await client.add_service(ServiceOptions(name="x", base_url="http://127.0.0.1:2"))
+    async with FoundryAPIClient(settings=Settings(services=())) as client:
+        service = await client.add_service(ServiceOptions(name="x", base_url="http://127.0.0.1:2"))
+        await client.remove_service(service)
+        with pytest.raises(errors.ConfigurationError, match="no service that was added"):
+            await client.remove_service(service)

@@ -11,7 +11,7 @@ import signal
 import sys
 import tempfile
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +19,20 @@ from foundry_api._version import __version__
 from foundry_api.types.errors import BatchError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
-__all__ = ["ANSWER_TIMEOUT_S", "START_TIMEOUT_S", "Node", "connect_cluster", "find_usable_nodes"]
+__all__ = [
+    "ANSWER_TIMEOUT_S",
+    "START_TIMEOUT_S",
+    "Node",
+    "check_reachable",
+    "check_version",
+    "connect_cluster",
+    "find_usable_nodes",
+    "get_last_line",
+    "make_import_error",
+]
 
 
 # About the minimum that Ray accepts. It only holds block numbers.
@@ -51,10 +61,15 @@ class Node:
 
     id: str  # Ray's id
     name: str  # name and address, for messages
+    label: str = ""  # the name that `ray start --node-name` gave it, by default its address
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
+    resources: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 @asynccontextmanager
-async def connect_cluster(address: str | None) -> AsyncGenerator[None]:
+async def connect_cluster(
+    address: str | None, *, namespace: str | None = None
+) -> AsyncGenerator[None]:
     """Connect to the cluster, unless this program is part of one already."""
     try:
         with _set_environment(QUIET_ENV):
@@ -69,19 +84,20 @@ async def connect_cluster(address: str | None) -> AsyncGenerator[None]:
         return
     address = address or os.environ.get("RAY_ADDRESS") or None
     if address is not None:
-        await _check_reachable(address)
+        await check_reachable(address)
     with _temp_directory(address) as directory, _set_environment(QUIET_ENV):
         try:
-            await asyncio.to_thread(_init_ray, ray, address, directory)
+            await asyncio.to_thread(_init_ray, ray, address, directory, namespace)
             yield
         finally:
             # Also after a cancelled start: its thread cannot be cancelled, and may have connected.
             await asyncio.to_thread(ray.shutdown)
 
 
-async def _check_reachable(address: str) -> None:
+async def check_reachable(address: str) -> None:
+    """Raise BatchError if nothing accepts connections at the address of a cluster."""
     # Ray itself retries an unreachable address for minutes.
-    host, _, port = address.rpartition(":")
+    host, _, port = address.removeprefix("ray://").rpartition(":")
     if not port.isdecimal():
         return  # `auto`, or another form that only Ray understands
     try:
@@ -92,8 +108,8 @@ async def _check_reachable(address: str) -> None:
     writer.close()
 
 
-def _init_ray(ray: Any, address: str | None, directory: str | None) -> None:
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+def _init_ray(ray: Any, address: str | None, directory: str | None, namespace: str | None) -> None:
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": namespace}
     try:
         if address is None:
             # Ray always listens on the network, so its processes authenticate with a token that
@@ -209,23 +225,31 @@ def _filter_usable(
             continue
         error = answer.exception()
         if error is None:
-            if (version := answer.result()) != __version__:
-                raise _version_mismatch(
-                    f"{node.name} has foundry-api {version}, and this machine {__version__}"
-                )
+            check_version(node, answer.result())
             usable.append(node)
         elif isinstance(error, ImportError):
-            raise _version_mismatch(
-                f"{node.name} cannot load foundry-api: {_last_line(error)}"
-            ) from error
+            raise make_import_error(node, error) from error
         else:
-            on_notice(f"{node.name}: left out. {_last_line(error)}")
+            on_notice(f"{node.name}: left out. {get_last_line(error)}")
     if not usable:
         raise BatchError("no node of the cluster can start a process", hint=_STATUS_HINT)
     return tuple(usable)
 
 
-def _version_mismatch(message: str) -> BatchError:
+def check_version(node: Node, version: str) -> None:
+    """Raise if a node has another version of this package than this machine."""
+    if version != __version__:
+        raise _make_version_error(
+            f"{node.name} has foundry-api {version}, and this machine {__version__}"
+        )
+
+
+def make_import_error(node: Node, error: BaseException) -> BatchError:
+    """Return the error for a node that cannot import this package."""
+    return _make_version_error(f"{node.name} cannot load foundry-api: {get_last_line(error)}")
+
+
+def _make_version_error(message: str) -> BatchError:
     return BatchError(
         message,
         hint="Install the same version on every node, into the Python that runs Ray: "
@@ -233,6 +257,6 @@ def _version_mismatch(message: str) -> BatchError:
     )
 
 
-def _last_line(error: BaseException) -> str:
-    """Return the message without Ray's traceback."""
+def get_last_line(error: BaseException) -> str:
+    """Return the message of an error of Ray without its traceback."""
     return str(error).strip().rpartition("\n")[2].rpartition("Error: ")[2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from importlib import import_module
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
@@ -10,16 +11,21 @@ from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 from ray.util.annotations import RayDeprecationWarning
 
+from foundry_api.batch.cluster.engine_actor import EngineActor
 from foundry_api.batch.cluster.membership import BLOCKS_AT_ONCE
-from foundry_api.batch.cluster.remote import BlockWorker
-from foundry_api.batch.cluster.untyped import arrow, data, ray
+from foundry_api.batch.cluster.nodes import make_node_selector
+from foundry_api.batch.cluster.untyped import ray
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from foundry_api.batch.cluster.remote import ActorOptions
+    from foundry_api.batch.cluster.engine_actor import ActorOptions
 
-__all__ = ["make_node_selector", "run_blocks"]
+__all__ = ["run_blocks"]
+
+# Half of their types are unknown.
+arrow: Any = import_module("pyarrow")
+data: Any = import_module("ray.data")
 
 
 def run_blocks(coordinator: Any, options: ActorOptions, nodes: Sequence[str], actors: int) -> None:
@@ -44,8 +50,8 @@ def run_blocks(coordinator: Any, options: ActorOptions, nodes: Sequence[str], ac
                 **make_node_selector(ray.get_runtime_context().get_node_id()),
             )
             .map_batches(
-                BlockWorker,
-                fn_constructor_args=(coordinator, options),
+                EngineActor,
+                fn_constructor_args=(options, coordinator),
                 batch_size=None,
                 num_cpus=0,
                 compute=ActorPoolStrategy(
@@ -74,11 +80,6 @@ class _SpreadPlacement:
 
     def __call__(self) -> dict[str, Any]:
         return {**make_node_selector(next(self._nodes)), "fallback_strategy": [self._any]}
-
-
-def make_node_selector(nodes: str) -> dict[str, Any]:
-    """Return Ray's options to start something on a node, or on one of `in(…)`."""
-    return {"label_selector": {"ray.io/node-id": nodes}}
 
 
 class _BlockIds(Datasource):

@@ -6,7 +6,6 @@ import asyncio
 import time
 from contextlib import aclosing, suppress
 from functools import partial
-from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -15,7 +14,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from foundry_api.batch.async_tools import closing_iter
 from foundry_api.batch.cluster.cluster import Node, find_usable_nodes
 from foundry_api.batch.cluster.coordinator import ChangeNotifier, Coordinator
-from foundry_api.batch.cluster.dataflow import make_node_selector, run_blocks
+from foundry_api.batch.cluster.dataflow import run_blocks
+from foundry_api.batch.cluster.nodes import get_version, list_nodes, wait_for
 from foundry_api.batch.cluster.untyped import ray
 from foundry_api.batch.dedupe import make_request_key
 from foundry_api.batch.dispatch import get_model
@@ -28,8 +28,8 @@ from foundry_api.types.errors import BatchError, ServiceCrashed
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
 
+    from foundry_api.batch.cluster.engine_actor import ActorOptions
     from foundry_api.batch.cluster.messages import CollectedResults, LostLine
-    from foundry_api.batch.cluster.remote import ActorOptions
     from foundry_api.batch.types import BatchLineResult
 
 __all__ = ["ClusterRunner", "iter_blocks"]
@@ -60,7 +60,7 @@ class ClusterRunner:
         """Yield each result once, as lines finish."""
         nodes = [
             node.id
-            for node in await find_usable_nodes(_list_worker_nodes(), _get_version, self._on_notice)
+            for node in await find_usable_nodes(_list_worker_nodes(), get_version, self._on_notice)
         ]
         urls = tuple(
             settings.base_url
@@ -90,7 +90,7 @@ class ClusterRunner:
             feed.cancel()
             await asyncio.gather(feed, return_exceptions=True)
             # Let the actors notice the end, and wait for them.
-            await _await_ref(coordinator.cancel.remote())
+            await wait_for(coordinator.cancel.remote())
             await asyncio.wait({dataflow}, timeout=SHUTDOWN_TIMEOUT_S)
             ray.kill(coordinator)
             await asyncio.gather(dataflow, return_exceptions=True)
@@ -149,13 +149,9 @@ async def _run_dataflow(
         raise _wrap_error(error) from error
 
 
-async def _await_ref(ref: Any) -> Any:
-    return await ref  # asyncio makes a task only of a coroutine
-
-
 async def _await_first(ref: Any, others: set[asyncio.Task[None]]) -> Any:
     """Await a remote call, unless one of the other tasks fails first."""
-    task = asyncio.ensure_future(_await_ref(ref))
+    task = asyncio.ensure_future(wait_for(ref))
     try:
         waiting = {task, *others}
         while not task.done():
@@ -181,31 +177,15 @@ def _wrap_error(error: Exception) -> BatchError:
 
 
 def _list_worker_nodes() -> list[Node]:
+    nodes = list_nodes()
     # A node without CPUs, such as a head with `--num-cpus=0`, is not meant to run work.
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    workers = [
-        Node(node["NodeID"], f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})")
-        for node in nodes
-        if node["Resources"].get("CPU")
-    ]
+    workers = [node for node in nodes if node.resources.get("CPU")]
     if not workers:
         raise BatchError(
             f"none of the cluster's {len(nodes)} nodes offers CPUs",
             hint="Add one: `ray start --address=… --num-cpus=…`.",
         )
     return workers
-
-
-async def _get_version(node: str) -> str:
-    # The remote function is one of Python's own: the node may not have this package.
-    remote_function = ray.remote(num_cpus=0, **make_node_selector(node))(resolve_name)
-    answer = remote_function.remote("foundry_api._version:__version__")
-    try:
-        version: str = await answer
-    except asyncio.CancelledError:
-        ray.cancel(answer, force=True)
-        raise
-    return version
 
 
 def _make_key(item: WorkItem, default: str) -> bytes:

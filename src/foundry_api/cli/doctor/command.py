@@ -64,6 +64,12 @@ Exit codes:
 @click.option("-q", "--quick", is_flag=True, help="Start no engine and query no catalog.")
 @click.option("--online", is_flag=True, help="Query the model catalog on the network.")
 @click.option(
+    "--gateway-config",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Check this file of the gateway too.",
+)
+@click.option(
     "--report",
     is_flag=False,
     flag_value=STANDARD_OUTPUT,
@@ -73,14 +79,20 @@ Exit codes:
 @common_options
 @pass_common
 def command(
-    common: GlobalOptions, *, model: str | None, quick: bool, online: bool, report: str | None
+    common: GlobalOptions,
+    *,
+    model: str | None,
+    quick: bool,
+    online: bool,
+    gateway_config: Path | None,
+    report: str | None,
 ) -> int:
     """Diagnose problems and suggest fixes.
 
     Checks versions, settings, the network, disk and memory, Foundry Local's own command, services,
     leftovers of earlier runs, the engine, the models and the gateway. Changes nothing. Connects to
-    other machines only for the configured service, and for the model catalog with --online or if a
-    shared engine is running.
+    other machines only for the configured service, for the Ray clusters of --gateway-config, and
+    for the model catalog with --online or if a shared engine is running.
     """
     if report is not None and report != STANDARD_OUTPUT:
         # Before the checks, which take a while: a file that is no report must not be replaced.
@@ -102,7 +114,14 @@ def command(
         service=common.service,
         log_level="DEBUG" if common.verbose >= DEBUG_VERBOSITY else None,
     )
-    context = DiagnosticContext(settings, environ, model=model, quick=quick, online=online)
+    context = DiagnosticContext(
+        settings,
+        environ,
+        model=model,
+        quick=quick,
+        online=online,
+        gateway_config=gateway_config,
+    )
     # The log, if requested, shows why a check failed.
     logger, handler = logging.getLogger("foundry_api"), make_log_handler(common, merged)
     logger.addHandler(handler)

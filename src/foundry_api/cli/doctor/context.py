@@ -84,6 +84,7 @@ class DiagnosticContext:
         model: The model that the user asked about.
         quick: Start no engine, and do not query the remote catalog.
         online: Query the remote catalog, even if an engine must be started for that.
+        gateway_config: The TOML file of the gateway; None if it has none.
         probes: What checks measure.
     """
 
@@ -95,6 +96,7 @@ class DiagnosticContext:
         model: str | None = None,
         quick: bool = False,
         online: bool = False,
+        gateway_config: Path | None = None,
         probes: Probes | None = None,
     ) -> None:
         self.settings = settings
@@ -102,6 +104,7 @@ class DiagnosticContext:
         self.model = model
         self.quick = quick
         self.online = online
+        self.gateway_config = gateway_config
         self.probes = probes or Probes()
         self.paths = Paths.from_home(settings.home)
         self.starts_engine = online or not (quick or settings.base_url or settings.base_urls)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from contextlib import closing
 from typing import TYPE_CHECKING
 
+from foundry_api.batch.cluster.cluster import check_reachable
 from foundry_api.cli.doctor.context import run_abandonable
 from foundry_api.cli.doctor.finding import CheckGroup, Finding, FindingKind
 from foundry_api.gateway.config import load_config
@@ -13,7 +15,7 @@ from foundry_api.gateway.keys.database import KeyDatabase, KeyReader
 from foundry_api.observe.format import format_count
 from foundry_api.storage.access import describe_open_access, make_private_command
 from foundry_api.storage.lock import is_held
-from foundry_api.types.errors import ConfigurationError, FoundryError
+from foundry_api.types.errors import BatchError, ConfigurationError, FoundryError
 from foundry_api.wire.transport import Request
 
 if TYPE_CHECKING:
@@ -32,13 +34,21 @@ INVALID = FindingKind(
     "gateway-settings-invalid",
     "problem",
     "The settings of the gateway are invalid",
-    "Correct the variable FOUNDRY_GATEWAY_…; `foundry-api serve --check` checks it.",
+    "{hint}",
 )
 UNREADABLE = FindingKind(
     "gateway-keys-unreadable",
     "problem",
     "The keys of the gateway cannot be used",
     "{hint}",
+)
+CLUSTER = FindingKind("gateway-cluster", "ok", "The Ray cluster of the gateway")
+CLUSTER_AWAY = FindingKind(
+    "gateway-cluster-away",
+    "problem",
+    "The Ray cluster of the gateway does not respond",
+    "Start its head (`ray start --head`), or correct `address` of the upstream; the firewall of "
+    "the head has to let this machine in.",
 )
 OPEN_TO_OTHERS = FindingKind(
     "gateway-readable-by-others",
@@ -65,19 +75,36 @@ NOT_ASKED = FindingKind(
     "Nothing to do if a file of its own (`serve --config`) has its address.",
 )
 
+INVALID_VARIABLE = "Correct the variable FOUNDRY_GATEWAY_…; `foundry-api serve --check` checks it."
+CORRECT_FILE = "Correct the file; `foundry-api serve --config FILE --check` checks it."
 OK = 200
 
 
 async def check_gateway(context: DiagnosticContext) -> Iterable[Finding]:
     try:
-        config = load_config(None, {}, context.environ)
+        config = load_config(context.gateway_config, {}, context.environ, check_key_files=True)
     except ConfigurationError as error:
-        return [INVALID.make_finding(error.message)]
+        hint = error.hint if context.gateway_config else INVALID_VARIABLE
+        return [INVALID.make_finding(error.message, hint=hint or CORRECT_FILE)]
     directory = config.directory or context.paths.gateway
     findings = await run_abandonable(lambda: [*_check_keys(config, directory)])
     if await run_abandonable(lambda: is_held(directory / "gateway.lock")):
         findings.append(await _check_running(context, config))
+    addresses = {upstream.address for upstream in config.upstream if upstream.kind == "ray"}
+    findings += await asyncio.gather(*map(_check_cluster, sorted(addresses)))
     return findings
+
+
+async def _check_cluster(address: str) -> Finding:
+    try:
+        await check_reachable(address)
+    except BatchError as error:
+        return CLUSTER_AWAY.make_finding(error.message)
+    return CLUSTER.make_finding(
+        "the one of this machine is only known to the gateway"
+        if address == "auto"
+        else f"{address} accepts connections"
+    )
 
 
 def _check_keys(config: GatewayConfig, directory: Path) -> Iterable[Finding]:
@@ -135,6 +162,8 @@ GROUP = CheckGroup(
         KEYS,
         READY,
         INVALID,
+        CLUSTER,
+        CLUSTER_AWAY,
         UNREADABLE,
         OPEN_TO_OTHERS,
         NOT_READY,

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
         Transcription,
         TranscriptionChunk,
     )
+    from foundry_api.types.services import ServiceOptions
     from foundry_api.types.settings import Settings
     from foundry_api.wire.hooks import Auth, RequestHook, ResponseHook
     from foundry_api.wire.transport import Transport
@@ -853,6 +854,31 @@ class FoundryClient(SyncChatMethods, SyncToolMethods, SyncEndpointMethods, SyncB
     def services(self) -> tuple[ServiceHandle, ...]:
         """The client's services, each with its breaker and its limiter."""
         return self._async.services
+
+    def add_service(self, options: ServiceOptions) -> ServiceHandle:
+        """Add a service to a client whose settings have `services`, which may be empty.
+
+        Args:
+            options: Its address, and the calls that it is for.
+
+        Raises:
+            ClientClosed: The client was closed.
+            ConfigurationError: The settings have no `services`.
+        """
+        return self._loop.run(lambda: self._async.add_service(options))
+
+    def remove_service(self, service: ServiceHandle) -> None:
+        """Remove a service that was added. Calls that wait for it go to others.
+
+        Answers that have begun go on for as long as the service sends them.
+
+        Args:
+            service: What `add_service` returned.
+
+        Raises:
+            ConfigurationError: It was not added, or has been removed.
+        """
+        return self._loop.run(lambda: self._async.remove_service(service))
 
     @property
     def breaker(self) -> CircuitBreaker:

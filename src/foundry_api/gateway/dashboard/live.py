@@ -63,7 +63,7 @@ class _Snapshot:
                 **describe_status(context),
                 **describe_calls(context),
                 "slots": context.admission.scheduler.slots,
-                "breaker": context.client.breaker.state,
+                "breaker": context.upstreams.breaker_state,
                 "downloads": context.model_events.downloads,
                 # A page reads a list again when its number has changed.
                 "revisions": {

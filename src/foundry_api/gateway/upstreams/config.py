@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from foundry_api.batch.cluster.node_filter import is_label_condition
 from foundry_api.gateway.upstreams.key_file import KeyFile
 from foundry_api.types.errors import ConfigurationError
 from foundry_api.types.services import ServiceOptions
@@ -28,13 +31,26 @@ __all__ = [
 ]
 
 HINT = "docs/gateway-upstreams.md describes the settings of an upstream."
+RAY_HINT = 'Install it: pip install "foundry-api[ray]"'
+RAY_CLIENT_HINT = 'Install it: pip install "ray[client]"'
 FALLBACKS_HINT = 'Give one model or more, each once: big = ["small"].'
 MAX_UPSTREAMS = 256  # each has a series of metrics, and is asked for its models all the time
 MAX_WEIGHT = 1000.0
 MAX_SLOTS = 10_000
+MAX_NODES = 1000
+MAX_PORT = 65_535
+# Of the fields that only the kind ray has.
+CLUSTER_DEFAULTS: dict[str, object] = {
+    "address": "auto",
+    "labels": {},
+    "resources": {},
+    "max_nodes": 100,
+    "engine_port": 0,
+}
 
 # A label of metrics, and a word of the log.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_ADDRESS = re.compile(r"auto|(?:ray://)?(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
 _HEADER = re.compile(r"^[ \t]*\[\[[ \t]*([\"']?)upstream\1[ \t]*\]\]", re.MULTILINE)
 _TABLE = re.compile(r"^[ \t]*\[", re.MULTILINE)
 _UNKNOWN = re.compile(r"unknown field `([^`]+)`")
@@ -49,7 +65,7 @@ class UpstreamConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         name: Its name in metrics, in the log and in `/api/status`.
         kind: `foundry` for Foundry Local of any generation and for another gateway of this package;
             `openai` for other servers of OpenAI's API, such as llama.cpp, vLLM, Ollama or LM
-            Studio.
+            Studio; `ray` for an engine on each node of a Ray cluster.
         url: Its address, with or without `/v1`; by default the service of this machine, which is
             found or started. One upstream may leave it out.
         models: Models that it is called for, by alias or id; default: all that it lists.
@@ -58,16 +74,28 @@ class UpstreamConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         weight: Its share of the calls beside the other upstreams.
         slots: Calls that it gets at the same time; default: as many as are answered fastest.
         key_file: File with the key that it requires.
+        address: Of `ray`: the cluster, as `HOST:PORT`, `ray://HOST:PORT`, or `auto` for the one
+            that this machine belongs to.
+        labels: Of `ray`: which nodes get an engine, by their labels:
+            `{ zone = "a", disk = "in(ssd,nvme)", spot = "!true" }`.
+        resources: Of `ray`: what each engine reserves on its node: `{ GPU = 1 }`.
+        max_nodes: Of `ray`: the largest number of engines.
+        engine_port: Of `ray`: the port of each engine on its node; 0 for any free one.
     """
 
     name: str
-    kind: Literal["foundry", "openai"] = "foundry"
+    kind: Literal["foundry", "openai", "ray"] = "foundry"
     url: str | None = None
     models: tuple[str, ...] = ()
     aliases: dict[str, str] = {}
     weight: float = 1.0
     slots: int | None = None
     key_file: Path | None = None
+    address: str = "auto"
+    labels: dict[str, str] = {}
+    resources: dict[str, float] = {}
+    max_nodes: int = 100
+    engine_port: int = 0
 
     def __post_init__(self) -> None:
         """Check the values that the types allow."""
@@ -78,6 +106,7 @@ class UpstreamConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             )
         if self.url is None and self.kind == "openai":
             raise ValueError("url is missing")
+        self._check_cluster()
         if self.url is not None:
             try:
                 normalize_url(self.url, "url")
@@ -91,6 +120,33 @@ class UpstreamConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         for field, values in names.items():
             if not all(value.strip() for value in values):
                 raise ValueError(f"{field} has an empty name")
+
+    def _check_cluster(self) -> None:
+        if self.kind == "ray":
+            if self.url is not None or self.key_file is not None:
+                name = "key_file" if self.url is None else "url"
+                raise ValueError(f"{name} is not for kind ray, which has an address")
+        else:
+            for name, default in CLUSTER_DEFAULTS.items():
+                if getattr(self, name) != default:
+                    raise ValueError(f"{name} is for kind ray only")
+        if not _ADDRESS.fullmatch(self.address):
+            raise ValueError(
+                f"address is {format_value(self.address)}, not auto, HOST:PORT or ray://HOST:PORT"
+            )
+        for label, condition in self.labels.items():
+            if not label or not is_label_condition(condition):
+                raise ValueError(
+                    f"labels has {format_value(condition)} for {format_value(label)}; it takes a "
+                    "value, !value, in(a,b) or !in(a,b)"
+                )
+        for resource, amount in self.resources.items():
+            if not resource or not 0 < amount < math.inf:
+                raise ValueError(f"resources has {amount:g} of {format_value(resource)}")
+        if not 1 <= self.max_nodes <= MAX_NODES:
+            raise ValueError(f"max_nodes is {self.max_nodes}, not from 1 to {MAX_NODES}")
+        if not 0 <= self.engine_port <= MAX_PORT:
+            raise ValueError(f"engine_port is {self.engine_port}, not from 0 to {MAX_PORT}")
 
 
 def read_upstreams(
@@ -115,8 +171,11 @@ def read_upstreams(
             check_upstreams([*upstreams, upstream])
             if check_key_files and upstream.key_file is not None:
                 KeyFile(upstream.key_file)
+            if check_key_files and upstream.kind == "ray":
+                check_ray(upstream.address)
         except (msgspec.ValidationError, ConfigurationError) as error:
             problem = error.message if isinstance(error, ConfigurationError) else str(error)
+            hint = error.hint if isinstance(error, ConfigurationError) else ""
             place = _PLACE.search(problem)
             problem = _PLACE.sub("", problem)
             field = _FIELD.match(place[1] if place and place[1] else problem)
@@ -125,10 +184,24 @@ def read_upstreams(
             if place and place[1]:
                 problem = f"{place[1]}: {problem}"
             raise ConfigurationError(
-                f"{where}: {which}: {problem}", hint=_make_hint(problem)
+                f"{where}: {which}: {problem}", hint=hint or _make_hint(problem)
             ) from None
         upstreams.append(upstream)
     return tuple(upstreams)
+
+
+def check_ray(address: str) -> None:
+    """Refuse a cluster if Ray is not installed.
+
+    Raises:
+        ConfigurationError: Ray is missing, or what it needs for such an address.
+    """
+    if find_spec("ray") is None:
+        raise ConfigurationError("kind is ray, but Ray is not installed", hint=RAY_HINT)
+    if address.startswith("ray://") and find_spec("grpc") is None:
+        raise ConfigurationError(
+            "address begins with ray://, but grpcio is not installed", hint=RAY_CLIENT_HINT
+        )
 
 
 def _make_hint(problem: str) -> str:
@@ -155,7 +228,7 @@ def check_upstreams(upstreams: Sequence[UpstreamConfig]) -> None:
         raise ConfigurationError(f"name is {name!r}, as that of another upstream", hint=HINT)
     if (url := _find_duplicate(urls)) is not None:
         raise ConfigurationError(f"url is {url}, as that of another upstream", hint=HINT)
-    if urls.count(None) > 1:
+    if sum(one.url is None and one.kind != "ray" for one in upstreams) > 1:
         raise ConfigurationError("url is missing, as in another upstream", hint=HINT)
 
 
@@ -192,7 +265,7 @@ def check_fallbacks(fallbacks: Mapping[str, Sequence[str]]) -> None:
 
 
 def make_services(upstreams: Iterable[UpstreamConfig]) -> tuple[ServiceOptions, ...]:
-    """Return the upstreams as services of a client.
+    """Return the upstreams as services of a client. Those of clusters are added as they join.
 
     Raises:
         ConfigurationError: A key file cannot be used.
@@ -201,7 +274,7 @@ def make_services(upstreams: Iterable[UpstreamConfig]) -> tuple[ServiceOptions, 
         ServiceOptions(
             name=upstream.name,
             base_url=None if upstream.url is None else normalize_url(upstream.url),
-            protocol=upstream.kind,
+            protocol="openai" if upstream.kind == "openai" else "foundry",
             models=upstream.models,
             aliases=upstream.aliases,
             weight=upstream.weight,
@@ -209,6 +282,7 @@ def make_services(upstreams: Iterable[UpstreamConfig]) -> tuple[ServiceOptions, 
             get_api_key=None if upstream.key_file is None else KeyFile(upstream.key_file),
         )
         for upstream in upstreams
+        if upstream.kind != "ray"
     )
 
 

@@ -28,7 +28,7 @@ async def load_model(client: FoundryAPIClient, name: str) -> Model:
     Raises:
         FoundryError: As `Models.load`.
     """
-    if client.services[0].offer is None:
+    if client.settings.services is None:
         return await client.models.load(name)
 
     async def load(connection: Connection, model: Model) -> None:
@@ -43,7 +43,7 @@ async def unload_model(client: FoundryAPIClient, name: str) -> Model:
     Raises:
         FoundryError: As `Models.unload`.
     """
-    if client.services[0].offer is None:
+    if client.settings.services is None:
         return await client.models.unload(name)
 
     async def unload(connection: Connection, model: Model) -> None:

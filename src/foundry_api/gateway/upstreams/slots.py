@@ -5,23 +5,34 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from foundry_api.client.client import FoundryAPIClient
+    from foundry_api.core.model_offer import ModelOffer
+    from foundry_api.core.service_pool import ServiceHandle
 
 __all__ = ["NamedSlots", "count_slots"]
+
+# The slots while there is no upstream.
+NOWHERE = {"": 1}
 
 
 class NamedSlots:
     """The slots of the upstreams that the configuration names."""
 
     def __init__(self, client: FoundryAPIClient) -> None:
-        self._services = [
-            (service, service.offer) for service in client.services if service.offer is not None
-        ]
+        self._client = client
+
+    @property
+    def _services(self) -> Iterable[tuple[ServiceHandle, ModelOffer]]:
+        for service in self._client.services:
+            if service.offer is not None:
+                yield service, service.offer
 
     def find_group(self, model: str) -> frozenset[str]:
         """Return the names of the upstreams that have a model; of all if none is known to."""
         names = [offer.options.name for _, offer in self._services if offer.has(model)]
-        return frozenset(names or [offer.options.name for _, offer in self._services])
+        return frozenset(names or [offer.options.name for _, offer in self._services] or NOWHERE)
 
     def get_slots(self) -> dict[str, int]:
         """Return how many calls each healthy upstream takes at the same time, by its name."""
@@ -31,9 +42,11 @@ class NamedSlots:
             if service.is_healthy
         }
         # Without any, calls start all the same: they fail at once instead of waiting.
-        return healthy or {
-            offer.options.name: service.limiter.limit for service, offer in self._services
-        }
+        return (
+            healthy
+            or {offer.options.name: service.limiter.limit for service, offer in self._services}
+            or NOWHERE
+        )
 
 
 def count_slots(client: FoundryAPIClient) -> int:

@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from foundry_api.gateway.upstreams.key_file import KeyFile
+from foundry_api.gateway.upstreams.ray_cluster import RayCluster
 from foundry_api.types.errors import UnsupportedFeature
 from foundry_api.types.events import CallEnded, RetryScheduled
-from foundry_api.types.services import ServiceProtocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from foundry_api.client.client import FoundryAPIClient
     from foundry_api.core.model_offer import ModelOffer
     from foundry_api.core.service_pool import ServiceHandle
+    from foundry_api.gateway.config import GatewayConfig
     from foundry_api.types.events import Event
     from foundry_api.types.models import Model
 
@@ -28,6 +29,7 @@ __all__ = ["UpstreamStatus", "Upstreams"]
 MAX_LISTING_AGE_S = 1.0
 
 
+UpstreamKind = Literal["foundry", "openai", "ray"]
 UpstreamState = Literal["up", "down", "failing", "unknown"]
 
 
@@ -35,8 +37,8 @@ class UpstreamStatus(msgspec.Struct, kw_only=True):
     """The state of an upstream.
 
     Attributes:
-        name: Its name.
-        kind: `foundry` or `openai`.
+        name: Its name; that of an engine of a Ray cluster has the name of its node.
+        kind: `foundry`, `openai` or `ray`.
         state: `up`; `down` if it did not respond to the last check; `failing` while its circuit
             breaker is open, as calls fail; `unknown` before the first check.
         problem: Why it did not respond; empty if it did.
@@ -48,7 +50,7 @@ class UpstreamStatus(msgspec.Struct, kw_only=True):
     """
 
     name: str
-    kind: ServiceProtocol
+    kind: UpstreamKind
     state: UpstreamState
     problem: str
     in_flight: int
@@ -63,34 +65,63 @@ class Upstreams:
 
     Args:
         client: The client that calls them.
-        fallbacks: Models to call in place of one that cannot answer, by its name.
+        config: The settings of the gateway.
     """
 
-    def __init__(self, client: FoundryAPIClient, fallbacks: Mapping[str, tuple[str, ...]]) -> None:
+    def __init__(self, client: FoundryAPIClient, config: GatewayConfig) -> None:
         self._client = client
-        self._fallbacks = {name.strip().lower(): chain for name, chain in fallbacks.items()}
-        self._services = [
-            (service, service.offer) for service in client.services if service.offer is not None
+        self._fallbacks = {name.strip().lower(): chain for name, chain in config.fallbacks.items()}
+        self._changed = asyncio.Event()
+        self._clusters = [
+            RayCluster(upstream, client, self._on_nodes_changed)
+            for upstream in config.upstream
+            if upstream.kind == "ray"
         ]
         self.counts: Counter[tuple[str, str]] = Counter()  # attempts, by upstream and outcome
-        if self._services:
+        if self.are_named:
             client.events.subscribe(self._count, RetryScheduled, CallEnded)
 
     @property
     def are_named(self) -> bool:
         """Whether the configuration names the upstreams."""
-        return bool(self._services)
+        return self._client.settings.services is not None
+
+    @property
+    def breaker_state(self) -> str:
+        """The state of the circuit breaker of a service without a name."""
+        return "closed" if self.are_named else self._client.breaker.state
+
+    @property
+    def _services(self) -> list[tuple[ServiceHandle, ModelOffer]]:
+        services = self._client.services
+        return [(service, service.offer) for service in services if service.offer is not None]
 
     async def watch(self, interval_s: float, on_checked: Callable[[], object]) -> None:
-        """Check each upstream again and again. None waits for another."""
+        """Follow the clusters, and check each upstream again and again. None waits for another."""
 
-        async def watch(service: ServiceHandle) -> None:
+        async def check_repeatedly(service: ServiceHandle) -> None:
             while True:
                 await service.check()
                 on_checked()
                 await asyncio.sleep(interval_s)
 
-        await asyncio.gather(*(watch(service) for service, _ in self._services))
+        clusters = [asyncio.ensure_future(cluster.run()) for cluster in self._clusters]
+        checks: dict[ServiceHandle, asyncio.Task[None]] = {}
+        try:
+            while True:
+                services = {service for service, _ in self._services}
+                for service in checks.keys() - services:
+                    checks.pop(service).cancel()
+                for service in services - checks.keys():
+                    checks[service] = asyncio.ensure_future(check_repeatedly(service))
+                on_checked()
+                self._changed.clear()
+                await self._changed.wait()
+        finally:
+            tasks = [*clusters, *checks.values()]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def list_models(self, *, catalog: bool = False) -> Sequence[Model]:
         """List the models of all upstreams, each name once; those of Microsoft's with `catalog`.
@@ -98,7 +129,7 @@ class Upstreams:
         Raises:
             FoundryError: The only service does not respond.
         """
-        if not self._services:
+        if not self.are_named:
             return await self._client.models.list(catalog=catalog)
         # Each answer counts; an upstream that does not respond keeps nobody waiting.
         await asyncio.gather(
@@ -135,7 +166,7 @@ class Upstreams:
         Raises:
             UnsupportedFeature: The configuration names the upstreams.
         """
-        if self._services:
+        if self.are_named:
             raise UnsupportedFeature(
                 "a gateway with upstreams changes no files of models",
                 hint="Use `foundry-api models` on the machine of the upstream.",
@@ -143,7 +174,7 @@ class Upstreams:
 
     def list_problems(self) -> list[str]:
         """List why no call can be served."""
-        if not self._services:
+        if not self.are_named:
             return []
         if any(_get_state(service, offer) == "up" for service, offer in self._services):
             return []
@@ -151,20 +182,34 @@ class Upstreams:
 
     def describe(self) -> list[UpstreamStatus]:
         """Return the state of each upstream, for people who manage the gateway."""
-        return [
-            UpstreamStatus(
-                name=offer.options.name,
-                kind=offer.options.protocol,
-                state=_get_state(service, offer),
-                problem=service.problem,
-                in_flight=service.limiter.load - service.limiter.queued,
-                waiting=service.limiter.queued,
-                slots=service.limiter.limit,
-                weight=service.weight,
-                models=sorted({model.alias or model.id for model in offer.models}),
-            )
-            for service, offer in self._services
-        ]
+        statuses = [self._describe(service, offer) for service, offer in self._services]
+        for cluster in self._clusters:
+            if cluster.problem:
+                statuses.append(_describe_absent(cluster, cluster.config.name, cluster.problem))
+            for node in cluster.list_nodes_without_service():
+                state: UpstreamState = "unknown" if node.state == "starting" else "down"
+                name = cluster.make_name(node)
+                statuses.append(_describe_absent(cluster, name, node.problem, state))
+        return statuses
+
+    def _describe(self, service: ServiceHandle, offer: ModelOffer) -> UpstreamStatus:
+        kind: UpstreamKind = offer.options.protocol
+        problem = service.problem
+        for cluster in self._clusters:
+            if (node := cluster.find_node(service)) is not None:
+                kind = "ray"
+                problem = problem and (node.problem or problem)
+        return UpstreamStatus(
+            name=offer.options.name,
+            kind=kind,
+            state=_get_state(service, offer),
+            problem=problem,
+            in_flight=service.limiter.load - service.limiter.queued,
+            waiting=service.limiter.queued,
+            slots=service.limiter.limit,
+            weight=service.weight,
+            models=sorted({model.alias or model.id for model in offer.models}),
+        )
 
     def reload_keys(self) -> None:
         """Read the key files again. A file that cannot be used leaves the former key in use.
@@ -201,6 +246,13 @@ class Upstreams:
         """Return the state of the circuit breaker of each upstream, by name."""
         return {offer.options.name: one.breaker.state for one, offer in self._services}
 
+    def _on_nodes_changed(self) -> None:
+        names = {offer.options.name for _, offer in self._services}
+        names |= {one.make_name(node) for one in self._clusters for node in one.nodes.values()}
+        for key in [key for key in self.counts if key[0] not in names]:
+            del self.counts[key]  # nodes come and go, and each would leave its series of metrics
+        self._changed.set()
+
     def _count(self, event: Event) -> None:
         """Count how an attempt ended."""
         if not isinstance(event, RetryScheduled | CallEnded):
@@ -212,6 +264,23 @@ class Upstreams:
             if service.name == address:
                 self.counts[offer.options.name, outcome] += 1
                 return
+
+
+def _describe_absent(
+    cluster: RayCluster, name: str, problem: str, state: UpstreamState = "down"
+) -> UpstreamStatus:
+    """Return the state of a cluster, or of a node, that has no engine yet."""
+    return UpstreamStatus(
+        name=name,
+        kind="ray",
+        state=state,
+        problem=problem,
+        in_flight=0,
+        waiting=0,
+        slots=0,
+        weight=cluster.config.weight,
+        models=[],
+    )
 
 
 def _get_state(service: ServiceHandle, offer: ModelOffer) -> UpstreamState:

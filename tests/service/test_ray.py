@@ -1,13 +1,17 @@
-"""Batches on a real Ray cluster, whose nodes are processes on this machine, with real engines."""
+"""Batches and a gateway on a real Ray cluster, with real engines.
+
+Its nodes are processes on this machine.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
 import subprocess
 import sys
-from contextlib import aclosing, contextmanager
+from contextlib import AsyncExitStack, aclosing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -22,14 +26,19 @@ from foundry_api.engine.process import get_demo_models
 from foundry_api.storage.lock import FileLock
 from foundry_api.types import errors
 from foundry_api.types.settings import Settings
+from gateway.helpers import post
+from gateway.serving import CHAT, make_body
+from gateway.several import serve_upstreams
 from service.helpers import ROOT, list_hosts, wait_until
 from service.ray_cluster import Nodes, run_ray_cluster
 from support.cli_program import make_command, make_environment
+from support.scripted_model import build, script
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
     from foundry_api.engine.supervisor import EngineHost
+    from gateway.serving import ServedGateway
 
 pytest.importorskip("ray", reason="Ray has no build for this platform")
 
@@ -97,11 +106,17 @@ def cluster_lock() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def nodes(cluster_lock: None) -> Iterator[Nodes]:
+def nodes_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where engines for a gateway have their files, whose settings are those of their node."""
+    return tmp_path_factory.mktemp("nodes")
+
+
+@pytest.fixture(scope="module")
+def nodes(cluster_lock: None, nodes_home: Path) -> Iterator[Nodes]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", ROOT)
         patch.setenv("RAY_AUTH_MODE", "disabled")
-        with run_ray_cluster() as nodes:
+        with run_ray_cluster(FOUNDRY_HOME=str(nodes_home)) as nodes:
             yield nodes
 
 
@@ -285,3 +300,79 @@ async def test_missing_cluster_is_reported(home: Path) -> None:
     engine = RayEngine(address="127.0.0.1:1", settings=Settings(home=home, model="demo"))
     with pytest.raises(errors.BatchError, match=r"127\.0\.0\.1:1 cannot be joined"):
         await anext(engine.run(make_items(lambda: True)))
+
+
+def names_by_state(served: ServedGateway, state: str) -> list[str]:
+    upstreams = served.gateway.context.upstreams.describe()
+    return sorted(one.name for one in upstreams if one.state == state)
+
+
+async def test_a_gateway_follows_the_nodes_of_a_cluster_one_of_which_is_killed(
+    cluster: Nodes, nodes_home: Path, tmp_path: Path
+) -> None:
+    build(tmp_path / "model")
+    async with FoundryAPIClient(home=nodes_home, service="embedded") as client:
+        await client.models.register(tmp_path / "model", "scripted")
+    upstream = {"name": "cluster", "kind": "ray", "address": cluster.address, "slots": 3}
+    slowly = make_body("say-slowly", stream=True)
+
+    async def complete(prompt: str = "say-hello") -> str:
+        answer = await post(served.http, CHAT, make_body(prompt))
+        text: str = answer["choices"][0]["message"]["content"]
+        return text
+
+    async with serve_upstreams(tmp_path / "gateway", upstream) as served, AsyncExitStack() as stack:
+        await served.wait_until(lambda: len(names_by_state(served, "up")) == 2)
+        services = served.gateway.context.client.services
+        for service in services:  # nobody but the gateway has its token
+            async with served.http.get(f"{service.name}/status") as response:
+                assert response.status == 401
+        await served.wait_until(lambda: not any(service.limiter.load for service in services))
+        streams = [
+            await stack.enter_async_context(served.http.post(CHAT, json=slowly)) for _ in range(2)
+        ]
+        for stream in streams:
+            assert await stream.content.readline()
+        calls = [asyncio.create_task(complete("say-after-a-while")) for _ in range(2)]
+        await served.wait_until(lambda: [one.limiter.load for one in services] == [2, 2])
+
+        await asyncio.to_thread(cluster.kill)
+        # Calls without a token are answered by the other node, and the stream says that it broke.
+        assert await asyncio.gather(*calls) == [script("say-after-a-while").text] * 2
+        texts = [asyncio.ensure_future(stream.text()) for stream in streams]
+        (broken,), (unbroken,) = await asyncio.wait(texts, return_when=asyncio.FIRST_COMPLETED)
+        assert '"code":"upstream_unavailable"' in broken.result()
+        assert "[DONE]" not in broken.result()
+        await served.wait_until(lambda: len(served.gateway.context.upstreams.describe()) == 1)
+        assert not unbroken.done()
+        unbroken.cancel()
+        for stream in streams:
+            stream.close()
+        (left,) = served.gateway.context.client.services
+        # The engine of the other node works for nobody any more.
+        await served.wait_until(lambda: left.limiter.load == 0)
+
+        # An engine that dies is started again by its actor, for the call that finds out.
+        (host,) = list_hosts(nodes_home)
+        kill(host)
+        assert await complete() == script("say-hello").text
+
+        # An actor that dies is started again by Ray, and a node that joins gets one.
+        kill(get_actor(list_hosts(nodes_home)[0]))
+        await served.wait_until(lambda: left not in served.gateway.context.client.services)
+        cluster.set_count()  # in the main thread, where alone Ray can set its signal handlers
+        await served.wait_until(lambda: len(names_by_state(served, "up")) == 2)
+        services = served.gateway.context.client.services
+        streams = [
+            await stack.enter_async_context(served.http.post(CHAT, json=slowly)) for _ in range(2)
+        ]
+        await served.wait_until(lambda: [one.limiter.load for one in services] == [1, 1])
+        for stream in streams:
+            stream.close()
+
+
+def get_actor(host: psutil.Process) -> psutil.Process:
+    """Return the process of the actor that has an engine host."""
+    actor = host.parent()
+    assert actor is not None
+    return actor
