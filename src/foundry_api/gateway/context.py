@@ -187,7 +187,7 @@ class GatewayContext:
     def __post_init__(self) -> None:
         config = self.config
         self.read_timeouts = ReadTimeouts(config.first_token_timeout_s, config.gap_timeout_s)
-        self.upstreams = Upstreams(self.client, config)
+        self.upstreams = Upstreams(self.client, config.fallbacks, config.upstream)
         self.model_names = ModelNames(self.upstreams)
         self.model_events = ModelEvents(self.client, self.model_names)
 

@@ -136,7 +136,8 @@ def _connect_error(address: str | None, error: Exception) -> BatchError:
     return BatchError(
         f"the Ray cluster at {address} cannot be joined: {message}",
         hint="Check with `ray status` that it is running. This program has to run on one of its "
-        "nodes, with the same versions of Python and Ray.",
+        "nodes, with the same versions of Python and Ray, and with RAY_AUTH_MODE=token and the "
+        "token of the cluster if it has one.",
     )
 
 

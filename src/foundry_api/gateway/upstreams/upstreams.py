@@ -14,12 +14,12 @@ from foundry_api.types.errors import UnsupportedFeature
 from foundry_api.types.events import CallEnded, RetryScheduled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from foundry_api.client.client import FoundryAPIClient
     from foundry_api.core.model_offer import ModelOffer
     from foundry_api.core.service_pool import ServiceHandle
-    from foundry_api.gateway.config import GatewayConfig
+    from foundry_api.gateway.upstreams.config import UpstreamConfig
     from foundry_api.types.events import Event
     from foundry_api.types.models import Model
 
@@ -65,16 +65,22 @@ class Upstreams:
 
     Args:
         client: The client that calls them.
-        config: The settings of the gateway.
+        fallbacks: Models to call in place of one that cannot answer, by its name.
+        configs: The tables `[[upstream]]`, of which those of the kind `ray` are followed.
     """
 
-    def __init__(self, client: FoundryAPIClient, config: GatewayConfig) -> None:
+    def __init__(
+        self,
+        client: FoundryAPIClient,
+        fallbacks: Mapping[str, tuple[str, ...]],
+        configs: Sequence[UpstreamConfig] = (),
+    ) -> None:
         self._client = client
-        self._fallbacks = {name.strip().lower(): chain for name, chain in config.fallbacks.items()}
+        self._fallbacks = {name.strip().lower(): chain for name, chain in fallbacks.items()}
         self._changed = asyncio.Event()
         self._clusters = [
             RayCluster(upstream, client, self._on_nodes_changed)
-            for upstream in config.upstream
+            for upstream in configs
             if upstream.kind == "ray"
         ]
         self.counts: Counter[tuple[str, str]] = Counter()  # attempts, by upstream and outcome
