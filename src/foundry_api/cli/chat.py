@@ -46,16 +46,16 @@ _T = TypeVar("_T")
 
 EPILOG = format_examples(
     'chat --model demo "What is the capital of France?"',
-    "chat Tell me a story               quotes are optional",
+    "chat Tell me a story  # quotes are optional",
     "chat < question.txt",
     'cat notes.txt | foundry-api chat "Sum this up:"',
-    'chat "What is new in" - "?" < notes.txt   - is standard input',
+    'chat "What is new in" - "?" < notes.txt  # - is standard input',
     'chat --json --max-tokens 50 "Name a colour"',
     'chat -a report.txt -a notes.md "Compare these."',
     'chat --schema "name, age int" "Invent a person"',
     'chat --tool clock.py:time_in "What time is it in Bern?"',
-    'chat -c "And in Tokyo?"            go on with the last one',
-    "chat                             start a conversation",
+    'chat -c "And in Tokyo?"  # go on with the last one',
+    "chat  # start a conversation",
 )
 
 

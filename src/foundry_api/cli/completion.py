@@ -23,8 +23,8 @@ SHELLS = ("bash", "zsh", "fish", "powershell")
 
 EPILOG = """\b
 Examples:
-  eval "$(foundry-api completion bash)"    in ~/.bashrc
-  eval "$(foundry-api completion zsh)"     in ~/.zshrc, after compinit
+  eval "$(foundry-api completion bash)"    # in ~/.bashrc
+  eval "$(foundry-api completion zsh)"     # in ~/.zshrc, after compinit
   foundry-api completion fish > ~/.config/fish/completions/foundry-api.fish
   foundry-api completion powershell | Out-String | Invoke-Expression
 """

@@ -21,7 +21,7 @@ __all__ = ["command"]
 
 EPILOG = format_examples(
     'embed --model demo "What is the capital of France?"',
-    "embed --model demo one two three           three texts",
+    "embed --model demo one two three  # three texts",
     "embed --model qwen3-embedding-0.6b < lines.txt > vectors.jsonl",
     "embed --json --model demo Hello",
 )

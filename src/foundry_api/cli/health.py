@@ -46,12 +46,12 @@ EPILOG = (
     format_examples(
         "health",
         "health --json",
-        "health --model phi-4-mini --canary    loaded, and answering?",
+        "health --model phi-4-mini --canary  # loaded, and answering?",
         "health --until-ready 60 && start-my-program",
         "health --watch --interval 1",
-        "health --watch --json --count 3       stop after three lines",
-        "health --watch --store health.db           store the checks",
-        "health --summary --store health.db    summarise them",
+        "health --watch --json --count 3  # stop after three lines",
+        "health --watch --store health.db  # store the checks",
+        "health --summary --store health.db  # summarise them",
         'health --watch --alert-command "notify-send Foundry"',
     )
     + "\n\n\b\nExit codes, of the last check:\n  0 healthy, 1 degraded or not ready, 2 down"

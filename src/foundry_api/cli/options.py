@@ -24,6 +24,8 @@ __all__ = [
 
 _F = TypeVar("_F", bound="Callable[..., Any]")
 
+NOTE = "  # "
+
 
 @dataclass(slots=True)
 class GlobalOptions:
@@ -158,6 +160,18 @@ def complete_models(
 
 
 def format_examples(*lines: str) -> str:
-    """Format an epilog of examples; each line has what follows `foundry-api`, or a pipe to it."""
-    commands = (line if "| foundry-api " in line else f"foundry-api {line}" for line in lines)
-    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in commands)])  # \b: no reflow
+    """Format an epilog of examples.
+
+    Each line has what follows `foundry-api`, or a pipe to it. A note may follow after two spaces
+    and a `#`, so that a shell ignores it; notes are aligned.
+    """
+    rows = [line.partition(NOTE) for line in lines]
+    commands = [
+        line if "| foundry-api " in line else f"foundry-api {line}" for line, _, _ in rows
+    ]
+    width = max((len(text) for text, row in zip(commands, rows, strict=True) if row[2]), default=0)
+    texts = [
+        f"{text.ljust(width)}{NOTE}{row[2]}" if row[2] else text
+        for text, row in zip(commands, rows, strict=True)
+    ]
+    return "\n".join(["\b", "Examples:", *(f"  {text}" for text in texts)])  # \b: no reflow

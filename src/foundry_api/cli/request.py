@@ -26,7 +26,7 @@ EPILOG = format_examples(
     "request GET /v1/responses --param limit=5",
     """request POST /v1/embeddings -d '{"model":"demo:1","input":"Hi"}'""",
     "request POST /v1/chat/completions --data - < body.json",
-    "request --json GET /v1/models       include status and headers",
+    "request --json GET /v1/models  # include status and headers",
 )
 
 

@@ -46,8 +46,8 @@ EXIT_UNSAFE = 78  # EX_CONFIG: systemd does not restart a service that ends with
 @click.command(
     "serve",
     epilog=format_examples(
-        "serve                          serve this machine, without keys",
-        "serve -m demo                  load a model now",
+        "serve  # serve this machine, without keys",
+        "serve -m demo  # load a model now",
         "serve --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem",
         "serve --config gateway.toml --check",
     ),

@@ -22,7 +22,7 @@ __all__ = ["command"]
 SECONDS_PER_MINUTE = 60
 
 
-@click.command("up", epilog=format_examples("up", "up --idle-timeout 0      run until `down`"))
+@click.command("up", epilog=format_examples("up", "up --idle-timeout 0  # run until `down`"))
 @click.option(
     "--idle-timeout",
     "idle_minutes",

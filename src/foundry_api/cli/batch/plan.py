@@ -43,7 +43,7 @@ SMALL_SAMPLE = 20  # with fewer lines, the confidence interval means little
     "plan",
     epilog=format_examples(
         "batch plan prompts.jsonl",
-        "batch plan prompts.jsonl --within 2h    how many machines?",
+        "batch plan prompts.jsonl --within 2h  # how many machines?",
         "batch plan prompts.jsonl --sample 200 --json",
     ),
 )

@@ -28,7 +28,7 @@ EPILOG = (
         "batch run prompts.jsonl.zst -o answers.parquet --ordered",
         "batch run prompts.jsonl -o answers.jsonl --report report.html",
         "batch run in.txt -o out.jsonl --base-urls host1:5273,host2:5273",
-        "batch run prompts.jsonl -o answers.jsonl    again: resume",
+        "batch run prompts.jsonl -o answers.jsonl  # again: resume",
     )
     + """
 

@@ -43,10 +43,10 @@ MIN_WIDTH = 50
 EPILOG = (
     format_examples(
         "doctor",
-        "doctor --quick                start no engine, query no catalog",
-        "doctor --model phi-4-mini --online    can it be used?",
+        "doctor --quick  # start no engine, query no catalog",
+        "doctor --model phi-4-mini --online  # can it be used?",
         "doctor --base-url http://127.0.0.1:5273",
-        "doctor --report report.txt    for an issue, without secrets",
+        "doctor --report report.txt  # for an issue, without secrets",
         "doctor --json",
     )
     + """
