@@ -113,7 +113,8 @@ EPILOG = format_examples(
 @click.option(
     "--think/--no-think",
     default=True,
-    help="Show the model's reasoning on a terminal, dimmed. Default: shown.",
+    help="Show the model's reasoning on a terminal, dimmed. A conversation folds it into one line "
+    "when it ends. Default: shown.",
 )
 @click.option(
     "--context",
@@ -175,7 +176,7 @@ def command(
     )
 
     def make_printer(shows_reasoning: bool) -> AnswerPrinter:  # noqa: FBT001 - its only argument
-        return AnswerPrinter(plain=plain, think=shows_reasoning)
+        return AnswerPrinter(plain=plain, think=shows_reasoning, fold=prompt is None)
 
     past = None
     if continues:

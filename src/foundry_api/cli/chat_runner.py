@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from foundry_api.cli.downloads import retry_after_download
@@ -39,11 +39,13 @@ class Answer:
         text: The text, also of an answer that was stopped.
         messages: Calls of tools and their results, which precede the answer.
         last: The last chunk, or the completion, with counts and durations; None if it was stopped.
+        reasoning: What the model wrote before the answer.
     """
 
     text: str
     messages: tuple[Message, ...] = ()
     last: Chunk | Completion | None = None
+    reasoning: str = ""
 
     def make_turn(self, question: Message) -> Turn:
         """Return the messages from the question to the answer, if there is one."""
@@ -77,12 +79,13 @@ class ChatRunner:
         if self.tools:
             print_answer = self._print_run
         try:
-            return retry_after_download(
+            answer = retry_after_download(
                 self.session,
                 lambda: print_answer(call_options, messages, printer),
                 yes=self.yes,
                 ask=self.ask,
             )
+            return replace(answer, reasoning=printer.reasoning)
         finally:
             printer.finish()
 

@@ -166,9 +166,7 @@ def format_examples(*lines: str) -> str:
     and a `#`, so that a shell ignores it; notes are aligned.
     """
     rows = [line.partition(NOTE) for line in lines]
-    commands = [
-        line if "| foundry-api " in line else f"foundry-api {line}" for line, _, _ in rows
-    ]
+    commands = [line if "| foundry-api " in line else f"foundry-api {line}" for line, _, _ in rows]
     width = max((len(text) for text, row in zip(commands, rows, strict=True) if row[2]), default=0)
     texts = [
         f"{text.ljust(width)}{NOTE}{row[2]}" if row[2] else text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import time
 from typing import TYPE_CHECKING, TextIO
 
 import click
@@ -12,10 +13,12 @@ import click
 from foundry_api.cli.output import is_terminal, sanitize, sanitize_line
 
 if TYPE_CHECKING:
-    from foundry_api.cli.markdown.blocks import MarkdownRenderer
-    from foundry_api.cli.markdown.wrapping import LineWrapper
+    from collections.abc import Callable
 
-__all__ = ["AnswerPrinter"]
+    from foundry_api.cli.markdown.blocks import MarkdownRenderer
+    from foundry_api.cli.reasoning import ReasoningView
+
+__all__ = ["AnswerPrinter", "get_width"]
 
 MIN_WIDTH = 20
 MAX_CALL_LENGTH = 300
@@ -29,19 +32,28 @@ class AnswerPrinter:
         plain: Print the text as it is, also on a terminal, which otherwise shows Markdown.
         think: Show the reasoning, if there is one, dimmed and on a terminal only: a pipe or a file
             gets the answer alone.
+        fold: Show one line in its place when it has ended.
+        monotonic: The clock.
     """
 
     def __init__(
-        self, stream: TextIO | None = None, *, plain: bool = False, think: bool = True
+        self,
+        stream: TextIO | None = None,
+        *,
+        plain: bool = False,
+        think: bool = True,
+        fold: bool = False,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stream = stream or sys.stdout
         self._is_terminal = is_terminal(self._stream)
         self.shows_reasoning = think and self._is_terminal and is_terminal(sys.stderr)
         self._is_rendered = self._is_terminal and not plain and os.environ.get("TERM") != "dumb"
-        self._markdown: MarkdownRenderer | None = None
-        self._thoughts: LineWrapper | None = None
-        if self._is_rendered:
-            self._markdown, self._thoughts = self._make_markdown(), _make_wrapper()
+        self._markdown = self._make_markdown() if self._is_rendered else None
+        self._fold = fold and self._is_rendered
+        self._monotonic = monotonic
+        self._view: ReasoningView | None = None
+        self._reasoning_parts: list[str] = []
         self._parts: list[str] = []
         self._in_reasoning = False
         self.has_begun = False  # whether text or reasoning has arrived
@@ -50,17 +62,21 @@ class AnswerPrinter:
     def text(self) -> str:
         return "".join(self._parts)
 
+    @property
+    def reasoning(self) -> str:
+        return "".join(self._reasoning_parts)
+
     def write_reasoning(self, text: str) -> None:
-        self.has_begun = self.has_begun or bool(text)
-        if not (text and self.shows_reasoning):
+        if not text:
             return
-        if not self._in_reasoning:
-            self._in_reasoning = True
-            click.secho("", dim=True, reset=False, nl=False, err=True)
-        if self._thoughts is None:
-            click.echo(sanitize(text), nl=False, err=True)
+        self.has_begun = True
+        self._reasoning_parts.append(text)
+        if not self.shows_reasoning:
             return
-        self._thoughts.put_plain(sanitize(text))
+        if self._view is None:
+            self._view = self._make_view()
+        self._in_reasoning = True
+        self._view.write(sanitize(text))
 
     def write(self, text: str) -> None:
         self._end_reasoning()
@@ -94,31 +110,27 @@ class AnswerPrinter:
         self._stream.flush()
 
     def _end_reasoning(self) -> None:
-        if self._in_reasoning:
+        if self._in_reasoning and self._view is not None:
             self._in_reasoning = False
-            if self._thoughts is not None:
-                self._thoughts.end_line()
-            click.secho("" if self._thoughts else "\n", reset=True, err=True)
+            self._view.end()
+
+    def _make_view(self) -> ReasoningView:
+        # Imported for the models that reason.
+        from foundry_api.cli.reasoning import FoldedReasoning, FullReasoning  # noqa: PLC0415
+
+        if self._fold:
+            return FoldedReasoning(get_width, self._monotonic)
+        return FullReasoning(get_width if self._is_rendered else None)
 
     def _make_markdown(self) -> MarkdownRenderer:
         from foundry_api.cli.markdown.blocks import MarkdownRenderer  # noqa: PLC0415 - pipes need none
 
         return MarkdownRenderer(
             lambda text: click.echo(text, file=self._stream, nl=False),
-            _get_width,
+            get_width,
             colour=not os.environ.get("NO_COLOR"),
         )
 
 
-def _make_wrapper() -> LineWrapper:
-    from foundry_api.cli.markdown.wrapping import LineWrapper  # noqa: PLC0415 - as above
-
-    return LineWrapper(_write_error, _get_width)
-
-
-def _get_width() -> int:
+def get_width() -> int:
     return max(shutil.get_terminal_size().columns, MIN_WIDTH)
-
-
-def _write_error(text: str) -> None:
-    click.echo(text, err=True, nl=False)

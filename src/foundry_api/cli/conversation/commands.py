@@ -41,6 +41,7 @@ COMMANDS = {
         Command("/model", "[NAME]", "switch to another model, or show the current one", "model"),
         Command("/system", "[TEXT]", "set the system message, or show it"),
         Command("/set", "[NAME VALUE]", "set an option, or show all of them", "option"),
+        Command("/think", "", "show the reasoning of the last answer"),
         Command("/stats", "", "show tokens and speed of the last answer"),
         Command("/save", "[FILE]", "save the conversation as JSON", "file"),
         Command("/load", "FILE", "continue a saved conversation", "file"),

@@ -67,6 +67,10 @@ class ConversationIO(Protocol):
         """Print a message that is not part of an answer."""
         ...
 
+    def show_reasoning(self, text: str) -> None:
+        """Print a model's reasoning."""
+        ...
+
     def echo_error(self, error: Exception) -> None:
         """Print an error."""
         ...
@@ -108,6 +112,7 @@ class Conversation:
         self._files = list(files)  # they go with the next message
         self._unanswered: Message | None = None  # the last question, if its call failed
         self._last: Chunk | Completion | None = None
+        self._reasoning = ""  # of the last answer
         self._next_text = ""  # what the next prompt starts with
         self._save_path = ""
         self._commands: dict[str, Callable[[str], object]] = {
@@ -120,6 +125,7 @@ class Conversation:
             "/model": self._set_model,
             "/system": self._set_system,
             "/set": self._set_option,
+            "/think": lambda _: self._show_reasoning(),
             "/stats": lambda _: self._show_statistics(),
             "/save": self._save,
             "/load": self._load,
@@ -199,7 +205,7 @@ class Conversation:
     ) -> None:
         # An incomplete answer stays in the history, so that the user can continue from it. So does
         # a question whose answer is empty, such as after reasoning without an answer.
-        self._unanswered, self._last = question, None
+        self._unanswered, self._last, self._reasoning = question, None, ""
         answer: Answer | None = None
         try:
             answer = self._io.answer(self.model, messages, options, think=self.options.think)
@@ -209,6 +215,7 @@ class Conversation:
         finally:
             if answer is not None:
                 self._unanswered, self._last = None, answer.last
+                self._reasoning = answer.reasoning
                 self.transcript.turns.append(answer.make_turn(question))
         if answer is not None and answer.last is not None and answer.last.usage is not None:
             self._window.learn(messages, answer.last.usage, is_full=is_context_full(answer.last))
@@ -248,14 +255,14 @@ class Conversation:
         elif self.transcript.remove_last() is None:
             self._io.echo("There is no question yet.")
         else:
-            self._last = None
+            self._last, self._reasoning = None, ""
             left = format_count(len(self.transcript.turns), "turn")
             self._io.echo(f"The last question and its answer are removed; {left} left.")
 
     def _reset(self) -> None:
         self.transcript.replace(())
         self._files.clear()
-        self._unanswered = self._last = None
+        self._unanswered, self._last, self._reasoning = None, None, ""
         self._io.echo("The conversation is cleared.")
 
     def _set_model(self, name: str) -> None:
@@ -285,6 +292,12 @@ class Conversation:
             self._io.echo(f"{name} is now {self.options.get(name)}.")
         else:
             self._io.echo(f"{name} is {self.options.get(name)}.")
+
+    def _show_reasoning(self) -> None:
+        if self._reasoning:
+            self._io.show_reasoning(self._reasoning)
+        else:
+            self._io.echo("The last answer has no reasoning.")
 
     def _show_statistics(self) -> None:
         self._io.echo(format_statistics(self._last, self.transcript))
@@ -328,7 +341,7 @@ class Conversation:
         options.system = saved.messages[0].content if is_system else None
         self.options = options
         self.transcript.replace(saved.messages[1:] if is_system else saved.messages)
-        self._unanswered = self._last = None
+        self._unanswered, self._last, self._reasoning = None, None, ""
 
 
 def _strip_quotes(text: str) -> str | None:

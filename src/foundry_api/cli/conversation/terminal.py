@@ -18,7 +18,9 @@ from foundry_api.cli.conversation.prompt import (
     silence_keyboard,
 )
 from foundry_api.cli.options import name_options
-from foundry_api.cli.output import is_terminal, print_notice
+from foundry_api.cli.output import is_terminal, print_notice, sanitize
+from foundry_api.cli.printer import get_width
+from foundry_api.cli.reasoning import FullReasoning
 from foundry_api.types.errors import FoundryError
 
 if TYPE_CHECKING:
@@ -93,13 +95,18 @@ class TerminalIO:
             self.echo("Stopped before an answer.")
             return None
         self.echo("Stopped.")
-        return Answer(printer.text)
+        return Answer(printer.text, reasoning=printer.reasoning)
 
     def load_model(self, name: str) -> Model:
         return self._runner.load_model(name)
 
     def echo(self, text: str) -> None:
         print_notice(text)
+
+    def show_reasoning(self, text: str) -> None:
+        view = FullReasoning(get_width)
+        view.write(sanitize(text.strip()))
+        view.end()
 
     def echo_error(self, error: Exception) -> None:
         # Not raised through the command, which would do this.

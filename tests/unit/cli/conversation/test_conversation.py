@@ -90,7 +90,10 @@ class Talk:
             return None
         usage = Usage(size, len(answer), size + len(answer))
         last = Chunk("", model, finish_reason="stop", usage=usage, timings=Timings(0.25, 1.5, 40.0))
-        return Answer(answer, last=last)
+        return Answer(answer, last=last, reasoning=f"about {answer}")
+
+    def show_reasoning(self, text: str) -> None:
+        self.messages.append(text)
 
     def load_model(self, name: str) -> Model:
         if name == "slow":
@@ -112,6 +115,13 @@ def test_each_turn_is_sent_with_the_history() -> None:
         ("first", [("user", "one")]),
         ("first", [("user", "one"), ("assistant", "echo one"), ("user", "two")]),
     ]
+
+
+def test_the_last_reasoning_can_be_shown() -> None:
+    talk = Talk("/think", "one", "two", "/think", "/undo", "/think")
+    none = "The last answer has no reasoning."
+    assert talk.messages[:2] == [none, "about echo two"]
+    assert talk.messages[-1] == none
 
 
 @pytest.mark.parametrize("leave", [EOFError(), "/quit", "/QUIT", "/exit", "/bye"])
