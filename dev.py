@@ -59,8 +59,8 @@ Creates .venv and installs the pinned packages on first use.
   docs                  build the documentation site into .docs/site
   generate [--check]    generate FoundryClient and the picture in docs/architecture.md
   any other verb        goes to foundry-api: chat, embed, batch, transcribe, models, ps, status,
-                        health, doctor, config, logs, cache, keys, request, serve, engine,
-                        up, down, completion
+                        health, doctor, config, templates, logs, cache, keys, request, serve,
+                        engine, up, down, completion
 
 examples:
   python3 dev.py chat --model demo "Explain quantum computing"

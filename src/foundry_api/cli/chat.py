@@ -15,6 +15,7 @@ from foundry_api.cli.options import (
     GlobalOptions,
     common_options,
     complete_models,
+    complete_templates,
     format_examples,
     pass_common,
 )
@@ -32,10 +33,11 @@ from foundry_api.types.checks import prompt_to_messages
 from foundry_api.types.errors import CatalogUnavailable, InvalidRequest, ModelNotCached
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from foundry_api.cli.chat_log import ConversationRecorder, LoggedConversation
     from foundry_api.cli.conversation.context import ContextPolicy
+    from foundry_api.cli.template import Template
     from foundry_api.tools.definition import Tool
     from foundry_api.types.messages import Message
     from foundry_api.types.models import Model
@@ -53,6 +55,7 @@ EPILOG = format_examples(
     'chat --json --max-tokens 50 "Name a colour"',
     'chat -a report.txt -a notes.md "Compare these."',
     'chat --schema "name, age int" "Invent a person"',
+    'chat -t translate --param to=French "Good morning"',
     'chat --tool clock.py:time_in "What time is it in Bern?"',
     'chat -c "And in Tokyo?"  # go on with the last one',
     "chat  # start a conversation",
@@ -74,6 +77,21 @@ EPILOG = format_examples(
     "continues",
     is_flag=True,
     help="Continue the last logged conversation: its model, its options and its messages.",
+)
+@click.option(
+    "-t",
+    "--template",
+    metavar="NAME|FILE",
+    shell_complete=complete_templates,
+    help="Use a prompt template: a file, or one of `foundry-api templates`.",
+)
+@click.option(
+    "-p",
+    "--param",
+    "params",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Value of a variable of the template; repeatable.",
 )
 @click.option("-s", "--system", metavar="TEXT", help="System message.")
 @click.option(
@@ -138,6 +156,8 @@ def command(
     words: tuple[str, ...],
     model: str | None,
     continues: bool,
+    template: str | None,
+    params: tuple[str, ...],
     system: str | None,
     system_file: str | None,
     attach: tuple[str, ...],
@@ -167,13 +187,22 @@ def command(
     """
     if response_model is not None and tools:
         raise click.UsageError("--schema and --tool cannot be combined.")
+    if params and template is None:
+        raise click.UsageError("--param needs --template.")
     system = _read_system(system, system_file)
     files = [read_text_file(path, "--attach") for path in attach]
     schema, functions = _load_schema(response_model), _load_tools(tools)
-    prompt = read_prompt(words, files)
+    used = _load_template(template)
+    prompt = read_prompt(words, files, is_optional=used is not None and not used.needs_input)
     options = CompletionOptions(
         temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed, stop=stop
     )
+    if used is not None:
+        own_system, prompt = used.fill(prompt, params)
+        if prompt is None and used.prompt:
+            raise click.UsageError("The template needs a prompt: it has $input.")
+        model, system = model or used.model, system or own_system
+        options = _merge_options(used.make_options(), options)
 
     def make_printer(shows_reasoning: bool) -> AnswerPrinter:  # noqa: FBT001 - its only argument
         return AnswerPrinter(plain=plain, think=shows_reasoning, fold=prompt is None)
@@ -182,8 +211,7 @@ def command(
     if continues:
         past = _load_past(common)
         model, system = model or past.model, system or past.system or None
-        given = ConversationOptions(options).get_set_options()
-        options = cast("CompletionOptions", {**past.options, **given})
+        options = _merge_options(past.options, options)
     with Session(common, model=model, timeout_s=timeout, deadline_s=deadline) as session:
         runner = ChatRunner(
             session,
@@ -223,6 +251,12 @@ def command(
                 recorder=recorder,
             ),
         )
+
+
+def _merge_options(options: Mapping[str, object], given: CompletionOptions) -> CompletionOptions:
+    """Return options, replaced by those that were given."""
+    changes = ConversationOptions(given).get_set_options()
+    return cast("CompletionOptions", {**options, **changes})
 
 
 def _load_past(common: GlobalOptions) -> LoggedConversation:
@@ -273,6 +307,14 @@ def _read_system(text: str | None, path: str | None) -> str | None:
     return read_text_file(path, "--system-file").text
 
 
+def _load_template(argument: str | None) -> Template | None:
+    if argument is None:
+        return None
+    from foundry_api.cli.template import load_template  # noqa: PLC0415 - few calls have one
+
+    return load_template(argument)
+
+
 def _load_schema(argument: str | None) -> dict[str, Any] | None:
     if argument is None:
         return None
@@ -289,19 +331,25 @@ def _load_tools(arguments: Sequence[str]) -> tuple[Tool, ...]:
     return load_tools(arguments)
 
 
-def read_prompt(words: Sequence[str], files: Sequence[TextFile] = ()) -> str | None:
-    """Return the prompt from arguments, files and standard input; None for a conversation."""
+def read_prompt(
+    words: Sequence[str], files: Sequence[TextFile] = (), *, is_optional: bool = False
+) -> str | None:
+    """Return the prompt from arguments, files and standard input; None for a conversation.
+
+    With `is_optional` it may be empty, because a template has all there is to send.
+    """
     if not words and is_terminal(sys.stdin):
-        return None
+        return add_files("", files) if is_optional else None
     if not words:
-        prompt = add_files(read_text("prompt").rstrip(), files)
+        text = read_piped_text("prompt") if is_optional else read_text("prompt")
+        prompt = add_files(text.rstrip(), files)
     elif MARK in words:
         text = " ".join(read_text("prompt").rstrip() if word == MARK else word for word in words)
         prompt = add_files(text, files)
     else:
         parts = add_files(" ".join(words), files), read_piped_text("prompt").rstrip()
         prompt = "\n\n".join(part for part in parts if part.strip())
-    if not prompt.strip():
+    if not (prompt.strip() or is_optional):
         raise InvalidRequest(
             "the prompt is empty", field="prompt", hint="Give it as arguments or on standard input."
         )

@@ -16,6 +16,7 @@ __all__ = [
     "apply_options",
     "common_options",
     "complete_models",
+    "complete_templates",
     "format_examples",
     "name_options",
     "output_options",
@@ -157,6 +158,20 @@ def complete_models(
     except (FoundryError, OSError, ValueError):
         return []
     return [name for name in names if name.lower().startswith(incomplete.lower())]
+
+
+def complete_templates(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[str]:
+    """Complete the names of the user's prompt templates."""
+    del context, parameter
+    from foundry_api.cli.template import list_templates  # noqa: PLC0415 - as above
+    from foundry_api.types.errors import FoundryError  # noqa: PLC0415 - as above
+
+    try:
+        return [name for name in list_templates() if name.startswith(incomplete)]
+    except (FoundryError, OSError, ValueError):
+        return []
 
 
 def format_examples(*lines: str) -> str:

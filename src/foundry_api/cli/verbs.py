@@ -16,6 +16,7 @@ VERBS = {
     "health": "Check the health of a service, once or continuously.",
     "doctor": "Diagnose problems and suggest fixes.",
     "config": "Show or change your settings.",
+    "templates": "Show the prompt templates of `chat`.",
     "logs": "Show logged prompts and conversations.",
     "cache": "Show or clear the response cache.",
     "keys": "Manage the API keys of the gateway.",
