@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import subprocess
 from collections.abc import Callable
 from subprocess import CompletedProcess
@@ -22,6 +23,7 @@ from foundry_api.engine import discovery, foundry_command, shared
 from foundry_api.storage.paths import Paths
 from foundry_api.types.errors import ServiceNotRunning
 from foundry_api.types.settings import Settings
+from service.fakes import free_port
 from service.helpers import list_hosts
 from support.cli_program import catalog_engine, make_command, make_environment
 from support.scripted_model import build
@@ -47,11 +49,25 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
     return run
 
 
-def test_a_shared_engine_from_up_to_down(run: Run, own_home: Path) -> None:
-    started = run("up", "--idle-timeout", "1")
+def test_a_shared_engine_from_up_to_down(
+    run: Run, own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    started = run("up", "--idle-timeout", "1", "--port", str(port))
     try:
         running = shared.find_endpoint(Paths.from_home(own_home))
         assert running is not None
+        assert running.base_url == f"http://127.0.0.1:{port}"
+        refused = run("up", "--port", "1")
+        assert (refused.returncode, "was already running at" in refused.stderr) == (2, True)
+        none = run("models", "list", "--loaded").stdout
+        assert none == "No model matches these options.\n"
+        assert (
+            "demo" in run("models", "list", "--task", "chat", "--tools", "--device", "cpu").stdout
+        )
+        monkeypatch.setenv("FOUNDRY_BASE_URL", "http://127.0.0.1:9")
+        assert "FOUNDRY_BASE_URL names http://127.0.0.1:9." in run("up").stderr
+        monkeypatch.delenv("FOUNDRY_BASE_URL")
         assert started.stdout == (
             f"The shared engine is running at {running.base_url}\n"
             "It stops after 1 min without use.\n"
@@ -72,6 +88,15 @@ def test_a_shared_engine_from_up_to_down(run: Run, own_home: Path) -> None:
     finally:
         stopped = run("down")
     assert stopped.stdout == "The shared engine is stopped.\n"
+    assert not list_hosts(own_home)
+
+
+def test_a_port_that_is_taken_is_named(run: Run, own_home: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        refused = run("up", "--port", str(port))
+    assert refused.returncode == 1
+    assert f"Another program uses port {port}: give another one with --port." in refused.stderr
     assert not list_hosts(own_home)
 
 

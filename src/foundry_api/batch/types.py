@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CHAT_URL",
     "EMBEDDINGS_URL",
+    "JOURNAL_SUFFIX",
     "RESPONSES_URL",
     "STANDARD_STREAM",
     "URLS",
@@ -53,6 +54,7 @@ _ROUTES: dict[str, BatchUrl] = {
     **{url.removeprefix("/v1"): url for url in URLS},  # Azure's batch files omit `/v1`
 }
 
+JOURNAL_SUFFIX = ".batch"  # of the directory next to the output
 STANDARD_STREAM = "-"  # standard input or standard output
 
 # The default name of the error file omits these endings of the output's name.
@@ -299,7 +301,7 @@ def get_journal_directory(output: str | Path) -> Path:
             hint="Name the output file of the batch.",
         )
     path = _resolve_output(output)
-    return path.with_name(f"{path.name}.batch")
+    return path.with_name(f"{path.name}{JOURNAL_SUFFIX}")
 
 
 def _resolve_output(output: str | Path) -> Path:

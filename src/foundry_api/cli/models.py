@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import functools
 import sys
 import tempfile
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ from foundry_api.cli.model_view import (
 )
 from foundry_api.cli.options import (
     GlobalOptions,
+    apply_options,
     common_options,
     complete_models,
     format_examples,
@@ -57,6 +58,12 @@ __all__ = ["command", "try_model"]
 NAME = click.argument("name", shell_complete=complete_models)
 CATALOG = click.option(
     "--catalog", is_flag=True, help="Include models that can be downloaded; needs the network."
+)
+FILTERS = (
+    click.option("--loaded", is_flag=True, help="Only models in memory."),
+    click.option("--task", metavar="TEXT", help="Only models of this task, such as chat."),
+    click.option("--device", metavar="TEXT", help="Only models for this device, such as cpu."),
+    click.option("--tools", is_flag=True, help="Only models that call tools."),
 )
 DRAIN = click.option(
     "--drain",
@@ -100,17 +107,46 @@ def command(context: click.Context, common: GlobalOptions, *, catalog: bool) -> 
         _print_models(common, catalog=catalog)
 
 
-@command.command("list", epilog=format_examples("models list", "models list --catalog --json"))
+@command.command(
+    "list",
+    epilog=format_examples(
+        "models list",
+        "models list --loaded",
+        "models list --catalog --task chat --device gpu",
+        "models list --catalog --json",
+    ),
+)
 @CATALOG
+@functools.partial(apply_options, FILTERS)
 @common_options
 @pass_common
-def list_command(common: GlobalOptions, *, catalog: bool) -> None:
+def list_command(
+    common: GlobalOptions,
+    *,
+    catalog: bool,
+    loaded: bool,
+    task: str | None,
+    device: str | None,
+    tools: bool,
+) -> None:
     """List the models on this machine.
 
     Variants are grouped by alias. The catalog is cached for 10 minutes. If it cannot be reached,
     the last known one is shown.
     """
-    _print_models(common, catalog=catalog)
+    models, listing = _list_models(common, catalog=catalog)
+    found = [
+        model
+        for model in models
+        if (model.loaded or not loaded)
+        and (model.supports_tools or not tools)
+        and (task or "").lower() in (model.task or "").lower()
+        and (device or "").lower() in (model.device or "").lower()
+    ]
+    if models and not found and not common.as_json:
+        click.echo("No model matches these options.")
+        return
+    print_model_list(common, found, listing)
 
 
 @command.command(
@@ -194,7 +230,7 @@ def load_command(common: GlobalOptions, names: tuple[str, ...], *, yes: bool) ->
         for name in names:
             model = retry_after_download(
                 session,
-                partial(session.client.models.load, name),
+                functools.partial(session.client.models.load, name),
                 yes=yes,
                 ask=not common.as_json,
                 description=f"Loading {name} ...",

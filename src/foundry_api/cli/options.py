@@ -26,6 +26,7 @@ __all__ = [
 _F = TypeVar("_F", bound="Callable[..., Any]")
 
 NOTE = "  # "
+NOTE_END = 80 - len("    ") - len(NOTE)
 
 
 @dataclass(slots=True)
@@ -178,13 +179,13 @@ def format_examples(*lines: str) -> str:
     """Format an epilog of examples.
 
     Each line has what follows `foundry-api`, or a pipe to it. A note may follow after two spaces
-    and a `#`, so that a shell ignores it; notes are aligned.
+    and a `#`, so that a shell ignores it; notes are aligned if they fit 80 columns.
     """
     rows = [line.partition(NOTE) for line in lines]
     commands = [line if "| foundry-api " in line else f"foundry-api {line}" for line, _, _ in rows]
-    width = max((len(text) for text, row in zip(commands, rows, strict=True) if row[2]), default=0)
+    column = max((len(text) for text, row in zip(commands, rows, strict=True) if row[2]), default=0)
     texts = [
-        f"{text.ljust(width)}{NOTE}{row[2]}" if row[2] else text
+        f"{text.ljust(min(column, NOTE_END - len(row[2])))}{NOTE}{row[2]}" if row[2] else text
         for text, row in zip(commands, rows, strict=True)
     ]
     return "\n".join(["\b", "Examples:", *(f"  {text}" for text in texts)])  # \b: no reflow

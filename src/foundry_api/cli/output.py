@@ -23,6 +23,7 @@ __all__ = [
     "STATE_COLOURS",
     "format_sparkline",
     "get_bars",
+    "get_cells",
     "is_terminal",
     "print_fields",
     "print_json",
@@ -38,6 +39,15 @@ STATE_COLOURS = {"healthy": "green", "degraded": "yellow", "down": "red"}
 MIN_WIDTH = 20
 BARS = "▁▂▃▄▅▆▇█"
 ASCII_BARS = "_.:-=+*#"
+
+
+def get_cells(text: str) -> int:
+    """Return how many columns of a terminal a text takes."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len  # noqa: PLC0415 - 9 ms, and most text does without it
+
+    return cell_len(text)
 
 
 def is_terminal(stream: TextIO | None) -> bool:
@@ -57,11 +67,15 @@ def print_json(value: Any, *, indent: int = 2) -> None:
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     cells = [[sanitize_line(cell) for cell in row] for row in (headers, *rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [GAP.join(map(str.ljust, row, widths)).rstrip() for row in cells]
+    widths = [max(map(get_cells, column)) for column in zip(*cells, strict=True)]
+    lines = [GAP.join(map(_pad, row, widths)).rstrip() for row in cells]
     click.secho(lines[0], bold=True)
     for line in lines[1:]:
         click.echo(line)
+
+
+def _pad(text: str, width: int) -> str:
+    return text + " " * (width - get_cells(text))
 
 
 def print_notice(text: str) -> None:
@@ -77,30 +91,49 @@ def wrap_words(text: str, stream: TextIO) -> str:
     if not is_terminal(stream):
         return text
     width = max(shutil.get_terminal_size().columns, MIN_WIDTH)
-    lines = [_wrap_line(line, width) if len(line) > width else line for line in text.split("\n")]
+    lines = [
+        _wrap_line(line, width) if get_cells(line) > width else line for line in text.split("\n")
+    ]
     return "\n".join(lines)
 
 
 def _wrap_line(line: str, width: int) -> str:
     commands = re.sub("`[^`]+`", lambda match: match[0].replace(" ", "\xa0"), line)
-    wrapped = textwrap.fill(
-        commands,
-        width,
-        subsequent_indent=" " * (len(line) - len(line.lstrip())),
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    indent = " " * (len(line) - len(line.lstrip()))
+    if line.isascii():
+        wrapped = textwrap.fill(
+            commands,
+            width,
+            subsequent_indent=indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    else:
+        wrapped = _wrap_cells(commands.lstrip(" "), width, indent)
     return wrapped.replace("\xa0", " ")
+
+
+def _wrap_cells(text: str, width: int, indent: str) -> str:
+    """Wrap a line with characters that may take two columns, or none."""
+    from foundry_api.cli.markdown.inline import Style, StyledText  # noqa: PLC0415 - for few lines
+    from foundry_api.cli.markdown.wrapping import LineWrapper  # noqa: PLC0415 - as above
+
+    parts: list[str] = []
+    wrapper = LineWrapper(parts.append, lambda: width)
+    wrapper.start_line(StyledText(indent, Style()), StyledText(indent, Style()))
+    wrapper.put([StyledText(text, Style())])
+    wrapper.end_line()
+    return "".join(parts).removesuffix("\n")
 
 
 def print_fields(title: str, state: str, fields: Iterable[tuple[str, str]]) -> None:
     """Print a title with its state, then names and values; empty values are left out."""
     known = [(sanitize_line(name), value) for name, value in fields if value]
-    width = max((len(name) for name, _ in known), default=0)
+    width = max((get_cells(name) for name, _ in known), default=0)
     styled_state = click.style(state, fg=STATE_COLOURS.get(state))
     click.echo(click.style(sanitize_line(title), bold=True) + GAP + styled_state)
     for name, value in known:
-        click.echo(f"{GAP}{name.ljust(width)}{GAP}{sanitize_line(value)}")
+        click.echo(f"{GAP}{_pad(name, width)}{GAP}{sanitize_line(value)}")
 
 
 def get_bars(encoding: str | None) -> str:

@@ -31,10 +31,10 @@ model `demo` needs no download.
 EPILOG = """\b
 Examples:
   foundry-api chat --model demo "What is the capital of France?"
-  foundry-api chat < question.txt        # use the default model, phi-4-mini
-  foundry-api chat                       # start a conversation
-  foundry-api models list --catalog      # list models that can be downloaded
-  foundry-api up                         # keep an engine running: faster starts
+  foundry-api chat < question.txt    # use the default model, phi-4-mini
+  foundry-api chat                   # start a conversation
+  foundry-api models list --catalog  # list models that can be downloaded
+  foundry-api up                     # keep an engine running: faster starts
 
 \b
 Exit codes:

@@ -44,6 +44,7 @@ class HostConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         owner_pid: The process that a private host belongs to; None for a shared host.
         state_path: Where a shared host writes its address; None for a private one.
         idle_timeout_s: A shared host exits after so many seconds without a connection; 0 for never.
+        port: Port of the REST service; 0 for any that is free.
     """
 
     data_dir: str
@@ -55,6 +56,7 @@ class HostConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     owner_pid: int | None = None
     state_path: str | None = None
     idle_timeout_s: float = 0.0
+    port: int = 0
 
 
 class HostReady(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):

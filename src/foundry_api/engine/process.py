@@ -76,6 +76,7 @@ class HostOptions:
         models: Model directories to register when it starts.
         catalog_url: Replaces Microsoft's public catalog, for tests.
         threads: Threads that compute one model; None chooses a number from the CPUs.
+        port: Port of the REST service; 0 for any that is free.
         start_timeout_s: Seconds until it must be ready.
         environ: Its environment; None for that of this process.
         python: The Python interpreter that runs it.
@@ -85,6 +86,7 @@ class HostOptions:
     models: Sequence[ModelSource] = field(default_factory=get_demo_models)
     catalog_url: str | None = None
     threads: int | None = None
+    port: int = 0
     start_timeout_s: float = START_TIMEOUT_S
     environ: dict[str, str] | None = None
     python: str = sys.executable
@@ -232,6 +234,7 @@ def _make_config(options: HostOptions, **private_or_shared: Any) -> HostConfig:
         ),
         catalog_url=options.catalog_url,
         threads=options.threads,
+        port=options.port,
         **private_or_shared,
     )
 

@@ -196,3 +196,19 @@ def test_newlines_in_errors_are_escaped_in_the_summary(
         r"2 lines failed with Bad, such as a\nb: it failed\nfinished",
         r"  c\nd",
     ]
+
+
+def test_batches_of_a_directory_are_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["batch", "list", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"There are no batches in {tmp_path}.\n"
+    (tmp_path / "other.batch").mkdir()
+    with open_journal(make_options(tmp_path)):
+        pass
+    assert main(["batch", "list", str(tmp_path)]) == 0
+    shown = capsys.readouterr()
+    assert "other.batch is skipped" in shown.err
+    head, row = shown.out.splitlines()
+    assert head.split() == ["OUTPUT", "STATE", "FINISHED", "FAILED", "STARTED"]
+    assert row.startswith(f"{tmp_path / 'answers.jsonl'}  stopped")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -84,3 +85,26 @@ def test_pipes_on_windows_use_utf8(monkeypatch: pytest.MonkeyPatch, code_page: s
 
     print(sys.stdin.read(), "日本😀\udcff", end="", flush=True)  # noqa: T201
     assert written.getvalue() == "é 日本😀\\udcff".encode()
+
+
+@pytest.mark.parametrize(
+    ("text", "wrapped"),
+    [
+        ("日本語のとても長い名前の模型", "日本語のとても長い名\n前の模型"),
+        ("  the model 日本語の名前 is not here", "  the model 日本語の\n  名前 is not here"),
+        ("😀 😀 😀 😀 😀 😀 😀 😀", "😀 😀 😀 😀 😀 😀 😀\n😀"),
+        ("é" * 12 + " run `foundry api` now", "é" * 12 + " run\n`foundry api` now"),
+    ],
+)
+def test_wide_characters_wrap_at_their_width(
+    monkeypatch: pytest.MonkeyPatch, text: str, wrapped: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    assert output.wrap_words(text, sys.stderr) == wrapped
+
+
+def test_columns_align_beside_wide_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    output.print_table(("A", "B"), [("日本", "x"), ("abcd", "y")])
+    output.print_fields("T", "", [("日本", "x"), ("abcd", "y")])
+    assert capsys.readouterr().out == "A     B\n日本  x\nabcd  y\nT  \n  日本  x\n  abcd  y\n"

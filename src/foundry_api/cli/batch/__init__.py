@@ -11,6 +11,7 @@ __all__ = ["command"]
 
 EPILOG = format_examples(
     "batch run prompts.jsonl -o answers.jsonl",
+    "batch list",
     "batch status answers.jsonl",
     "batch cancel answers.jsonl",
     "batch retry answers.jsonl",
@@ -27,6 +28,7 @@ def command() -> None:
 
 for subcommand in (
     run.command,
+    status.list_command,
     status.command,
     status.cancel_command,
     run.retry_command,

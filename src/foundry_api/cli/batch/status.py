@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,11 +11,17 @@ import msgspec
 
 from foundry_api.batch.journal import read_status, request_cancel
 from foundry_api.batch.progress import BatchProgress
-from foundry_api.batch.types import get_journal_directory
+from foundry_api.batch.types import JOURNAL_SUFFIX, get_journal_directory
 from foundry_api.cli.batch.progress import describe_phase, format_engine, format_speed
 from foundry_api.cli.batch.summary import format_tokens, make_retry_advice
 from foundry_api.cli.options import GlobalOptions, format_examples, output_options, pass_common
-from foundry_api.cli.output import print_fields, print_json, sanitize_line
+from foundry_api.cli.output import (
+    print_fields,
+    print_json,
+    print_notice,
+    print_table,
+    sanitize_line,
+)
 from foundry_api.observe.format import (
     format_age,
     format_count,
@@ -22,11 +29,12 @@ from foundry_api.observe.format import (
     format_int,
     format_percent,
 )
+from foundry_api.types.errors import FoundryError
 
 if TYPE_CHECKING:
     from foundry_api.batch.journal import BatchStatus, RunnerStatus
 
-__all__ = ["cancel_command", "command"]
+__all__ = ["cancel_command", "command", "list_command"]
 
 
 @click.command(
@@ -43,6 +51,44 @@ def command(common: GlobalOptions, *, output: str) -> None:
         print_json(_to_json(status))
     else:
         print_fields(output, get_state(status), _make_fields(output, status))
+
+
+@click.command("list", epilog=format_examples("batch list", "batch list answers/ --json"))
+@click.argument("directory", type=click.Path(path_type=Path), default=".")
+@output_options
+@pass_common
+def list_command(common: GlobalOptions, *, directory: Path) -> None:
+    """List the batches whose output is in a directory, the newest first."""
+    try:
+        journals = [path for path in directory.iterdir() if path.name.endswith(JOURNAL_SUFFIX)]
+    except OSError as error:
+        raise click.UsageError(f"{directory} cannot be read: {error.strerror}.") from error
+    found: list[tuple[str, BatchStatus]] = []
+    for path in journals:
+        output = str(path.with_name(path.name.removesuffix(JOURNAL_SUFFIX)))
+        try:
+            found.append((output, read_status(path)))
+        except FoundryError as error:  # another directory of that name, or a damaged one
+            print_notice(f"{sanitize_line(str(path))} is skipped: {sanitize_line(error.message)}.")
+    found.sort(key=lambda item: item[1].started_at, reverse=True)
+    if common.as_json:
+        print_json({"batches": [{"output": name, **_to_json(status)} for name, status in found]})
+    elif not found:
+        click.echo(sanitize_line(f"There are no batches in {directory}."))
+    else:
+        print_table(("OUTPUT", "STATE", "FINISHED", "FAILED", "STARTED"), map(_make_row, found))
+
+
+def _make_row(item: tuple[str, BatchStatus]) -> tuple[str, ...]:
+    output, status = item
+    total = "" if status.total is None else f" of {format_int(status.total)}"
+    return (
+        output,
+        get_state(status).partition(",")[0],
+        f"{format_int(status.counts.finished)}{total}",
+        format_int(status.counts.failed),
+        format_age(max(0.0, time.time() - status.started_at)),
+    )
 
 
 @click.command(

@@ -6,7 +6,8 @@ import re
 from typing import TYPE_CHECKING
 
 from foundry_api.cli.markdown.inline import Style, StyledText, parse_inline
-from foundry_api.cli.markdown.wrapping import get_cells, style_text
+from foundry_api.cli.markdown.wrapping import style_text
+from foundry_api.cli.output import get_cells
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,11 +6,12 @@ import re
 from typing import TYPE_CHECKING
 
 from foundry_api.cli.markdown.inline import Style, StyledText
+from foundry_api.cli.output import get_cells
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["LineWrapper", "get_cells", "style_text"]
+__all__ = ["LineWrapper", "style_text"]
 
 # SGR codes: https://ecma-international.org/publications-and-standards/standards/ecma-48/
 _CODES = {"bold": "1", "dim": "2", "italic": "3", "underline": "4", "strike": "9"}
@@ -27,15 +28,6 @@ def style_text(text: str, style: Style, *, colour: bool = True) -> str:
     if style.code:
         codes.append(_CODE_COLOUR)
     return f"\x1b[{';'.join(codes)}m{text}\x1b[0m" if codes and text else text
-
-
-def get_cells(text: str) -> int:
-    """Return how many columns of a terminal a text takes."""
-    if text.isascii():
-        return len(text)
-    from rich.cells import cell_len  # noqa: PLC0415 - 9 ms, and most text does without it
-
-    return cell_len(text)
 
 
 class LineWrapper:

@@ -125,7 +125,7 @@ class NativeEngine:
                 app_data_dir=config.data_dir,
                 logs_dir=config.logs_dir,
                 # Port 0: the system chooses a free one.
-                web=sdk.Configuration.WebService(urls="http://127.0.0.1:0"),
+                web=sdk.Configuration.WebService(urls=f"http://127.0.0.1:{config.port}"),
                 catalog_urls=[(config.catalog_url, None)] if config.catalog_url else None,
                 disable_nonessential_telemetry=True,
             )
