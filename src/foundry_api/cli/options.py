@@ -166,7 +166,7 @@ def complete_templates(
 ) -> list[str]:
     """Complete the names of the user's prompt templates."""
     del context, parameter
-    from foundry_api.cli.template import list_templates  # noqa: PLC0415 - as above
+    from foundry_api.cli.template_files import list_templates  # noqa: PLC0415 - as above
     from foundry_api.types.errors import FoundryError  # noqa: PLC0415 - as above
 
     try:

@@ -115,15 +115,22 @@ def _wrap_line(line: str, width: int) -> str:
 
 def _wrap_cells(text: str, width: int, indent: str) -> str:
     """Wrap a line with characters that may take two columns, or none."""
-    from foundry_api.cli.markdown.inline import Style, StyledText  # noqa: PLC0415 - for few lines
-    from foundry_api.cli.markdown.wrapping import LineWrapper  # noqa: PLC0415 - as above
-
-    parts: list[str] = []
-    wrapper = LineWrapper(parts.append, lambda: width)
-    wrapper.start_line(StyledText(indent, Style()), StyledText(indent, Style()))
-    wrapper.put([StyledText(text, Style())])
-    wrapper.end_line()
-    return "".join(parts).removesuffix("\n")
+    lines, line = list[str](), indent
+    for word in text.split(" "):
+        joined = f"{line} {word}" if line.strip() else f"{line}{word}"
+        if get_cells(joined) <= width:
+            line = joined
+            continue
+        if line.strip():
+            lines.append(line)
+        line = indent
+        for character in word:
+            # Scripts with wide characters have no spaces.
+            if get_cells(character) > 1 and get_cells(line) + get_cells(character) > width:
+                lines.append(line)
+                line = indent
+            line += character
+    return "\n".join([*lines, line])
 
 
 def print_fields(title: str, state: str, fields: Iterable[tuple[str, str]]) -> None:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from foundry_api.cli.conversation.options import CALL_OPTIONS, ConversationOptions
+from foundry_api.cli.template_files import SUFFIXES, get_template_directory, list_templates
 from foundry_api.cli.text_file import read_text_file
-from foundry_api.cli.user_config import get_config_path
 from foundry_api.types.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -20,11 +20,10 @@ if TYPE_CHECKING:
 
     from foundry_api.core.options import CompletionOptions
 
-__all__ = ["Template", "get_template_directory", "list_templates", "load_template"]
+__all__ = ["Template", "load_template"]
 
 FIELD = "template"
 INPUT = "input"
-SUFFIXES = (".toml", ".txt", ".md")
 
 
 class Template(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -118,22 +117,6 @@ def load_template(argument: str) -> Template:
     except InvalidRequest as error:
         raise InvalidRequest(f"{path}: {error.message}", field=FIELD, hint=error.hint) from None
     return template
-
-
-def list_templates() -> dict[str, Path]:
-    """Return the files in the user's directory by name."""
-    directory = get_template_directory()
-    try:
-        files = sorted(path for path in directory.iterdir() if path.suffix in SUFFIXES)
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except OSError as error:
-        raise InvalidRequest(f"{directory} cannot be read: {error.strerror}") from error
-    return {path.stem: path for path in files}
-
-
-def get_template_directory() -> Path:
-    return get_config_path().with_name("templates")
 
 
 def _parse(text: str) -> Template:

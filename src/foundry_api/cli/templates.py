@@ -16,7 +16,8 @@ from foundry_api.cli.options import (
     pass_common,
 )
 from foundry_api.cli.output import print_json, print_notice, print_table, sanitize
-from foundry_api.cli.template import get_template_directory, list_templates, load_template
+from foundry_api.cli.template import load_template
+from foundry_api.cli.template_files import get_template_directory, list_templates
 from foundry_api.cli.text_file import read_text_file
 from foundry_api.types.errors import InvalidRequest
 

@@ -91,7 +91,7 @@ def test_pipes_on_windows_use_utf8(monkeypatch: pytest.MonkeyPatch, code_page: s
     ("text", "wrapped"),
     [
         ("日本語のとても長い名前の模型", "日本語のとても長い名\n前の模型"),
-        ("  the model 日本語の名前 is not here", "  the model 日本語の\n  名前 is not here"),
+        ("  the model 日本語の名前 is not here", "  the model\n  日本語の名前 is\n  not here"),
         ("😀 😀 😀 😀 😀 😀 😀 😀", "😀 😀 😀 😀 😀 😀 😀\n😀"),
         ("é" * 12 + " run `foundry api` now", "é" * 12 + " run\n`foundry api` now"),
     ],
