@@ -246,6 +246,32 @@ def check_background_responses() -> None:
     assert client.responses.cancel(answer.id).status == "cancelled"
 
 
+def check_input_tokens() -> None:
+    """`responses.input_tokens.count`"""
+    counted = connect().responses.input_tokens.count(model="demo", input=QUESTION)
+    assert (counted.object, counted.input_tokens > 0) == ("response.input_tokens", True)
+
+
+def check_files_and_batches() -> None:
+    """files, batches"""
+    client = connect()
+    body = {"model": "scripted", "messages": say("say-hello")}
+    line = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    file = client.files.create(file=("in.jsonl", json.dumps(line).encode()), purpose="batch")
+    assert client.files.retrieve(file.id).filename == "in.jsonl"
+    batch = client.batches.create(
+        input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
+    )
+    while batch.status not in {"completed", "failed"}:
+        batch = client.batches.retrieve(batch.id)
+    assert batch.output_file_id is not None
+    [answer] = client.files.content(batch.output_file_id).text.splitlines()
+    message = json.loads(answer)["response"]["body"]["choices"][0]["message"]
+    assert message["content"] == HELLO
+    for one in client.files.list():
+        assert client.files.delete(one.id).deleted
+
+
 def check_embeddings() -> None:
     """embeddings (base64, floats)"""
     client = connect()
