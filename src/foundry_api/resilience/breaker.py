@@ -7,7 +7,6 @@ the breaker is half-open: success closes it, failure opens it for longer.
 
 from __future__ import annotations
 
-import math
 import random
 import time
 from collections import deque
@@ -120,24 +119,31 @@ class ResultWindow:
 
     def __init__(self, settings: BreakerSettings) -> None:
         self._max_results = settings.most_results
-        self._span_s = math.inf if settings.window_s is None else settings.window_s
+        self._span_s = settings.window_s
         self.results: deque[tuple[float, bool, bool]] = deque()
         self.failures = 0
         self.slow = 0
 
     def add(self, at: float, *, failed: bool, slow: bool) -> None:
+        # Every call passes here.
+        if len(self.results) == self._max_results:
+            self._remove_oldest()
         self.results.append((at, failed, slow))
-        self.failures += failed
-        self.slow += slow
-        # Every call passes here. A window of calls needs pruning only when it is too long.
-        if len(self.results) > self._max_results or self._span_s != math.inf:
+        if failed or slow:
+            self.failures += failed
+            self.slow += slow
+        if self._span_s is not None:
             self.prune(at)
 
     def prune(self, at: float) -> None:
         """Remove the results that have left the window."""
-        results, oldest_at = self.results, at - self._span_s
-        while results and (len(results) > self._max_results or results[0][0] <= oldest_at):
-            _, failed, slow = results.popleft()
+        if self._span_s is not None:
+            while self.results and self.results[0][0] <= at - self._span_s:
+                self._remove_oldest()
+
+    def _remove_oldest(self) -> None:
+        _, failed, slow = self.results.popleft()
+        if failed or slow:
             self.failures -= failed
             self.slow -= slow
 

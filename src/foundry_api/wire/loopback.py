@@ -12,7 +12,7 @@ import functools
 import re
 import select
 import socket
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Self, cast
 from urllib.parse import quote, urlsplit
 
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -36,7 +36,8 @@ from foundry_api.wire.transport import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from contextvars import Context
     from typing import NoReturn
 
     from foundry_api.wire.transport import Request
@@ -230,6 +231,38 @@ class ConnectionLost(Exception):
     """The connection closed before a response. The service may have carried out the request."""
 
 
+class Waiter(asyncio.Future[None]):
+    """A future for one task, which `wake` and `fail` resume before they return.
+
+    A plain future has the event loop resume it in its next iteration. Polling for that takes as
+    long as the task then needs for a short answer. Only what the event loop itself calls may use
+    the two methods, because a task cannot run within another one.
+    """
+
+    _resume: Callable[[], object]
+
+    def wake(self) -> None:
+        self.set_result(None)
+        self._resume()
+
+    def fail(self, error: BaseException) -> None:
+        self.set_exception(error)
+        self._resume()
+
+    def add_done_callback(
+        self, callback: Callable[[Self], object], /, *, context: Context | None = None
+    ) -> None:
+        """Store what resumes the task, which calls this when it begins to wait."""
+        run = callback if context is None else functools.partial(context.run, callback)
+        self._resume = functools.partial(run, self)
+
+    def cancel(self, msg: object = None) -> bool:
+        is_cancelled = super().cancel(msg)
+        if is_cancelled:  # perhaps by another task
+            self.get_loop().call_soon(self._resume)
+        return is_cancelled
+
+
 class LoopbackConnection(asyncio.Protocol):
     """A connection, which serves one request at a time.
 
@@ -258,7 +291,7 @@ class LoopbackConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._socket: socket.socket | None = None
         self._poll: Callable[[int], object] | None = None
-        self._waiter: asyncio.Future[None] | None = None  # of the task that waits for the response
+        self._waiter: Waiter | None = None  # of the task that waits for the response
         self._on_block: Callable[[bytes], bool] | None = None  # of the task, see `read_until`
         self._is_head_request = False
         self._has_head = self._has_ended = True
@@ -288,7 +321,7 @@ class LoopbackConnection(asyncio.Protocol):
         self._quickacks = QUICKACK_BLOCKS
         transport.write(data)
         while not self._has_head:
-            waiter = self._waiter = self._loop.create_future()
+            waiter = self._waiter = Waiter(loop=self._loop)
             await waiter
             if self._failure is not None:
                 raise self._failure
@@ -347,7 +380,7 @@ class LoopbackConnection(asyncio.Protocol):
         finally:
             self._on_block = None
 
-    def _wait(self) -> asyncio.Future[None]:
+    def _wait(self) -> Waiter:
         """Return a future that is done when something has arrived, or the response has failed."""
         if self._failure is not None:
             raise self._failure
@@ -356,7 +389,7 @@ class LoopbackConnection(asyncio.Protocol):
                 "another task is already reading the response", service=self.service
             )
         self._acknowledge()
-        self._waiter = self._loop.create_future()
+        self._waiter = Waiter(loop=self._loop)
         return self._waiter
 
     def _take_blocks(self) -> bytes:
@@ -426,16 +459,16 @@ class LoopbackConnection(asyncio.Protocol):
             try:
                 is_enough = bool(self._blocks) and self._on_block(self._take_blocks())
             except Exception as error:  # noqa: BLE001 - raised in the task that reads
-                waiter.set_exception(error)
+                waiter.fail(error)
                 return
             if not is_enough and not self._has_ended:
                 if self._failure is None:
                     self._acknowledge()
                 else:
-                    waiter.set_exception(self._failure)
+                    waiter.fail(self._failure)
                 return
         self._waiter = None
-        waiter.set_result(None)
+        waiter.wake()
 
     def _limit_buffer(self) -> None:
         """Stop receiving if the reader of the response is slow."""
@@ -470,11 +503,7 @@ class LoopbackConnection(asyncio.Protocol):
             self._keeps_alive = False  # it answers no request
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if len(name) + len(value) > MAX_HEADER_BYTES:
-            raise HttpParserError(f"a header is larger than {MAX_HEADER_BYTES} bytes")
         self._fields.append((name, value))
-        if len(self._fields) > MAX_HEADERS:
-            raise HttpParserError(f"more than {MAX_HEADERS} headers")
 
     def on_headers_complete(self) -> None:
         if self._has_ended:
@@ -499,7 +528,9 @@ class LoopbackConnection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._has_head:  # else it is an interim response
             self._has_ended = True
-            self._fields.clear()  # the trailers
+            if self._fields:  # the trailers
+                _check_fields(self._fields)
+                self._fields.clear()
 
     def _stop_parser(self) -> NoReturn:
         self._is_stopped = True
@@ -611,7 +642,11 @@ def _encode_head(
 
 @functools.lru_cache(maxsize=32)
 def _decode_headers(fields: tuple[tuple[bytes, bytes], ...]) -> CIMultiDictProxy[str]:
-    """Decode the headers of a response. A service sends nearly the same ones every time."""
+    """Check and decode the headers of a response.
+
+    A service sends nearly the same ones every time.
+    """
+    _check_fields(fields)
     return CIMultiDictProxy(
         CIMultiDict(
             [
@@ -620,3 +655,10 @@ def _decode_headers(fields: tuple[tuple[bytes, bytes], ...]) -> CIMultiDictProxy
             ]
         )
     )
+
+
+def _check_fields(fields: Sequence[tuple[bytes, bytes]]) -> None:
+    if len(fields) > MAX_HEADERS:
+        raise HttpParserError(f"more than {MAX_HEADERS} headers")
+    if any(len(name) + len(value) > MAX_HEADER_BYTES for name, value in fields):
+        raise HttpParserError(f"a header is larger than {MAX_HEADER_BYTES} bytes")
