@@ -32,6 +32,7 @@ from foundry_api.types.errors import (
 )
 from foundry_api.wire.dialects.base import parse_error
 from foundry_api.wire.encoding import SUPPORTED_ENCODINGS
+from foundry_api.wire.loopback import LoopbackResponse
 from foundry_api.wire.transport import OK, BufferedResponse
 
 if TYPE_CHECKING:
@@ -214,16 +215,16 @@ class Attempt(Generic[_ChunkT]):
             raise StreamInterrupted("the stream is closed")
         if decoder.done:
             return []
-        chunks = self.chunks
+        chunks, guard = self.chunks, self._guard
         self._chunk_limit = MAX_CHUNKS if to_end else 1
         try:
-            with self._guard:
-                block, self._read_ahead = self._read_ahead, b""
-                if not (block and self._on_block(block)):
-                    # Only a `LoopbackResponse` hands its blocks over when they arrive.
-                    hand_over = getattr(response, "read_until", None)
-                    read_until = hand_over or partial(_read_until, response)
-                    await read_until(self._on_block)
+            # A short answer has often arrived with its head.
+            block, self._read_ahead = self._read_ahead or _take(response), b""
+            if block:
+                guard.check()
+            if not (block and self._on_block(block)):
+                with guard:
+                    await _read_until(response, self._on_block)
         except FoundryError as error:
             if chunks:
                 self._deferred_error = error
@@ -566,8 +567,16 @@ class Attempt(Generic[_ChunkT]):
             connection.forget(model)
 
 
+# Only a `LoopbackResponse` tells what has arrived, and hands over what arrives at once.
+def _take(response: Response) -> bytes:
+    return response.take() if isinstance(response, LoopbackResponse) else b""
+
+
 async def _read_until(response: Response, on_block: Callable[[bytes], bool]) -> None:
     """Pass the blocks of the body to `on_block`, until it returns True or the body ends."""
+    if isinstance(response, LoopbackResponse):
+        await response.read_until(on_block)
+        return
     while block := await response.read():
         if on_block(block):
             return

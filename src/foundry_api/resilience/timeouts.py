@@ -264,10 +264,14 @@ class TimeoutGuard:
         self._start_wait(now)
 
     def on_block(self, tokens: int, *, is_last: bool) -> None:
-        """Restart the read timeout during a wait, after a block of `tokens` tokens.
+        """Restart the read timeout after a block of `tokens` tokens, during a wait or without one.
 
         `is_last` says that the wait ends with this block.
         """
+        if self._task is None:
+            if tokens:
+                self.on_token()
+            return
         now = self.loop.time()
         self._waited_s += now - self._started_at
         if tokens:

@@ -362,16 +362,30 @@ class LoopbackConnection(asyncio.Protocol):
 
     async def read(self) -> bytes:
         """Return what has arrived of the body; wait if it is nothing. Empty at the end."""
-        blocks = self._blocks
-        while not blocks:
+        while not self._blocks:
             if self._has_ended:
                 return b""
             await self._wait()
-        return self._take_blocks()
+        return self.take()
+
+    def take(self) -> bytes:
+        """Return what has arrived of the body, without waiting."""
+        blocks = self._blocks
+        if not blocks:
+            return b""
+        block = blocks[0] if len(blocks) == 1 else b"".join(blocks)
+        blocks.clear()
+        self._is_read = True
+        self._received_bytes = 0
+        if self._is_paused:
+            self._is_paused = False
+            if self._transport is not None:
+                self._transport.resume_reading()
+        return block
 
     async def read_until(self, on_block: Callable[[bytes], bool]) -> None:
         """Pass what arrives of the body to `on_block`, until it returns True or the body ends."""
-        if self._blocks and on_block(self._take_blocks()):
+        if (block := self.take()) and on_block(block):
             return
         self._on_block = on_block
         try:
@@ -391,18 +405,6 @@ class LoopbackConnection(asyncio.Protocol):
         self._acknowledge()
         self._waiter = Waiter(loop=self._loop)
         return self._waiter
-
-    def _take_blocks(self) -> bytes:
-        blocks = self._blocks
-        block = blocks[0] if len(blocks) == 1 else b"".join(blocks)
-        blocks.clear()
-        self._is_read = True
-        self._received_bytes = 0
-        if self._is_paused:
-            self._is_paused = False
-            if self._transport is not None:
-                self._transport.resume_reading()
-        return block
 
     def _acknowledge(self) -> None:
         """Acknowledge the first blocks at once."""
@@ -457,7 +459,7 @@ class LoopbackConnection(asyncio.Protocol):
             return
         if self._on_block is not None:
             try:
-                is_enough = bool(self._blocks) and self._on_block(self._take_blocks())
+                is_enough = bool(self._blocks) and self._on_block(self.take())
             except Exception as error:  # noqa: BLE001 - raised in the task that reads
                 waiter.fail(error)
                 return
@@ -560,6 +562,10 @@ class LoopbackResponse:
         if connection is None:
             raise StreamInterrupted("the response is closed", service=self.service)
         return connection.read()
+
+    def take(self) -> bytes:
+        """Return what has arrived of the body, without waiting."""
+        return b"" if self._connection is None else self._connection.take()
 
     def read_until(self, on_block: Callable[[bytes], bool]) -> Awaitable[None]:
         """Pass the blocks of the body to `on_block`, until it returns True or the body ends.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import secrets
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Protocol
 
 import msgspec
+from msgspec import Meta
 
 from foundry_api.types.errors import ProtocolError, StreamInterrupted
 from foundry_api.types.messages import FinishReason, FunctionCall, ToolCall, Usage
@@ -26,11 +27,13 @@ __all__ = [
     "ChatDelta",
     "ChatEvent",
     "FunctionDelta",
+    "PlainEvent",
     "StreamEnd",
     "ToolCallAssembler",
     "ToolCallDelta",
     "check_choice",
     "decode_event",
+    "decode_plain_event",
     "make_call_id",
     "parse_finish_reason",
     "parse_usage",
@@ -158,8 +161,42 @@ class ChatEvent(msgspec.Struct, gc=False):
     is_end: bool = False  # the end mark, in any notation
 
 
-# Decodes nearly all events. `decode_event` also decodes those that differ.
+# Decodes most events. `decode_event` also decodes those that differ.
 EVENT_DECODER: Final = msgspec.json.Decoder(ChatEvent)
+
+
+class PlainDelta(msgspec.Struct, gc=False):
+    """A delta that has nothing but text."""
+
+    content: str | None = None
+    reasoning_content: Literal[""] | None = None
+    tool_calls: Annotated[list[Any], Meta(max_length=0)] | None = None
+    reasoning: Literal[""] | None = None
+    refusal: Literal[""] | None = None
+    function_call: None = None
+
+
+class PlainChoice(msgspec.Struct, gc=False):
+    """The choice of a `PlainEvent`."""
+
+    delta: PlainDelta
+    finish_reason: Literal["stop"] | None = None
+    index: Literal[0] | None = 0
+    error: None = None
+
+
+class PlainEvent(msgspec.Struct, gc=False):
+    """An event that has nothing but text, the reason `stop`, or the usage: nearly all have no more.
+
+    Its type says so, so that nothing is left to check: JSON with more is invalid for it.
+    """
+
+    choices: Annotated[list[PlainChoice], Meta(max_length=1)] | None = None
+    usage: Usage | None = None
+    error: None = None
+
+
+decode_plain_event: Final = msgspec.json.Decoder(PlainEvent).decode
 
 
 def decode_event(event: Event) -> ChatEvent:

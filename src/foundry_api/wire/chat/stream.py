@@ -8,14 +8,14 @@ from foundry_api.types.errors import ProtocolError, StreamInterrupted
 from foundry_api.types.messages import Chunk, FinishReason, Usage
 from foundry_api.wire.chat.events import (
     EMPTY_DELTA,
-    EVENT_DECODER,
     ChatDelta,
-    ChatEvent,
+    PlainEvent,
     StreamEnd,
     ToolCallAssembler,
     ToolCallDelta,
     check_choice,
     decode_event,
+    decode_plain_event,
     parse_finish_reason,
 )
 from foundry_api.wire.chat.reasoning import ReasoningSplitter
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["ChatStream"]
 
 _DONE = b"[DONE]"
-_decode = EVENT_DECODER.decode
 
 
 class ChatStream:
@@ -76,41 +75,34 @@ class ChatStream:
 
     def feed(self, block: bytes) -> Iterator[Chunk]:
         """Yield the chunks that this block completes."""
-        # This runs for every token, so plain text, as in nearly all events, is decoded inline.
+        # This runs for every token, so nearly all events are decoded inline.
         model_id = self.model_id
         for event in self._events.feed(block):
             data = event.data
             if data == _DONE:
                 self.done = True
                 break
-            decoded: ChatEvent | None
             try:
-                decoded = _decode(data)
+                plain = decode_plain_event(data)
             except NOT_JSON:
-                decoded = None
-            else:
+                plain = None
+            if plain is not None:
                 if (
-                    (choices := decoded.choices)
-                    and len(choices) == 1
-                    and (delta := choices[0].delta) is not None
-                    and (text := delta.content)
+                    (choices := plain.choices)
+                    and (text := choices[0].delta.content)
                     and choices[0].finish_reason is None
-                    and decoded.error is None
-                    and not choices[0].index
-                    and not (delta.tool_calls or delta.reasoning_content or delta.reasoning)
-                    and not (delta.refusal or delta.function_call)
                     and (not self._is_splitting or self._begins_answer(text))
                 ):
-                    if decoded.usage is not None:
-                        self.usage = decoded.usage
+                    if plain.usage is not None:
+                        self.usage = plain.usage
                     self.chunk_count += 1
                     yield Chunk(text, model_id, raw=data)
                     continue
-                if self._read_textless(decoded):
+                if self._read_textless(plain):
                     self._keep_raw(data)
                     continue
             try:
-                delta = self._decode_delta(event, decoded)
+                delta = self._decode_delta(event)
             except Exception:
                 yield from self._flush()  # the caller gets the text before the error
                 raise
@@ -142,30 +134,21 @@ class ChatStream:
         self._is_splitting = False
         return True
 
-    def _read_textless(self, event: ChatEvent) -> bool:
-        """Read an event of the usual kinds without text: the role, the end, or the usage.
+    def _read_textless(self, event: PlainEvent) -> bool:
+        """Read an event without text: the role, the end, or the usage.
 
         Return False for all others, which `_decode_delta` reads.
         """
-        if event.error is not None or self._pending_events or self._tool_calls:
+        if self._pending_events or self._tool_calls:
             return False
-        if choices := event.choices:
-            choice = choices[0]
-            delta, reason = choice.delta, choice.finish_reason
-            if len(choices) > 1 or choice.index or choice.error or delta is None:
+        if event.choices:
+            choice = event.choices[0]
+            if choice.delta.content or (choice.finish_reason and self._is_splitting):
                 return False
-            if delta.content or delta.tool_calls or delta.reasoning_content or delta.reasoning:
-                return False
-            if delta.refusal or delta.function_call:
-                return False
-            if reason is not None:
-                if reason != "stop" or self._is_splitting:
-                    return False
-                self._finish_reason = "stop"
+            self._finish_reason = choice.finish_reason or self._finish_reason
         elif event.usage is None:
             return False
-        if event.usage is not None:
-            self.usage = event.usage
+        self.usage = event.usage or self.usage
         return True
 
     def _get_splitter(self) -> ReasoningSplitter:
@@ -251,19 +234,14 @@ class ChatStream:
         if self._raw_bytes > MAX_EVENT_BYTES:
             raise ProtocolError(f"more than {MAX_EVENT_BYTES} bytes of events carry no text")
 
-    def _decode_delta(self, event: Event, chat_event: ChatEvent | None) -> ChatDelta:
+    def _decode_delta(self, event: Event) -> ChatDelta:
         """Return what an event adds to the answer, or `EMPTY_DELTA` if it adds nothing."""
-        if (
-            chat_event is None
-            or chat_event.error is not None
-            or not (chat_event.choices or chat_event.usage)
-        ):
-            try:
-                chat_event = decode_event(event)
-            except ProtocolError:
-                if self._finish_reason is None:
-                    raise
-                return EMPTY_DELTA  # the answer is already complete
+        try:
+            chat_event = decode_event(event)
+        except ProtocolError:
+            if self._finish_reason is None:
+                raise
+            return EMPTY_DELTA  # the answer is already complete
         if chat_event.usage is not None:
             self.usage = chat_event.usage
         choices = chat_event.choices
