@@ -293,30 +293,23 @@ class FoundryAPIClient(ChatMethods, ToolMethods, EndpointMethods, BatchMethods):
             self._backend.check_open()
         if not options.keys() <= _OPTIONS:
             reject_unknown_options(options, _OPTIONS)
-        model, timeout = options.get("model"), options.get("timeout")
-        deadline_s, download = options.get("deadline"), options.get("download")
+        request_options: dict[str, Any] = {**options}
+        take = request_options.pop
+        model, timeout = take("model", None), take("timeout", None)
+        deadline_s, download = take("deadline", None), take("download", None)
+        cache = check_cache(take("cache")) if "cache" in options else "auto"
         timeout_s = None if timeout is None else check_timeout(timeout)
         if deadline_s is None:
             deadline_s = settings.deadline_s
         return CallRequest(
             models=(settings.model,) if model is None else check_model_names(model),
             request=make_chat_request(
-                messages,
-                max_tokens=options.get("max_tokens"),
-                temperature=options.get("temperature"),
-                top_p=options.get("top_p"),
-                seed=options.get("seed"),
-                stop=options.get("stop"),
-                tools=options.get("tools"),
-                tool_choice=options.get("tool_choice"),
-                constraint=constraint,
-                extra=options.get("extra"),
-                is_validated=is_validated,
+                messages, constraint=constraint, is_validated=is_validated, **request_options
             ),
             timeout_s=settings.timeout_s if timeout_s is None else timeout_s,
             deadline=current_deadline() if deadline_s is None else Deadline.after(deadline_s),
             download=download is not None and check_flag("download", download),
-            cache=check_cache(options["cache"]) if "cache" in options else "auto",
+            cache=cache,
         )
 
     def _new_call(self, request: CallRequest[ChatRequest]) -> ChatCall | CachedCall:

@@ -536,6 +536,9 @@ class Attempt(Generic[_ChunkT]):
         if permit is None:
             return
         latency_s = (self.first_token_at or self._monotonic()) - self.sent_at
+        if error is None:
+            permit.record_success(latency_s)
+            return
         # One crash fails all calls in flight, but must count as one failure. The first of them to
         # end counts, and `_invalidate_state` then drops the connection. The others find it dropped.
         is_already_counted = (
@@ -546,7 +549,7 @@ class Attempt(Generic[_ChunkT]):
         # A service that refuses its own key fails fast, and would else get the most calls.
         is_refusal = self.service.offer is not None and isinstance(error, ACCESS_ERRORS)
         is_fault = is_refusal or isinstance(error, SERVICE_FAULT_ERRORS)
-        if error is None or (self.was_sent and isinstance(error, InvalidRequest | ModelError)):
+        if self.was_sent and isinstance(error, InvalidRequest | ModelError):
             permit.record_success(latency_s)  # a service that rejects a bad request is healthy
         elif is_fault and not is_already_counted:
             permit.record_failure(latency_s)

@@ -122,7 +122,7 @@ def check_instructions(field: str, value: object) -> str | None:
 
 def _check_simple_message(message: object) -> Message | None:
     """Return a message of only role and ASCII content; None if it needs `_check_message`."""
-    if is_dict(message) and message.keys() == {"role", "content"}:
+    if type(message) is not Message and is_dict(message) and message.keys() == {"role", "content"}:
         message = Message(message["role"], message["content"])
     if not _is_valid_message(message) or not message.content or message.content.isspace():
         return None
@@ -262,6 +262,9 @@ def check_model_names(model: str | Sequence[str] | None) -> tuple[str, ...]:
 
 def check_name(field: str, value: object) -> str:
     """Return a model's name: a text that is not empty, without control characters."""
+    # Nearly all names are ASCII and need no further check.
+    if type(value) is str and value.isascii() and value.isprintable() and value.strip():
+        return value
     name = check_text(field, value)
     if found := _CONTROL.search(name):
         raise InvalidRequest(f"{field} holds the control character {found[0]!r}", field=field)

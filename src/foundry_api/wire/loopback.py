@@ -12,7 +12,8 @@ import functools
 import re
 import select
 import socket
-from typing import TYPE_CHECKING, Self, cast
+from contextvars import Context, copy_context
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 from urllib.parse import quote, urlsplit
 
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -37,7 +38,6 @@ from foundry_api.wire.transport import (
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
-    from contextvars import Context
     from typing import NoReturn
 
     from foundry_api.wire.transport import Request
@@ -239,27 +239,27 @@ class Waiter(asyncio.Future[None]):
     the two methods, because a task cannot run within another one.
     """
 
-    _resume: Callable[[], object]
+    _resume: Callable[[Any], object]  # resumes the task
+    _context: Context
 
     def wake(self) -> None:
         self.set_result(None)
-        self._resume()
+        self._context.run(self._resume, self)
 
     def fail(self, error: BaseException) -> None:
         self.set_exception(error)
-        self._resume()
+        self._context.run(self._resume, self)
 
     def add_done_callback(
         self, callback: Callable[[Self], object], /, *, context: Context | None = None
     ) -> None:
-        """Store what resumes the task, which calls this when it begins to wait."""
-        run = callback if context is None else functools.partial(context.run, callback)
-        self._resume = functools.partial(run, self)
+        """Store what resumes the task. The task calls this when it begins to wait."""
+        self._resume, self._context = callback, context or copy_context()
 
     def cancel(self, msg: object = None) -> bool:
         is_cancelled = super().cancel(msg)
         if is_cancelled:  # perhaps by another task
-            self.get_loop().call_soon(self._resume)
+            self.get_loop().call_soon(self._resume, self, context=self._context)
         return is_cancelled
 
 
@@ -506,21 +506,22 @@ class LoopbackConnection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._fields.append((name, value))
+        if len(self._fields) > MAX_HEADERS:
+            raise HttpParserError(f"more than {MAX_HEADERS} headers")
 
     def on_headers_complete(self) -> None:
         if self._has_ended:
             self._stop_parser()
         status = self._parser.get_status_code()
-        headers = _decode_headers(tuple(self._fields))
+        fields = _decode_fields(tuple(self._fields))
         self._fields.clear()
         if 100 <= status < 200 and status != SWITCHING_PROTOCOLS:  # noqa: PLR2004
             return  # an interim response
-        coding = headers.get("Transfer-Encoding")
-        if coding is not None and coding.lower() != "chunked":
+        if fields.coding not in {None, "chunked"}:
             raise HttpParserError("a transfer coding that no service uses")
-        self.status, self.headers = status, headers
+        self.status, self.headers = status, fields.headers
         self._has_head = True
-        self._ends_with_connection = coding is None and "Content-Length" not in headers
+        self._ends_with_connection = fields.are_without_length
         self._keeps_alive = self._parser.should_keep_alive()
         if self._is_head_request or status == SWITCHING_PROTOCOLS:
             # The parser expects a body, or what follows is another protocol.
@@ -531,7 +532,7 @@ class LoopbackConnection(asyncio.Protocol):
         if self._has_head:  # else it is an interim response
             self._has_ended = True
             if self._fields:  # the trailers
-                _check_fields(self._fields)
+                _check_sizes(self._fields)
                 self._fields.clear()
 
     def _stop_parser(self) -> NoReturn:
@@ -646,25 +647,32 @@ def _encode_head(
         raise make_unsendable_error(service, "a header contains a lone surrogate") from error
 
 
-@functools.lru_cache(maxsize=32)
-def _decode_headers(fields: tuple[tuple[bytes, bytes], ...]) -> CIMultiDictProxy[str]:
-    """Check and decode the headers of a response.
+class _Fields(NamedTuple):
+    """The fields of a head, and what they say about the end of the body."""
 
-    A service sends nearly the same ones every time.
-    """
-    _check_fields(fields)
-    return CIMultiDictProxy(
-        CIMultiDict(
-            [
-                (name.decode("ascii"), value.strip(b" \t").decode("utf-8", "surrogateescape"))
-                for name, value in fields
-            ]
-        )
+    headers: CIMultiDictProxy[str]
+    coding: str | None  # the transfer coding, in lower case
+    are_without_length: bool
+
+
+@functools.lru_cache(maxsize=32)
+def _decode_fields(fields: tuple[tuple[bytes, bytes], ...]) -> _Fields:
+    """Check the sizes and decode the fields. A service sends nearly the same ones every time."""
+    _check_sizes(fields)
+    headers = CIMultiDict(
+        [
+            (name.decode("ascii"), value.strip(b" \t").decode("utf-8", "surrogateescape"))
+            for name, value in fields
+        ]
+    )
+    coding = headers.get("Transfer-Encoding")
+    return _Fields(
+        CIMultiDictProxy(headers),
+        None if coding is None else coding.lower(),
+        coding is None and "Content-Length" not in headers,
     )
 
 
-def _check_fields(fields: Sequence[tuple[bytes, bytes]]) -> None:
-    if len(fields) > MAX_HEADERS:
-        raise HttpParserError(f"more than {MAX_HEADERS} headers")
+def _check_sizes(fields: Sequence[tuple[bytes, bytes]]) -> None:
     if any(len(name) + len(value) > MAX_HEADER_BYTES for name, value in fields):
         raise HttpParserError(f"a header is larger than {MAX_HEADER_BYTES} bytes")

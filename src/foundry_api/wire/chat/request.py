@@ -50,9 +50,14 @@ def make_chat_body(request: ChatRequest, model: str) -> dict[str, Any]:
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    for name in ("max_tokens", "temperature", "top_p", "seed"):
-        if (value := getattr(request, name)) is not None:
-            body[name] = value
+    if request.max_tokens is not None:
+        body["max_tokens"] = request.max_tokens
+    if request.temperature is not None:
+        body["temperature"] = request.temperature
+    if request.top_p is not None:
+        body["top_p"] = request.top_p
+    if request.seed is not None:
+        body["seed"] = request.seed
     if request.stop:
         body["stop"] = request.stop
     if not request.tools or not offers_tools(request):
