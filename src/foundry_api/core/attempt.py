@@ -218,8 +218,9 @@ class Attempt(Generic[_ChunkT]):
         chunks, guard = self.chunks, self._guard
         self._chunk_limit = MAX_CHUNKS if to_end else 1
         try:
-            # A short answer has often arrived with its head.
-            block, self._read_ahead = self._read_ahead or _take(response), b""
+            block, self._read_ahead = self._read_ahead, b""
+            if not block and isinstance(response, LoopbackResponse):
+                block = response.take()  # a short answer has often arrived with its head
             if block:
                 guard.check()
             if not (block and self._on_block(block)):
@@ -570,14 +571,9 @@ class Attempt(Generic[_ChunkT]):
             connection.forget(model)
 
 
-# Only a `LoopbackResponse` tells what has arrived, and hands over what arrives at once.
-def _take(response: Response) -> bytes:
-    return response.take() if isinstance(response, LoopbackResponse) else b""
-
-
 async def _read_until(response: Response, on_block: Callable[[bytes], bool]) -> None:
     """Pass the blocks of the body to `on_block`, until it returns True or the body ends."""
-    if isinstance(response, LoopbackResponse):
+    if isinstance(response, LoopbackResponse):  # it calls `on_block` when a block arrives
         await response.read_until(on_block)
         return
     while block := await response.read():

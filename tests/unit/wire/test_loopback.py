@@ -27,7 +27,7 @@ from foundry_api.types import errors
 from foundry_api.wire import loopback
 from foundry_api.wire.http import HttpTransport
 from foundry_api.wire.http_parser import ResponseParser, make_parser
-from foundry_api.wire.loopback import LoopbackResponse, is_loopback_http
+from foundry_api.wire.loopback import LoopbackConnection, LoopbackResponse, is_loopback_http
 from foundry_api.wire.transport import Request, Response, fetch
 
 if TYPE_CHECKING:
@@ -329,6 +329,42 @@ async def open_stream(
     response = await transport.send(Request("GET", f"{server.base_url}/x", {}))
     assert isinstance(response, LoopbackResponse)
     return response, []
+
+
+async def test_what_arrives_resumes_its_task_before_the_next_iteration_of_the_event_loop(
+    transport: HttpTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    receive = LoopbackConnection.data_received
+
+    def receive_and_record(connection: LoopbackConnection, data: bytes) -> None:
+        receive(connection, data)
+        order.append("received")
+
+    monkeypatch.setattr(LoopbackConnection, "data_received", receive_and_record)
+    async with ScriptedServer(send_slowly([make_stream_head(), encode_chunk(b"one")])) as server:
+        response, _ = await open_stream(transport, server)
+        order.append("head")
+        assert await response.read() == b"one"
+        order.append("block")
+        response.close()
+    assert (order[0], order[-1]) == ("head", "received")
+
+
+async def test_a_cancelled_wait_ends_after_the_task_that_cancels_it(
+    transport: HttpTransport,
+) -> None:
+    async with ScriptedServer(send_once(make_stream_head(), stay=True)) as server:
+        response, _ = await open_stream(transport, server)
+        reading = asyncio.ensure_future(response.read())
+        await asyncio.sleep(0)
+        assert reading.cancel()
+        assert not reading.done()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+        server.peers[0]._writer.write(encode_chunk(b"one"))
+        assert await response.read() == b"one"
+        response.close()
 
 
 async def test_blocks_are_handed_over_as_they_arrive_without_waking_the_task(
