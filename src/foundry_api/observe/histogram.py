@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from itertools import accumulate
+from itertools import accumulate, repeat
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -84,16 +84,19 @@ class Histogram:
     def add(self, value: float) -> None:
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
-        self._lowest = min(self._lowest, value)
-        self._highest = max(self._highest, value)
+        # `min` and `max` would take most of the time.
+        if value < self._lowest:
+            self._lowest = value
+        if value > self._highest:
+            self._highest = value
 
     def add_all(self, values: Sequence[float]) -> None:
-        """Add several values; takes a third of the time of `add` for each."""
+        """Add several values; takes half the time of `add` for each."""
         if not values:
             return
-        counts, bounds = self._counts, self._bounds
-        for value in values:
-            counts[bisect_left(bounds, value)] += 1
+        counts = self._counts
+        for index in map(bisect_left, repeat(self._bounds), values):
+            counts[index] += 1
         self._sum += sum(values)
         self._lowest = min(self._lowest, *values)
         self._highest = max(self._highest, *values)

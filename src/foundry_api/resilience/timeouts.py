@@ -219,7 +219,8 @@ class TimeoutGuard:
     def on_token(self) -> None:
         """Restart the read timeout after a token."""
         if self.stage == "streaming":
-            self.longest_gap_s = max(self.longest_gap_s, self._waited_s)
+            if self._waited_s > self.longest_gap_s:
+                self.longest_gap_s = self._waited_s
         else:
             self.stage = "streaming"
             self._read_timeout_s = self._gap_s
@@ -286,8 +287,10 @@ class TimeoutGuard:
         limit_s = self._read_timeout_s
         if self._waited_s > limit_s * (self._keep_alive_cap - 1):
             limit_s = limit_s * self._keep_alive_cap - self._waited_s
-        self._read_timeout_at = now + limit_s
-        self._due_at = due_at = min(self._read_timeout_at, self.deadline.at)
+        due_at = self._read_timeout_at = now + limit_s
+        if due_at > self.deadline.at:
+            due_at = self.deadline.at
+        self._due_at = due_at
         timer = self._timer
         if timer is None or due_at < timer.at:
             self._schedule(due_at)
