@@ -32,7 +32,6 @@ from foundry_api.types.errors import (
 )
 from foundry_api.wire.dialects.base import parse_error
 from foundry_api.wire.encoding import SUPPORTED_ENCODINGS
-from foundry_api.wire.loopback import LoopbackResponse
 from foundry_api.wire.transport import OK, BufferedResponse
 
 if TYPE_CHECKING:
@@ -219,8 +218,9 @@ class Attempt(Generic[_ChunkT]):
         self._chunk_limit = MAX_CHUNKS if to_end else 1
         try:
             block, self._read_ahead = self._read_ahead, b""
-            if not block and isinstance(response, LoopbackResponse):
-                block = response.take()  # a short answer has often arrived with its head
+            # Only a `LoopbackResponse` has it. A short answer has often arrived with its head.
+            if not block and (take := getattr(response, "take", None)) is not None:
+                block = take()
             if block:
                 guard.check()
             if not (block and self._on_block(block)):
@@ -573,8 +573,9 @@ class Attempt(Generic[_ChunkT]):
 
 async def _read_until(response: Response, on_block: Callable[[bytes], bool]) -> None:
     """Pass the blocks of the body to `on_block`, until it returns True or the body ends."""
-    if isinstance(response, LoopbackResponse):  # it calls `on_block` when a block arrives
-        await response.read_until(on_block)
+    # Only a `LoopbackResponse` hands its blocks over when they arrive.
+    if (read_until := getattr(response, "read_until", None)) is not None:
+        await read_until(on_block)
         return
     while block := await response.read():
         if on_block(block):
