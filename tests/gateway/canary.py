@@ -35,7 +35,7 @@ def find_secrets(text: str | bytes) -> set[str]:
 def find_in_files(directory: Path) -> list[str]:
     """Return the files below a directory that have keys or prompts."""
     return [
-        f"{path.relative_to(directory)} has {sorted(found)}"
+        f"{path.relative_to(directory).as_posix()} has {sorted(found)}"
         for path in sorted(directory.rglob("*"))
         if path.is_file()
         and not path.is_symlink()
