@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,12 @@ def test_a_wrong_value_is_named_with_its_place(
         ("PORT", "tcp://10.0.0.1:5270", "FOUNDRY_GATEWAY_PORT is 'tcp://10.0.0.1:5270'"),
         ("INSECURE_HTTP", "maybe", "FOUNDRY_GATEWAY_INSECURE_HTTP is 'maybe'"),
         ("HOSTS", "a, b/c", "FOUNDRY_GATEWAY_HOSTS has 'b/c'"),
-        ("PEPPER_FILE", "~nobody-at-all/x", "FOUNDRY_GATEWAY_PEPPER_FILE is "),
+        pytest.param(
+            *("PEPPER_FILE", "~nobody-at-all/x", "FOUNDRY_GATEWAY_PEPPER_FILE is "),
+            marks=pytest.mark.skipif(
+                sys.platform == "win32", reason="Windows takes any name for that of a profile"
+            ),
+        ),
     ],
 )
 def test_a_wrong_variable_is_named(name: str, value: str, message: str) -> None:
