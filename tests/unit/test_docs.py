@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 
 import pytest
 
+import foundry_api
 from foundry_api.cli.verbs import VERBS
+from foundry_api.types.events import EVENT_TYPES
 
 CHECKOUT = Path(__file__).parents[2]
 PAGES = sorted([*CHECKOUT.glob("*.md"), *(CHECKOUT / "docs").glob("*.md")])
@@ -64,3 +67,37 @@ def test_verbs_of_the_command_line_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     verbs = set(re.findall(r"(?:^|`|\$ )foundry-api ([a-z][a-z-]*)\b", text, re.MULTILINE))
     assert verbs <= VERBS.keys()
+
+
+def read_page(name: str) -> str:
+    return (CHECKOUT / "docs" / name).read_text(encoding="utf-8")
+
+
+def test_every_public_error_is_described() -> None:
+    errors = {
+        name: value
+        for name in foundry_api.__all__
+        if isinstance(value := getattr(foundry_api, name), type) and issubclass(value, Exception)
+    }
+    page = read_page("errors.md")
+    wrong = [
+        name
+        for name, error in errors.items()
+        if f"`{name}` | {' '.join((inspect.getdoc(error) or '').partition(chr(10) * 2)[0].split())}"
+        not in page
+    ]
+    assert wrong == []
+
+
+def test_every_event_and_metric_is_described() -> None:
+    page = read_page("events-and-metrics.md")
+    kinds = [kind.__name__ for kind in EVENT_TYPES]
+    sources = ("observe/prometheus.py", "gateway/metrics.py", "gateway/upstreams/upstreams.py")
+    package = Path(foundry_api.__file__).parent
+    metrics = {
+        name
+        for source in sources
+        for name in re.findall(r'"(foundry_\w+)"', (package / source).read_text(encoding="utf-8"))
+    }
+    assert len(metrics) > 20
+    assert [name for name in (*kinds, *sorted(metrics)) if f"`{name}" not in page] == []

@@ -6,14 +6,19 @@ import ast
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mkdocs.structure.files import File
 
+sys.path.insert(0, str(Path(__file__).parent))
+import diagrams
+
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
     from mkdocs.structure.files import Files
+    from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "src" / "foundry_api"
@@ -48,8 +53,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Turn links to files outside the documentation into text."""
+def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
+    """Replace diagrams by images, and links to files outside the documentation by text."""
+    markdown = diagrams.replace_diagrams(markdown, page.file.src_uri)
     return re.sub(r"\[([^\]]+)\]\(\.\./[^)]*\)", r"\1", markdown)
 
 
