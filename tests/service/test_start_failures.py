@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import TYPE_CHECKING
+from types import ModuleType, SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from foundry_api.engine.host.native import make_import_error
+from foundry_api.engine.host.native import NativeEngine, make_import_error
 from foundry_api.engine.models.registry_file import get_registry_path
 from foundry_api.engine.process import HostOptions
 from foundry_api.types.errors import ConfigurationError, ServiceStartFailed
@@ -73,6 +74,26 @@ def test_a_missing_dll_has_the_redistributable_as_its_hint() -> None:
     assert "Visual C++ Redistributable" in hint
     assert "vc_redist." in hint
     assert "pip install" not in hint
+
+
+def test_a_library_that_is_missing_when_the_engine_starts_has_a_hint(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As in a slim container image, where the SDK can be imported."""
+
+    def load(*_: object, **__: object) -> None:
+        raise OSError("libatomic.so.1: cannot open shared object file: No such file or directory")
+
+    sdk: Any = ModuleType("foundry_local_sdk")
+    sdk.Configuration = load
+    sdk.Configuration.WebService = dict
+    sdk.FoundryLocalException = RuntimeError
+    for name in ("", ".catalog", ".version"):
+        monkeypatch.setitem(sys.modules, f"foundry_local_sdk{name}", sdk)
+    config: Any = SimpleNamespace(data_dir="", logs_dir="", catalog_url=None)
+    with pytest.raises(ServiceStartFailed, match="libatomic") as caught:
+        NativeEngine.start(config)
+    assert "libatomic1" in caught.value.hint
 
 
 @pytest.mark.parametrize("damage", DAMAGED_REGISTRIES)

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Engine", "NativeEngine", "make_import_error"]
 
+NO_LIBRARY = "cannot open shared object file"  # as Linux' loader says it
+
 APP_NAME = "foundry-api"
 # The package installs without the C++ runtime that its libraries need on Windows.
 REDISTRIBUTABLE = "https://aka.ms/vs/17/release/vc_redist.{machine}.exe"
@@ -135,6 +137,8 @@ class NativeEngine:
             manager.start_web_service()
             return cls(sdk, manager, config)
         except (sdk.FoundryLocalException, RuntimeError, OSError) as error:
+            if isinstance(error, OSError) and NO_LIBRARY in str(error):
+                raise make_import_error(error) from error  # it loads some libraries only now
             raise ServiceStartFailed(
                 f"the engine did not start: {clean_message(str(error))}"
             ) from error
@@ -245,7 +249,10 @@ def make_import_error(
             f"Install it from {url}, then try again."
         )
     else:
-        hint = "Install the library that the message names; the engine needs it."
+        hint = (
+            "Install the library that the message names; the engine needs it. libatomic.so.1 is in "
+            "the package libatomic1 of Debian and Ubuntu, and in libatomic of Fedora."
+        )
     return ServiceStartFailed(f"foundry-local-sdk cannot be imported: {error}", hint=hint)
 
 
