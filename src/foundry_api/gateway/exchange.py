@@ -8,7 +8,6 @@ import secrets
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
-from aiohttp import web
 from msgspec import structs
 
 from foundry_api.gateway.call_headers import (
@@ -20,9 +19,12 @@ from foundry_api.gateway.call_headers import (
 from foundry_api.gateway.checks import check_model_name
 from foundry_api.gateway.errors import RequestError, make_error_body
 from foundry_api.gateway.json_body import decode_json
+from foundry_api.gateway.response import Response
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
+
+    from aiohttp import web
 
     from foundry_api.core.options import TimeOptions
     from foundry_api.gateway.context import GatewayContext
@@ -56,20 +58,20 @@ class Exchange:
         path_id: The decoded id in the path.
         target: What an action was done to, for the audit log; empty for `path_id` or the model.
         key: The key of the caller; None without keys, and on open routes.
-        headers: Headers to add to the response.
+        headers: Further headers of the response.
         outcome: How it ended, for metrics and the audit log.
         first_event_at: When the first event of its stream was sent; None before.
         model: The model that was called; None before it is known.
         ticket: The admission of its call; None before, and on routes without a call.
         encode_error: Encodes an error in the shape that the caller expects.
         abort_error: Why the gateway itself ends the exchange; None unless it does.
-        ended: Done when the exchange has ended.
     """
 
     __slots__ = (
         "_body",
         "_end_at",
         "_end_timer",
+        "_ended",
         "_limit_s",
         "_patience",
         "_task",
@@ -77,7 +79,6 @@ class Exchange:
         "action",
         "context",
         "encode_error",
-        "ended",
         "first_event_at",
         "headers",
         "id",
@@ -99,14 +100,7 @@ class Exchange:
         self.route = self.action = self.path_id = self.target = ""
         self.key: ApiKey | None = None
         self.started_at = context.monotonic()
-        self.headers: dict[str, str] = {
-            "x-request-id": self.id,
-            "request-id": self.id,  # the name that Anthropic's clients read
-            "Cache-Control": "no-store",
-            # Browsers have sessions here: they must not take what somebody sent for a page of ours.
-            "X-Content-Type-Options": "nosniff",
-            "Server": "foundry-api",
-        }
+        self.headers: dict[str, str] = {}
         self.outcome = "ok"
         self.first_event_at: float | None = None
         self.model: str | None = None
@@ -118,7 +112,7 @@ class Exchange:
         self._end_timer: Timer | None = None
         self.abort_error: RequestError | None = None
         self._task = asyncio.current_task()
-        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._ended: asyncio.Future[None] | bool = False  # a future only if somebody waits for it
 
     def admit(self, work: Work) -> Ticket:
         """Admit the call of this exchange; see `Admission.admit`.
@@ -138,7 +132,7 @@ class Exchange:
         try:
             self.ticket = admission.admit(self.key, self.add_alias(work))
         except RequestError:
-            self._add_limits()
+            self.headers |= self._make_limit_headers()
             raise
         self._limit_time(self._patience.first_byte_s)
         return self.ticket
@@ -189,7 +183,19 @@ class Exchange:
             self.context.call_timers.put_back(self._end_timer)
         if self.ticket is not None:
             self.ticket.close()  # usually closed already
-        self.ended.set_result(None)
+        if isinstance(self._ended, asyncio.Future):
+            self._ended.set_result(None)
+        self._ended = True
+
+    @property
+    def ended(self) -> asyncio.Future[None]:
+        """Done when the exchange has ended."""
+        if isinstance(self._ended, bool):
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            if self._ended:
+                future.set_result(None)
+            self._ended = future
+        return self._ended
 
     def abort(self, error: RequestError) -> None:
         """End the exchange from outside; the caller gets the error."""
@@ -321,55 +327,54 @@ class Exchange:
         return check_model_name(self.path_id or name or self.context.get_default_model(self.key))
 
     def respond(
-        self, body: bytes, *, status: int = 200, content_type: str = "application/json"
-    ) -> web.Response:
-        """Return a response with a body."""
-        self._add_timing()
-        return web.Response(
-            body=body, status=status, content_type=content_type, headers=self.headers
-        )
+        self, body: bytes | None, *, status: int = 200, content_type: str = "application/json"
+    ) -> Response:
+        """Return a response with a body; with None, the handler prepares it and writes parts."""
+        return Response(self._make_head(content_type), body, status)
 
-    def respond_json(self, value: Any, *, status: int = 200) -> web.Response:
+    def respond_json(self, value: Any, *, status: int = 200) -> Response:
         """Return a response with a value as JSON."""
         return self.respond(msgspec.json.encode(value), status=status)
 
-    def respond_error(self, error: RequestError) -> web.Response:
+    def respond_error(self, error: RequestError) -> Response:
         """Return an error response."""
-        self.headers.update(error.headers)
+        self.headers |= error.headers
         response = self.respond(self.encode_error(error), status=error.status)
         is_unread = error.status in {408, 413} or error.code == "invalid_http"
         if is_unread or self.context.draining:
             response.force_close()  # the rest of the body, or a further request, is not read
         return response
 
-    async def start_stream(self) -> web.StreamResponse:
-        """Send the head of an event stream, and return the response to write to."""
-        self._add_timing()
+    async def start_stream(self) -> Response:
+        """Return an event stream to write to. Its head is sent with the first event."""
         self.headers["X-Accel-Buffering"] = "no"  # nginx would hold the events back
         if self._patience.silence_s < self._patience.total_s:
             # From now on the caller is never without a byte for long.
             self._limit_time(self._patience.total_s)
-        response = _EventStream(
-            headers={"Content-Type": "text/event-stream; charset=utf-8", **self.headers}
-        )
+        response = self.respond(None, content_type="text/event-stream; charset=utf-8")
         await response.prepare(self.request)
         return response
 
-    def _add_timing(self) -> None:
+    def _make_head(self, content_type: str) -> dict[str, str]:
         elapsed_s = self.context.monotonic() - self.started_at
-        self.headers["openai-processing-ms"] = str(round(elapsed_s * 1000))
+        head = {
+            "Content-Type": content_type,
+            "x-request-id": self.id,
+            "request-id": self.id,  # the name that Anthropic's clients read
+            "openai-processing-ms": f"{elapsed_s * 1000:.0f}",
+            "Cache-Control": "no-store",
+            # Browsers have sessions here: they must not take what somebody sent for a page of ours.
+            "X-Content-Type-Options": "nosniff",
+            "Server": "foundry-api",
+        }
         if self.ticket is not None:
-            self.headers["x-queue-ms"] = str(round(self.ticket.queued_s * 1000))
-            self._add_limits()  # as of now: a call that has ended gave back what it did not use
+            head["x-queue-ms"] = f"{self.ticket.queued_s * 1000:.0f}"
+            # As of now: a call that has ended gave back what it did not use.
+            head |= self._make_limit_headers()
+        return head | self.headers
 
-    def _add_limits(self) -> None:
-        account = self.context.admission.accounts.get(self.key)
-        self.headers.update(make_limit_headers(account))
-
-
-class _EventStream(web.StreamResponse):
-    # The head is sent with the first event, not alone: it is prepared when there is one.
-    _send_headers_immediately = False
+    def _make_limit_headers(self) -> dict[str, str]:
+        return make_limit_headers(self.context.admission.accounts.get(self.key))
 
 
 def make_request_id() -> str:

@@ -6,14 +6,14 @@ import asyncio
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from aiohttp import web
-
 from foundry_api.storage.threads import finish_opening
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
     from typing import BinaryIO
+
+    from aiohttp import web
 
     from foundry_api.gateway.errors import RequestError
     from foundry_api.gateway.exchange import Exchange
@@ -38,11 +38,12 @@ async def send_files(
     except FileNotFoundError:
         raise not_found from None
     try:
-        exchange.headers["Content-Type"] = content_type
-        # A browser must not take what somebody uploaded for a page of the gateway.
-        exchange.headers["Content-Disposition"] = "attachment"
-        response = web.StreamResponse(headers=exchange.headers)
-        response.content_length = sum(one.size for one in stored)
+        exchange.headers |= {
+            # A browser must not take what somebody uploaded for a page of the gateway.
+            "Content-Disposition": "attachment",
+            "Content-Length": str(sum(one.size for one in stored)),
+        }
+        response = exchange.respond(None, content_type=content_type)
         await response.prepare(exchange.request)
         if exchange.request.method != "HEAD":
             for file in files:

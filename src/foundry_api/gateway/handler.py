@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from foundry_api.gateway.authentication import Authenticator
     from foundry_api.gateway.context import GatewayContext
     from foundry_api.gateway.guard import RequestGuard
+    from foundry_api.gateway.response import Response
     from foundry_api.gateway.routing import Router
 
 __all__ = ["GatewayHandler"]
@@ -81,7 +82,7 @@ class GatewayHandler:
                 self._record_action(exchange)
             exchange.close()
 
-    def _respond_error(self, exchange: Exchange, error: RequestError) -> web.Response:
+    def _respond_error(self, exchange: Exchange, error: RequestError) -> Response:
         """Return an error response; end the connection if another response has begun."""
         if exchange.request.writer.output_size:
             # Its reader would take the error for the rest of the content.

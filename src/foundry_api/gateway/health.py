@@ -61,9 +61,7 @@ async def get_metrics(exchange: Exchange) -> web.StreamResponse:
         breaker_state=context.upstreams.breaker_state,
         upstreams=context.upstreams,
     )
-    response = exchange.respond(text)
-    response.headers["Content-Type"] = CONTENT_TYPE
-    return response
+    return exchange.respond(text, content_type=CONTENT_TYPE)
 
 
 def list_problems(context: GatewayContext) -> list[str]:

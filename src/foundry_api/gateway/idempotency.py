@@ -7,15 +7,17 @@ import hashlib
 from typing import TYPE_CHECKING
 
 import msgspec
-from aiohttp import web
 
 from foundry_api.gateway.call_headers import read_patience
 from foundry_api.gateway.errors import RequestError
 from foundry_api.gateway.idempotency_cache import SavedResponse
+from foundry_api.gateway.response import Response
 from foundry_api.types.errors import FoundryError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from aiohttp import web
 
     from foundry_api.gateway.exchange import Exchange
     from foundry_api.gateway.idempotency_cache import Outcome, SavedRequest
@@ -97,8 +99,8 @@ async def respond_once(
         cache.remove(name)
         entry.ended.set_result(None)
         raise
-    if isinstance(response, web.Response) and isinstance(response.body, bytes):
-        saved = SavedResponse(response.body, response.status, response.content_type)
+    if isinstance(response, Response) and response.body is not None:
+        saved = SavedResponse(response.body, response.status, response.head["Content-Type"])
         cache.save(name, saved, monotonic())
     else:
         cache.remove(name)
@@ -120,9 +122,7 @@ async def _wait(exchange: Exchange, entry: SavedRequest) -> Outcome:
         ) from None
 
 
-def _repeat(
-    exchange: Exchange, outcome: SavedResponse | RequestError | FoundryError
-) -> web.Response:
+def _repeat(exchange: Exchange, outcome: SavedResponse | RequestError | FoundryError) -> Response:
     if not isinstance(outcome, SavedResponse):
         raise outcome
     exchange.headers["Idempotency-Replayed"] = "true"

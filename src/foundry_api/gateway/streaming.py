@@ -13,9 +13,8 @@ from foundry_api.types.errors import FoundryError
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
-    from aiohttp import web
-
     from foundry_api.gateway.exchange import Exchange
+    from foundry_api.gateway.response import Response
 
 __all__ = ["LastEvent", "send_events"]
 
@@ -32,7 +31,7 @@ async def send_events(
     exchange: Exchange,
     events: AsyncGenerator[bytes],
     make_error_event: Callable[[RequestError], bytes],
-) -> web.StreamResponse:
+) -> Response:
     """Send encoded events as they arrive.
 
     The head is sent with the first event, or after some seconds of silence. An error before that
@@ -79,7 +78,7 @@ class _Writer:
     )
 
     def __init__(self, exchange: Exchange) -> None:
-        self.response: web.StreamResponse | None = None
+        self.response: Response | None = None
         self._exchange = exchange
         self._loop = asyncio.get_running_loop()
         self._keep_alive_s = exchange.context.config.keep_alive_s
@@ -88,7 +87,7 @@ class _Writer:
         # One timer for the stream: arming one for each event would cost more than the event.
         self._timer = exchange.context.stream_timers.take(self._loop, self._check)
         self._timer.arm(self._last_write_at + self._keep_alive_s)
-        self._comment: asyncio.Task[web.StreamResponse] | None = None
+        self._comment: asyncio.Task[Response] | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -105,7 +104,7 @@ class _Writer:
         await self._prepare()
         await self._send(data)
 
-    async def finish(self, data: bytes = b"") -> web.StreamResponse:
+    async def finish(self, data: bytes = b"") -> Response:
         """End the stream with data, and return its response."""
         await self._prepare()
         return await self._send(data, is_last=True)
@@ -116,7 +115,7 @@ class _Writer:
         if self._comment is not None:
             await self._comment
 
-    async def _send(self, data: bytes, *, is_last: bool = False) -> web.StreamResponse:
+    async def _send(self, data: bytes, *, is_last: bool = False) -> Response:
         if self.response is None:
             self.response = await self._exchange.start_stream()
         self._is_writing = True
@@ -138,7 +137,7 @@ class _Writer:
             due_at = now + self._keep_alive_s
         self._timer.arm(due_at)
 
-    def _on_comment(self, task: asyncio.Task[web.StreamResponse]) -> None:
+    def _on_comment(self, task: asyncio.Task[Response]) -> None:
         self._comment = None
         if not task.cancelled():
             task.exception()  # a client that left: the next write reports it

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from foundry_api.gateway.context import GatewayContext
     from foundry_api.gateway.keys.types import ApiKey
     from foundry_api.gateway.limits.admission import Ticket, Work
+    from foundry_api.gateway.response import Response
 
 __all__ = ["GatewayEngine", "make_unfinished_result"]
 
@@ -129,7 +130,7 @@ class _LineTask(BatchTask[BatchLineResult]):
                     return self._make_failed(refusal)
                 raise
             else:
-                return self._make_result(exchange, cast("web.Response", response))
+                return self._make_result(exchange, cast("Response", response))
             finally:
                 if exchange.ticket is not None:
                     context.metrics.record(exchange, context.monotonic())
@@ -151,13 +152,13 @@ class _LineTask(BatchTask[BatchLineResult]):
     def make_shared_result(self, result: BatchLineResult) -> BatchLineResult:
         return result  # tasks have no keys, so none shares an answer
 
-    def _make_result(self, exchange: LineExchange, response: web.Response) -> BatchLineResult:
+    def _make_result(self, exchange: LineExchange, response: Response) -> BatchLineResult:
         ticket = exchange.ticket
         return BatchLineResult(
             index=self.index,
             digest=self._item.line.digest,
             output=self._form.make_answer(
-                self._item.request.custom_id, exchange.id, cast("bytes", response.body)
+                self._item.request.custom_id, exchange.id, response.body or b""
             ),
             failed=False,
             at=self._context.wall_clock(),

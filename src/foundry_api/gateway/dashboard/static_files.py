@@ -80,9 +80,7 @@ def _respond(exchange: Exchange, file: _File) -> web.StreamResponse:
         exchange.headers["Content-Encoding"], body = "gzip", file.compressed
         # An ETag names bytes, and these are others; a weak one names what they mean.
         exchange.headers["ETag"] = f'W/"{file.etag}"'
-    response = exchange.respond(body, content_type=file.content_type)
-    response.charset = "utf-8"
-    return response
+    return exchange.respond(body, content_type=f"{file.content_type}; charset=utf-8")
 
 
 @cache
