@@ -147,7 +147,7 @@ async def measure_lookups() -> float:
         token = [database.create(NewKey(name=f"key-{n}", **limits))[1] for n in range(100)][50]
         keyring = Keyring(database, on_revoked=print)
         await keyring.open()
-        accounts = Accounts(monotonic=time.monotonic, wall_clock=time.time)
+        accounts = Accounts(time.time)
         started_at = time.process_time()
         for _ in range(LOOKUPS):
             key = keyring.find(token)
@@ -155,7 +155,7 @@ async def measure_lookups() -> float:
             if "inference" in key.scopes and key.allows_model(server.MODEL, server.MODEL):
                 account = accounts.get(key)
                 account.check_parallel()
-                account.check_budgets(100)
+                account.end(account.start(100), 100)
         used_s = time.process_time() - started_at
         await keyring.close()
     return used_s / LOOKUPS

@@ -230,10 +230,11 @@ async def test_tokens_are_charged_to_the_key_and_batches_are_its_own(tmp_path: P
         batch = await start(first, encode([make_chat(number, model="fake") for number in range(3)]))
         batch = await wait(first, batch)
         assert batch.request_counts.completed == 3
-        account = next(iter(served.gateway.context.admission.accounts))
-        assert account.tokens["d"].remaining < 100_000
+        accounts = served.gateway.context.admission.accounts
+        account, now = next(iter(accounts)), accounts.clock()
+        assert account.tokens["d"].get_level(now)[0] < 100_000
         assert account.requests is not None
-        assert account.requests.remaining == 50
+        assert account.requests.get_level(now)[0] == 50
         assert (account.running, account.batch_lines) == (0, 0)
         assert [one.id async for one in second.batches.list()] == []
         with pytest.raises(Exception, match="no batch with this id"):

@@ -58,49 +58,49 @@ def test_p12_a_refused_request_is_allowed_exactly_when_it_was_promised(
     amount: int, period_s: float, steps: list[tuple[float, int]]
 ) -> None:
     clock = Clock(0.0)
-    budget = RollingBudget(amount, period_s, monotonic=clock, wall_clock=clock)
+    budget = RollingBudget(amount, period_s, clock())
     for pause_s, units in steps:
         clock.now += pause_s
-        if wait_s := budget.get_wait_s(units):
+        if wait_s := budget.get_wait_s(units, clock()):
             clock.now += wait_s * 0.99
-            assert budget.get_wait_s(units) > 0
+            assert budget.get_wait_s(units, clock()) > 0
             clock.now += wait_s * 0.01 + 1e-6
-            assert budget.get_wait_s(units) == pytest.approx(0, abs=1e-6)
-        budget.use(units)
-        assert 0 <= budget.remaining <= amount
+            assert budget.get_wait_s(units, clock()) == pytest.approx(0, abs=1e-6)
+        budget.use(units, clock())
+        assert 0 <= budget.get_level(clock())[0] <= amount
 
 
 def test_a_rolling_budget_allows_no_more_than_a_period_has() -> None:
     clock = Clock(0.0)
-    budget = RollingBudget(60, 60.0, monotonic=clock, wall_clock=clock)
+    budget = RollingBudget(60, 60.0, clock())
     used = 0
-    while not budget.get_wait_s(1):
-        budget.use(1)
+    while not budget.get_wait_s(1, clock()):
+        budget.use(1, clock())
         used += 1
     assert used == 60
-    assert budget.get_wait_s(1) == pytest.approx(1.0)
+    assert budget.get_wait_s(1, clock()) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("unit", ["d", "mo"])
 def test_a_clock_that_is_set_back_grants_nothing_anew(unit: str) -> None:
     clock = Clock()
-    budget = CalendarBudget(100, unit, wall_clock=clock)  # type: ignore[arg-type]
-    budget.use(100)
+    budget = CalendarBudget(100, unit, clock())  # type: ignore[arg-type]
+    budget.use(100, clock())
     clock.now -= 40 * DAY_S
-    assert budget.get_wait_s(1) > 0
+    assert budget.get_wait_s(1, clock()) > 0
     clock.now += 80 * DAY_S
-    assert budget.get_wait_s(1) == 0
+    assert budget.get_wait_s(1, clock()) == 0
 
 
 def test_a_stored_period_counts_until_its_end() -> None:
     clock = Clock()
-    before = CalendarBudget(100, "d", wall_clock=clock)
-    before.use(70)
-    after = CalendarBudget(100, "d", wall_clock=clock)
-    after.restore(before.state)
-    assert after.remaining == 30
-    after.restore(BudgetState(100, clock.now - 1))
-    assert after.remaining == 30
+    before = CalendarBudget(100, "d", clock())
+    before.use(70, clock())
+    after = CalendarBudget(100, "d", clock())
+    after.restore(before.get_state(clock()), clock())
+    assert after.get_level(clock())[0] == 30
+    after.restore(BudgetState(100, clock.now - 1), clock())
+    assert after.get_level(clock())[0] == 30
 
 
 def serve_fairly(
@@ -174,44 +174,44 @@ def test_items_that_leave_are_not_served() -> None:
 
 def test_reserved_tokens_that_time_has_renewed_are_not_given_back() -> None:
     clock = Clock(0.0)
-    budget = RollingBudget(100, 60.0, monotonic=clock, wall_clock=clock)
-    slow = budget.reserve(100)
+    budget = RollingBudget(100, 60.0, clock())
+    slow = budget.reserve(100, clock())
     clock.now += 60
-    budget.settle(budget.reserve(100), 100)
-    budget.settle(slow, 1)
-    assert budget.remaining == 0
+    budget.reserve(100, clock()).settle(100, clock())
+    slow.settle(1, clock())
+    assert budget.get_level(clock())[0] == 0
 
 
 def test_unused_reservations_are_given_back() -> None:
     clock = Clock(0.0)
-    budget = RollingBudget(100, 60.0, monotonic=clock, wall_clock=clock)
-    reservations = [budget.reserve(40), budget.reserve(40)]
+    budget = RollingBudget(100, 60.0, clock())
+    reservations = [budget.reserve(40, clock()), budget.reserve(40, clock())]
     for reservation in reversed(reservations):
-        budget.settle(reservation, 10)
-    assert budget.remaining == 80
-    budget.settle(budget.reserve(10), 60)
-    assert budget.remaining == 20
+        reservation.settle(10, clock())
+    assert budget.get_level(clock())[0] == 80
+    budget.reserve(10, clock()).settle(60, clock())
+    assert budget.get_level(clock())[0] == 20
 
 
 def test_a_call_over_midnight_does_not_reduce_the_count_of_the_new_day() -> None:
     clock = Clock()
-    budget = CalendarBudget(100, "d", wall_clock=clock)
-    reservation = budget.reserve(100)
+    budget = CalendarBudget(100, "d", clock())
+    reservation = budget.reserve(100, clock())
     clock.now += DAY_S
-    budget.use(50)
-    budget.settle(reservation, 10)
-    assert budget.remaining == 50
+    budget.use(50, clock())
+    reservation.settle(10, clock())
+    assert budget.get_level(clock())[0] == 50
 
 
 def test_a_clock_that_was_years_ahead_does_not_lock_a_key_out_for_years() -> None:
     clock = Clock()
     clock.now += 400 * DAY_S
-    budget = CalendarBudget(100, "d", wall_clock=clock)
-    budget.use(100)
+    budget = CalendarBudget(100, "d", clock())
+    budget.use(100, clock())
     clock.now -= 400 * DAY_S
-    assert 0 < budget.get_wait_s(1) <= DAY_S
+    assert 0 < budget.get_wait_s(1, clock()) <= DAY_S
     clock.now += DAY_S
-    assert budget.get_wait_s(1) == 0
+    assert budget.get_wait_s(1, clock()) == 0
 
 
 @pytest.mark.parametrize("unit", ["m", "d"])
@@ -220,10 +220,10 @@ async def test_a_changed_limit_keeps_what_was_used(unit: str) -> None:
     key = make_key(rate=Limit(10, unit), tokens=(Limit(100, unit),))  # type: ignore[arg-type]
     admission.admit(key, make_work(50, 0)).close()  # nothing ran on, so its prompt is used
     changed = make_key(rate=Limit(20, unit), tokens=(Limit(60, unit),))  # type: ignore[arg-type]
-    account = admission.accounts.get(changed)
+    account, now = admission.accounts.get(changed), admission.accounts.clock()
     assert account.requests is not None
-    assert account.requests.remaining == 19
-    assert account.tokens[unit].remaining == 10  # type: ignore[index]
+    assert account.requests.get_level(now)[0] == 19
+    assert account.tokens[unit].get_level(now)[0] == 10  # type: ignore[index]
 
 
 async def test_a_refusal_names_the_longest_wait() -> None:
@@ -231,8 +231,8 @@ async def test_a_refusal_names_the_longest_wait() -> None:
     admission = make_admission(clock)
     key = make_key(rate=Limit(60, "m"), tokens=(Limit(60, "m"), Limit(200, "h")))
     for _ in range(60):
-        admission.accounts.get(key).requests.use(1)  # type: ignore[union-attr]
-    admission.accounts.get(key).tokens["m"].use(60)
+        admission.accounts.get(key).requests.use(1, clock())  # type: ignore[union-attr]
+    admission.accounts.get(key).tokens["m"].use(60, clock())
     with pytest.raises(RequestError) as caught:
         admission.admit(key, make_work(30, 0))
     assert caught.value.retry_after_s is not None
@@ -259,14 +259,15 @@ async def test_answers_that_were_not_streamed_count_for_the_order() -> None:
 
 async def test_calls_that_the_service_refused_cost_no_tokens() -> None:
     admission, key = make_admission(Clock()), make_key(tokens=(Limit(100, "d"),))
+    now = admission.accounts.clock()
     with pytest.raises(ContextOverflow):
         async with admission.admit(key, make_work(50, 10)):
             raise ContextOverflow("too long")
-    assert admission.accounts.get(key).tokens["d"].remaining == 100
+    assert admission.accounts.get(key).tokens["d"].get_level(now)[0] == 100
     with pytest.raises(ReadTimeout):
         async with admission.admit(key, make_work(50, 10)):
             raise ReadTimeout("nothing")
-    assert admission.accounts.get(key).tokens["d"].remaining == 50
+    assert admission.accounts.get(key).tokens["d"].get_level(now)[0] == 50
 
 
 async def test_p7_the_parallel_limit_is_exact() -> None:

@@ -159,10 +159,11 @@ async def test_a_kill_loses_nothing_that_is_older_than_a_second(tmp_path: Path) 
             program.kill()
             await program.wait()
         async with serve(directory, upstream.base_url) as served:
-            [account] = served.gateway.context.admission.accounts
-            assert account.tokens["d"].remaining == 10_000 - used
+            accounts = served.gateway.context.admission.accounts
+            [account], now = accounts, accounts.clock()
+            assert account.tokens["d"].get_level(now)[0] == 10_000 - used
             assert account.requests is not None
-            assert account.requests.remaining == 99
+            assert account.requests.get_level(now)[0] == 99
 
 
 async def test_calls_are_served_while_the_file_is_locked(tmp_path: Path) -> None:

@@ -59,10 +59,11 @@ def read_patience(headers: Mapping[str, str]) -> Patience:
     totals: dict[str, str] = {}
     if total := headers.get("X-Request-Timeout"):
         totals["X-Request-Timeout"] = total
-    for preference in headers.get("Prefer", "").split(","):
-        name, separator, value = preference.strip().partition("=")
-        if separator and name.strip().lower() == "wait":
-            totals["Prefer"] = value.strip()
+    if preferences := headers.get("Prefer"):
+        for preference in preferences.split(","):
+            name, separator, value = preference.strip().partition("=")
+            if separator and name.strip().lower() == "wait":
+                totals["Prefer"] = value.strip()
     silence = headers.get("x-stainless-read-timeout")
     if not totals and not silence:
         return NO_PATIENCE
@@ -90,16 +91,16 @@ def _read_seconds(name: str, text: str) -> float:
     return min(seconds, MAX_DEADLINE_S)
 
 
-def make_limit_headers(account: Account) -> dict[str, str]:
+def make_limit_headers(account: Account, now: float) -> dict[str, str]:
     """Describe the limits of a key as OpenAI does."""
     headers: dict[str, str] = {}
     if account.requests is not None:
-        remaining, reset_s = account.requests.get_level()
+        remaining, reset_s = account.requests.get_level(now)
         headers["x-ratelimit-limit-requests"] = str(account.requests.amount)
         headers["x-ratelimit-remaining-requests"] = str(remaining)
         headers["x-ratelimit-reset-requests"] = format_duration(reset_s)
     if account.tokens:
-        levels = [(*budget.get_level(), budget.amount) for budget in account.tokens.values()]
+        levels = [(*budget.get_level(now), budget.amount) for budget in account.tokens.values()]
         remaining, reset_s, amount = min(levels)
         headers["x-ratelimit-limit-tokens"] = str(amount)
         headers["x-ratelimit-remaining-tokens"] = str(remaining)

@@ -8,6 +8,7 @@ import secrets
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
+from aiohttp import web
 from msgspec import structs
 
 from foundry_api.gateway.call_headers import (
@@ -23,8 +24,6 @@ from foundry_api.gateway.response import Response
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
-
-    from aiohttp import web
 
     from foundry_api.core.options import TimeOptions
     from foundry_api.gateway.context import GatewayContext
@@ -374,7 +373,8 @@ class Exchange:
         return head | self.headers
 
     def _make_limit_headers(self) -> dict[str, str]:
-        return make_limit_headers(self.context.admission.accounts.get(self.key))
+        accounts = self.context.admission.accounts
+        return make_limit_headers(accounts.get(self.key), accounts.clock())
 
 
 def make_request_id() -> str:

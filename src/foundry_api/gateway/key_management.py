@@ -294,9 +294,10 @@ def _make_key_not_found() -> RequestError:
 
 def _describe(context: GatewayContext, key: ApiKey) -> dict[str, Any]:
     account = context.admission.accounts.get(key)
+    now = context.keyring.now()
     budgets: list[dict[str, Any]] = []
     for name, budget in account.get_budgets().items():
-        remaining, reset_s = budget.get_level()
+        remaining, reset_s = budget.get_level(now)
         budgets.append(
             {
                 "unit": name,
@@ -305,4 +306,4 @@ def _describe(context: GatewayContext, key: ApiKey) -> dict[str, Any]:
                 "reset_s": round(reset_s, 3),
             }
         )
-    return {**key.describe(context.keyring.now()), "running": account.running, "budgets": budgets}
+    return {**key.describe(now), "running": account.running, "budgets": budgets}

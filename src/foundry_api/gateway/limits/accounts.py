@@ -47,13 +47,7 @@ class Account:
         is_changed: Whether it has used something since `Accounts.take_changes`.
     """
 
-    def __init__(
-        self,
-        name: str,
-        *,
-        monotonic: Callable[[], float],
-        wall_clock: Callable[[], float],
-    ) -> None:
+    def __init__(self, name: str, clock: Callable[[], float]) -> None:
         self.name = name
         self.weight = 1.0
         self.running = 0
@@ -62,19 +56,19 @@ class Account:
         self.requests: Budget | None = None
         self.tokens: dict[LimitUnit, Budget] = {}
         self.is_changed = False
-        self._monotonic = monotonic
-        self._wall_clock = wall_clock
+        self._clock = clock
         self._parallel: int | None = None
         self._rate: Limit | None = None
 
     def configure(self, key: ApiKey) -> None:
         """Take the limits of a key. What it has used counts on under a limit of the same unit."""
+        now = self._clock()
         self.weight, self._parallel = key.weight, key.parallel
         earlier = self.requests if _has_same_unit(key.rate, self._rate) else None
         self._rate = key.rate
-        self.requests = None if key.rate is None else self._make_budget(key.rate, earlier)
+        self.requests = None if key.rate is None else _adapt_budget(key.rate, earlier, now)
         self.tokens = {
-            limit.unit: self._make_budget(limit, self.tokens.get(limit.unit))
+            limit.unit: _adapt_budget(limit, self.tokens.get(limit.unit), now)
             for limit in key.tokens
         }
 
@@ -100,40 +94,27 @@ class Account:
                 retry_after_s=1.0,
             )
 
-    def check_budgets(self, tokens: int, *, is_batch: bool = False) -> None:
-        """Refuse a call that the budgets do not allow now. A batch uses tokens, no requests.
+    def start(self, tokens: int, *, is_batch: bool = False) -> tuple[Reservation, ...]:
+        """Count a call that starts; return the tokens that are reserved for it.
+
+        A batch uses tokens, no requests.
 
         Raises:
-            RequestError: 429, with the time at which all of them allow the same call.
+            RequestError: 429, with the time at which all budgets allow the same call.
         """
-        wait_s, unit, budget, needed = 0.0, None, self.requests, None
-        if budget is not None and self._rate is not None and not is_batch:
-            wait_s, unit = budget.get_wait_s(1), self._rate.unit
-        for other_unit, other in self.tokens.items():
-            if (other_s := other.get_wait_s(tokens)) > wait_s:
-                wait_s, unit, budget, needed = other_s, other_unit, other, tokens
-        if wait_s and budget is not None and unit is not None:
-            raise _make_refusal(budget, unit, wait_s, needed_tokens=needed)
-
-    def start(
-        self, tokens: int, *, is_batch: bool = False
-    ) -> tuple[tuple[Budget, Reservation], ...]:
-        """Count a call that starts; return the tokens that are reserved for it."""
+        now = self._clock()
+        self._check_budgets(tokens, now, is_batch=is_batch)
         self.is_changed = True
         if is_batch:
             self.batch_lines += 1
         else:
             self.running += 1
             if self.requests is not None:
-                self.requests.use(1)
-        return tuple([(budget, budget.reserve(tokens)) for budget in self.tokens.values()])
+                self.requests.use(1, now)
+        return tuple([budget.reserve(tokens, now) for budget in self.tokens.values()])
 
     def end(
-        self,
-        reservations: Iterable[tuple[Budget, Reservation]],
-        used: int,
-        *,
-        is_batch: bool = False,
+        self, reservations: Iterable[Reservation], used: int, *, is_batch: bool = False
     ) -> None:
         """Count a call that ended: use the tokens that it used instead of the reserved ones."""
         if is_batch:
@@ -141,23 +122,33 @@ class Account:
         else:
             self.running -= 1
         self.is_changed = True
-        for budget, reservation in reservations:
-            budget.settle(reservation, used)
+        now = self._clock()
+        for reservation in reservations:
+            reservation.settle(used, now)
 
-    def _make_budget(self, limit: Limit, earlier: Budget | None) -> Budget:
-        if earlier is None:
-            return make_budget(limit, monotonic=self._monotonic, wall_clock=self._wall_clock)
-        if earlier.amount != limit.amount:
-            earlier.amount = limit.amount
-        return earlier
+    def _check_budgets(self, tokens: int, now: float, *, is_batch: bool) -> None:
+        wait_s, unit, budget, needed = 0.0, None, self.requests, None
+        if budget is not None and self._rate is not None and not is_batch:
+            wait_s, unit = budget.get_wait_s(1, now), self._rate.unit
+        for other_unit, other in self.tokens.items():
+            if (other_s := other.get_wait_s(tokens, now)) > wait_s:
+                wait_s, unit, budget, needed = other_s, other_unit, other, tokens
+        if wait_s and budget is not None and unit is not None:
+            raise _make_refusal(budget, unit, wait_s, now, needed_tokens=needed)
 
 
 class Accounts:
-    """The accounts of all keys."""
+    """The accounts of all keys.
 
-    def __init__(self, *, monotonic: Callable[[], float], wall_clock: Callable[[], float]) -> None:
-        self._monotonic = monotonic
-        self._wall_clock = wall_clock
+    Args:
+        clock: Seconds since the epoch; it never goes back.
+
+    Attributes:
+        clock: The clock of all budgets.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock = clock
         self._accounts: dict[str, Account] = {}
         self._configured: dict[str, ApiKey] = {}
 
@@ -169,9 +160,7 @@ class Accounts:
         name = ANONYMOUS if key is None else key.id
         account = self._accounts.get(name)
         if account is None:
-            account = self._accounts[name] = Account(
-                name, monotonic=self._monotonic, wall_clock=self._wall_clock
-            )
+            account = self._accounts[name] = Account(name, self.clock)
         if key is not None and self._configured.get(name) is not key:
             self._configured[name] = key
             account.configure(key)
@@ -182,20 +171,20 @@ class Accounts:
         changed = [account for account in self if account.is_changed]
         for account in changed:
             account.is_changed = False
-        return [row for account in changed for row in _export(account)]
+        return self._export(changed)
 
     def export(self) -> list[StoredBudget]:
         """Return the budgets of all keys."""
-        return [row for account in self for row in _export(account)]
+        return self._export(self)
 
     def restore(self, rows: Iterable[StoredBudget], keys: Iterable[ApiKey]) -> None:
         """Continue with stored budgets of the keys that there are."""
-        by_id = {key.id: key for key in keys}
+        by_id, now = {key.id: key for key in keys}, self.clock()
         for row in rows:
             if (key := by_id.get(row.key_id)) is not None:
                 budget = self.get(key).get_budgets().get(row.name)
                 if budget is not None:
-                    budget.restore(row.state)
+                    budget.restore(row.state, now)
 
     def forget(self, keys: Iterable[ApiKey]) -> list[str]:
         """Drop the accounts of keys that are not among these, and return their names."""
@@ -209,10 +198,21 @@ class Accounts:
             del self._accounts[name], self._configured[name]
         return unknown
 
+    def _export(self, accounts: Iterable[Account]) -> list[StoredBudget]:
+        now = self.clock()
+        return [
+            StoredBudget(account.name, name, budget.get_state(now))
+            for account in accounts
+            for name, budget in account.get_budgets().items()
+        ]
 
-def _export(account: Account) -> Iterator[StoredBudget]:
-    for name, budget in account.get_budgets().items():
-        yield StoredBudget(account.name, name, budget.state)
+
+def _adapt_budget(limit: Limit, earlier: Budget | None, now: float) -> Budget:
+    if earlier is None:
+        return make_budget(limit, now)
+    if earlier.amount != limit.amount:
+        earlier.change_amount(limit.amount, now)
+    return earlier
 
 
 def _has_same_unit(limit: Limit | None, other: Limit | None) -> bool:
@@ -220,13 +220,13 @@ def _has_same_unit(limit: Limit | None, other: Limit | None) -> bool:
 
 
 def _make_refusal(
-    budget: Budget, unit: LimitUnit, wait_s: float, *, needed_tokens: int | None
+    budget: Budget, unit: LimitUnit, wait_s: float, now: float, *, needed_tokens: int | None
 ) -> RequestError:
     """Return the error for a budget that does not allow a call, of requests or of tokens."""
     limit = f"{budget.amount}/{unit} {'requests' if needed_tokens is None else 'tokens'}"
     what = "quota" if budget.is_quota else "limit"
     message = f"This key has reached its {what} of {limit}."
-    if needed_tokens is not None and (remaining := budget.remaining):
+    if needed_tokens is not None and (remaining := budget.get_level(now)[0]):
         message = (
             f"This call may use {needed_tokens} tokens, and {remaining} are left of the {what} of "
             f"{limit} of this key. A smaller max_tokens needs fewer."

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from foundry_api.gateway.config import GatewayConfig
     from foundry_api.gateway.keys.types import ApiKey
+    from foundry_api.gateway.limits.budgets import Reservation
     from foundry_api.gateway.limits.lanes import UpstreamSlots
     from foundry_api.types.messages import Usage
 
@@ -125,6 +126,7 @@ class Ticket:
         scheduler: Scheduler,
         account: Account,
         work: Work,
+        reservations: tuple[Reservation, ...],
         *,
         timeouts: QueueTimeouts | None,
         ratios: PromptRatios,
@@ -150,7 +152,7 @@ class Ticket:
             body_bytes=work.body_bytes,
             is_batch=work.is_batch,
         )
-        self._reservations = account.start(work.most_tokens, is_batch=work.is_batch)
+        self._reservations = reservations
         scheduler.enter(self._waiter)
 
     async def __aenter__(self) -> Self:
@@ -280,7 +282,7 @@ class Admission:
         self.client_retries = 0
         self.timeouts = QueueTimeouts(config.queue_timeout_s)
         self._ratios = PromptRatios()
-        self.accounts = Accounts(monotonic=monotonic, wall_clock=wall_clock)
+        self.accounts = Accounts(wall_clock)
         make_scheduler = partial(
             Scheduler,
             max_per_slot=config.queue_per_slot,
@@ -308,11 +310,11 @@ class Admission:
         if not work.is_batch:
             account.check_parallel()
             self._check_queue(scheduler, account.name, work)
-        account.check_budgets(work.most_tokens, is_batch=work.is_batch)
         return Ticket(
             scheduler,
             account,
             work,
+            account.start(work.most_tokens, is_batch=work.is_batch),
             timeouts=None if work.is_batch else self.timeouts,
             ratios=self._ratios,
             monotonic=self._monotonic,

@@ -6,8 +6,6 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from foundry_api.gateway.keys.types import Limit, LimitUnit
 
 __all__ = [
@@ -38,62 +36,63 @@ class Reservation(NamedTuple):
     """Units that a running call may use.
 
     Attributes:
+        budget: The budget that they are of.
         units: How many.
-        ends_at: When the budget has renewed them, on the clock of the budget.
+        ends_at: When the budget has renewed them.
     """
 
+    budget: Budget
     units: int
     ends_at: float
+
+    def settle(self, used: int, now: float) -> None:
+        """Use units instead of the reserved ones. Those that were renewed are not given back."""
+        self.budget.settle(self, used, now)
 
 
 class Budget(Protocol):
     """A number of units that may be used in a period.
 
+    Times are seconds since the epoch, on a clock that never goes back. A call needs all budgets of
+    its key several times, so its time is read once for all of them.
+
     Attributes:
+        amount: The units of one period.
         is_quota: Whether it is a quota of a day or a month, which no short wait renews.
     """
 
+    amount: int
     is_quota: bool
 
-    @property
-    def amount(self) -> int:
-        """The units of one period. It may be changed; what was used counts on."""
+    def change_amount(self, amount: int, now: float) -> None:
+        """Change the units of one period; what was used counts on."""
         ...
 
-    @amount.setter
-    def amount(self, amount: int, /) -> None: ...
-
-    @property
-    def remaining(self) -> int:
-        """The units that may be used now."""
-        ...
-
-    def get_level(self) -> tuple[int, float]:
+    def get_level(self, now: float) -> tuple[int, float]:
         """Return what remains, and the seconds until all units may be used again."""
         ...
 
-    def get_wait_s(self, units: int) -> float:
+    def get_wait_s(self, units: int, now: float) -> float:
         """Return the seconds until units may be used; 0 if they may be used now."""
         ...
 
-    def use(self, units: int) -> None:
+    def use(self, units: int, now: float) -> None:
         """Use units, also more than remain."""
         ...
 
-    def reserve(self, units: int) -> Reservation:
+    def reserve(self, units: int, now: float) -> Reservation:
         """Use units that are settled later: no more than a period has."""
         ...
 
-    def settle(self, reservation: Reservation, used: int) -> None:
-        """Use units instead of reserved ones. Those that were renewed are not given back."""
+    def settle(self, reservation: Reservation, used: int, now: float) -> None:
+        """See `Reservation.settle`."""
         ...
 
-    @property
-    def state(self) -> BudgetState:
-        """What to store, so that a restart grants nothing anew."""
+    def get_state(self, now: float) -> BudgetState:
+        """Return what to store, so that a restart grants nothing anew."""
         ...
 
-    def restore(self, state: BudgetState) -> None:
+    def restore(self, state: BudgetState, now: float) -> None:
         """Continue with what was stored; a period that has ended counts no more."""
         ...
 
@@ -107,77 +106,56 @@ class RollingBudget:
 
     is_quota = False
 
-    def __init__(
-        self,
-        amount: int,
-        period_s: float,
-        *,
-        monotonic: Callable[[], float],
-        wall_clock: Callable[[], float],
-    ) -> None:
-        self._amount = amount
+    def __init__(self, amount: int, period_s: float, now: float) -> None:
+        self.amount = amount
         self._period_s = period_s
         self._unit_s = period_s / amount
-        self._monotonic = monotonic
-        self._wall_clock = wall_clock
-        self._full_at = monotonic()
+        # Times count from here: seconds since the epoch are too large for parts of a microsecond.
+        self._epoch = now
+        self._full_at = 0.0
 
-    @property
-    def amount(self) -> int:
-        return self._amount
-
-    @amount.setter
-    def amount(self, amount: int) -> None:
-        used = self.reset_s / self._unit_s
-        self._amount, self._unit_s = amount, self._period_s / amount
+    def change_amount(self, amount: int, now: float) -> None:
+        used = max(0.0, self._full_at - (now - self._epoch)) / self._unit_s
+        self.amount, self._unit_s = amount, self._period_s / amount
         # Of a smaller amount more may be in use than there is. It is free after a period anyway.
-        self._full_at = self._monotonic() + min(used * self._unit_s, self._period_s)
+        self._full_at = now - self._epoch + min(used * self._unit_s, self._period_s)
 
-    @property
-    def remaining(self) -> int:
-        return self.get_level()[0]
-
-    @property
-    def reset_s(self) -> float:
-        """Seconds until all units may be used again."""
-        return max(0.0, self._full_at - self._monotonic())
-
-    def get_level(self) -> tuple[int, float]:
-        reset_s = self.reset_s
+    def get_level(self, now: float) -> tuple[int, float]:
+        reset_s = max(0.0, self._full_at - (now - self._epoch))
         return max(0, int((self._period_s - reset_s) / self._unit_s + 1e-9)), reset_s
 
-    def get_wait_s(self, units: int) -> float:
+    def get_wait_s(self, units: int, now: float) -> float:
         # A request for more than a period has could never run; it may run on a full budget.
-        cost_s = min(units, self._amount) * self._unit_s
-        wait_s = self.reset_s + cost_s - self._period_s
+        cost_s = min(units, self.amount) * self._unit_s
+        wait_s = max(0.0, self._full_at - (now - self._epoch)) + cost_s - self._period_s
         # Rounding must not refuse the last unit.
         return wait_s if wait_s > 1e-9 * self._period_s else 0.0
 
-    def use(self, units: int) -> None:
-        self._full_at = max(self._full_at, self._monotonic()) + units * self._unit_s
+    def use(self, units: int, now: float) -> None:
+        self._full_at = max(self._full_at, now - self._epoch) + units * self._unit_s
 
-    def reserve(self, units: int) -> Reservation:
-        units = min(units, self._amount)
-        self.use(units)
-        return Reservation(units, self._full_at)
+    def reserve(self, units: int, now: float) -> Reservation:
+        units = min(units, self.amount)
+        self.use(units, now)
+        return Reservation(self, units, self._full_at)
 
-    def settle(self, reservation: Reservation, used: int) -> None:
+    def settle(self, reservation: Reservation, used: int, now: float) -> None:
         unused = reservation.units - used
         if unused < 0:
-            self.use(-unused)
+            self.use(-unused, now)
         else:
             # Giving back what time has renewed would take away what other calls have used.
-            remaining_s = max(0.0, reservation.ends_at - self._monotonic())
+            remaining_s = max(0.0, reservation.ends_at - (now - self._epoch))
             self._full_at -= min(unused * self._unit_s, remaining_s)
 
-    @property
-    def state(self) -> BudgetState:
-        return BudgetState(self.amount - self.remaining, self._wall_clock() + self.reset_s)
+    def get_state(self, now: float) -> BudgetState:
+        remaining, reset_s = self.get_level(now)
+        return BudgetState(self.amount - remaining, now + reset_s)
 
-    def restore(self, state: BudgetState) -> None:
-        # A clock that was set back must not lock a key out for longer than a period.
-        reset_s = min(max(0.0, state.ends_at - self._wall_clock()), self._period_s)
-        self._full_at = self._monotonic() + reset_s
+    def restore(self, state: BudgetState, now: float) -> None:
+        # A clock that was ahead must not lock a key out for longer than a period.
+        reset_s = min(max(0.0, state.ends_at - now), self._period_s)
+        self._full_at = now - self._epoch + reset_s
 
 
 class CalendarBudget:
@@ -185,54 +163,52 @@ class CalendarBudget:
 
     is_quota = True
 
-    def __init__(self, amount: int, unit: LimitUnit, *, wall_clock: Callable[[], float]) -> None:
+    def __init__(self, amount: int, unit: LimitUnit, now: float) -> None:
         self.amount = amount
         self._is_monthly = unit == "mo"
         self._longest_s = (31 if self._is_monthly else 1) * DAY_S
-        self._wall_clock = wall_clock
         self._used = 0
-        self._ends_at = self._find_end(wall_clock())
+        self._ends_at = self._find_end(now)
 
-    @property
-    def remaining(self) -> int:
-        return self.get_level()[0]
+    def change_amount(self, amount: int, now: float) -> None:
+        del now
+        self.amount = amount
 
-    def get_level(self) -> tuple[int, float]:
-        now = self._renew()
-        return max(0, self.amount - self._used), max(0.0, self._ends_at - now)
+    def get_level(self, now: float) -> tuple[int, float]:
+        self._renew(now)
+        return max(0, self.amount - self._used), self._ends_at - now
 
-    def get_wait_s(self, units: int) -> float:
-        remaining, reset_s = self.get_level()
-        return 0.0 if min(units, self.amount) <= remaining else reset_s
+    def get_wait_s(self, units: int, now: float) -> float:
+        self._renew(now)
+        is_enough = min(units, self.amount) <= max(0, self.amount - self._used)
+        return 0.0 if is_enough else self._ends_at - now
 
-    def use(self, units: int) -> None:
-        self._renew()
+    def use(self, units: int, now: float) -> None:
+        self._renew(now)
         self._used += units
 
-    def reserve(self, units: int) -> Reservation:
+    def reserve(self, units: int, now: float) -> Reservation:
         units = min(units, self.amount)
-        self.use(units)
-        return Reservation(units, self._ends_at)
+        self.use(units, now)
+        return Reservation(self, units, self._ends_at)
 
-    def settle(self, reservation: Reservation, used: int) -> None:
-        self._renew()
+    def settle(self, reservation: Reservation, used: int, now: float) -> None:
+        self._renew(now)
         more = used - reservation.units
         # What was reserved in an earlier period has been used up there.
         if more > 0 or reservation.ends_at == self._ends_at:
             self._used += more
 
-    @property
-    def state(self) -> BudgetState:
-        self._renew()
+    def get_state(self, now: float) -> BudgetState:
+        self._renew(now)
         return BudgetState(self._used, self._ends_at)
 
-    def restore(self, state: BudgetState) -> None:
-        if state.ends_at > self._wall_clock():
+    def restore(self, state: BudgetState, now: float) -> None:
+        if state.ends_at > now:
             self._used, self._ends_at = state
 
-    def _renew(self) -> float:
-        """Start the period of the present time, and return that time."""
-        now = self._wall_clock()
+    def _renew(self, now: float) -> None:
+        """Start the period of the present time."""
         # Only a later period renews: a clock that is set back grants nothing anew.
         if now >= self._ends_at:
             self._used, self._ends_at = 0, self._find_end(now)
@@ -240,7 +216,6 @@ class CalendarBudget:
             # The clock was ahead. What was used counts until the end of the present period, not
             # until the clock gets there again, which may take years.
             self._ends_at = self._find_end(now)
-        return now
 
     def _find_end(self, now: float) -> float:
         start = datetime.fromtimestamp(now, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
@@ -250,11 +225,9 @@ class CalendarBudget:
         return (start.replace(day=1) + timedelta(days=32)).replace(day=1).timestamp()
 
 
-def make_budget(
-    limit: Limit, *, monotonic: Callable[[], float], wall_clock: Callable[[], float]
-) -> Budget:
+def make_budget(limit: Limit, now: float) -> Budget:
     """Make the budget of a limit: of a day or a month by the calendar, else rolling."""
     period_s = limit.period_s
     if period_s is None or limit.unit == "d":
-        return CalendarBudget(limit.amount, limit.unit, wall_clock=wall_clock)
-    return RollingBudget(limit.amount, period_s, monotonic=monotonic, wall_clock=wall_clock)
+        return CalendarBudget(limit.amount, limit.unit, now)
+    return RollingBudget(limit.amount, period_s, now)
