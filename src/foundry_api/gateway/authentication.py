@@ -155,15 +155,13 @@ class Authenticator:
 def find_token(request: web.BaseRequest) -> str | None:
     """Return the token of a request; None without one, and an empty text for different ones."""
     headers = request.headers
-    tokens: set[str] = set()
+    values = [*headers.getall("x-api-key", ()), *headers.getall("api-key", ())]
     for value in headers.getall("Authorization", ()):
         scheme, _, token = value.partition(" ")
-        tokens.add(token.strip() if scheme.lower() == "bearer" else "")
-    for name in ("x-api-key", "api-key"):
-        tokens.update(value.strip() for value in headers.getall(name, ()))
-    if not tokens:
-        return None
-    return tokens.pop() if len(tokens) == 1 else ""
+        values.append(token if scheme.lower() == "bearer" else "")
+    if len(values) > 1 and len({value.strip() for value in values}) > 1:
+        return ""
+    return values[0].strip() if values else None
 
 
 def make_unauthorized() -> RequestError:

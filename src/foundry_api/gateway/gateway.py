@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
@@ -85,7 +86,7 @@ class Gateway:
         )
         admission = Admission(
             config,
-            lambda: count_slots(client),
+            partial(count_slots, client),
             upstreams=None if client.settings.services is None else NamedSlots(client),
             monotonic=monotonic,
             wall_clock=keyring.now,  # a clock that is set back renews no budget

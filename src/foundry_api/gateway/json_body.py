@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, TypeVar, cast
+import threading
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import msgspec
 
@@ -12,7 +14,7 @@ from foundry_api.gateway.checks import make_invalid
 from foundry_api.gateway.errors import RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Hashable, Mapping
 
 __all__ = ["decode_json"]
 
@@ -34,43 +36,25 @@ class _Name(str):
     __slots__ = ()
 
 
-def decode_json(body: bytes, kind: type[_T]) -> tuple[_T, int]:
-    """Decode JSON of a type; return the value and the number of members that the type lacks.
-
-    A class variable `LONGEST_LISTS` of the type names lists of objects, and how many each may have.
-
-    Raises:
-        RequestError: The body is not JSON, a member is repeated or has another type, or a list is
-            too long; `param` is its path.
-    """
-    try:
-        body.decode()  # msgspec does not check the members that it skips
-        members = _split_members(body)
-        longest: Mapping[str, int] = getattr(kind, "LONGEST_LISTS", {})
-        for name, limit in longest.items():
-            if name in members and _is_longer(members[name], limit):
-                message = f"{name} has more than {limit} items, the limit of this gateway."
-                raise RequestError(400, "invalid_value", message, param=name)
-        value = msgspec.json.decode(body, type=kind)
-    except msgspec.ValidationError as error:
-        raise _make_type_error(str(error)) from None
-    except RecursionError:
-        raise RequestError(400, "invalid_json", "The body is nested too deeply.") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise RequestError(400, "invalid_json", f"The body is not valid JSON: {error}.") from None
-    known: tuple[str, ...] = getattr(kind, "__struct_encode_fields__", ())
-    return value, len(members.keys() - set(known))
-
-
-def _split_members(body: bytes) -> dict[str, msgspec.Raw]:
-    """Return the members of an object by name. A raw value is skipped, not built.
+class _MemberReader(threading.local):
+    """Reads the members of an object by name, each thread for itself. Their values are not built.
 
     Two readers of one body must not find different values in it, so a member that is repeated is
     refused. Only the last one would be counted below, but all of them would be built.
     """
-    names: set[str] = set()
 
-    def add(_: type, name: str) -> _Name:
+    def __init__(self) -> None:
+        self._names: set[str] = set()
+        # Made once: msgspec takes longer to prepare a type than to decode a body of it.
+        decoder = msgspec.json.Decoder(dict[_Name, msgspec.Raw], dec_hook=self._add_name)
+        self._decode = decoder.decode
+
+    def read(self, body: bytes) -> dict[str, msgspec.Raw]:
+        self._names.clear()
+        return cast("dict[str, msgspec.Raw]", self._decode(body))
+
+    def _add_name(self, _: type, name: str) -> _Name:
+        names = self._names
         if name in names:
             name = name[:MAX_NAME_CHARS]
             raise make_invalid(name, f"The body has {name} twice. Send it once.")
@@ -80,8 +64,55 @@ def _split_members(body: bytes) -> dict[str, msgspec.Raw]:
         names.add(name)
         return _Name(name)
 
-    members = msgspec.json.decode(body, type=dict[_Name, msgspec.Raw], dec_hook=add)
-    return cast("dict[str, msgspec.Raw]", members)
+
+_members = _MemberReader()
+
+
+class _Kind:
+    """A type of bodies.
+
+    Attributes:
+        decode: Decodes a body.
+        members: The names of its members.
+        longest_lists: How many items its lists of objects may have, by name.
+    """
+
+    __slots__ = ("decode", "longest_lists", "members")
+
+    def __init__(self, kind: Hashable) -> None:
+        self.decode: Callable[[bytes], Any] = msgspec.json.Decoder(cast("type", kind)).decode
+        self.members = frozenset[str](getattr(kind, "__struct_encode_fields__", ()))
+        self.longest_lists: Mapping[str, int] = getattr(kind, "LONGEST_LISTS", {})
+
+
+_get_kind = cache(_Kind)
+
+
+def decode_json(body: bytes, kind: type[_T]) -> tuple[_T, int]:
+    """Decode JSON of a type; return the value and the number of members that the type lacks.
+
+    A class variable `LONGEST_LISTS` of the type names lists of objects, and how many each may have.
+
+    Raises:
+        RequestError: The body is not JSON, a member is repeated or has another type, or a list is
+            too long; `param` is its path.
+    """
+    known = _get_kind(kind)  # type: ignore[arg-type] # types are hashable
+    try:
+        body.decode()  # msgspec does not check the members that it skips
+        members = _members.read(body)
+        for name, limit in known.longest_lists.items():
+            if name in members and _is_longer(members[name], limit):
+                message = f"{name} has more than {limit} items, the limit of this gateway."
+                raise RequestError(400, "invalid_value", message, param=name)
+        value = known.decode(body)
+    except msgspec.ValidationError as error:
+        raise _make_type_error(str(error)) from None
+    except RecursionError:
+        raise RequestError(400, "invalid_json", "The body is nested too deeply.") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise RequestError(400, "invalid_json", f"The body is not valid JSON: {error}.") from None
+    return value, len(members.keys() - known.members)
 
 
 def _is_longer(raw: msgspec.Raw, limit: int) -> bool:

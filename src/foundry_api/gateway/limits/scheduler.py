@@ -95,7 +95,7 @@ class Scheduler:
     @property
     def can_start(self) -> bool:
         """Whether a new call would get a slot at once."""
-        return self._has_slot() and not self.waiting
+        return not self.waiting and self._has_slot()
 
     @property
     def slots(self) -> int:
@@ -111,7 +111,7 @@ class Scheduler:
 
         Lines of batches do not count: each batch has a few, and they must not keep calls out.
         """
-        if self._has_slot() and not self.waiting:
+        if not self.waiting and self._has_slot():
             return False
         return (
             len(self._calls) >= self._max_per_slot * max(1, self._get_all_slots())
@@ -140,8 +140,8 @@ class Scheduler:
 
     def enter(self, waiter: Waiter) -> None:
         """Put a call into the queue; it `has_slot` when it may start."""
-        queue = self._get_queue(waiter)
-        if not self.waiting and self._has_slot():
+        queue, has_slot = self._get_queue(waiter), self._has_slot()
+        if has_slot and not self.waiting:
             queue.serve_at_once(waiter.name, waiter.weight)
             self._start(waiter)
             return
@@ -149,7 +149,8 @@ class Scheduler:
         self.waiting += 1
         if not waiter.is_batch:
             self.waiting_bytes += waiter.body_bytes
-        self.start_waiting()
+        if has_slot:
+            self.start_waiting()
 
     def leave(self, waiter: Waiter) -> None:
         """Take out a call that has ended, or that no longer waits."""
@@ -176,7 +177,10 @@ class Scheduler:
 
     def start_waiting(self) -> None:
         """Start calls while there are slots. Call it when the service may have gained slots."""
-        while self.waiting and self._has_slot():
+        if not self.waiting:
+            return
+        # Counting the slots costs more than the rest.
+        for _ in range(min(self.waiting, self._get_slots() + LOOKAHEAD - self.active)):
             waiter = (self._calls or self._batches).pop()
             self.waiting -= 1
             if not waiter.is_batch:
