@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-import secrets
+import os
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -131,7 +131,8 @@ class Exchange:
         try:
             self.ticket = admission.admit(self.key, self.add_alias(work))
         except RequestError:
-            self.headers |= self._make_limit_headers()
+            accounts = admission.accounts
+            self.headers |= make_limit_headers(accounts.get(self.key), accounts.clock())
             raise
         self._limit_time(self._patience.first_byte_s)
         return self.ticket
@@ -307,7 +308,10 @@ class Exchange:
             RequestError: 415.
         """
         content_type = self.request.headers.get("Content-Type", "")
-        if content_type.partition(";")[0].strip().lower() != "application/json":
+        if (
+            content_type != "application/json"
+            and content_type.partition(";")[0].strip().lower() != "application/json"
+        ):
             raise RequestError(
                 415,
                 "unsupported_media_type",
@@ -369,17 +373,13 @@ class Exchange:
         if self.ticket is not None:
             head["x-queue-ms"] = f"{self.ticket.queued_s * 1000:.0f}"
             # As of now: a call that has ended gave back what it did not use.
-            head |= self._make_limit_headers()
+            head |= make_limit_headers(self.ticket.account, self.context.admission.accounts.clock())
         return head | self.headers
-
-    def _make_limit_headers(self) -> dict[str, str]:
-        accounts = self.context.admission.accounts
-        return make_limit_headers(accounts.get(self.key), accounts.clock())
 
 
 def make_request_id() -> str:
     """Return an id for a request."""
-    return f"req_{secrets.token_hex(12)}"
+    return f"req_{os.urandom(12).hex()}"
 
 
 def make_too_large(limit: int, setting: str) -> RequestError:

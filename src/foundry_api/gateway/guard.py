@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -13,17 +14,19 @@ from foundry_api.gateway.errors import RequestError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["HAS_UNKNOWN_VERSION", "SAFE_METHODS", "WILDCARDS", "RequestGuard", "is_loopback"]
-
-# With this a server marks a request of a version of HTTP that it does not speak.
-HAS_UNKNOWN_VERSION = web.RequestKey("has_unknown_version", bool)
+__all__ = ["SAFE_METHODS", "WILDCARDS", "RequestGuard", "UnknownVersionRequest", "is_loopback"]
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z_-]+(?:\.[0-9A-Za-z_-]+)*)\.?(?::(\d{1,5}))?")
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 WILDCARDS = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - compared, not bound
 MAX_NAME_CHARS = 255  # of DNS
+KNOWN_HOSTS = 16
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class UnknownVersionRequest(web.BaseRequest):
+    """A request of a version of HTTP that the gateway does not speak."""
 
 
 class RequestGuard:
@@ -46,6 +49,8 @@ class RequestGuard:
         self._any_address = host in WILDCARDS
         self._names |= LOOPBACK_NAMES if self._any_address or is_loopback(host) else {host}
         self._origins = frozenset(origins)
+        # Nearly all requests have the same few.
+        self._is_known = lru_cache(maxsize=KNOWN_HOSTS)(self._look_up)
 
     def check(self, request: web.BaseRequest) -> None:
         """Check the head of a request.
@@ -54,7 +59,7 @@ class RequestGuard:
             RequestError: The request is not allowed.
         """
         headers = request.headers
-        if HAS_UNKNOWN_VERSION in request:
+        if isinstance(request, UnknownVersionRequest):
             raise RequestError(400, "invalid_http", "The gateway speaks HTTP/1.0 and HTTP/1.1.")
         if not request.raw_path.startswith("/"):
             raise RequestError(400, "invalid_target", "The request target must be a path.")
@@ -69,7 +74,9 @@ class RequestGuard:
                 f"The Host header {named}. Allow further names with `hosts` in its configuration.",
             )
         encodings = headers.getall("Content-Encoding", ())
-        if any(encoding.strip().lower() not in {"", "identity"} for encoding in encodings):
+        if encodings and any(
+            encoding.strip().lower() not in {"", "identity"} for encoding in encodings
+        ):
             raise RequestError(
                 415,
                 "unsupported_encoding",
@@ -111,7 +118,7 @@ class RequestGuard:
                     403, "origin_not_allowed", "Cross-site requests are not allowed."
                 )
 
-    def _is_known(self, host: str) -> bool:
+    def _look_up(self, host: str) -> bool:
         match = _HOST.fullmatch(host)
         if match is None:
             return False

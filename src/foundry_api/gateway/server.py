@@ -16,7 +16,7 @@ from aiohttp.streams import EMPTY_PAYLOAD
 from foundry_api.gateway.client_address import get_client_network
 from foundry_api.gateway.errors import RequestError, format_defect, make_error_body
 from foundry_api.gateway.exchange import make_request_id
-from foundry_api.gateway.guard import HAS_UNKNOWN_VERSION
+from foundry_api.gateway.guard import UnknownVersionRequest
 from foundry_api.gateway.open_files import RESERVED_FILES, get_max_open_files
 from foundry_api.types.errors import ConfigurationError
 
@@ -32,7 +32,6 @@ __all__ = ["GatewayServer", "TlsConnection", "TlsFiles"]
 
 log = logging.getLogger("foundry_api.gateway")
 
-HTTP_VERSIONS = frozenset({HttpVersion10, HttpVersion11})
 MAX_HEADERS = 128
 MAX_LINE_BYTES = 16 * 1024
 # Of all lines together. Everybody may send a head, so it is what a client without a key may store.
@@ -109,14 +108,14 @@ class GatewayServer(web.Server):
             self, is_counted=is_counted, loop=asyncio.get_running_loop(), **self._options
         )
 
-    def _make_request(self, message: Any, *parts: Any, **more: Any) -> web.BaseRequest:
+    def _make_request(
+        self, message: Any, payload: Any, protocol: Any, writer: Any, task: Any
+    ) -> web.BaseRequest:
+        if message.version in (HttpVersion11, HttpVersion10):
+            return web.BaseRequest(message, payload, protocol, writer, task, self._loop)
         # aiohttp's parser takes any version, and its response would be of the same one.
-        if message.version in HTTP_VERSIONS:
-            return super()._make_request(message, *parts, **more)
         message = message._replace(version=HttpVersion11, should_close=True)
-        request = super()._make_request(message, *parts, **more)
-        request[HAS_UNKNOWN_VERSION] = True
-        return request
+        return UnknownVersionRequest(message, payload, protocol, writer, task, self._loop)
 
     def add_connection(self, transport: asyncio.Transport) -> str | None:
         """Count a connection, and return the network of its client; None if there are too many."""
@@ -307,6 +306,11 @@ class _ClientConnection(web.RequestHandler):
             log.error("a connection failed: %s", format_defect(error))
         else:
             super().log_exception(*args, **kw)
+
+    def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002 - aiohttp's
+        # Called for every body that was read. Unless it paused, nothing waits to be parsed.
+        if self._reading_paused or self._buffer_paused:
+            super().resume_reading(resume_parser)
 
     def _refuse_head(self) -> None:
         problem = f"The head of the request is larger than {MAX_HEAD_BYTES} bytes."

@@ -94,6 +94,7 @@ class Ticket:
     """An admitted call. Entering it waits for a slot; leaving it settles what the call used.
 
     Attributes:
+        account: The account of its key.
         queued_s: Seconds that the call waited for its slot.
         has_started: Whether it got a slot.
         prompt_tokens: Tokens of the prompt; an estimate until the service has counted them.
@@ -103,7 +104,6 @@ class Ticket:
     """
 
     __slots__ = (
-        "_account",
         "_charged_output",
         "_is_counted",
         "_monotonic",
@@ -113,6 +113,7 @@ class Ticket:
         "_timeouts",
         "_waiter",
         "_work",
+        "account",
         "has_started",
         "lost_output_tokens",
         "lost_prompt_tokens",
@@ -138,7 +139,7 @@ class Ticket:
         self.output_tokens = 0
         self.lost_prompt_tokens = self.lost_output_tokens = 0
         self._scheduler = scheduler
-        self._account = account
+        self.account = account
         self._work = work
         self._timeouts = timeouts
         self._ratios = ratios
@@ -247,7 +248,7 @@ class Ticket:
                 prompt_tokens - self._work.prompt_tokens,
                 output_tokens - self._charged_output,
             )
-        self._account.end(self._reservations, used, is_batch=self._work.is_batch)
+        self.account.end(self._reservations, used, is_batch=self._work.is_batch)
         self._scheduler.leave(waiter)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +27,7 @@ END_OF_STREAM = b"data: [DONE]\n\n"
 def make_head(exchange: Exchange, id_prefix: str, kind: str, model: str) -> dict[str, Any]:
     """Return the members that a result, or every chunk of a stream, begins with."""
     return {
-        "id": f"{id_prefix}-{secrets.token_hex(12)}",
+        "id": f"{id_prefix}-{exchange.id.removeprefix('req_')}",  # so that logs lead to it
         "object": kind,
         "created": int(exchange.context.wall_clock()),
         "model": model,
