@@ -56,6 +56,7 @@ class Flavour:
         alias: The name by which the gateway lists that model.
         error: Status and body of its refusal of a request; None to answer.
         error_with_tools: As `error`, only for requests with tools.
+        error_with_format: As `error`, only for requests with a format of the answer.
         transcription: Status and body of its answer to a recording; None if it has no such route.
         key: The key that it requires for calls; "" for none.
         gate: Calls wait until it is set.
@@ -70,6 +71,7 @@ class Flavour:
     alias: str
     error: tuple[int, bytes] | None = None
     error_with_tools: tuple[int, bytes] | None = None
+    error_with_format: tuple[int, bytes] | None = None
     transcription: tuple[int, bytes] | None = None
     key: str = ""
     gate: asyncio.Event = field(default_factory=asyncio.Event)
@@ -114,6 +116,8 @@ class Flavour:
             return (make_response(401, b'{"error":"Unauthorized"}'),)
         if self.error_with_tools and "tools" in request.json:
             return (make_response(*self.error_with_tools),)
+        if self.error_with_format and "response_format" in request.json:
+            return (make_response(*self.error_with_format),)
         if self.error:
             return (make_response(*self.error),)
         head = make_head(content_type="text/event-stream; charset=utf-8")
@@ -214,6 +218,30 @@ def make_lm_studio() -> Flavour:
         ),
         name,
         name,
+    )
+
+
+def make_llama_cpp_python() -> Flavour:
+    """Make llama-cpp-python's server 0.3.4, as it answered: without counts in a stream."""
+    name = "tiny.gguf"
+    data = {"id": name, "object": "model", "owned_by": "me", "permissions": []}
+    problem = (
+        "[{'type': 'literal_error', 'loc': ('body', 'response_format', 'type'), 'msg': \"Input "
+        "should be 'text' or 'json_object'\", 'input': 'json_schema', 'ctx': {'expected': "
+        "\"'text' or 'json_object'\"}}]"
+    )
+    return Flavour(
+        json.dumps({"object": "list", "data": [data]}).encode(),
+        encode_events(
+            make_chunk({"role": "assistant"}),
+            make_chunk({"content": ""}),
+            make_chunk({"content": "Hello"}),
+            make_chunk({"content": " there"}),
+            make_chunk({}, "length"),
+        ),
+        name,
+        "tiny",
+        error_with_format=(500, make_error(problem, "internal_server_error", None)),
     )
 
 

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any, cast
 import aiohttp
 import pytest
 
-from gateway.fake_openai_server import FLAVOURS, USAGE, FakeOpenAIServer, Flavour
+from gateway.fake_openai_server import (
+    FLAVOURS,
+    USAGE,
+    FakeOpenAIServer,
+    Flavour,
+    make_llama_cpp_python,
+)
 from gateway.helpers import CALCULATE, make_recording, post, stream
 from gateway.serving import CHAT, call, make_body
 from gateway.several import get_service, serve_upstreams
@@ -199,6 +205,32 @@ async def test_a_recording_that_is_too_large_is_not_passed_on(tmp_path: Path) ->
         assert AUDIO not in {request.path for request in server.requests}
 
 
+async def test_llama_cpp_pythons_server(tmp_path: Path) -> None:
+    """It counts no tokens of a stream, so they are estimated; it knows no schemas."""
+    flavour = make_llama_cpp_python()
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "string"}}}
+    async with FakeOpenAIServer(flavour) as server, serve(tmp_path, server) as served:
+        answer = await post(served.http, CHAT, make_body("Hi", "tiny"))
+        assert answer["choices"][0]["message"]["content"] == "Hello there"
+        await stream(served.http, CHAT, make_body("Hi", "tiny"))
+        async with served.http.get("/metrics") as response:
+            lines = (await response.text()).splitlines()
+        tokens = [line for line in lines if line.startswith("foundry_gateway_tokens_total")]
+        counts = [float(line.rpartition(" ")[2]) for line in tokens]
+        assert len(counts) == 2, tokens
+        assert min(counts) >= 4
+        flavour.stream = flavour.stream.replace(b'"Hello"', b'"\\"Hello"').replace(
+            b'" there"', b'" there\\""'
+        )
+        body = make_body("Hi", "tiny", response_format=form)
+        answer = await post(served.http, CHAT, body)
+        assert answer["choices"][0]["message"]["content"] == '"Hello there"'
+    with_format, without = flavour.calls[-2:]
+    assert "response_format" in with_format.json
+    assert "response_format" not in without.json
+    assert without.json["messages"] == with_format.json["messages"]
+
+
 # Statuses and bodies of refusals, and what the gateway answers. In vLLM's context there is room
 # for 7 tokens.
 REFUSALS: dict[str, tuple[int, dict[str, Any], tuple[int, str]]] = {
@@ -244,6 +276,16 @@ REFUSALS: dict[str, tuple[int, dict[str, Any], tuple[int, str]]] = {
         404,
         make_error("model_not_found", 'Model "x" not found.', "invalid_request_error"),
         (404, "model_not_found"),
+    ),
+    "llama-cpp-python's checks": (
+        500,
+        make_error(
+            None,
+            "[{'type': 'int_parsing', 'loc': ('body', 'seed'), 'msg': 'Input should be a valid "
+            "integer', 'input': 'x'}]",
+            "internal_server_error",
+        ),
+        (400, "invalid_value"),
     ),
     "a wrong key": (401, {"error": "Unauthorized"}, (503, "upstream_unavailable")),
     "a failure": (

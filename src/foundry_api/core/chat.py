@@ -21,12 +21,25 @@ from foundry_api.types.checks import (
     check_several,
     validate_messages,
 )
-from foundry_api.types.errors import ContextOverflow, InvalidRequest, ToolMarkersMissing
-from foundry_api.types.messages import ChatRequest, Chunk, Completion, GrammarConstraint, Timings
+from foundry_api.types.errors import (
+    ContextOverflow,
+    InvalidRequest,
+    ToolMarkersMissing,
+    UnsupportedParameter,
+)
+from foundry_api.types.messages import (
+    ChatRequest,
+    Chunk,
+    Completion,
+    GrammarConstraint,
+    JsonSchemaConstraint,
+    Timings,
+)
 from foundry_api.types.serialization import header_text
 from foundry_api.types.values import UNENCODABLE, as_text, format_value, is_dict, to_plain
 from foundry_api.wire.chat.events import StreamEnd
 from foundry_api.wire.chat.reasoning import split_reasoning
+from foundry_api.wire.chat.request import prompt_for_constraint
 from foundry_api.wire.errors import decode_lenient_json
 from foundry_api.wire.transport import MAX_BODY_BYTES, MAX_SUCCESS_STATUS, OK
 
@@ -270,7 +283,11 @@ class ChatCompletion(Operation[Chunk, StreamEnd, Completion[None]]):
         return True, b"data: %b\n\ndata: [DONE]\n\n" % line
 
     def amend(self, error: FoundryError) -> ChatCompletion | None:
-        request = self._move_tools_into_prompt(error) or self._cap_max_tokens(error)
+        request = (
+            self._move_tools_into_prompt(error)
+            or self._move_format_into_prompt(error)
+            or self._cap_max_tokens(error)
+        )
         return None if request is None else ChatCompletion(request, self._original)
 
     def _move_tools_into_prompt(self, error: FoundryError) -> ChatRequest | None:
@@ -282,6 +299,16 @@ class ChatCompletion(Operation[Chunk, StreamEnd, Completion[None]]):
         if request.tool_choice not in {None, "auto"}:
             return None
         return msgspec.structs.replace(request, tools_in_prompt=True)
+
+    def _move_format_into_prompt(self, error: FoundryError) -> ChatRequest | None:
+        """Only describe the schema in the prompt, if the service takes none."""
+        request = self._request
+        if not (isinstance(error, UnsupportedParameter) and "json_object" in error.message):
+            return None
+        if not isinstance(request.constraint, JsonSchemaConstraint):
+            return None
+        messages = prompt_for_constraint(request)
+        return msgspec.structs.replace(request, messages=messages, constraint=None)
 
     def _cap_max_tokens(self, error: FoundryError) -> ChatRequest | None:
         """Request as many tokens as the context has room for, if the caller set no limit."""

@@ -158,6 +158,9 @@ async def complete(exchange: Exchange, generation: Generation, ticket: Ticket) -
                 raise
             return Answer(content=error.partial, finish_reason="length", usage=_get_usage(error))
         else:
+            if not completion.usage.total_tokens:  # of a service that does not count
+                text = completion.content + completion.reasoning
+                ticket.add_output(estimate_text_tokens(text))
             return _make_answer(generation, completion)
 
 

@@ -96,6 +96,10 @@ _RULES: tuple[tuple[str, type[FoundryError]], ...] = (
     (r"load failed:", ModelLoadFailed),
     (r"maximum context length|exceeds max length", ContextOverflow),
     (r"available context size|context size has been exceeded", ContextOverflow),  # llama.cpp
+    # llama-cpp-python's server, which answers 500 to all of these.
+    (r"should be 'text' or 'json_object'", UnsupportedParameter),
+    (r"must be created with embedding=True", ModelTaskMismatch),
+    (r"^\[\{'type': '\w+', 'loc': \('body'", InvalidRequest),
     (_TOOL_CALL, ToolCallError),
     (r"model-published .*(markers|tokens)|unknown special token[^?]*toolcall", ToolMarkersMissing),
     # Ollama, llama.cpp, vLLM: what the model or the options of the server lack for tools.

@@ -5,7 +5,9 @@ Its `base_url` is the gateway's address without `/v1`.
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
 
 import anthropic
 import pydantic
@@ -24,6 +26,9 @@ from served import (
     WRONG_KEY,
     calculate,
 )
+
+if TYPE_CHECKING:
+    from anthropic.types.messages import MessageBatch
 
 CLIENT = "anthropic"
 COLD: Any = {"extra_body": {"temperature": 0}}  # the package has no argument for it
@@ -173,6 +178,59 @@ def check_thinking() -> None:
 def check_count_tokens() -> None:
     """`count_tokens`"""
     assert connect().messages.count_tokens(model="demo", messages=ASK).input_tokens > 0
+
+
+def make_request(name: str, **params: Any) -> Any:
+    request = {"model": "demo", "max_tokens": 100, "messages": ASK, **COLD["extra_body"], **params}
+    return {"custom_id": name, "params": request}
+
+
+def wait_for_end(client: Anthropic, batch: MessageBatch) -> dict[str, Any]:
+    """Wait until a batch has ended, and return its results by the ids of the requests."""
+    while client.messages.batches.retrieve(batch.id).processing_status != "ended":
+        time.sleep(0.2)
+    return {line.custom_id: line.result for line in client.messages.batches.results(batch.id)}
+
+
+def check_batches() -> None:
+    """message batches"""
+    client = connect()
+    batch = client.messages.batches.create(
+        requests=[make_request("good"), make_request("bad", model="no-such-model")]
+    )
+    results = wait_for_end(client, batch)
+    assert results["good"].message.content[0].text == ANSWER
+    assert results["bad"].error.error.type == "not_found_error"
+    batch = client.messages.batches.retrieve(batch.id)
+    counts = batch.request_counts
+    assert (counts.succeeded, counts.errored, counts.processing) == (1, 1, 0)
+    assert batch.ended_at is not None
+    assert batch.created_at <= batch.ended_at < batch.expires_at
+    other = client.messages.batches.create(requests=[make_request("good")])
+    wait_for_end(client, other)
+    ids = [one.id for one in client.messages.batches.list(limit=1)]
+    assert ids[:2] == [other.id, batch.id]
+    deleted = [client.messages.batches.delete(name) for name in ids[:2]]
+    assert {one.type for one in deleted} == {"message_batch_deleted"}
+
+
+async def check_async_batches() -> None:
+    """a cancelled message batch (async)"""
+    endless = [
+        make_request(str(number), model="scripted", max_tokens=100_000, messages=say("say-forever"))
+        for number in range(20)
+    ]
+    async with AsyncAnthropic(base_url=URL, api_key=KEY, max_retries=0) as client:
+        batches = client.messages.batches
+        batch = await batches.create(requests=endless)
+        cancelled = await batches.cancel(batch.id)
+        assert cancelled.cancel_initiated_at is not None
+        while batch.processing_status != "ended":
+            await asyncio.sleep(0.2)
+            batch = await batches.retrieve(batch.id)
+        results = [line.result.type async for line in await batches.results(batch.id)]
+    assert results == ["canceled"] * len(endless)
+    assert batch.request_counts.canceled == len(endless)
 
 
 def check_models() -> None:
