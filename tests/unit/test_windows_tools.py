@@ -54,6 +54,7 @@ def test_a_test_that_ends_its_process_counts_as_failed(load: Any, tmp_path: Path
     entries = [
         {"test": "a", "outcome": "started"},
         {"test": "a", "outcome": "skipped", "reason": "why"},
+        {"test": "c", "outcome": "failed", "error": "assert 1 == 2"},
         {"test": "b", "outcome": "started"},
     ]
     record.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
@@ -61,14 +62,15 @@ def test_a_test_that_ends_its_process_counts_as_failed(load: Any, tmp_path: Path
     result = run.GroupResult("01")
     result.read(record)
     assert result.unfinished == ["b"]
+    assert result.errors == {"c": "assert 1 == 2"}
     result.take_down(record)
-    assert result.counts == {"passed": 0, "failed": 1, "skipped": 1}
+    assert result.counts == {"passed": 0, "failed": 2, "skipped": 1}
     summary = run.summarize([result])
     assert "FAILED b (.windows/groups/01.txt)" in summary
     assert "skipped 1: why" in summary
     again = run.GroupResult("01")
     again.read(record)
-    assert again.failed == ["b"]
+    assert again.failed == ["c", "b"]
 
 
 def test_tests_that_cannot_be_collected_are_not_tried_for_ever(

@@ -60,6 +60,7 @@ class GroupResult:
     seconds: float = 0.0
     outcomes: dict[str, str] = field(default_factory=dict[str, str])
     reasons: dict[str, str] = field(default_factory=dict[str, str])
+    errors: dict[str, str] = field(default_factory=dict[str, str])
     problem: str = ""
 
     @property
@@ -81,6 +82,8 @@ class GroupResult:
         for line in lines:
             entry = json.loads(line)
             self.outcomes[entry["test"]] = entry["outcome"]
+            if "error" in entry:
+                self.errors[entry["test"]] = entry["error"]
             if "reason" in entry:
                 self.reasons[entry["test"]] = entry["reason"]
 
@@ -228,6 +231,9 @@ class Runner:
                 result.take_down(record)
                 if len(result.outcomes) == known:  # it ends before it runs a test
                     break
+                # pytest had no time to write why earlier tests failed.
+                for test, error in result.errors.items():
+                    output.write(f"\n{test}\n{error}\n".encode())
             else:
                 result.problem = f"was ended {MAX_RUNS} times"
         if done.returncode not in {0, 1, NO_TESTS}:

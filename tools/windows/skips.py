@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LIMITS", "RECORD", "Limit", "find_limit"]
 
+MAX_ERROR_CHARS = 4000
+
 RECORD = "WINDOWS_TEST_RECORD"
 """Variable with the path of the record: a JSON object with `test` and `outcome` per line.
 
@@ -84,7 +86,8 @@ class Recorder:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
-            self._outcome = {"outcome": "failed"}
+            # Else it would be lost if a later test ends the process.
+            self._outcome = {"outcome": "failed", "error": report.longreprtext[-MAX_ERROR_CHARS:]}
         elif report.skipped and self._outcome["outcome"] == "passed":
             reason = (
                 report.longrepr[2] if isinstance(report.longrepr, tuple) else "expected failure"
