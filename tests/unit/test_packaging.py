@@ -177,6 +177,12 @@ class TestWheel:
         assert files
         assert files <= {*wheel.namelist()}
 
+    def test_it_has_the_licences_of_the_files_of_others(self, wheel: zipfile.ZipFile) -> None:
+        licences = {path.name for path in PAGE.glob("vendor/LICENSE-*.txt")}
+        assert {"LICENSE-htm.txt", "LICENSE-preact.txt", "LICENSE-uplot.txt"} <= licences
+        shipped = {name.rpartition("/")[2] for name in wheel.namelist() if "/licenses/" in name}
+        assert licences | {"LICENSE"} == shipped
+
     def test_it_is_small(self, wheel: zipfile.ZipFile) -> None:
         assert wheel.filename is not None
         assert Path(wheel.filename).stat().st_size < MAX_WHEEL_BYTES
