@@ -16,7 +16,7 @@ import time
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import psutil
@@ -93,11 +93,28 @@ def get_cpu_s(process: psutil.Process) -> float:
     return times.user + times.system
 
 
-async def call(http: aiohttp.ClientSession, count: int) -> None:
+async def call(http: aiohttp.ClientSession, count: int, **options: Any) -> int:
+    """Make calls one after the other, and return their output tokens."""
+    tokens = 0
     for _ in range(count):
-        async with http.post("/v1/chat/completions", json=BODY) as response:
+        async with http.post("/v1/chat/completions", json={**BODY, **options}) as response:
             response.raise_for_status()
-            await response.read()
+            tokens += (await response.json())["usage"]["completion_tokens"]
+    return tokens
+
+
+async def measure_tokens(directory: Path, url: str) -> dict[str, float]:
+    """Return the CPU time of this process for a call of about 100 tokens."""
+    messages = [{"role": "user", "content": "Tell me a long story."}]
+    async with serve_gateway(directory, (ServiceOptions(name="node", base_url=url),)) as (_, http):
+        await call(http, 5)
+        started_at = time.process_time()
+        tokens = await call(http, 30, messages=messages, max_tokens=100, temperature=1, seed=1)
+        cpu_s = time.process_time() - started_at
+    return {
+        "long call, tokens": tokens / 30,
+        "long call, ms of CPU": 1000 * cpu_s / 30,
+    }
 
 
 async def measure_node(directory: Path, engine: EngineHost, url: str) -> dict[str, float]:
@@ -154,10 +171,9 @@ async def main() -> None:
         url = (await engine.wait_ready()).base_url
         figures = {
             **await measure_node(directory / "node", engine, url),
+            **await measure_tokens(directory / "tokens", url),
             **await measure_gateway(directory, url),
         }
-    for name, value in figures.items():
-        print(f"{name:60} {value:8.2f}")
     save_figures("gateway_cluster", figures)
 
 
