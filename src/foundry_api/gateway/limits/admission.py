@@ -90,7 +90,7 @@ class KeyQueue:
     estimated_wait_s: float | None
 
 
-class Ticket:
+class Ticket(Waiter):
     """An admitted call. Entering it waits for a slot; leaving it settles what the call used.
 
     Attributes:
@@ -105,20 +105,19 @@ class Ticket:
 
     __slots__ = (
         "_charged_output",
+        "_is_closed",
         "_is_counted",
         "_monotonic",
         "_ratios",
         "_reservations",
         "_scheduler",
         "_timeouts",
-        "_waiter",
         "_work",
         "account",
         "has_started",
         "lost_output_tokens",
         "lost_prompt_tokens",
         "output_tokens",
-        "prompt_tokens",
         "queued_s",
     )
 
@@ -133,9 +132,15 @@ class Ticket:
         ratios: PromptRatios,
         monotonic: Callable[[], float],
     ) -> None:
+        super().__init__(
+            account.name,
+            account.weight,
+            prompt_tokens=work.prompt_tokens,
+            body_bytes=work.body_bytes,
+            is_batch=work.is_batch,
+        )
         self.queued_s = 0.0
         self.has_started = False
-        self.prompt_tokens = work.prompt_tokens
         self.output_tokens = 0
         self.lost_prompt_tokens = self.lost_output_tokens = 0
         self._scheduler = scheduler
@@ -146,15 +151,9 @@ class Ticket:
         self._monotonic = monotonic
         self._is_counted = False
         self._charged_output = 0
-        self._waiter: Waiter | None = Waiter(
-            account.name,
-            account.weight,
-            prompt_tokens=work.prompt_tokens,
-            body_bytes=work.body_bytes,
-            is_batch=work.is_batch,
-        )
+        self._is_closed = False
         self._reservations = reservations
-        scheduler.enter(self._waiter)
+        scheduler.enter(self)
 
     async def __aenter__(self) -> Self:
         """Wait for a slot.
@@ -162,12 +161,11 @@ class Ticket:
         Raises:
             RequestError: None was free in time.
         """
-        waiter = self._waiter
-        if waiter is None:
+        if self._is_closed:
             raise RuntimeError("the ticket was used before")
-        if not waiter.has_slot:
+        if not self.has_slot:
             started_at = self._monotonic()
-            waiter.slot = slot = asyncio.get_running_loop().create_future()
+            self.slot = slot = asyncio.get_running_loop().create_future()
             if self._timeouts is not None:
                 self._timeouts.add(slot)
             try:
@@ -206,9 +204,9 @@ class Ticket:
     def add_output(self, tokens: int) -> None:
         """Count tokens that were generated."""
         self.output_tokens += tokens
-        if self._waiter is not None:
+        if not self._is_closed:
             self._charged_output += tokens
-            self._scheduler.charge(self._waiter, 0, tokens)
+            self._scheduler.charge(self, 0, tokens)
 
     def add_lost(self, prompt_tokens: int, output_tokens: int) -> None:
         """Count what the service did for nothing: the counts of the answer do not include it."""
@@ -230,11 +228,11 @@ class Ticket:
 
     def close(self) -> None:
         """End the call: free its slot and settle its tokens. Further calls do nothing."""
-        waiter, self._waiter = self._waiter, None
-        if waiter is None:
+        if self._is_closed:
             return
+        self._is_closed = True
         used = 0  # a call that never started used no tokens
-        if waiter.has_slot:
+        if self.has_slot:
             model = self._work.model
             if not self._is_counted:
                 self.prompt_tokens = self._ratios.correct(model, self.prompt_tokens)
@@ -244,12 +242,12 @@ class Ticket:
             used = prompt_tokens + output_tokens
             # Before the next call gets the slot: its order depends on what this one has received.
             self._scheduler.charge(
-                waiter,
+                self,
                 prompt_tokens - self._work.prompt_tokens,
                 output_tokens - self._charged_output,
             )
         self.account.end(self._reservations, used, is_batch=self._work.is_batch)
-        self._scheduler.leave(waiter)
+        self._scheduler.leave(self)
 
 
 class Admission:
