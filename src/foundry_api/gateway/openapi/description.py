@@ -56,9 +56,7 @@ class ApiDescription:
 
         page = await asyncio.to_thread(lambda: format_page(self.document))
         exchange.headers |= HEADERS
-        response = exchange.respond(page.encode(), content_type="text/html")
-        response.charset = "utf-8"
-        return response
+        return exchange.respond(page.encode(), content_type="text/html; charset=utf-8")
 
     @cached_property
     def document(self) -> dict[str, Any]:
