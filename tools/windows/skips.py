@@ -53,6 +53,11 @@ LIMITS: tuple[Limit, ...] = (
         "it has no directory junctions",
         ("tests/unit/engine/test_tuning.py::*", "tests/service/test_tuning.py::*"),
     ),
+    Limit(
+        "inheritance.py",
+        "files do not inherit the access of a private directory",
+        ("tests/gateway/test_doctor.py::test_the_doctor_asks_a_gateway_that_runs",),
+    ),
 )
 
 
