@@ -173,7 +173,7 @@ class TestWheel:
         ] == []
 
     def test_it_contains_the_page_of_the_gateway(self, wheel: zipfile.ZipFile) -> None:
-        files = {path.relative_to(CHECKOUT / "src").as_posix() for path in PAGE.glob("*/*.*")}
+        files = {path.relative_to(CHECKOUT / "src").as_posix() for path in PAGE.glob("[sv]*/*")}
         assert files
         assert files <= {*wheel.namelist()}
 

@@ -166,7 +166,7 @@ class ClientRuntime:
         if not self.services.has_offers:
             raise ConfigurationError(
                 "only a client whose settings have `services` gets further ones",
-                hint="Pass Settings(services=(…)); it may be empty.",
+                hint="Give its settings `services`, which may be empty.",
             )
         settings = replace(self.settings, base_url=options.base_url, services=None, api_key=None)
         locator = self._make_locator(settings, options)

@@ -169,6 +169,7 @@ def test_a_hangup_does_not_end_a_gateway_that_starts(
     # The signal arrives before anything else of the program has been imported.
     script = (
         "import os, signal, sys; from foundry_api import cli; run = cli._run\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup ignores\n"
         "def hang_up_and_run(arguments):\n"
         "    os.kill(os.getpid(), signal.SIGHUP)\n"
         "    return run(arguments)\n"

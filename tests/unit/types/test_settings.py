@@ -27,7 +27,7 @@ def test_the_defaults_are_as_documented() -> None:
         "log_level": "INFO",
         "base_url": None,
         "base_urls": (),
-        "services": (),
+        "services": None,
         "api_key": None,
         "service": "auto",
         "keep_alive_s": None,

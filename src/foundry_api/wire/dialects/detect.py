@@ -87,9 +87,10 @@ async def detect_service(
         if response.status == BAD_REQUEST and any(
             text in response.body.lower() for text in _NEEDS_HTTPS
         ):
+            https_url = base_url.replace("http://", "https://", 1)
             raise ProtocolError(
                 f"{base_url} speaks HTTPS, not HTTP",
-                hint=f"Use {base_url.replace('http://', 'https://', 1)}.",
+                hint=f"Use {https_url}.",
                 service=base_url,
                 status=response.status,
             )
