@@ -90,7 +90,7 @@ def test_a_library_that_is_missing_when_the_engine_starts_has_a_hint(
     sdk.FoundryLocalException = RuntimeError
     for name in ("", ".catalog", ".version"):
         monkeypatch.setitem(sys.modules, f"foundry_local_sdk{name}", sdk)
-    config: Any = SimpleNamespace(data_dir="", logs_dir="", catalog_url=None)
+    config: Any = SimpleNamespace(data_dir="", logs_dir="", catalog_url=None, port=None)
     with pytest.raises(ServiceStartFailed, match="libatomic") as caught:
         NativeEngine.start(config)
     assert "libatomic1" in caught.value.hint
