@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 PROGRAMS = Path(__file__).resolve().parent / "parts" / "gateway_programs.py"
 BASELINE, GATEWAY, LITELLM = "pass-through", "gateway", "LiteLLM"
 CLIENTS = (1, 64)
-ROUNDS = 3
+ROUNDS = 9
 # LiteLLM needs so much longer that few calls in one round measure it as well.
 LITELLM_ROUNDS = 1
 LITELLM_KEY = "sk-bench"
