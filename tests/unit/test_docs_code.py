@@ -1,94 +1,91 @@
-"""The Python code in the documentation: its names, methods and arguments exist.
+"""mypy checks the Python code in the documentation, with the project's configuration.
 
-The blocks are fragments, such as a call on a `client` that an earlier block made, so they are not
-run. docs/tutorial.md has whole programs, which tests/test_tutorial.py runs.
+The blocks are fragments, such as a call on a `client` that an earlier block made:
+tests/support/docs_names.py has the names that they take as given. tests/test_tutorial.py,
+tests/test_openai_sdk.py and tests/sdks run the whole programs.
 """
 
 from __future__ import annotations
 
-import ast
-import importlib
-import inspect
+import os
 import re
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import foundry_api
-from foundry_api import FoundryAPIClient, FoundryClient
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
 CHECKOUT = Path(__file__).parents[2]
 PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"^( *)```python\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^ *```python\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
+NAMES = CHECKOUT / "tests" / "support" / "docs_names.py"
+ERROR = re.compile(r"([^/\\\n]+)\.py:(\d+): error: (.+)")
+
+# In place of a page's title and the empty line after it.
+HEADER = [
+    "# mypy: allow-untyped-defs, allow-untyped-calls, disable-error-code=empty-body",
+    "from docs_names import *",
+]
+
+# Not installed here, or slow to check. The tests named above run the code that uses them.
+FOREIGN_PACKAGES = ("anthropic", "langchain_openai", "litellm", "openai", "pydantic_ai")
+
+# mypy must find an error in each line of the block.
+MISTAKES = """\
+# Mistakes
+
+- In a list:
+
+  ```python
+  await client.complete("Hello", max_tokens="500")
+  await client.complete("Hello", max_token=500)
+  client.models.lod
+  no_such_name
+  from foundry_api import NoSuchName
+  from foundry_api.no_such_module import Name
+  (await client.complete("Hello", response_model=Review)).parsed.name
+  ```
+"""
 
 
-def find_blocks() -> Iterator[Any]:
-    for page in PAGES:
-        text = page.read_text(encoding="utf-8")
-        for match in BLOCK.finditer(text):
-            line = text.count("\n", 0, match.start()) + 1
-            yield pytest.param(textwrap.dedent(match[2]), id=f"{page.name}:{line}")
+def extract_code(text: str) -> list[str]:
+    """Make a module of a page. Its blocks are functions, and in the same lines as in the page."""
+    lines = [""] * text.count("\n")
+    for block in BLOCK.finditer(text):
+        first = text.count("\n", 0, block.start())
+        code = textwrap.indent(textwrap.dedent(block[1]), "    ").splitlines()
+        lines[first : first + 1 + len(code)] = [f"async def block_{first}() -> None:", *code]
+    return [*HEADER, *lines[len(HEADER) :]]
 
 
-def get_keywords(function: Callable[..., Any]) -> set[str] | None:
-    """Return the names of the arguments of a function; None if it takes any."""
-    names: set[str] = set()
-    for parameter in inspect.signature(function).parameters.values():
-        if parameter.kind is not parameter.VAR_KEYWORD:
-            names.add(parameter.name)
-            continue
-        # Not evaluated: the annotations of other arguments are imported for type checkers only.
-        options = re.fullmatch(r"Unpack\[(\w+)\]", str(parameter.annotation))
-        if options is None:
-            return None
-        kind = getattr(foundry_api, options[1])
-        names |= kind.__required_keys__ | kind.__optional_keys__
-    return names
+def test_mypy_finds_no_error_in_the_documentation(tmp_path: Path) -> None:
+    pytest.importorskip("mypy", reason="it checks the types")
+    texts = {page.stem: page.read_text(encoding="utf-8") for page in PAGES}
+    for name, text in {**texts, "mistakes": MISTAKES}.items():
+        code = "\n".join(extract_code(text))
+        (tmp_path / f"{name}-md.py").write_text(f"{code}\n", encoding="utf-8")
+    for name in FOREIGN_PACKAGES:
+        (tmp_path / name).mkdir()
+        stub = "from typing import Any\ndef __getattr__(name: str) -> Any: ...\n"
+        (tmp_path / name / "__init__.pyi").write_text(stub, encoding="utf-8")
 
-
-def make_client(code: str) -> object:
-    """Make the client that a block uses; None for one of another package."""
-    made = re.search(r"(\w+)\([^\n]*\) as client\b|\bclient = ([\w.]+)\(", code)
-    name = (made[1] or made[2]) if made is not None else "FoundryAPIClient"
-    kinds = {"FoundryAPIClient": FoundryAPIClient, "FoundryClient": FoundryClient}
-    return kinds[name]() if name in kinds else None
-
-
-def find_on_client(node: ast.expr, client: object) -> Any:
-    """Return what an expression such as `client.models.load` is; None if it is not of a client."""
-    names: list[str] = []
-    while isinstance(node, ast.Attribute):
-        names.append(node.attr)
-        node = node.value
-    if not (isinstance(node, ast.Name) and node.id == "client" and names):
-        return None
-    value: Any = client
-    for name in reversed(names):
-        value = getattr(value, name)  # the test fails with the name that does not exist
-    return value
-
-
-@pytest.mark.parametrize("code", [*find_blocks()])
-def test_names_methods_and_arguments_exist(code: str) -> None:
-    tree = compile(
-        code, "block", "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True
+    # It shares the cache of `dev.py lint`, after which only the pages are new to it.
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--no-color-output", NAMES, *tmp_path.glob("*-md.py")],
+        cwd=CHECKOUT,
+        env={**os.environ, "PYTHONUTF8": "1"},
+        capture_output=True,
+        check=False,
+        encoding="utf-8",
     )
-    assert isinstance(tree, ast.Module)
-    client = make_client(code)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("foundry_api"):
-            module = importlib.import_module(node.module or "")
-            assert [one.name for one in node.names if not hasattr(module, one.name)] == []
-        if client is None:
-            continue
-        if isinstance(node, ast.Attribute):
-            find_on_client(node, client)
-        if isinstance(node, ast.Call) and callable(method := find_on_client(node.func, client)):
-            keywords = get_keywords(method)
-            used = {one.arg for one in node.keywords if one.arg is not None}
-            assert keywords is None or used <= keywords, ast.unparse(node)
+
+    found = ERROR.findall(done.stdout)
+    errors = [
+        f"{name.replace('-md', '.md')}:{line}: {message}"
+        for name, line, message in found
+        if name != "mistakes-md"
+    ]
+    assert not errors, "\n".join(errors)
+    lines = {int(line) for _, line, _ in found}
+    assert lines == {6, 7, 8, 9, 10, 11, 12}, done.stdout + done.stderr
