@@ -11,6 +11,8 @@ from functools import cached_property
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from foundry_api.batch.progress import BatchProgress, ProgressMeter
 from foundry_api.batch.sampling import (
     Estimate,
@@ -20,7 +22,7 @@ from foundry_api.batch.sampling import (
     estimate_total,
     get_named_model,
 )
-from foundry_api.types.errors import InvalidRequest
+from foundry_api.types.errors import BatchError, InvalidRequest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
@@ -125,7 +127,12 @@ async def make_plan(
     random: Random,
     on_progress: Callable[[BatchProgress], object],
 ) -> BatchPlan:
-    """Run a sample of a batch and estimate the rest. No journal is written."""
+    """Run a sample of a batch and estimate the rest. No journal is written.
+
+    Raises:
+        InvalidRequest: The batch has no valid line.
+        BatchError: Each line of the sample failed: their times say nothing about the others.
+    """
     meter = ProgressMeter()
     loop = asyncio.get_running_loop()
 
@@ -151,6 +158,8 @@ async def make_plan(
 
     warmup = await _run_trial(warmup_items, engine, record)
     trial = await _run_trial(measured_items or warmup_items, engine, record)
+    if trial.results and all(result.failed for _, result in trial.results):
+        raise _make_failure(trial.results[0][1])
     return _build_plan(drawn, warmup, trial)
 
 
@@ -179,6 +188,24 @@ async def _run_trial(
             results.append((by_index[result.index], result))
             on_result(result)
     return _Trial(tuple(results), time.monotonic() - started_at)
+
+
+class _Failure(msgspec.Struct):
+    code: str
+    message: str
+    hint: str | None = None
+
+
+class _ErrorLine(msgspec.Struct):
+    error: _Failure
+
+
+def _make_failure(result: BatchLineResult) -> BatchError:
+    failure = msgspec.json.decode(result.output, type=_ErrorLine).error
+    return BatchError(
+        f"each line of the sample failed, one with {failure.code}: {failure.message}",
+        hint=failure.hint or "",
+    )
 
 
 async def _iter_items(items: Sequence[WorkItem]) -> AsyncGenerator[WorkItem]:

@@ -91,7 +91,7 @@ def test_the_view_has_a_bar_and_current_figures() -> None:
     assert lines == "lines   5,400 succeeded, 12 failed, 310 reused"
     assert speed.startswith("speed   41.2 lines/s, 2,310 tokens/s")
     assert time == "time    2 min 11 s elapsed, 1 min 51 s left"
-    assert engine == "engine  8/8 in flight, 512 queued  http://a:1 available"
+    assert engine == "engine  8/8 in flight, 512 queued  http://a:1 is available"
 
 
 @pytest.mark.parametrize("width", [20, 40, 80, 200])

@@ -219,7 +219,7 @@ class _Frame:
         limit = f"/{engine.limit}" if engine.limit is not None else ""
         text = Text(f"{engine.in_flight}{limit} in flight, {format_int(engine.queued)} queued")
         for name, state in engine.services:
-            text.append(f"  {sanitize_line(name)} ")
+            text.append(f"  {sanitize_line(name)} is ")
             text.append(STATES.get(state, state), style=COLOURS.get(state, "default"))
         yield _make_row("engine", text)
 

@@ -303,13 +303,13 @@ class Conversation:
         self._io.echo(format_statistics(self._last, self.transcript))
 
     def _save(self, path: str) -> None:
-        self._save_path = path or self._save_path
-        if not self._save_path:
+        path = path or self._save_path
+        if not path:
             raise InvalidRequest("/save needs a name for the file", hint="Such as /save talk.json.")
         system = self.options.system
         first = (Message("system", system),) if system else ()
         location = save_conversation(
-            self._save_path,
+            path,
             SavedConversation(
                 format="foundry-api conversation",
                 model=self.model,
@@ -317,6 +317,7 @@ class Conversation:
                 messages=(*first, *self.transcript.messages),
             ),
         )
+        self._save_path = path
         turns = format_count(len(self.transcript.turns), "turn")
         self._io.echo(f"Saved {turns} to {location}.")
 

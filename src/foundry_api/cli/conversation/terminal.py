@@ -11,6 +11,7 @@ import click
 from foundry_api.cli import errors
 from foundry_api.cli.chat_runner import Answer, print_end
 from foundry_api.cli.conversation.completion import CommandCompleter
+from foundry_api.cli.conversation.options import OPTION_NAMES
 from foundry_api.cli.conversation.prompt import (
     PROMPT,
     PromptInterrupted,
@@ -109,10 +110,14 @@ class TerminalIO:
         view.end()
 
     def echo_error(self, error: Exception) -> None:
-        # Not raised through the command, which would do this.
-        name_options(error, click.get_current_context().command)
-        if isinstance(error, FoundryError):
-            error.hint = error.hint.replace("--max-tokens", LIMIT_OPTION)
+        # Not raised through the command, which would do this. Options of `/set` keep the names
+        # that it has for them.
+        flags = [
+            parameter
+            for parameter in click.get_current_context().command.params
+            if parameter.name not in OPTION_NAMES
+        ]
+        name_options(error, click.Command("chat", params=flags))
         errors.print_error(error)
 
     def _list_models(self) -> list[str]:

@@ -366,9 +366,10 @@ def test_a_saved_conversation_is_continued(tmp_path: Path) -> None:
 def test_a_file_of_another_kind_is_neither_replaced_nor_loaded(tmp_path: Path) -> None:
     path = tmp_path / "precious.json"
     path.write_text('{"messages": 5}', encoding="utf-8")
-    talk = Talk("one", f"/save {path}", f"/load {path}", "two")
+    talk = Talk("one", f"/save {path}", "/save", f"/load {path}", "two")
     assert "exists and is no saved conversation" in str(talk.failures[0])
-    assert "is no conversation" in str(talk.failures[1])
+    assert "/save needs a name" in str(talk.failures[1])
+    assert "is no conversation" in str(talk.failures[2])
     assert path.read_text(encoding="utf-8") == '{"messages": 5}'
     assert len(talk.requests[-1][1]) == 3
 
