@@ -53,7 +53,7 @@ def test_the_documented_program_runs(engine: Endpoint) -> None:
 
 def test_the_documented_commands_run(engine: Endpoint) -> None:
     (console,) = get_code_blocks("console")
-    commands = [line.removeprefix("$ foundry-api ").split() for line in console.splitlines()]
+    commands = [line.removeprefix("foundry-api ").split() for line in console.splitlines()]
     assert commands[0] == ["up"]
     for command in commands[1:]:
         assert run("-m", "foundry_api", *command)
