@@ -176,7 +176,7 @@ def install(venv: Venv, run_step: RunStep) -> None:
     if in_place:
         say(f"dev.py: updating {venv.name}")
     else:
-        say(f"dev.py: creating {venv.name}; this takes about half a minute, once")
+        say(f"dev.py: creating {venv.name}; this takes half a minute to a few minutes, once")
         make_room(venv)
     venv.write_stamp("")  # after an interruption, the content would be unknown
     # Temporary files go into the environment: an interrupted pip leaves hundreds of megabytes.
