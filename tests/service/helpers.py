@@ -36,6 +36,14 @@ DAMAGED_REGISTRIES: tuple[Callable[[Path], object], ...] = (
 ROOT = str(Path(foundry_api.__file__).resolve().parents[1])
 
 
+def has_ended(process: psutil.Process) -> bool:
+    """Whether a process has ended, though its parent may not have asked for its exit code."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 def wait_until(condition: Callable[[], object], *, within_s: float = DEADLINE_S) -> None:
     """Wait until a condition holds; fail if it does not in time."""
     deadline = time.monotonic() + within_s

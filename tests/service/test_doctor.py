@@ -40,6 +40,7 @@ from service.fakes import (
 )
 from service.helpers import (
     DAMAGED_REGISTRIES,
+    has_ended,
     list_hosts,
     make_model_directory,
     start_program,
@@ -131,7 +132,7 @@ def shared_host(paths: Paths) -> Iterator[Callable[..., psutil.Process]]:
     for process in started:
         if process.is_running():
             process.kill()
-            wait_until(lambda process=process: not process.is_running() or is_zombie(process))
+            wait_until(lambda process=process: has_ended(process))
 
 
 def is_zombie(process: psutil.Process) -> bool:
@@ -457,7 +458,7 @@ async def test_launcher_of_an_engine_is_not_left_over(
     assert str(launcher) in parent.cmdline()
     found = await diagnose()
     host.kill()
-    await wait_until_async(lambda: not parent.is_running() or is_zombie(parent))
+    await wait_until_async(lambda: has_ended(parent))
     assert get_problems(found) == set()
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from foundry_api import DeadlineTooShort, FoundryAPIClient, LimiterSettings, Settings
 from foundry_api.resilience.prompt_reading import MIN_SAMPLES, PromptSize
-from service.helpers import wait_until_async
+from service.helpers import has_ended, wait_until_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -93,7 +93,7 @@ async def test_second_process_replaces_an_engine_that_reads_an_abandoned_prompt(
         answers = await asyncio.gather(*calls)
         assert all(answer.content for answer in answers)
         assert len({answer.service for answer in answers}) == 2
-        await wait_until_async(lambda: not old.is_running() or old.status() == "zombie")
+        await wait_until_async(lambda: has_ended(old))
         assert service.connection is not None
         assert service.connection.endpoint.pid != old.pid
         assert client.limiter.statistics().abandoned == 0

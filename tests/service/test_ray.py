@@ -29,7 +29,7 @@ from foundry_api.types.settings import Settings
 from gateway.helpers import post
 from gateway.serving import CHAT, make_body
 from gateway.several import serve_upstreams
-from service.helpers import ROOT, list_hosts, wait_until
+from service.helpers import ROOT, has_ended, list_hosts, wait_until
 from service.ray_cluster import Nodes, run_ray_cluster
 from support.cli_program import make_command, make_environment
 from support.scripted_model import build, script
@@ -209,7 +209,7 @@ def test_ctrl_c_ends_a_local_ray_and_the_batch_resumes(
         assert runner.exit_code() == -signal.SIGINT, runner.log
         assert "Run the same command to resume." in runner.log
         assert "Traceback" not in runner.log
-    wait_until(lambda: not any(map(psutil.Process.is_running, family)))
+    wait_until(lambda: all(map(has_ended, family)))
     with Runner(tmp_path, home, "local") as runner:  # starts sooner than another Ray
         runner.feed(BLOCK_LINES)
         assert runner.exit_code() == 0, runner.log
