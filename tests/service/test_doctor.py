@@ -135,13 +135,6 @@ def shared_host(paths: Paths) -> Iterator[Callable[..., psutil.Process]]:
             wait_until(lambda process=process: has_ended(process))
 
 
-def is_zombie(process: psutil.Process) -> bool:
-    try:
-        return process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
-
-
 def get_problems(findings: dict[str, Finding], *, ignore: frozenset[str] = frozenset()) -> set[str]:
     return {
         finding.id for finding in findings.values() if finding.level in {"warning", "problem"}
@@ -372,7 +365,7 @@ async def test_state_of_a_killed_engine(
 ) -> None:
     process = shared_host(models=())
     process.kill()
-    await wait_until_async(lambda: is_zombie(process))
+    await wait_until_async(lambda: has_ended(process))
     found = await diagnose()
     assert get_problems(found) == {"stale-state"}
     assert str(process.pid) in found["stale-state"].evidence
@@ -484,7 +477,7 @@ async def test_engine_that_outlives_its_owner(diagnose: Diagnose, home: Path) ->
             found = await diagnose()
         finally:
             host.kill()
-            await wait_until_async(lambda: is_zombie(host))
+            await wait_until_async(lambda: has_ended(host))
     assert get_problems(found) == {"leftover-host"}
     assert f"its owner, process {owner.pid}, is gone" in found["leftover-host"].evidence
     assert str(host.pid) in found["leftover-host"].remedy

@@ -144,6 +144,11 @@ class Exchange:
         return structs.replace(work, aliases=self.context.model_names.get_names(work.model))
 
     @property
+    def owner(self) -> str | None:
+        """The id of the caller's key, to which what it stores belongs; None without keys."""
+        return None if self.key is None else self.key.id
+
+    @property
     def time_options(self) -> TimeOptions:
         """The time limits for the calls of the client."""
         return {"timeout": self.context.read_timeouts, "deadline": self.remaining_s}

@@ -75,7 +75,7 @@ async def respond_once(
             param=IDEMPOTENCY_KEY,
         )
     cache, monotonic = exchange.context.idempotency, exchange.context.monotonic
-    name = (None if exchange.key is None else exchange.key.id, key)
+    name = (exchange.owner, key)
     while (entry := cache.find(name, monotonic())) is not None:
         if entry.fingerprint != fingerprint:
             raise RequestError(

@@ -61,7 +61,7 @@ async def create_message_batch(exchange: Exchange) -> web.StreamResponse:
     most = context.config.max_file_bytes
     declared = exchange.request.content_length
     size = most if declared is None else min(declared, most)
-    owner = None if exchange.key is None else exchange.key.id
+    owner = exchange.owner
     receive = context.files.receive
     # Once as it was sent, and once as lines.
     async with receive(size, owner) as body, receive(size, owner) as lines:

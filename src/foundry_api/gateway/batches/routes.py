@@ -72,7 +72,7 @@ async def create_batch(exchange: Exchange) -> web.StreamResponse:
         raise make_file_not_found("input_file_id")
     if stored.purpose != "batch":
         raise make_invalid("input_file_id", "This file was not uploaded with purpose=batch.")
-    owner = None if exchange.key is None else exchange.key.id
+    owner = exchange.owner
     context.files.check_space(0, owner)
     batch = StoredBatch(
         id=f"{OPENAI_PREFIX}{secrets.token_hex(12)}",

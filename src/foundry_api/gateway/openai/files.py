@@ -72,7 +72,7 @@ async def create_file(exchange: Exchange) -> web.StreamResponse:
     most = context.config.max_file_bytes
     declared = exchange.request.content_length
     size = most if declared is None else min(declared, most)
-    owner = None if exchange.key is None else exchange.key.id
+    owner = exchange.owner
     async with context.files.receive(size, owner) as draft:
         reader = FormReader(exchange, draft.file, setting="max_file_bytes")
         await reader.read()

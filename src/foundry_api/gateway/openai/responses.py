@@ -66,7 +66,7 @@ class _Response:
         self.builder = ResponseBuilder(_make_head(exchange, body, generation))
         self.stored = StoredResponse(
             self.builder.response["id"],
-            None if exchange.key is None else exchange.key.id,
+            exchange.owner,
             b"",
             encode_items(body),
             generation.messages[history:],  # instructions hold for one response
@@ -188,7 +188,7 @@ async def list_input_items(exchange: Exchange) -> web.StreamResponse:
 
 async def list_responses(exchange: Exchange) -> web.StreamResponse:
     """List the stored responses of the key, the last one first. OpenAI has no such route."""
-    owner = None if exchange.key is None else exchange.key.id
+    owner = exchange.owner
     stored = exchange.context.responses.list(owner)
     return _respond_page(exchange, [one.response for one in stored])
 
@@ -291,7 +291,7 @@ class _BackgroundRun:
 def _get_history(exchange: Exchange, body: ResponseBody) -> tuple[Any, ...]:
     if body.previous_response_id is None:
         return ()
-    owner = None if exchange.key is None else exchange.key.id
+    owner = exchange.owner
     stored = exchange.context.responses.get(body.previous_response_id, owner)
     if stored is None or stored.run is not None:
         problem = "There is no such response here" if stored is None else "It has not ended yet"
@@ -306,7 +306,7 @@ def _get_history(exchange: Exchange, body: ResponseBody) -> tuple[Any, ...]:
 
 
 def _find(exchange: Exchange) -> StoredResponse:
-    owner = None if exchange.key is None else exchange.key.id
+    owner = exchange.owner
     stored = exchange.context.responses.get(exchange.path_id, owner)
     if stored is None:
         raise RequestError(
