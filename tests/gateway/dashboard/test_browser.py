@@ -87,7 +87,10 @@ async def sign_in(page: Page, served: ServedGateway, token: str | None = None) -
 
 
 async def open_view(page: Page, name: str) -> None:
-    await page.locator(f"nav a[href='#/{name}']").click()
+    link = page.locator(f"nav a[href='#/{name}']")
+    await link.click()
+    # Until then the view before it is shown, where the selector may mean something else.
+    await expect(page.locator("main h1")).to_have_text(await link.inner_text())
     await expect(page.locator(f"main {VIEWS[name]}")).to_be_visible()
 
 
