@@ -119,11 +119,14 @@ def format_summary(client: FoundryAPIClient, ledger: Ledger, retries: int) -> st
     lines = [f"\n{ledger}; {ledger.lost} lost", f"{retries} retries; by model and service:"]
     for series in client.metrics.snapshot().series:
         first, rate = series.time_to_first_token_s, series.tokens_per_second
-        lines.append(
-            f"{series.model} at {series.service}: {series.answered} of {series.calls} answered, "
-            f"first token {first.quantile(0.5):.3f} s (median) {first.quantile(0.99):.3f} s (p99), "
-            f"{rate.quantile(0.5):.0f} tokens/s, {series.completion_tokens} tokens"
-        )
+        line = f"{series.model} at {series.service}: {series.answered} of {series.calls} answered"
+        if first.count:
+            median_s, p99_s = first.quantile(0.5), first.quantile(0.99)
+            line += (
+                f", first token {median_s:.3f} s (median) {p99_s:.3f} s (p99), "
+                f"{rate.quantile(0.5):.0f} tokens/s, {series.completion_tokens} tokens"
+            )
+        lines.append(line)
     return "\n".join(lines)
 
 

@@ -28,7 +28,6 @@ async def test_the_doctor_asks_a_gateway_that_runs(
     environ = {
         "FOUNDRY_HOME": str(tmp_path),
         "FOUNDRY_GATEWAY_DIRECTORY": str(tmp_path / "gateway"),
-        "FOUNDRY_GATEWAY_PORT": gateway.url.rpartition(":")[2],
     }
     settings = make_usable_settings(environ)
     async with DiagnosticContext(settings, environ, quick=True) as context:

@@ -196,6 +196,24 @@ async def test_the_limit_of_open_files_is_raised(own_home: Path) -> None:
     assert limit > 512
 
 
+async def test_status_shows_the_gateway_while_it_runs(
+    own_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def read_status(*flags: str) -> str:
+        assert await asyncio.to_thread(main, ["status", *flags]) == 0
+        return capsys.readouterr().out
+
+    async with FakeService() as upstream, start(own_home, upstream.base_url) as program:
+        found = json.loads(await read_status("--json"))["gateway"]
+        assert found["pid"] == program.process.pid
+        async with program.http.get(f"{found['url']}/healthz") as response:
+            assert response.status == 200
+        assert f"Gateway at {found['url']}  running" in await read_status()
+    # It was killed, so its file is still there.
+    assert (own_home / "gateway" / "gateway.json").exists()
+    assert json.loads(await read_status("--json"))["gateway"] is None
+
+
 async def test_serving_caches_no_answers(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FOUNDRY_CACHE", "memory")
     async with FakeService() as upstream, start(own_home, upstream.base_url) as program:

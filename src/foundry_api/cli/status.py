@@ -15,11 +15,13 @@ from foundry_api.cli.services import check_endpoint, find_all_services
 from foundry_api.cli.session import Session
 from foundry_api.engine import discovery
 from foundry_api.engine.listener import find_other_user
+from foundry_api.gateway.running import find_running_gateway
 from foundry_api.observe.format import format_bytes, format_duration
 from foundry_api.storage.paths import Paths
 
 if TYPE_CHECKING:
     from foundry_api.engine.endpoint import Endpoint
+    from foundry_api.gateway.running import RunningGateway
     from foundry_api.monitor.health import HealthStatus
     from foundry_api.types.settings import Settings
 
@@ -46,7 +48,8 @@ ServiceHealth = list[tuple["Endpoint", "HealthStatus"]]
 def command(common: GlobalOptions) -> None:
     """Show running services.
 
-    Calls use the first one. Nothing is started. Temporary engines of other programs are not shown.
+    Calls use the first one, and a gateway only if --base-url names it. Nothing is started.
+    Temporary engines of other programs are not shown.
     """
     with Session(common) as session:
         settings = session.settings
@@ -57,8 +60,9 @@ def command(common: GlobalOptions) -> None:
             return list(zip(endpoints, await asyncio.gather(*checks), strict=True))
 
         services = session.run(check())
+    gateway = find_running_gateway(Paths.from_home(settings.home).gateway)
     if common.as_json:
-        print_json(to_json(services, settings))
+        print_json(to_json(services, gateway, settings))
         return
     for endpoint, health in services:
         print_fields(
@@ -70,6 +74,12 @@ def command(common: GlobalOptions) -> None:
                 ("log", endpoint.log_path or ""),
                 ("stop with", "foundry-api down" if endpoint.origin == "shared" else ""),
             ],
+        )
+    if gateway is not None:
+        print_fields(
+            f"Gateway at {gateway.url}" if gateway.url else "Gateway",
+            "running",
+            [("pid", str(gateway.pid or "")), ("page", gateway.url or "")],
         )
     # Calls do not use a service of another user, which would receive the prompts.
     for port in discovery.KNOWN_PORTS if settings.base_url is None else ():
@@ -83,7 +93,9 @@ def command(common: GlobalOptions) -> None:
         click.echo(wrap_words(NOT_RUNNING, sys.stdout))
 
 
-def to_json(services: ServiceHealth, settings: Settings) -> dict[str, Any]:
+def to_json(
+    services: ServiceHealth, gateway: RunningGateway | None, settings: Settings
+) -> dict[str, Any]:
     paths = Paths.from_home(settings.home)
     return {
         "services": [
@@ -97,6 +109,7 @@ def to_json(services: ServiceHealth, settings: Settings) -> dict[str, Any]:
             }
             for endpoint, health in services
         ],
+        "gateway": gateway,
         "model": settings.model,
         "data_dir": str(paths.data),
         "logs_dir": str(paths.logs),

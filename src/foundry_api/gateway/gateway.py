@@ -27,6 +27,7 @@ from foundry_api.gateway.limits.broken_calls import on_call_ended
 from foundry_api.gateway.limits.persistence import BudgetFile, BudgetSaver
 from foundry_api.gateway.routes import ROUTES
 from foundry_api.gateway.routing import Router
+from foundry_api.gateway.running import LOCK_NAME, RunningGatewayFile
 from foundry_api.gateway.server import GatewayServer, TlsFiles
 from foundry_api.gateway.sessions import Sessions
 from foundry_api.gateway.upstreams.slots import NamedSlots, count_slots
@@ -135,7 +136,8 @@ class Gateway:
             guard,
             Authenticator(keyring, self.context.sessions, guard, audit),
         )
-        self._lock = FileLock(directory / "gateway.lock", timeout_s=LOCK_TIMEOUT_S)
+        self._lock = FileLock(directory / LOCK_NAME, timeout_s=LOCK_TIMEOUT_S)
+        self._running_file = RunningGatewayFile(directory)
         self._tls: TlsFiles | None = None
         self._resources = AsyncExitStack()
         self._url = ""
@@ -179,6 +181,7 @@ class Gateway:
         await self.check()
         config, resources = self.context.config, self._resources
         self._take_directory()
+        await self._running_file.remove()  # of one that was killed
         resources.push_async_callback(self._close_audit)
         saver = self.context.saver
         await saver.open()
@@ -219,6 +222,8 @@ class Gateway:
         host = f"[{config.host}]" if ":" in config.host else config.host
         self._url = f"{'https' if config.uses_tls else 'http'}://{host}:{port}"
         self.context.audit.record("gateway.start", target=self._url)
+        await self._running_file.write(self._url)
+        resources.push_async_callback(self._running_file.remove)
 
     async def reload(self) -> None:
         """Read keys with their limits, those of upstreams, and TLS files. Calls go on.

@@ -12,9 +12,9 @@ from foundry_api.cli.doctor.context import run_abandonable
 from foundry_api.cli.doctor.finding import CheckGroup, Finding, FindingKind
 from foundry_api.gateway.config import load_config
 from foundry_api.gateway.keys.database import KeyDatabase, KeyReader
+from foundry_api.gateway.running import find_running_gateway
 from foundry_api.observe.format import format_count
 from foundry_api.storage.access import describe_open_access, make_private_command
-from foundry_api.storage.lock import is_held
 from foundry_api.types.errors import BatchError, ConfigurationError, FoundryError
 from foundry_api.wire.transport import Request
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from foundry_api.cli.doctor.context import DiagnosticContext
     from foundry_api.gateway.config import GatewayConfig
+    from foundry_api.gateway.running import RunningGateway
 
 __all__ = ["GROUP"]
 
@@ -68,11 +69,11 @@ NOT_READY = FindingKind(
     "The gateway runs, but cannot serve calls",
     "GET {url}/api/status with a key of the scope `manage` has the reasons, and so has its log.",
 )
-NOT_ASKED = FindingKind(
-    "gateway-elsewhere",
+SILENT = FindingKind(
+    "gateway-silent",
     "note",
-    "A gateway runs, but not at the address of the settings",
-    "Nothing to do if a file of its own (`serve --config`) has its address.",
+    "A gateway runs, but its readiness is unknown",
+    "Nothing to do while it starts, or if its certificate names another host; else see its log.",
 )
 
 INVALID_VARIABLE = "Correct the variable FOUNDRY_GATEWAY_…; `foundry-api serve --check` checks it."
@@ -88,8 +89,9 @@ async def check_gateway(context: DiagnosticContext) -> Iterable[Finding]:
         return [INVALID.make_finding(error.message, hint=hint or CORRECT_FILE)]
     directory = config.directory or context.paths.gateway
     findings = await run_abandonable(lambda: [*_check_keys(config, directory)])
-    if await run_abandonable(lambda: is_held(directory / "gateway.lock")):
-        findings.append(await _check_running(context, config))
+    running = await run_abandonable(lambda: find_running_gateway(directory))
+    if running is not None:
+        findings.append(await _check_running(context, running))
     addresses = {upstream.address for upstream in config.upstream if upstream.kind == "ray"}
     findings += await asyncio.gather(*map(_check_cluster, sorted(addresses)))
     return findings
@@ -141,14 +143,15 @@ def _check_access(database: KeyDatabase) -> Iterable[Finding]:
             yield OPEN_TO_OTHERS.make_finding(evidence, command=make_private_command(path))
 
 
-async def _check_running(context: DiagnosticContext, config: GatewayConfig) -> Finding:
-    host = "127.0.0.1" if config.host in {"0.0.0.0", "::", ""} else config.host  # noqa: S104
-    url = f"{'https' if config.uses_tls else 'http'}://{host}:{config.port}"
+async def _check_running(context: DiagnosticContext, gateway: RunningGateway) -> Finding:
+    url = gateway.url
+    if url is None:
+        return SILENT.make_finding("it has not said yet where it listens")
     try:
         response = await context.get_transport().send(Request("GET", f"{url}/readyz"))
         response.close()
     except FoundryError as error:
-        return NOT_ASKED.make_finding(error.message)
+        return SILENT.make_finding(error.message)
     if response.status != OK:
         return NOT_READY.make_finding(f"{url}/readyz answers {response.status}", url=url)
     return READY.make_finding(f"{url}/readyz answers {response.status}")
@@ -168,6 +171,6 @@ GROUP = CheckGroup(
         OPEN_TO_OTHERS,
         NOT_READY,
         NONE_ACTIVE,
-        NOT_ASKED,
+        SILENT,
     ),
 )

@@ -260,14 +260,15 @@ async def test_invalid_settings_of_a_gateway(own_home: Path) -> None:
     assert "FOUNDRY_GATEWAY_PORT is 'many'" in found["gateway-settings-invalid"]
 
 
-async def test_a_gateway_that_listens_elsewhere(own_home: Path) -> None:
+@pytest.mark.parametrize("content", ["", "{}", '{"url": 5}', '{"url": "http://127.0.0.1:9"}'])
+async def test_a_gateway_that_does_not_answer(own_home: Path, content: str) -> None:
     directory = own_home / "gateway"
     directory.mkdir(parents=True)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    (directory / "gateway.json").write_text(content, encoding="utf-8")
+    assert [*await find_gateway(own_home)] == ["gateway-unused"]  # the file of one that was killed
     with FileLock(directory / "gateway.lock", timeout_s=1):
-        found = await find_gateway(own_home, FOUNDRY_GATEWAY_PORT=str(port))
-    assert [*found] == ["gateway-unused", "gateway-elsewhere"]
+        found = await find_gateway(own_home)
+    assert [*found] == ["gateway-unused", "gateway-silent"]
 
 
 # Network
