@@ -519,6 +519,21 @@ class TestTrouble:
         assert ended == []
         assert not database.path.exists()
 
+    async def test_the_first_key_is_reported_that_closes_an_open_gateway(
+        self, database: KeyDatabase, clock: FakeClock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with open_ring(database, clock) as ring:
+            assert not ring.requires_key
+            for name in ("first", "second"):
+                create(database, name)
+                await ring.reload()
+            assert ring.requires_key
+        async with open_ring(database, clock):
+            pass
+        assert [record.message for record in caplog.records] == [
+            "the first key was created: from now on, every request needs one"
+        ]
+
     async def test_a_damaged_database_is_a_problem_and_keys_serve_on(
         self, database: KeyDatabase, ring: Keyring, caplog: pytest.LogCaptureFixture
     ) -> None:

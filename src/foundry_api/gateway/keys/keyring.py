@@ -190,7 +190,10 @@ class Keyring:
         self._revision, snapshot, entries = change
         self._hasher = snapshot.hasher
         self._keys = tuple(snapshot.keys.values())
-        self._had_keys = self._had_keys or bool(self._keys)
+        if self._keys and not self._had_keys:
+            self._had_keys = True
+            if self._changes:  # the start said that none is needed
+                log.warning("the first key was created: from now on, every request needs one")
         self._changes += 1
         earlier, self._entries = self._entries, entries
         self._next_end = self._find_next_end()
