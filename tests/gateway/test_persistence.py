@@ -241,8 +241,8 @@ def test_another_file_gets_all_that_was_stored(tmp_path: Path) -> None:
     file.path.unlink()
     file.write(make_rows(1, used=2))
     file.close()
-    rows = BudgetFile(file.path, wall_clock=FakeClock()).read()
-    assert [row.state.used for row in rows] == [2, 1, 1]
+    with closing(BudgetFile(file.path, wall_clock=FakeClock())) as reader:
+        assert [row.state.used for row in reader.read()] == [2, 1, 1]
 
 
 def test_periods_that_have_ended_are_dropped(tmp_path: Path) -> None:
@@ -276,7 +276,8 @@ def test_a_damaged_file_is_renamed(tmp_path: Path) -> None:
     assert (tmp_path / "usage.db.damaged-1").read_bytes() == damaged
     file.write([])  # what was known is stored anew
     file.close()
-    assert len(BudgetFile(file.path, wall_clock=FakeClock()).read()) == 2_000
+    with closing(BudgetFile(file.path, wall_clock=FakeClock())) as reader:
+        assert len(reader.read()) == 2_000
 
 
 def _write_config(directory: Path, upstream: Any) -> str:

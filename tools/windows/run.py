@@ -208,6 +208,7 @@ class Runner:
         record = prefix.disk / f"group-{name}.jsonl"
         words = (
             *("-m", "pytest", "-p", "skips", "-p", "no:cacheprovider", "-v", "-rfE", "--tb=short"),
+            "--continue-on-collection-errors",
             *(f"--basetemp=C:\\t{name}", *self._options, *group),
         )
         result = GroupResult(name)

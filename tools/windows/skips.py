@@ -56,7 +56,10 @@ LIMITS: tuple[Limit, ...] = (
     Limit(
         "inheritance.py",
         "files do not inherit the access of a private directory",
-        ("tests/gateway/test_doctor.py::test_the_doctor_asks_a_gateway_that_runs",),
+        (
+            "tests/gateway/test_doctor.py::test_the_doctor_asks_a_gateway_that_runs",
+            "tests/unit/cli/doctor/test_doctor.py::test_keys_of_a_gateway",
+        ),
     ),
 )
 

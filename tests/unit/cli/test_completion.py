@@ -44,7 +44,10 @@ def complete(shell: str, *words: str, home: Path) -> list[str]:
 @pytest.mark.parametrize("shell", SHELLS)
 def test_a_script_is_printed_for_each_shell(shell: str, tmp_path: Path) -> None:
     script = run("completion", shell, home=tmp_path)
-    assert (script.returncode, script.stderr) == (0, "")
+    assert script.returncode == 0
+    # click asks the shell for its version.
+    if shell != "bash" or shutil.which(shell) is not None:
+        assert script.stderr == ""
     assert f"{shell}_complete" in script.stdout
     document = json.loads(run("completion", shell, "--json", home=tmp_path).stdout)
     assert document["script"].strip() == script.stdout.strip()

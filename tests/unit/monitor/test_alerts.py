@@ -121,18 +121,18 @@ async def test_a_program_receives_the_change(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "logged"),
+    ("command", "timeout_s", "logged"),
     [
-        ([sys.executable, "-c", "raise SystemExit(3)"], "ended with status 3"),
-        ([sys.executable, "-c", "import time; time.sleep(60)"], "was killed after 0.5 s"),
-        (["no-such-program-anywhere"], "cannot be run"),
+        ([sys.executable, "-c", "raise SystemExit(3)"], 60, "ended with status 3"),
+        ([sys.executable, "-c", "import time; time.sleep(60)"], 0.5, "was killed after 0.5 s"),
+        (["no-such-program-anywhere"], 60, "cannot be run"),
     ],
 )
 async def test_a_failed_program_is_logged(
-    command: list[str], logged: str, caplog: pytest.LogCaptureFixture
+    command: list[str], timeout_s: float, logged: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "foundry_api"):
-        await AlertCommand(command, timeout_s=0.5)(change())
+        await AlertCommand(command, timeout_s=timeout_s)(change())
     assert logged in caplog.text
 
 

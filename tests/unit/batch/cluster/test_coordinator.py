@@ -11,7 +11,6 @@ import msgspec
 import pytest
 
 from foundry_api.batch.cluster.coordinator import MAX_DUPLICATES_WAITING, Coordinator
-from foundry_api.batch.cluster.driver import iter_blocks
 from foundry_api.batch.cluster.membership import MAX_BLOCK_LINES, BlockSizer
 from foundry_api.batch.cluster.messages import Assignment, WorkerId
 from foundry_api.batch.dedupe import make_request_key
@@ -19,6 +18,10 @@ from foundry_api.batch.engine import EngineState
 from foundry_api.batch.response_line import make_error_result, make_success_line
 from foundry_api.batch.types import BatchLineResult, BatchRequest, Line, WorkItem
 from foundry_api.types.errors import ModelNotFound, ServiceCrashed
+
+pytest.importorskip("ray", reason="the driver imports it")
+
+from foundry_api.batch.cluster.driver import iter_blocks
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

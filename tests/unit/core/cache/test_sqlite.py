@@ -255,7 +255,9 @@ async def test_file_damaged_while_open_is_set_aside(caches: Caches) -> None:
         assert await put(cache) or (os.name == "nt" and cache is a)
     assert await put(a)
     assert await a.get("k") == await b.get("k") == ANSWER
-    assert len(caches.troubles) == 1  # the second one saw that there is a new file
+    set_aside = [trouble for trouble in caches.troubles if trouble.backup_path is not None]
+    assert len(set_aside) == 1  # the second one saw that there is a new file
+    assert caches.troubles == set_aside or os.name == "nt"
 
 
 def checkpoint(path: Path) -> None:
