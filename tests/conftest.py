@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +25,7 @@ from support.scripted_model.audio import build_transcriber
 from support.scripted_model.embeddings import build_embedder
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Generator, Iterator
 
     from foundry_api.engine.endpoint import Endpoint
 
@@ -53,6 +55,10 @@ def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # As in a background job of a shell. Child processes inherit it, and tests send them Ctrl-C.
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Many containers set it. Each worker would compile all tests, and each of more than a thousand
+    # processes the package.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
     for name in [name for name in os.environ if name.startswith("FOUNDRY_")]:
         del os.environ[name]
     os.environ[HOME] = tempfile.mkdtemp(prefix="foundry-api-tests-")
@@ -65,6 +71,18 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     home = Path(os.environ.pop(HOME))
     shared.stop(Paths.from_home(home))
     shutil.rmtree(home)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keep the modules and the items, which live to the end, out of every garbage collection."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 def _is_worker(config: pytest.Config) -> bool:
