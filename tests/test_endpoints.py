@@ -263,7 +263,7 @@ class TestTranscribe:
     async def test_a_prompt_that_would_be_ignored_is_an_error(
         self, client: FoundryAPIClient
     ) -> None:
-        with pytest.raises(errors.UnsupportedFeature, match="ignores a prompt"):
+        with pytest.raises(errors.UnsupportedParameter, match="ignores a prompt"):
             await client.transcribe(b"x", model="transcriber", prompt="Names: Ada")
 
     async def test_a_cli_service_receives_the_recording(self) -> None:

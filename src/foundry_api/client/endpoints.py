@@ -114,8 +114,9 @@ class EndpointMethods:
             InvalidRequest: The file does not exist, is not audio, or is longer than 30 s and cannot
                 be split, or an option is invalid; `.field` names it.
             ModelTaskMismatch: The model is not a transcription model.
-            UnsupportedFeature: The service generation has no transcription or ignores an option,
-                or the service is on another machine and needs a path.
+            UnsupportedParameter: The service generation ignores the prompt.
+            UnsupportedFeature: The service generation has no transcription, or the service is on
+                another machine and needs a path.
             ModelError: The model is unknown, not downloaded, or cannot be loaded.
             CallTimeout: The time-out or the deadline passed. The engine's work was stopped.
             ServiceError: The service failed.

@@ -25,7 +25,7 @@ from foundry_api.core.model_task import detect_speech_kind
 from foundry_api.core.operation import EndpointOperation, WholeBody
 from foundry_api.storage.threads import finish_opening
 from foundry_api.types.checks import check_range, check_text
-from foundry_api.types.errors import InvalidRequest, UnsupportedFeature
+from foundry_api.types.errors import InvalidRequest, UnsupportedFeature, UnsupportedParameter
 from foundry_api.types.local_path import absolute_path
 from foundry_api.types.messages import Timings
 from foundry_api.types.results import Transcription, TranscriptionChunk
@@ -123,8 +123,9 @@ class TranscriptionOperation(EndpointOperation[TranscriptionChunk, Transcription
         if capabilities.audio == "unsupported":
             raise UnsupportedFeature(f"a service of generation {generation} does not transcribe")
         if "prompt" in self.options and capabilities.audio_upload == "path":
-            raise UnsupportedFeature(
+            raise UnsupportedParameter(
                 f"a service of generation {generation} ignores a prompt for a transcription",
+                field="prompt",
                 hint="Leave prompt out.",
             )
 

@@ -113,7 +113,7 @@ class FormReader:
         setting: The setting that says how many bytes the part `file` may have.
 
     Attributes:
-        fields: The other parts.
+        fields: The other parts; the values of a list are joined by commas.
         filename: The name that the client gave the part `file`; it may be anything.
         digest: The digest of the part `file`; None without one.
         size: Bytes of the part `file`.
@@ -202,7 +202,8 @@ class FormReader:
                 content += block
             yield
         if not is_file:
-            self.fields[name] = content.decode()
+            text = content.decode()
+            self.fields[name] = f"{self.fields[name]},{text}" if name in self.fields else text
         elif not size:
             raise make_invalid("file", "file is empty.")
         else:

@@ -59,6 +59,8 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
         choice: The texts of which the answer is one; empty for any text.
         grammar: Lark grammar of the answer; None for any text.
         strict_tools: The form of the arguments of tools that were requested to be strict.
+        max_calls: How many calls of tools the answer has at most; further ones are left out, as
+            models cannot be told. None for any number.
     """
 
     model: str
@@ -68,6 +70,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     choice: tuple[str, ...] = ()
     grammar: str | None = None
     strict_tools: Mapping[str, OutputSpec] = msgspec.field(default_factory=dict[str, "OutputSpec"])
+    max_calls: int | None = None
 
     @property
     def prompt_tokens(self) -> int:
@@ -141,9 +144,10 @@ async def complete(exchange: Exchange, generation: Generation, ticket: Ticket) -
                     completion = await client.chat(
                         generation.messages, **generation.format, **options
                     )
+            calls = completion.tool_calls[: generation.max_calls]
             if generation.strict_tools:
                 try:
-                    await _check_calls(generation, completion.tool_calls)
+                    await _check_calls(generation, calls)
                 except ToolCallError:
                     ticket.add_lost(0, completion.usage.completion_tokens)
                     raise
@@ -161,7 +165,7 @@ async def complete(exchange: Exchange, generation: Generation, ticket: Ticket) -
             if not completion.usage.total_tokens:  # of a service that does not count
                 text = completion.content + completion.reasoning
                 ticket.add_output(estimate_text_tokens(text))
-            return _make_answer(generation, completion)
+            return _make_answer(generation, completion, calls)
 
 
 async def stream(
@@ -173,7 +177,9 @@ async def stream(
     """
     tries = _Tries(generation)
     has_started = False
+    checks_calls = bool(generation.strict_tools) or generation.max_calls is not None
     while True:
+        calls = _StreamedCalls(generation)
         blocks = stream_blocks(
             exchange.context.client,
             generation.messages,
@@ -183,9 +189,8 @@ async def stream(
         try:
             async with aclosing(blocks):
                 async for chunks in blocks:
-                    if generation.strict_tools:
-                        for chunk in chunks:
-                            await _check_calls(generation, chunk.tool_calls)
+                    if checks_calls:
+                        chunks = await calls.check(chunks)  # noqa: PLW2901
                     has_started = True
                     yield chunks
         except ContextOverflow as error:
@@ -320,6 +325,31 @@ def _add_exchange_options(
     return options
 
 
+class _StreamedCalls:
+    """Checks the calls of tools in a stream, and leaves out those that are too many."""
+
+    def __init__(self, generation: Generation) -> None:
+        self._generation = generation
+        self._remaining = generation.max_calls
+
+    async def check(self, chunks: list[Chunk]) -> list[Chunk]:
+        """Return the chunks without the calls that are too many.
+
+        Raises:
+            ToolCallError: The arguments of a strict tool are invalid.
+        """
+        checked: list[Chunk] = []
+        for chunk in chunks:
+            if calls := chunk.tool_calls:
+                if self._remaining is not None:
+                    calls = calls[: self._remaining]
+                    self._remaining -= len(calls)
+                    chunk = structs.replace(chunk, tool_calls=calls)  # noqa: PLW2901
+                await _check_calls(self._generation, calls)
+            checked.append(chunk)
+        return checked
+
+
 async def _check_calls(generation: Generation, calls: Sequence[ToolCall]) -> None:
     """Raise ToolCallError if the arguments of a strict tool are invalid."""
     for call in calls:
@@ -335,16 +365,18 @@ async def _check_calls(generation: Generation, calls: Sequence[ToolCall]) -> Non
             ) from error
 
 
-def _make_answer(generation: Generation, completion: Completion[Any]) -> Answer:
+def _make_answer(
+    generation: Generation, completion: Completion[Any], calls: tuple[ToolCall, ...]
+) -> Answer:
     content = completion.content
-    if generation.schema is not None and not completion.tool_calls and not _is_json(content):
+    if generation.schema is not None and not calls and not _is_json(content):
         # A model of a service that does not enforce schemas may write prose around the JSON.
         content = msgspec.json.encode(completion.parsed).decode()
     return Answer(
         content=content,
         reasoning=completion.reasoning,
         refusal=completion.refusal,
-        tool_calls=completion.tool_calls,
+        tool_calls=calls,
         finish_reason=completion.finish_reason,
         usage=completion.usage,
     )

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from foundry_api.core.options import ChatOptions
     from foundry_api.structured.output_spec import OutputSpec
 
-__all__ = ["add_tools", "make_tool", "read_tool_choice"]
+__all__ = ["add_tools", "make_tool"]
 
+MODES = frozenset({"auto", "none", "required"})
 NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
 
 
@@ -48,22 +49,36 @@ def make_tool(
 
 
 def add_tools(
-    options: ChatOptions, tools: list[ToolDefinition], choice: str | dict[str, Any] | None
+    options: ChatOptions,
+    tools: list[ToolDefinition],
+    choice: str | dict[str, Any] | None,
+    *,
+    field: str = "tool_choice",
 ) -> None:
-    """Add tools, and OpenAI's choice among them, to the options of a call."""
-    if not tools:
+    """Add tools, and OpenAI's choice among them, to the options of a call.
+
+    Raises:
+        RequestError: The choice is not one, or is none among these tools.
+    """
+    mode, allowed = (
+        _read_choice(field, choice) if isinstance(choice, dict) else (choice, set[str]())
+    )
+    if mode == "required" and not tools:
+        raise make_invalid(field, f"{field} asks for a call, but there are no tools. Send tools.")
+    named = allowed if mode is None or mode in MODES else {mode}
+    if unknown := named - {tool.name for tool in tools}:
+        raise make_invalid(
+            field, f"{field} names {min(unknown)[:64]!r}, which is none of the request's tools."
+        )
+    if not tools:  # so that none is called, which the modes that are left allow
         return
-    if is_dict(choice):
-        choice, allowed = read_tool_choice(choice)
-        if allowed is not None:
-            tools = [tool for tool in tools if tool.name in allowed]
-    options["tools"] = tools
-    if isinstance(choice, str):
-        options["tool_choice"] = choice
+    options["tools"] = [tool for tool in tools if not allowed or tool.name in allowed]
+    if mode is not None:
+        options["tool_choice"] = mode
 
 
-def read_tool_choice(choice: dict[str, Any]) -> tuple[str, set[str] | None]:
-    """Return the choice, and the names of the tools that it is limited to.
+def _read_choice(field: str, choice: dict[str, Any]) -> tuple[str, set[str]]:
+    """Return the choice, and the names of the tools that it is limited to; none without a limit.
 
     Raises:
         RequestError: It is not one.
@@ -73,7 +88,7 @@ def read_tool_choice(choice: dict[str, Any]) -> tuple[str, set[str] | None]:
         function = choice.get("function", choice)
         name = function.get("name") if is_dict(function) else None
         if isinstance(name, str):
-            return name, None
+            return name, set()
     elif kind == "allowed_tools":
         allowed = choice.get("allowed_tools", choice)
         if is_dict(allowed) and isinstance(allowed.get("tools"), list):
@@ -82,7 +97,7 @@ def read_tool_choice(choice: dict[str, Any]) -> tuple[str, set[str] | None]:
             mode = allowed.get("mode", "auto")
             if names and mode in {"auto", "required"}:
                 return mode, names
-    raise make_invalid("tool_choice", "tool_choice is not a choice of tools.")
+    raise make_invalid(field, f"{field} is not a choice of tools.")
 
 
 def _get_tool_name(item: object) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
 import msgspec
 from msgspec import Meta
@@ -11,13 +11,14 @@ from foundry_api.gateway.anthropic.errors import THREAD_UNSUPPORTED
 from foundry_api.gateway.checks import check_depth, check_text, make_invalid
 from foundry_api.gateway.errors import RequestError
 from foundry_api.gateway.generation import Generation
-from foundry_api.gateway.openai.sampling import MaxTokens, Temperature, TopP
-from foundry_api.gateway.tools import make_tool
+from foundry_api.gateway.openai.sampling import MaxTokens, Temperature, TopP, refuse_members
+from foundry_api.gateway.tools import add_tools, make_tool
 from foundry_api.types.messages import FunctionCall, Message, ToolCall
 
 if TYPE_CHECKING:
     from foundry_api.core.options import ChatOptions
     from foundry_api.structured.output_spec import OutputSpec
+    from foundry_api.types.messages import ToolDefinition
 
 __all__ = ["CountBody", "MessagesBody", "make_generation", "make_prompt"]
 
@@ -79,6 +80,7 @@ class ToolBody(msgspec.Struct):
 class ToolChoice(msgspec.Struct):
     type: Literal["auto", "any", "tool", "none"]
     name: str | None = None
+    disable_parallel_tool_use: bool | None = None
 
 
 class OutputFormat(msgspec.Struct):
@@ -119,8 +121,13 @@ class MessagesBody(CountBody, kw_only=True):
         top_p: Default: the model's own.
         stop_sequences: Up to four strings that end the answer.
         stream: Whether to send events as they are generated.
+        top_k: From how many tokens each one is sampled; default: the model's own.
         tool_choice: Whether and which tools are called.
         output_config: The form of the answer: a JSON schema.
+        thread: Refused: the gateway stores no conversations.
+        container: Refused: the gateway runs no code.
+        mcp_servers: Refused: the gateway calls no servers.
+        compaction: Refused: the gateway summarizes nothing.
     """
 
     max_tokens: MaxTokens
@@ -129,8 +136,13 @@ class MessagesBody(CountBody, kw_only=True):
     stop_sequences: list[str] | None = None
     stream: bool | None = None
     tool_choice: ToolChoice | None = None
+    top_k: Annotated[int, Meta(extra_json_schema={"minimum": 1})] | None = None
     output_config: OutputConfig | None = None
+    # What the engine or the gateway cannot do.
     thread: Any = None
+    container: Any = None
+    mcp_servers: list[Any] | None = None
+    compaction: Any = None
 
 
 def make_prompt(body: CountBody, model: str) -> Generation:
@@ -176,13 +188,20 @@ def make_generation(body: MessagesBody, model: str) -> Generation:
     Raises:
         RequestError: As `make_prompt`.
     """
-    if body.thread:
+    if body.thread is not None:
         raise RequestError(
             400,
             THREAD_UNSUPPORTED,
             "The gateway stores no conversations. Send all messages, without thread.",
             param="thread",
         )
+    refuse_members(
+        (
+            ("container", body.container is not None, "The gateway runs no code."),
+            ("mcp_servers", body.mcp_servers, "The gateway calls no servers."),
+            ("compaction", body.compaction is not None, "The gateway summarizes nothing."),
+        )
+    )
     prompt = make_prompt(body, model)
     options: ChatOptions = {**prompt.options, "max_tokens": body.max_tokens}
     if body.temperature is not None:
@@ -191,8 +210,14 @@ def make_generation(body: MessagesBody, model: str) -> Generation:
         options["top_p"] = body.top_p
     if body.stop_sequences:
         options["stop"] = body.stop_sequences
-    if body.tools and body.tool_choice is not None:
-        options["tool_choice"] = _get_choice(body.tool_choice)
+    if body.top_k is not None:
+        if body.top_k < 1:
+            raise make_invalid("top_k", f"top_k is {body.top_k}; 1 is the least.")
+        # Where other servers read it, and where the engine does.
+        options["extra"] = {"top_k": body.top_k, "metadata": {"top_k": str(body.top_k)}}
+    if (choice := body.tool_choice) is not None:
+        tools = cast("list[ToolDefinition]", prompt.options.get("tools") or [])
+        add_tools(options, tools, _get_choice(choice))
     schema = None
     if body.output_config is not None and body.output_config.format is not None:
         schema = body.output_config.format.schema
@@ -203,6 +228,7 @@ def make_generation(body: MessagesBody, model: str) -> Generation:
         options=options,
         schema=schema,
         strict_tools=prompt.strict_tools,
+        max_calls=1 if choice and choice.disable_parallel_tool_use else None,
     )
 
 

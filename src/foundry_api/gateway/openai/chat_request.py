@@ -107,7 +107,8 @@ class ChatBody(CompletionsBody, kw_only=True):
         messages: The conversation.
         max_completion_tokens: As `max_tokens`, which it overrides.
         tools: Functions that the model may call.
-        tool_choice: `auto`, `none`, `required`, or a function to call.
+        tool_choice: `auto`, `none`, `required`, a function to call, or the tools that are allowed.
+        parallel_tool_calls: False returns only the first call of a tool; default: true.
         functions: The older form of `tools`.
         function_call: The older form of `tool_choice`.
         response_format: The form of the answer: any text, a JSON object, or a JSON schema.
@@ -115,6 +116,7 @@ class ChatBody(CompletionsBody, kw_only=True):
         top_logprobs: Refused: the engine returns none.
         modalities: Only `text`.
         audio: Refused: the engine generates none.
+        moderation: Refused: the gateway runs none.
         prediction: Refused: the engine takes none.
         web_search_options: Refused: the engine cannot search the web.
     """
@@ -127,6 +129,7 @@ class ChatBody(CompletionsBody, kw_only=True):
     max_completion_tokens: MaxTokens | None = None
     tools: list[ToolBody] | None = None
     tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
     functions: list[FunctionBody] | None = None
     function_call: str | dict[str, Any] | None = None
     response_format: ResponseFormat | None = None
@@ -135,6 +138,7 @@ class ChatBody(CompletionsBody, kw_only=True):
     top_logprobs: int | None = None
     modalities: list[str] | None = None
     audio: Any = None
+    moderation: Any = None
     prediction: Any = None
     web_search_options: Any = None
 
@@ -155,8 +159,11 @@ def make_generation(body: ChatBody, model: str) -> Generation:
     limit = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     options = make_options(body, model, max_tokens=limit, stop=body.stop)
     strict_tools: dict[str, OutputSpec] = {}
-    choice = body.tool_choice if body.tools else body.function_call
-    add_tools(options, _make_tools(body, strict_tools), choice)
+    tools = _make_tools(body, strict_tools)
+    if body.function_call is not None:
+        add_tools(options, tools, body.function_call, field="function_call")
+    else:
+        add_tools(options, tools, body.tool_choice)
     return Generation(
         model=model,
         messages=tuple(
@@ -167,19 +174,27 @@ def make_generation(body: ChatBody, model: str) -> Generation:
         choice=_get_choice(body),
         grammar=_get_grammar(body),
         strict_tools=strict_tools,
+        max_calls=1 if body.parallel_tool_calls is False else None,
     )
 
 
 def _refuse_unsupported(body: ChatBody) -> None:
     refuse_unsupported(body)
+    if body.tools and body.functions:
+        raise make_invalid("functions", "functions is the older form of tools. Send one of them.")
     modalities = [name for name in body.modalities or () if name != "text"]
     refuse_members(
         (
             ("logprobs", body.logprobs, "The engine returns no log probabilities."),
             ("top_logprobs", body.top_logprobs, "The engine returns no log probabilities."),
-            ("audio", body.audio, "The engine generates no audio."),
-            ("prediction", body.prediction, "The engine takes no predicted output."),
-            # Even without options it asks for a search.
+            # Even without options, these ask for something.
+            ("audio", body.audio is not None, "The engine generates no audio."),
+            ("moderation", body.moderation is not None, "The gateway moderates nothing."),
+            (
+                "prediction",
+                body.prediction is not None,
+                "The engine takes no predicted output.",
+            ),
             (
                 "web_search_options",
                 body.web_search_options is not None,

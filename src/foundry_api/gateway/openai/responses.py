@@ -339,7 +339,7 @@ def _make_head(exchange: Exchange, body: ResponseBody, generation: Generation) -
         "metadata": body.metadata or {},
         "background": bool(body.background),
         "store": body.store is not False,
-        "truncation": body.truncation or "disabled",
+        "truncation": "disabled",
         "service_tier": "default",
     }
 

@@ -86,14 +86,15 @@ class ResponseBody(SamplingBody, kw_only=True):
         metadata: Returned as it was sent.
         text: The form of the answer.
         tools: Functions that the model may call.
-        tool_choice: `auto`, `none`, `required`, or a function to call.
-        parallel_tool_calls: Returned as it was sent.
-        reasoning: Returned as it was sent.
-        truncation: Returned as it was sent.
+        tool_choice: `auto`, `none`, `required`, a function to call, or the tools that are allowed.
+        parallel_tool_calls: False returns only the first call of a tool; default: true.
+        reasoning: Without effect. Returned as it was sent.
+        truncation: Without effect: an input that is too long is refused.
         include: Log probabilities are refused, other values have no effect.
         top_logprobs: Refused: the engine returns none.
         conversation: Refused: the gateway stores responses, no conversations.
         prompt: Refused: the gateway stores no prompts.
+        moderation: Refused: the gateway runs none.
     """
 
     LONGEST_LISTS: ClassVar = {"input": MAX_ITEMS}
@@ -116,6 +117,7 @@ class ResponseBody(SamplingBody, kw_only=True):
     top_logprobs: int | None = None
     conversation: Any = None
     prompt: Any = None
+    moderation: Any = None
 
 
 def make_response_generation(
@@ -139,6 +141,7 @@ def make_response_generation(
         options=options,
         schema=_get_schema(body),
         strict_tools=strict_tools,
+        max_calls=1 if body.parallel_tool_calls is False else None,
     )
 
 
@@ -148,8 +151,13 @@ def _refuse_unsupported(body: ResponseBody) -> None:
         (
             ("include", logprobs, "The engine returns no log probabilities."),
             ("top_logprobs", body.top_logprobs, "The engine returns no log probabilities."),
-            ("conversation", body.conversation, "The gateway stores responses, no conversations."),
-            ("prompt", body.prompt, "The gateway stores no prompts."),
+            (
+                "conversation",
+                body.conversation is not None,
+                "The gateway stores responses, no conversations.",
+            ),
+            ("prompt", body.prompt is not None, "The gateway stores no prompts."),
+            ("moderation", body.moderation is not None, "The gateway moderates nothing."),
         )
     )
 

@@ -109,7 +109,7 @@ def make_options(
         options["top_p"] = body.top_p
     if body.seed is not None:
         options["seed"] = body.seed
-    if stop:
+    if stop is not None:
         options["stop"] = stop
     return options
 

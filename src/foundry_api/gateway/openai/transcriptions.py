@@ -11,7 +11,7 @@ import msgspec
 
 from foundry_api.core.audio import read_duration_s, read_wave
 from foundry_api.gateway.checks import make_invalid, make_missing, make_unsupported
-from foundry_api.gateway.errors import RequestError, make_error_event
+from foundry_api.gateway.errors import RequestError, make_error_event, translate_error
 from foundry_api.gateway.files.store import Draft
 from foundry_api.gateway.forms import FormReader, convert_form, require_form
 from foundry_api.gateway.idempotency import make_fingerprint, respond_once
@@ -37,6 +37,13 @@ __all__ = ["create_transcription"]
 # Of the recordings that are being received or transcribed, each with its largest size: they are on
 # the disk before any limit of their key is looked at.
 MAX_RECORDINGS_BYTES = 2**30
+# Fields of OpenAI's that ask for what the engine cannot do.
+UNSUPPORTED = {
+    "timestamp_granularities": "The engine returns no times of words.",
+    "include": "The engine returns no log probabilities.",
+    "known_speaker_names": "The engine tells no speakers apart.",
+    "known_speaker_references": "The engine tells no speakers apart.",
+}
 FORMATS = ("json", "text", "verbose_json")
 
 # Whisper reads 30 s at once, as 1,500 positions, and writes at most 448 tokens for them.
@@ -165,6 +172,10 @@ async def _transcribe(exchange: Exchange, upload: Upload, model: str) -> AsyncGe
     except FoundryError as error:
         # The caller knows its file, not ours.
         error.message = error.message.replace(str(upload.path), "file")
+        if getattr(error, "field", None) == "prompt":  # that of a chat is its messages
+            refusal = translate_error(error)
+            refusal.param = "prompt"
+            raise refusal from error
         raise
 
 
@@ -226,9 +237,12 @@ async def _receive(exchange: Exchange) -> AsyncGenerator[Upload]:
 
 
 def _make_form(fields: dict[str, str]) -> TranscriptionForm:
-    for name in fields:
-        if name.startswith("timestamp_granularities"):
-            raise make_unsupported(name, "The engine returns no times of words.")
+    for name, value in fields.items():
+        member = name.removesuffix("[]")
+        # The one segment of `verbose_json` has the times of the recording.
+        is_segment = (member, value) == ("timestamp_granularities", "segment")
+        if value and member in UNSUPPORTED and not is_segment:
+            raise make_unsupported(name, UNSUPPORTED[member])
     form = convert_form({name: text for name, text in fields.items() if text}, TranscriptionForm)
     if form.response_format not in FORMATS:
         raise make_invalid(
