@@ -72,6 +72,7 @@ class Exchange:
         "_end_timer",
         "_ended",
         "_limit_s",
+        "_loop",
         "_patience",
         "_task",
         "abort_error",
@@ -110,7 +111,8 @@ class Exchange:
         self._end_at, self._limit_s = math.inf, math.inf
         self._end_timer: Timer | None = None
         self.abort_error: RequestError | None = None
-        self._task = asyncio.current_task()
+        self._loop = asyncio.get_running_loop()  # once: until Python 3.12 it is a system call
+        self._task = asyncio.current_task(self._loop)
         self._ended: asyncio.Future[None] | bool = False  # a future only if somebody waits for it
 
     def admit(self, work: Work) -> Ticket:
@@ -162,17 +164,16 @@ class Exchange:
 
     def _limit_time(self, patience_s: float) -> None:
         """End the exchange after the caller's patience, or the limit of the gateway."""
-        loop = asyncio.get_running_loop()
         self._limit_s = min(self.context.config.call_timeout_s, patience_s)
         elapsed_s = self.context.monotonic() - self.started_at
-        self._end_at = loop.time() + self._limit_s - elapsed_s
+        self._end_at = self._loop.time() + self._limit_s - elapsed_s
         if self._end_timer is None:
-            self._end_timer = self.context.call_timers.take(loop, self._on_timer)
+            self._end_timer = self.context.call_timers.take(self._loop, self._on_timer)
         self._end_timer.arm(self._end_at)
 
     def _on_timer(self) -> None:
         timer, limit_s = self._end_timer, self._limit_s
-        if timer is not None and timer.loop.time() < self._end_at:
+        if timer is not None and self._loop.time() < self._end_at:
             timer.arm(self._end_at)
             return
         if limit_s == self.context.config.call_timeout_s:
@@ -196,7 +197,7 @@ class Exchange:
     def ended(self) -> asyncio.Future[None]:
         """Done when the exchange has ended."""
         if isinstance(self._ended, bool):
-            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            future: asyncio.Future[None] = self._loop.create_future()
             if self._ended:
                 future.set_result(None)
             self._ended = future
@@ -264,8 +265,7 @@ class Exchange:
         if (self.request.content_length or 0) > limit:
             raise make_too_large(limit, setting)
         await self.ask_for_body()
-        loop, size = asyncio.get_running_loop(), 0
-        started_at = loop.time()
+        started_at, size = self._loop.time(), 0
         while True:
             end_at = started_at + BODY_GRACE_S + size / BODY_BYTES_PER_S
             try:

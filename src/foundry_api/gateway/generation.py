@@ -113,7 +113,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 def admit(exchange: Exchange, generations: Sequence[Generation], choices: int = 1) -> Ticket:
     """Admit the call of an exchange that generates answers, as many for each prompt as choices."""
     limits = [one.options.get("max_tokens") for one in generations]
-    prompt_tokens = sum(one.prompt_tokens for one in generations[::choices])
+    prompt_tokens = sum([one.prompt_tokens for one in generations[::choices]])
     return exchange.admit(
         Work(
             model=generations[0].model,

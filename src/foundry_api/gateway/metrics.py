@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from typing import TYPE_CHECKING, Protocol
 
 from foundry_api.gateway.failures import Failure, RecentFailures
@@ -60,8 +60,9 @@ class GatewayMetrics:
         self.history = History()
         self.failures = RecentFailures()
         self.generated_tokens = 0
-        self._requests: Counter[tuple[str, str, str]] = Counter()
-        self._tokens: Counter[tuple[str, str, str]] = Counter()
+        # Not `Counter`, whose items take five times as long to change.
+        self._requests = defaultdict[tuple[str, str, str], int](int)
+        self._tokens = defaultdict[tuple[str, str, str], int](int)
         self._durations: dict[str, Histogram] = {}
         # By the name of the metric and the model.
         self._histograms: dict[tuple[str, str], Histogram] = {}

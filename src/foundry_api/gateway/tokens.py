@@ -29,13 +29,9 @@ def estimate_prompt_tokens(
     messages: Iterable[Message], tools: Sequence[ToolLike] | None = None
 ) -> int:
     """Estimate the tokens of a conversation, with the tools that are described to the model."""
-    tokens = sum(
-        estimate_text_tokens(message.content)
-        + TOKENS_PER_MESSAGE
-        + sum(
-            estimate_text_tokens(f"{call.function.name}{call.function.arguments}")
-            for call in message.tool_calls
-        )
-        for message in messages
-    )
-    return tokens + (len(msgspec.json.encode(tools)) // BYTES_PER_TOKEN if tools else 0)
+    tokens = len(msgspec.json.encode(tools)) // BYTES_PER_TOKEN if tools else 0
+    for message in messages:
+        tokens += TOKENS_PER_MESSAGE + estimate_text_tokens(message.content)
+        for call in message.tool_calls:
+            tokens += estimate_text_tokens(f"{call.function.name}{call.function.arguments}")
+    return tokens

@@ -39,7 +39,9 @@ class ForwardClock:
         # The wall clock first: a pause between the two must not look like a jump ahead.
         wall = self._wall_clock()
         ticks = self._monotonic()
-        self._offset_s = max(self._offset_s, wall - ticks)
+        offset_s = wall - ticks
+        if offset_s > self._offset_s:
+            self._offset_s = offset_s
         return ticks + self._offset_s
 
     def start_at(self, moment: float) -> None:

@@ -71,11 +71,17 @@ class TokenHasher:
     # timing: nobody without it can choose tokens with similar digests.
 
     def __init__(self, pepper: bytes) -> None:
-        self._pepper = pepper
+        # Copying one that has read the pepper takes a quarter of the time of a new one.
+        self._hmac = hmac.new(pepper, digestmod="sha256")
 
     def digest(self, token: str) -> bytes:
-        return hmac.digest(self._pepper, token.encode("ascii"), "sha256")
+        return self._compute(token.encode("ascii"))
 
     def compute_check_value(self) -> bytes:
         """Return a value that recognizes the pepper without revealing it."""
-        return hmac.digest(self._pepper, CHECK_TEXT, "sha256")
+        return self._compute(CHECK_TEXT)
+
+    def _compute(self, data: bytes) -> bytes:
+        digest = self._hmac.copy()
+        digest.update(data)
+        return digest.digest()

@@ -236,7 +236,8 @@ class Ticket(Waiter):
             model = self._work.model
             if not self._is_counted:
                 self.prompt_tokens = self._ratios.correct(model, self.prompt_tokens)
-            self.lost_prompt_tokens = self._ratios.correct(model, self.lost_prompt_tokens)
+            if self.lost_prompt_tokens:
+                self.lost_prompt_tokens = self._ratios.correct(model, self.lost_prompt_tokens)
             prompt_tokens = self.prompt_tokens + self.lost_prompt_tokens
             output_tokens = self.output_tokens + self.lost_output_tokens
             used = prompt_tokens + output_tokens

@@ -167,7 +167,7 @@ def make_generation(body: ChatBody, model: str) -> Generation:
     return Generation(
         model=model,
         messages=tuple(
-            _make_message(index, message) for index, message in enumerate(body.messages)
+            [_make_message(index, message) for index, message in enumerate(body.messages)]
         ),
         options=options,
         schema=_get_schema(body),
@@ -206,17 +206,18 @@ def _refuse_unsupported(body: ChatBody) -> None:
 
 
 def _make_message(index: int, body: MessageBody) -> Message:
-    field = f"messages[{index}]"
-    content = _join_parts(f"{field}.content", body.content)
-    calls = [
-        ToolCall(call.id, FunctionCall(call.function.name, call.function.arguments))
-        for call in body.tool_calls or ()
-    ]
-    if body.role in {"system", "developer"}:
-        return Message("system", content)
+    content = body.content
+    if not isinstance(content, str):
+        content = _join_parts(f"messages[{index}].content", content)
     if body.role == "user":
         return Message("user", content)
+    if body.role in {"system", "developer"}:
+        return Message("system", content)
     if body.role == "assistant":
+        calls = [
+            ToolCall(call.id, FunctionCall(call.function.name, call.function.arguments))
+            for call in body.tool_calls or ()
+        ]
         if body.function_call is not None:
             function = body.function_call
             calls.append(ToolCall(function.name, FunctionCall(function.name, function.arguments)))
@@ -225,15 +226,13 @@ def _make_message(index: int, body: MessageBody) -> Message:
     call_id = body.tool_call_id if body.role == "tool" else body.name
     if not call_id:
         missing = "tool_call_id" if body.role == "tool" else "name"
-        raise make_missing(f"{field}.{missing}")
+        raise make_missing(f"messages[{index}].{missing}")
     return Message("tool", content, tool_call_id=call_id)
 
 
-def _join_parts(field: str, content: str | list[Part] | None) -> str:
+def _join_parts(field: str, content: list[Part] | None) -> str:
     if content is None:
         return ""
-    if isinstance(content, str):
-        return content
     texts: list[str] = []
     for index, part in enumerate(content):
         if isinstance(part, TextPart):
