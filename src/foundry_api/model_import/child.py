@@ -7,7 +7,7 @@ import os
 import subprocess
 from typing import TYPE_CHECKING
 
-from foundry_api.storage.process import NO_WINDOW
+from foundry_api.storage.process import BACKGROUND_FLAGS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,8 +27,6 @@ FOREIGN_VARIABLES = (
     "VIRTUAL_ENV",
     "__PYVENV_LAUNCHER__",
 )
-# A terminal's Ctrl-C is for this process, which then stops the child.
-_CREATION_FLAGS: int = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0) | NO_WINDOW
 
 
 async def run_child(
@@ -52,8 +50,9 @@ async def run_child(
             env={
                 name: value for name, value in os.environ.items() if name not in FOREIGN_VARIABLES
             },
+            # A terminal's Ctrl-C is for this process, which then stops the child.
             start_new_session=True,
-            creationflags=_CREATION_FLAGS,
+            creationflags=BACKGROUND_FLAGS,  # the same for Windows
         )
     loop = asyncio.get_running_loop()
     lines: asyncio.Queue[str | None] = asyncio.Queue()

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
 __all__ = [
-    "ANSWER_TIMEOUT_S",
-    "START_TIMEOUT_S",
     "Node",
     "check_reachable",
     "check_version",
@@ -40,10 +38,10 @@ OBJECT_STORE_BYTES = 80 * 2**20
 
 CONNECT_TIMEOUT_S = 5.0
 
-# How long a node may take to start a process before the run begins without it, and how long all of
-# them may take.
-ANSWER_TIMEOUT_S = 60.0
-START_TIMEOUT_S = 600.0
+# How long a node may take to start a process before the run begins without it, and how long the run
+# waits for a first node, without which it cannot begin.
+NODE_TIMEOUT_S = 60.0
+FIRST_NODE_TIMEOUT_S = 600.0
 
 QUIET_ENV = {
     "RAY_USAGE_STATS_ENABLED": "0",  # no telemetry
@@ -186,8 +184,8 @@ async def find_usable_nodes(
     get_version: Callable[[str], Awaitable[str]],
     on_notice: Callable[[str], None],
     *,
-    answer_s: float = ANSWER_TIMEOUT_S,
-    start_s: float = START_TIMEOUT_S,
+    node_timeout_s: float = NODE_TIMEOUT_S,
+    first_node_timeout_s: float = FIRST_NODE_TIMEOUT_S,
 ) -> tuple[Node, ...]:
     """Return the nodes that can work; one is enough to begin."""
     # Ray reports nothing about a node on which it cannot start a process, and pages of tracebacks
@@ -196,13 +194,16 @@ async def find_usable_nodes(
         asyncio.ensure_future(get_version(node.id)): node for node in nodes
     }
     try:
-        done, late = await asyncio.wait(nodes_by_future, timeout=answer_s)
+        done, late = await asyncio.wait(nodes_by_future, timeout=node_timeout_s)
         if not done:
             on_notice(
-                f"no node of the cluster has started a process in {answer_s:.0f} s. {_STATUS_HINT}"
+                f"no node of the cluster has started a process in {node_timeout_s:.0f} s. "
+                f"{_STATUS_HINT}"
             )
             done, late = await asyncio.wait(
-                nodes_by_future, timeout=start_s - answer_s, return_when=asyncio.FIRST_COMPLETED
+                nodes_by_future,
+                timeout=first_node_timeout_s - node_timeout_s,
+                return_when=asyncio.FIRST_COMPLETED,
             )
         for future in late:
             on_notice(

@@ -46,8 +46,8 @@ RETRY_INTERVAL_S = 1.0
 # Calls of an actor at the same time: each gateway waits in one, and makes another.
 MAX_ACTOR_CALLS = 64
 
-# A node that is busy, or whose resources others have, may take long to start an actor.
-ANSWER_TIMEOUT_S = 120.0
+# A node that is busy, or whose resources others have, may take long to start an engine.
+ENGINE_START_TIMEOUT_S = 120.0
 # An engine that serves answers at once.
 RENEW_TIMEOUT_S = 30.0
 
@@ -112,7 +112,9 @@ class EngineNodes:
         while True:
             is_serving = self._nodes[node.id].state == "serving"
             try:
-                async with asyncio.timeout(RENEW_TIMEOUT_S if is_serving else ANSWER_TIMEOUT_S):
+                async with asyncio.timeout(
+                    RENEW_TIMEOUT_S if is_serving else ENGINE_START_TIMEOUT_S
+                ):
                     address = await self._get_address(node)
                 self._set(node, "serving", address=address)
                 async with asyncio.timeout(RENEW_INTERVAL_S + RENEW_TIMEOUT_S):

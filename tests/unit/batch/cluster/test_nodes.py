@@ -61,7 +61,9 @@ async def test_lost_or_stuck_node_is_left_out() -> None:
     lost = versions(on_1=__version__, on_2=RuntimeError("the node died"))
     assert await find_usable_nodes([ONE, TWO], lost, notices.append) == (ONE,)
     late = versions(on_1=__version__, on_2=None)
-    assert await find_usable_nodes([ONE, TWO], late, notices.append, answer_s=NO_WAIT_S) == (ONE,)
+    assert await find_usable_nodes([ONE, TWO], late, notices.append, node_timeout_s=NO_WAIT_S) == (
+        ONE,
+    )
     assert [notice.partition(":")[0] for notice in notices] == [TWO.name, TWO.name]
     assert "the node died" in notices[0]
     assert "ray status" in notices[1]
@@ -82,7 +84,7 @@ async def test_slow_start_is_reported_and_the_first_node_is_enough() -> None:
         return __version__
 
     assert await find_usable_nodes(
-        [ONE, TWO], get_version, report, answer_s=NO_WAIT_S, start_s=60
+        [ONE, TWO], get_version, report, node_timeout_s=NO_WAIT_S, first_node_timeout_s=60
     ) == (ONE,)
     assert "no node of the cluster has started a process" in notices[0]
 
@@ -91,6 +93,10 @@ async def test_cluster_that_starts_nothing_is_given_up() -> None:
     none = versions(on_1=None, on_2=None)
     with pytest.raises(BatchError, match="no node of the cluster can start a process") as caught:
         await find_usable_nodes(
-            [ONE, TWO], none, lambda _: None, answer_s=NO_WAIT_S, start_s=NO_WAIT_S
+            [ONE, TWO],
+            none,
+            lambda _: None,
+            node_timeout_s=NO_WAIT_S,
+            first_node_timeout_s=NO_WAIT_S,
         )
     assert "ray status" in caught.value.hint
