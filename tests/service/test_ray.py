@@ -209,7 +209,7 @@ def test_ctrl_c_ends_a_local_ray_and_the_batch_resumes(
         assert runner.exit_code() == -signal.SIGINT, runner.log
         assert "Run the same command to resume." in runner.log
         assert "Traceback" not in runner.log
-    wait_until(lambda: all(map(has_ended, family)))
+    assert all(map(has_ended, family))
     with Runner(tmp_path, home, "local") as runner:  # starts sooner than another Ray
         runner.feed(BLOCK_LINES)
         assert runner.exit_code() == 0, runner.log

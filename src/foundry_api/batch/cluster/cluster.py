@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from foundry_api._version import __version__
+from foundry_api.batch.cluster.local_ray import end_local_ray
 from foundry_api.types.errors import BatchError
 
 if TYPE_CHECKING:
@@ -84,12 +85,19 @@ async def connect_cluster(
     if address is not None:
         await check_reachable(address)
     with _temp_directory(address) as directory, _set_environment(QUIET_ENV):
+        connecting = asyncio.ensure_future(
+            asyncio.to_thread(_init_ray, ray, address, directory, namespace)
+        )
         try:
-            await asyncio.to_thread(_init_ray, ray, address, directory, namespace)
+            await asyncio.shield(connecting)
             yield
         finally:
-            # Also after a cancelled start: its thread cannot be cancelled, and may have connected.
-            await asyncio.to_thread(ray.shutdown)
+            # Its thread cannot be cancelled, and would go on to start the processes of a cluster.
+            await asyncio.gather(connecting, return_exceptions=True)
+            if directory is None:
+                await asyncio.to_thread(ray.shutdown)
+            else:
+                await asyncio.to_thread(end_local_ray, ray, directory)
 
 
 async def check_reachable(address: str) -> None:
