@@ -141,6 +141,7 @@ class Client:
         elif '"error"' in text:
             self._tally.outcomes["stream with an error"] += 1
         elif "[DONE]" in text or "message_stop" in text:
+            self._tally.outcomes["streams with an end"] += 1
             self._tally.compare(question, read_stream(text))
         else:
             self._tally.outcomes["stream without an end"] += 1
