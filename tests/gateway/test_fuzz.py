@@ -63,8 +63,8 @@ async def test_mutated_requests_are_answered_and_leave_nothing(
         for _ in range(CLIENTS):
             group.create_task(send_requests())
     memory = psutil.Process().memory_info().rss - memory_before
-    # Of the seed 7, at least six requests in one segment have each of these. What arrives in several
-    # segments is not complete in time on a busy machine.
+    # With the seed 7, at least six requests in one segment have each of these. Several segments may
+    # not arrive in time on a busy machine.
     assert {200, 400, 403, 404, 408, 415} <= set(statuses)
     await check_service(gateway)
     async with asyncio.timeout(30):

