@@ -44,6 +44,14 @@ MIN_CHECK_S = 1.0
 # How many checks in a row fail before calls that wait for their first token go elsewhere.
 MAX_FAILED_CHECKS = 2
 
+# Of more services than the first number, each call compares as many as the second one. To compare a
+# hundred takes as long as much else that is done for a call, and finds hardly a better one.
+MANY_SERVICES = 32
+COMPARED_SERVICES = 16
+
+# The order in which services are called.
+PROBE_DUE, HEALTHY, FAILING = range(3)
+
 # The model that this package ships. Only its own engine host serves it.
 DEMO = "demo"
 
@@ -243,9 +251,10 @@ class ServicePool:
     def __init__(
         self, services: Sequence[ServiceHandle], make_own: Callable[[], ServiceHandle]
     ) -> None:
-        self._services = self.handles = tuple(services)
+        self._set_services(services)
         self._make_own = make_own
         self._own: ServiceHandle | None = None
+        self._next = 0  # the first service to compare for the next call, if there are many
         self.has_offers = all(service.offer is not None for service in self._services)
         # Most clients have one service, which gets every call.
         self._only = None if self.has_offers or len(services) > 1 else self._services[0]
@@ -269,16 +278,23 @@ class ServicePool:
     def add(self, service: ServiceHandle) -> None:
         """Add a service to those that differ in their models."""
         self._attach(service)
-        self.handles = self._services = (*self._services, service)
+        self._set_services((*self._services, service))
 
     def remove(self, service: ServiceHandle) -> None:
         """Give a service no more calls. Those that wait for it go to others that have their models.
 
         Answers that have begun go on for as long as the service sends them.
         """
-        self.handles = self._services = tuple(one for one in self._services if one is not service)
+        self._set_services([one for one in self._services if one is not service])
         service.on_failed_check = service.limiter.on_idle = None
         self._leave(service, is_gone=True)
+
+    def _set_services(self, services: Sequence[ServiceHandle]) -> None:
+        self._services = self.handles = tuple(services)
+        # A share of the calls by weight is a share among all services.
+        self._are_many_alike = (
+            len(services) > MANY_SERVICES and len({service.weight for service in services}) == 1
+        )
 
     def _attach(self, service: ServiceHandle) -> None:
         service.on_failed_check = partial(self._leave, service)
@@ -289,14 +305,36 @@ class ServicePool:
     ) -> ServiceHandle | None:
         """Return the least busy of the healthy services. Those in `tried` come last.
 
-        None if no service is known to have the model with a name. Without a name, any will do.
+        Of many services, it may be one that is nearly the least busy. None if no service is known
+        to have the model with a name. Without a name, any will do.
         """
         if self._only is not None:
             return self._only
+        if self._are_many_alike and (service := self._pick_of_some(tried, name)) is not None:
+            return service
         services = self._find_offering(name) if self.has_offers and name else self._services
         return min(
             services, key=lambda service: (service in tried, *_get_load(service)), default=None
         )
+
+    def _pick_of_some(self, tried: AbstractSet[ServiceHandle], name: str) -> ServiceHandle | None:
+        """Return the least busy of the next few services; None if none of them has room."""
+        services = self._services
+        compared: list[ServiceHandle] = []
+        for offset in range(len(services)):
+            service = services[(self._next + offset) % len(services)]
+            has_model = not name or service.offer is None or service.offer.has(name)
+            if has_model and service not in tried:
+                compared.append(service)
+                if len(compared) == COMPARED_SERVICES:
+                    break
+        else:  # these are all that have the model
+            return min(compared, key=_get_load, default=None)
+        # The next call begins behind them, so that each service has its turn.
+        self._next = (self._next + offset + 1) % len(services)
+        best = min(compared, key=_get_load)
+        rank, is_full, _ = _get_load(best)
+        return best if rank <= HEALTHY and not is_full else None
 
     def has_untried(self, tried: AbstractSet[ServiceHandle], name: str = "") -> bool:
         services: Sequence[ServiceHandle] = self._services
@@ -384,7 +422,8 @@ class ServicePool:
         if may_take is None:
             max(self._services, key=lambda service: service.limiter.queued).limiter.move_waiter()
             return
-        for service in sorted(self._services, key=lambda service: -service.limiter.queued):
+        waited_for = [service for service in self._services if service.limiter.queued]
+        for service in sorted(waited_for, key=lambda service: -service.limiter.queued):
             if service.limiter.move_waiter(may_take):
                 return
 
@@ -417,9 +456,9 @@ def _get_load(service: ServiceHandle) -> tuple[int, bool, float]:
     """Return a sort key: healthy services before failing ones, then by their calls."""
     if service.breaker.is_probe_due and not service.problem:
         # First of all: without a call to probe it, the service would stay excluded.
-        return 0, False, 0.0
+        return PROBE_DUE, False, 0.0
     # `attempts` counts calls from their assignment on. In a burst the first calls still connect and
     # load the model, and the limiter does not know them yet.
     calls = max(len(service.attempts), service.limiter.load)
     is_full = calls >= service.limiter.limit
-    return (1 if service.is_healthy else 2), is_full, (calls + 1) / service.weight
+    return (HEALTHY if service.is_healthy else FAILING), is_full, (calls + 1) / service.weight

@@ -22,6 +22,7 @@ from foundry_api.types.models import Model
 from foundry_api.types.services import ServiceOptions
 
 if TYPE_CHECKING:
+    from foundry_api.core.service_pool import RunningAttempt
     from foundry_api.wire.transport import Transport
 
 
@@ -267,3 +268,73 @@ async def test_moving_away_from_a_lost_service_needs_no_budget(error: errors.Fou
     policy = make_policy(pool, "phi-4", budget=0.0)
     overload = errors.ServiceOverloaded("x")
     assert policy.get_next_delay_s(overload, pool.primary, 10.0) is None
+
+
+def make_many(count: int, **options: object) -> list[World]:
+    worlds = [World(f"{number}", **options) for number in range(count)]
+    for world in worlds:
+        world.offer.update([PHI])
+    return worlds
+
+
+def pick_calls(pool: ServicePool, count: int) -> None:
+    """Pick a service for each of some calls, which do not end."""
+    for _ in range(count):
+        service = pool.pick(name="phi-4")
+        assert service is not None
+        service.attempts.add(cast("RunningAttempt", object()))
+
+
+def test_a_call_looks_at_few_of_many_services(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = make_pool(*make_many(1000))
+    asked: list[ModelOffer] = []
+    has = ModelOffer.has
+
+    def count_and_ask(offer: ModelOffer, name: str) -> bool | None:
+        asked.append(offer)
+        return has(offer, name)
+
+    monkeypatch.setattr(ModelOffer, "has", count_and_ask)
+    pick_calls(pool, 1)
+    assert len(asked) < 20
+
+
+def test_many_services_share_the_calls() -> None:
+    worlds = make_many(100)
+    pick_calls(make_pool(*worlds), 300)
+    calls = [len(world.service.attempts) for world in worlds]
+    assert sum(calls) == 300
+    assert max(calls) - min(calls) <= 2
+
+
+def test_many_services_share_the_calls_by_weight() -> None:
+    light, heavy = make_many(40), make_many(40, weight=3.0)
+    pick_calls(make_pool(*light, *heavy), 160)
+    assert [len(world.service.attempts) for world in light + heavy] == [1] * 40 + [3] * 40
+
+
+@pytest.mark.parametrize("problem", ["", "does not respond"])
+def test_the_only_one_of_many_services_that_has_room_is_found(problem: str) -> None:
+    worlds = make_many(100)
+    pool = make_pool(*worlds)
+    for world in worlds[:70] + worlds[71:]:
+        world.service.problem = problem
+        if not problem:
+            limit = world.service.limiter.limit
+            world.service.attempts = {cast("RunningAttempt", object()) for _ in range(limit)}
+    pick_calls(pool, 1)
+    assert len(worlds[70].service.attempts) == 1
+
+
+def test_the_only_one_of_many_services_that_has_a_model_is_found() -> None:
+    worlds = make_many(100)
+    worlds[70].offer.update([PHI, TINY])
+    assert make_pool(*worlds).pick(name="tiny") is worlds[70].service
+
+
+def test_a_tried_one_of_many_services_comes_last() -> None:
+    worlds = make_many(100)
+    services = [world.service for world in worlds]
+    pool = make_pool(*worlds)
+    assert pool.pick(frozenset(services[:-1]), "phi-4") is services[-1]
+    assert pool.pick(frozenset(services), "phi-4") is not None

@@ -342,9 +342,14 @@ class Admission:
         return sorted(queues, key=lambda queue: -queue.waiting)
 
     def _check_queue(self, scheduler: Scheduler, name: str, work: Work) -> None:
-        is_full = scheduler.is_full(work.body_bytes)
-        if self._lanes is not None and not scheduler.can_start:
-            is_full = is_full or not self._lanes.has_room(work.body_bytes)
+        # With many upstreams, counting their slots is most of the work.
+        can_start = scheduler.can_start
+        if can_start and work.deadline_s is None:
+            return
+        is_full = not can_start and (
+            scheduler.is_full(work.body_bytes)
+            or (self._lanes is not None and not self._lanes.has_room(work.body_bytes))
+        )
         if not is_full and work.deadline_s is None:
             return
         wait_s = scheduler.estimate_wait_s(name, is_batch=work.is_batch)
