@@ -20,6 +20,7 @@ from foundry_api.storage.sqlite import (
     ForeignFile,
     OtherFormat,
     check_not_foreign,
+    closing_on_error,
     is_damage,
     open_database,
     open_read_only,
@@ -113,15 +114,12 @@ class SampleStore:
             self._path, FORMAT, lock=self._make_lock(), timeout_s=BUSY_TIMEOUT_S
         )
         self._identity = get_file_identity(self._path)
-        try:
+        with closing_on_error(database):
             database.execute("pragma synchronous = normal")
             (result,) = database.execute("pragma quick_check(1)").fetchone()
             if result != "ok":
-                raise DamagedFile(result)  # noqa: TRY301 - handled like SQLite's own error
+                raise DamagedFile(result)
             self._prune(database)
-        except BaseException:
-            database.close()
-            raise
         return database
 
     def _quarantine(self, error: sqlite3.DatabaseError) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 import stat
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
@@ -24,7 +24,7 @@ from foundry_api.storage.database_files import (
 from foundry_api.storage.private_file import create_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Generator, Iterable, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -39,6 +39,7 @@ __all__ = [
     "check_not_foreign",
     "check_row",
     "check_rows",
+    "closing_on_error",
     "is_damage",
     "make_durable",
     "open_database",
@@ -144,14 +145,11 @@ def open_database(
                 _check_file(path, file_format, timeout_s)
             move_foreign_side_files(path, lock)
             database = _connect(path, "mode=rw", timeout_s, check_same_thread=check_same_thread)
-            try:
+            with closing_on_error(database):
                 if is_known:  # reads from the WAL as well, before the identity is checked again
                     database.execute("pragma user_version").fetchone()
                 else:
                     _ensure_schema(database, path, file_format, lock)
-            except BaseException:
-                database.close()
-                raise
         except (sqlite3.Error, ForeignFile, OtherFormat):
             # If another process has replaced the file meanwhile, one check saw the old file and the
             # next one the new file, which is empty at first. Between the two there is none.
@@ -175,14 +173,22 @@ def open_read_only(
     # Without a WAL no process is writing. SQLite would create one and leave it behind.
     options = "mode=ro" if get_size(get_side_path(path, "-wal")) else "mode=ro&immutable=1"
     database = _connect(path, options, timeout_s)
-    try:
+    with closing_on_error(database):
         if _has_schema(database, path, file_format):
             return database
+    database.close()
+    return None
+
+
+@contextmanager
+def closing_on_error(database: sqlite3.Connection) -> Generator[None]:
+    """Close a database if the block fails."""
+    # As long as something refers to the error, it would stay open, and Windows would not rename it.
+    try:
+        yield
     except BaseException:
         database.close()
         raise
-    database.close()
-    return None
 
 
 def make_durable(database: sqlite3.Connection) -> None:

@@ -6,7 +6,7 @@ Its rows are small. Answers are stored in segment files, and a row says where ea
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -21,6 +21,7 @@ from foundry_api.storage.sqlite import (
     OtherFormat,
     check_not_foreign,
     check_row,
+    closing_on_error,
     is_damage,
     make_durable,
     open_database,
@@ -91,12 +92,14 @@ def open_existing(directory: Path, *, writes: bool = False) -> sqlite3.Connectio
     path = directory / FILE
     database = open_read_only(path, FORMAT, timeout_s=BUSY_S)
     if database is not None:
-        with closing(database) if writes else nullcontext():
+        with closing_on_error(database):
             # A run whose files were refused leaves a journal without options.
             is_started = database.execute("select 1 from meta where name = 'options'").fetchone()
-        if is_started:
-            return _open(path) if writes else database
+        if is_started and not writes:
+            return database
         database.close()
+        if is_started:
+            return _open(path)
     raise BatchStorageFailed(
         f"there is no batch in {directory}", hint="Give the output of a batch that was started."
     )
@@ -126,11 +129,8 @@ def _open(path: Path) -> sqlite3.Connection:
     database = open_database(
         path, FORMAT, lock=nullcontext(), timeout_s=BUSY_S, check_same_thread=False
     )
-    try:
+    with closing_on_error(database):
         make_durable(database)
-    except BaseException:
-        database.close()
-        raise
     return database
 
 

@@ -18,6 +18,7 @@ from foundry_api.storage.sqlite import (
     ForeignFile,
     OtherFormat,
     check_not_foreign,
+    closing_on_error,
     is_damage,
     open_database,
     open_read_only,
@@ -64,15 +65,12 @@ class CacheFile:
         self._opened = get_file_identity(self.path)
         database = open_database(self.path, FORMAT, lock=self._lock(), timeout_s=BUSY_MS / 1000)
         self._opened = get_file_identity(self.path)
-        try:
+        with closing_on_error(database):
             # A crash of the machine may lose the last answers, but does not damage the file.
             database.execute("pragma synchronous = normal")
             # A checkpoint waits for the disk, which delays the `put` that triggers it by
             # milliseconds. So make them rare.
             database.execute(f"pragma wal_autocheckpoint = {CHECKPOINT_PAGES}")
-        except BaseException:
-            database.close()
-            raise
         return database
 
     def open_read_only(self) -> sqlite3.Connection | None:

@@ -33,6 +33,7 @@ from foundry_api.storage.sqlite import (
     OtherFormat,
     check_row,
     check_rows,
+    closing_on_error,
     is_damage,
     open_database,
 )
@@ -378,13 +379,10 @@ class ModelUsageDb:
             known_identity=self._known_identity,
         )
         self._known_identity = get_file_identity(self._path)
-        try:
+        with closing_on_error(db):
             # A crash of the machine may lose the last writes, but it also ends the processes that
             # they are about.
             db.execute("pragma synchronous = off")
-        except BaseException:
-            db.close()
-            raise
         return db
 
     def _quarantine(self) -> None:

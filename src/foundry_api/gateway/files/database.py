@@ -20,6 +20,7 @@ from foundry_api.storage.sqlite import (
     DamagedFile,
     check_row,
     check_rows,
+    closing_on_error,
     make_durable,
     open_database,
 )
@@ -212,7 +213,8 @@ class FileDatabase:
     def __init__(self, path: Path) -> None:
         lock = FileLock(path.with_name(f"{path.name}.lock"), timeout_s=BUSY_TIMEOUT_S)
         self._db = open_database(path, FORMAT, lock=lock, timeout_s=BUSY_TIMEOUT_S)
-        make_durable(self._db)  # clients rely on a file once its upload is answered
+        with closing_on_error(self._db):
+            make_durable(self._db)  # clients rely on a file once its upload is answered
         self.files: Table[StoredFile] = Table(self._db, "files", StoredFile)
         self.batches: Table[StoredBatch] = Table(self._db, "batches", StoredBatch)
 

@@ -32,6 +32,7 @@ from foundry_api.storage.sqlite import (
     OtherFormat,
     check_row,
     check_rows,
+    closing_on_error,
     is_damage,
     make_durable,
     open_database,
@@ -244,7 +245,8 @@ class KeyDatabase:
             ),
             timeout_s=self._busy_timeout_s if timeout_s is None else timeout_s,
         )
-        make_durable(db)  # a revocation stays
+        with closing_on_error(db):
+            make_durable(db)  # a revocation stays
         return db
 
     @contextmanager
