@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,12 @@ from foundry_api.engine.listener import find_other_user
 from foundry_api.gateway.running import find_running_gateway
 from foundry_api.observe.format import format_bytes, format_duration
 from foundry_api.storage.paths import Paths
+from foundry_api.types.errors import ConfigurationError
+from foundry_api.types.local_path import absolute_path
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from foundry_api.engine.endpoint import Endpoint
     from foundry_api.gateway.running import RunningGateway
     from foundry_api.monitor.health import HealthStatus
@@ -38,6 +43,9 @@ NOT_RUNNING = (
     "No service is running. Each command starts a temporary engine; `foundry-api up` keeps one "
     "running."
 )
+ONLY_A_GATEWAY = "Each command starts a temporary engine, unless --base-url names the gateway."
+# All settings of the gateway would take long to import.
+DIRECTORY_VARIABLE = "FOUNDRY_GATEWAY_DIRECTORY"
 
 ServiceHealth = list[tuple["Endpoint", "HealthStatus"]]
 
@@ -60,7 +68,7 @@ def command(common: GlobalOptions) -> None:
             return list(zip(endpoints, await asyncio.gather(*checks), strict=True))
 
         services = session.run(check())
-    gateway = find_running_gateway(Paths.from_home(settings.home).gateway)
+    gateway = find_running_gateway(get_gateway_directory(settings))
     if common.as_json:
         print_json(to_json(services, gateway, settings))
         return
@@ -90,7 +98,16 @@ def command(common: GlobalOptions) -> None:
                 f"Use it with --base-url {url}."
             )
     if not services:
-        click.echo(wrap_words(NOT_RUNNING, sys.stdout))
+        text = NOT_RUNNING if gateway is None else ONLY_A_GATEWAY
+        click.echo(wrap_words(text, sys.stdout))
+
+
+def get_gateway_directory(settings: Settings) -> Path:
+    text = os.environ.get(DIRECTORY_VARIABLE, "").strip()
+    try:
+        return absolute_path(text) if text else Paths.from_home(settings.home).gateway
+    except ValueError as error:
+        raise ConfigurationError(f"{DIRECTORY_VARIABLE} is {text!r}: {error}") from error
 
 
 def to_json(

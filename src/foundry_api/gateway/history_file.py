@@ -15,6 +15,7 @@ import msgspec
 
 from foundry_api.gateway.history import Point
 from foundry_api.storage.private_file import read_file, replace_file
+from foundry_api.wire.errors import NOT_JSON
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -71,7 +72,7 @@ class HistoryFile:
             content = msgspec.json.decode(data, type=_Content)
         except FileNotFoundError:
             return
-        except (OSError, msgspec.MsgspecError) as error:
+        except (OSError, *NOT_JSON) as error:
             log.warning("the plots start anew: %s cannot be read: %s", self.path, error)
             return
         if content.version == VERSION:

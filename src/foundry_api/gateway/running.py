@@ -12,7 +12,9 @@ import msgspec
 
 from foundry_api.storage.lock import is_held
 from foundry_api.storage.private_file import read_file, remove_file, replace_file
+from foundry_api.types.errors import ConfigurationError
 from foundry_api.types.settings import normalize_url
+from foundry_api.wire.errors import NOT_JSON
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,10 +62,17 @@ class RunningGatewayFile:
 
 
 def find_running_gateway(directory: Path) -> RunningGateway | None:
-    """Return the gateway that uses a directory; None if none does."""
-    if not is_held(directory / LOCK_NAME):
+    """Return the gateway that uses a directory; None if none does, or this user cannot know."""
+    try:
+        if not is_held(directory / LOCK_NAME):
+            return None
+    except OSError:  # the directory of another user
         return None
     try:
-        return msgspec.json.decode(read_file(directory / FILE_NAME, MAX_BYTES), type=RunningGateway)
-    except (OSError, msgspec.MsgspecError):
+        content = read_file(directory / FILE_NAME, MAX_BYTES)
+        gateway = msgspec.json.decode(content, type=RunningGateway)
+        # The doctor calls it, and a user opens it.
+        url = None if gateway.url is None else normalize_url(gateway.url)
+    except (OSError, *NOT_JSON, ConfigurationError):
         return RunningGateway()
+    return RunningGateway(url, gateway.pid)

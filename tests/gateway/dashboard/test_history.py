@@ -107,7 +107,16 @@ async def test_old_points_and_those_of_a_later_clock_are_left_out(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b'{"version": 1, "points": {"15m": [[1]]}}', b"\0" * 5 * 2**20]
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"version": 1, "points": {"15m": [[1]]}}',
+        b'{"version": 1, "points": {"\xff": []}}',
+        b'{"x": ' + b"[" * 5000,
+        b"\0" * 5 * 2**20,
+    ],
 )
 async def test_a_file_that_cannot_be_read_is_no_obstacle(
     tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture

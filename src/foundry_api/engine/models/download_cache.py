@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from foundry_api.wire.errors import NOT_JSON
 from foundry_api.wire.transport import is_loopback
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def list_downloaded(cache: Path) -> Mapping[str, Path]:
         try:
             with marker.open("rb") as file:
                 models[_MARKER_DECODER.decode(file.read(MAX_BYTES)).id] = marker.parent
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        except (OSError, *NOT_JSON):
             continue  # the engine does not find such a model either
     return models
 
