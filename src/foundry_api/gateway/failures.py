@@ -21,7 +21,7 @@ MEANINGS = {
     "deadline_exceeded": "Its client does not wait that long.",
     "first_token_timeout": "No token within first_token_timeout_s.",
     "gap_timeout": "No further token within gap_timeout_s.",
-    "insufficient_quota": "The key has used its quota of a day or a month.",
+    "insufficient_quota": "The call may use more tokens than the quota of its key has left.",
     "internal_error": "A defect; the gateway's log has the details.",
     "invalid_model_output": "The answer did not have the form that was asked for.",
     "invalid_tool_call": "The model called a tool wrongly.",

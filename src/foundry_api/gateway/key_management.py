@@ -306,4 +306,9 @@ def _describe(context: GatewayContext, key: ApiKey) -> dict[str, Any]:
                 "reset_s": round(reset_s, 3),
             }
         )
-    return {**key.describe(now), "running": account.running, "budgets": budgets}
+    return {
+        **key.describe(now),
+        "running": account.running,
+        "used_tokens": context.metrics.used_tokens.get(key.id, 0),
+        "budgets": budgets,
+    }

@@ -54,12 +54,14 @@ class GatewayMetrics:
         history: The recent past.
         failures: The last requests to routes of models that failed.
         generated_tokens: Tokens that ended calls have generated.
+        used_tokens: Tokens of the ended calls of each key, by its id.
     """
 
     def __init__(self) -> None:
         self.history = History()
         self.failures = RecentFailures()
         self.generated_tokens = 0
+        self.used_tokens = defaultdict[str, int](int)
         # Not `Counter`, whose items take five times as long to change.
         self._requests = defaultdict[tuple[str, str, str], int](int)
         self._tokens = defaultdict[tuple[str, str, str], int](int)
@@ -105,6 +107,8 @@ class GatewayMetrics:
         self._tokens[key, model, "prompt"] += prompt_tokens
         self._tokens[key, model, "completion"] += output_tokens
         self.generated_tokens += output_tokens
+        if exchange.key is not None:
+            self.used_tokens[exchange.key.id] += prompt_tokens + output_tokens
         self._add("foundry_gateway_queue_seconds", model, ticket.queued_s)
         first_at = exchange.first_event_at
         if first_at is not None:

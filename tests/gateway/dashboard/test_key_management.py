@@ -10,7 +10,7 @@ import pytest
 from foundry_api.gateway.keys.database import KeyDatabase
 from foundry_api.gateway.keys.types import Limit, NewKey
 from foundry_api.testing import FakeService
-from gateway.serving import call, make_body, serve
+from gateway.serving import CHAT, call, make_body, serve
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -78,8 +78,11 @@ async def test_a_key_is_created_and_works_at_once(served: ServedGateway) -> None
 
 
 async def test_a_list_shows_limits_and_use(served: ServedGateway) -> None:
-    assert (await call(served.open_session(2), make_body("hello", "fake")))[0] == 200
+    async with served.open_session(2).post(CHAT, json=make_body("hello", "fake")) as response:
+        usage = (await response.json())["usage"]
     key = await find(served, "limited")
+    assert key["used_tokens"] == usage["total_tokens"] > 0
+    assert (await find(served, "admin"))["used_tokens"] == 0
     budgets = {one["unit"]: one for one in key["budgets"]}
     assert budgets.keys() == {"tokens/d", "requests/m"}
     assert budgets["requests/m"]["limit"] - budgets["requests/m"]["remaining"] == 1

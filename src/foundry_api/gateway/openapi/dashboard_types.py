@@ -73,6 +73,7 @@ class Key(msgspec.Struct):
         weight: Its share of a busy service.
         grace_until: When the last of its earlier tokens ends; null without a rotation.
         running: Its calls that wait or run.
+        used_tokens: Tokens of its calls since the gateway started.
         budgets: What is left of its limits.
     """
 
@@ -90,6 +91,7 @@ class Key(msgspec.Struct):
     grace_until: float | None
     revoked_at: float | None
     running: int
+    used_tokens: int
     budgets: list[KeyBudget]
 
 

@@ -80,6 +80,7 @@ export function View({ app, event }) {
     { title: "Opens", cell: (key) => key.scopes.join(", ") },
     { title: "Models", cell: (key) => (key.models ? key.models.join(", ") : "all") },
     { title: "Limits and use", cell: (key) => html`<${Budgets} apiKey=${key} />` },
+    { title: "Tokens since start", class: "number", cell: (key) => formatNumber(key.used_tokens) },
     { title: "Ends", cell: describeEnd },
     { title: "", class: "end", cell: listActions },
   ];

@@ -38,7 +38,8 @@ export function View({ app, event, history }) {
     <section><h2>${canManage ? "Calls" : "Your calls"} <span class="count">${count}</span></h2><${CallTable} app=${app} calls=${calls} /></section>
     ${event?.upstreams?.length > 0 && html`<section><h2>Services</h2>
       <${Table} label="Services behind the gateway" columns=${SERVICES} items=${event.upstreams} getKey=${(one) => one.name} /></section>`}
-    ${canManage && html`<section><h2>Recent failures</h2><${Failures} revision=${event?.revisions?.failures} /></section>`}
+    ${canManage && html`<section><h2>Recent failures</h2><${Failures} revision=${event?.revisions?.failures} />
+      <p class="hint">Those of authentication are in the event log.</p></section>`}
   </div>`;
 }
 
