@@ -44,6 +44,8 @@ DEADLINE_MARGIN_S = 1.0
 
 _T = TypeVar("_T")
 
+_encode = msgspec.json.Encoder().encode
+
 
 class Exchange:
     """A request that the gateway serves.
@@ -126,17 +128,17 @@ class Exchange:
         self._patience = read_patience(headers)
         if read_retry_count(headers):
             admission.client_retries += 1
-        elapsed_s = self.context.monotonic() - self.started_at
-        deadline_s = self._patience.first_byte_s - elapsed_s
-        if deadline_s < math.inf:
-            work = structs.replace(work, deadline_s=deadline_s)
+        patience_s = self._patience.first_byte_s
+        if patience_s < math.inf:
+            elapsed_s = self.context.monotonic() - self.started_at
+            work = structs.replace(work, deadline_s=patience_s - elapsed_s)
         try:
             self.ticket = admission.admit(self.key, self.add_alias(work))
         except RequestError:
             accounts = admission.accounts
             self.headers |= make_limit_headers(accounts.get(self.key), accounts.clock())
             raise
-        self._limit_time(self._patience.first_byte_s)
+        self._limit_time(patience_s)
         return self.ticket
 
     def add_alias(self, work: Work) -> Work:
@@ -342,7 +344,7 @@ class Exchange:
 
     def respond_json(self, value: Any, *, status: int = 200) -> Response:
         """Return a response with a value as JSON."""
-        return self.respond(msgspec.json.encode(value), status=status)
+        return self.respond(_encode(value), status=status)
 
     def respond_error(self, error: RequestError) -> Response:
         """Return an error response."""
@@ -379,7 +381,8 @@ class Exchange:
             head["x-queue-ms"] = f"{self.ticket.queued_s * 1000:.0f}"
             # As of now: a call that has ended gave back what it did not use.
             head |= make_limit_headers(self.ticket.account, self.context.admission.accounts.clock())
-        return head | self.headers
+        head |= self.headers
+        return head
 
 
 def make_request_id() -> str:

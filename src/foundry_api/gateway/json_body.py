@@ -112,7 +112,7 @@ def decode_json(body: bytes, kind: type[_T]) -> tuple[_T, int]:
         raise RequestError(400, "invalid_json", "The body is nested too deeply.") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RequestError(400, "invalid_json", f"The body is not valid JSON: {error}.") from None
-    return value, len(members.keys() - known.members)
+    return value, len([name for name in members if name not in known.members])
 
 
 def _is_longer(raw: msgspec.Raw, limit: int) -> bool:

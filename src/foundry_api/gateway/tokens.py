@@ -22,7 +22,7 @@ TOKENS_PER_MESSAGE = 4
 
 def estimate_text_tokens(text: str) -> int:
     """Estimate the tokens of a text; at least one."""
-    return max(1, len(text.encode()) // BYTES_PER_TOKEN)
+    return len(text.encode()) // BYTES_PER_TOKEN or 1
 
 
 def estimate_prompt_tokens(

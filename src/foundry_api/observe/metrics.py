@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar
 
@@ -36,7 +36,7 @@ class _Series:
     """The counts of one pair of model and service."""
 
     def __init__(self) -> None:
-        self.outcomes: Counter[str] = Counter()
+        self.outcomes = defaultdict[str, int](int)  # faster than `Counter`, for every call
         self.errors: Counter[str] = Counter()
         self.attempts = 0
         self.retries = 0

@@ -8,8 +8,9 @@ import math
 import time
 from contextlib import contextmanager
 from contextvars import Context, ContextVar, copy_context
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+import msgspec
 
 from foundry_api.types.errors import DeadlineExceeded, InvalidRequest
 from foundry_api.types.values import as_float, format_value
@@ -23,8 +24,7 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True, slots=True)
-class Deadline:
+class Deadline(msgspec.Struct, frozen=True):
     """A point in time by which work must be complete.
 
     Attributes:

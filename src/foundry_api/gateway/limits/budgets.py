@@ -144,7 +144,8 @@ class RollingBudget:
         self._full_at += units * self._unit_s
 
     def reserve(self, units: int, now: float) -> Reservation:
-        units = min(units, self.amount)
+        if units > self.amount:
+            units = self.amount
         self.use(units, now)
         return Reservation(self, units, self._full_at)
 
@@ -200,7 +201,8 @@ class CalendarBudget:
         self._used += units
 
     def reserve(self, units: int, now: float) -> Reservation:
-        units = min(units, self.amount)
+        if units > self.amount:
+            units = self.amount
         self.use(units, now)
         return Reservation(self, units, self._ends_at)
 
