@@ -12,7 +12,7 @@ import pytest
 from foundry_api.gateway.response_store import ResponseStore, StoredResponse
 from gateway import helpers
 from gateway.helpers import CALCULATE, PERSON
-from gateway.shapes import check_shape, parse_events
+from gateway.shapes import check_response_stream, check_shape, parse_events
 from gateway.waiting import wait_until_idle
 from support.scripted_model import prompt_tokens, script
 
@@ -53,15 +53,7 @@ def get_text(response: dict[str, Any]) -> str:
 async def stream(http: aiohttp.ClientSession, body: dict[str, Any]) -> list[Any]:
     async with http.post(PATH, json={**body, "stream": True}) as response:
         assert response.status == 200, await response.text()
-        text = await response.text()
-    events = parse_events(text)
-    names = [line[7:] for line in text.splitlines() if line.startswith("event: ")]
-    assert names == [event["type"] for event in events]
-    assert [event["sequence_number"] for event in events] == list(range(len(events)))
-    for event in events:
-        name = event["type"]
-        check_shape("event.error" if name == "error" else f"event.{name}", event)
-    return events
+        return check_response_stream(await response.text())
 
 
 async def test_a_response_has_openai_shape(http: aiohttp.ClientSession) -> None:
