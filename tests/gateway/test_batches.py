@@ -6,7 +6,8 @@ import asyncio
 import json
 import os
 import subprocess
-from typing import TYPE_CHECKING, Any
+from threading import Event
+from typing import TYPE_CHECKING, Any, cast
 
 import aiohttp
 import pytest
@@ -14,6 +15,7 @@ from openai import AsyncOpenAI
 
 from foundry_api.gateway.batches import engine as batch_engine
 from foundry_api.gateway.batches import manager as batch_manager
+from foundry_api.gateway.batches.work import BatchWork
 from foundry_api.gateway.files.stored_bytes import MIN_FILE_BYTES, measure_directory
 from foundry_api.gateway.keys.types import Limit, NewKey
 from foundry_api.testing import FakeService
@@ -28,7 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from foundry_api.batch.journal import Journal
     from foundry_api.engine.endpoint import Endpoint
+    from foundry_api.gateway.files.batch_types import StoredBatch
     from foundry_api.gateway.gateway import Gateway
     from gateway.serving import ServedGateway
 
@@ -197,6 +201,37 @@ async def test_a_cancel_ends_the_lines_that_run(client: AsyncOpenAI, gateway: Ga
     assert batch.request_counts.completed == len(answers) == 40 - len(errors) > 0
     assert gateway.context.admission.scheduler.active == 0
     assert (await client.batches.cancel(batch.id)).status == "cancelled"
+
+
+async def test_a_gateway_stops_while_a_batch_is_being_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_journal, is_opening, may_open = BatchWork._open_journal, Event(), Event()
+
+    def open_slowly(work: BatchWork, batch: StoredBatch) -> Journal:
+        is_opening.set()
+        assert may_open.wait(60)
+        return open_journal(work, batch)
+
+    monkeypatch.setattr(BatchWork, "_open_journal", open_slowly)
+    async with (
+        FakeService() as upstream,
+        serve(tmp_path, upstream.base_url) as served,
+        connect(served.gateway.url) as client,
+    ):
+        batch = await start(client, encode([make_chat(0, model="fake")]))
+        await served.wait_until(is_opening.is_set)
+        manager = cast("batch_manager.BatchManager", served.gateway.context.batches)
+        [run] = manager._runs.values()
+        await manager.cancel(run.batch)
+        stopping = asyncio.ensure_future(manager.stop())
+        await asyncio.sleep(0)
+        may_open.set()
+        async with asyncio.timeout(60):
+            await stopping
+        # The journal is free again, so that the next start writes the files of the batch.
+        await manager.start()
+        assert (await wait(client, batch)).status == "cancelled"
 
 
 async def test_the_window_ends_with_what_is_done(engine: Endpoint, tmp_path: Path) -> None:

@@ -261,11 +261,15 @@ class BatchManager:
         if run.batch.ending is None:
             run.work = asyncio.ensure_future(self._work(run))
             try:
-                if await run.work == "failed":
-                    return
-            except asyncio.CancelledError:
-                if run.batch.ending is None:  # the gateway stops
-                    raise
+                await asyncio.wait([run.work])
+            except asyncio.CancelledError:  # the gateway stops
+                # A second cancel would interrupt the work while it closes its journal.
+                if run.batch.ending is None:
+                    run.work.cancel()
+                await asyncio.wait([run.work])
+                raise
+            if not run.work.cancelled() and run.work.result() == "failed":
+                return
         ending = run.batch.ending or "completed"
         if ending == "cancelled":
             cancelling_at = run.batch.cancelling_at or self._now()
