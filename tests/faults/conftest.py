@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
 
+import foundry_api.wire.session  # noqa: F401 - or the first call imports it, within its time limit
 from foundry_api.core.call import CallRequest
 from foundry_api.core.chat import make_chat_call, make_chat_request
 from foundry_api.core.connection import Connection
@@ -18,9 +21,10 @@ from foundry_api.wire.http import HttpTransport
 from foundry_api.wire.http_parser import ResponseParser
 from foundry_api.wire.loopback import is_loopback_http
 from support.factories import make_call_context, make_service_handle
+from support.virtual_time import SteadyTimeLoop
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from foundry_api.core.call import CallContext
     from foundry_api.core.chat import ChatCall
@@ -30,6 +34,11 @@ if TYPE_CHECKING:
 
 MODEL = Model(id="tiny:1", alias="tiny", catalog="local", cached=True, loaded=True)
 REQUEST = make_chat_request([{"role": "user", "content": "Hi"}])
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """A fault that ends a call within a time limit does so on a busy machine too."""
+    return {"loop": asyncio.new_event_loop if sys.platform == "win32" else SteadyTimeLoop}
 
 
 @dataclass

@@ -105,6 +105,7 @@ def test_programs_of_windows_have_a_network_of_their_own_where_that_is_allowed(
         program = "import socket; print(socket.create_server(('127.0.0.1', 0)).getsockname()[0])"
         words = [*isolation, sys.executable, "-c", program]
         monkeypatch.setenv("PYTHONPYCACHEPREFIX", environment.BYTECODE)
+        monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")  # which would be in the checkout
         assert subprocess.run(words, capture_output=True, check=True).stdout == b"127.0.0.1\n"
         networks = {
             Path("/proc/self/ns/net").readlink().name,
