@@ -79,8 +79,7 @@ export function View({ app, event }) {
     { title: "State", cell: (key) => html`<span class=${`tag ${STATES[key.state]}`}>${key.state}</span>` },
     { title: "Opens", cell: (key) => key.scopes.join(", ") },
     { title: "Models", cell: (key) => (key.models ? key.models.join(", ") : "all") },
-    { title: "Limits and use", cell: (key) => html`<${Budgets} apiKey=${key} />` },
-    { title: "Tokens since start", class: "number", cell: (key) => formatNumber(key.used_tokens) },
+    { title: "Limits and use", cell: (key) => html`<${Budgets} apiKey=${key} /><small>${formatNumber(key.used_tokens)} tokens since start</small>` },
     { title: "Ends", cell: describeEnd },
     { title: "", class: "end", cell: listActions },
   ];
