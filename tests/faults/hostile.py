@@ -224,10 +224,11 @@ def encode_chunk(data: bytes) -> bytes:
 
 
 def make_response(
-    status: int, body: bytes, *, content_type: str | None = "application/json"
+    status: int, body: bytes, *, content_type: str | None = "application/json", closes: bool = False
 ) -> bytes:
-    """Make a complete response."""
-    return make_head(status, content_type=content_type, length=len(body)) + body
+    """Make a complete response. With `closes`, it says that the connection ends with it."""
+    more = "Connection: close\r\n" if closes else ""
+    return make_head(status, content_type=content_type, length=len(body), more=more) + body
 
 
 def make_error_json(message: str) -> bytes:

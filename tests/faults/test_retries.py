@@ -122,7 +122,7 @@ async def test_default_output_limit_is_reduced_to_fit(
     """The service adds its default of 2048 output tokens and then refuses the sum."""
     refusal = OVERFLOW.format(total=2068, prompt=20, output=2048)
     async with ScriptedServer(
-        send_once(make_response(400, make_error_json(refusal))), answer_all("Hello")
+        send_once(make_response(400, make_error_json(refusal), closes=True)), answer_all("Hello")
     ) as server:
         completion = await caller.make_call(server.base_url).result()
     assert completion.content == "Hello"
@@ -134,7 +134,8 @@ async def test_default_output_limit_is_reduced_to_fit(
 
 async def test_second_context_overflow_is_an_error(caller: Caller) -> None:
     refusal = OVERFLOW.format(total=2068, prompt=20, output=2048)
-    async with ScriptedServer(send_once(make_response(400, make_error_json(refusal)))) as server:
+    response = make_response(400, make_error_json(refusal), closes=True)
+    async with ScriptedServer(send_once(response)) as server:
         with pytest.raises(errors.ContextOverflow) as caught:
             await caller.make_call(server.base_url, retries=3).result()
     assert caught.value.attempts == 2
