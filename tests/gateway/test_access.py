@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from foundry_api.gateway.keys.types import Scope
+
 CHAT = "/v1/chat/completions"
 OPEN_ROUTES = {
     ("GET", "/healthz"): 200,
@@ -205,21 +207,33 @@ async def test_p15_no_other_field_names_the_model(token: str, http: aiohttp.Clie
         headers = {**bearer(token), "X-Model": "scripted"}
         async with http.post(path, json=body, headers=headers) as response:
             assert response.status == 403
+    # The model in Azure's path is the one that is called, so it is the one that is checked.
+    body = make_body("say-hello", "scripted")
+    azure = "/openai/deployments/{}/chat/completions"
+    for model, status in (("embedder", 403), ("scripted", 200)):
+        async with http.post(azure.format(model), json=body, headers=bearer(token)) as response:
+            assert response.status == status
 
 
+@pytest.mark.parametrize("scope", ["inference", "manage", "metrics"])
 async def test_p20_each_scope_opens_its_own_routes(
-    keys: KeyDatabase, token: str, http: aiohttp.ClientSession
+    keys: KeyDatabase, gateway: Gateway, http: aiohttp.ClientSession, scope: Scope
 ) -> None:
-    metrics = keys.create(NewKey(name="metrics", scopes=frozenset({"metrics"})))[1]
+    token = keys.create(NewKey(name=scope, scopes=frozenset({scope})))[1]
+    await gateway.context.keyring.reload()
+    closed = {"POST": set[str](), "GET": set[str](), "DELETE": set[str]()}
     for route in ROUTES:
-        if route.access == "open":
+        if route.access == "open" or scope in route.access.split(" or "):
             continue
+        closed[route.method].add(route.path)
         path = route.path.replace("{id}", "scripted")
-        if "inference" not in route.access.split(" or "):
-            async with http.request(route.method, path, headers=bearer(token)) as response:
-                assert response.status == 403, path
+        async with http.request(route.method, path, headers=bearer(token)) as response:
+            assert response.status == 403, path
+            if not path.startswith("/v1/messages"):  # Anthropic's errors have no code
                 assert (await response.json())["error"]["code"] == "insufficient_scope"
-    assert metrics
+    assert (CHAT in closed["POST"]) == (scope != "inference")
+    assert ("/metrics" in closed["GET"]) == (scope != "metrics")
+    assert ("/api/keys" in closed["GET"]) == (scope != "manage")
 
 
 async def test_an_address_that_keeps_failing_is_refused(
