@@ -104,6 +104,16 @@ def own_home(homes: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     return home
 
 
+@pytest.fixture
+def no_bytecode(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For programs on a full disk.
+
+    Before 3.12.8, Python keeps a compiled file that it could write only in part, and fails to
+    import it from then on.
+    """
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+
+
 @pytest.fixture(scope="session")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Endpoint:
     """Return the shared engine with the demo model and the scripted models.

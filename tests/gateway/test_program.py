@@ -165,6 +165,7 @@ async def test_the_streams_of_a_key_end_that_another_process_revokes(own_home: P
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs prlimit")
+@pytest.mark.usefixtures("no_bytecode")
 async def test_a_full_disk_does_not_stop_serving(own_home: Path) -> None:
     import resource  # noqa: PLC0415 - POSIX only
 

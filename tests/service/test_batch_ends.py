@@ -191,6 +191,7 @@ def test_failed_lines_are_answered_by_a_retry(engine: Endpoint, tmp_path: Path) 
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no file size limit")
+@pytest.mark.usefixtures("no_bytecode")
 def test_batch_stops_on_a_full_disk_and_resumes(
     engine: Endpoint, start: Start, tmp_path: Path
 ) -> None:

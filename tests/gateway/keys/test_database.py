@@ -494,6 +494,7 @@ for number in range(10):
         assert found == [name for name, _ in pairs]
 
     @pytest.mark.skipif(os.name != "posix", reason="Windows has no RLIMIT_FSIZE")
+    @pytest.mark.usefixtures("no_bytecode")
     def test_a_full_disk(self, database: KeyDatabase) -> None:
         script = """
 import asyncio, resource

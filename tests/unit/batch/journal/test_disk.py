@@ -184,6 +184,7 @@ except BatchStorageFailed as error:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows limits no process's files")
+@pytest.mark.usefixtures("no_bytecode")
 def test_a_batch_resumes_after_any_file_hit_a_size_limit(
     options: BatchOptions, tmp_path: Path
 ) -> None:

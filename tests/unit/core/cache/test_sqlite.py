@@ -422,6 +422,7 @@ async def test_read_only_directory_is_never_fatal(caches: Caches) -> None:
 
 
 @posix_only
+@pytest.mark.usefixtures("no_bytecode")
 async def test_full_disk_is_never_fatal(caches: Caches, tmp_path: Path) -> None:
     """A limit on the file size has the same effect as a full disk."""
     program = start_program(FULL_DISK, str(caches.path))
