@@ -145,6 +145,7 @@ async def test_a_key_is_created_and_shown_once(browser: Browser, served: ServedG
         dialog = page.get_by_role("dialog")
         await dialog.get_by_label("Name").fill("admin")
         await dialog.get_by_label("Weight").fill("3")
+        await dialog.get_by_label("Requests").fill("5/m")
         await dialog.get_by_role("button", name="Create").click()
         await expect(dialog.get_by_role("alert")).to_contain_text("another key")
         # What was entered is still there.
@@ -159,6 +160,11 @@ async def test_a_key_is_created_and_shown_once(browser: Browser, served: ServedG
         assert token not in await page.content()
         headers = {"Authorization": f"Bearer {token}"}
         assert (await call(served.http, make_body("hello", "fake"), headers))[0] == 200
+        row = page.locator("tr", has_text="from-page")
+        await expect(row).to_contain_text(re.compile("[1-9][0-9]* tokens since start"))
+        # The buttons of a key with limits fit beside it.
+        scroller = page.locator(".scroller")
+        assert await scroller.evaluate("(one) => one.scrollWidth - one.clientWidth") == 0
         [created] = [key for key in served.gateway.context.keyring.keys if key.name == "from-page"]
         assert created.weight == 3
         # The name that was taken is a failed request; nothing else went wrong.
