@@ -62,6 +62,7 @@ class Flavour:
         gate: Calls wait until it is set.
         is_down: Whether it drops every connection.
         is_hung: Whether it answers nothing.
+        events_before_hang: Events of an answer after which nothing follows; None to send all.
         calls: The requests for answers, in order.
     """
 
@@ -77,6 +78,7 @@ class Flavour:
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     is_down: bool = False
     is_hung: bool = False
+    events_before_hang: int | None = None
     calls: list[Received] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -95,7 +97,18 @@ class Flavour:
             answer = self._answer(request)
             if request.path == "/v1/chat/completions":
                 await self.gate.wait()
+                if self.events_before_hang is not None:
+                    await self._hang(peer)
+                    return
             await peer.send(*answer)
+
+    async def _hang(self, peer: Peer) -> None:
+        """Send the first events of an answer, if any, and then nothing."""
+        events = self.stream.split(b"\n\n")[: self.events_before_hang]
+        if events:
+            head = make_head(content_type="text/event-stream; charset=utf-8")
+            await peer.send(head, *(encode_chunk(event + b"\n\n") for event in events))
+        await peer.wait_closed()
 
     def _answer(self, request: Received) -> tuple[bytes, ...]:
         if request.path == "/v1/models":

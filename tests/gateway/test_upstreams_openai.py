@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import email
 import json
 from typing import TYPE_CHECKING, Any, cast
@@ -77,6 +78,38 @@ async def test_its_models_are_listed_and_answer(server: FakeOpenAIServer, tmp_pa
     assert [one.json["model"] for one in flavour.calls] == [flavour.name] * 2
     assert flavour.calls[0].json["seed"] == 1
     assert {request.path for request in server.requests} == {"/v1/models", CHAT}
+
+
+@pytest.mark.parametrize(
+    ("streamed", "events"),
+    [(True, 0), (True, 3), (False, 3)],
+    ids=["p2_before_the_first_byte", "p3_in_the_stream", "p1_without_a_stream"],
+)
+async def test_a_client_that_leaves_ends_the_call_there(
+    server: FakeOpenAIServer, tmp_path: Path, events: int, *, streamed: bool
+) -> None:
+    flavour = server.flavour
+    flavour.events_before_hang = events
+    async with serve(tmp_path, server) as served:
+        received = asyncio.Event()
+
+        async def call() -> None:
+            body = make_body("Hi", flavour.alias, stream=streamed)
+            async with served.http.post(CHAT, json=body) as response:
+                await response.content.readany()
+                received.set()
+                await asyncio.Event().wait()
+
+        leaving = asyncio.ensure_future(call())
+        await served.wait_until(lambda: bool(flavour.calls))
+        if streamed and events:
+            await asyncio.wait_for(received.wait(), 60)
+        [exchange] = served.gateway.context.running
+        leaving.cancel()
+        await server.wait_closed(flavour.calls[0].connection)
+        await served.wait_until(lambda: not served.gateway.context.running)
+        assert exchange.outcome == "client_closed"
+        assert len(flavour.calls) == 1
 
 
 async def test_tools_are_called_or_described(server: FakeOpenAIServer, tmp_path: Path) -> None:
