@@ -394,6 +394,15 @@ class TestOrigins:
             assert not any(name.startswith("Access-Control") for name in preflight.headers)
 
 
+async def test_p23_without_named_origins_none_may_call(http: aiohttp.ClientSession) -> None:
+    for origin in ("https://app.example", "null"):
+        headers = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+        for path in (CHAT, "/v1/models", "/api/status", "/healthz"):
+            async with http.options(path, headers=headers) as preflight:
+                assert preflight.status == 403
+                assert not any(name.startswith("Access-Control") for name in preflight.headers)
+
+
 async def test_a_wrong_host_is_named(http: aiohttp.ClientSession) -> None:
     status, answer = await get(http, "/healthz", {"Host": "other.example:80"})
     assert (status, answer["error"]["code"]) == (400, "invalid_host")
