@@ -202,6 +202,44 @@ async def test_a_strict_tool_is_called(http: aiohttp.ClientSession, *, streamed:
     assert json.loads(calls[0]["function"]["arguments"]) == {"expression": "6 * 7"}
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_functions_get_an_answer_of_their_form(
+    http: aiohttp.ClientSession, *, streamed: bool
+) -> None:
+    functions = [make_tool()["function"], {"name": "clock"}]
+    body = make_body("call-two-tools", functions=functions)
+    if streamed:
+        *chunks, _ = await stream(http, body)
+        for chunk in chunks:
+            check_shape("chat.completion.chunk", chunk)
+        choices = [chunk["choices"][0] for chunk in chunks]
+        assert not [one for one in choices if "tool_calls" in one["delta"]]
+        deltas = [one["delta"] for one in choices]
+        [called] = [delta["function_call"] for delta in deltas if "function_call" in delta]
+        reason = choices[-1]["finish_reason"]
+    else:
+        answer = await post(http, body)
+        check_shape("chat.completion", answer)
+        [choice] = answer["choices"]
+        message, reason = choice["message"], choice["finish_reason"]
+        assert message["content"] is None
+        assert "tool_calls" not in message
+        called = message["function_call"]
+    assert called.keys() == {"name", "arguments"}
+    assert (called["name"], json.loads(called["arguments"])) == (
+        "calculate",
+        {"expression": "6 * 7"},
+    )
+    assert reason == "function_call"
+
+
+async def test_functions_need_not_be_called(http: aiohttp.ClientSession) -> None:
+    answer = await post(http, make_body("say-hello", functions=[make_tool()["function"]]))
+    [choice] = answer["choices"]
+    assert choice["finish_reason"] == "stop"
+    assert not {"function_call", "tool_calls"} & choice["message"].keys()
+
+
 @pytest.mark.parametrize("prompt", ["call-malformed", "call-wrong-arguments"])
 @pytest.mark.parametrize("streamed", [False, True])
 async def test_a_wrong_tool_call_is_tried_again_within_a_bound(

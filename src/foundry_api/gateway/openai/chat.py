@@ -36,6 +36,7 @@ async def create_chat_completion(exchange: Exchange) -> web.StreamResponse:
     generation = make_generation(body, exchange.require_model(body.model))
     generations = [generation.vary(index) for index in range(choices)]
     is_streamed, includes_usage = body.stream, body.includes_usage
+    has_functions = bool(body.functions)
     del body  # the conversation is not kept twice while the call waits
     ticket = admit(exchange, generations, choices)
     counter = UsageCounter(choices)
@@ -46,7 +47,7 @@ async def create_chat_completion(exchange: Exchange) -> web.StreamResponse:
             ticket,
             id_prefix="chatcmpl",
             kind="chat.completion.chunk",
-            encode_choice=_ChoiceEncoder(choices).encode,
+            encode_choice=_ChoiceEncoder(choices, has_functions=has_functions).encode,
             counter=counter,
             includes_usage=includes_usage,
         )
@@ -62,8 +63,8 @@ async def create_chat_completion(exchange: Exchange) -> web.StreamResponse:
             "choices": [
                 {
                     "index": index,
-                    "message": _make_message(answer),
-                    "finish_reason": answer.finish_reason,
+                    "message": _make_message(answer, has_functions=has_functions),
+                    "finish_reason": _get_reason(answer, has_functions=has_functions),
                     "logprobs": None,
                 }
                 for index, answer in enumerate(answers)
@@ -73,7 +74,7 @@ async def create_chat_completion(exchange: Exchange) -> web.StreamResponse:
     )
 
 
-def _make_message(answer: Answer) -> dict[str, Any]:
+def _make_message(answer: Answer, *, has_functions: bool) -> dict[str, Any]:
     message: dict[str, Any] = {
         "role": "assistant",
         "content": answer.content or (None if answer.tool_calls else ""),
@@ -82,25 +83,33 @@ def _make_message(answer: Answer) -> dict[str, Any]:
     }
     if answer.reasoning:
         message["reasoning_content"] = answer.reasoning
-    if answer.tool_calls:
+    if answer.tool_calls and has_functions:
+        message["function_call"] = _make_function(answer.tool_calls[0])
+    elif answer.tool_calls:
         message["tool_calls"] = [_make_tool_call(call) for call in answer.tool_calls]
     return message
 
 
 def _make_tool_call(call: ToolCall) -> dict[str, Any]:
-    return {
-        "id": call.id,
-        "type": "function",
-        "function": {"name": call.function.name, "arguments": call.function.arguments},
-    }
+    return {"id": call.id, "type": "function", "function": _make_function(call)}
+
+
+def _make_function(call: ToolCall) -> dict[str, Any]:
+    return {"name": call.function.name, "arguments": call.function.arguments}
+
+
+def _get_reason(end: Answer | Chunk, *, has_functions: bool) -> str | None:
+    is_call = has_functions and end.finish_reason == "tool_calls"
+    return "function_call" if is_call else end.finish_reason
 
 
 class _ChoiceEncoder:
     """Encodes chunks as choices of an event."""
 
-    __slots__ = ("_calls", "_started")
+    __slots__ = ("_calls", "_has_functions", "_started")
 
-    def __init__(self, choices: int) -> None:
+    def __init__(self, choices: int, *, has_functions: bool) -> None:
+        self._has_functions = has_functions
         self._started = [False] * choices
         self._calls = [0] * choices
 
@@ -116,7 +125,7 @@ class _ChoiceEncoder:
                 "index": index,
                 "delta": self._make_delta(index, chunk),
                 "logprobs": None,
-                "finish_reason": chunk.finish_reason,
+                "finish_reason": _get_reason(chunk, has_functions=self._has_functions),
             }
         )
 
@@ -132,7 +141,9 @@ class _ChoiceEncoder:
             delta["reasoning_content"] = chunk.reasoning
         if chunk.refusal:
             delta["refusal"] = chunk.refusal
-        if chunk.tool_calls:
+        if chunk.tool_calls and self._has_functions:
+            delta["function_call"] = _make_function(chunk.tool_calls[0])
+        elif chunk.tool_calls:
             # Calls may arrive in several chunks, and each has an index of its own.
             first = self._calls[index]
             self._calls[index] += len(chunk.tool_calls)

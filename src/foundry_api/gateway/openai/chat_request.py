@@ -109,7 +109,7 @@ class ChatBody(CompletionsBody, kw_only=True):
         tools: Functions that the model may call.
         tool_choice: `auto`, `none`, `required`, a function to call, or the tools that are allowed.
         parallel_tool_calls: False returns only the first call of a tool; default: true.
-        functions: The older form of `tools`.
+        functions: The older form of `tools`. The answer has its form too: one `function_call`.
         function_call: The older form of `tool_choice`.
         response_format: The form of the answer: any text, a JSON object, or a JSON schema.
         logprobs: Refused: the engine returns none.
@@ -174,7 +174,8 @@ def make_generation(body: ChatBody, model: str) -> Generation:
         choice=_get_choice(body),
         grammar=_get_grammar(body),
         strict_tools=strict_tools,
-        max_calls=1 if body.parallel_tool_calls is False else None,
+        # The older form of an answer has room for one.
+        max_calls=1 if body.functions or body.parallel_tool_calls is False else None,
     )
 
 

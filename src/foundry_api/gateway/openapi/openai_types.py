@@ -30,6 +30,9 @@ __all__ = [
     "TranscriptionObject",
 ]
 
+# The last one only if the request has `functions`.
+ChatFinishReason = FinishReason | Literal["function_call"]
+
 
 class ErrorBody(msgspec.Struct):
     """What is wrong.
@@ -91,6 +94,7 @@ class ChatAnswer(msgspec.Struct, kw_only=True):
         refusal: Why the model refuses.
         reasoning_content: What the model thought before it answered.
         tool_calls: The functions to call.
+        function_call: The function to call, if the request has `functions`.
     """
 
     role: Literal["assistant"]
@@ -99,6 +103,7 @@ class ChatAnswer(msgspec.Struct, kw_only=True):
     annotations: list[Any]
     reasoning_content: str | msgspec.UnsetType = msgspec.UNSET
     tool_calls: list[CalledTool] | msgspec.UnsetType = msgspec.UNSET
+    function_call: CalledFunction | msgspec.UnsetType = msgspec.UNSET
 
 
 class ChatChoice(msgspec.Struct):
@@ -106,7 +111,7 @@ class ChatChoice(msgspec.Struct):
 
     index: int
     message: ChatAnswer
-    finish_reason: FinishReason
+    finish_reason: ChatFinishReason
     logprobs: None
 
 
@@ -141,6 +146,7 @@ class ChatDelta(msgspec.Struct, kw_only=True):
     refusal: str | msgspec.UnsetType = msgspec.UNSET
     reasoning_content: str | msgspec.UnsetType = msgspec.UNSET
     tool_calls: list[CalledToolDelta] | msgspec.UnsetType = msgspec.UNSET
+    function_call: CalledFunction | msgspec.UnsetType = msgspec.UNSET
 
 
 class ChatChunkChoice(msgspec.Struct):
@@ -149,7 +155,7 @@ class ChatChunkChoice(msgspec.Struct):
     index: int
     delta: ChatDelta
     logprobs: None
-    finish_reason: FinishReason | None
+    finish_reason: ChatFinishReason | None
 
 
 class ChatCompletionChunk(CompletionHead, kw_only=True):
