@@ -77,6 +77,49 @@ async def test_events_report_that_a_model_is_loaded_and_unloaded(
         assert await response.content.read() == b""
 
 
+@pytest.mark.parametrize("path", ["/api/models/scripted/load", "/models/load"])
+async def test_p30_a_model_that_is_being_loaded_is_listed_so(
+    gateway: Gateway, http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    models, asked, gate = gateway.context.client.models, asyncio.Event(), asyncio.Event()
+    load = models.load
+
+    async def load_late(name: str) -> Any:
+        asked.set()
+        await gate.wait()
+        return await load(name)
+
+    async def get_status() -> str:
+        listed = (await get(http, "/models"))["data"]
+        return next(one["status"]["value"] for one in listed if one["id"] == "scripted")
+
+    await load("scripted")  # a model that was loaded before is reported too
+    monkeypatch.setattr(models, "load", load_late)
+    async with http.get("/models/sse") as response:
+        await response.content.readuntil(b"\n\n")  # the comment that opens the stream
+        loading = asyncio.ensure_future(post(http, path, {"model": "scripted"}))
+        await asyncio.wait_for(asked.wait(), 30)
+        assert await get_status() == "loading"
+        gate.set()
+        await loading
+        assert await get_status() == "loaded"
+        for status in ("loading", "loaded"):
+            line = await asyncio.wait_for(response.content.readuntil(b"\n\n"), 30)
+            assert json.loads(line.removeprefix(b"data: "))["data"]["status"] == status
+
+
+async def test_a_model_that_cannot_be_loaded_is_no_longer_loading(
+    gateway: Gateway, http: aiohttp.ClientSession
+) -> None:
+    async with http.get("/models/sse") as response:
+        await response.content.readuntil(b"\n\n")  # the comment that opens the stream
+        await post(http, "/models/load", {"model": "junk"}, 404)
+        for status in ("loading", "unloaded"):
+            line = await asyncio.wait_for(response.content.readuntil(b"\n\n"), 30)
+            assert json.loads(line.removeprefix(b"data: "))["data"]["status"] == status
+    assert not gateway.context.model_events.loading
+
+
 async def test_a_model_that_is_here_is_not_downloaded(http: aiohttp.ClientSession) -> None:
     error = (await post(http, "/models", {"model": "scripted"}, 400))["error"]
     assert "already exists" in error["message"]

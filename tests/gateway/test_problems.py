@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import gc
+import json
 import re
 import tomllib
 from collections import Counter
@@ -110,8 +111,14 @@ async def test_p30_p31_loading_and_unloading_do_not_cut_a_running_answer(
         body = make_body("say-slowly", stream=True, max_tokens=30)
         async with served.http.post(CHAT, json=body) as running:
             await running.content.readline()
-            async with served.http.post("/api/models/embedder/load") as response:
-                assert response.status == 200
+            async with served.http.get("/models/sse") as events:
+                await events.content.readuntil(b"\n\n")  # the comment that opens the stream
+                async with served.http.post("/api/models/embedder/load") as response:
+                    assert response.status == 200
+                for status in ("loading", "loaded"):
+                    line = await asyncio.wait_for(events.content.readuntil(b"\n\n"), 60)
+                    event = json.loads(line.removeprefix(b"data: "))
+                    assert (event["model"], event["data"]) == ("embedder", {"status": status})
             async with served.http.post("/api/models/scripted/unload") as response:
                 assert response.status in {200, 409}  # after the answer, or not now
             *_, last, end = parse_events(await running.text())

@@ -61,7 +61,7 @@ async def list_llama_models(exchange: Exchange) -> web.StreamResponse:
         {
             "object": "list",
             "data": [
-                *(_describe(model) for model in listed),
+                *(_describe(model, context.model_events.loading) for model in listed),
                 *(_describe_download(name, state) for name, state in downloads.items()),
             ],
         }
@@ -73,13 +73,8 @@ async def load_llama_model(exchange: Exchange) -> web.StreamResponse:
     name = await _read_model(exchange)
     context = exchange.context
     context.model_names.check(exchange.key, name)
-    alias = context.model_names.get_alias(name) or name
-    context.model_events.publish_status(alias, "loading")
-    try:
+    with context.model_events.report_loading(name):
         await load_model(context.client, name)
-    except BaseException:
-        context.model_events.publish_status(alias, "unloaded")
-        raise
     return exchange.respond_json({"success": True})
 
 
@@ -146,14 +141,15 @@ async def _encode_events(exchange: Exchange) -> AsyncGenerator[bytes]:
                 yield b"data: %b\n\n" % msgspec.json.encode(event)
 
 
-def _describe(model: Model) -> dict[str, Any]:
+def _describe(model: Model, loading: set[str]) -> dict[str, Any]:
+    status = "loading" if model.alias in loading else "loaded" if model.loaded else "unloaded"
     return {
         "id": model.alias or model.id,
         "aliases": [model.id],
         "object": "model",
         "created": 0,
         "owned_by": model.publisher or "foundry-local",
-        "status": {"value": "loaded" if model.loaded else "unloaded"},
+        "status": {"value": status},
         "architecture": {"input_modalities": ["text"], "output_modalities": ["text"]},
         "can_remove": model.catalog == "public",
     }

@@ -188,8 +188,11 @@ async def list_all_models(exchange: Exchange) -> web.StreamResponse:
 
 async def load_model(exchange: Exchange) -> web.StreamResponse:
     """Load a model into memory."""
-    exchange.context.model_names.check(exchange.key, exchange.path_id)
-    model = await residency.load_model(exchange.context.client, exchange.path_id)
+    context = exchange.context
+    context.model_names.check(exchange.key, exchange.path_id)
+    await context.model_names.load()  # events have aliases
+    with context.model_events.report_loading(exchange.path_id):
+        model = await residency.load_model(context.client, exchange.path_id)
     return exchange.respond_json(_describe(model) | {"loaded": True})
 
 

@@ -10,7 +10,7 @@ from foundry_api.types.errors import FoundryError, InvalidRequest
 from foundry_api.types.events import ModelLoaded, ModelUnloaded
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Generator
 
     from foundry_api.client.client import FoundryAPIClient
     from foundry_api.core.downloads import DownloadProgress
@@ -31,10 +31,12 @@ class ModelEvents:
 
     Attributes:
         revision: How many events there were.
+        loading: The aliases of the models that are being loaded by request.
     """
 
     def __init__(self, client: FoundryAPIClient, names: ModelNames) -> None:
         self.revision = 0
+        self.loading: set[str] = set()
         self._client = client
         self._names = names
         self._subscribers: set[asyncio.Queue[ModelEvent | None]] = set()
@@ -51,6 +53,19 @@ class ModelEvents:
                 yield event
         finally:
             self._subscribers.discard(pending)
+
+    @contextlib.contextmanager
+    def report_loading(self, name: str) -> Generator[None]:
+        """Report that a model is being loaded, and how that ends."""
+        alias, status = self._names.get_alias(name) or name, "unloaded"
+        self.loading.add(alias)
+        self.publish_status(alias, "loading")
+        try:
+            yield
+            status = "loaded"
+        finally:
+            self.loading.discard(alias)
+            self.publish_status(alias, status)
 
     def publish_status(self, model: str, status: str) -> None:
         """Report that a model is `loading`, `loaded`, `unloaded` or `downloading`."""
@@ -122,7 +137,10 @@ class ModelEvents:
     def _on_event(self, event: Event) -> None:
         if isinstance(event, ModelLoaded | ModelUnloaded):
             name = self._names.get_alias(event.model) or event.model
-            self.publish_status(name, "loaded" if isinstance(event, ModelLoaded) else "unloaded")
+            if isinstance(event, ModelUnloaded):
+                self.publish_status(name, "unloaded")
+            elif name not in self.loading:  # else reported when all upstreams have it
+                self.publish_status(name, "loaded")
 
     def _publish(self, model: str, kind: str, data: ModelEvent | None = None) -> None:
         self.revision += 1

@@ -141,7 +141,7 @@ class RemovedModel(msgspec.Struct):
 class LlamaStatus(msgspec.Struct):
     """Whether a model is in memory, and of a download what is there of each file, in bytes."""
 
-    value: Literal["loaded", "unloaded", "downloading"]
+    value: Literal["loaded", "unloaded", "loading", "downloading"]
     progress: dict[str, dict[str, int]] | msgspec.UnsetType = msgspec.UNSET
 
 
