@@ -7,14 +7,17 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from gateway.helpers import post, stream
+from gateway.serving import serve
 from support.scripted_model import prompt_tokens, script
 
 if TYPE_CHECKING:
     import aiohttp
 
+    from foundry_api.engine.endpoint import Endpoint
     from foundry_api.gateway.gateway import Gateway
 
 CHAT = "/v1/chat/completions"
@@ -69,6 +72,24 @@ async def test_p40_junk_names_add_no_series(http: aiohttp.ClientSession) -> None
         async with http.get(f"/junk-{number}?x={number}") as response:
             assert response.status == 404
     assert set(await read(http)) == before
+
+
+@pytest.mark.parametrize("is_default", [False, True])
+async def test_a_model_that_only_failed_is_named_if_it_is_known(
+    engine: Endpoint, tmp_path: Path, *, is_default: bool
+) -> None:
+    body = {"model": "scripted", "input": "x"}  # for a model that makes no vectors
+    config = {"model": "scripted"} if is_default else {}
+    async with serve(tmp_path, engine.base_url, config=config) as served:
+        if not is_default:
+            await post(served.http, "/v1/embeddings", body, 400)
+            async with served.http.get("/v1/models") as response:
+                assert response.status == 200
+        await post(served.http, "/v1/embeddings", body, 400)
+        await post(served.http, "/v1/embeddings", {**body, "model": "SCRIPTED"}, 400)
+        failures = served.gateway.context.metrics.failures.list()
+    expected = ["other", "scripted"] if is_default else ["other", "scripted", "other"]
+    assert [one.model for one in failures] == expected
 
 
 async def test_p4_a_client_that_left_is_no_success(

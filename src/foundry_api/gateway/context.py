@@ -176,7 +176,7 @@ class GatewayContext:
     idempotency: IdempotencyCache = field(default_factory=IdempotencyCache)
     ignored_members: Counter[str] = field(default_factory=Counter[str])
     recording_bytes: int = 0
-    metrics: GatewayMetrics = field(default_factory=GatewayMetrics)
+    metrics: GatewayMetrics = field(init=False)
     read_timeouts: ReadTimeouts = field(init=False)
     call_timers: Timers = field(default_factory=Timers)
     stream_timers: Timers = field(default_factory=Timers)
@@ -189,6 +189,10 @@ class GatewayContext:
         self.read_timeouts = ReadTimeouts(config.first_token_timeout_s, config.gap_timeout_s)
         self.upstreams = Upstreams(self.client, config.fallbacks, config.upstream)
         self.model_names = ModelNames(self.upstreams)
+        self.metrics = GatewayMetrics(
+            # The names that were listed are not known before somebody lists them.
+            lambda name: name == config.model or self.model_names.is_listed(name)
+        )
         self.model_events = ModelEvents(self.client, self.model_names)
 
     def get_default_model(self, key: ApiKey | None) -> str | None:

@@ -47,7 +47,8 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
         at: When it ended, on a monotonic clock.
         id: The id of the request.
         key: The name of the key; `none` without keys.
-        model: The model, if it has answered before; else `none` or `other`.
+        model: The model, if it is known: it has answered, was listed, or is the default one; else
+            `none` or `other`.
         route: The path of its route.
         code: The code of its error.
     """

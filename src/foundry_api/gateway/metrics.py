@@ -11,6 +11,8 @@ from foundry_api.observe.histogram import RATES, SECONDS, Histogram
 from foundry_api.observe.prometheus import format_family, format_histogram, format_sample
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from foundry_api.gateway.keys.types import ApiKey
     from foundry_api.gateway.limits.admission import Ticket
     from foundry_api.gateway.limits.lanes import Lanes
@@ -22,7 +24,7 @@ __all__ = ["CONTENT_TYPE", "EndedExchange", "GatewayMetrics"]
 CONTENT_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 OTHER = "other"
 NONE = "none"
-# Models that were called with success. A name that only failed may be anything.
+# Models with metrics of their own.
 MAX_MODELS = 200
 # Requests to these routes are in the history. The page itself and checks of health are not.
 MODEL_ROUTES = ("/v1/", "/openai/")
@@ -50,6 +52,9 @@ class EndedExchange(Protocol):
 class GatewayMetrics:
     """Counts requests. Labels are only keys, models and routes that exist, so they are bounded.
 
+    Args:
+        is_model: Returns whether a name is known to be one of a model.
+
     Attributes:
         history: The recent past.
         failures: The last requests to routes of models that failed.
@@ -57,7 +62,8 @@ class GatewayMetrics:
         used_tokens: Tokens of the ended calls of each key, by its id.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, is_model: Callable[[str], bool]) -> None:
+        self._is_model = is_model
         self.history = History()
         self.failures = RecentFailures()
         self.generated_tokens = 0
@@ -211,7 +217,9 @@ class GatewayMetrics:
         model = exchange.model or NONE
         if model in self._models:
             return model
-        if exchange.outcome != "ok" or len(self._models) >= MAX_MODELS:
+        # A name that only failed may be anything.
+        is_model = exchange.outcome == "ok" or self._is_model(model)
+        if not is_model or len(self._models) >= MAX_MODELS:
             return OTHER
         self._models.add(model)
         return model

@@ -32,6 +32,11 @@ class ModelNames:
         self._upstreams = upstreams
         # By id, with and without its version, and by alias; None where upstreams disagree.
         self._aliases: dict[str, str | None] = {}
+        self._listed: set[str] = set()  # as they are written
+
+    def is_listed(self, name: str) -> bool:
+        """Whether a model was listed by a name, in the same upper and lower case."""
+        return name in self._listed
 
     def get_alias(self, name: str) -> str | None:
         """Return the alias of an id, with or without its version; None if the id is unknown."""
@@ -67,7 +72,9 @@ class ModelNames:
         """Remember the aliases of all models that were listed."""
         aliases: dict[str, str | None] = {}
         for model in models:
-            for name in _list_names(model):
+            names = _list_names(model)
+            self._listed.update(names)
+            for name in names:
                 if aliases.setdefault(name.casefold(), model.alias) != model.alias:
                     aliases[name.casefold()] = None
         self._aliases |= aliases
