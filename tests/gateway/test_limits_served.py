@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from foundry_api.gateway.keys.database import KeyDatabase
 from foundry_api.gateway.keys.types import KeyChanges, Limit, NewKey
+from foundry_api.gateway.limits.scheduler import MIN_MEASURED_CALLS
 from foundry_api.resilience.breaker import BreakerSettings
 from foundry_api.resilience.limiter import LimiterSettings
 from foundry_api.testing import Disconnect, ErrorReply, FakeService, Reply, Stall, ToolCalls
@@ -368,6 +370,55 @@ async def test_p26_a_full_queue_refuses_and_serves_on(tmp_path: Path) -> None:
             task.cancel()
 
 
+async def test_p44_status_says_how_many_calls_wait_and_for_how_long(tmp_path: Path) -> None:
+    keys = [NewKey(name="one", scopes=frozenset({"inference", "manage"})), NewKey(name="two")]
+    answers = ["Hello"] * MIN_MEASURED_CALLS  # then there is an estimate
+    async with (
+        FakeService(*answers, Stall()) as upstream,
+        serve(
+            tmp_path,
+            upstream.base_url,
+            *keys,
+            config={"queue_per_slot": 5},
+            client={"limiter": LimiterSettings(concurrency=1), "max_retries": 0},
+        ) as served,
+    ):
+
+        async def read_status() -> tuple[Any, dict[str, Any]]:
+            async with served.http.get("/api/status") as response:
+                status = await response.json()
+            return status, {one.pop("key"): one for one in status["keys"]}
+
+        for _ in answers:
+            assert (await call(served.http, HELLO))[0] == 200
+        assert (await read_status())[1] == {}
+        two = served.open_session(1)
+        scheduler = served.gateway.context.admission.scheduler
+        # Two calls have slots, of which one waits in the client.
+        tasks = [asyncio.ensure_future(call(served.http, HELLO)) for _ in range(4)]
+        await served.wait_until(lambda: scheduler.waiting == 2)
+        tasks += [asyncio.ensure_future(call(two, HELLO)) for _ in range(3)]
+        await served.wait_until(lambda: scheduler.waiting == 5)
+        status, queues = await read_status()
+        assert (status["in_flight"], status["waiting"]) == (2, 5)
+        assert (queues["one"]["running"], queues["one"]["waiting"]) == (2, 2)
+        assert (queues["two"]["running"], queues["two"]["waiting"]) == (0, 3)
+        estimates = {name: queue["estimated_wait_s"] for name, queue in queues.items()}
+        assert all(estimate > 0 for estimate in estimates.values())
+        async with served.http.get("/api/live") as response:  # what the page shows
+            event = json.loads((await response.content.readuntil(b"\n\n")).removeprefix(b"data: "))
+        assert event["waiting"] == 5
+        assert {one["key"]: one["waiting"] for one in event["keys"]} == {"one": 2, "two": 3}
+        async with two.post(CHAT, json=HELLO) as response:
+            assert response.status == 503
+            assert "5 calls wait" in (await response.json())["error"]["message"]
+            # The service ends no call, so the estimate has grown since.
+            assert int(response.headers["retry-after-ms"]) / 1000 >= estimates["two"]
+        for task in tasks:
+            task.cancel()
+
+
+# What each of them needs of the memory is measured by `bench/gateway_limits.py`.
 async def test_p27_two_thousand_calls_wait_and_all_leave(tmp_path: Path) -> None:
     async with (
         FakeService(Stall()) as upstream,

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from openai import APIError, AsyncOpenAI
+from packaging.requirements import Requirement
 
 from foundry_api.engine import shared
 from foundry_api.engine.handshake import ModelSource
@@ -149,6 +150,7 @@ async def test_p32_p33_a_stream_that_fails_ends_with_an_error_and_the_sdk_raises
                 [chunk async for chunk in answer]
 
 
+# How long a chunk takes is measured by `bench/gateway_limits.py`.
 @pytest.mark.parametrize("streams", [1, 64])
 async def test_p35_a_chunk_is_sent_before_the_next_one_arrives(
     tmp_path: Path, streams: int
@@ -273,6 +275,16 @@ def test_p47_there_is_no_new_dependency() -> None:
         "psutil",
         "rich",
     }
+
+
+def test_p49_aiohttp_without_the_known_defects_is_required() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    [aiohttp_line] = [
+        one for one in map(Requirement, project["dependencies"]) if one.name == "aiohttp"
+    ]
+    # The last one is fixed in 3.14.4: CVE-2026-128131, many compressed members in one body.
+    assert not aiohttp_line.specifier.contains("3.14.3")
+    assert aiohttp_line.specifier.contains("3.14.5")
 
 
 def find_tests() -> dict[int, list[str]]:
