@@ -63,7 +63,7 @@ _NAMES_BY_MODULE = {
     "resilience.limiter": ("LimiterSettings", "LimiterStatistics"),
     "resilience.prompt_reading": ("DeadlineTooShort",),
     "tools.definition": ("Tool", "tool"),
-    "tools.errors": ("MaxTurnsExceeded", "ToolFailed"),
+    "tools.errors": ("MaxTurnsExceeded", "ToolDefinitionError", "ToolFailed"),
     "tools.results": ("ToolResult", "ToolRun"),
     "types.access_errors": ("AuthenticationFailed", "PermissionDenied", "QuotaExceeded"),
     "types.capabilities": ("Capabilities", "Support"),
@@ -110,7 +110,6 @@ _NAMES_BY_MODULE = {
         "StreamInterrupted",
         "StructuredOutputError",
         "ToolCallError",
-        "ToolDefinitionError",
         "ToolError",
         "ToolMarkersMissing",
         "UnsupportedFeature",
@@ -237,6 +236,7 @@ if TYPE_CHECKING:
     from foundry_api.tools.definition import Tool as Tool, tool as tool
     from foundry_api.tools.errors import (
         MaxTurnsExceeded as MaxTurnsExceeded,
+        ToolDefinitionError as ToolDefinitionError,
         ToolFailed as ToolFailed,
     )
     from foundry_api.tools.results import ToolResult as ToolResult, ToolRun as ToolRun
@@ -289,7 +289,6 @@ if TYPE_CHECKING:
         StreamInterrupted as StreamInterrupted,
         StructuredOutputError as StructuredOutputError,
         ToolCallError as ToolCallError,
-        ToolDefinitionError as ToolDefinitionError,
         ToolError as ToolError,
         ToolMarkersMissing as ToolMarkersMissing,
         UnsupportedFeature as UnsupportedFeature,

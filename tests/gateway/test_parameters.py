@@ -20,6 +20,8 @@ from foundry_api.testing import FakeService, Reply, ToolCalls
 from gateway.helpers import CALCULATE, make_recording
 from gateway.serving import serve
 from gateway.shapes import parse_events
+from support.fakes.fake_legacy import FakeLegacyService
+from support.loopback_catalog import ALIAS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -440,6 +442,29 @@ async def test_what_has_no_effect_is_accepted(
     status, answer = await send(http, path, IGNORED[path])
     assert status == 200, answer
     assert gateway.context.running == set()
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"tools": [CHAT_TOOL], "tool_choice": "required"}, "tool_choice"),
+        (
+            {"response_format": {"type": "lark_grammar", "lark_grammar": "start: /a+/"}},
+            "response_format",
+        ),
+    ],
+    ids=["tool_choice", "grammar"],
+)
+async def test_what_an_older_service_cannot_do_is_refused_by_name(
+    change: dict[str, Any], param: str, tmp_path: Path
+) -> None:
+    async with (
+        FakeLegacyService() as upstream,
+        serve(tmp_path, upstream.base_url) as served,
+    ):
+        status, answer = await send(served.http, CHAT, {"model": ALIAS, **change})
+    assert (status, answer["error"]["code"]) == (400, "unsupported_feature")
+    assert answer["error"]["param"] == param
 
 
 @pytest.mark.parametrize("path", [path for path in HONOURED if path != EMBEDDINGS])

@@ -136,11 +136,13 @@ class ResponseOperation(EndpointOperation[ResponseEvent, Response]):
             raise UnsupportedFeature(
                 f"a service of generation {generation} ignores a text format of type "
                 f"{text_format!r}",
+                field="text",
                 hint="Leave text out and check the answer, or use a service of SDK 2.1 or later.",
             )
         if capabilities.response_images == "unsupported" and has_images(self.members["input"]):
             raise UnsupportedFeature(
                 f"a service of generation {generation} takes no images",
+                field="input",
                 hint="Send text, or call the service behind the gateway itself.",
             )
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Final, overload
 
 import msgspec
 
+from foundry_api.tools.errors import ToolDefinitionError
 from foundry_api.tools.signature import make_argument_converter, parse_docstring
 from foundry_api.types.checks import check_characters
-from foundry_api.types.errors import InvalidRequest, ToolDefinitionError
+from foundry_api.types.errors import InvalidRequest
 from foundry_api.types.messages import ToolDefinition
 from foundry_api.types.values import (
     UNENCODABLE,

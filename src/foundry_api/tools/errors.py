@@ -1,16 +1,22 @@
-"""Errors of tool calls, with the run so far."""
+"""Errors of tools: of their definitions, and of their calls with the run so far."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from foundry_api.types.errors import ToolError
+from foundry_api.types.errors import InvalidRequest, ToolError
 
 if TYPE_CHECKING:
     from foundry_api.tools.results import ToolRun
     from foundry_api.types.messages import ToolCall
 
-__all__ = ["MaxTurnsExceeded", "ToolFailed"]
+__all__ = ["MaxTurnsExceeded", "ToolDefinitionError", "ToolFailed"]
+
+
+class ToolDefinitionError(InvalidRequest):
+    """A function cannot be described as a tool. `field` names the invalid parameter."""
+
+    default_hint = "Give every parameter a type that JSON has, and the function a plain name."
 
 
 class ToolFailed(ToolError):

@@ -27,7 +27,7 @@ from foundry_api.structured.type_metadata import (
     needs_pydantic,
 )
 from foundry_api.tools.coercion import coerce
-from foundry_api.types.errors import ToolDefinitionError
+from foundry_api.tools.errors import ToolDefinitionError
 from foundry_api.types.values import UNENCODABLE, is_list, is_object, to_plain
 
 if TYPE_CHECKING:

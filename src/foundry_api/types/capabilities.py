@@ -139,11 +139,13 @@ class Capabilities(Result, msgspec.Struct, frozen=True, kw_only=True):
             raise UnsupportedFeature(
                 f"a service of generation {self.service_generation} cannot make a model call "
                 "a tool",
+                field="tool_choice",
                 hint="Leave tool_choice out, and request the call in the prompt.",
             )
         if self.grammar == "unsupported" and isinstance(request.constraint, GrammarConstraint):
             raise UnsupportedFeature(
                 f"a service of generation {self.service_generation} does not support grammars",
+                field="grammar",
                 hint="Use response_model= or choice=, which are checked everywhere, "
                 "or a service of SDK 2.1 or later.",
             )
@@ -151,6 +153,7 @@ class Capabilities(Result, msgspec.Struct, frozen=True, kw_only=True):
             if name in self.ignored_parameters and value not in _NEUTRAL.get(name, (None,)):
                 raise UnsupportedFeature(
                     f"a service of generation {self.service_generation} does not support {name}",
+                    field=name,
                     hint=f"Leave {name} out, or use a service that supports it.",
                 )
 

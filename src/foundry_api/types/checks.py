@@ -178,6 +178,7 @@ def _join_parts(field: str, content: object) -> str:
             raise UnsupportedFeature(
                 f"{field}[{index}] is of type {members.get('type')!r}; chat completions accept "
                 "text only, in every generation",
+                field=f"{field}[{index}]",
                 hint="Leave it out: the service would silently drop it.",
             )
         texts.append(check_encodable(f"{field}[{index}].text", members.get("text")))

@@ -10,7 +10,7 @@ The tree::
     │   ├── UnsupportedParameter        this service generation rejects the parameter
     │   ├── ContextOverflow             prompt plus max_tokens exceeds the context
     │   ├── GrammarError                the schema or grammar does not compile
-    │   ├── ToolDefinitionError         a function cannot be described as a tool
+    │   ├── ToolDefinitionError         a function cannot be a tool; in tools.errors
     │   └── ResponseNotFound (LookupError)  the service has no response with this ID
     ├── UnsupportedFeature              this service generation lacks the feature
     │   └── ToolMarkersMissing          the model does not define its tool-call markers
@@ -113,7 +113,6 @@ __all__ = [
     "StreamInterrupted",
     "StructuredOutputError",
     "ToolCallError",
-    "ToolDefinitionError",
     "ToolError",
     "ToolMarkersMissing",
     "UnsupportedFeature",
@@ -330,9 +329,15 @@ class ResponseNotFound(InvalidRequest, LookupError):
 
 
 class UnsupportedFeature(FoundryError):
-    """This generation of the service lacks the feature; nothing was sent."""
+    """This service's generation lacks the feature that `field`, if set, names; nothing was sent."""
 
     default_hint = "Use a newer Foundry Local, or the embedded engine: service='embedded'."
+
+    def __init__(
+        self, message: str, *, field: str | None = None, **details: Unpack[ErrorDetails]
+    ) -> None:
+        super().__init__(message, **details)
+        self.field = field
 
 
 class StructuredOutputError(FoundryError):
@@ -656,12 +661,6 @@ class BatchCancelled(BatchError):
     """The batch was cancelled with `batch cancel`."""
 
     default_hint = "The answers received so far are stored."
-
-
-class ToolDefinitionError(InvalidRequest):
-    """A function cannot be described as a tool. `field` names the invalid parameter."""
-
-    default_hint = "Give every parameter a type that JSON has, and the function a plain name."
 
 
 class ToolMarkersMissing(UnsupportedFeature):

@@ -76,5 +76,7 @@ def get_error_class(error: Mapping[str, Any]) -> type[FoundryError] | None:
 def set_field(failure: FoundryError, error: Mapping[str, Any]) -> None:
     """Name the field that an error object blames, unless the failure names one already."""
     param = error.get("param")
-    if isinstance(failure, InvalidRequest) and failure.field is None and isinstance(param, str):
+    if not isinstance(failure, InvalidRequest | UnsupportedFeature):
+        return
+    if failure.field is None and isinstance(param, str):
         failure.field = param

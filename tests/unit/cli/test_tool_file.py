@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from foundry_api.cli.tool_file import load_tools
-from foundry_api.types.errors import InvalidRequest, ToolDefinitionError
+from foundry_api.tools.errors import ToolDefinitionError
+from foundry_api.types.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

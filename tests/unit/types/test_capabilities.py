@@ -59,5 +59,6 @@ def test_a_grammar_is_refused_without_support(generation: Any) -> None:
         return
     with pytest.raises(
         UnsupportedFeature, match=f"generation {generation} does not support grammars"
-    ):
+    ) as caught:
         capabilities.check(request)
+    assert caught.value.field == "grammar"

@@ -78,6 +78,14 @@ def test_the_blamed_field_is_named() -> None:
     assert error.field == "top_logprobs"
 
 
+def test_the_field_that_asks_for_a_missing_feature_is_named() -> None:
+    message = "It cannot make a model call a tool."
+    error = parse(RequestError(400, "unsupported_feature", message, param="tool_choice"))
+    assert isinstance(error, errors.UnsupportedFeature)
+    assert error.field == "tool_choice"
+    assert translate_error(error).param == "tool_choice"
+
+
 @pytest.mark.parametrize(
     "message",
     [
