@@ -35,6 +35,8 @@ class Upstreams:
     def get_slots(self) -> dict[str, int]:
         return self.slots
 
+    get_queue_slots = get_slots
+
 
 def make_admission(upstreams: Upstreams, **config: int) -> Admission:
     return Admission(GatewayConfig(**config), lambda: 0, upstreams=upstreams)

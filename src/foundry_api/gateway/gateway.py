@@ -30,7 +30,7 @@ from foundry_api.gateway.routing import Router
 from foundry_api.gateway.running import LOCK_NAME, RunningGatewayFile
 from foundry_api.gateway.server import GatewayServer, TlsFiles
 from foundry_api.gateway.sessions import Sessions
-from foundry_api.gateway.upstreams.slots import NamedSlots, count_slots
+from foundry_api.gateway.upstreams.slots import NamedSlots, count_queue_slots, count_slots
 from foundry_api.storage.lock import FileLock, LockTimeout
 from foundry_api.types.errors import ConfigurationError
 from foundry_api.types.events import AttemptStarted, CallEnded
@@ -88,6 +88,7 @@ class Gateway:
         admission = Admission(
             config,
             partial(count_slots, client),
+            partial(count_queue_slots, client),
             upstreams=None if client.settings.services is None else NamedSlots(client),
             monotonic=monotonic,
             wall_clock=keyring.now,  # a clock that is set back renews no budget
@@ -181,6 +182,7 @@ class Gateway:
         await self.check()
         config, resources = self.context.config, self._resources
         self._take_directory()
+        self._connect_limiters()
         await self._running_file.remove()  # of one that was killed
         resources.push_async_callback(self._close_audit)
         saver = self.context.saver
@@ -275,8 +277,15 @@ class Gateway:
             self.context.audit.record("gateway.stop", target=self._url)
         await self.context.audit.close()
 
+    def _connect_limiters(self) -> None:
+        """Let the limiters know of the calls that wait here: they measure only while calls wait."""
+        for service in self.context.client.services:
+            name = "" if service.offer is None else service.offer.options.name
+            service.limiter.has_callers = partial(self.context.admission.has_waiting, name)
+
     def _on_upstream_checked(self) -> None:
         context = self.context
+        self._connect_limiters()  # also those of nodes that joined a cluster
         context.model_names.update(context.upstreams.models)
         context.admission.scheduler.start_waiting()  # it may have come back, with its slots
 

@@ -166,13 +166,16 @@ class Limiter:
     Attributes:
         service: The service's name in errors; set by the owner.
         limit: Maximum number of calls in flight.
+        initial: The limit that it began with.
         acquired: How many slots were given out in its lifetime.
         on_idle: Called when a slot is free and the queue is empty; set by the owner.
+        has_callers: Returns whether calls wait for a slot outside of the queue; set by the owner of
+            another queue, such as that of a gateway.
         abandoned: The prompts that the engine reads for callers who have left. Each has a slot.
     """
 
-    # It measures the throughput only while calls are queued. Without a queue, the throughput is
-    # what the callers request, not what the service can do.
+    # It measures the throughput only while calls wait, here or outside. Without any, the throughput
+    # is what the callers request, not what the service can do.
 
     def __init__(
         self,
@@ -185,13 +188,15 @@ class Limiter:
         self._monotonic = monotonic
         initial = settings.initial or get_default_initial(settings)
         self._climber = HillClimber(settings.minimum, initial, settings.maximum)
-        self.limit = settings.concurrency or initial
+        self.limit = self.initial = settings.concurrency or initial
         self._epoch = 0
         self._in_flight = 0
         self._prompts = 0  # calls in flight that have no token yet
         self._prompts_to_end = 0  # before the next window
+        self._is_saturated = False  # whether calls have waited ever since the last free slot
         self.acquired = 0
         self.on_idle: Callable[[], None] | None = None
+        self.has_callers: Callable[[], bool] | None = None
         self.abandoned = AbandonedPrompts(monotonic)
         # By future: what the call is for if it may move to another service, else None. The future's
         # result is True with a slot, False to move.
@@ -280,13 +285,14 @@ class Limiter:
         self._prompts -= 1
         if self._prompts_to_end:
             self._prompts_to_end -= 1
-            if not self._prompts_to_end and self._queue:
+            if not self._prompts_to_end and self._has_demand():
                 self._start_window()
 
     def reset(self) -> None:
         """Drop all slots and queued calls, because their event loop has ended."""
         self._epoch += 1
         self._in_flight = self._prompts = self._prompts_to_end = 0
+        self._is_saturated = False
         self._queue.clear()
         self.abandoned.clear()
         self._window_started_at = None
@@ -297,16 +303,18 @@ class Limiter:
         self._in_flight -= 1
         if self._queue:
             self._wake_next()
-        if not self._queue:
+        if self._has_demand():
+            if self._window_started_at is None:
+                self._start_window()
+        else:
+            self._is_saturated = False
             if self._has_windows:  # most calls end without a queue before them
                 self._has_windows = False
                 self._climber.pause()
                 self.limit = self._climber.limit
             self._window_started_at = None
-            if self.on_idle is not None and self._in_flight < self.limit:
-                self.on_idle()
-        elif self._window_started_at is None:
-            self._start_window()
+        if not self._queue and self.on_idle is not None and self._in_flight < self.limit:
+            self.on_idle()
 
     async def _wait(self, *, requeued: bool, movable: str | None) -> float:
         """Wait in the queue; return the seconds waited."""
@@ -315,7 +323,8 @@ class Limiter:
         self._queue[waiter] = movable
         if requeued:
             self._queue.move_to_end(waiter, last=False)
-        if len(self._queue) == 1:
+        if not self._is_saturated:
+            self._is_saturated = True
             self._prompts_to_end = self._prompts
         if self._window_started_at is None:
             self._start_window()
@@ -333,6 +342,9 @@ class Limiter:
         if not has_slot:
             raise Moved(queued_s)
         return queued_s
+
+    def _has_demand(self) -> bool:
+        return bool(self._queue) or (self.has_callers is not None and self.has_callers())
 
     def _wake_next(self) -> None:
         while self._queue and self._in_flight < self.limit:
@@ -370,5 +382,5 @@ class Limiter:
         self._wake_next()
         if is_raised:
             self._prompts_to_end = self._prompts
-        if self._queue:
+        if self._has_demand():
             self._start_window()

@@ -257,6 +257,7 @@ class Admission:
     Args:
         config: Limits of the queue.
         get_slots: Returns how many calls the service takes at the same time.
+        get_queue_slots: Returns how many slots the length of the queue is for; default: the same.
         upstreams: The slots of several services; None if there is one.
         monotonic: A clock.
         wall_clock: Seconds since the epoch.
@@ -272,6 +273,7 @@ class Admission:
         self,
         config: GatewayConfig,
         get_slots: Callable[[], int],
+        get_queue_slots: Callable[[], int] | None = None,
         *,
         upstreams: UpstreamSlots | None = None,
         monotonic: Callable[[], float] = time.monotonic,
@@ -293,7 +295,9 @@ class Admission:
         if upstreams is not None:
             self._lanes = Lanes(upstreams, make_scheduler, max_bytes=config.queue_bytes)
         # One for all calls, unless they are for different services.
-        self.scheduler: Scheduler | Lanes = self._lanes or make_scheduler(get_slots)
+        self.scheduler: Scheduler | Lanes = self._lanes or make_scheduler(
+            get_slots, get_queue_slots or get_slots
+        )
 
     def admit(self, key: ApiKey | None, work: Work) -> Ticket:
         """Admit a call.
@@ -319,6 +323,13 @@ class Admission:
             ratios=self._ratios,
             monotonic=self._monotonic,
         )
+
+    def has_waiting(self, upstream: str) -> bool:
+        """Whether a call waits for a service: the only one, or an upstream with a name."""
+        scheduler = self.scheduler
+        if isinstance(scheduler, Lanes):
+            return scheduler.has_waiting(upstream)
+        return scheduler.waiting > 0
 
     def keep_only(self, keys: Iterable[ApiKey]) -> None:
         """Drop what is known of other keys: they were removed."""

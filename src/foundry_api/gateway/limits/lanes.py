@@ -33,14 +33,18 @@ class UpstreamSlots(Protocol):
         """Return how many calls each upstream takes at the same time, by its name."""
         ...
 
+    def get_queue_slots(self) -> Mapping[str, int]:
+        """Return how many slots of each upstream the length of the queue is for, by its name."""
+        ...
+
 
 class Lanes:
     """The schedulers of all lanes; together they look like one.
 
     Args:
         upstreams: The upstreams.
-        make_scheduler: Makes the scheduler of a lane, from functions that return its slots and all
-            slots of its upstreams.
+        make_scheduler: Makes the scheduler of a lane, from functions that return its slots and
+            those that the length of its queue is for.
         max_bytes: Bytes of the requests that may wait, in all lanes.
     """
 
@@ -64,7 +68,7 @@ class Lanes:
             if len(self._lanes) >= MAX_IDLE_LANES:
                 self._drop_idle_lanes()
             lane = self._lanes[group] = self._make_scheduler(
-                lambda: self._count_free_slots(group), lambda: self._count_slots(group)
+                lambda: self._count_free_slots(group), lambda: self._count_queue_slots(group)
             )
             lane.on_slot = self.start_waiting
         return lane
@@ -83,6 +87,10 @@ class Lanes:
     def slots(self) -> int:
         """Calls that the upstreams take at the same time."""
         return sum(self._upstreams.get_slots().values())
+
+    def has_waiting(self, upstream: str) -> bool:
+        """Whether a call waits for an upstream."""
+        return any(lane.waiting and upstream in group for group, lane in self._lanes.items())
 
     def has_room(self, body_bytes: int) -> bool:
         """Whether a request of a size may wait."""
@@ -113,8 +121,8 @@ class Lanes:
         for lane in sorted(self._lanes.values(), key=lambda lane: lane.active):
             lane.start_waiting()
 
-    def _count_slots(self, group: Group) -> int:
-        slots = self._upstreams.get_slots()
+    def _count_queue_slots(self, group: Group) -> int:
+        slots = self._upstreams.get_queue_slots()
         return sum(slots.get(name, 0) for name in group)
 
     def _count_free_slots(self, group: Group) -> int:

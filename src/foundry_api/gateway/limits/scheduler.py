@@ -13,8 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Scheduler", "Waiter"]
 
-# Further calls that wait in the client's limiter: it measures the throughput, and searches the
-# best number of slots, only while calls are queued in it.
+# Further calls that wait in the client's limiter, so that one starts as soon as another ends.
 LOOKAHEAD = 1
 # Ended calls from which the rate of the service is measured, at most and at least.
 MEASURED_CALLS, MIN_MEASURED_CALLS = 32, 8
@@ -58,7 +57,7 @@ class Scheduler:
 
     Args:
         get_slots: Returns how many calls the service takes at the same time.
-        get_all_slots: As `get_slots`, with those that other schedulers use; default: the same.
+        get_queue_slots: Returns how many slots the length of the queue is for.
         max_per_slot: Calls that may wait for each slot.
         max_bytes: Bytes of the requests that may wait.
         monotonic: A clock.
@@ -73,14 +72,14 @@ class Scheduler:
     def __init__(
         self,
         get_slots: Callable[[], int],
-        get_all_slots: Callable[[], int] | None = None,
+        get_queue_slots: Callable[[], int],
         *,
         max_per_slot: int,
         max_bytes: int,
         monotonic: Callable[[], float],
     ) -> None:
         self._get_slots = get_slots
-        self._get_all_slots = get_all_slots or get_slots
+        self._get_queue_slots = get_queue_slots
         self._max_per_slot = max_per_slot
         self._max_bytes = max_bytes
         self._monotonic = monotonic
@@ -114,7 +113,7 @@ class Scheduler:
         if not self.waiting and self._has_slot():
             return False
         return (
-            len(self._calls) >= self._max_per_slot * max(1, self._get_all_slots())
+            len(self._calls) >= self._max_per_slot * max(1, self._get_queue_slots())
             or self.waiting_bytes + body_bytes > self._max_bytes
         )
 
