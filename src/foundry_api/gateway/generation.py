@@ -59,8 +59,8 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
         choice: The texts of which the answer is one; empty for any text.
         grammar: Lark grammar of the answer; None for any text.
         strict_tools: The form of the arguments of tools that were requested to be strict.
-        max_calls: How many calls of tools the answer has at most; further ones are left out, as
-            models cannot be told. None for any number.
+        max_calls: Maximum number of tool calls in the answer; None for no limit. Models have no
+            such option, so further calls are dropped.
     """
 
     model: str
@@ -326,14 +326,14 @@ def _add_exchange_options(
 
 
 class _StreamedCalls:
-    """Checks the calls of tools in a stream, and leaves out those that are too many."""
+    """Checks the tool calls in a stream, and drops those above the maximum."""
 
     def __init__(self, generation: Generation) -> None:
         self._generation = generation
         self._remaining = generation.max_calls
 
     async def check(self, chunks: list[Chunk]) -> list[Chunk]:
-        """Return the chunks without the calls that are too many.
+        """Return the chunks without the calls above the maximum.
 
         Raises:
             ToolCallError: The arguments of a strict tool are invalid.

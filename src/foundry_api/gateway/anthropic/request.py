@@ -127,7 +127,7 @@ class MessagesBody(CountBody, kw_only=True):
         thread: Refused: the gateway stores no conversations.
         container: Refused: the gateway runs no code.
         mcp_servers: Refused: the gateway calls no servers.
-        compaction: Refused: the gateway summarizes nothing.
+        compaction: Refused: the gateway shortens no conversations.
     """
 
     max_tokens: MaxTokens
@@ -199,7 +199,7 @@ def make_generation(body: MessagesBody, model: str) -> Generation:
         (
             ("container", body.container is not None, "The gateway runs no code."),
             ("mcp_servers", body.mcp_servers, "The gateway calls no servers."),
-            ("compaction", body.compaction is not None, "The gateway summarizes nothing."),
+            ("compaction", body.compaction is not None, "The gateway shortens no conversations."),
         )
     )
     prompt = make_prompt(body, model)

@@ -108,7 +108,7 @@ class ChatBody(CompletionsBody, kw_only=True):
         max_completion_tokens: As `max_tokens`, which it overrides.
         tools: Functions that the model may call.
         tool_choice: `auto`, `none`, `required`, a function to call, or the tools that are allowed.
-        parallel_tool_calls: False returns only the first call of a tool; default: true.
+        parallel_tool_calls: False returns only the first tool call; default: true.
         functions: The older form of `tools`. The answer has its form too: one `function_call`.
         function_call: The older form of `tool_choice`.
         response_format: The form of the answer: any text, a JSON object, or a JSON schema.
@@ -190,7 +190,7 @@ def _refuse_unsupported(body: ChatBody) -> None:
             ("top_logprobs", body.top_logprobs, "The engine returns no log probabilities."),
             # Even without options, these ask for something.
             ("audio", body.audio is not None, "The engine generates no audio."),
-            ("moderation", body.moderation is not None, "The gateway moderates nothing."),
+            ("moderation", body.moderation is not None, "The gateway has no moderation."),
             (
                 "prediction",
                 body.prediction is not None,

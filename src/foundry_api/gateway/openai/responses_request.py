@@ -87,7 +87,7 @@ class ResponseBody(SamplingBody, kw_only=True):
         text: The form of the answer.
         tools: Functions that the model may call.
         tool_choice: `auto`, `none`, `required`, a function to call, or the tools that are allowed.
-        parallel_tool_calls: False returns only the first call of a tool; default: true.
+        parallel_tool_calls: False returns only the first tool call; default: true.
         reasoning: Without effect. Returned as it was sent.
         truncation: Without effect: an input that is too long is refused.
         include: Log probabilities are refused, other values have no effect.
@@ -157,7 +157,7 @@ def _refuse_unsupported(body: ResponseBody) -> None:
                 "The gateway stores responses, no conversations.",
             ),
             ("prompt", body.prompt is not None, "The gateway stores no prompts."),
-            ("moderation", body.moderation is not None, "The gateway moderates nothing."),
+            ("moderation", body.moderation is not None, "The gateway has no moderation."),
         )
     )
 

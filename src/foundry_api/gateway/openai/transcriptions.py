@@ -41,8 +41,8 @@ MAX_RECORDINGS_BYTES = 2**30
 UNSUPPORTED = {
     "timestamp_granularities": "The engine returns no times of words.",
     "include": "The engine returns no log probabilities.",
-    "known_speaker_names": "The engine tells no speakers apart.",
-    "known_speaker_references": "The engine tells no speakers apart.",
+    "known_speaker_names": "The engine does not identify speakers.",
+    "known_speaker_references": "The engine does not identify speakers.",
 }
 FORMATS = ("json", "text", "verbose_json")
 
