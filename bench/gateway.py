@@ -119,7 +119,7 @@ def start_program(stack: ExitStack, name: str, upstream: str) -> Program:
             encoding="utf-8",
         )
     )
-    stack.callback(process.terminate)
+    # It ends when its standard input is closed, and removes its directory.
     return Program(process)
 
 

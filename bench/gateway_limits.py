@@ -209,7 +209,7 @@ def main() -> None:
                     encoding="utf-8",
                 )
             )
-            stack.callback(process.terminate)
+            # It ends when its standard input is closed, and removes its directory.
             assert process.stdout is not None  # noqa: S101 - for type checkers
             return process.stdout.readline().split(), process.pid
 
