@@ -13,8 +13,10 @@ import statistics
 __all__ = ["HillClimber"]
 
 # With these exponents, twice as many calls in flight must give 3.5 % more throughput, because
-# they raise the latency of every call; half as many may give 2 % less.
+# they raise the latency of every call; half as many may give 2 % less. A small step up needs more,
+# because many of them that gain nothing add up.
 MIN_GAIN_UP = 0.05
+MIN_STEP_GAIN_UP = 0.02
 MIN_GAIN_DOWN = 0.03
 # A trial fails when its gain is this many standard errors below the minimum, and succeeds when it
 # is that many above. Without evidence a higher limit fails soon, and a lower one is tried for long:
@@ -23,9 +25,12 @@ FAIL_ERRORS_UP = 0.5
 FAIL_ERRORS_DOWN = 0.7
 SUCCEED_ERRORS = 2.0
 # A success takes two pairs of windows, because the machine may have changed between two windows.
-# After the most pairs, a trial ends in any case.
 MIN_PAIRS = 2
-MAX_PAIRS = 8
+# After the most pairs, a trial ends in any case. A higher limit then succeeds with a gain that is
+# this many standard errors above the minimum; a lower one with the minimum.
+MAX_PAIRS_UP = 16
+MAX_PAIRS_DOWN = 8
+END_ERRORS_UP = 1.0
 
 # Standard deviation of the logarithm of a window's rate: before it was measured, and at least.
 INITIAL_NOISE = 0.15
@@ -138,21 +143,25 @@ class HillClimber:
     def _evaluate_trial(self) -> None:
         """Keep the candidate, return to the best limit, or compare both once more."""
         pairs = len(self._gains)
-        # Of two, the lower one: both must show the gain.
-        gain = statistics.median_low(self._gains)
         error = self._noise * math.sqrt(2 / pairs)
+        log_step = math.log(self._candidate / self._best)
         if self._is_upward:
-            exponent, fail_errors = MIN_GAIN_UP, FAIL_ERRORS_UP
+            minimum = max(MIN_STEP_GAIN_UP, MIN_GAIN_UP * log_step)
+            fail_errors, end_errors, max_pairs = FAIL_ERRORS_UP, END_ERRORS_UP, MAX_PAIRS_UP
         else:
-            exponent, fail_errors = MIN_GAIN_DOWN, FAIL_ERRORS_DOWN
-        surplus = gain - exponent * math.log(self._candidate / self._best)
-        if surplus >= SUCCEED_ERRORS * error and pairs >= MIN_PAIRS:
-            self._succeed(gain)
+            minimum = MIN_GAIN_DOWN * log_step
+            fail_errors, end_errors, max_pairs = FAIL_ERRORS_DOWN, 0.0, MAX_PAIRS_DOWN
+        gain = statistics.median(self._gains)
+        surplus = gain - minimum
+        # Of two, the lower one: both must show the gain.
+        lower_gain = statistics.median_low(self._gains)
+        if lower_gain - minimum >= SUCCEED_ERRORS * error and pairs >= MIN_PAIRS:
+            self._succeed(lower_gain)
         elif surplus < -fail_errors * error:
             self._fail_trial(is_clear=surplus < -SUCCEED_ERRORS * error)
-        elif pairs < MAX_PAIRS:
+        elif pairs < max_pairs:
             self.limit = self._best
-        elif surplus >= 0 and not self._is_upward:
+        elif surplus >= end_errors * error:
             self._succeed(gain)
         else:
             self._fail_trial()

@@ -36,8 +36,10 @@ def batching(limit: int) -> float:
     return 50.0 * min(limit, 48) / (1 + max(0, limit - 48) / 48)
 
 
-def climbed(curve: Curve, windows: int, noise: float = 0.0) -> tuple[HillClimber, list[int]]:
-    dice = random.Random(11)  # noqa: S311 - dice, no secret
+def climbed(
+    curve: Curve, windows: int, noise: float = 0.0, seed: int = 11
+) -> tuple[HillClimber, list[int]]:
+    dice = random.Random(seed)  # noqa: S311 - dice, no secret
     climb = HillClimber(1, 2, MAXIMUM)
     limits: list[int] = []
     for _ in range(windows):
@@ -61,8 +63,9 @@ def share(curve: Curve, limits: list[int]) -> float:
 @pytest.mark.parametrize("curve", [serial, two_cores, batching])
 @pytest.mark.parametrize("noise", [0.0, 0.03])
 def test_it_finds_the_best_limit_and_keeps_it(curve: Curve, noise: float) -> None:
-    _, limits = climbed(curve, 800, noise)
-    assert share(curve, limits[-200:]) >= 0.95
+    shares = [share(curve, climbed(curve, 800, noise, seed)[1][-200:]) for seed in range(11)]
+    assert statistics.median(shares) >= 0.94
+    assert min(shares) >= 0.9
 
 
 def test_it_does_not_raise_the_limit_without_gain() -> None:
