@@ -210,6 +210,18 @@ class TlsConnection(sslproto.SSLProtocol):
         super().connection_lost(exc)
 
 
+class _MessageQueue(list[Any]):
+    """The requests of a connection that nothing serves yet: nearly always one or none.
+
+    The deque of aiohttp takes 760 bytes, also when it is empty.
+    """
+
+    __slots__ = ()
+
+    def popleft(self) -> Any:
+        return self.pop(0)
+
+
 class _ClientConnection(web.RequestHandler):
     """A connection of a client. HTTP that cannot be parsed gets an error in OpenAI's shape."""
 
@@ -227,6 +239,7 @@ class _ClientConnection(web.RequestHandler):
 
     def __init__(self, server: GatewayServer, *, is_counted: bool, **options: Any) -> None:
         super().__init__(server, **options)
+        self._messages = cast("Any", _MessageQueue())
         self._server = server
         self._is_counted = is_counted
         self._network: str | None = None  # of a connection that is counted here

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from contextlib import aclosing
 from typing import TYPE_CHECKING, Self
 
 from foundry_api.gateway.errors import RequestError, translate_error
@@ -43,7 +42,7 @@ async def send_events(
             stream ends with the generator.
         make_error_event: Encodes an error as an event.
     """
-    async with aclosing(events), _Writer(exchange) as writer:
+    async with _Writer(exchange, events) as writer:
         try:
             async for event in events:
                 if isinstance(event, LastEvent):
@@ -64,10 +63,14 @@ async def send_events(
 
 
 class _Writer:
-    """Writes events to one client, and comments when there are none for a while."""
+    """Writes events to one client, and comments when there are none for a while.
+
+    Leaving it closes the generator of the events.
+    """
 
     __slots__ = (
         "_comment",
+        "_events",
         "_exchange",
         "_is_writing",
         "_keep_alive_s",
@@ -77,9 +80,10 @@ class _Writer:
         "response",
     )
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, events: AsyncGenerator[bytes]) -> None:
         self.response: Response | None = None
         self._exchange = exchange
+        self._events = events
         self._loop = asyncio.get_running_loop()
         self._keep_alive_s = exchange.context.config.keep_alive_s
         self._last_write_at = self._loop.time()
@@ -94,10 +98,13 @@ class _Writer:
 
     async def __aexit__(self, *_: object) -> None:
         self._exchange.context.stream_timers.put_back(self._timer)
-        if self._comment is not None:
-            self._comment.cancel()
-            with contextlib.suppress(asyncio.CancelledError, ConnectionError):
-                await self._comment
+        try:
+            if self._comment is not None:
+                self._comment.cancel()
+                with contextlib.suppress(asyncio.CancelledError, ConnectionError):
+                    await self._comment
+        finally:
+            await self._events.aclose()
 
     async def write(self, data: bytes) -> None:
         """Send data; wait while the client's buffer is full."""
