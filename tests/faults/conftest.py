@@ -23,6 +23,8 @@ from foundry_api.wire.loopback import is_loopback_http
 from support.factories import make_call_context, make_service_handle
 from support.virtual_time import SteadyTimeLoop
 
+from .hostile import ScriptedServer
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
 
 MODEL = Model(id="tiny:1", alias="tiny", catalog="local", cached=True, loaded=True)
 REQUEST = make_chat_request([{"role": "user", "content": "Hi"}])
-CLOSING_S = 0.2
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -99,11 +100,10 @@ class Caller:
 
     async def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
-        if sys.platform == "win32":
-            # There, sockets work in the background: the server, which runs on this event loop too,
-            # closes its connection some iterations after the answer was read. A real wait is longer
-            # than this.
-            await asyncio.sleep(CLOSING_S)
+        # A real wait is longer than a server needs to close a connection after its answer. The
+        # server runs on this event loop, and closes it some iterations later.
+        for server in ScriptedServer.running:
+            await server.settle()
 
     async def aclose(self) -> None:
         for service in self.services:

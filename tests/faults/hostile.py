@@ -21,10 +21,10 @@ import socket
 import struct
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Iterator
 
     Script = Callable[["Peer"], Awaitable[None]]
 
@@ -56,6 +56,8 @@ class Peer:
     Attributes:
         number: The number of the connection, from 0.
         client_closed: Set when the client has closed its end.
+        is_waiting: Whether its script waits for the client.
+        is_closed: Whether its connection is closed.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Peer:
         self._writer = writer
         self._on_request = on_request
         self._read_before: Received | None = None
+        self.is_waiting = self.is_closed = False
 
     async def request(self) -> Received:
         """Read the next request; raise ConnectionError if the client closes instead."""
@@ -78,7 +81,8 @@ class Peer:
             received, self._read_before = self._read_before, None
             return received
         try:
-            head = await self._reader.readuntil(b"\r\n\r\n")
+            with self._waiting():
+                head = await self._reader.readuntil(b"\r\n\r\n")
         except asyncio.IncompleteReadError as error:
             raise ConnectionResetError from error
         first, *lines = head.decode("latin-1").split("\r\n")[:-2]
@@ -108,7 +112,7 @@ class Peer:
 
     async def wait_closed(self) -> None:
         """Wait until the client closes the connection."""
-        with contextlib.suppress(ConnectionError):
+        with contextlib.suppress(ConnectionError), self._waiting():
             while await self._reader.read(2**16):
                 pass
         self.client_closed.set()
@@ -125,6 +129,15 @@ class Peer:
         self._writer.close()
         with contextlib.suppress(ConnectionError):
             await self._writer.wait_closed()
+        self.is_closed = True
+
+    @contextlib.contextmanager
+    def _waiting(self) -> Iterator[None]:
+        self.is_waiting = True
+        try:
+            yield
+        finally:
+            self.is_waiting = False
 
 
 class ScriptedServer:
@@ -134,7 +147,10 @@ class ScriptedServer:
         requests: The received requests, in order.
         peers: The connections, in order.
         received_any: Set when the first request has been received.
+        running: All servers that run.
     """
+
+    running: ClassVar[set[ScriptedServer]] = set()
 
     def __init__(self, *scripts: Script) -> None:
         self._scripts = scripts
@@ -150,6 +166,7 @@ class ScriptedServer:
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         self._port = self._server.sockets[0].getsockname()[1]
+        self.running.add(self)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -157,6 +174,7 @@ class ScriptedServer:
 
     async def stop(self) -> None:
         """Stop listening and drop every connection."""
+        self.running.discard(self)
         self._server.close()
         for task in self._tasks:
             task.cancel()
@@ -169,6 +187,12 @@ class ScriptedServer:
         """Wait until the client has closed a connection, which has to happen soon."""
         async with asyncio.timeout(SOON_S):
             await self.peers[connection].client_closed.wait()
+
+    async def settle(self) -> None:
+        """Wait until each script waits for its client or has closed its connection."""
+        async with asyncio.timeout(SOON_S):
+            while not all(peer.is_waiting or peer.is_closed for peer in self.peers):  # noqa: ASYNC110
+                await asyncio.sleep(0)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer = Peer(len(self.peers), reader, writer, self._record)

@@ -39,6 +39,12 @@ def test_arguments_choose_the_groups(load: Any) -> None:
     assert {Path(file).parent.name for group in groups[:-1] for file in group} == {"faults"}
 
 
+def test_a_path_that_does_not_exist_is_refused(load: Any) -> None:
+    run = load("run")
+    with pytest.raises(run.SetupError, match=r"there is no tests/unit/test_nothing\.py"):
+        run.split_arguments(["-x", "tests/unit/test_nothing.py"])
+
+
 def test_without_arguments_every_test_file_is_in_one_group(load: Any) -> None:
     _, groups = load("run").split_arguments([])
     files = [file for group in groups for file in group]

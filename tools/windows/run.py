@@ -109,8 +109,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def run(arguments: Sequence[str]) -> int:
     """Run the tests and print the summary. Only one process at a time may do so."""
-    options, groups = split_arguments(arguments)
     try:
+        options, groups = split_arguments(arguments)
         prefix = prepare()
     except SetupError as error:
         say(f"\ndev.py: {error}")
@@ -134,9 +134,15 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[list[str]]]:
-    """Return the options of pytest, and the groups of tests to run."""
+    """Return the options of pytest, and the groups of tests to run.
+
+    Raises:
+        SetupError: There are no such tests.
+    """
     chosen = [word for word in arguments if (CHECKOUT / word.partition("::")[0]).exists()]
     options = [word for word in arguments if word not in chosen]
+    if missing := [word for word in options if word.startswith("tests/")]:
+        raise SetupError(f"there is no {missing[0]}")  # else every test would run
     top = sorted(f"tests/{path.name}" for path in (CHECKOUT / "tests").glob("test_*.py"))
     groups: list[list[str]] = []
     for word in chosen or (*TESTS, *top):
