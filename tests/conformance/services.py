@@ -156,5 +156,5 @@ def run_real(generation: ServiceGeneration, home: Path, *, port: int = 0) -> Ite
         run_suite_catalog() as catalog_url,
         run_engine(VERSIONS[generation], home, catalog_url, port=port) as engine,
     ):
-        process = psutil.Process(engine.process.pid)
+        process = psutil.Process(engine.pid)
         yield Service(generation, engine.base_url, model, process)

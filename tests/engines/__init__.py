@@ -1,7 +1,7 @@
 """The real services of all generations that run here, each in its own environment.
 
     with run_engine("1.2.4", home, catalog_url) as service:
-        service.base_url, service.process
+        service.base_url, service.pid
 
 `dev.py test` creates the environments of the older SDKs; this environment has the newest one.
 """
@@ -32,10 +32,10 @@ HOME_VARIABLES = ("HOME", "USERPROFILE", "TMPDIR", "TEMP", "TMP")
 
 @dataclass(frozen=True)
 class RunningEngine:
-    """A service and its process."""
+    """A service and the id of its process."""
 
     base_url: str
-    process: subprocess.Popen[bytes]
+    pid: int
     log_path: Path
 
 
@@ -83,7 +83,7 @@ def run_engine(
         assert line, log_path.read_text(encoding="utf-8", errors="replace")[-2000:]
         announced = json.loads(line)
         assert announced["version"] == engine
-        yield RunningEngine(announced["url"], process, log_path)
+        yield RunningEngine(announced["url"], announced["pid"], log_path)
     finally:
         process.stdin.close()
         process.stdout.close()

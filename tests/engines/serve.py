@@ -2,8 +2,8 @@
 
     python serve.py '{"home": …, "catalog_url": …}'
 
-It writes one line, `{"url": …, "version": …}`, to its standard output, and exits at the end of its
-standard input. It runs in environments without foundry_api, so it must not import it.
+It writes one line, `{"url": …, "version": …, "pid": …}`, to its standard output, and exits at the
+end of its standard input. It runs in environments without foundry_api, so it must not import it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ def main() -> None:
     sdk.FoundryLocalManager.initialize(settings)
     manager = sdk.FoundryLocalManager.instance
     manager.start_web_service()
-    parent.write(json.dumps({"url": manager.urls[0], "version": installed}) + "\n")
+    # On Windows, the process that was started is only the launcher of the environment.
+    announced = {"url": manager.urls[0], "version": installed, "pid": os.getpid()}
+    parent.write(json.dumps(announced) + "\n")
     parent.close()
     while os.read(0, 4096):
         continue

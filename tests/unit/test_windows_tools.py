@@ -154,9 +154,24 @@ def test_each_limit_of_wine_still_has_its_tests(load: Any) -> None:
     """A file or a test that was renamed would run, and fail, under Wine."""
     for limit in load("skips").LIMITS:
         for pattern in limit.tests:
-            file, _, name = pattern.partition("::")
+            file, _, name = pattern.partition("[")[0].partition("::")
             source = (TOOLS.parents[1] / file).read_text(encoding="utf-8")
             assert name == "*" or f"def {name.rpartition('::')[2]}(" in source
+
+
+def test_a_limit_may_be_of_one_set_of_parameters(load: Any) -> None:
+    skips = load("skips")
+    limit = skips.Limit("a.py", "reason", ("tests/a.py::test_one[x-y]", "tests/a.py::test_all"))
+    found = {
+        test: skips.find_limit(f"tests/a.py::{test}", [limit]) is not None
+        for test in ("test_one[x-y]", "test_one[x]", "test_all[x]", "test_other")
+    }
+    assert found == {
+        "test_one[x-y]": True,
+        "test_one[x]": False,
+        "test_all[x]": True,
+        "test_other": False,
+    }
 
 
 def test_pins_are_those_of_windows(load: Any, tmp_path: Path) -> None:
