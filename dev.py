@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Development tasks: `python3 dev.py VERB`. Needs nothing but Python.
 
-The first run creates `.venv` next to this file, and installs the pinned packages and the project.
+The first run creates `.venv` next to this file, and installs the pinned packages and the project:
+for a verb of foundry-api what it needs to run, for the others everything, a multiple of that.
 `test` also creates `.engines/VERSION` for each older version of the engine that is pinned in
 `tests/engines/sdk-VERSION.txt`: two versions cannot be installed in one environment. `test --sdks`
 creates `.clients/NAME` for each `tests/sdks/NAME.txt`, and `docs` creates `.docs`. The file
 `dev.stamp` in each environment records what is installed:
 
-- the current recipe: nothing to do;
+- the current recipe, or one that contains it: nothing to do;
 - other pins: pip updates the environment in place;
 - another Python or another path (a copied checkout), or an empty file (an interrupted
   installation): the environment is created again.
@@ -101,6 +102,10 @@ RunStep = Callable[[str, Sequence[str], dict[str, str]], None]
 # The virtual environment
 
 
+PINS_TO_RUN = ("requirements.txt", "requirements-build.txt")
+PINS = (*PINS_TO_RUN, "requirements-dev.txt")
+
+
 class Venv:
     """A virtual environment of a checkout.
 
@@ -115,7 +120,7 @@ class Venv:
         self,
         root: Path,
         name: str = ".venv",
-        pins: Sequence[str] = ("requirements.txt", "requirements-dev.txt"),
+        pins: Sequence[str] = PINS,
         *,
         project: bool = True,
     ) -> None:
@@ -135,9 +140,10 @@ class Venv:
     def recipe(self) -> str:
         """Everything that determines the content of the environment."""
         # The text itself, not a digest: comparing it is as fast, and needs no import of hashlib.
-        names = (*self.pins, "pyproject.toml") if self.project else self.pins
-        pins = [(self.root / name).read_text(encoding="utf-8") for name in names]
-        return "\n".join([self.foundation(), *pins])
+        # With PINS, it begins with the recipe of PINS_TO_RUN.
+        names = ("pyproject.toml", *self.pins) if self.project else self.pins
+        texts = [(name, (self.root / name).read_text(encoding="utf-8")) for name in names]
+        return self.foundation() + "".join(f"{text}# end of {name}\n" for name, text in texts)
 
     def stamped(self) -> str | None:
         """Read the stamp; None without one."""
@@ -152,7 +158,7 @@ class Venv:
 
     def is_ready(self) -> bool:
         """Whether there is nothing to do."""
-        return self.stamped() == self.recipe() and self.python.exists()
+        return (self.stamped() or "").startswith(self.recipe()) and self.python.exists()
 
     def is_usable(self) -> bool:
         """Whether packages can be installed in place."""
@@ -531,7 +537,7 @@ def main(arguments: Sequence[str]) -> int:
         print(USAGE, end="")
         return 0
     signal.signal(signal.SIGTERM, stop)
-    venv = Venv(ROOT)
+    venv = Venv(ROOT, pins=PINS if arguments[0] in VERBS else PINS_TO_RUN)
     try:
         prepare(venv, run_step)
         if arguments[0] in VERBS:

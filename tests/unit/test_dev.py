@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-PINS = ("requirements.txt", "requirements-dev.txt", "pyproject.toml")
+TO_RUN = ("requirements.txt", "requirements-build.txt")
+PINS = (*TO_RUN, "requirements-dev.txt", "pyproject.toml")
 REPORT = """\
 import json, os, sys
 names = ("PYTHONUTF8", "PYTEST_XDIST_AUTO_NUM_WORKERS")
@@ -90,9 +91,9 @@ EVERYTHING = ["virtual environment", "pinned packages", "foundry-api itself"]
 IN_PLACE = EVERYTHING[1:]
 
 
-def prepared(dev: Any, root: Path, **options: Any) -> list[str]:
+def prepared(dev: Any, root: Path, pins: Sequence[str] | None = None, **options: Any) -> list[str]:
     """Run `prepare` and return its steps."""
-    venv = dev.Venv(root)
+    venv = dev.Venv(root, pins=pins or dev.PINS)
     steps = Steps(venv, **options)
     dev.prepare(venv, steps)
     return steps.names
@@ -109,6 +110,45 @@ class TestInstalling:
         (root / name).write_text("# other pins")
         assert prepared(dev, root) == IN_PLACE
         assert prepared(dev, root) == []
+
+    def test_everything_contains_what_is_needed_to_run(self, dev: Any, root: Path) -> None:
+        assert dev.PINS_TO_RUN == TO_RUN
+        assert prepared(dev, root, TO_RUN) == EVERYTHING
+        assert prepared(dev, root, TO_RUN) == []
+        assert prepared(dev, root) == IN_PLACE
+        assert prepared(dev, root, TO_RUN) == []
+        assert prepared(dev, root) == []
+
+    def test_other_pins_to_develop_change_nothing_that_runs(self, dev: Any, root: Path) -> None:
+        prepared(dev, root)
+        (root / "requirements-dev.txt").write_text("# other pins")
+        assert prepared(dev, root, TO_RUN) == []
+        assert prepared(dev, root) == IN_PLACE
+
+    @pytest.mark.parametrize("name", [*TO_RUN, "pyproject.toml"])
+    def test_a_pin_that_begins_like_the_one_before_is_installed(
+        self, dev: Any, root: Path, name: str
+    ) -> None:
+        (root / name).write_text("hatchling==1.33")
+        prepared(dev, root, TO_RUN)
+        (root / name).write_text("hatchling==1.3")
+        assert prepared(dev, root, TO_RUN) == IN_PLACE
+
+    @pytest.mark.parametrize(
+        ("verb", "installed"),
+        [("chat", "requirements-build.txt"), ("test", "requirements-dev.txt")],
+    )
+    def test_a_verb_of_foundry_api_installs_only_what_that_needs(
+        self, dev: Any, monkeypatch: pytest.MonkeyPatch, verb: str, installed: str
+    ) -> None:
+        def fail(venv: Any, _: object) -> None:
+            raise dev.SetupError(f"{venv.pins[-1]} is not installed")
+
+        said: list[str] = []
+        monkeypatch.setattr(dev, "prepare", fail)
+        monkeypatch.setattr(dev, "say", said.append)
+        assert dev.main([verb]) == 1
+        assert said == [f"dev.py: {installed} is not installed"]
 
     def test_each_older_engine_has_its_own_environment(self, dev: Any, root: Path) -> None:
         pins = root / "tests" / "engines"

@@ -31,6 +31,13 @@ PLATFORMS = {
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 
 
+INCLUDED = {
+    "requirements.txt": None,
+    "requirements-build.txt": "requirements.txt",
+    "requirements-dev.txt": "requirements-build.txt",
+}
+
+
 def lines(name: str) -> list[str]:
     """Return a requirements file without comments and blank lines."""
     text = (CHECKOUT / name).read_text(encoding="utf-8")
@@ -64,14 +71,14 @@ def project() -> dict[str, Any]:
 
 
 class TestPins:
-    @pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
-    def test_every_line_is_one_exact_version(self, name: str) -> None:
+    @pytest.mark.parametrize(("name", "included"), INCLUDED.items())
+    def test_every_line_is_one_exact_version(self, name: str, included: str | None) -> None:
         exact = re.compile(r"[a-z0-9-]+==[0-9.]+(b[0-9]+)?( ; .+)?")
         others = [line for line in lines(name) if not exact.fullmatch(line)]
-        assert others == (["-r requirements.txt"] if name == "requirements-dev.txt" else [])
+        assert others == ([f"-r {included}"] if included else [])
 
     def test_nothing_is_pinned_twice(self) -> None:
-        names = [pin.name for pin in pins("requirements.txt", "requirements-dev.txt")]
+        names = [pin.name for pin in pins(*INCLUDED)]
         assert len(names) == len(set(names))
 
     @pytest.mark.parametrize("python", PYTHONS)
@@ -79,9 +86,7 @@ class TestPins:
     def test_dependencies_of_pinned_packages_are_pinned(self, platform: str, python: str) -> None:
         where = environment(platform, python)
         applying = [
-            pin
-            for pin in pins("requirements.txt", "requirements-dev.txt")
-            if pin.marker is None or pin.marker.evaluate(where)
+            pin for pin in pins(*INCLUDED) if pin.marker is None or pin.marker.evaluate(where)
         ]
         versions = {pin.name: str(pin.specifier).removeprefix("==") for pin in applying}
         unmet = [
@@ -92,9 +97,14 @@ class TestPins:
         ]
         assert unmet == []
 
-    def test_runtime_pins_suffice_without_developer_pins(self) -> None:
+    @pytest.mark.parametrize(
+        "names",
+        [("requirements.txt",), ("requirements.txt", "requirements-build.txt")],
+        ids=["runtime", "build"],
+    )
+    def test_pins_suffice_without_developer_pins(self, names: tuple[str, ...]) -> None:
         where = environment("linux", "3.11")
-        pinned = {pin.name for pin in pins("requirements.txt")}
+        pinned = {pin.name for pin in pins(*names)}
         needed = {canonicalize_name(need.name) for name in pinned for need in needs(name, where)}
         assert needed <= pinned
 
@@ -107,7 +117,7 @@ class TestPins:
     def test_the_build_backend_is_the_pinned_one(self) -> None:
         text = (CHECKOUT / "pyproject.toml").read_text(encoding="utf-8")
         (required,) = tomllib.loads(text)["build-system"]["requires"]
-        assert required in lines("requirements-dev.txt")
+        assert required in lines("requirements-build.txt")
 
 
 @functools.cache
@@ -134,7 +144,7 @@ def needs(package: str, where: dict[str, str]) -> list[Requirement]:
 def test_the_development_group_is_pinned() -> None:
     text = (CHECKOUT / "pyproject.toml").read_text(encoding="utf-8")
     group = [Requirement(line).name for line in tomllib.loads(text)["dependency-groups"]["dev"]]
-    pinned = {canonicalize_name(pin.name) for pin in pins("requirements-dev.txt")}
+    pinned = {canonicalize_name(pin.name) for pin in pins(*INCLUDED)}
     assert {canonicalize_name(name) for name in group} - {"foundry-api"} <= pinned
 
 

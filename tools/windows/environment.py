@@ -266,7 +266,7 @@ def _read_all(stream: IO[bytes] | None, output: bytearray) -> None:
 
 def _make_recipe() -> str:
     """Return everything that decides about the content."""
-    sources = [Path(__file__), CHECKOUT / "requirements.txt", CHECKOUT / REQUIREMENTS]
+    sources = [Path(__file__), *sorted(CHECKOUT.glob("requirements*.txt"))]
     return "\n".join([str(CHECKOUT), *(path.read_text(encoding="utf-8") for path in sources)])
 
 
