@@ -33,7 +33,7 @@ from foundry_api.gateway.sessions import Sessions
 from foundry_api.gateway.upstreams.slots import NamedSlots, count_queue_slots, count_slots
 from foundry_api.storage.lock import FileLock, LockTimeout
 from foundry_api.types.errors import ConfigurationError
-from foundry_api.types.events import AttemptStarted, CallEnded
+from foundry_api.types.events import CallEnded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -93,8 +93,6 @@ class Gateway:
             monotonic=monotonic,
             wall_clock=keyring.now,  # a clock that is set back renews no budget
         )
-        # A call that leaves the client's own queue makes room for another one in it.
-        client.events.subscribe(lambda _: admission.scheduler.start_waiting(), AttemptStarted)
         client.events.subscribe(on_call_ended, CallEnded)
         saver = BudgetSaver(
             BudgetFile(directory / "usage.db", wall_clock=keyring.now), admission, keyring
@@ -278,10 +276,12 @@ class Gateway:
         await self.context.audit.close()
 
     def _connect_limiters(self) -> None:
-        """Let the limiters know of the calls that wait here: they measure only while calls wait."""
+        """Let the limiters know of the calls that wait here, and these of slots that they gain."""
+        admission = self.context.admission
         for service in self.context.client.services:
             name = "" if service.offer is None else service.offer.options.name
-            service.limiter.has_callers = partial(self.context.admission.has_waiting, name)
+            service.limiter.has_callers = partial(admission.has_waiting, name)
+            service.limiter.on_raised = admission.scheduler.start_waiting
 
     def _on_upstream_checked(self) -> None:
         context = self.context

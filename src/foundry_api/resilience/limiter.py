@@ -171,6 +171,7 @@ class Limiter:
         on_idle: Called when a slot is free and the queue is empty; set by the owner.
         has_callers: Returns whether calls wait for a slot outside of the queue; set by the owner of
             another queue, such as that of a gateway.
+        on_raised: Called when the limit was raised; set by the same owner.
         abandoned: The prompts that the engine reads for callers who have left. Each has a slot.
     """
 
@@ -197,6 +198,7 @@ class Limiter:
         self.acquired = 0
         self.on_idle: Callable[[], None] | None = None
         self.has_callers: Callable[[], bool] | None = None
+        self.on_raised: Callable[[], None] | None = None
         self.abandoned = AbandonedPrompts(monotonic)
         # By future: what the call is for if it may move to another service, else None. The future's
         # result is True with a slot, False to move.
@@ -381,6 +383,8 @@ class Limiter:
         self._window_started_at = None
         self._wake_next()
         if is_raised:
+            if self.on_raised is not None:
+                self.on_raised()
             self._prompts_to_end = self._prompts
         if self._has_demand():
             self._start_window()

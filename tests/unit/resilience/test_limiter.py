@@ -208,6 +208,21 @@ async def test_no_window_while_the_prompts_of_new_calls_are_read() -> None:
     await line.end()
 
 
+async def test_the_owner_of_another_queue_learns_of_new_slots() -> None:
+    line = Line(LimiterSettings(initial=2))
+    limits: list[int] = []
+    line.limiter.on_raised = lambda: limits.append(line.limiter.limit)
+    for caller in range(5):
+        await line.come(caller)
+    for slot in list(line.slots.values()):
+        slot.progress(1)
+    for _ in range(WINDOWS_TO_FIRST_TRIAL):
+        line.now += 1.0
+        line.slots[0].progress(100)
+    assert limits == [4]
+    await line.end()
+
+
 async def test_without_a_queue_the_best_limit_known_is_in_use() -> None:
     """A trial needs a queue. Without one it must not hold calls back."""
     line = Line(LimiterSettings(initial=2))
