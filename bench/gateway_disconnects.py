@@ -2,8 +2,9 @@
 
 python3 dev.py bench gateway_disconnects
 
-The engine has a thread for each connection, so the threads that use the processor afterwards are
-the calls that it still works on. Chats have a slot each when their clients leave. The engine ends a
+Clients leave when all calls have a slot or wait for one, and the engine is at work. It has a thread
+for each connection, so the threads that use the processor afterwards are the calls that it still
+works on. Chats have a slot each when their clients leave. The engine ends a
 request for embeddings or for a part of a recording once it has begun, so these get as many slots as
 the limiter gives, as in any gateway.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 import subprocess
 import sys
 import tempfile
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
 
 CLIENTS = 100
 AFTER_S, MEASURE_S = 0.5, 1.0
+# In which all calls have to reach the gateway.
+WAIT_S = 120
 # Of the engine before the clients leave, in processor seconds per second.
 AT_WORK = 0.02
 # Of one thread in MEASURE_S, which is a tick of its clock.
@@ -164,8 +168,36 @@ async def measure_work(engine: psutil.Process) -> tuple[int, float]:
     return sum(one >= WORKING_S for one in used_s), sum(used_s) / MEASURE_S
 
 
-async def measure(url: str, engine: psutil.Process, route: Route) -> tuple[float, int, float]:
-    """Return the engine's use of the processor before clients leave, and what is left of it."""
+class Figures(NamedTuple):
+    """What was measured for one route.
+
+    Attributes:
+        in_flight: Calls with a slot when their clients leave.
+        waiting: Calls in the gateway's queue then.
+        at_work: Processor seconds of the engine per second then.
+        working: Calls that the engine still works on `AFTER_S` later.
+        afterwards: Processor seconds of the engine per second then.
+    """
+
+    in_flight: int
+    waiting: int
+    at_work: float
+    working: int
+    afterwards: float
+
+
+async def count_calls(session: aiohttp.ClientSession) -> tuple[int, int]:
+    """Return the calls that have a slot, and those that wait for one."""
+    async with session.get("/metrics") as response:
+        text = await response.text()
+    in_flight, waiting = re.findall(
+        r"^foundry_gateway_(?:in_flight|waiting)\{\} (\d+)", text, re.MULTILINE
+    )
+    return int(in_flight), int(waiting)
+
+
+async def measure(url: str, engine: psutil.Process, route: Route) -> Figures:
+    """Let clients leave while their calls run, and measure the engine before and after."""
 
     async def call(session: aiohttp.ClientSession) -> None:
         async with session.post(route.path, **make_request(route)) as response:
@@ -176,17 +208,19 @@ async def measure(url: str, engine: psutil.Process, route: Route) -> tuple[float
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(url, connector=connector) as session:
         tasks = [asyncio.ensure_future(call(session)) for _ in range(CLIENTS)]
-        at_work = 0.0
-        while at_work < AT_WORK and not tasks[-1].done():
-            _, at_work = await measure_work(engine)
-        ended = [task for task in tasks if task.done()]
-        await asyncio.gather(*ended)  # raises the error of one that failed
-        assert len(ended) < CLIENTS / 2, route  # noqa: S101 - too little would be left
+        at_work, in_flight, waiting = 0.0, 0, 0
+        async with asyncio.timeout(WAIT_S):
+            while at_work < AT_WORK or in_flight + waiting < CLIENTS:
+                _, at_work = await measure_work(engine)
+                in_flight, waiting = await count_calls(session)
+                ended = [task for task in tasks if task.done()]
+                await asyncio.gather(*ended)  # raises the error of one that failed
+                assert not ended, route  # noqa: S101 - then the calls are too short
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
     await asyncio.sleep(AFTER_S)
-    return at_work, *(await measure_work(engine))
+    return Figures(in_flight, waiting, at_work, *(await measure_work(engine)))
 
 
 def main() -> None:
@@ -196,10 +230,12 @@ def main() -> None:
             for name, route in ROUTES.items():
                 if ("scripted" in route.body.values()) != bool(slots):
                     continue
-                at_work, calls, afterwards = asyncio.run(measure(url, engine, route))
-                figures[f"{name}: engine at work, processor s/s"] = at_work
-                figures[f"{name}: {AFTER_S} s after {CLIENTS} clients left"] = afterwards
-                figures[f"{name}: calls that it still works on"] = calls
+                one = asyncio.run(measure(url, engine, route))
+                figures[f"{name}: calls with a slot"] = one.in_flight
+                figures[f"{name}: calls that wait"] = one.waiting
+                figures[f"{name}: engine at work, processor s/s"] = one.at_work
+                figures[f"{name}: {AFTER_S} s after {CLIENTS} clients left"] = one.afterwards
+                figures[f"{name}: calls that it still works on"] = one.working
     save_figures("gateway_disconnects", figures)
 
 
