@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
+from foundry_api import FoundryClient
 from foundry_api.engine.control import ControlClient
 from foundry_api.engine.handshake import ModelSource
 from foundry_api.engine.models.directory import ModelFiles, compute_digest
 from foundry_api.engine.models.validate import validate
-from foundry_api.engine.process import HostOptions
+from foundry_api.engine.process import HostOptions, get_demo_models
 from foundry_api.engine.supervisor import EngineHost
 from foundry_api.storage.paths import Paths
 from foundry_api.types.errors import InvalidRequest, ModelRegistrationFailed
@@ -85,6 +86,18 @@ async def test_a_tilde_is_the_callers_home_directory(
     monkeypatch.setenv("HOME", str(tmp_path / "me"))
     monkeypatch.setenv("USERPROFILE", str(tmp_path / "me"))
     assert (await control.register("~/model", "mine")).id == "mine:1"
+
+
+@pytest.mark.parametrize("name", ["Jörg Müller", "日本 😀"])
+def test_the_home_and_models_may_be_in_directories_of_any_name(tmp_path: Path, name: str) -> None:
+    """On Windows, the engine took the paths for text in the system's code page."""
+    profile = tmp_path / name
+    model = profile / "model"
+    shutil.copytree(get_demo_models()[0].path, model)
+    with FoundryClient(home=profile / "home", service="embedded") as client:
+        client.models.register(model, "mine")
+        assert client.complete("Hello", model="mine", max_tokens=5).content
+    assert list(tmp_path.iterdir()) == [profile]
 
 
 INVALID_PATHS: list[Any] = ["", "  ", "a\0b", "a\udcff", 5, None, "~nobody-of-that-name/x"]

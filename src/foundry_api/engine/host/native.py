@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import locale
 import re
 import sys
 from pathlib import Path
@@ -114,6 +115,11 @@ class NativeEngine:
     @classmethod
     def start(cls, config: HostConfig) -> NativeEngine:
         """Start the engine and its web service; raises ServiceStartFailed."""
+        if sys.platform == "win32":
+            # It gets paths in UTF-8. Its C++ library reads them in the code page of the system if
+            # the C library's locale has another encoding: for C:\Users\Jörg, it would create
+            # C:\Users\JÃ¶rg, and find no model.
+            locale.setlocale(locale.LC_CTYPE, ".UTF-8")
         # Imported by name, so that this package imports and type-checks without the SDK.
         try:
             sdk: Any = importlib.import_module("foundry_local_sdk")
