@@ -85,6 +85,20 @@ class TestEmbed:
             with pytest.raises(errors.ModelTaskMismatch, match="'hidden_states' was not found"):
                 await client.embed("Hello", model="scripted")
 
+    async def test_a_chat_with_a_model_for_embeddings_is_not_repeated(
+        self, engine: Endpoint
+    ) -> None:
+        async with FoundryAPIClient(engine.base_url, max_retries=3) as client:
+            with pytest.raises(errors.ModelTaskMismatch, match="chat template") as caught:
+                await client.complete("Hello", model="embedder")
+        assert caught.value.attempts == 1
+
+    async def test_a_text_to_embed_that_is_too_long(self, client: FoundryAPIClient) -> None:
+        with pytest.raises(errors.ContextOverflow, match="context_length") as caught:
+            await client.embed("x " * 9000, model="embedder")
+        assert caught.value.field == "prompt"
+        assert caught.value.attempts == 1
+
     async def test_the_demo_model_embeds(self, client: FoundryAPIClient) -> None:
         """If it fails after an export, see tools/train_demo_model/hidden_states.py."""
         texts = ["What is the capital of France?", "Paris is the capital of France.", "A poem"]

@@ -174,7 +174,7 @@ async def test_the_whole_file_is_checked_first(client: AsyncOpenAI) -> None:
         (9, "missing_required_parameter", "model"),
         (10, "missing_required_parameter", "custom_id"),
         (11, "invalid_value", "temperature"),
-        (12, "invalid_value", "response_format"),
+        (12, "invalid_value", "response_format.json_schema.schema"),
     ]
 
 

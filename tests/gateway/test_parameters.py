@@ -444,25 +444,114 @@ async def test_what_has_no_effect_is_accepted(
     assert gateway.context.running == set()
 
 
-@pytest.mark.parametrize(
-    ("change", "param"),
-    [
-        ({"tools": [CHAT_TOOL], "tool_choice": "required"}, "tool_choice"),
+# What the client of the gateway refuses, where its argument has another name than the member of
+# the request: changes of a body, and the member that the error has to name.
+TOO_LONG = "x " * 9000
+TOO_LONG_MESSAGE = [{"role": "user", "content": TOO_LONG}]
+NO_SCHEMA = {"type": "nonsense"}
+NO_NAME = {**TOOL, "name": "a b"}
+CHOICE = {"type": "choice", "choice": ["a", "a"]}
+NAMED_AS_SENT: dict[str, list[tuple[dict[str, Any], str]]] = {
+    CHAT: [
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_completion_tokens": 0}, "max_completion_tokens"),
+        ({"max_tokens": 5, "max_completion_tokens": 0}, "max_completion_tokens"),
+        ({"messages": [{"role": "user", "content": ""}]}, "messages[0].content"),
+        ({"messages": TOO_LONG_MESSAGE}, "messages"),
+        ({"messages": TOO_LONG_MESSAGE, "max_tokens": 5}, "max_tokens"),
+        ({"messages": TOO_LONG_MESSAGE, "max_completion_tokens": 5}, "max_completion_tokens"),
+        ({"stop": ["a", ""]}, "stop[1]"),
+        ({"tools": [{"function": NO_NAME}]}, "tools[0].function"),
+        ({"functions": [TOOL, NO_NAME]}, "functions[1]"),
+        ({"functions": [TOOL], "function_call": "bogus"}, "function_call"),
         (
-            {"response_format": {"type": "lark_grammar", "lark_grammar": "start: /a+/"}},
-            "response_format",
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": NO_SCHEMA}}},
+            "response_format.json_schema.schema",
+        ),
+        ({"response_format": CHOICE}, "response_format.choice"),
+        (
+            {"response_format": {"type": "lark_grammar", "lark_grammar": " "}},
+            "response_format.lark_grammar",
         ),
     ],
-    ids=["tool_choice", "grammar"],
+    TEXT: [
+        ({"prompt": " "}, "prompt"),
+        ({"prompt": ["a", " "]}, "prompt[1]"),
+        ({"max_tokens": 0}, "max_tokens"),
+    ],
+    RESPONSES: [
+        ({"max_output_tokens": 0}, "max_output_tokens"),
+        ({"input": TOO_LONG}, "input"),
+        ({"input": TOO_LONG, "max_output_tokens": 5}, "max_output_tokens"),
+        ({"tools": [{"type": "function", **NO_NAME}]}, "tools[0]"),
+        (
+            {"text": {"format": {"type": "json_schema", "name": "x", "schema": NO_SCHEMA}}},
+            "text.format.schema",
+        ),
+        (
+            {"input": [{"role": "assistant", "content": [{"type": "refusal", "refusal": "\0"}]}]},
+            "input[0].content[0].refusal",
+        ),
+    ],
+    MESSAGES: [
+        ({"max_tokens": 0}, "max_tokens"),
+        # With a system message before it, it is the second message of the call.
+        ({"system": "x", "messages": [{"role": "user", "content": ""}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": []}]}, "messages[0].content"),
+        ({"stop_sequences": ["a", ""]}, "stop_sequences[1]"),
+        ({"top_k": 2**40}, "top_k"),
+        ({"tools": [{**MESSAGES_TOOL, "name": "a b"}]}, "tools[0]"),
+        (
+            {"output_config": {"format": {"type": "json_schema", "schema": NO_SCHEMA}}},
+            "output_config.format.schema",
+        ),
+    ],
+    EMBEDDINGS: [
+        ({"input": " "}, "input"),
+        ({"input": ["a", " "]}, "input[1]"),
+        ({"input": TOO_LONG}, "input"),
+    ],
+}
+
+
+@pytest.mark.parametrize("path", NAMED_AS_SENT)
+async def test_errors_name_the_member_that_was_sent(
+    http: aiohttp.ClientSession, path: str, subtests: pytest.Subtests
+) -> None:
+    for change, param in NAMED_AS_SENT[path]:
+        for more in ({}, {"stream": True}) if path != EMBEDDINGS else ({},):
+            with subtests.test(str(change)[:80], **more):
+                status, answer = await send(http, path, {**change, **more})
+                assert status == 400, answer
+                error = answer["error"]
+                if path != MESSAGES:  # Anthropic's errors have no param
+                    assert error["param"] == param
+                if "context" not in error["message"]:
+                    assert error["message"].startswith(param)
+
+
+@pytest.mark.parametrize(
+    ("path", "change", "param"),
+    [
+        (CHAT, {"tools": [CHAT_TOOL], "tool_choice": "required"}, "tool_choice"),
+        (CHAT, {"functions": [TOOL], "function_call": {"name": "calculate"}}, "function_call"),
+        (
+            CHAT,
+            {"response_format": {"type": "lark_grammar", "lark_grammar": "start: /a+/"}},
+            "response_format.lark_grammar",
+        ),
+        (RESPONSES, {"tools": [RESPONSES_TOOL], "tool_choice": "required"}, "tool_choice"),
+    ],
+    ids=["tool_choice", "function_call", "grammar", "response"],
 )
 async def test_what_an_older_service_cannot_do_is_refused_by_name(
-    change: dict[str, Any], param: str, tmp_path: Path
+    path: str, change: dict[str, Any], param: str, tmp_path: Path
 ) -> None:
     async with (
         FakeLegacyService() as upstream,
         serve(tmp_path, upstream.base_url) as served,
     ):
-        status, answer = await send(served.http, CHAT, {"model": ALIAS, **change})
+        status, answer = await send(served.http, path, {"model": ALIAS, **change})
     assert (status, answer["error"]["code"]) == (400, "unsupported_feature")
     assert answer["error"]["param"] == param
 

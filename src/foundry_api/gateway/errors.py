@@ -57,9 +57,12 @@ __all__ = [
     "make_error_event",
     "make_model_not_allowed",
     "make_model_not_found",
+    "name_member",
     "translate_error",
 ]
 
+# The path of an argument: its name, a place in a list, and what is below.
+_FIELD = re.compile(r"(?P<name>\w+)(?P<index>(?:\[\d+\])?)(?P<rest>.*)")
 _SERVICE_ADDRESS = re.compile(r"the service at https?://[^\s,;)]+")
 
 # How long a client waits before it calls a service again that could not be reached.
@@ -174,13 +177,7 @@ _TABLE: tuple[tuple[type[FoundryError], int, str | None], ...] = (
 # The model may err again, and every retry would cost a complete answer or load.
 _FINAL_CODES = frozenset({"invalid_model_output", "invalid_tool_call", "model_load_failed"})
 # The member of a request that an argument of the client is made of.
-_PARAMS = {
-    "prompt": "messages",
-    "response_model": "response_format",
-    "grammar": "response_format",
-    "audio": "file",
-    "name": "model",
-}
+_PARAMS = {"audio": "file", "name": "model"}
 
 
 def translate_error(error: FoundryError) -> RequestError:
@@ -206,6 +203,29 @@ def translate_error(error: FoundryError) -> RequestError:
         retry_after_s=retry_after_s,
         should_retry=False if code in _FINAL_CODES else None,
     )
+
+
+def name_member(error: InvalidRequest | UnsupportedFeature, members: Mapping[str, str]) -> None:
+    """Let an error name the member of the request, which the caller knows, not the argument.
+
+    Args:
+        error: An error of the client.
+        members: The member for each argument that has another name. Of one in a list, such as
+            `tools[].function`, the place in the list and below is kept.
+    """
+    field = error.field or ""
+    match = _FIELD.fullmatch(field)
+    member = members.get(match["name"]) if match else None
+    if member is None or match is None:
+        return
+    start, bracket, end = member.partition("[]")
+    if bracket:
+        member = f"{start}{match['index']}{end}{match['rest']}"
+    error.field = member
+    if error.message.startswith(field):
+        error.message = member + error.message.removeprefix(field)
+    if "max_tokens" in members:
+        error.hint = error.hint.replace("max_tokens", members["max_tokens"])
 
 
 def _describe_overflow(error: ContextOverflow) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from contextlib import aclosing
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -12,11 +13,18 @@ from msgspec import structs
 
 from foundry_api.client.chat import complete_messages, stream_blocks
 from foundry_api.core.options import ChatOptions
+from foundry_api.gateway.errors import name_member
 from foundry_api.gateway.limits.admission import Work
 from foundry_api.gateway.limits.broken_calls import BrokenCallCharge
 from foundry_api.gateway.tokens import estimate_prompt_tokens, estimate_text_tokens
 from foundry_api.structured.errors import ValidationFailed
-from foundry_api.types.errors import ContextOverflow, StructuredOutputError, ToolCallError
+from foundry_api.types.errors import (
+    ContextOverflow,
+    InvalidRequest,
+    StructuredOutputError,
+    ToolCallError,
+    UnsupportedFeature,
+)
 from foundry_api.types.messages import Chunk, FinishReason, Message, ToolCall, Usage
 
 if TYPE_CHECKING:
@@ -46,6 +54,7 @@ RETRY_TEMPERATURE = 1.0
 # Between the seeds of several answers to one request, and of several tries.
 SEED_STEP = 7919
 SEEDS = 2**31
+_NO_MEMBERS: Mapping[str, str] = MappingProxyType({})
 
 
 class Generation(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +70,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
         strict_tools: The form of the arguments of tools that were requested to be strict.
         max_calls: Maximum number of tool calls in the answer; None for no limit. Models have no
             such option, so further calls are dropped.
+        members: See `name_member`.
     """
 
     model: str
@@ -71,6 +81,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     grammar: str | None = None
     strict_tools: Mapping[str, OutputSpec] = msgspec.field(default_factory=dict[str, "OutputSpec"])
     max_calls: int | None = None
+    members: Mapping[str, str] = _NO_MEMBERS
 
     @property
     def prompt_tokens(self) -> int:
@@ -152,7 +163,11 @@ async def complete(exchange: Exchange, generation: Generation, ticket: Ticket) -
                     ticket.add_lost(0, completion.usage.completion_tokens)
                     raise
         except ContextOverflow as error:
+            name_member(error, generation.members)
             tries.adapt(error)
+        except (InvalidRequest, UnsupportedFeature) as error:
+            name_member(error, generation.members)
+            raise
         except ToolCallError as error:
             tries.adapt(error)
             ticket.add_lost(generation.prompt_tokens, 0)  # the next try reads it again
@@ -180,13 +195,13 @@ async def stream(
     checks_calls = bool(generation.strict_tools) or generation.max_calls is not None
     while True:
         calls = _StreamedCalls(generation)
-        blocks = stream_blocks(
-            exchange.context.client,
-            generation.messages,
-            **generation.format,
-            **_add_exchange_options(exchange, generation, tries.options),
-        )
         try:
+            blocks = stream_blocks(
+                exchange.context.client,
+                generation.messages,
+                **generation.format,
+                **_add_exchange_options(exchange, generation, tries.options),
+            )
             async with aclosing(blocks):
                 async for chunks in blocks:
                     if checks_calls:
@@ -194,9 +209,13 @@ async def stream(
                     has_started = True
                     yield chunks
         except ContextOverflow as error:
+            name_member(error, generation.members)
             if has_started:
                 raise
             tries.adapt(error)
+        except (InvalidRequest, UnsupportedFeature) as error:
+            name_member(error, generation.members)
+            raise
         except ToolCallError as error:
             ticket.add_lost(0, estimate_text_tokens(error.text))
             if has_started:

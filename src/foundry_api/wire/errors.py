@@ -90,11 +90,13 @@ _RULES: tuple[tuple[str, type[FoundryError]], ...] = (
     (r"input is not supported by model task|does not support audio", ModelTaskMismatch),
     (r"requires a multimodal model", ModelTaskMismatch),
     (r"'hidden_states' was not found|audio_features must be provided", ModelTaskMismatch),
+    (r"^empty chat template", ModelTaskMismatch),  # a chat with a model for embeddings
     (r"\[audiodecoder\]|image_url local file not found|audio file not found", InvalidRequest),
     (r"must be downloaded|not cached|no openaiservice provider", ModelNotCached),
     (r"must be loaded|is not loaded|not loaded:", ModelNotLoaded),
     (r"load failed:", ModelLoadFailed),
     (r"maximum context length|exceeds max length", ContextOverflow),
+    (r"cannot be greater than model context_length", ContextOverflow),  # of a text to embed
     (r"available context size|context size has been exceeded", ContextOverflow),  # llama.cpp
     # llama-cpp-python's server, which answers 500 to all of these.
     (r"should be 'text' or 'json_object'", UnsupportedParameter),

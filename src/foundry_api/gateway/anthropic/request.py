@@ -23,6 +23,14 @@ if TYPE_CHECKING:
 __all__ = ["CountBody", "MessagesBody", "make_generation", "make_prompt"]
 
 MAX_MESSAGES = 4096
+MAX_TOP_K = 2**31 - 1
+# Of the arguments that have another name. The messages of a call are not those of the request.
+_MEMBERS = {
+    "prompt": "messages",
+    "messages": "messages",
+    "stop": "stop_sequences[]",
+    "response_model": "output_config.format.schema",
+}
 
 
 class Text(msgspec.Struct, tag_field="type", tag="text"):
@@ -178,7 +186,11 @@ def make_prompt(body: CountBody, model: str) -> Generation:
             for index, tool in enumerate(body.tools)
         ]
     return Generation(
-        model=model, messages=tuple(messages), options=options, strict_tools=strict_tools
+        model=model,
+        messages=tuple(messages),
+        options=options,
+        strict_tools=strict_tools,
+        members=_MEMBERS,
     )
 
 
@@ -211,8 +223,10 @@ def make_generation(body: MessagesBody, model: str) -> Generation:
     if body.stop_sequences:
         options["stop"] = body.stop_sequences
     if body.top_k is not None:
-        if body.top_k < 1:
-            raise make_invalid("top_k", f"top_k is {body.top_k}; 1 is the least.")
+        if not 1 <= body.top_k <= MAX_TOP_K:
+            raise make_invalid(
+                "top_k", f"top_k is {body.top_k}, but must be from 1 to {MAX_TOP_K}."
+            )
         # Where other servers read it, and where the engine does.
         options["extra"] = {"top_k": body.top_k, "metadata": {"top_k": str(body.top_k)}}
     if (choice := body.tool_choice) is not None:
@@ -229,6 +243,7 @@ def make_generation(body: MessagesBody, model: str) -> Generation:
         schema=schema,
         strict_tools=prompt.strict_tools,
         max_calls=1 if choice and choice.disable_parallel_tool_use else None,
+        members=_MEMBERS,
     )
 
 
@@ -256,6 +271,8 @@ def _make_messages(field: str, body: MessageBody) -> list[Message]:
     """Return a message; the results of tools in it are messages of their own."""
     if isinstance(body.content, str):
         check_text(field, body.content)
+        if body.role == "user":
+            _require_text(field, body.content)
         return [Message(body.role, body.content)]
     messages: list[Message] = []
     texts: list[str] = []
@@ -277,9 +294,17 @@ def _make_messages(field: str, body: MessageBody) -> list[Message]:
                 pass  # models do not read their earlier thoughts
             case _:
                 raise _make_unsupported(place, block)
-    if texts or calls or not messages:
-        messages.append(Message(body.role, "".join(texts), tuple(calls)))
+    text = "".join(texts)
+    if body.role == "user" and not messages and not calls:
+        _require_text(field, text)
+    if calls or not messages or text.strip():
+        messages.append(Message(body.role, text, tuple(calls)))
     return messages
+
+
+def _require_text(field: str, text: str) -> None:
+    if not text.strip():
+        raise make_invalid(field, f"{field} is empty.")
 
 
 def _join_result(field: str, block: ToolResult) -> str:

@@ -20,7 +20,12 @@ from foundry_api.core.chat import make_chat_request, make_output_spec
 from foundry_api.gateway.anthropic.request import MessagesBody
 from foundry_api.gateway.anthropic.request import make_generation as make_message_generation
 from foundry_api.gateway.checks import check_model_name, make_unsupported
-from foundry_api.gateway.errors import RequestError, make_model_not_allowed, translate_error
+from foundry_api.gateway.errors import (
+    RequestError,
+    make_model_not_allowed,
+    name_member,
+    translate_error,
+)
 from foundry_api.gateway.files.batch_types import BatchProblem
 from foundry_api.gateway.json_body import decode_json
 from foundry_api.gateway.openai.chat_request import ChatBody, make_generation
@@ -31,7 +36,7 @@ from foundry_api.gateway.openai.responses_request import (
     make_response_generation,
 )
 from foundry_api.gateway.openai.sampling import get_choices
-from foundry_api.types.errors import FoundryError
+from foundry_api.types.errors import FoundryError, InvalidRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -265,8 +270,12 @@ def _check_arguments(generation: Generation) -> None:
     """
     options: dict[str, Any] = {**generation.options}
     del options["model"]
-    make_chat_request(generation.messages, **options)
-    make_output_spec(**generation.format)
+    try:
+        make_chat_request(generation.messages, **options)
+        make_output_spec(**generation.format)
+    except InvalidRequest as error:
+        name_member(error, generation.members)
+        raise
 
 
 _CHECKS: Mapping[str, Callable[[bytes, str | None], str]] = {

@@ -21,12 +21,22 @@ from foundry_api.gateway.tools import add_tools, make_tool
 from foundry_api.types.messages import FunctionCall, Message, ToolCall
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from foundry_api.structured.output_spec import OutputSpec
     from foundry_api.types.messages import ToolDefinition
 
 __all__ = ["ANY_OBJECT", "ChatBody", "make_generation"]
 
 MAX_MESSAGES = 4096
+# Of the arguments that have another name; see `name_member`.
+_MEMBERS = {
+    "prompt": "messages",
+    "tools": "tools[].function",
+    "response_model": "response_format.json_schema.schema",
+    "grammar": "response_format.lark_grammar",
+    "choice": "response_format.choice[]",
+}
 # What `json_object` asks for. As a schema it is enforced or validated with every generation, and
 # leaves a model no white space to fill its answer with.
 ANY_OBJECT: dict[str, Any] = {"type": "object"}
@@ -176,7 +186,22 @@ def make_generation(body: ChatBody, model: str) -> Generation:
         strict_tools=strict_tools,
         # The older form of an answer has room for one.
         max_calls=1 if body.functions or body.parallel_tool_calls is False else None,
+        members=_name_members(body),
     )
+
+
+def _name_members(body: ChatBody) -> Mapping[str, str]:
+    """Return the member that each argument of the client was made of; see `name_member`."""
+    if body.max_completion_tokens is None and not body.functions and body.function_call is None:
+        return _MEMBERS
+    members = {**_MEMBERS}
+    if body.max_completion_tokens is not None:
+        members["max_tokens"] = "max_completion_tokens"
+    if body.functions:
+        members["tools"] = "functions[]"
+    if body.function_call is not None:
+        members["tool_choice"] = "function_call"
+    return members
 
 
 def _refuse_unsupported(body: ChatBody) -> None:

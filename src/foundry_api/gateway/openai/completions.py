@@ -74,8 +74,13 @@ async def create_completion(exchange: Exchange) -> web.StreamResponse:
     limit = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
     options = make_options(body, model, max_tokens=limit, stop=body.stop)
     generations = [
-        Generation(model=model, messages=(Message("user", prompt),), options=options).vary(index)
-        for prompt in prompts
+        Generation(
+            model=model,
+            messages=(Message("user", prompt),),
+            options=options,
+            members=_name_members(body, place),
+        ).vary(index)
+        for place, prompt in enumerate(prompts)
         for index in range(choices)
     ]
     echoes = [prompt if body.echo else "" for prompt in prompts for _ in range(choices)]
@@ -122,6 +127,12 @@ def _refuse_unsupported(body: CompletionBody) -> None:
     )
 
 
+def _name_members(body: CompletionBody, index: int) -> dict[str, str]:
+    """Return the member that an argument of the client was made of; see `name_member`."""
+    prompt = "prompt" if isinstance(body.prompt, str) else f"prompt[{index}]"
+    return {"prompt": prompt, "messages": prompt}
+
+
 def _get_prompts(body: CompletionBody) -> list[str]:
     inputs = [body.prompt] if isinstance(body.prompt, str) else body.prompt
     if not inputs:
@@ -131,7 +142,7 @@ def _get_prompts(body: CompletionBody) -> list[str]:
         if not isinstance(prompt, str):
             raise make_invalid("prompt", "The engine takes texts, not tokens. Send strings.")
         name = "prompt" if isinstance(body.prompt, str) else f"prompt[{index}]"
-        if not prompt:
+        if not prompt.strip():
             raise make_invalid(name, f"{name} is empty.")
         check_text(name, prompt)
         prompts.append(prompt)

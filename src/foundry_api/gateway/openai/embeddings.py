@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from foundry_api.gateway.checks import check_text
-from foundry_api.gateway.errors import RequestError
+from foundry_api.gateway.errors import RequestError, name_member
 from foundry_api.gateway.limits.admission import Work
 from foundry_api.gateway.tokens import estimate_text_tokens
+from foundry_api.types.errors import InvalidRequest
 from foundry_api.types.messages import Usage
 
 if TYPE_CHECKING:
@@ -58,9 +59,13 @@ async def create_embeddings(exchange: Exchange) -> web.StreamResponse:
         body_bytes=exchange.request.content_length or 0,
     )
     async with exchange.admit(work) as ticket:
-        embeddings = await context.client.embed(
-            texts, model=model, batch_size=TEXTS_PER_REQUEST, **exchange.time_options
-        )
+        try:
+            embeddings = await context.client.embed(
+                texts, model=model, batch_size=TEXTS_PER_REQUEST, **exchange.time_options
+            )
+        except InvalidRequest as error:
+            name_member(error, {"prompt": "input", "texts": "input[]"})
+            raise
         usage = embeddings.usage or Usage(tokens, 0, tokens)
         ticket.settle(usage)
     # OpenAI's own clients ask for base64; without a format, its API answers with numbers.
@@ -109,7 +114,7 @@ def read_texts(body: EmbeddingsBody) -> list[str]:
                 param="input",
             )
         name = "input" if isinstance(body.input, str) else f"input[{index}]"
-        if not text:
+        if not text.strip():
             raise RequestError(400, "invalid_value", f"{name} is empty.", param=name)
         check_text(name, text)
     return inputs

@@ -32,6 +32,14 @@ if TYPE_CHECKING:
 __all__ = ["ResponseBody", "encode_items", "make_messages", "make_response_generation"]
 
 MAX_ITEMS = 4096
+# Of the arguments that have another name. The messages of a call are not the items of the input
+# alone.
+_MEMBERS = {
+    "prompt": "input",
+    "messages": "input",
+    "max_tokens": "max_output_tokens",
+    "response_model": "text.format.schema",
+}
 TEXT_PARTS = frozenset({"input_text", "output_text", "text"})
 
 
@@ -142,6 +150,7 @@ def make_response_generation(
         schema=_get_schema(body),
         strict_tools=strict_tools,
         max_calls=1 if body.parallel_tool_calls is False else None,
+        members=_MEMBERS,
     )
 
 
@@ -235,6 +244,7 @@ def _join_parts(field: str, content: str | list[Part] | None) -> str:
             check_text(f"{field}[{index}].text", part.text)
             texts.append(part.text)
         elif part.type == "refusal" and part.refusal is not None:
+            check_text(f"{field}[{index}].refusal", part.refusal)
             texts.append(part.refusal)
         else:
             raise RequestError(
