@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import sqlite3
 import sys
 import time
 from pathlib import Path
@@ -45,16 +46,18 @@ from foundry_api.gateway.keys.options import (
     parse_scopes,
 )
 from foundry_api.gateway.keys.types import KeyChanges, NewKey
+from foundry_api.gateway.limits.persistence import BUDGET_FILE, read_used
 from foundry_api.observe.format import format_duration, format_time
 from foundry_api.storage.lock import LockTimeout
 from foundry_api.storage.paths import Paths
+from foundry_api.storage.sqlite import ForeignFile, OtherFormat
 from foundry_api.types.local_path import absolute_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from foundry_api.gateway.config import GatewayConfig
-    from foundry_api.gateway.keys.types import ApiKey
+    from foundry_api.gateway.keys.types import ApiKey, Limit
 
 __all__ = ["command"]
 
@@ -227,11 +230,12 @@ def list_command(common: GlobalOptions) -> None:
 @place_options
 @pass_common
 def show_command(common: GlobalOptions, key: str) -> None:
-    """Show what a key may do, but not its token."""
+    """Show what a key may do and what it has used, but not its token."""
     database = _open_database(common)
     found, now = database.get(key), database.now()
+    used = _read_used(database, found, now)
     if common.as_json:
-        print_json({"key": found.describe(now)})
+        print_json({"key": found.describe(now), "used": used})
         return
     print_fields(
         found.name,
@@ -240,8 +244,8 @@ def show_command(common: GlobalOptions, key: str) -> None:
             ("id", found.id),
             ("scopes", ", ".join(sorted(found.scopes))),
             ("models", _format_models(found)),
-            ("requests", str(found.rate or "any number")),
-            ("tokens", ", ".join(map(str, found.tokens)) or "any number"),
+            ("requests", _format_limits("requests", [found.rate] if found.rate else [], used)),
+            ("tokens", _format_limits("tokens", found.tokens, used)),
             ("parallel calls", str(found.parallel or "any number")),
             ("weight", f"{found.weight:g}"),
             ("created", format_time(found.created_at)),
@@ -393,6 +397,24 @@ def _print_keys(common: GlobalOptions) -> None:
     else:
         click.echo(sanitize_line(f"There are no keys in {database.path.parent}."))
         click.echo("Create one with `foundry-api keys create --name NAME`.")
+
+
+def _read_used(database: KeyDatabase, key: ApiKey, now: float) -> dict[str, int] | None:
+    """Return what a key has used of its limits; None if that cannot be read, which is reported."""
+    path = database.path.with_name(BUDGET_FILE)
+    try:
+        return read_used(path, key, now)
+    except (sqlite3.Error, OSError, ForeignFile, OtherFormat) as error:
+        print_notice(sanitize_line(f"What the key has used cannot be read from {path}: {error}"))
+        return None
+
+
+def _format_limits(unit: str, limits: Sequence[Limit], used: Mapping[str, int] | None) -> str:
+    texts = [
+        f"{limit}" if used is None else f"{limit} ({used[f'{unit}/{limit.unit}']} used)"
+        for limit in limits
+    ]
+    return ", ".join(texts) or "any number"
 
 
 def _make_row(key: ApiKey, now: float) -> Sequence[str]:

@@ -24,7 +24,7 @@ from foundry_api.gateway.keys.database import KeyDatabase
 from foundry_api.gateway.keys.keyring import Keyring
 from foundry_api.gateway.limits.admission import Admission
 from foundry_api.gateway.limits.broken_calls import on_call_ended
-from foundry_api.gateway.limits.persistence import BudgetFile, BudgetSaver
+from foundry_api.gateway.limits.persistence import BUDGET_FILE, BudgetFile, BudgetSaver
 from foundry_api.gateway.routes import ROUTES
 from foundry_api.gateway.routing import Router
 from foundry_api.gateway.running import LOCK_NAME, RunningGatewayFile
@@ -95,7 +95,7 @@ class Gateway:
         )
         client.events.subscribe(on_call_ended, CallEnded)
         saver = BudgetSaver(
-            BudgetFile(directory / "usage.db", wall_clock=keyring.now), admission, keyring
+            BudgetFile(directory / BUDGET_FILE, wall_clock=keyring.now), admission, keyring
         )
         audit = AuditLog(
             AuditFile(directory) if config.audit_log else None,

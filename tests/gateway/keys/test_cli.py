@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from foundry_api.gateway.keys.database import KeyDatabase
+from foundry_api.gateway.limits.accounts import StoredBudget
+from foundry_api.gateway.limits.budgets import BudgetState
+from foundry_api.gateway.limits.persistence import BudgetFile
 from support.cli_program import Terminal, run
 
 if TYPE_CHECKING:
@@ -79,6 +83,35 @@ def test_a_key_is_changed(own_home: Path) -> None:
     assert (nothing.returncode, "at least one option" in nothing.stderr) == (2, True)
     audit = (own_home / "gateway" / "audit.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["event"] for line in audit] == ["key.create", *["key.update"] * 2]
+
+
+def test_what_a_key_has_used_is_shown(own_home: Path) -> None:
+    run("keys", "create", "--name", "ci", "--rate", "60/h", "--tokens", "9/m,900/d", home=own_home)
+    directory = own_home / "gateway"
+    (key,) = KeyDatabase(directory).list()
+    unused = run("keys", "show", "ci", home=own_home).stdout
+    assert "60/h (0 used)" in unused
+    assert not (directory / "usage.db").exists()  # looking makes no file
+    file, ends_at = BudgetFile(directory / "usage.db"), time.time() + 3000
+    file.read()
+    file.write(
+        [
+            StoredBudget(key.id, "tokens/d", BudgetState(340, ends_at)),
+            StoredBudget(key.id, "requests/h", BudgetState(50, ends_at)),
+            StoredBudget("another", "tokens/m", BudgetState(5, ends_at)),
+        ]
+    )
+    # A gateway still has it open.
+    shown = run("keys", "show", "ci", home=own_home).stdout
+    assert "9/m (0 used), 900/d (340 used)" in shown
+    used = json.loads(run("keys", "show", "ci", "--json", home=own_home).stdout)["used"]
+    assert used == {"tokens/m": 0, "tokens/d": 340, "requests/h": 50}
+    file.close()
+    (directory / "usage.db").write_bytes(b"not a database")
+    unknown = run("keys", "show", "ci", home=own_home)
+    assert "cannot be read from" in unknown.stderr
+    assert "9/m, 900/d" in unknown.stdout
+    assert (directory / "usage.db").read_bytes() == b"not a database"
 
 
 def test_json(own_home: Path) -> None:

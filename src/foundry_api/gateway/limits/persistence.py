@@ -12,9 +12,10 @@ import logging
 import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import TYPE_CHECKING, TypeVar
 
-from foundry_api.gateway.limits.accounts import StoredBudget
+from foundry_api.gateway.limits.accounts import Accounts, StoredBudget
 from foundry_api.gateway.limits.budgets import BudgetState
 from foundry_api.storage.database_files import FileFormat, get_file_identity, quarantine
 from foundry_api.storage.lock import FileLock, LockTimeout
@@ -25,6 +26,7 @@ from foundry_api.storage.sqlite import (
     check_rows,
     is_damage,
     open_database,
+    open_read_only,
 )
 from foundry_api.types.errors import ConfigurationError
 
@@ -33,9 +35,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from foundry_api.gateway.keys.keyring import Keyring
+    from foundry_api.gateway.keys.types import ApiKey
     from foundry_api.gateway.limits.admission import Admission
 
-__all__ = ["BudgetFile", "BudgetSaver"]
+__all__ = ["BUDGET_FILE", "BudgetFile", "BudgetSaver", "read_used"]
+
+BUDGET_FILE = "usage.db"
 
 SAVE_INTERVAL_S = 0.5
 BUSY_TIMEOUT_S = 1.0
@@ -136,11 +141,7 @@ class BudgetFile:
     def _read(self) -> list[StoredBudget]:
         db = self._connect()
         db.execute("delete from budgets where ends_at <= ?", (self._wall_clock(),))
-        rows = db.execute("select key_id, name, used, ends_at from budgets").fetchall()
-        return [
-            StoredBudget(key_id, name, BudgetState(used, ends_at))
-            for key_id, name, used, ends_at in check_rows(rows, str, str, int, float)
-        ]
+        return _read_rows(db)
 
     def _connect(self) -> sqlite3.Connection:
         # Compared before opening, which may create a file: it may get the number of a deleted one.
@@ -157,6 +158,35 @@ class BudgetFile:
                 self._unsaved = {**self._stored, **self._unsaved}
             self._identity = get_file_identity(self.path)
         return self._connection
+
+
+def read_used(path: Path, key: ApiKey, now: float) -> dict[str, int]:
+    """Return what a key has used of each of its limits, by what it counts: `tokens/d`.
+
+    A gateway may be running, which stores that twice a second. The file stays as it is.
+
+    Raises:
+        sqlite3.Error: The file is damaged or cannot be read.
+        ForeignFile: It is not ours.
+        OtherFormat: Another version wrote it.
+    """
+    database = open_read_only(path, FORMAT, timeout_s=BUSY_TIMEOUT_S)
+    rows: list[StoredBudget] = []
+    if database is not None:
+        with closing(database):
+            rows = _read_rows(database)
+    accounts = Accounts(lambda: now)
+    accounts.restore(rows, [key])
+    budgets = accounts.get(key).get_budgets()
+    return {name: budget.get_state(now).used for name, budget in budgets.items()}
+
+
+def _read_rows(database: sqlite3.Connection) -> list[StoredBudget]:
+    rows = database.execute("select key_id, name, used, ends_at from budgets").fetchall()
+    return [
+        StoredBudget(key_id, name, BudgetState(used, ends_at))
+        for key_id, name, used, ends_at in check_rows(rows, str, str, int, float)
+    ]
 
 
 class BudgetSaver:
