@@ -107,6 +107,23 @@ async def test_p48_a_body_that_breaks_after_its_head(
     assert [response.status for response in responses] == [status]
 
 
+async def test_pipelined_requests_are_answered_in_their_order(gateway: Gateway) -> None:
+    """More than a connection keeps before it stops reading; some with bodies of several sizes."""
+    requests, statuses = b"", list[int]()
+    for number in range(100):
+        requests += HEALTH if number % 3 else HEALTH.replace(b"healthz", b"nothing")
+        statuses.append(200 if number % 3 else 404)
+        if not number % 10:
+            requests += post(
+                b"x" * (number * 100), b"Content-Type: text/plain", target=b"/v1/embeddings"
+            )
+            statuses.append(415)
+    async with connect(gateway) as connection:
+        await connection.send(requests, cuts=range(7, len(requests), 5000))
+        responses = [await connection.read_response() for _ in statuses]
+    assert [response and response.status for response in responses] == statuses
+
+
 async def test_a_request_in_a_refused_body_is_not_served(gateway: Gateway) -> None:
     data = (
         b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: text/plain\r\n"
