@@ -296,6 +296,11 @@ class Attempt(Generic[_ChunkT]):
         return self._decoder is not None and self._decoder.done and self._deferred_error is None
 
     @property
+    def has_ended(self) -> bool:
+        """Whether it is complete, and the service has sent the end of the body as well."""
+        return self.is_complete and self._response is not None and self._response.ended
+
+    @property
     def is_only_call(self) -> bool:
         """Whether this client has sent the service nothing else since the request was sent."""
         return self._last_slot == self.service.limiter.acquired

@@ -184,19 +184,24 @@ class Call(Generic[_ChunkT, _ResultT]):
     async def blocks(self) -> AsyncGenerator[list[_ChunkT]]:
         """As `chunks`, but yield the chunks that arrived together at once.
 
-        Nothing runs for each chunk then, which matters where many are passed on.
+        Nothing runs for each chunk then, which matters where many are passed on. The final chunk
+        comes together with those before it if the service has sent everything.
         """
         self._keeps_result = False
         guard = self._start()
         try:
-            while chunks := await self._next_chunks(guard):
+            while chunks := await self._next_chunks(guard, finish_early=True):
+                if self._finished is not None:
+                    break
                 yield chunks
         except BaseException as error:
             self._fail(guard, error)
             raise
         final_chunk = self._operation.make_final_chunk(self._complete(guard))
         if final_chunk is not None:
-            yield [final_chunk]
+            chunks.append(final_chunk)
+        if chunks:
+            yield chunks
 
     @property
     def outcome(self) -> _ResultT:
@@ -227,11 +232,14 @@ class Call(Generic[_ChunkT, _ResultT]):
             )
         return guard
 
-    async def _next_chunks(self, guard: TimeoutGuard, *, to_end: bool = False) -> list[_ChunkT]:
+    async def _next_chunks(
+        self, guard: TimeoutGuard, *, to_end: bool = False, finish_early: bool = False
+    ) -> list[_ChunkT]:
         """Return the next chunks of the answer, after a retry if necessary. Empty at its end.
 
         With `to_end` nobody sees them before the end, so that they are returned together, and the
-        last ones when the call is finished. Only the first one may have an observer.
+        last ones when the call is finished. Only the first one may have an observer. With
+        `finish_early` the call is finished with the last ones if the service has sent everything.
         """
         if not self._chunk_count and FirstToken in self._context.events.observed_types:
             to_end = False
@@ -247,7 +255,7 @@ class Call(Generic[_ChunkT, _ResultT]):
                 if not self._chunk_count:
                     self._on_first_token(attempt)
                 self._collect(chunks)
-                if to_end and attempt.is_complete:
+                if (to_end and attempt.is_complete) or (finish_early and attempt.has_ended):
                     await self._finish(attempt, guard)
             except FoundryError as error:
                 await self._handle_failure(error, guard)

@@ -184,9 +184,9 @@ async def complete(exchange: Exchange, generation: Generation, ticket: Ticket) -
 
 
 async def stream(
-    exchange: Exchange, generation: Generation, ticket: Ticket
-) -> AsyncGenerator[list[Chunk]]:
-    """Stream an answer, in lists of chunks that arrived together.
+    exchange: Exchange, generation: Generation, ticket: Ticket, index: int = 0
+) -> AsyncGenerator[tuple[int, list[Chunk]]]:
+    """Stream an answer, in lists of chunks that arrived together, each with the answer's index.
 
     It is tried again only before its first chunk.
     """
@@ -207,7 +207,7 @@ async def stream(
                     if checks_calls:
                         chunks = await calls.check(chunks)  # noqa: PLW2901
                     has_started = True
-                    yield chunks
+                    yield index, chunks
         except ContextOverflow as error:
             name_member(error, generation.members)
             if has_started:
@@ -227,7 +227,7 @@ async def stream(
                 ticket.settle(_get_usage(error))
                 raise
             model, usage = error.model or generation.model, _get_usage(error)
-            yield [Chunk("", model, finish_reason="length", usage=usage)]
+            yield index, [Chunk("", model, finish_reason="length", usage=usage)]
             return
         else:
             return
@@ -246,23 +246,26 @@ async def complete_all(
         await _cancel(tasks)
 
 
-async def stream_all(
+def stream_all(
     exchange: Exchange, generations: Sequence[Generation], ticket: Ticket
 ) -> AsyncGenerator[tuple[int, list[Chunk]]]:
     """Yield the chunks of several answers as they arrive, with the index of their answer."""
     if len(generations) == 1:
-        async with aclosing(stream(exchange, generations[0], ticket)) as blocks:
-            async for chunks in blocks:
-                yield 0, chunks
-        return
+        return stream(exchange, generations[0], ticket)
+    return _merge_streams(exchange, generations, ticket)
+
+
+async def _merge_streams(
+    exchange: Exchange, generations: Sequence[Generation], ticket: Ticket
+) -> AsyncGenerator[tuple[int, list[Chunk]]]:
     arrived: asyncio.Queue[tuple[int, list[Chunk]] | Exception | None]
     arrived = asyncio.Queue(maxsize=len(generations))
 
     async def collect(index: int, generation: Generation) -> None:
         try:
-            async with aclosing(stream(exchange, generation, ticket)) as blocks:
-                async for chunks in blocks:
-                    await arrived.put((index, chunks))
+            async with aclosing(stream(exchange, generation, ticket, index)) as blocks:
+                async for block in blocks:
+                    await arrived.put(block)
         except Exception as error:  # noqa: BLE001 - the reader raises it
             await arrived.put(error)
         else:

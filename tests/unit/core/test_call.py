@@ -58,6 +58,7 @@ class World:
         answers: Per attempt the error that it fails with, or pairs of seconds and bytes.
         now: What the clock shows.
         closed: Responses that were closed.
+        has_fast_end: Whether the end of a body arrives with its last block.
     """
 
     answers: list[errors.FoundryError | Sequence[tuple[float, bytes]]]
@@ -67,6 +68,7 @@ class World:
     connects: int = 0
     losses: int = 0
     connect_error: errors.FoundryError | None = None
+    has_fast_end: bool = False
 
     def __post_init__(self) -> None:
         self.connection = Connection(ENDPOINT, self, {}, None)
@@ -125,6 +127,7 @@ class Answer:
             return b""
         seconds, block = self.left.pop(0)
         self.world.now += seconds
+        self.ended = self.world.has_fast_end and not self.left
         return block
 
     def close(self) -> None:
@@ -311,6 +314,27 @@ async def test_blocks_have_the_chunks_that_arrived_together() -> None:
     assert (last.finish_reason, last.usage) == ("stop", Usage(3, 3, 6))
     chunks = [chunk async for chunk in world.call().chunks()]
     assert [chunk.content for chunk in chunks] == ["Hel", "lo", "!", ""]
+
+
+async def test_the_final_chunk_comes_with_the_last_block_if_the_body_has_ended() -> None:
+    script = [(1.0, token("Hel")), (1.0, token("lo") + STOP + usage(3, 2) + DONE)]
+    world = World([script], has_fast_end=True)
+    blocks = [block async for block in world.call().blocks()]
+    assert [[chunk.content for chunk in block] for block in blocks] == [["Hel"], ["lo", ""]]
+    last = blocks[-1][-1]
+    assert (last.finish_reason, last.usage) == ("stop", Usage(3, 2, 5))
+    assert world.closed == 1
+    assert [type(event) for event in world.events][-1] is CallEnded
+
+
+async def test_an_error_at_the_end_comes_after_the_last_block() -> None:
+    broken = b'data: {"error":{"message":"boom"}}\n\n'
+    world = World([[(1.0, token("Hel") + token("lo") + broken + DONE)]], has_fast_end=True)
+    blocks = world.call(retries=3).blocks()
+    assert [chunk.content for chunk in await anext(blocks)] == ["Hel", "lo"]
+    with pytest.raises(errors.FoundryError, match="boom") as caught:
+        await anext(blocks)
+    assert caught.value.partial == "Hello"
 
 
 async def test_response_is_closed_when_the_reader_of_blocks_leaves() -> None:

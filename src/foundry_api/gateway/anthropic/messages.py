@@ -74,7 +74,7 @@ async def _stream(
     blocks = _BlockEncoder()
     has_started = False
     async with ticket, aclosing(stream(exchange, generation, ticket)) as chunk_lists:
-        async for chunks in chunk_lists:
+        async for _, chunks in chunk_lists:
             ticket.add_output(len(chunks))
             events = b""
             if not has_started:

@@ -88,7 +88,7 @@ class _Response:
         """Yield the events of the answer."""
         builder, has_started = self.builder, False
         async with ticket, aclosing(stream(self.exchange, self.generation, ticket)) as blocks:
-            async for chunks in blocks:
+            async for _, chunks in blocks:
                 ticket.add_output(len(chunks))
                 # An error before the first chunk becomes an HTTP status.
                 events = b"" if has_started else builder.start()
