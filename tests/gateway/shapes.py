@@ -112,4 +112,34 @@ def check_response_stream(text: str) -> list[Any]:
     assert [event["sequence_number"] for event in events] == list(range(len(events)))
     for event in events:
         check_shape(f"event.{event['type']}", event)
+    _check_places(events)
     return events
+
+
+def _check_places(events: list[Any]) -> None:
+    """Fail unless items follow each other, and their events add up to the final output."""
+    done: list[Any] = []
+    open_id: str | None = None
+    texts: dict[str, str] = {}
+    for event in events:
+        kind = event["type"].removeprefix("response.")
+        if "output_index" not in event:
+            continue
+        assert event["output_index"] == len(done)
+        if kind == "output_item.added":
+            assert open_id is None
+            open_id, texts = event["item"]["id"], {}
+        elif kind == "output_item.done":
+            assert event["item"]["id"] == open_id
+            item = event["item"]
+            parts = [part.get("text", part.get("refusal")) for part in item.get("content", ())]
+            assert "".join(texts.values()) == item.get("arguments", "".join(parts))
+            open_id = None
+            done.append(item)
+        else:
+            assert (event["item_id"], event.get("content_index", 0)) == (open_id, 0)
+            if kind.endswith(".delta"):
+                texts[kind] = texts.get(kind, "") + event["delta"]
+    if events[-1]["type"] in {"response.completed", "response.incomplete"}:
+        assert open_id is None
+        assert done == events[-1]["response"]["output"]

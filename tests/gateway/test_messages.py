@@ -80,6 +80,38 @@ async def test_events_have_anthropic_names_and_order(http: aiohttp.ClientSession
     )
 
 
+@pytest.mark.parametrize(
+    ("prompt", "kinds"),
+    [
+        ("reason-aloud", ["thinking", "text"]),
+        ("say-think", ["thinking", "text"]),  # the engine leaves the tags in the text
+        ("reason-only", ["thinking"]),
+    ],
+)
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_thinking_is_a_block_of_its_own(
+    http: aiohttp.ClientSession, prompt: str, kinds: list[str], *, streamed: bool
+) -> None:
+    body = make_body(prompt)
+    if streamed:
+        blocks: list[Any] = []
+        for event in await stream(http, body):
+            if event["type"] == "content_block_start":
+                assert event["index"] == len(blocks)
+                blocks.append(event["content_block"])
+            elif event["type"] == "content_block_delta":
+                assert event["index"] == len(blocks) - 1
+                kind = event["delta"]["type"].removesuffix("_delta")
+                if kind in {"thinking", "text"}:
+                    blocks[-1][kind] += event["delta"][kind]
+    else:
+        blocks = (await create(http, body))["content"]
+    assert [block["type"] for block in blocks] == kinds
+    assert blocks[0]["thinking"] == script(prompt).reasoning
+    assert "".join(block.get("text", "") for block in blocks) == script(prompt).content
+    assert "think>" not in json.dumps(blocks)
+
+
 @pytest.mark.parametrize("streamed", [False, True])
 async def test_a_tool_is_used_and_answered(http: aiohttp.ClientSession, *, streamed: bool) -> None:
     body = make_body("call-after-words", tools=[TOOL])

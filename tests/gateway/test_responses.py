@@ -121,6 +121,32 @@ async def test_events_have_openai_names_and_order(http: aiohttp.ClientSession) -
     assert await get(http, response["id"]) == response
 
 
+@pytest.mark.parametrize(
+    ("prompt", "kinds"),
+    [
+        ("reason-aloud", ["reasoning", "message"]),
+        ("say-think", ["reasoning", "message"]),  # the engine leaves the tags in the text
+        ("reason-only", ["reasoning"]),
+    ],
+)
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_reasoning_is_an_item_of_its_own(
+    http: aiohttp.ClientSession, prompt: str, kinds: list[str], *, streamed: bool
+) -> None:
+    body = make_body(prompt)
+    if streamed:
+        events = await stream(http, body)
+        assert "think>" not in json.dumps(events)
+        answer = events[-1]["response"]
+    else:
+        answer = await create(http, body)
+    check_shape("response", answer)
+    assert [item["type"] for item in answer["output"]] == kinds
+    assert [part["text"] for part in answer["output"][0]["content"]] == [script(prompt).reasoning]
+    assert get_text(answer) == script(prompt).content
+    assert "think>" not in json.dumps(answer)
+
+
 @pytest.mark.parametrize("streamed", [False, True])
 async def test_tools_are_called_and_answered(
     http: aiohttp.ClientSession, *, streamed: bool
