@@ -150,10 +150,11 @@ def open_database(
                     database.execute("pragma user_version").fetchone()
                 else:
                     _ensure_schema(database, path, file_format, lock)
-        except (sqlite3.Error, ForeignFile, OtherFormat):
+        except (sqlite3.Error, ForeignFile, OtherFormat) as error:
             # If another process has replaced the file meanwhile, one check saw the old file and the
             # next one the new file, which is empty at first. Between the two there is none.
-            if identity is not None and get_file_identity(path) == identity:
+            is_replaced = identity is None or get_file_identity(path) != identity
+            if not (is_replaced or _has_lost_journal(error)):
                 raise
             continue
         # Another process may have quarantined the file meanwhile. SQLite would then use the new
@@ -161,7 +162,7 @@ def open_database(
         if get_file_identity(path) == identity:
             return database
         database.close()
-    raise sqlite3.OperationalError("other processes keep replacing it")
+    raise sqlite3.OperationalError("other processes keep replacing it, or its journal")
 
 
 def open_read_only(
@@ -288,6 +289,12 @@ def _ensure_schema(
             f"begin immediate; {file_format.schema}"
             f"pragma user_version = {file_format.version}; commit;"
         )
+
+
+def _has_lost_journal(error: BaseException) -> bool:
+    """Whether the journal of a new file was deleted by somebody else who has just opened it."""
+    # SQLite deletes the journal of an empty file, and for Windows the second one to do so fails.
+    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_IOERR_DELETE_NOENT
 
 
 def _update_application_id(database: sqlite3.Connection, file_format: FileFormat) -> None:

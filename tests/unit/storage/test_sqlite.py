@@ -592,6 +592,32 @@ def test_a_file_quarantined_during_open_is_reopened(tmp_path: Path) -> None:
         assert database.execute("select * from t").fetchall() == [(1,)]
 
 
+@pytest.mark.parametrize("failures", [1, 5])
+def test_a_journal_that_another_has_deleted_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    """As SQLite fails on Windows when two open a new file; it can't be forced here."""
+    path, calls = tmp_path / "a.db", list[str]()
+    execute_script = sqlite3.Connection.executescript
+
+    def fail(database: sqlite3.Connection, script: str) -> sqlite3.Cursor:
+        calls.append(script)
+        if len(calls) <= failures:
+            error = sqlite3.OperationalError("disk I/O error")
+            error.sqlite_errorcode = sqlite3.SQLITE_IOERR_DELETE_NOENT
+            raise error
+        return execute_script(database, script)
+
+    monkeypatch.setattr("foundry_api.storage.sqlite._Connection.executescript", fail)
+    if failures == 1:
+        with closing(open_database(path, FORMAT, lock=nullcontext(), timeout_s=1)) as database:
+            assert database.execute("select count(*) from t").fetchone() == (0,)
+    else:  # not for ever
+        with pytest.raises(sqlite3.Error):
+            open_database(path, FORMAT, lock=nullcontext(), timeout_s=1)
+        assert len(calls) == failures
+
+
 def test_a_journal_is_only_read_under_the_lock_of_its_writer(tmp_path: Path) -> None:
     """SQLite on Windows cannot delete it while it is open here, and the creation fails."""
     path = tmp_path / "a.db"
