@@ -10,7 +10,7 @@ import logging
 import re
 from typing import TYPE_CHECKING
 
-from foundry_api.gateway.keys.token import is_well_formed
+from gateway.keys.helpers import has_checksum
 from support.scripted_model import ALL_SCRIPTS
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def find_secrets(text: str | bytes) -> set[str]:
     """Return the keys and prompts in a text."""
     data = text.encode("utf-8", "replace") if isinstance(text, str) else text
     found = {match.decode() for match in _SECRETS.findall(data)}
-    return {one for one in found if not one.startswith("fk_") or is_well_formed(one)}
+    return {one for one in found if not one.startswith("fk_") or has_checksum(one)}
 
 
 def find_in_files(directory: Path) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from foundry_api.gateway.errors import RequestError
@@ -101,7 +102,7 @@ def make_limit_headers(account: Account, now: float) -> dict[str, str]:
         headers["x-ratelimit-reset-requests"] = format_duration(reset_s)
     if account.tokens:
         levels = [(budget.get_level(now), budget.amount) for budget in account.tokens.values()]
-        (remaining, reset_s), amount = min(levels)
+        (remaining, reset_s), amount = levels[0] if len(levels) == 1 else min(levels)
         headers["x-ratelimit-limit-tokens"] = str(amount)
         headers["x-ratelimit-remaining-tokens"] = str(remaining)
         headers["x-ratelimit-reset-tokens"] = format_duration(reset_s)
@@ -112,7 +113,12 @@ def format_duration(seconds: float) -> str:
     """Format a duration as OpenAI's headers do: `20ms`, `1s`, `6m0s`, `2h0m5s`."""
     if seconds < 1:
         return f"{math.ceil(seconds * 1000)}ms"
-    minutes, rest = divmod(math.ceil(seconds), 60)
+    return _format_seconds(math.ceil(seconds))
+
+
+@lru_cache(maxsize=64)  # every response has the time until the quota renews
+def _format_seconds(seconds: int) -> str:
+    minutes, rest = divmod(seconds, 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
         return f"{hours}h{minutes}m{rest}s"

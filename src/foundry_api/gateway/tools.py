@@ -60,6 +60,8 @@ def add_tools(
     Raises:
         RequestError: The choice is not one, or is none among these tools.
     """
+    if not tools and choice is None:  # as in most calls
+        return
     mode, allowed = (
         _read_choice(field, choice) if isinstance(choice, dict) else (choice, set[str]())
     )

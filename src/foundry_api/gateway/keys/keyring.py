@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from foundry_api.gateway.keys.clock import ForwardClock, LatestTime
 from foundry_api.gateway.keys.database import KeyReader
 from foundry_api.gateway.keys.errors import KeyStorageFailed
-from foundry_api.gateway.keys.token import TokenHasher, is_well_formed
+from foundry_api.gateway.keys.token import TokenHasher, may_be_token
 from foundry_api.types.errors import FoundryError
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ class Keyring:
 
     def compute_digest(self, token: str) -> bytes | None:
         """Return the digest under which a token is stored; None if it is malformed."""
-        if self._hasher is None or not is_well_formed(token):
+        if self._hasher is None or not may_be_token(token):
             return None
         return self._hasher.digest(token)
 

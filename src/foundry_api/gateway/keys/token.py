@@ -1,13 +1,13 @@
 """Tokens: `fk_` + id of the key + `_` + 43 random characters + checksum.
 
-43 letters and digits have 256 random bits. Therefore a fast hash protects the stored digests as
-well as a slow one would, and checking a token costs an attacker's target next to nothing.
+The checksum is for scanners that look for leaked tokens. 43 letters and digits have 256 random
+bits. Therefore a fast hash protects the stored digests as well as a slow one would, and checking a
+token costs an attacker's target next to nothing.
 """
 
 from __future__ import annotations
 
 import hmac
-import re
 import secrets
 import string
 import zlib
@@ -16,9 +16,9 @@ __all__ = [
     "KEY_PREFIX",
     "TOKEN_CHARS",
     "TokenHasher",
-    "is_well_formed",
     "make_id",
     "make_token",
+    "may_be_token",
 ]
 
 KEY_PREFIX = "fk_"
@@ -30,10 +30,6 @@ SECRET_ALPHABET = string.digits + string.ascii_letters
 SECRET_CHARS = 43  # of 62 characters: 256.03 bits
 CHECKSUM_CHARS = 8
 TOKEN_CHARS = len(KEY_PREFIX) + ID_CHARS + len("_") + SECRET_CHARS + CHECKSUM_CHARS
-
-_match_token = re.compile(
-    rf"{KEY_PREFIX}[{ID_ALPHABET}]{{{ID_CHARS}}}_[0-9A-Za-z]{{{SECRET_CHARS}}}[0-9a-f]{{{CHECKSUM_CHARS}}}"
-).fullmatch
 
 # What the stored check value is made of. No token starts like this.
 CHECK_TEXT = b"pepper of the keys of a foundry-api gateway"
@@ -49,15 +45,9 @@ def make_token(key_id: str) -> str:
     return body + _compute_checksum(body)
 
 
-def is_well_formed(text: str) -> bool:
-    """Whether a text has the form of a token; the same few steps for every text of that length."""
-    # The length first, so that a long text costs nothing. The steps depend on no key, so
-    # their duration says nothing about one.
-    return (
-        len(text) == TOKEN_CHARS
-        and _match_token(text) is not None
-        and text[-CHECKSUM_CHARS:] == _compute_checksum(text[:-CHECKSUM_CHARS])
-    )
+def may_be_token(text: str) -> bool:
+    """Whether a text may be a token, by its length. Its digest says whether it is one."""
+    return len(text) == TOKEN_CHARS and text.isascii()
 
 
 def _compute_checksum(body: str) -> str:
