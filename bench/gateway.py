@@ -29,9 +29,6 @@ PROGRAMS = Path(__file__).resolve().parent / "parts" / "gateway_programs.py"
 BASELINE, GATEWAY, LITELLM = "pass-through", "gateway", "LiteLLM"
 CLIENTS = (1, 64)
 ROUNDS = 9
-# With many clients, before the first round: the limiter of the gateway needs some seconds of load
-# to find how many calls to the service at the same time give the highest throughput.
-WARM_UP_CALLS = 20_000
 # LiteLLM needs so much longer that few calls in one round measure it as well.
 LITELLM_ROUNDS = 1
 LITELLM_KEY = "sk-bench"
@@ -55,8 +52,8 @@ class Job(NamedTuple):
 
 
 JOBS = (
-    Job("call", "short", 600, 64, streamed=False),
-    Job("streamed call", "short", 600, 64),
+    Job("call", "short", 1200, 64, streamed=False),
+    Job("streamed call", "short", 1200, 64),
     Job("chunk", "long", 24, 4, server.LONG),
     Job("chunk in its own packet", "single", 24, 2, server.LONG),
 )
@@ -191,7 +188,6 @@ def main() -> None:
                 programs[GATEWAY].get_memory() / programs[LITELLM].get_memory()
             )
         figures["MiB at start, gateway"] = programs[GATEWAY].get_memory() / 2**20
-        asyncio.run(run_calls(programs[GATEWAY], JOBS[0], WARM_UP_CALLS, max(CLIENTS)))
         for number in range(ROUNDS + 1):
             for job in JOBS:
                 for clients in CLIENTS:
