@@ -218,7 +218,7 @@ class Gateway:
                 hint="Give another address with --host and --port.",
             ) from error
         resources.callback(listener.close)
-        port = listener.sockets[0].getsockname()[1]
+        port = listener.port
         host = f"[{config.host}]" if ":" in config.host else config.host
         self._url = f"{'https' if config.uses_tls else 'http'}://{host}:{port}"
         self.context.audit.record("gateway.start", target=self._url)

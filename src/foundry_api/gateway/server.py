@@ -19,6 +19,7 @@ from foundry_api.gateway.exchange import make_request_id
 from foundry_api.gateway.guard import UnknownVersionRequest
 from foundry_api.gateway.open_files import RESERVED_FILES, get_max_open_files
 from foundry_api.types.errors import ConfigurationError
+from foundry_api.wire.listening import listen
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from aiohttp import StreamReader
 
     from foundry_api.gateway.config import GatewayConfig
+    from foundry_api.wire.listening import Listener
 
 __all__ = ["GatewayServer", "TlsConnection", "TlsFiles"]
 
@@ -78,14 +80,14 @@ class GatewayServer(web.Server):
         self._closing: set[asyncio.Transport] = set()
         self._timer: asyncio.TimerHandle | None = None
 
-    async def listen(self, host: str, port: int, tls: TlsFiles | None) -> asyncio.Server:
+    async def listen(self, host: str, port: int, tls: TlsFiles | None) -> Listener:
         """Accept connections at an address; raises OSError if it cannot be used."""
-        loop = asyncio.get_running_loop()
         context = None if tls is None else tls.context
         make_protocol: Callable[[], asyncio.BaseProtocol] = (
             self if context is None else lambda: TlsConnection(self, context)
         )
-        listener = await loop.create_server(make_protocol, host, port, backlog=BACKLOG)
+        listener = await listen(make_protocol, host, port, backlog=BACKLOG)
+        loop = asyncio.get_running_loop()
         self._timer = loop.call_later(self.write_timeout_s, self._abort_stuck)
         return listener
 

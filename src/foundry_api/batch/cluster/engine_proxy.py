@@ -24,10 +24,12 @@ from foundry_api.types.errors import (
     ServiceNotRunning,
     StreamInterrupted,
 )
+from foundry_api.wire.listening import listen
 from foundry_api.wire.transport import Request
 
 if TYPE_CHECKING:
     from foundry_api.core.service_pool import ServiceHandle
+    from foundry_api.wire.listening import Listener
     from foundry_api.wire.transport import Response
 
 __all__ = ["EngineProxy"]
@@ -75,7 +77,7 @@ class EngineProxy(web.Server):
         self._authorization = f"Bearer {self.token}".encode()
         self._service = service
         self._buffered_bytes = 0
-        self._listener: asyncio.Server | None = None
+        self._listener: Listener | None = None
         self.connection_count = 0
 
     async def listen(self, host: str, port: int) -> str:
@@ -85,13 +87,13 @@ class EngineProxy(web.Server):
             ConfigurationError: The port cannot be used.
         """
         try:
-            self._listener = await asyncio.get_running_loop().create_server(self, host, port)
+            self._listener = await listen(self, host, port)
         except OSError as error:
             raise ConfigurationError(
                 f"port {port} of {host} cannot be used: {error.strerror}",
                 hint="Give the upstream another engine_port, or none for any free one.",
             ) from error
-        port = self._listener.sockets[0].getsockname()[1]
+        port = self._listener.port
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     async def aclose(self) -> None:

@@ -18,6 +18,7 @@ from foundry_api.engine.host.lifetime import (
     wait_until_ended,
     wait_until_idle,
 )
+from foundry_api.wire.listening import listen
 
 if TYPE_CHECKING:
     import socket
@@ -58,14 +59,15 @@ async def _serve(
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, exit_process, 0)
     runner = web.AppRunner(api.make_app(), handler_cancellation=True, access_log=None)
     await runner.setup()
-    await web.SockSite(runner, listener).start()
+    assert runner.server is not None  # noqa: S101 - `setup` made it
+    port = (await listen(runner.server, sock=listener)).port
 
     async def watch_engine() -> str:
         await wait_until_ended(lambda: engine.has_ended)
         return "the engine was shut down"
 
     async def watch_use() -> str:
-        ports = (listener.getsockname()[1], int(engine.url.rpartition(":")[2]))
+        ports = (port, int(engine.url.rpartition(":")[2]))
         await wait_until_idle(IdleTimer(idle_timeout_s), lambda: measure_activity(ports))
         return f"the host was not used for {idle_timeout_s:g} s"
 
