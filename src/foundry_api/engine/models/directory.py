@@ -124,11 +124,8 @@ def read_configuration(directory: Path) -> Configuration:
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise _make_error(directory, f"its {CONFIG} is larger than {MAX_CONFIG_BYTES} bytes")
         config: Any = json.loads(read_file(path, MAX_CONFIG_BYTES).decode())
-    except FileNotFoundError as error:
-        reason = f"it has no {CONFIG}" if directory.is_dir() else "there is no such directory"
-        raise _make_error(directory, reason) from error
-    except NotADirectoryError as error:
-        raise _make_error(directory, "it is not a directory") from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise _make_error(directory, _explain_absence(directory)) from error
     except OSError as error:
         raise _make_error(directory, f"its {CONFIG} cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
@@ -144,6 +141,13 @@ def read_configuration(directory: Path) -> Configuration:
         cast("dict[str, Any]", search) if isinstance(search, dict) else {},
         frozenset(sections),
     )
+
+
+def _explain_absence(directory: Path) -> str:
+    # Windows does not distinguish a file in place of the directory from one that is absent.
+    if directory.is_dir():
+        return f"it has no {CONFIG}"
+    return "it is not a directory" if directory.exists() else "there is no such directory"
 
 
 def list_graphs(model: Mapping[str, Any]) -> list[str]:
