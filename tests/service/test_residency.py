@@ -44,10 +44,11 @@ if TYPE_CHECKING:
 NAMES = ("one", "two", "three")
 
 STREAMING = """
-import asyncio, sys
+import asyncio, os, sys
 from foundry_api import FoundryAPIClient
 
 async def main():
+    print(os.getpid(), flush=True)
     async with FoundryAPIClient(model="one", max_retries=0) as client:
         chunks = client.stream_complete("say-slowly", max_tokens=int(sys.argv[1]), timeout=60)
         print((await anext(chunks)).content, flush=True)
@@ -102,7 +103,10 @@ def run_engine(home: Path, directory: Path) -> Iterator[None]:
 def run_program(
     path: Path, source: str, *arguments: str, home: Path
 ) -> Iterator[subprocess.Popen[str]]:
-    """Run a program from the file `path`; kill it at the end of the block."""
+    """Run a program from the file `path`; kill it at the end of the block.
+
+    On Windows, its pid may be that of the launcher of a virtual environment.
+    """
     path.write_text(source, encoding="utf-8")
     variables = {"FOUNDRY_HOME": str(home), "PYTHONPATH": ROOT, "PYTHONWARNINGS": "error"}
     with subprocess.Popen(
@@ -157,12 +161,13 @@ async def test_unload_fails_while_another_program_streams(
     path = tmp_path / "assistant.py"
     async with open_client(engine_home) as client:
         with run_program(path, STREAMING, "120", home=engine_home) as assistant:
+            pid = int(await read_line(assistant))
             assert await read_line(assistant) == "t"
             with pytest.raises(errors.ModelInUse) as caught:
                 await client.models.unload("one")
-            assert f"assistant.py (pid {assistant.pid}), last" in caught.value.message
+            assert f"assistant.py (pid {pid}), last" in caught.value.message
             (user,) = await client.models.users("one")
-            assert (user.program, user.pid) == ("assistant.py", assistant.pid)
+            assert (user.program, user.pid) == ("assistant.py", pid)
             assert await read_line(assistant) == "length 120"
             await asyncio.to_thread(assistant.wait, 20)
         await client.models.unload("one")
@@ -231,6 +236,7 @@ async def test_calls_succeed_while_programs_load_and_unload(
 async def test_a_killed_program_does_not_keep_its_model(engine_home: Path, tmp_path: Path) -> None:
     async with open_client(engine_home) as client:
         with run_program(tmp_path / "killed.py", STREAMING, "2000", home=engine_home) as killed:
+            await read_line(killed)
             assert await read_line(killed) == "t"
             with pytest.raises(errors.ModelInUse):
                 await client.models.unload("one")
@@ -347,10 +353,11 @@ async def test_a_model_used_by_another_program_is_not_evicted(
         with run_program(
             tmp_path / "assistant.py", STREAMING, "2000", home=engine_home
         ) as assistant:
+            pid = int(await read_line(assistant))
             assert await read_line(assistant) == "t"
             with pytest.raises(errors.MemoryBudgetExceeded) as caught:
                 await client.complete("say-hello", model="two")
-            assert f"one:1 (1 MB, used by assistant.py (pid {assistant.pid})" in str(caught.value)
+            assert f"one:1 (1 MB, used by assistant.py (pid {pid})" in str(caught.value)
 
 
 async def test_an_idle_model_is_unloaded_and_loaded_again(engine_home: Path) -> None:
@@ -404,10 +411,11 @@ def test_cli_loads_swaps_and_unloads(engine_home: Path, tmp_path: Path) -> None:
     assert swapped.stdout == "three is loaded in place of one: three:1\n"
     with run_program(tmp_path / "assistant.py", STREAMING, "2000", home=engine_home) as assistant:
         assert assistant.stdout
-        assistant.stdout.readline()
+        pid = int(assistant.stdout.readline())
+        assert assistant.stdout.readline() == "t\n"
         refused = run_command("models", "unload", "one", home=engine_home)
         assert refused.returncode == 1
-        assert f"one:1 is used by assistant.py (pid {assistant.pid}), last" in refused.stderr
+        assert f"one:1 is used by assistant.py (pid {pid}), last" in refused.stderr
         forced = run_command("models", "unload", "one", "--force", home=engine_home)
         assert forced.returncode == 1
         assert "1 session(s) still using it" in forced.stderr, "the engine can refuse to unload"
