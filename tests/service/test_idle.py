@@ -89,11 +89,10 @@ def test_only_connections_to_the_given_ports_are_counted() -> None:
         socket.create_server(("127.0.0.1", 0)) as other,
         socket.create_connection(listener.getsockname()),
         socket.create_connection(other.getsockname()),
+        listener.accept()[0],
+        other.accept()[0],
     ):
-        accepted = [server.accept()[0] for server in (listener, other)]
         assert measure_activity([listener.getsockname()[1]]).connections == 1
-        for connection in accepted:
-            connection.close()
 
 
 @pytest.mark.parametrize(

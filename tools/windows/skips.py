@@ -74,6 +74,14 @@ LIMITS: tuple[Limit, ...] = (
             "tests/service/test_prompt_reading.py::test_second_process_replaces_an_engine_that_reads_an_abandoned_prompt",
         ),
     ),
+    Limit(
+        "socket_owners.py",
+        "the system does not know which process a listening socket belongs to",
+        (
+            "tests/service/test_idle.py::test_only_connections_to_the_given_ports_are_counted",
+            "tests/service/test_listener.py::test_the_user_of_the_listening_process_counts",
+        ),
+    ),
 )
 
 
