@@ -155,6 +155,7 @@ class ScriptedServer:
     def __init__(self, *scripts: Script) -> None:
         self._scripts = scripts
         self._tasks: set[asyncio.Task[None]] = set()
+        self._is_stopped = False
         self.requests: list[Received] = []
         self.peers: list[Peer] = []
         self.received_any = asyncio.Event()
@@ -175,10 +176,14 @@ class ScriptedServer:
     async def stop(self) -> None:
         """Stop listening and drop every connection."""
         self.running.discard(self)
+        self._is_stopped = True
         self._server.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        # A task that was cancelled before its first step has not closed its connection.
+        for peer in self.peers:
+            await peer.close()
         # On Windows, asyncio misses the end of a connection that was reset while it was accepted.
         if sys.platform != "win32":
             await self._server.wait_closed()
@@ -195,6 +200,9 @@ class ScriptedServer:
                 await asyncio.sleep(0)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._is_stopped:
+            writer.transport.abort()
+            return
         peer = Peer(len(self.peers), reader, writer, self._record)
         self.peers.append(peer)
         task = asyncio.ensure_future(self._serve(peer))
