@@ -125,6 +125,12 @@ class Peer:
         )
         self._writer.transport.abort()
 
+    def drop(self) -> None:
+        """Close the connection without its script, unless it is being closed."""
+        if not self._writer.is_closing():
+            self._writer.transport.abort()
+            self.is_closed = True
+
     async def close(self) -> None:
         self._writer.close()
         with contextlib.suppress(ConnectionError):
@@ -183,7 +189,7 @@ class ScriptedServer:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         # A task that was cancelled before its first step has not closed its connection.
         for peer in self.peers:
-            await peer.close()
+            peer.drop()
         # On Windows, asyncio misses the end of a connection that was reset while it was accepted.
         if sys.platform != "win32":
             await self._server.wait_closed()
