@@ -281,11 +281,14 @@ async def test_a_conversation_keeps_its_model_in_memory(engine_home: Path) -> No
         assert await get_loaded_aliases(client) == set()
 
 
-def add_weights(directory: Path, megabytes: int) -> None:
-    """Make a scripted model larger with weights that do not affect its answers."""
+def add_weights(directory: Path, megabytes: int, *, halved: bool = False) -> None:
+    """Make a scripted model use more memory by weights that do not affect its answers.
+
+    With `halved`, its file has them in half precision, which takes half of that memory.
+    """
     path = directory / "model.onnx"
     model = onnx.load(path)
-    weights = np.zeros(megabytes * 2**20 // 4, np.float32)
+    weights = np.zeros(megabytes * 2**20 // 4, np.float16 if halved else np.float32)
     for name, values in (("ballast", weights), ("no_index", np.zeros(1, np.int64))):
         model.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
     concat = next(node for node in model.graph.node if "other_logits" in node.input)
@@ -294,7 +297,8 @@ def add_weights(directory: Path, megabytes: int) -> None:
     for node in (
         onnx.helper.make_node("Add", ["other_logits", "ballast_logit"], ["heavy_logits"]),
         onnx.helper.make_node("ReduceMax", ["ballast_found"], ["ballast_logit"], keepdims=1),
-        onnx.helper.make_node("Gather", ["ballast", "no_ids"], ["ballast_found"]),
+        onnx.helper.make_node("Gather", ["whole_ballast", "no_ids"], ["ballast_found"]),
+        onnx.helper.make_node("Cast", ["ballast"], ["whole_ballast"], to=onnx.TensorProto.FLOAT),
         onnx.helper.make_node("Mul", ["ids", "no_index"], ["no_ids"]),
     ):
         model.graph.node.insert(position, node)
@@ -329,15 +333,18 @@ async def test_the_least_recently_used_model_is_evicted(heavy_home: Path) -> Non
         assert await get_models_memory_mb(client) <= 170
 
 
-async def test_a_model_beyond_the_budget_is_unloaded(
-    heavy_home: Path,
-) -> None:
-    """Its files of 62 MB fit into the budget, its memory does not."""
-    async with open_client(heavy_home, residency=ModelResidency(memory_budget_mb=65)) as client:
-        with pytest.raises(errors.MemoryBudgetExceeded, match="the budget is 65 MB"):
-            await client.complete("say-hello")
-        assert await get_loaded_aliases(client) == set()
-        assert await get_models_memory_mb(client) <= 65
+async def test_a_model_beyond_the_budget_is_unloaded(home: Path, tmp_path: Path) -> None:
+    """Its files of 32 MB fit into the budget, its memory of more than 60 MB does not."""
+    directory = tmp_path / "heavy"
+    build(directory)
+    add_weights(directory, 60, halved=True)
+    policy = ModelResidency(memory_budget_mb=45)
+    with run_engine(home, directory):
+        async with open_client(home, residency=policy) as client:
+            with pytest.raises(errors.MemoryBudgetExceeded, match="the budget is 45 MB"):
+                await client.complete("say-hello")
+            assert await get_loaded_aliases(client) == set()
+            assert await get_models_memory_mb(client) <= 45
 
 
 async def get_models_memory_mb(client: FoundryAPIClient) -> float:
