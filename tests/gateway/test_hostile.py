@@ -102,9 +102,10 @@ async def test_p48_a_body_that_breaks_after_its_head(
     head = post(b"", b"Transfer-Encoding: chunked", b"Content-Type: " + content_type, target=target)
     async with connect(gateway) as connection:
         await connection.send(head, cuts=[len(head) - 1])
+        early = [await connection.read_response()] if status == 404 else []
         await connection.send(body, cuts=range(1000, len(body), 10_000))
-        responses = await connection.read_to_end()
-    assert [response.status for response in responses] == [status]
+        responses = [*early, *await connection.read_to_end()]
+    assert [response and response.status for response in responses] == [status]
 
 
 async def test_pipelined_requests_are_answered_in_their_order(gateway: Gateway) -> None:
