@@ -8,6 +8,8 @@ import json
 import struct
 import subprocess
 import sys
+import threading
+from asyncio.proactor_events import BaseProactorEventLoop
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +22,7 @@ if sys.platform != "linux":
     pytest.skip("Wine runs on Linux", allow_module_level=True)
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools" / "windows"
-MODULES = ("environment", "forwarder", "run", "skips")
+MODULES = ("environment", "forwarder", "run", "skips", "wakeups")
 
 
 @pytest.fixture
@@ -137,12 +139,10 @@ def test_bytecode_is_kept_whatever_this_machine_says(
 
 def test_each_limit_of_wine_has_a_proof_that_needs_the_standard_library_only(load: Any) -> None:
     allowed = sys.stdlib_module_names | {"_winapi", "msvcrt"}
-    limits = load("skips").LIMITS
-    assert sorted({limit.proof for limit in limits}) == sorted(
-        path.name for path in (TOOLS / "proofs").glob("*.py")
-    )
-    for limit in limits:
-        tree = ast.parse((TOOLS / "proofs" / limit.proof).read_text(encoding="utf-8"))
+    proofs = {limit.proof for limit in load("skips").LIMITS} | {load("wakeups").PROOF}
+    assert sorted(proofs) == sorted(path.name for path in (TOOLS / "proofs").glob("*.py"))
+    for proof in proofs:
+        tree = ast.parse((TOOLS / "proofs" / proof).read_text(encoding="utf-8"))
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
                 assert {alias.name.partition(".")[0] for alias in node.names} <= allowed
@@ -157,6 +157,24 @@ def test_each_limit_of_wine_still_has_its_tests(load: Any) -> None:
             file, _, name = pattern.partition("[")[0].partition("::")
             source = (TOOLS.parents[1] / file).read_text(encoding="utf-8")
             assert name == "*" or f"def {name.rpartition('::')[2]}(" in source
+
+
+def test_threads_wake_a_loop_one_at_a_time(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop_type: Any = BaseProactorEventLoop
+    others: list[threading.Thread] = []
+
+    def wake(loop: object) -> None:
+        if not others:  # the other thread has to wait until this one is done
+            others.append(threading.Thread(target=loop_type._write_to_self, args=[loop]))
+            others[0].start()
+            others[0].join(0.1)
+            assert others[0].is_alive()
+
+    monkeypatch.setattr(loop_type, "_write_to_self", wake)
+    load("wakeups").send_one_at_a_time()
+    loop_type._write_to_self(object())
+    others[0].join(10)
+    assert not others[0].is_alive()
 
 
 def test_a_limit_may_be_of_one_set_of_parameters(load: Any) -> None:

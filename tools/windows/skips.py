@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from wakeups import send_one_at_a_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -138,6 +139,7 @@ class Recorder:
 def pytest_configure(config: pytest.Config) -> None:
     if path := os.environ.get(RECORD):
         config.pluginmanager.register(Recorder(Path(path)))
+    send_one_at_a_time()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
