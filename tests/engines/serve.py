@@ -9,6 +9,7 @@ end of its standard input. It runs in environments without foundry_api, so it mu
 from __future__ import annotations
 
 import json
+import locale
 import os
 import sys
 from importlib.metadata import version
@@ -40,6 +41,8 @@ def main() -> None:
     arguments = json.loads(sys.argv[1])
     parent = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # the output of the engine goes to the log
+    if sys.platform == "win32":  # as in `NativeEngine.start`
+        locale.setlocale(locale.LC_CTYPE, ".UTF-8")
     installed = version("foundry-local-sdk")
     settings = make_configuration(
         Path(arguments["home"]), arguments["catalog_url"], arguments["port"], int(installed[0])
