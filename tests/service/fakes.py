@@ -101,10 +101,28 @@ def install_fake_foundry(
     )
 
 
+# A program in place of `foundry.exe` has a shell between it and its caller. It ends with that.
+END_WITH_SHELL = """
+import ctypes, os, threading
+
+SYNCHRONIZE, FOREVER = 0x100000, -1
+kernel = ctypes.windll.kernel32
+
+def end_with(shell):
+    kernel.WaitForSingleObject(shell, FOREVER)
+    os._exit(1)
+
+shell = kernel.OpenProcess(SYNCHRONIZE, False, os.getppid())
+threading.Thread(target=end_with, args=(shell,), daemon=True).start()
+"""
+
+
 def install_foundry_program(directory: Path, source: str) -> None:
     """Install a Python program as the `foundry` command of a directory."""
     directory.mkdir(exist_ok=True)
     program = directory / "foundry_program.py"
+    if os.name != "posix":
+        source = END_WITH_SHELL + source
     program.write_text(source, encoding="utf-8")
     if os.name == "posix":
         script = directory / "foundry"
@@ -113,5 +131,7 @@ def install_foundry_program(directory: Path, source: str) -> None:
         )
         script.chmod(0o755)
     else:
-        text = f'@"{sys.executable}" -S -E "{program}" %*\r\n'
+        # Not the launcher of the virtual environment, which would be a process more.
+        interpreter = getattr(sys, "_base_executable", sys.executable)
+        text = f'@"{interpreter}" -S -E "{program}" %*\r\n'
         (directory / "foundry.cmd").write_text(text, encoding="utf-8")

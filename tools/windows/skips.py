@@ -60,6 +60,17 @@ LIMITS: tuple[Limit, ...] = (
         (
             "tests/gateway/test_doctor.py::test_the_doctor_asks_a_gateway_that_runs",
             "tests/unit/cli/doctor/test_doctor.py::test_keys_of_a_gateway",
+            "tests/service/test_doctor.py::test_a_healthy_machine_with_shared_engine_and_cli",
+            "tests/service/test_doctor.py::test_damaged_state",
+            "tests/service/test_doctor.py::test_deleted_and_changed_registered_directories",
+            "tests/service/test_doctor.py::test_empty_catalog",
+            "tests/service/test_doctor.py::test_known_port_taken_by_another_program",
+            "tests/service/test_doctor.py::test_model_that_does_not_fit",
+            "tests/service/test_doctor.py::test_model_that_the_shared_engine_could_not_register",
+            "tests/service/test_doctor.py::test_registry_damaged_after_the_start_is_reported_once",
+            "tests/service/test_doctor.py::test_shared_engine_that_hangs",
+            "tests/service/test_doctor.py::test_state_of_a_killed_engine",
+            "tests/service/test_doctor.py::test_unreachable_catalog",
         ),
     ),
     Limit(

@@ -38,18 +38,14 @@ class _Output(_Stream):
     def write(self, text: str, /) -> int:
         try:
             return super().write(text)
-        except BrokenPipeError:
-            raise
         except OSError as error:
-            raise OutputError(error.errno, error.strerror) from error
+            raise _translate_error(error) from error
 
     def flush(self) -> None:
         try:
             super().flush()
-        except BrokenPipeError:
-            raise
         except OSError as error:
-            raise OutputError(error.errno, error.strerror) from error
+            raise _translate_error(error) from error
 
 
 class _Errors(_Stream):
@@ -87,6 +83,16 @@ def abandon_unwritten() -> None:
         sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _translate_error(error: OSError) -> OSError:
+    """Return what a failed write to standard output raises."""
+    # On Windows, writing to a closed pipe is an invalid argument.
+    is_closed = isinstance(error, BrokenPipeError) or (
+        os.name == "nt" and error.errno == errno.EINVAL
+    )
+    kind = BrokenPipeError if is_closed else OutputError
+    return kind(error.errno, error.strerror)
 
 
 def _wrap_stream(stream: TextIO | None, descriptor: int, stream_type: type[_Stream]) -> TextIO:
