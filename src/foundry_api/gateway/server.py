@@ -114,6 +114,8 @@ class GatewayServer(web.Server):
         self, message: Any, payload: Any, protocol: Any, writer: Any, task: Any
     ) -> web.BaseRequest:
         if message.version in (HttpVersion11, HttpVersion10):
+            # A waiting call would keep a second copy of its headers, of more than 1 KiB.
+            message = message._replace(raw_headers=())
             return web.BaseRequest(message, payload, protocol, writer, task, self._loop)
         # aiohttp's parser takes any version, and its response would be of the same one.
         message = message._replace(version=HttpVersion11, should_close=True)
