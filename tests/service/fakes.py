@@ -133,5 +133,6 @@ def install_foundry_program(directory: Path, source: str) -> None:
     else:
         # Not the launcher of the virtual environment, which would be a process more.
         interpreter = getattr(sys, "_base_executable", sys.executable)
-        text = f'@"{interpreter}" -S -E "{program}" %*\r\n'
-        (directory / "foundry.cmd").write_text(text, encoding="utf-8")
+        text = f'@"{interpreter}" -S -E "%~dp0{program.name}" %*\r\n'
+        # cmd reads it in the code page of consoles.
+        (directory / "foundry.cmd").write_text(text, encoding="oem")

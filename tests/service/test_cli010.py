@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import TYPE_CHECKING
 
 import psutil
@@ -155,8 +156,8 @@ async def test_the_deadline_of_a_call_stops_the_load_command(bare_path: Path) ->
         with pytest.raises(DeadlineExceeded, match="loading the model"):
             await client.complete("say-hello", deadline=2)
         await wait_until_async(lambda: not fake.running)
-    # A slow machine may stop the program before it has said what it is to do.
-    assert get_requested_models(fake, "load") in ([MINI], [])
+    # On Windows, the shell and the program may take longer to start than the deadline.
+    assert get_requested_models(fake, "load") in ([MINI], [] if os.name == "nt" else [MINI])
 
 
 async def test_models_are_listed_loaded_and_unloaded(bare_path: Path) -> None:

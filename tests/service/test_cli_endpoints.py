@@ -119,6 +119,7 @@ class TestRequest:
         }
         path = "/catalogs/local/v1/chat/completions"
         done = run("request", "POST", path, "-d", "-", home=home, stdin=json.dumps(body))
+        assert done.returncode == 0, done.stderr
         content = json.loads(done.stdout)["choices"][0]["message"]["content"]
         assert content == script("say-hello").text
 

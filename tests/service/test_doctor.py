@@ -272,7 +272,8 @@ async def test_shared_engine_that_hangs(
 ) -> None:
     process = shared_host(models=())
     process.suspend()
-    await wait_until_async(lambda: process.status() == psutil.STATUS_STOPPED)
+    if os.name == "posix":  # elsewhere it has happened when the call returns
+        await wait_until_async(lambda: process.status() == psutil.STATUS_STOPPED)
     found = await diagnose()
     assert get_problems(found) == {"shared-host-silent"}
     assert str(process.pid) in found["shared-host-silent"].evidence

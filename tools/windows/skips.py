@@ -64,7 +64,6 @@ LIMITS: tuple[Limit, ...] = (
             "tests/service/test_doctor.py::test_damaged_state",
             "tests/service/test_doctor.py::test_deleted_and_changed_registered_directories",
             "tests/service/test_doctor.py::test_empty_catalog",
-            "tests/service/test_doctor.py::test_known_port_taken_by_another_program",
             "tests/service/test_doctor.py::test_model_that_does_not_fit",
             "tests/service/test_doctor.py::test_model_that_the_shared_engine_could_not_register",
             "tests/service/test_doctor.py::test_registry_damaged_after_the_start_is_reported_once",
@@ -90,6 +89,7 @@ LIMITS: tuple[Limit, ...] = (
         "socket_owners.py",
         "the system does not know which process a listening socket belongs to",
         (
+            "tests/service/test_doctor.py::test_known_port_taken_by_another_program",
             "tests/service/test_idle.py::test_only_connections_to_the_given_ports_are_counted",
             "tests/service/test_listener.py::test_the_user_of_the_listening_process_counts",
         ),

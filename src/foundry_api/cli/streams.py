@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 import sys
 from io import BufferedWriter, FileIO, TextIOWrapper
 from typing import TextIO
@@ -39,13 +40,19 @@ class _Output(_Stream):
         try:
             return super().write(text)
         except OSError as error:
-            raise _translate_error(error) from error
+            raise self._translate_error(error) from error
 
     def flush(self) -> None:
         try:
             super().flush()
         except OSError as error:
-            raise _translate_error(error) from error
+            raise self._translate_error(error) from error
+
+    def _translate_error(self, error: OSError) -> OSError:
+        is_closed = isinstance(error, BrokenPipeError)
+        if error.errno == errno.EINVAL and os.name == "nt":  # so is writing to a closed pipe there
+            is_closed = stat.S_ISFIFO(os.fstat(self.fileno()).st_mode)
+        return (BrokenPipeError if is_closed else OutputError)(error.errno, error.strerror)
 
 
 class _Errors(_Stream):
@@ -83,16 +90,6 @@ def abandon_unwritten() -> None:
         sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _translate_error(error: OSError) -> OSError:
-    """Return what a failed write to standard output raises."""
-    # On Windows, writing to a closed pipe is an invalid argument.
-    is_closed = isinstance(error, BrokenPipeError) or (
-        os.name == "nt" and error.errno == errno.EINVAL
-    )
-    kind = BrokenPipeError if is_closed else OutputError
-    return kind(error.errno, error.strerror)
 
 
 def _wrap_stream(stream: TextIO | None, descriptor: int, stream_type: type[_Stream]) -> TextIO:
