@@ -105,12 +105,12 @@ def install_fake_foundry(
 END_WITH_SHELL = """
 import ctypes, os, threading
 
-SYNCHRONIZE, FOREVER = 0x100000, -1
+SYNCHRONIZE, FOREVER, ENDED = 0x100000, -1, 0
 kernel = ctypes.windll.kernel32
 
 def end_with(shell):
-    kernel.WaitForSingleObject(shell, FOREVER)
-    os._exit(1)
+    if kernel.WaitForSingleObject(shell, FOREVER) == ENDED:
+        os._exit(1)
 
 shell = kernel.OpenProcess(SYNCHRONIZE, False, os.getppid())
 threading.Thread(target=end_with, args=(shell,), daemon=True).start()
