@@ -79,7 +79,8 @@ async def test_a_key_that_ends_has_its_batches_cancelled(
         connect(served.gateway.url, served.tokens[0]) as client,
         connect(served.gateway.url, served.tokens[1]) as manager,
     ):
-        lines = [make_chat(0), *(make_chat(number, "say-forever") for number in range(1, 20))]
+        # More than the engine answers in the second after which an expired key is noticed.
+        lines = [make_chat(0), *(make_chat(number, "say-forever") for number in range(1, 400))]
         batch = await start(client, encode(lines))
         waiting = await start(client, encode(lines))
         await served.wait_until(lambda: count_done(served, batch) > 0)
