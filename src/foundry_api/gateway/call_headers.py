@@ -102,7 +102,7 @@ def make_limit_headers(account: Account, now: float) -> dict[str, str]:
         headers["x-ratelimit-reset-requests"] = format_duration(reset_s)
     if account.tokens:
         levels = [(budget.get_level(now), budget.amount) for budget in account.tokens.values()]
-        (remaining, reset_s), amount = levels[0] if len(levels) == 1 else min(levels)
+        (remaining, reset_s), amount = min(levels)
         headers["x-ratelimit-limit-tokens"] = str(amount)
         headers["x-ratelimit-remaining-tokens"] = str(remaining)
         headers["x-ratelimit-reset-tokens"] = format_duration(reset_s)

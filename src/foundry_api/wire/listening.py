@@ -25,7 +25,7 @@ log = logging.getLogger("foundry_api.wire")
 BACKLOG = 128
 # As asyncio elsewhere: others may close their sockets meanwhile.
 RETRY_S = 1.0
-# Errors of accepting that are no `ConnectionError`.
+# Errors of accepting a client that has left, without a class of their own.
 CLIENT_HAS_LEFT = frozenset({errno.ENOTCONN, errno.EPROTO})
 
 
@@ -123,10 +123,9 @@ class _ThreadListener(Listener):
     def _accept(self, listening: socket.socket) -> None:
         try:
             accepted, _ = listening.accept()
-        except (ConnectionError, BlockingIOError):  # its client has left
-            return
         except OSError as error:
-            if error.errno in CLIENT_HAS_LEFT:
+            has_left = isinstance(error, (ConnectionError, BlockingIOError))
+            if has_left or error.errno in CLIENT_HAS_LEFT:
                 return
             log.warning("no connection can be accepted: %s", error)
             select.select([self._wait], [], [], RETRY_S)

@@ -1,4 +1,4 @@
-"""Failed writes to standard output are told apart."""
+"""Test how failed writes to standard output are reported."""
 
 from __future__ import annotations
 

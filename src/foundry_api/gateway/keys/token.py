@@ -42,16 +42,12 @@ def make_id() -> str:
 def make_token(key_id: str) -> str:
     secret = "".join(secrets.choice(SECRET_ALPHABET) for _ in range(SECRET_CHARS))
     body = f"{KEY_PREFIX}{key_id}_{secret}"
-    return body + _compute_checksum(body)
+    return f"{body}{zlib.crc32(body.encode('ascii')):0{CHECKSUM_CHARS}x}"
 
 
 def may_be_token(text: str) -> bool:
     """Whether a text may be a token, by its length. Its digest says whether it is one."""
     return len(text) == TOKEN_CHARS and text.isascii()
-
-
-def _compute_checksum(body: str) -> str:
-    return f"{zlib.crc32(body.encode('ascii')):0{CHECKSUM_CHARS}x}"
 
 
 class TokenHasher:
